@@ -1,0 +1,74 @@
+# Every target does its own set-up in .venv and is quick when that is done.
+#
+#   make reproduce   the study of config/config.yaml, its figures and its report
+#   make smoke       a tiny generated study, end to end, in about a minute
+#   make test        all tests (includes smoke)
+#   make lint        formats, lints, schemas and shipped configurations
+#   make lock        renew envs/requirements.txt from envs/requirements.in
+#   make clean       remove what the tools left; results stay (make clean-results asks first)
+#
+#   CONFIG=config/my.yaml  another study      CORES=4  fewer cores      PYTHON=python3.12
+
+PYTHON ?= python3
+CORES ?= all
+CONFIG ?= config/config.yaml
+PYTEST_FLAGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
+STUDY = $(shell $(BIN)/python -c "from ntktune.config import load_yaml; print(load_yaml('$(CONFIG)').get('study', 'quickstart'))")
+# Jobs state how much memory they need; this many of them run at once as fit.
+MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
+
+.PHONY: reproduce report test lint smoke lock clean clean-results
+.DELETE_ON_ERROR:
+
+reproduce: $(READY)
+	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=1 --logger ntktune
+	@$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
+	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
+
+report: $(READY)
+	$(SNAKEMAKE) --quiet all --report results/$(STUDY)/report.html
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m pytest -q tests/workflow/test_shipped_configurations.py
+
+smoke: CONFIG = config/smoke.yaml
+smoke: $(READY)
+	$(SNAKEMAKE) --cores $(CORES) --forceall --logger ntktune
+
+$(READY): envs/requirements.txt pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	    { echo "ntktune needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up .venv from envs/requirements.txt (once; some minutes) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: $(READY)
+	$(BIN)/python -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet uv
+	{ echo "# Locked by 'make lock' from envs/requirements.in; every command of the Makefile uses it."; \
+	  .venv/lock/bin/uv pip compile --quiet --no-header --python-version 3.11 \
+	      $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} envs/requirements.in \
+	  | sed 's/^\(torch==[0-9.]*\)+cpu/\1/'; } > envs/requirements.txt.new
+	mv envs/requirements.txt.new envs/requirements.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: results/ and .snakemake/ (Snakemake's memory of them). 'make clean-results' removes those."
+
+clean-results:
+	@test ! -d results || du -sh results/*
+	@printf 'Remove all of results/ and .snakemake/? Type yes: '; read answer; \
+	    if [ "$$answer" = yes ]; then rm -rf results .snakemake; else echo "Nothing was removed."; fi

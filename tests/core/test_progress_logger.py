@@ -1,0 +1,76 @@
+"""The progress display: names, estimates, failures."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+import snakemake_logger_plugin_ntktune as plugin
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Return a clock that the test moves."""
+    state = SimpleNamespace(time=1000.0)
+    monkeypatch.setattr(plugin.time, "monotonic", lambda: state.time)
+    return state
+
+
+@pytest.fixture
+def send(now):
+    handler = plugin.LogHandler(SimpleNamespace(), None)
+
+    def event(kind, **facts):
+        record = logging.LogRecord("snakemake", logging.INFO, "", 0, facts.pop("msg", ""), (), None)
+        record.__dict__.update(facts, event=kind)
+        handler.emit(record)
+
+    return event
+
+
+def job(send, number, rule, log=(), **wildcards):
+    send(LogEvent.JOB_INFO, jobid=number, rule_name=rule, wildcards=wildcards, log=list(log))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75.4, "1:15"), (3723, "1:02:03")])
+def test_clock(seconds, text):
+    assert plugin.clock(seconds) == text
+
+
+def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys):
+    kernel = plugin.EXPECTED["kernel"]
+    send(LogEvent.RESOURCES_INFO, cores=2)
+    send(LogEvent.RUN_INFO, stats={"kernel": 4, "all": 1, "total": 5})
+    job(send, 1, "kernel", task="amazon")
+    job(send, 2, "kernel", task="film")
+    now.time += 2 * kernel  # twice as slow as expected
+    send(LogEvent.JOB_FINISHED, job_id=1)
+    send(LogEvent.JOB_FINISHED, job_id=2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[0:00] 4 jobs: 4 kernel"
+    assert lines[1] == "[0:00] started   kernel amazon"
+    took = plugin.clock(2 * kernel)
+    # two jobs are left on two cores, each expected to be as slow as the first two
+    assert lines[-1].endswith(f"finished  kernel film in {took}  (2 of 4 done, about {took} left)")
+
+
+def test_a_failed_job_shows_the_end_of_its_log(send, tmp_path, capsys):
+    log = tmp_path / "job.log"
+    log.write_text("\n".join(f"line {i}" for i in range(100)))
+    send(LogEvent.RUN_INFO, stats={"kernel": 1, "total": 1})
+    job(send, 1, "kernel", log=[log], task="film")
+    send(LogEvent.ERROR, msg="RuleException: CalledProcessError in file ...")
+    send(LogEvent.JOB_ERROR, jobid=1)
+    printed = capsys.readouterr().err
+    assert "FAILED    kernel film" in printed
+    assert printed.rstrip().endswith("line 99")
+    assert "line 84" not in printed
+    assert "CalledProcessError" not in printed
+
+
+def test_a_late_job_does_not_make_the_estimate_negative():
+    estimate = plugin.Estimate({"kernel": 1, "fig2": 1}, cores=2)
+    assert estimate.seconds_left([("kernel", 1e6)]) >= 0
+    unknown = plugin.Estimate({"something": 3}, cores=1)
+    assert unknown.seconds_left([]) > 0

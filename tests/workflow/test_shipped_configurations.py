@@ -1,0 +1,96 @@
+"""Shipped configurations and schemas: valid, and documented key by key."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from ntktune.config import load_yaml, resolved_study, schema, validated
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGURATIONS = sorted((REPOSITORY / "config").glob("*.yaml"))
+TASKS = sorted((REPOSITORY / "config/tasks").glob("*.yaml"))
+
+
+def objects(spec, path=""):
+    """Yield every object of a schema that lists properties, with its path."""
+    if "properties" in spec:
+        yield path, spec
+    for key, inner in spec.get("properties", {}).items():
+        yield from objects(inner, f"{path}.{key}")
+    if isinstance(spec.get("items"), dict):
+        yield from objects(spec["items"], f"{path}[]")
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = resolved_study(load_yaml(path), str(path))
+    assert study["study"] in (path.stem, "quickstart")
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda p: p.stem)
+def test_every_shipped_task_is_valid(path):
+    assert validated(load_yaml(path), "task", str(path))["licence"]
+
+
+@pytest.mark.parametrize("name", ["config", "task"])
+def test_the_schemas_are_schemas(name):
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+@pytest.mark.parametrize("name", ["config", "task"])
+def test_every_key_has_a_description_and_every_optional_key_a_default(name):
+    seen = 0
+    for path, spec in objects(schema(name)):
+        # random: the keys are Hugging Face's
+        assert spec.get("additionalProperties") is False, path
+        # of alternatives (hub, folder, ...) exactly one is given, so none has a default
+        alternatives = spec.get("maxProperties") == 1 or "oneOf" in spec
+        for key, inner in spec["properties"].items():
+            seen += 1
+            assert len(inner.get("description", "")) > 10, f"{path}.{key}"
+            if not alternatives and key not in spec.get("required", []):
+                assert "default" in inner, f"{path}.{key}"
+    assert seen > 20
+
+
+def test_the_defaults_are_the_study_quickstart(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    shipped = load_yaml(REPOSITORY / "config/config.yaml")
+    assert resolved_study(shipped) == resolved_study({})
+
+
+def test_every_key_is_explained_in_the_configurations_readme():
+    text = (REPOSITORY / "config/README.md").read_text()
+    for name in ("config", "task"):
+        for path, spec in objects(schema(name)):
+            if path.startswith((".figures.fig", ".model.source")):
+                continue
+            for key in spec["properties"]:
+                assert f"`{key}`" in text, f"{path}.{key} is missing in config/README.md"
+
+
+def locked():
+    """Return package → version of the lock."""
+    lines = (REPOSITORY / "envs/requirements.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if "==" in line and not line.startswith(" ")]
+    return {name.strip(): version.split(";")[0].strip() for name, version in pins}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "envs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_conda_environments_pin_what_the_lock_pins(path):
+    environment = yaml.safe_load(path.read_text())
+    pins = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert len(pins) >= 3
+    for pin in pins:
+        name, version = pin.split("==")
+        assert locked()[name] == version, pin
+
+
+def test_the_lock_holds_everything_that_was_asked_for():
+    wanted = (REPOSITORY / "envs/requirements.in").read_text().splitlines()
+    names = {line.split("==")[0] for line in wanted if line and not line.startswith("#")}
+    assert names <= set(locked())
+    assert locked()["torch"] == "2.13.0"

@@ -1,0 +1,148 @@
+"""The study smoke, run whole: its files, and what reruns after which change."""
+
+import json
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.workflow
+CONFIG = ("--configfile", "config/smoke.yaml")
+
+
+def test_it_makes_every_figure_and_table(smoke):
+    figures = smoke.folder / "results/smoke/figures"
+    for name in ("fig2", "fig3", "fig4", "fig5", "fig10"):
+        for ending, start in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
+            content = (figures / f"{name}.{ending}").read_bytes()
+            assert content.startswith(start)
+            assert len(content) > 2000
+    for name in ("table1", "table2", "table3", "verdicts"):
+        assert len(pd.read_csv(figures / f"{name}.csv")) >= 1
+        assert json.loads((figures / f"{name}.json").read_text())["provenance"]["code"]
+
+
+def test_it_learns_what_its_generator_put_there(smoke):
+    """Labels depend on the words: the test error at the largest size beats the baseline."""
+    for task, error, baseline in (
+        ("smoke-regression", "mse", "baseline_mse"),
+        ("smoke-classification", "accuracy", "baseline_accuracy"),
+    ):
+        metrics = pd.read_parquet(
+            smoke.folder / f"results/smoke/finetune/{task}/n128/metrics.parquet"
+        )
+        better = metrics[error].mean() - metrics[baseline].mean()
+        assert better < 0 if error == "mse" else better > 0
+
+
+def test_the_effective_configuration_stands_beside_the_results(smoke):
+    text = (smoke.folder / "results/smoke/config.yaml").read_text()
+    assert "evaluate_every" in text  # a default
+    assert "smoke-regression" in text
+
+
+def test_after_a_full_run_nothing_is_planned(smoke):
+    assert smoke.planned(*CONFIG) == {}
+
+
+def test_touching_every_file_plans_nothing(smoke):
+    for folder, _, files in os.walk(smoke.folder):
+        if "results" not in folder and ".snakemake" not in folder:
+            for name in files:
+                os.utime(os.path.join(folder, name))
+    assert smoke.planned(*CONFIG) == {}
+
+
+@pytest.fixture
+def edited(smoke):
+    """Edit a file of the finished study for one test."""
+    kept = {}
+
+    def edit(name, old, new):
+        kept[name] = (smoke.folder / name).read_text()
+        smoke.edit(name, old, new)
+        return smoke.planned(*CONFIG)
+
+    yield edit
+    for name, text in kept.items():
+        (smoke.folder / name).write_text(text)
+
+
+def test_a_comment_or_a_docstring_in_any_module_plans_nothing(smoke):
+    modules = [p for p in (smoke.folder / "workflow/ntktune").rglob("*.py") if p.read_text()]
+    kept = {path: path.read_text() for path in modules}
+    try:
+        for path, text in kept.items():
+            path.write_text(text.replace('"""', '"""Edited. ', 1) + "\n# a comment\n")
+        assert smoke.planned(*CONFIG) == {}
+    finally:
+        for path, text in kept.items():
+            path.write_text(text)
+
+
+def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
+    jobs = edited(
+        "workflow/ntktune/spectrum/decay.py", "import numpy as np", "import numpy as np\nX = 1"
+    )
+    assert jobs["spectrum"] == 2
+    assert {"decay_figure", "table1", "verdicts"} <= set(jobs)
+    assert not {"finetune", "kernel", "tuned_weights", "fig2", "fetch_task", "stopping"} & set(jobs)
+
+
+def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
+    jobs = edited("workflow/ntktune/kernel/__init__.py", "__all__", "X = 1\n__all__")
+    assert jobs["kernel"] == jobs["spectrum"] == jobs["stopping"] == 2
+    assert not {"finetune", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
+
+
+def test_a_colour_redraws_its_figure_only(edited):
+    jobs = edited("config/smoke.yaml", "  dpi: 100", '  dpi: 100\n  fig4:\n    color: "#000000"')
+    assert {k: v for k, v in jobs.items() if k != "all"} == {"decay_figure": 1}
+
+
+def test_a_colour_in_a_figures_code_redraws_that_figure_only(edited):
+    jobs = edited("workflow/ntktune/figures/fig10.py", "from __future__", "X = 1\nfrom __future__")
+    assert {k: v for k, v in jobs.items() if k != "all"} == {"fig10": 1}
+
+
+def test_a_caption_reruns_nothing(edited):
+    text = "Learning"
+    assert edited("workflow/report/fig2.rst", text, text + " ") == {}
+
+
+def test_another_learning_rate_reruns_fine_tuning_and_no_kernel(edited):
+    jobs = edited("config/smoke.yaml", "learning_rate: 0.003", "learning_rate: 0.002")
+    assert jobs["finetune"] == 4
+    assert "kernel" not in jobs
+
+
+def test_the_same_run_gives_the_same_numbers_and_another_seed_does_not(smoke):
+    folder = smoke.folder / "results/smoke"
+    first = {p: pd.read_csv(p) for p in folder.glob("figures/*.csv")}
+    for part in ("kernel", "finetune", "taskvectors", "figures", "spectrum", "theory"):
+        shutil.move(folder / part, smoke.folder / f"kept-{part}")
+    done = smoke.snakemake(*CONFIG, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    for path, table in first.items():
+        pd.testing.assert_frame_equal(pd.read_csv(path), table, check_exact=True)
+    other = smoke.snakemake(
+        *CONFIG, "--config", "seed=2", "study=other", "--cores", "2", "--", "table1", "table2"
+    )
+    assert other.returncode == 0, other.stderr
+    for name, columns in {
+        "table1": ["exponent", "measured_exponent"],
+        "table2": ["critical_radius"],
+    }.items():
+        table = pd.read_csv(smoke.folder / f"results/other/figures/{name}.csv")
+        for column in columns:
+            assert (table[column] != first[folder / f"figures/{name}.csv"][column]).all()
+
+
+def test_the_report_is_one_file_that_needs_no_network(smoke):
+    done = smoke.snakemake(*CONFIG, "--report", "report.html")
+    assert done.returncode == 0, done.stderr
+    text = (smoke.folder / "report.html").read_text()
+    assert "data:image/png;base64" in text
+    assert 'src="http' not in text
+    assert '<link href="http' not in text

@@ -1,0 +1,42 @@
+"""``python -m ntktune <chapter> <verb>``: the command line of the study.
+
+Each chapter's commands live in :mod:`ntktune.cli`; only the chapter that is called
+is imported, because torch and transformers take seconds to import.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from ntktune import __version__
+from ntktune.cli import CHAPTERS
+from ntktune.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit status (0 success, 1 a user's mistake)."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="ntktune", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"ntktune {__version__}")
+    chapters = parser.add_subparsers(dest="_chapter", required=True, metavar="chapter")
+    for name, summary in CHAPTERS.items():
+        chapter = chapters.add_parser(name, help=summary, description=summary)
+        if argv and argv[0] == name:
+            verbs = chapter.add_subparsers(dest="_verb", required=True, metavar="verb")
+            importlib.import_module(f"ntktune.cli.{name}").add_commands(verbs)
+    args = parser.parse_args(argv)
+    if not args._network:
+        # read by the Hugging Face libraries when they are imported
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        args._run(args)
+    except UserError as error:
+        print(f"ntktune {args._chapter} {args._verb}: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Reading and writing the study's files.
+
+Every artifact is written under a temporary name in its own folder, synced, and
+renamed: a killed job leaves no half file. Each carries its provenance, inside the
+file where the format has room for it (safetensors, parquet, JSON), in a JSON file
+of the same stem beside it otherwise (CSV). Tensors carry a checksum and tables page
+checksums, so that a damaged file is named instead of believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntktune import __version__
+from ntktune.code_digest import code_digest
+from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    import pandas as pd
+    import torch
+
+METADATA_KEY = "ntktune"
+
+
+class Record:
+    """What a command did, for the provenance of the artifacts it writes.
+
+    Parameters
+    ----------
+    entry
+        The command's function as ``"ntktune.cli.kernel:gram"``.
+    args
+        The parsed command line: the slice of the configuration that the command used.
+    """
+
+    def __init__(self, entry: str, args: argparse.Namespace):
+        self.entry = entry
+        self.settings = {
+            k: v for k, v in vars(args).items() if not callable(v) and not k.startswith("_")
+        }
+        self.started = time.monotonic()
+
+    def provenance(self, **facts: Any) -> dict[str, Any]:
+        """Return the provenance so far, with a command's own facts added.
+
+        Usual facts: ``model`` and ``data`` (from the inputs' own provenance), ``seeds``,
+        ``dtype``, ``device``.
+        """
+        # the maximum resident set size is in KiB on Linux, in bytes on macOS
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        versions = {"ntktune": __version__, "python": platform.python_version()}
+        for name in ("numpy", "torch", "transformers", "datasets", "pandas", "scipy"):
+            if name in sys.modules:
+                versions[name] = sys.modules[name].__version__
+        record = {
+            "command": self.entry.removeprefix("ntktune.cli.").replace(":", " "),
+            "settings": self.settings,
+            "code": code_digest(self.entry),
+            "versions": versions,
+            "wall_seconds": round(time.monotonic() - self.started, 3),
+            "peak_memory_bytes": peak,
+        }
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            record["gpu_peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        return record | facts
+
+
+def _json_ready(value: Any) -> Any:
+    """Turn what JSON does not know (paths, NumPy numbers) into what it knows."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
+
+    On an error the temporary file is removed and ``path`` stays as it was. A folder
+    may be made at the temporary path as well as a file.
+    """
+    import shutil
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix is kept: some writers choose the format by it
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                _sync_file(file)
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)  # a folder cannot be renamed over a filled one
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: str | os.PathLike, why: str) -> UserError:
+    return UserError(
+        f"{path} is damaged or not what it should be ({why}); "
+        "delete it and run the same command again to rebuild it"
+    )
+
+
+def _present(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it first, or correct the path")
+    return path
+
+
+def write_json(path: str | os.PathLike, content: dict, provenance: dict) -> None:
+    """Write a manifest: ``content`` with its provenance under the key ``provenance``."""
+    text = json.dumps(content | {"provenance": provenance}, indent=1, default=_json_ready)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """Read a manifest, its provenance included."""
+    try:
+        return json.loads(_present(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def write_table(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) -> None:
+    """Write a table as parquet, provenance in its metadata and a checksum on every page."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = dict(arrow.schema.metadata or {})
+    metadata[METADATA_KEY.encode()] = json.dumps(provenance, default=_json_ready).encode()
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
+
+
+def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
+    """Read a parquet table and its provenance."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        arrow = pq.read_table(_present(path), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from None
+    provenance = json.loads((arrow.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    return arrow.to_pandas(), provenance
+
+
+def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) -> None:
+    """Write a small table for people as CSV, its provenance beside it as ``<stem>.json``."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_json(Path(path).with_suffix(".json"), {}, provenance)
+
+
+def _tensor_checksum(tensors: dict[str, torch.Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], provenance: dict
+) -> None:
+    """Write named tensors as safetensors, provenance and a checksum in the metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata = {
+        METADATA_KEY: json.dumps(provenance, default=_json_ready),
+        "sha256": _tensor_checksum(tensors),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read named tensors and their provenance; the checksum is verified."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_present(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from None
+    if "sha256" in metadata and metadata["sha256"] != _tensor_checksum(tensors):
+        raise _damaged(path, "its content does not match its checksum")
+    return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))

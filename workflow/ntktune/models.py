@@ -1,0 +1,176 @@
+"""A pretrained backbone with a fresh linear head on the last real token.
+
+This is the network of the study: SR26 section 5.1 fine-tunes the first blocks of a
+pretrained decoder under a linear head.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ntktune.errors import UserError
+
+
+class TextModel(nn.Module):
+    """Backbone and linear head; the head reads the last real token's hidden state.
+
+    Parameters
+    ----------
+    backbone
+        A Hugging Face base model: called with ``input_ids`` and ``attention_mask`` it
+        returns an object with ``last_hidden_state`` of shape (N, T, D).
+    outputs
+        C, the number of outputs. With C = 1 the model returns shape (N,), else (N, C).
+    generator
+        Source of the head's random weights; on the processor, so that every device
+        starts from the same head.
+    """
+
+    def __init__(self, backbone: nn.Module, outputs: int, generator: torch.Generator):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.config.hidden_size, outputs)
+        self.reset_head(generator)
+
+    def reset_head(self, generator: torch.Generator) -> None:
+        """Draw a fresh head: weights from N(0, initializer_range^2), bias 0.
+
+        The scale is the pretrained configuration's own, as Hugging Face's sequence
+        classification heads use it; it fixes the head's share of the kernel.
+        """
+        scale = getattr(self.backbone.config, "initializer_range", 0.02)
+        with torch.no_grad():
+            weight = torch.randn(self.head.weight.shape, generator=generator) * scale
+            self.head.weight.copy_(weight)
+            self.head.bias.zero_()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
+        hidden = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state  # (N, T, D)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        last = (attention_mask * positions).argmax(dim=1)  # right or left padding alike
+        pooled = hidden[torch.arange(len(last), device=hidden.device), last]  # (N, D)
+        outputs = self.head(pooled)  # (N, C)
+        return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
+def block_list(backbone: nn.Module) -> nn.ModuleList:
+    """Return the backbone's list of transformer blocks.
+
+    Raises
+    ------
+    UserError
+        No list of ``config.num_hidden_layers`` modules exists.
+    """
+    wanted = backbone.config.num_hidden_layers
+    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    if not lists:
+        raise UserError(
+            f"no list of {wanted} blocks was found in {type(backbone).__name__}; "
+            "set `model.blocks: null` to use the whole model"
+        )
+    return lists[0]
+
+
+def keep_blocks(backbone: nn.Module, blocks: int | None) -> nn.Module:
+    """Keep the first ``blocks`` transformer blocks of a backbone, in place; None keeps all.
+
+    What follows the blocks (a final norm) stays.
+    """
+    if blocks is None:
+        return backbone
+    there = backbone.config.num_hidden_layers
+    if not 1 <= blocks <= there:
+        raise UserError(f"model.blocks is {blocks}, but this model has {there} blocks (1-{there})")
+    layers = block_list(backbone)
+    del layers[blocks:]
+    backbone.config.num_hidden_layers = blocks
+    return backbone
+
+
+def load_backbone(
+    folder: str | os.PathLike, blocks: int | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Load a pretrained backbone from a local folder, in evaluation mode.
+
+    Parameters
+    ----------
+    folder
+        Hugging Face format with safetensors weights.
+    blocks
+        Keep only the first blocks (SR26 section 5.1); None keeps all.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    UserError
+        The folder is missing or holds no model that can be read.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model: config.json is missing")
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the model in {folder} cannot be read: {error}") from error
+    if hasattr(backbone.config, "use_cache"):
+        backbone.config.use_cache = False  # cached keys only cost memory here
+    return keep_blocks(backbone, blocks).eval()
+
+
+def text_model(
+    folder: str | os.PathLike,
+    *,
+    outputs: int,
+    head_seed: int,
+    blocks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> TextModel:
+    """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode)."""
+    backbone = load_backbone(folder, blocks, dtype)
+    generator = torch.Generator().manual_seed(head_seed)
+    return TextModel(backbone, outputs, generator).to(dtype).eval()
+
+
+def pad(examples: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad 1-D token-id tensors on the right; return ids and mask, both (N, T).
+
+    Padded positions hold id 0; the mask is what keeps them out.
+    """
+    ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True)
+    lengths = torch.tensor([len(e) for e in examples])
+    mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+    return ids.long(), mask.long()
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield index lists of similar length whose padded size is at most ``max_tokens``.
+
+    Examples are sorted by length, longest first, so little is padded and a batch that
+    does not fit into memory shows at once. A single longer example is its own batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

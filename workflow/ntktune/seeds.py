@@ -1,0 +1,35 @@
+"""Random seeds, all derived from the study's one root seed.
+
+Every random choice of the study has an address: chapter, task, size, repeat. The
+address becomes the spawn key of :class:`numpy.random.SeedSequence`, so adding a
+task, a size or a repeat changes no other choice.
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def _word(name: str) -> int:
+    """Return a stable 32-bit number for a name (Python's own hash is salted)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def seed_sequence(
+    root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
+) -> np.random.SeedSequence:
+    """Return the seed sequence at one address of the study."""
+    return np.random.SeedSequence(root, spawn_key=(_word(chapter), _word(task), size, repeat))
+
+
+def generator(
+    root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
+) -> np.random.Generator:
+    """Return a NumPy generator at one address of the study."""
+    return np.random.default_rng(seed_sequence(root, chapter, task, size, repeat))
+
+
+def integer_seed(root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0) -> int:
+    """Return a 63-bit integer seed at one address, for ``torch.Generator.manual_seed``."""
+    words = seed_sequence(root, chapter, task, size, repeat).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))

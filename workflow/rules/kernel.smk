@@ -1,0 +1,50 @@
+"""Chapter kernel: the empirical Neural Tangent Kernel of each task.
+
+Needs: data/model, and per task data/<task>/tokens.safetensors and draws.json.
+Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
+    G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n),
+    its parts by parameter group, the network's outputs and the labels.
+"""
+
+
+rule kernel:
+    """Compute the Gram matrices of all of a task's draws, in one model load."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        draws="<results>/data/{task}/draws.json",
+    output:
+        "<results>/kernel/{task}/gram.safetensors",
+    log:
+        "<logs>/kernel/{task}.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code_digest("ntktune.cli.kernel:draws"),
+        seed=lookup(dpath="seed", within=STUDY),
+        blocks=BLOCKS,
+        dtype=lookup(dpath="model/dtype", within=STUDY),
+        batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+    shell:
+        """
+        python -m ntktune kernel draws \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tokens {input.tokens:q} \
+            --draws {input.draws:q} \
+            --task {wildcards.task:q} \
+            --seed {params.seed:q} \
+            --dtype {params.dtype:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --device {params.device:q} \
+            --out {output:q} \
+            2>{log:q}
+        """

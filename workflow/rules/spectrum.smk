@@ -1,0 +1,41 @@
+"""Chapter spectrum: eigenvalues of K/n and their power-law decay.
+
+Needs: kernel/<task>/gram.safetensors.
+Makes: spectrum/<task>/eigenvalues.parquet, decay.parquet (log lambda_k = c - a log k per draw and
+    range, SR26 eqs 29-32) and summary.json (a over draws, the predicted rate n^(-a/(a+1))).
+"""
+
+
+rule spectrum:
+    """Fit the decay exponent of every draw's eigenvalues."""
+    input:
+        "<results>/kernel/{task}/gram.safetensors",
+    output:
+        eigenvalues="<results>/spectrum/{task}/eigenvalues.parquet",
+        fits="<results>/spectrum/{task}/decay.parquet",
+        summary="<results>/spectrum/{task}/summary.json",
+    log:
+        "<logs>/spectrum/{task}.log",
+    benchmark:
+        "<benchmarks>/spectrum/{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_digest("ntktune.cli.spectrum:fit"),
+        seed=lookup(dpath="seed", within=STUDY),
+        bootstrap=lookup(dpath="spectrum/bootstrap", within=STUDY),
+    shell:
+        """
+        python -m ntktune spectrum fit \
+            --gram {input:q} \
+            --seed {params.seed:q} \
+            --bootstrap {params.bootstrap:q} \
+            --out-eigenvalues {output.eigenvalues:q} \
+            --out-fits {output.fits:q} \
+            --out-summary {output.summary:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,184 @@
+"""A Snakemake logger that says what is running, how far the study is, and how long it will take.
+
+Used by ``snakemake --logger ntktune`` (and by the Makefile). Snakemake's own log file keeps
+all details; failed jobs are shown with the end of their log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# Seconds that a job of each rule took when the study quickstart was measured. Only their
+# ratios matter: they are rescaled by what the jobs of this run really take.
+EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_text())
+HEARTBEAT = 30  # seconds of silence after which a line says what is still running
+LOG_LINES = 15  # of a failed job's log
+NOTHING = "Nothing to be done"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Estimate:
+    """How much of a run is done and how long the rest will take.
+
+    Parameters
+    ----------
+    counts
+        Rule name → number of jobs in this run.
+    cores
+        Jobs that can run side by side.
+    """
+
+    def __init__(self, counts: dict[str, int], cores: int):
+        known = [EXPECTED[rule] for rule in counts if rule in EXPECTED]
+        self.typical = sum(known) / len(known) if known else 1.0
+        self.remaining = dict(counts)
+        self.total, self.done, self.cores = sum(counts.values()), 0, max(cores, 1)
+        self.expected_of_finished = self.spent_on_finished = 0.0
+
+    def expected(self, rule: str) -> float:
+        """Return the expected seconds of one job of a rule, before any rescaling."""
+        return EXPECTED.get(rule, self.typical)
+
+    def finished(self, rule: str, seconds: float) -> None:
+        """Count one job of a rule as finished after ``seconds``."""
+        self.done += 1
+        self.remaining[rule] = max(self.remaining.get(rule, 0) - 1, 0)
+        self.expected_of_finished += self.expected(rule)
+        self.spent_on_finished += seconds
+
+    def seconds_left(self, running: list[tuple[str, float]]) -> float:
+        """Return the expected seconds to the end, given (rule, seconds so far) of running jobs."""
+        scale = 1.0
+        if self.expected_of_finished:
+            scale = self.spent_on_finished / self.expected_of_finished
+        work = scale * sum(n * self.expected(rule) for rule, n in self.remaining.items())
+        # a job that outlasts its estimate is not counted as negative work
+        work -= sum(min(spent, scale * self.expected(rule)) for rule, spent in running)
+        longest = max((scale * self.expected(r) - s for r, s in running), default=0.0)
+        return max(work / self.cores, longest, 0.0)
+
+
+class LogHandler(LogHandlerBase):
+    """Prints one line per started, finished or failed job, and a heartbeat in between."""
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = True
+    has_formatter = True
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        self.setLevel(logging.INFO)
+        self.estimate: Estimate | None = None
+        self.cores = 1
+        self.names: dict[int, tuple[str, str, list[str]]] = {}
+        self.running: dict[int, float] = {}
+        self.started = self.last_line = time.monotonic()
+        # reentrant: a line may be printed while an event is being handled
+        self.guard = threading.RLock()
+        threading.Thread(target=self._heartbeat, daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Handle one event of Snakemake."""
+        try:
+            with self.guard:
+                self._handle(record)
+        except Exception:
+            self.handleError(record)
+
+    def _handle(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO:
+            stats = record.__dict__.get("stats") or {}
+            counts = {k: v for k, v in stats.items() if k not in ("total", "all")}
+            self.estimate = Estimate(counts, self.cores)
+            jobs = ", ".join(f"{v} {k}" for k, v in counts.items())
+            self._print(f"{self.estimate.total} jobs: {jobs}")
+        elif event == LogEvent.RESOURCES_INFO:
+            self.cores = int(record.__dict__.get("cores") or self.cores)
+        elif event == LogEvent.JOB_INFO:
+            details = record.__dict__
+            wildcards = ", ".join(str(v) for v in (details.get("wildcards") or {}).values())
+            logs = [str(path) for path in details.get("log") or []]
+            self.names[details["jobid"]] = (details["rule_name"], wildcards, logs)
+            self._start(details["jobid"])
+        elif event == LogEvent.JOB_FINISHED:
+            self._finish(record.__dict__["job_id"])
+        elif event == LogEvent.JOB_ERROR:
+            self._fail(record.__dict__["jobid"])
+        elif event in (LogEvent.ERROR, LogEvent.GROUP_ERROR) or (
+            event is None
+            and (record.levelno >= logging.WARNING or record.getMessage().startswith(NOTHING))
+        ):
+            message = record.getMessage()
+            # a failed command is told by JOB_ERROR, with the end of its log
+            if message not in ("", "None") and "CalledProcessError" not in message:
+                self._print(message)
+
+    def _job_name(self, job: int) -> str:
+        rule, wildcards, _ = self.names.get(job, ("job", str(job), []))
+        return f"{rule} {wildcards}".strip()
+
+    def _start(self, job: int) -> None:
+        self.running[job] = time.monotonic()
+        if self.names[job][0] != "all":
+            self._print(f"started   {self._job_name(job)}")
+
+    def _finish(self, job: int) -> None:
+        seconds = time.monotonic() - self.running.pop(job, time.monotonic())
+        rule = self.names.get(job, ("", "", []))[0]
+        if rule == "all":
+            return
+        if self.estimate:
+            self.estimate.finished(rule, seconds)
+        self._print(f"finished  {self._job_name(job)} in {clock(seconds)}", state=True)
+
+    def _fail(self, job: int) -> None:
+        self.running.pop(job, None)
+        self._print(f"FAILED    {self._job_name(job)}")
+        for log in self.names.get(job, ("", "", []))[2]:
+            path = Path(log)
+            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+            if lines:
+                self._print("\n".join([f"the end of {log}:", *lines[-LOG_LINES:]]))
+
+    def _state(self) -> str:
+        if not self.estimate:
+            return ""
+        now = time.monotonic()
+        running = [(self.names[j][0], now - t) for j, t in self.running.items() if j in self.names]
+        left = self.estimate.seconds_left(running)
+        return f"{self.estimate.done} of {self.estimate.total} done, about {clock(left)} left"
+
+    def _print(self, text: str, state: bool = False) -> None:
+        self.last_line = time.monotonic()
+        line = f"[{clock(self.last_line - self.started)}] {text}"
+        if state and self._state():
+            line += f"  ({self._state()})"
+        print(line, file=sys.stderr, flush=True)
+
+    def _heartbeat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT / 6)
+            with self.guard:
+                now = time.monotonic()
+                if self.running and now - self.last_line >= HEARTBEAT:
+                    jobs = ", ".join(
+                        f"{self._job_name(job)} ({clock(now - since)})"
+                        for job, since in self.running.items()
+                    )
+                    self._print(f"running   {jobs}", state=True)
