@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import stat
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,18 @@ def test_tensors_come_back_with_their_provenance(tmp_path):
     assert provenance == {"seeds": [1, 2]}
     assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in tensors.items())
     assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_torch_and_numpy_write_and_read_the_same_file(tmp_path):
+    arrays = {"x": np.arange(6.0).reshape(2, 3).T, "i": np.array([1, 2]), "b": np.uint8([1])}
+    artifacts.write_tensors(tmp_path / "n", arrays, {})
+    artifacts.write_tensors(tmp_path / "t", {k: torch.tensor(v) for k, v in arrays.items()}, {})
+    assert (tmp_path / "n").read_bytes() == (tmp_path / "t").read_bytes()
+    tensors, read = artifacts.read_tensors(tmp_path / "n")[0], artifacts.read_arrays(tmp_path / "t")
+    for name, array in arrays.items():
+        assert np.array_equal(tensors[name].numpy(), array)
+        assert np.array_equal(read[0][name], array)
+        assert read[0][name].dtype == array.dtype
 
 
 def test_tables_come_back_with_their_provenance(tmp_path):
@@ -111,3 +125,15 @@ def test_provenance_states_settings_code_versions_and_cost():
     assert provenance["peak_memory_bytes"] > 10 * 2**20
     assert provenance["wall_seconds"] >= 0
     json.dumps(provenance)
+
+
+def test_colleagues_may_read_what_was_written(tmp_path):
+    """Every format, the one whose writer makes private files included."""
+    before = os.umask(0o022)
+    try:
+        artifacts.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {})
+        artifacts.write_json(tmp_path / "a.json", {}, {})
+    finally:
+        os.umask(before)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    assert modes == {"a.safetensors": 0o644, "a.json": 0o644}

@@ -82,9 +82,8 @@ def test_a_comment_or_a_docstring_in_any_module_plans_nothing(smoke):
 
 
 def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
-    jobs = edited(
-        "workflow/ntktune/spectrum/decay.py", "import numpy as np", "import numpy as np\nX = 1"
-    )
+    name = "workflow/ntktune/spectrum/decay.py"
+    jobs = edited(name, "import numpy as np", "import numpy as np\nX = 1")
     assert jobs["spectrum"] == 2
     assert {"decay_figure", "table1", "verdicts"} <= set(jobs)
     assert not {"finetune", "kernel", "tuned_weights", "fig2", "fetch_task", "stopping"} & set(jobs)

@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ntktune.errors import UserError
 if TYPE_CHECKING:
     import argparse
 
+    import numpy as np
     import pandas as pd
     import torch
 
@@ -97,8 +98,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sync_file(path: Path) -> None:
+def _finish_file(path: Path) -> None:
+    """Sync a file and give it the permissions of any new file (safetensors writes 0600)."""
+    umask = os.umask(0)
+    os.umask(umask)
     with open(path, "rb+") as file:
+        os.fchmod(file.fileno(), 0o666 & ~umask)
         os.fsync(file.fileno())
 
 
@@ -119,7 +124,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
-                _sync_file(file)
+                _finish_file(file)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)  # a folder cannot be renamed over a filled one
         os.replace(temporary, path)
@@ -198,43 +203,69 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) ->
     write_json(Path(path).with_suffix(".json"), {}, provenance)
 
 
-def _tensor_checksum(tensors: dict[str, torch.Tensor]) -> str:
-    import torch
+def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> str:
+    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy."""
+    import numpy as np
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        tensor = tensors[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        if isinstance(tensor, np.ndarray):
+            flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        else:
+            import torch
+
+            flat = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(memoryview(flat))
     return digest.hexdigest()
 
 
 def write_tensors(
-    path: str | os.PathLike, tensors: dict[str, torch.Tensor], provenance: dict
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor | np.ndarray], provenance: dict
 ) -> None:
-    """Write named tensors as safetensors, provenance and a checksum in the metadata."""
-    from safetensors.torch import save_file
+    """Write named tensors as safetensors, provenance and a checksum in the metadata.
 
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    metadata = {
-        METADATA_KEY: json.dumps(provenance, default=_json_ready),
-        "sha256": _tensor_checksum(tensors),
-    }
+    All are torch tensors or all are NumPy arrays; NumPy spares a command the seconds that
+    torch takes to import.
+    """
+    import numpy as np
+
+    if all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
+        from safetensors.numpy import save_file
+
+        ready = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    else:
+        from safetensors.torch import save_file
+
+        ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # one entry only: safetensors writes several in a random order, other bytes every time
+    facts = json.dumps({"sha256": _checksum(ready), "provenance": provenance}, default=_json_ready)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(ready, temporary, metadata={METADATA_KEY: facts})
 
 
-def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read named tensors and their provenance; the checksum is verified."""
+def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(_present(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+        with safe_open(_present(path), framework=framework) as file:
+            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
-    if "sha256" in metadata and metadata["sha256"] != _tensor_checksum(tensors):
-        raise _damaged(path, "its content does not match its checksum")
-    return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
+    if facts.get("sha256") != _checksum(tensors):
+        raise _damaged(path, "its content does not match its checksum, or it has none")
+    return tensors, facts.get("provenance", {})
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read named torch tensors and their provenance; the checksum is verified."""
+    return _read_named(path, "pt")
+
+
+def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+    """Read named tensors as NumPy arrays, and their provenance; the checksum is verified."""
+    return _read_named(path, "numpy")

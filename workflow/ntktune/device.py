@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64", "bfloat16")
 
 
+def machine_epsilon(name: str) -> float:
+    """Return eps of a configured dtype: the distance from 1 to the next larger number."""
+    digits = {"float32": 23, "float64": 52, "bfloat16": 7}
+    if name not in digits:
+        raise UserError(f"dtype {name!r} is unknown; choose one of {', '.join(DTYPES)}")
+    return 2.0 ** -digits[name]
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of a configured name."""
     import torch

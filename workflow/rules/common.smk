@@ -76,7 +76,8 @@ def task_definition(wildcards):
 
 def model_definition():
     """The model's source with what its manifest states."""
-    return compact_json({k: STUDY["model"][k] for k in ("name", "licence", "source")})
+    model = STUDY["model"]
+    return compact_json({"name": model["name"], "licence": model["licence"]} | model["source"])
 
 
 def model_package():

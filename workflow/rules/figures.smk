@@ -13,6 +13,7 @@ rule fig2:
     output:
         pdf="<results>/figures/fig2.pdf",
         svg="<results>/figures/fig2.svg",
+        provenance="<results>/figures/fig2.json",
         png=report(
             "<results>/figures/fig2.png",
             caption="../report/fig2.rst",
@@ -54,6 +55,7 @@ rule fig3:
     output:
         pdf="<results>/figures/fig3.pdf",
         svg="<results>/figures/fig3.svg",
+        provenance="<results>/figures/fig3.json",
         png=report(
             "<results>/figures/fig3.png",
             caption="../report/fig3.rst",
@@ -99,6 +101,7 @@ rule decay_figure:
     output:
         pdf="<results>/figures/{figure}.pdf",
         svg="<results>/figures/{figure}.svg",
+        provenance="<results>/figures/{figure}.json",
         png=report(
             "<results>/figures/{figure}.png",
             caption="../report/decay.rst",
@@ -143,6 +146,7 @@ rule fig10:
     output:
         pdf="<results>/figures/fig10.pdf",
         svg="<results>/figures/fig10.svg",
+        provenance="<results>/figures/fig10.json",
         png=report(
             "<results>/figures/fig10.png",
             caption="../report/fig10.rst",

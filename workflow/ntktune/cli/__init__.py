@@ -59,8 +59,5 @@ class Progress:
         self.shown = now
         spent = now - self.started
         left = spent * (self.total - done) / done if done else float("nan")
-        print(
-            f"{self.what}: {100 * done / self.total:3.0f} %, {spent:.0f} s, about {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        share = f"{self.what}: {100 * done / self.total:3.0f} %"
+        print(f"{share}, {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)

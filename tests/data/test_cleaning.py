@@ -1,0 +1,187 @@
+"""Cleaning: every row that is read is counted once, and nothing of the test split is trained on."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ntktune.data.cleaning import (
+    FATES,
+    content_sha256,
+    counts_line,
+    hash_order,
+    hashed_fraction,
+    label_name,
+    task_table,
+)
+from ntktune.data.definition import complete_definition
+from ntktune.errors import UserError
+
+
+def _task(**changes):
+    base = {"title": "T", "kind": "regression", "sources": [{"files": {"train": "x"}}]}
+    if changes.get("kind") == "classification":
+        base["classes"] = ["no", "yes"]
+    return complete_definition(base | changes, "t")
+
+
+def _frame(texts, labels, **columns):
+    return pd.DataFrame({"text_a": texts, "label": labels} | columns, dtype=object)
+
+
+def _two(train, test, definition):
+    return task_table({"train": _frame(*train), "test": _frame(*test)}, definition)
+
+
+def test_each_fate_is_counted_and_they_add_up():
+    table, counts = _two(
+        (
+            ["a", " a ", "a", "b\tc", "b c", "", None, "d", "e", "f", "t1"],
+            [1, 1, 2, 3, 3, 1, 1, "", "x", math.nan, 5],
+        ),
+        (["t1", "t2", "t2"], [4, 1, 1]),
+        _task(),
+    )
+    # a published test split keeps its repetitions, so that scores on it compare
+    assert table["text_a"].tolist() == ["a", "b\tc", "t1", "t2", "t2"]
+    assert table["label"].tolist() == [1, 3, 4, 1, 1]
+    assert table["split"].tolist() == ["train", "train", "test", "test", "test"]
+    train = {"read": 11, "kept": 2, "empty": 2, "unlabelled": 3, "duplicated": 3, "leaked": 1}
+    assert {k: v for k, v in counts["train"].items() if v} == train | {"conflicting": 2}
+    assert counts["test"]["repeated"] == 1
+    for split in counts.values():
+        assert sum(split[fate] for fate in FATES) == split["read"]
+    assert counts_line(counts) == (
+        "train 2 rows of 11 (2 empty, 3 unlabelled, 3 duplicated, 1 leaked, 2 conflicting); "
+        "test 3 rows of 3 (1 repeated)"
+    )
+
+
+def test_a_text_of_the_test_split_is_removed_from_training_not_from_the_test():
+    table, counts = _two((["x  y", "z"], [1, 2]), (["x y"], [1]), _task())
+    assert table[table["split"] == "test"]["text_a"].tolist() == ["x y"]
+    assert table[table["split"] == "train"]["text_a"].tolist() == ["z"]
+    assert counts["train"]["leaked"] == 1
+    assert counts["train"]["conflicting"] == 0
+
+
+def test_pairs_are_the_same_only_if_both_texts_are():
+    task = _task(template="{text_a} {text_b}", columns={"text_b": "b"})
+    frame = _frame(["a", "a", "a b", "a"], [1, 1, 1, 1], text_b=["b c", "d", "c", ""])
+    table, counts = task_table({"train": frame, "test": _frame(["q"], [1], text_b=["r"])}, task)
+    assert len(table) == 4
+    assert counts["train"]["empty"] == 1
+
+
+def test_a_band_makes_classes_of_scores_bounds_being_neutral():
+    task = _task(kind="classification", polarity_band=[-0.5, 0.5], score_range=[-4, 4])
+    labels = [-4, -0.51, -0.5, 0, 0.5, 0.51, "4"]
+    table, counts = _two((list("abcdefg"), labels), (["x", "y"], [-1, 1]), task)
+    assert table["label"].tolist() == [0, 0, 1, 1, 0, 1]
+    assert counts["train"]["neutral"] == 3
+    assert table["label_noise"].isna().all()
+
+
+def test_a_label_map_chooses_two_of_many_labels():
+    task = _task(kind="classification", label_map={"contradiction": 0, "2": 1})
+    labels = ["contradiction", 2, "neutral", 2.0, None]
+    table, counts = _two((list("abcde"), labels), (["x", "y"], ["2", "contradiction"]), task)
+    assert table["label"].tolist() == [0, 1, 1, 1, 0]
+    assert counts["train"]["unlabelled"] == 2
+
+
+def test_raw_classes_are_zero_and_one_and_minus_one_is_unlabelled():
+    task = _task(kind="classification")
+    labels = [np.int64(0), True, "1.0", -1]
+    table, counts = _two((list("abcd"), labels), (["x", "y"], [0, 1]), task)
+    assert table["label"].tolist() == [0, 1, 1, 0, 1]
+    assert counts["train"]["unlabelled"] == 1
+    with pytest.raises(UserError, match=r"row 2 of train \(id train-1\) has label 2, .*exactly"):
+        _two((list("ab"), [0, 2]), (["x"], [1]), task)
+
+
+def test_label_names_of_numbers_do_not_depend_on_their_type():
+    assert [label_name(x) for x in (1, 1.0, "1", " 1.0 ", True, np.float32(1))] == ["1"] * 6
+    assert label_name("yes ") == "yes"
+    assert label_name(1.5) == "1.5"
+    assert label_name(None) is label_name(math.nan) is label_name(" ") is None
+
+
+def test_a_score_out_of_range_is_an_error_that_names_the_row():
+    frame = _frame(["a", "b"], [1, 7.5], id=["first", "second"])
+    with pytest.raises(UserError, match=r"row 2 of train \(id second\) has score 7.5, outside sco"):
+        task_table({"train": frame, "test": frame}, _task(score_range=[0, 5]))
+
+
+def test_known_noise_is_kept_for_scores():
+    frame = _frame(["a", "b"], [1, 2], label_noise=[0.1, None])
+    table, _ = task_table({"train": frame, "test": _frame(["c"], [1])}, _task())
+    assert table["label_noise"].tolist()[0] == 0.1
+    assert table["label_noise"].isna().tolist() == [False, True, True]
+
+
+def test_documents_stay_whole_and_two_tasks_divide_them_alike():
+    names = [f"d{i // 5}" for i in range(1000)]
+    texts = [f"text {i}" for i in range(1000)]
+    frame = _frame(texts, np.linspace(-1, 1, 1000), group=names, id=texts)
+    table, counts = task_table({"train": frame}, _task(test_fraction=0.25))
+    of_document = dict(zip(texts, names, strict=True))
+    sides = table.groupby(table["id"].map(of_document))["split"].nunique()
+    assert (sides == 1).all()
+    assert 0.18 < counts["test"]["kept"] / 1000 < 0.32
+    other = frame.assign(text_a=[t.upper() for t in texts])
+    polar = _task(kind="classification", polarity_band=[-0.2, 0.2], test_fraction=0.25)
+    classes, _ = task_table({"train": other.sample(frac=1, random_state=1)}, polar)
+    sides_of = dict(zip(table["id"], table["split"], strict=True))
+    assert all(sides_of[row.id] == row.split for row in classes.itertuples())
+
+
+def test_without_documents_the_text_decides():
+    frame = _frame([f"t {i}" for i in range(400)], range(400))
+    table, _ = task_table({"train": frame}, _task())
+    test = set(table[table["split"] == "test"]["text_a"])
+    assert test == {t for t in frame["text_a"] if hashed_fraction(f"{t}\n", "test") < 0.2}
+    assert 50 < len(test) < 110
+
+
+def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
+    def chosen(limit, frame):
+        task = _task(limits={"train": limit})
+        table, counts = task_table({"train": frame, "test": _frame(["x"], [1])}, task)
+        assert counts["train"]["beyond_limit"] == 200 - limit
+        return table[table["split"] == "train"]["text_a"].tolist()
+
+    frame = _frame([f"t{i:03d}" for i in range(200)], range(200))
+    small, large = chosen(20, frame), chosen(60, frame)
+    assert set(small) < set(large)
+    assert small == sorted(small)  # the order of the source is kept
+    assert set(chosen(20, frame.iloc[::-1])) == set(small)
+    assert hash_order(frame["text_a"].tolist(), 500).tolist() == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "changes", "message"),
+    [
+        ((["a"], ["x"]), (["b"], [1]), {}, r"0 rows are left in the train split.*1 unlabelled"),
+        ((["a"], [1]), (["b"], [None]), {}, r"0 rows are left in the test split, expected at le"),
+        ((["a"], [1]), (["b"], [1]), {"train_rows": 2}, r"1 rows .*at least 2 .*correct train_r"),
+        ((["a", "b"], [1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
+         r"no row of class 0 \(no\) is left in the train split"),
+        ((["a", "b"], [0, 1]), (["c", "d"], [0, 0]), {"kind": "classification"},
+         r"no row of class 1 \(yes\) is left in the test split"),
+    ],
+)  # fmt: skip
+def test_a_split_without_rows_or_without_a_class_is_an_error(train, test, changes, message):
+    with pytest.raises(UserError, match=message):
+        _two(train, test, _task(**changes))
+
+
+def test_the_checksum_is_of_the_content():
+    def checksum(labels=(1, 2), ids=("p", "q"), texts=("a", "b")):
+        frame = _frame(list(texts), list(labels), id=list(ids))
+        table, _ = task_table({"train": frame, "test": _frame(["c"], [1])}, _task())
+        return content_sha256(table)
+
+    assert checksum() == checksum(ids=("r", "s")) == checksum(labels=("1.0", 2))
+    assert len({checksum(), checksum(labels=(1, 3)), checksum(texts=("a", "B"))}) == 3

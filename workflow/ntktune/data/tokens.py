@@ -1,0 +1,204 @@
+"""Texts to token ids, without starting torch or transformers where that can be helped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ntktune.data.cleaning import text_or_none
+from ntktune.data.definition import template_filler
+from ntktune.errors import UserError
+
+Encoder = Callable[[Sequence[str]], list[list[int]]]
+
+
+@dataclass
+class TextEncoder:
+    """A model's tokenizer, its own special tokens added as for a single text.
+
+    Encoders (BERT) put [CLS] and [SEP] around a text, GPT-like decoders nothing.
+
+    Attributes
+    ----------
+    encode
+        Texts to lists of token ids.
+    token_id
+        A token's text to its id, None if there is no such token.
+    """
+
+    encode: Encoder
+    token_id: Callable[[str], int | None]
+
+
+def text_encoder(folder: str | os.PathLike) -> TextEncoder:
+    """Load the tokenizer of a model folder.
+
+    ``tokenizer.json`` is read by the tokenizers library alone; a tokenizer that exists
+    in Python only is loaded by transformers, which takes seconds more.
+
+    Raises
+    ------
+    UserError
+        The folder holds no tokenizer that can be read.
+    """
+    folder = Path(folder)
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            fast = Tokenizer.from_file(str(file))
+        # the library raises nothing more special
+        except Exception as error:
+            raise UserError(f"{file} is damaged: {error}") from None
+        fast.no_truncation()
+        fast.no_padding()
+        return TextEncoder(
+            lambda texts: [row.ids for row in fast.encode_batch(list(texts))], fast.token_to_id
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} holds no tokenizer that can be read: {reason}") from None
+
+    def token_id(token: str) -> int | None:
+        return slow.convert_tokens_to_ids(token) if token in slow.get_vocab() else None
+
+    return TextEncoder(lambda texts: [slow(text)["input_ids"] for text in texts], token_id)
+
+
+def check_token_limit(folder: str | os.PathLike, max_tokens: int) -> int | None:
+    """Check a token limit against a model's positions; return its vocabulary size, if stated.
+
+    Raises
+    ------
+    UserError
+        The model has fewer positions than ``max_tokens``, or no configuration.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    if max_tokens < 1 or (positions and max_tokens > positions):
+        raise UserError(
+            f"max_tokens is {max_tokens}; it must be at least 1 and at most the model's "
+            f"{positions or 'number of'} positions"
+        )
+    return config.get("vocab_size")
+
+
+def _cut(text: str, characters: int) -> str:
+    """Return the beginning of a text, whole words where there is more than one."""
+    if len(text) <= characters:
+        return text
+    kept = text[:characters]
+    inside_word = not (kept[-1:].isspace() or text[characters].isspace())
+    if inside_word and len(kept.split()) > 1:
+        kept = kept.rsplit(maxsplit=1)[0]
+    return kept.rstrip()
+
+
+def _shortened_ids(
+    encode: Encoder, fill: Callable, text_a: str, text_b: str | None, limit: int
+) -> list[int]:
+    """Return the ids of a row with its texts cut to as many characters as fit.
+
+    Both texts are capped at the same number of characters, so that the longer one is
+    cut first, and what the template puts after a text stays: the head reads the last token.
+    """
+
+    def ids(characters: int) -> list[int]:
+        second = None if text_b is None else _cut(text_b, characters)
+        return encode([fill(_cut(text_a, characters), second)])[0]
+
+    low, high = 0, max(len(text_a), len(text_b or ""))
+    best = ids(0)
+    if len(best) > limit:
+        raise UserError(
+            f"the template alone has {len(best)} tokens, more than the {limit} that "
+            "max_tokens leaves for it; raise max_tokens or shorten the template"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = ids(middle)
+        if len(tried) <= limit:
+            low, best = middle, tried
+        else:
+            high = middle
+    return best
+
+
+def row_tokens(
+    table: pd.DataFrame,
+    template: str,
+    encoder: TextEncoder,
+    *,
+    max_tokens: int,
+    prefix_token: str | None = None,
+    vocabulary: int | None = None,
+) -> tuple[list[list[int]], int]:
+    """Return the token ids of each row and how many rows had to be cut.
+
+    Parameters
+    ----------
+    table
+        Columns text_a and text_b.
+    template
+        The task's template.
+    encoder
+        The model's tokenizer.
+    max_tokens
+        Most tokens of a row, prefix and special tokens included. Longer rows lose the
+        end of their longer text.
+    prefix_token
+        A token to put first, such as ``<|endoftext|>``.
+    vocabulary
+        The model's vocabulary size; ids beyond it are an error.
+
+    Returns
+    -------
+    ids : list
+        N lists of token ids.
+    overlong : int
+        Rows that were cut.
+
+    Raises
+    ------
+    UserError
+        The prefix token is unknown, a row has no token or one that the model lacks,
+        or the template alone is too long.
+    """
+    fill = template_filler(template)
+    prefix = []
+    if prefix_token is not None:
+        token = encoder.token_id(prefix_token)
+        if token is None:
+            raise UserError(f"prefix_token {prefix_token!r} is no token of the model's tokenizer")
+        prefix = [token]
+    texts = [(a, text_or_none(b)) for a, b in zip(table["text_a"], table["text_b"], strict=True)]
+    rows = encoder.encode([fill(a, b) for a, b in texts])
+    limit = max_tokens - len(prefix)
+    overlong = 0
+    for i, (text_a, text_b) in enumerate(texts):
+        if len(rows[i]) > limit:
+            rows[i] = _shortened_ids(encoder.encode, fill, text_a, text_b, limit)
+            overlong += 1
+        rows[i] = prefix + rows[i]
+        if not rows[i]:
+            raise UserError(f"row {i} has no token: {fill(text_a, text_b)!r}")
+        if vocabulary is not None and max(rows[i]) >= vocabulary:
+            raise UserError(
+                f"row {i} has token id {max(rows[i])}, but the model's vocabulary has "
+                f"{vocabulary}: the tokenizer belongs to another model"
+            )
+    return rows, overlong

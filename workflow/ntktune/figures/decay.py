@@ -1,0 +1,129 @@
+"""Figures 4 to 9: the eigenvalues of one task's kernel, and the power law fitted to them."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ntktune.errors import UserError
+from ntktune.figures.style import (
+    COLUMN_WIDTH,
+    REFERENCE,
+    checked_color,
+    count,
+    laid_out,
+    styled,
+    wrapped,
+)
+
+RANGE = "1..n"
+
+
+def eigenvalue_matrix(eigenvalues: pd.DataFrame) -> pd.DataFrame:
+    """Return the eigenvalues as a matrix, rank k × draw, NaN where one is not positive.
+
+    A logarithmic axis has no place for zero and below; float noise can put the
+    smallest eigenvalues there.
+    """
+    matrix = eigenvalues.pivot(index="k", columns="draw", values="eigenvalue").sort_index()
+    return matrix.where(matrix > 0)
+
+
+def geometric_mean(matrix: pd.DataFrame, noise_floor: float) -> pd.Series:
+    """Return the geometric mean over draws at each rank at which all draws exceed the noise."""
+    return np.exp(np.log(matrix.where(matrix > noise_floor).dropna()).mean(axis=1))
+
+
+def decay_figure(
+    eigenvalues: pd.DataFrame,
+    fits: pd.DataFrame,
+    noise_floor: float,
+    title: str,
+    color: str,
+) -> Figure:
+    """Return one of the Figures 4-9 of SR26.
+
+    Parameters
+    ----------
+    eigenvalues
+        ``draw``, ``k`` (1 … n), ``eigenvalue`` (of K_n = G / n).
+    fits
+        ``draw``, ``range``, ``first``, ``last``, ``exponent``, ``intercept`` (of natural
+        logarithms), ``r_squared``, ``dropped``; the range ``"1..n"`` is drawn.
+    noise_floor
+        The level at or below which an eigenvalue is float noise.
+    title
+        The task's title.
+    color
+        Colour of the eigenvalues.
+
+    Returns
+    -------
+    Figure
+        Log-log: the eigenvalues of every draw, thin; their geometric mean, thick, as far
+        as all draws are above the noise; and
+        exp(mean intercept) · k^(−mean exponent), dashed (SR26 eqs 29-32).
+
+    Raises
+    ------
+    UserError
+        No fit over ``"1..n"``, no positive eigenvalue, or no colour.
+    """
+    checked_color(color)
+    fits = fits[fits["range"] == RANGE]
+    matrix = eigenvalue_matrix(eigenvalues)
+    n, draws = matrix.shape
+    if fits.empty:
+        raise UserError(f"{title}: there is no fit over the range {RANGE!r}; fit the spectrum anew")
+    if not matrix.notna().to_numpy().any():
+        raise UserError(f"{title}: no eigenvalue is positive, so there is no decay to draw")
+    mean = geometric_mean(matrix, noise_floor)
+    exponent, spread = fits["exponent"].mean(), fits["exponent"].std()
+    # what is dropped as noise stands at the end: the line ends where the fitted values do
+    ranks = np.array([fits["first"].min(), (fits["last"] - fits["dropped"]).max()], dtype=float)
+    line = np.exp(fits["intercept"].mean()) * ranks**-exponent
+    dropped = int(fits["dropped"].sum())
+    slope = rf"$a$ = {exponent:.2f}"
+    if draws > 1:
+        slope += f" ± {spread:.2f}"
+    with styled():
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for i, draw in enumerate(matrix):
+            axes.plot(
+                matrix.index,
+                matrix[draw],
+                color=color,
+                alpha=0.4,
+                linewidth=0.6,
+                label=None if i else f"each of {count(draws, 'draw')}",
+            )
+        axes.plot(mean.index, mean, color=color, linewidth=2.2, label="geometric mean")
+        axes.plot(
+            ranks,
+            line,
+            color="black",
+            linestyle=(0, (4, 2)),
+            linewidth=1.1,
+            label=rf"$\lambda_k \propto k^{{-a}}$, {slope}, "
+            rf"$R^2$ = {fits['r_squared'].mean():.3f}",
+        )
+        smallest = np.nanmin(matrix.to_numpy())
+        # the floor is worth the room only where eigenvalues come near to it, and what lies
+        # far below it only says how rounding went
+        if noise_floor > 0 and noise_floor >= 0.1 * smallest:
+            axes.axhline(
+                noise_floor, color=REFERENCE, linestyle=":", linewidth=1.4, label="float noise"
+            )
+            axes.set_ylim(bottom=max(0.5 * smallest, 0.05 * noise_floor))
+        axes.set_xlim(0.9, n * 1.12)
+        axes.set_xlabel(r"rank $k$")
+        axes.set_ylabel(r"eigenvalue $\lambda_k$ of $K_n$")
+        lines = [wrapped(title, 46), f"n = {n}, {count(draws, 'draw')}"]
+        if dropped:
+            lines.append(f"{dropped} of {n * draws} eigenvalues are float noise, not fitted")
+        axes.set_title("\n".join(lines))
+        # below the axes: inside, it would cover a floor or a curve of some other shape
+        figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
+        return laid_out(figure)

@@ -1,0 +1,76 @@
+"""Figure 10: the F1 score of each classification task against its labelled examples."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ntktune.errors import UserError
+from ntktune.figures.measures import curve, kinds, of_task
+from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, draw_title, panel_grid
+from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
+
+
+def f1_figure(
+    metrics: pd.DataFrame,
+    tasks: Sequence[str],
+    color: str,
+    titles: Mapping[str, str] | None = None,
+) -> Figure:
+    """Return Figure 10 of SR26: one panel per classification task.
+
+    Parameters
+    ----------
+    metrics
+        Fine-tuning metrics, one row per task, size and seed: ``task``, ``kind``, ``n``,
+        ``seed``, ``f1``, ``baseline_f1``.
+    tasks
+        The study's tasks, in order; its regressions are left out.
+    color
+        Colour of the curves.
+    titles
+        Task → title of its panel; a task without one has its name.
+
+    Returns
+    -------
+    Figure
+        Mean ± sd over seeds of the test F1 score against n; dashed, the F1 score of
+        predicting the training majority (at the largest size).
+
+    Raises
+    ------
+    UserError
+        No classification task, a task that the metrics do not hold, or no colour.
+    """
+    checked_color(color)
+    titles = titles or {}
+    rows = {task: of_task(metrics, task) for task in tasks}
+    kind = kinds(metrics)
+    chosen = [task for task in tasks if kind[task] == "classification"]
+    if not chosen:
+        raise UserError(
+            f"none of the tasks {', '.join(tasks)} is a classification, so there is no F1 score "
+            "to draw; add a classification task to the study, or leave figure 10 out"
+        )
+    with styled():
+        figure, panels, leftmost = panel_grid([chosen])
+        seeds = []
+        for task, axes in panels.items():
+            values = curve(rows[task], "f1")
+            seeds.extend(values["count"])
+            line = draw_curve(axes, values, color)
+            baseline = axes.axhline(
+                curve(rows[task], "baseline_f1")["mean"].iloc[-1],
+                color=BASELINE,
+                linestyle="--",
+                linewidth=1.0,
+            )
+            draw_size_axis(axes, list(values.index))
+            axes.set_ylim(-0.03, 1.03)
+            draw_title(axes, titles.get(task, task))
+            if task in leftmost:
+                axes.set_ylabel("test F1 score")
+        spread = ", mean ± sd over " if max(seeds) > 1 else ", "
+        fine_tuned = f"fine-tuned{spread}{count_range(seeds, 'seed')}"
+        draw_legend(figure, {fine_tuned: line, "predicting the training majority": baseline})
+        return laid_out(figure)

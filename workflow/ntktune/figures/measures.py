@@ -1,0 +1,76 @@
+"""What is read from the fine-tuning metrics: errors, and their course over sample sizes."""
+
+import pandas as pd
+
+from ntktune.errors import UserError
+
+
+def with_error(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the metrics with the columns ``error`` and ``baseline_error``.
+
+    For a regression task they are the test MSE (squared score units) of the model and
+    of predicting the training mean; for a classification task the error rate
+    1 − accuracy of the model and of predicting the training majority.
+    """
+    is_regression = metrics["kind"] == "regression"
+    return metrics.assign(
+        error=metrics["mse"].where(is_regression, 1 - metrics["accuracy"]),
+        baseline_error=metrics["baseline_mse"].where(
+            is_regression, 1 - metrics["baseline_accuracy"]
+        ),
+    )
+
+
+def of_task(metrics: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Return the rows of one task.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    rows = metrics[metrics["task"] == task]
+    if rows.empty:
+        known = ", ".join(metrics["task"].unique())
+        raise UserError(f"the metrics hold no task {task!r}, only: {known}")
+    return rows
+
+
+def curve(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return mean, standard deviation and number of seeds of one column at each size.
+
+    Parameters
+    ----------
+    metrics
+        Rows of one task, one per size and seed.
+    column
+        The measure.
+
+    Returns
+    -------
+    DataFrame
+        Index ``n``, ascending; columns ``mean``, ``std`` (n − 1 in the denominator; NaN
+        with one seed) and ``count``. Seeds whose value is not a number do not count, and
+        a size without any is left out.
+
+    Raises
+    ------
+    UserError
+        No size has a value.
+    """
+    values = metrics.groupby("n")[column].agg(["mean", "std", "count"]).sort_index()
+    values = values[values["count"] > 0]
+    if values.empty:
+        task = metrics["task"].iloc[0]
+        raise UserError(f"task {task!r} has no value of {column!r} at any size; fine-tune it again")
+    return values
+
+
+def kinds(metrics: pd.DataFrame) -> dict[str, str]:
+    """Return task → ``"regression"`` or ``"classification"``, in the order of the rows."""
+    return metrics.drop_duplicates("task").set_index("task")["kind"].to_dict()
+
+
+def nearest_size(sizes: pd.Series, n: int) -> int:
+    """Return the size of the grid that is nearest to ``n``, the smaller of two."""
+    return min(sorted(set(sizes)), key=lambda size: abs(size - n))

@@ -1,0 +1,118 @@
+"""Grids of panels, one per task, each with a curve over the number of labelled examples."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.container import Container, ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from ntktune.figures.style import WIDTH, wrapped
+
+PANEL_HEIGHT = 1.95  # inches
+
+
+def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes], set[str]]:
+    """Return an empty figure with one panel per task; each group starts a row of its own.
+
+    Parameters
+    ----------
+    groups
+        Groups of task names, as the regressions and the classifications.
+
+    Returns
+    -------
+    figure
+        The figure; rows wrap after three panels, after four where there are many.
+    axes
+        Task → its panel.
+    leftmost
+        The tasks whose panels stand first in their row.
+    """
+    groups = [group for group in groups if group]
+    longest = max(len(group) for group in groups)
+    columns = min(longest, 4 if longest in (4, 7, 8) or longest > 9 else 3)
+    rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
+    width = WIDTH if columns > 1 else WIDTH / 2
+    figure = Figure(figsize=(width, PANEL_HEIGHT * len(rows) + 0.45))
+    grid = figure.add_gridspec(len(rows), columns)
+    axes = {
+        task: figure.add_subplot(grid[i, j])
+        for i, row in enumerate(rows)
+        for j, task in enumerate(row)
+    }
+    return figure, axes, {row[0] for row in rows}
+
+
+def draw_title(axes: Axes, title: str) -> None:
+    """Put a title on a panel, in lines that are no wider than the panel."""
+    axes.set_title(wrapped(title, 100 // max(axes.get_gridspec().ncols, 2)))
+
+
+def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> None:
+    """Draw one legend, label → what it explains, below all panels."""
+    across = len(entries) if figure.get_figwidth() == WIDTH else 1
+    labels, handles = list(entries), list(entries.values())
+    figure.legend(handles, labels, loc="outside lower center", ncols=across)
+
+
+def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:
+    """Return a label for every size, empty where it would run into its neighbour's.
+
+    Parameters
+    ----------
+    sizes
+        Sizes, ascending. The largest is always labelled.
+    gap
+        Least distance between two labels, as a share of the axis.
+    """
+    places = np.log2(np.asarray(sizes, dtype=float))
+    span = max(places[-1] - places[0], 1.0)
+    labels, last = [], np.inf
+    for size, place in zip(reversed(sizes), places[::-1], strict=True):
+        free = last - place >= gap * span
+        labels.append(str(size) if free else "")
+        last = place if free else last
+    return labels[::-1]
+
+
+def draw_size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Make the x axis the number of labelled examples: log₂, a tick at every size."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
+    axes.xaxis.set_major_formatter(FixedFormatter(size_labels(sizes)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    # a share of the span on both sides; one size alone stands in the middle
+    margin = (sizes[-1] / sizes[0]) ** 0.07 if len(sizes) > 1 else 2**0.5
+    axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
+    axes.set_xlabel("labelled examples n")
+
+
+def draw_curve(axes: Axes, values: pd.DataFrame, color: str) -> ErrorbarContainer:
+    """Draw mean ± sd over seeds against size; a size with one seed has no bar.
+
+    Parameters
+    ----------
+    axes
+        The panel.
+    values
+        Index ``n``; columns ``mean`` and ``std``, as :func:`ntktune.figures.measures.curve`
+        makes them.
+    color
+        Colour of line and bars.
+    """
+    return axes.errorbar(
+        values.index.to_numpy(),
+        values["mean"].to_numpy(),
+        yerr=values["std"].fillna(0.0).to_numpy(),
+        color=color,
+        marker="o",
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=1.0,
+        capsize=2.2,
+        zorder=3,
+    )

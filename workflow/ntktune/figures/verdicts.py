@@ -1,0 +1,428 @@
+"""The claims of Sun & Raskutti 2026 (SR26), each with its statistic on this study.
+
+Every claim is ``reproduced``, ``not reproduced`` or ``not tested`` by a rule that stands
+in the column ``threshold``. An order counts as reproduced only if it also holds in at
+least 95 % of bootstrap samples: of the kernel's draws, and of the fine-tuning's seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ntktune.figures.agreement import kendall_tau, resampled_means, share_in_agreement
+from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
+from ntktune.figures.merges import parts
+from ntktune.figures.rates import RATE, curve_points, resampled_exponents
+from ntktune.seeds import generator
+
+REPRODUCED, FAILED, UNTESTED = "reproduced", "not reproduced", "not tested"
+LEAST_R_SQUARED = 0.9
+LEAST_SHARE = 0.95
+MOST_COSINE = 0.1
+LEAST_NORMALISED = 0.9
+LEAST_TASKS = 3
+ORDER_RULE = f"τ > 0, and τ > 0 in ≥ {LEAST_SHARE:.0%} of bootstrap samples"
+# from the largest exponent to the smallest, as SR26 orders GPT-Neo-1.3B's
+PAPER_ORDERS = {
+    "regression": {"semrel": "SemRel", "sts12": "STS-12", "stsb": "STS-B"},
+    "classification": {"amazon": "Amazon", "mrpc": "MRPC", "rte": "RTE"},
+}
+
+
+def _row(
+    claim: str,
+    source: str,
+    statistic: str,
+    value: float,
+    threshold: str,
+    verdict: str,
+    detail: str,
+) -> dict[str, Any]:
+    return {
+        "claim": claim,
+        "source": f"SR26 {source}",
+        "statistic": statistic,
+        "value": value,
+        "threshold": threshold,
+        "verdict": verdict,
+        "detail": detail,
+    }
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    """Return ``"a 0.97, b 1.2"``."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+
+def _order_verdict(tau: float, share: float, samples: str) -> tuple[str, str]:
+    """Return verdict and remark for the agreement of two orders, by :data:`ORDER_RULE`.
+
+    Parameters
+    ----------
+    tau
+        Kendall's τ of the means.
+    share
+        Share of bootstrap samples with τ > 0; NaN where there is nothing to resample.
+    samples
+        What is resampled, for the remark.
+    """
+    if np.isnan(tau):
+        return UNTESTED, "all values are equal, so they have no order"
+    if np.isnan(share):
+        if tau <= 0:
+            return FAILED, f"its uncertainty is unknown: that needs two {samples} per task"
+        return UNTESTED, f"the uncertainty of the order needs two {samples} per task"
+    if tau > 0 and share < LEAST_SHARE:
+        return FAILED, f"the order is the claimed one, but uncertain: τ > 0 in {share:.1%}"
+    return REPRODUCED if tau > 0 else FAILED, f"τ > 0 in {share:.1%} of bootstrap samples"
+
+
+def power_law(r_squared: Mapping[str, float]) -> dict[str, Any]:
+    """Return the verdict on the decay being a power law.
+
+    Parameters
+    ----------
+    r_squared
+        Task → mean R² over draws of the fit of log λ_k on log k.
+    """
+    worst = min(r_squared.values())
+    return _row(
+        "The kernel's eigenvalues decay as a power of their rank",
+        "eqs 29, 31-32; figures 4-9",
+        "smallest mean R² of the log-log fit over the tasks",
+        worst,
+        f"≥ {LEAST_R_SQUARED} (ours)",
+        REPRODUCED if worst >= LEAST_R_SQUARED else FAILED,
+        f"mean R² by task: {_listed(r_squared)}",
+    )
+
+
+def faster_decay_fewer_samples(
+    kind: str,
+    exponents: Mapping[str, np.ndarray],
+    measured: Mapping[str, float],
+    metrics: pd.DataFrame,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """Return the verdict on the order of decay exponents being that of learning curves.
+
+    Parameters
+    ----------
+    kind
+        ``"regression"`` or ``"classification"``: their errors do not compare.
+    exponents
+        Task → its decay exponents, one per draw.
+    measured
+        Task → exponent of its learning curve.
+    metrics
+        Fine-tuning metrics, for the bootstrap over seeds.
+    seed, resamples
+        Root seed, and number of bootstrap samples.
+    """
+    kind_of = kinds(metrics)
+    tasks = [
+        t for t in exponents if kind_of.get(t) == kind and np.isfinite(measured.get(t, np.nan))
+    ]
+    claim = f"The faster the decay, the faster the error falls with n ({kind} tasks)"
+    source, statistic = "eq 30", "Kendall τ of decay exponent and learning-curve exponent"
+    if len(tasks) < LEAST_TASKS:
+        detail = (
+            f"{kind} tasks with both exponents: {len(tasks)}; an order needs {LEAST_TASKS} or more"
+        )
+        return _row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
+    decay = np.array([exponents[t].mean() for t in tasks])
+    curves = np.array([measured[t] for t in tasks])
+    tau = kendall_tau(decay, curves)
+    points = {t: curve_points(of_task(metrics, t))[0] for t in tasks}
+    share = np.nan
+    if all(len(exponents[t]) > 1 and points[t]["seed"].nunique() > 1 for t in tasks):
+        share = share_in_agreement(
+            _resampled(exponents, tasks, seed, resamples),
+            np.stack(
+                [
+                    resampled_exponents(
+                        points[t], resamples, generator(seed, "figures.bootstrap", t)
+                    )
+                    for t in tasks
+                ],
+                axis=1,
+            ),
+        )
+    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
+    pairs = ", ".join(
+        f"{t} {a:.3g} and {b:.3g}" for t, a, b in zip(tasks, decay, curves, strict=True)
+    )
+    detail = f"{remark}; decay and learning-curve exponent by task: {pairs}"
+    return _row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
+
+
+def _resampled(
+    values: Mapping[str, np.ndarray],
+    tasks: Sequence[str],
+    seed: int,
+    resamples: int,
+    what: str = "draws",
+) -> np.ndarray:
+    """Return bootstrap means over draws or seeds, (resamples, tasks)."""
+    address = f"figures.{what}"
+    return np.stack(
+        [resampled_means(values[t], resamples, generator(seed, address, t)) for t in tasks],
+        axis=1,
+    )
+
+
+def paper_order(
+    kind: str, exponents: Mapping[str, np.ndarray], seed: int, resamples: int
+) -> dict[str, Any]:
+    """Return the verdict on the paper's own order of decay exponents.
+
+    Parameters
+    ----------
+    kind
+        ``"regression"`` or ``"classification"``.
+    exponents
+        Task → its decay exponents, one per draw.
+    seed, resamples
+        Root seed, and number of bootstrap samples.
+    """
+    titles = PAPER_ORDERS[kind]
+    claim = f"The decay exponents come in the order {' > '.join(titles.values())}"
+    source, statistic = "section 6; figures 4-9", "Kendall τ against that order"
+    rule = f"τ = 1, and the whole order in ≥ {LEAST_SHARE:.0%} of bootstrap samples"
+    missing = [task for task in titles if task not in exponents]
+    if missing:
+        detail = f"not among the study's tasks: {', '.join(missing)}"
+        return _row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+    tasks = list(titles)
+    means = {task: exponents[task].mean() for task in tasks}
+    tau = kendall_tau(np.array(list(means.values())), -np.arange(len(tasks)))
+    detail = f"exponents: {_listed(means)}; the paper's order is GPT-Neo-1.3B's"
+    if all(len(exponents[task]) > 1 for task in tasks):
+        samples = _resampled(exponents, tasks, seed, resamples)
+        share = float(np.mean((np.diff(samples, axis=1) < 0).all(axis=1)))
+        kept = tau == 1 and share >= LEAST_SHARE
+        verdict = REPRODUCED if kept else FAILED
+        detail = f"the whole order in {share:.1%} of bootstrap samples; {detail}"
+    else:
+        verdict = UNTESTED if tau == 1 else FAILED
+        detail = f"the order's uncertainty is unknown: that needs two draws per task; {detail}"
+    return _row(claim, source, statistic, tau, rule, verdict, detail)
+
+
+def error_falls(metrics: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on the error being smaller at the largest n than at the smallest."""
+    metrics = with_error(metrics)
+    claim, source = "The test error falls with the number of labelled examples", "figure 2"
+    curves = {t: curve(of_task(metrics, t), "error")["mean"] for t in kinds(metrics)}
+    curves = {t: means for t, means in curves.items() if len(means) > 1}
+    statistic = "tasks whose mean test error is lower at the largest n than at the smallest"
+    if not curves:
+        detail = "one sample size only; a comparison needs two"
+        return _row(claim, source, statistic, np.nan, "all tasks", UNTESTED, detail)
+    ratios = {t: means.iloc[-1] / means.iloc[0] for t, means in curves.items()}
+    fell = sum(means.iloc[-1] < means.iloc[0] for means in curves.values())
+    return _row(
+        claim,
+        source,
+        statistic,
+        fell,
+        f"all tasks ({len(curves)})",
+        REPRODUCED if fell == len(curves) else FAILED,
+        f"mean error at the largest n over that at the smallest, by task: {_listed(ratios)}",
+    )
+
+
+def predicted_rate(rates: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on a/(a+1) being the exponent of the learning curve.
+
+    Parameters
+    ----------
+    rates
+        Table 1: ``task``, ``predicted_rate``, ``measured_exponent``, ``measured_low``,
+        ``measured_high``, ``error_measure``.
+    """
+    claim = "The error falls as n^(−a/(a+1)), a being the kernel's decay exponent"
+    statistic = "share of tasks whose a/(a+1) lies in the measured exponent's 95 % interval"
+    known = rates.dropna(subset=["predicted_rate", "measured_low", "measured_high"])
+    if known.empty:
+        detail = "no task has an interval; it needs two sizes and two seeds"
+        return _row(claim, "eq 30", statistic, np.nan, "all tasks", UNTESTED, detail)
+    inside = known["predicted_rate"].between(known["measured_low"], known["measured_high"])
+    numbers = ", ".join(
+        f"{r.task} {r.predicted_rate:.3g} and {r.measured_exponent:.3g} "
+        f"[{r.measured_low:.3g}, {r.measured_high:.3g}]"
+        for r in known.itertuples()
+    )
+    detail = f"predicted and measured by task: {numbers}"
+    if (known["error_measure"] == RATE).any():
+        detail += (
+            "; the prediction is about squared error, for which the error rate stands in "
+            "on classifications"
+        )
+    if len(known) < len(rates):
+        detail += f"; tasks without an interval: {len(rates) - len(known)} of {len(rates)}"
+    return _row(
+        claim,
+        "eq 30",
+        statistic,
+        inside.mean(),
+        f"all tasks ({len(known)})",
+        REPRODUCED if inside.all() else FAILED,
+        detail,
+    )
+
+
+def nearly_orthogonal(cosine: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on task vectors of different tasks being nearly orthogonal."""
+    claim = "Task vectors of different tasks are nearly orthogonal"
+    source, statistic = "section 5.2; figure 3", "largest |cosine| of two tasks"
+    rule = f"≤ {MOST_COSINE} (ours)"
+    pairs = cosine[cosine["task_a"] < cosine["task_b"]].dropna(subset="cosine")
+    if pairs.empty:
+        return _row(claim, source, statistic, np.nan, rule, UNTESTED, "no pair of tasks")
+    sizes = pairs["cosine"].abs()
+    worst = pairs.loc[sizes.idxmax()]
+    return _row(
+        claim,
+        source,
+        statistic,
+        sizes.max(),
+        rule,
+        REPRODUCED if sizes.max() <= MOST_COSINE else FAILED,
+        f"{worst['task_a']} and {worst['task_b']} {worst['cosine']:.3g}; "
+        f"mean |cosine| over all pairs ({len(pairs)}) {sizes.mean():.3g}",
+    )
+
+
+def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on models merged of two tasks keeping the single tasks' scores.
+
+    A ratio to a score that is not above zero says nothing; such rows are left out.
+    """
+    claim = "The sum of two task vectors keeps most of what each reaches alone"
+    source = "section 5.2, eqs 22-25; figure 3"
+    statistic = "smallest merged score / single-task score over pairs and their tasks"
+    rule = f"≥ {LEAST_NORMALISED} (ours)"
+    pairs = merged[[len(parts(name)) == 2 for name in merged["merged"]]]
+    usable = pairs[(pairs["single"] > 0) & pairs["normalised"].notna()]
+    left_out = len(pairs) - len(usable)
+    if usable.empty:
+        detail = f"scores of pairs: {len(pairs)}, none with a single-task score above 0"
+        return _row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+    worst = usable.loc[usable["normalised"].idxmin()]
+    untuned = (usable["pretrained"] / usable["single"]).mean()
+    detail = (
+        f"smallest for {worst['task']} in {worst['merged']}; mean {usable['normalised'].mean():.3g}"
+        f" over all scores ({len(usable)}), against {untuned:.3g} for the pretrained weights "
+        "with the same heads"
+    )
+    if left_out:
+        detail += f"; {left_out} left out: their single-task score is not above 0, or unknown"
+    return _row(
+        claim,
+        source,
+        statistic,
+        worst["normalised"],
+        rule,
+        REPRODUCED if worst["normalised"] >= LEAST_NORMALISED else FAILED,
+        detail,
+    )
+
+
+def stopping_order(
+    stopping: pd.DataFrame, metrics: pd.DataFrame, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Return the verdict on the theory's stopping ordering tasks as the hold-out's does.
+
+    Parameters
+    ----------
+    stopping
+        ``task``, ``n``, ``stopping_time``, ``eta``, one row per task and draw.
+    metrics
+        Fine-tuning metrics: ``task``, ``n``, ``seed``, ``best_step``,
+        ``sum_learning_rate``; those at the size nearest to the kernel's n are used.
+    seed, resamples
+        Root seed, and number of bootstrap samples.
+    """
+    claim = "The tasks that theory trains longer are those that the hold-out trains longer"
+    statistic = "Kendall τ of η at T̂_max and of the summed learning rate at the hold-out's stop"
+    source = "sections 3.5 and 6.1, eqs 10-11"
+    theory, holdout, steps, times = {}, {}, {}, {}
+    for task, draws in stopping.groupby("task", sort=False):
+        runs = of_task(metrics, task)
+        runs = runs[runs["n"] == nearest_size(runs["n"], draws["n"].iloc[0])]
+        sums = runs["sum_learning_rate"].dropna().to_numpy()
+        if np.isfinite(draws["eta"]).all() and len(sums):
+            theory[task], holdout[task] = draws["eta"].to_numpy(), sums
+            times[task], steps[task] = draws["stopping_time"].mean(), runs["best_step"].mean()
+    tasks = list(theory)
+    if len(tasks) < LEAST_TASKS:
+        detail = f"tasks with both stops: {len(tasks)}; an order needs {LEAST_TASKS} or more"
+        return _row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
+    tau = kendall_tau(
+        np.array([theory[t].mean() for t in tasks]), np.array([holdout[t].mean() for t in tasks])
+    )
+    share = np.nan
+    if all(len(theory[t]) > 1 and len(holdout[t]) > 1 for t in tasks):
+        share = share_in_agreement(
+            _resampled(theory, tasks, seed, resamples, "draws"),
+            _resampled(holdout, tasks, seed, resamples, "seeds"),
+        )
+    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
+    by_steps = kendall_tau(np.array(list(times.values())), np.array(list(steps.values())))
+    numbers = ", ".join(f"{t} {theory[t].mean():.3g} and {holdout[t].mean():.3g}" for t in tasks)
+    detail = f"{remark}; η and summed learning rate by task: {numbers}; τ of T̂_max and of the "
+    detail += f"hold-out's best step {by_steps:.3g}"
+    return _row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
+
+
+def verdict_table(
+    rates: pd.DataFrame,
+    exponents: Mapping[str, np.ndarray],
+    r_squared: Mapping[str, float],
+    metrics: pd.DataFrame,
+    stopping: pd.DataFrame,
+    cosine: pd.DataFrame,
+    merged: pd.DataFrame,
+    seed: int,
+    resamples: int,
+) -> pd.DataFrame:
+    """Return the verdicts, one row per claim.
+
+    Parameters
+    ----------
+    rates
+        Table 1.
+    exponents
+        Task → decay exponents over all ranks, one per draw.
+    r_squared
+        Task → mean R² of those fits.
+    metrics, stopping, cosine, merged
+        The tables of the chapters finetune, theory and taskvectors.
+    seed
+        The study's root seed.
+    resamples
+        Bootstrap samples of draws and seeds.
+
+    Returns
+    -------
+    DataFrame
+        ``claim``, ``source``, ``statistic``, ``value``, ``threshold``, ``verdict``
+        ("reproduced", "not reproduced", "not tested"), ``detail``.
+    """
+    measured = rates.set_index("task")["measured_exponent"].to_dict()
+    rows = [power_law(r_squared)]
+    for kind in PAPER_ORDERS:
+        rows.append(faster_decay_fewer_samples(kind, exponents, measured, metrics, seed, resamples))
+    rows.extend(paper_order(kind, exponents, seed, resamples) for kind in PAPER_ORDERS)
+    rows += [
+        error_falls(metrics),
+        predicted_rate(rates),
+        nearly_orthogonal(cosine),
+        merging_keeps(merged),
+        stopping_order(stopping, metrics, seed, resamples),
+    ]
+    return pd.DataFrame(rows)
