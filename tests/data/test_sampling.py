@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_json, write_tensors
-from ntktune.data.sampling import holdout_pattern, kernel_draws, nested_order, training_subsets
+from ntktune.data.sampling import (
+    holdout_pattern,
+    kernel_draws,
+    nested_order,
+    training_subset,
+    training_subsets,
+)
 from ntktune.errors import UserError
 
 TRAIN = np.arange(100, 400)
@@ -88,7 +94,6 @@ IS_TEST = np.arange(300) % 3 == 2
 def _subsets(**changes):
     settings_ = {
         "classification": False,
-        "sizes": [64, 16, 128],
         "seeds": 3,
         "holdout_fraction": 0.25,
         "test_rows": 50,
@@ -100,29 +105,32 @@ def _subsets(**changes):
 
 def test_subsets_are_nested_and_their_rows_are_training_rows():
     found = _subsets()
-    assert found["sizes"] == [16, 64, 128]
     assert len(found["seeds"]) == 3
     train = set(np.flatnonzero(~IS_TEST).tolist())
     for seed in found["seeds"]:
-        assert len(seed["order"]) == len(seed["holdout"]) == 128
-        assert len(set(seed["order"])) == 128
-        assert set(seed["order"]) <= train
-        assert [sum(seed["holdout"][:n]) for n in found["sizes"]] == [4, 16, 32]
+        assert len(seed["order"]) == len(seed["holdout"]) == 200
+        assert set(seed["order"]) == train
+        assert [sum(seed["holdout"][:n]) for n in (16, 64, 128)] == [4, 16, 32]
     assert found["seeds"][0]["order"] != found["seeds"][1]["order"]
 
 
-def test_a_larger_grid_or_more_seeds_change_no_test_rows_and_no_earlier_seed():
+def test_a_larger_subset_holds_the_smaller_ones_in_both_parts():
+    for classification in (False, True):
+        found = _subsets(classification=classification)
+        labels = LABELS if classification else None
+        before = (set(), set())
+        for size in (16, 64, 128, 200):
+            parts = tuple(map(set, training_subset(found, size, 1, labels)))
+            assert len(parts[0]) + len(parts[1]) == len(parts[0] | parts[1]) == size
+            assert before[0] <= parts[0]
+            assert before[1] <= parts[1]
+            before = parts
+
+
+def test_more_seeds_change_no_test_rows_and_no_earlier_seed():
     base, more = _subsets(), _subsets(seeds=5)
     assert more["seeds"][:3] == base["seeds"]
-    for classification in (False, True):
-        base = _subsets(classification=classification)
-        every = _subsets(classification=classification, sizes=None)
-        assert every["sizes"] is None
-        assert every["test"] == base["test"]
-        for long, short in zip(every["seeds"], base["seeds"], strict=True):
-            assert len(long["order"]) == 200
-            assert long["order"][:128] == short["order"]
-            assert long["holdout"][:128] == short["holdout"]
+    assert more["test"] == base["test"]
 
 
 def test_test_rows_are_of_the_test_split_and_all_if_there_are_fewer():
@@ -134,10 +142,10 @@ def test_test_rows_are_of_the_test_split_and_all_if_there_are_fewer():
 
 
 def test_classes_are_balanced_in_each_subset_and_its_holdout():
-    found = _subsets(classification=True, sizes=[32, 64, 128])
+    found = _subsets(classification=True)
     for seed in found["seeds"]:
         labels, holdout = LABELS[seed["order"]], np.array(seed["holdout"])
-        for n in found["sizes"]:
+        for n in (32, 64, 128):
             assert abs(labels[:n].mean() - 0.5) <= 1 / n
             assert labels[:n][holdout[:n]].mean() == 0.5
 
@@ -148,7 +156,6 @@ def test_test_rows_keep_the_classes_share():
         labels,
         np.arange(1000) >= 500,
         classification=True,
-        sizes=[40],
         seeds=1,
         holdout_fraction=0.2,
         test_rows=100,
@@ -161,18 +168,27 @@ def test_test_rows_keep_the_classes_share():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sizes": [201]}, r"a subset of 201 rows .* t has 200 training rows; lower"),
-        ({"sizes": [3]}, r"3 rows with holdout_fraction 0.25 has 0 hold-out .* sizes of 4 or more"),
-        ({"sizes": [1]}, r"sizes \[1\]"),
         ({"seeds": 0}, r"seeds 0"),
+        ({"test_rows": 0}, r"test_rows 0"),
         ({"holdout_fraction": 1.0}, r"holdout_fraction is 1.0; it must lie between 0 and 1"),
-        ({"sizes": [4], "classification": True},
-         r"a subset of 4 rows has no row of class \d in its hold-out \(1 rows\)"),
     ],
-)  # fmt: skip
+)
 def test_subsets_that_cannot_be_are_told(changes, message):
     with pytest.raises(UserError, match=message):
         _subsets(**changes)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (201, r"a subset of 201 rows is asked for, but the task has 200 training rows; lower"),
+        (3, r"3 rows with holdout_fraction 0.25 has 0 hold-out .* sizes of 4 or more"),
+        (4, r"a subset of 4 rows has no row of class \d in its hold-out \(1 rows\)"),
+    ],
+)
+def test_a_subset_that_cannot_be_trained_on_is_told(size, message):
+    with pytest.raises(UserError, match=message):
+        training_subset(_subsets(classification=True), size, 0, LABELS)
 
 
 def test_a_task_without_test_rows_is_told():
@@ -181,7 +197,6 @@ def test_a_task_without_test_rows_is_told():
             LABELS,
             np.zeros(300, dtype=bool),
             classification=False,
-            sizes=[10],
             seeds=1,
             holdout_fraction=0.2,
             test_rows=5,
@@ -218,7 +233,7 @@ def _without_provenance(path):
     ("verb", "flags"),
     [
         ("draws", ["--rows", "20", "--draws", "2"]),
-        ("subsets", ["--sizes", "16", "32", "--seeds", "2", "--holdout-fraction", "0.25"]),
+        ("subsets", ["--seeds", "2", "--holdout-fraction", "0.25"]),
     ],
 )
 def test_the_same_root_gives_the_same_content_and_another_root_another(

@@ -63,7 +63,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     grid.add_argument("--tokens", required=True, help="the task's tokens")
     grid.add_argument("--task", required=True, help="the task's name")
     grid.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    grid.add_argument("--sizes", type=int, nargs="+", help="subset sizes; any, if not given")
     grid.add_argument("--seeds", type=int, required=True, help="number of independent orders")
     grid.add_argument(
         "--holdout-fraction", type=float, required=True, help="share of a subset held out"
@@ -220,7 +219,6 @@ def subsets(args: argparse.Namespace) -> None:
         tensors["label"],
         tensors["is_test"] == 1,
         classification=origin["task"]["kind"] == "classification",
-        sizes=args.sizes,
         seeds=args.seeds,
         holdout_fraction=args.holdout_fraction,
         test_rows=args.test_rows,

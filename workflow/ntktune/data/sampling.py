@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -120,49 +120,11 @@ def nested_order(
     return order, holdout
 
 
-def check_subset(
-    size: int, holdout: np.ndarray, classes: np.ndarray | None, holdout_fraction: float
-) -> None:
-    """Check that the first ``size`` rows of an order can be trained on and stopped by.
-
-    Parameters
-    ----------
-    size
-        Rows in the subset, hold-out included.
-    holdout, classes
-        Of the rows in the order's sequence; classes are None for a regression.
-    holdout_fraction
-        For the message.
-
-    Raises
-    ------
-    UserError
-        The hold-out or the training part has no row, or lacks a class.
-    """
-    held = int(holdout[:size].sum())
-    if held == 0 or held == size:
-        least = math.ceil(1 / holdout_fraction - 1e-9)
-        raise UserError(
-            f"a subset of {size} rows with holdout_fraction {holdout_fraction} has {held} "
-            f"hold-out and {size - held} training rows; both need one: use sizes of {least} or more"
-        )
-    if classes is None:
-        return
-    for part, mask in (("hold-out", holdout[:size]), ("training part", ~holdout[:size])):
-        missing = {0, 1} - set(classes[:size][mask].tolist())
-        if missing:
-            raise UserError(
-                f"a subset of {size} rows has no row of class {missing.pop()} in its {part} "
-                f"({int(mask.sum())} rows); use larger sizes, or another holdout_fraction"
-            )
-
-
 def training_subsets(
     labels: np.ndarray,
     is_test: np.ndarray,
     *,
     classification: bool,
-    sizes: Sequence[int] | None,
     seeds: int,
     holdout_fraction: float,
     test_rows: int | None,
@@ -179,9 +141,6 @@ def training_subsets(
         Whether a row belongs to the test split, shape (N,), bool.
     classification
         Keep the classes in every subset, and in its hold-out, as balanced as the task.
-    sizes
-        Numbers of labelled rows, hold-out included; None orders all training rows, so that
-        a size that is added later changes nothing.
     seeds
         Number of independent orders.
     holdout_fraction
@@ -194,29 +153,20 @@ def training_subsets(
     Returns
     -------
     dict
-        ``sizes`` ascending (or None), ``holdout_fraction``, ``seeds``: for each seed ``order``
-        and ``holdout``, the subset of size n being the first n entries; ``test``.
+        ``holdout_fraction``, ``seeds``: for each seed ``order`` (of all training rows, so that
+        a size added later changes nothing) and ``holdout``, the subset of size n being the
+        first n entries; ``test``: the test rows.
 
     Raises
     ------
     UserError
-        A size exceeds the training rows, or leaves a part of a subset without a row or
-        without a class.
+        A number is out of its range, or there are no test rows.
     """
     train_rows, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    wanted = [len(train_rows)] if sizes is None else sorted(set(sizes))
-    if not wanted or wanted[0] < 2 or seeds < 1 or (test_rows is not None and test_rows < 1):
-        raise UserError(
-            f"sizes {wanted}, seeds {seeds}, test_rows {test_rows}: sizes must be at least 2, "
-            "the others at least 1"
-        )
+    if seeds < 1 or (test_rows is not None and test_rows < 1):
+        raise UserError(f"seeds {seeds}, test_rows {test_rows}: both must be at least 1")
     if not 0 < holdout_fraction < 1:
         raise UserError(f"holdout_fraction is {holdout_fraction}; it must lie between 0 and 1")
-    if wanted[-1] > len(train_rows):
-        raise UserError(
-            f"a subset of {wanted[-1]} rows is asked for, but {task} has {len(train_rows)} "
-            "training rows; lower finetune.sizes"
-        )
     if len(test) == 0:
         raise UserError(f"{task} has no test rows")
     classes = labels[train_rows].astype(int) if classification else None
@@ -225,13 +175,10 @@ def training_subsets(
         order, holdout = nested_order(
             train_rows,
             classes,
-            size=wanted[-1],
+            size=len(train_rows),
             holdout_fraction=holdout_fraction,
             random=generator(root, "data.subsets", task, 0, repeat),
         )
-        chosen = labels[order].astype(int) if classification else None
-        for size in wanted:
-            check_subset(size, holdout, chosen, holdout_fraction)
         orders.append({"order": order.tolist(), "holdout": holdout.tolist()})
     if test_rows is not None and test_rows < len(test):
         random = generator(root, "data.test", task)
@@ -243,8 +190,54 @@ def training_subsets(
             random=random,
         )
     return {
-        "sizes": None if sizes is None else wanted,
         "holdout_fraction": holdout_fraction,
         "seeds": orders,
         "test": np.sort(test).tolist(),
     }
+
+
+def training_subset(
+    subsets: Mapping, size: int, seed: int, labels: np.ndarray | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the training rows and the hold-out rows of one seed's subset.
+
+    Parameters
+    ----------
+    subsets
+        As :func:`training_subsets` returns them.
+    size
+        n, hold-out included: the first n rows of the seed's order.
+    seed
+        Index of the seed.
+    labels
+        The class of every row of the task, shape (N,); None for a regression.
+
+    Raises
+    ------
+    UserError
+        There are fewer training rows, or the hold-out or the training part has no row or
+        lacks a class.
+    """
+    chosen, fraction = subsets["seeds"][seed], subsets["holdout_fraction"]
+    if size > len(chosen["order"]):
+        raise UserError(
+            f"a subset of {size} rows is asked for, but the task has {len(chosen['order'])} "
+            "training rows; lower finetune.sizes or taskvectors.size"
+        )
+    pairs = list(zip(chosen["order"][:size], chosen["holdout"][:size], strict=True))
+    train = [row for row, held in pairs if not held]
+    holdout = [row for row, held in pairs if held]
+    if not train or not holdout:
+        least = math.ceil(1 / fraction - 1e-9)
+        raise UserError(
+            f"a subset of {size} rows with holdout_fraction {fraction} has {len(holdout)} "
+            f"hold-out and {len(train)} training rows; both need one: use sizes of {least} or more"
+        )
+    for part, rows in (("hold-out", holdout), ("training part", train)):
+        missing = {0, 1} - set(labels[rows].astype(int).tolist()) if labels is not None else ()
+        if missing:
+            raise UserError(
+                f"a subset of {size} rows has no row of class {min(missing)} in its {part} "
+                f"({len(rows)} rows); use larger sizes, or another holdout_fraction"
+            )
+    return train, holdout

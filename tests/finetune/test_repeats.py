@@ -1,0 +1,115 @@
+"""Repeats over seeds: independent of each other, on the sample that the subsets name."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ntktune.errors import UserError
+from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION, mean_squared_error
+from ntktune.finetune.repeats import (
+    Examples,
+    all_steps,
+    fine_tuned_repeats,
+    label_scale,
+    seed_split,
+)
+from ntktune.finetune.training import outputs
+
+
+def rows(text_model, examples, subsets, settings, seeds=None, size=20, **options):
+    model = text_model(outputs=1 if examples.kind == "regression" else 2)
+    found = fine_tuned_repeats(model, examples, subsets, size, settings(), 5, seeds, **options)
+    return [(r.row, r.training.history, model.head.weight.detach().clone()) for r in found]
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_seed_alone_gives_the_numbers_it_gives_after_others(
+    text_model, examples, subsets, settings, kind
+):
+    both = rows(text_model, examples(kind), subsets, settings)
+    alone = rows(text_model, examples(kind), subsets, settings, seeds=[1])
+    assert repr(both[1][:2]) == repr(alone[0][:2])  # NaN is not equal to itself
+    assert torch.equal(both[1][2], alone[0][2])
+    assert both[0][0]["holdout_loss"] != both[1][0]["holdout_loss"]
+
+
+def test_one_row_per_seed_with_all_columns(text_model, examples, subsets, settings):
+    found = rows(text_model, examples(), subsets, settings)
+    assert [row["seed"] for row, *_ in found] == [0, 1]
+    for row, history, _ in found:
+        assert (row["task"], row["kind"], row["n"]) == ("toy", "regression", 20)
+        assert (row["n_train"], row["n_holdout"]) == (16, 4)
+        assert row["holdout_loss"] == min(e.holdout_loss for e in history)
+        assert row["sum_learning_rate"] == pytest.approx(row["best_step"] * 3e-3)
+        assert row["best_epoch"] == row["best_step"] / 4
+        assert row["noise_variance"] == pytest.approx(0.09)
+        assert all(math.isfinite(row[name]) for name in REGRESSION)
+        assert all(math.isnan(row[name]) for name in CLASSIFICATION)
+    row = rows(text_model, examples("classification"), subsets, settings)[0][0]
+    assert all(math.isfinite(row[name]) for name in CLASSIFICATION)
+    assert all(math.isnan(row[name]) for name in REGRESSION)
+
+
+def test_metrics_are_those_of_the_model_that_is_yielded(text_model, examples, subsets, settings):
+    model, data = text_model(), examples()
+    for repeat in fine_tuned_repeats(model, data, subsets, 20, settings(), 5):
+        prediction = outputs(model, [data.ids[i] for i in subsets["test"]], 64).double().numpy()
+        prediction = prediction * repeat.label_sd + repeat.label_mean
+        wanted = mean_squared_error(prediction, data.label[subsets["test"]])
+        assert repeat.row["mse"] == pytest.approx(wanted, rel=1e-12)
+        train, _ = seed_split(examples(), subsets, 20, repeat.seed)
+        assert repeat.label_mean == data.label[train].mean()
+        assert repeat.label_sd == data.label[train].std()
+
+
+def test_scale_of_the_labels_does_not_matter(text_model, examples, subsets, settings):
+    data = examples()
+    scaled = Examples(
+        "toy", "regression", data.ids, 10 * data.label + 3, data.label_noise, (-37.0, 43.0)
+    )
+    first = rows(text_model, data, subsets, settings)[0][0]
+    second = rows(text_model, scaled, subsets, settings)[0][0]
+    assert second["mse_unit"] == pytest.approx(first["mse_unit"], rel=1e-4)
+    assert second["pearson"] == pytest.approx(first["pearson"], rel=1e-4)
+
+
+def test_progress_runs_over_all_seeds(text_model, examples, subsets, settings):
+    told = []
+    rows(text_model, examples(), subsets, settings, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == all_steps(examples(), subsets, 20, settings()) == 2 * 3 * 4
+
+
+def test_more_rows_than_there_are(text_model, examples, subsets, settings):
+    with pytest.raises(UserError, match="a subset of 21 rows is asked for, but the task has 20"):
+        list(fine_tuned_repeats(text_model(), examples(), subsets, 21, settings(), 0))
+
+
+def test_no_holdout(text_model, examples, subsets, settings):
+    for seed in subsets["seeds"]:
+        seed["holdout"] = [False] * 20
+    with pytest.raises(UserError, match="0 hold-out and 20 training rows"):
+        rows(text_model, examples(), subsets, settings)
+
+
+def test_no_test_rows(text_model, examples, subsets, settings):
+    with pytest.raises(UserError, match="task toy has no test rows"):
+        rows(text_model, examples(), subsets | {"test": []}, settings)
+
+
+def test_equal_labels(examples):
+    data = examples()
+    data.label[:3] = 1.5
+    with pytest.raises(UserError, match=r"all 3 labels of the training part are 1\.5"):
+        label_scale(data, [0, 1, 2])
+    assert label_scale(examples("classification"), [0, 1]) == (0.0, 1.0)
+
+
+def test_kind_and_classes_are_checked(sentences):
+    noise = np.zeros(60)
+    with pytest.raises(UserError, match="of kind 'ranking'"):
+        Examples("toy", "ranking", sentences, noise, noise)
+    with pytest.raises(UserError, match="label 2 is not a class"):
+        Examples("toy", "classification", sentences, noise + 2, noise)

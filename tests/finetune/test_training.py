@@ -1,0 +1,237 @@
+"""Fine-tuning: the optimiser's steps, the hold-out stopping, the history."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ntktune.errors import UserError
+from ntktune.finetune import training
+from ntktune.finetune.training import Settings, expected_steps, fine_tune, mean_loss, outputs
+from ntktune.models import pad
+
+
+def tuned(text_model, sentences, settings, seed=3, targets=None, **changes):
+    model = text_model(outputs=changes.pop("outputs", 1), dtype=torch.float64)
+    if targets is None:
+        targets = torch.stack([s[-1] / 20 - 1 for s in sentences]).double()
+    result = fine_tune(
+        model,
+        sentences,
+        targets,
+        range(24),
+        range(24, 32),
+        settings(**changes),
+        np.random.default_rng(seed),
+    )
+    return model, result, targets
+
+
+def test_one_epoch_against_plain_adamw(text_model, sentences, settings):
+    """Three steps written out: same batches, one padded pass, plain loop AdamW."""
+    model, result, targets = tuned(
+        text_model, sentences, settings, max_epochs=1, batch_size=10, evaluate_every=3
+    )
+    reference = text_model(dtype=torch.float64)
+    decaying = [p for n, p in reference.named_parameters() if p.ndim == 2 and "embed" not in n]
+    still = [p for n, p in reference.named_parameters() if p.ndim < 2 or "embed" in n]
+    stepper = torch.optim.AdamW(
+        [{"params": decaying, "weight_decay": 0.01}, {"params": still, "weight_decay": 0}],
+        lr=3e-3,
+        foreach=False,
+    )
+    order, losses = np.random.default_rng(3).permutation(24), []
+    for start in (0, 10, 20):
+        rows = order[start : start + 10].tolist()
+        stepper.zero_grad()
+        loss = functional.mse_loss(reference(*pad([sentences[i] for i in rows])), targets[rows])
+        loss.backward()
+        stepper.step()
+        losses += [loss.item()] * len(rows)
+    assert result.best.step == 3
+    assert result.best.train_loss == pytest.approx(np.mean(losses), rel=1e-12)
+    for (name, found), wanted in zip(
+        model.state_dict().items(), reference.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-9, rtol=0, msg=name)
+
+
+def test_batch_tokens_do_not_matter(text_model, sentences, settings):
+    one, first, _ = tuned(text_model, sentences, settings, batch_tokens=1)
+    two, second, _ = tuned(text_model, sentences, settings, batch_tokens=10_000)
+    for a, b in zip(first.history, second.history, strict=True):
+        assert a.holdout_loss == pytest.approx(b.holdout_loss, rel=1e-8)
+    torch.testing.assert_close(one.head.weight, two.head.weight, atol=1e-8, rtol=0)
+
+
+def test_same_seed_same_bits_other_seed_other_order(text_model, sentences, settings):
+    first, again, other = (tuned(text_model, sentences, settings, seed=s)[0] for s in (3, 3, 4))
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_history_steps_and_epochs(text_model, sentences, settings):
+    _, result, _ = tuned(
+        text_model, sentences, settings, batch_size=5, max_epochs=2, evaluate_every=4, patience=99
+    )
+    assert [e.step for e in result.history] == [0, 4, 8, 10]  # 2 epochs of ceil(24 / 5)
+    assert [e.epoch for e in result.history] == [0, 0.8, 1.6, 2]
+    assert math.isnan(result.history[0].train_loss)
+    assert all(math.isfinite(e.train_loss) for e in result.history[1:])
+    assert result.steps == expected_steps(24, settings(batch_size=5, max_epochs=2)) == 10
+
+
+def test_model_ends_with_its_best_holdout_weights(text_model, sentences, settings):
+    """A learning rate so large that the hold-out loss rises again."""
+    model, result, targets = tuned(
+        text_model, sentences, settings, learning_rate=0.02, max_epochs=12, patience=99
+    )
+    losses = [e.holdout_loss for e in result.history]
+    assert result.best == result.history[int(np.argmin(losses))]
+    assert 0 < result.best.step < result.steps
+    held = mean_loss(model, sentences[24:32], targets[24:32], settings())
+    assert held == pytest.approx(min(losses), rel=1e-12)
+    assert held < losses[-1]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_patience_stops_on_a_constructed_sequence(text_model, sentences, settings, monkeypatch):
+    made_up = iter([5.0, 3.0, 4.0, 2.0, 2.0, 9.0, 1.0])
+    monkeypatch.setattr(training, "mean_loss", lambda *_: next(made_up))
+    _, result, _ = tuned(text_model, sentences, settings, evaluate_every=1, patience=2)
+    # 2.0 again is no new lowest value; with 9.0 that makes two without one
+    assert [e.holdout_loss for e in result.history] == [5, 3, 4, 2, 2, 9]
+    assert (result.best.step, result.best.holdout_loss, result.steps) == (3, 2.0, 5)
+
+
+def test_task_that_only_gets_worse_keeps_the_pretrained_model(
+    text_model, sentences, settings, monkeypatch
+):
+    made_up = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(training, "mean_loss", lambda *_: next(made_up))
+    model, result, _ = tuned(text_model, sentences, settings, evaluate_every=1, patience=2)
+    assert result.best.step == 0
+    for found, wanted in zip(
+        model.parameters(), text_model(dtype=torch.float64).parameters(), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_cross_entropy_learns_a_rule(text_model, sentences, settings):
+    targets = torch.stack([(s[-1] > 20).long() for s in sentences])
+    _, result, _ = tuned(
+        text_model, sentences, settings, outputs=2, targets=targets, max_epochs=25, patience=99
+    )
+    start = result.history[0].holdout_loss
+    assert result.history[-1].train_loss < 0.1
+    assert result.best.holdout_loss < 0.9 * start
+
+
+def test_dropout_is_off(text_model, sentences, settings):
+    class Dropping(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.config = inner, inner.config
+
+        def get_input_embeddings(self):
+            return self.inner.get_input_embeddings()
+
+        def forward(self, **inputs):
+            found = self.inner(**inputs)
+            found.last_hidden_state = functional.dropout(
+                found.last_hidden_state, 0.5, self.training
+            )
+            return found
+
+    plain, _, _ = tuned(text_model, sentences, settings)
+
+    def wrapped(**options):
+        model = text_model(**options)
+        model.backbone = Dropping(model.backbone)
+        return model.train()
+
+    model, _, _ = tuned(wrapped, sentences, settings)
+    assert torch.equal(model.head.weight, plain.head.weight)
+
+
+def test_bfloat16_products_keep_float32_weights(text_model, sentences, settings):
+    model = text_model()
+    targets = torch.stack([s[-1] / 20 - 1 for s in sentences]).float()
+    changed = settings(autocast=torch.bfloat16)
+    result = fine_tune(
+        model, sentences, targets, range(24), range(24, 32), changed, np.random.default_rng(0)
+    )
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    exact = outputs(model, sentences, 64)
+    rounded = outputs(model, sentences, 64, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.1
+    assert result.best.holdout_loss < result.history[0].holdout_loss
+
+
+def test_outputs_are_in_the_order_of_the_examples(text_model, sentences):
+    model = text_model(outputs=2, dtype=torch.float64)
+    together = outputs(model, sentences, 40)
+    assert together.shape == (60, 2)
+    for i in (0, 17, 59):
+        torch.testing.assert_close(together[i], outputs(model, [sentences[i]], 40)[0])
+
+
+def test_progress_counts_steps(text_model, sentences, settings):
+    told = []
+    model, targets = text_model(), torch.zeros(60)
+    targets[:30] = 1
+    fine_tune(
+        model,
+        sentences,
+        targets,
+        range(8),
+        range(8, 10),
+        settings(max_epochs=1),
+        np.random.default_rng(0),
+        told.append,
+    )
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "holdout", "message"),
+    [([], [1], "training part is empty"), ([1], [], "hold-out part is empty")],
+)
+def test_empty_part(text_model, sentences, settings, train, holdout, message):
+    with pytest.raises(UserError, match=message):
+        fine_tune(
+            text_model(), sentences, torch.zeros(60), train, holdout, settings(),
+            np.random.default_rng(0),
+        )  # fmt: skip
+
+
+def test_divergence_is_named(text_model, sentences, settings):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+.*below 1e\+30"):
+        tuned(text_model, sentences, settings, learning_rate=1e30, evaluate_every=99)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("batch_size", 0),
+        ("max_epochs", -1),
+        ("evaluate_every", 0),
+        ("patience", 0),
+        ("batch_tokens", 0),
+        ("weight_decay", -0.1),
+    ],
+)
+def test_settings_out_of_range(settings, name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}, but must be"):
+        settings(**{name: value})
+
+
+def test_settings_have_no_hidden_defaults():
+    with pytest.raises(TypeError):
+        Settings(learning_rate=1e-3)

@@ -1,0 +1,157 @@
+"""A naive reference kernel, tiny random networks, and a study's files for the command."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ntktune.models import TextModel
+
+VOCABULARY = 50
+
+
+def naive_gram(model, examples, outputs="scalar"):
+    """One text at a time, float64, plain autograd, the whole Jacobian: slow and plain."""
+    model = copy.deepcopy(model).double().eval()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rows, values = [], []
+    for example in examples:
+        result = model(input_ids=example[None], attention_mask=torch.ones_like(example)[None])
+        result = getattr(result, "logits", result)[0]
+        value = result[1] - result[0] if outputs == "difference" else result.squeeze()
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g).flatten()
+                    for p, g in zip(parameters, gradients, strict=True)
+                ]
+            )
+        )
+        values.append(value.detach())
+    jacobian = torch.stack(rows)  # (N, P)
+    return jacobian @ jacobian.T, torch.stack(values)
+
+
+def tiny_backbone(name):
+    from transformers import AutoModel, BertConfig, GPT2Config, GPTNeoConfig, LlamaConfig
+
+    heads = {"num_attention_heads": 4, "num_hidden_layers": 2}
+    config = {
+        "gpt_neo": lambda: GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+        ),
+        "llama": lambda: LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            initializer_range=0.2,
+            **heads,
+        ),
+        "bert": lambda: BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            **heads,
+        ),
+        "gpt2": lambda: GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=32,
+            initializer_range=0.2,
+            bos_token_id=1,
+            eos_token_id=1,
+        ),
+    }[name]()
+    torch.manual_seed(0)
+    backbone = AutoModel.from_config(config)
+    with torch.no_grad():
+        for parameter in backbone.parameters():  # ones and zeros would hide mistakes
+            parameter += 0.1 * torch.randn_like(parameter)
+    return backbone.eval()
+
+
+def tiny_model(name, outputs=1):
+    return TextModel(tiny_backbone(name), outputs, torch.Generator().manual_seed(0)).eval()
+
+
+class Toy(nn.Module):
+    """Embedding, what ``body`` does to the hidden states, mean over real tokens, head."""
+
+    def __init__(self, hidden=12, **modules):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(VOCABULARY, hidden)
+        self.linear = nn.Linear(hidden, hidden)
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.head = nn.Linear(hidden, 1)
+
+    def body(self, hidden):
+        return torch.tanh(self.linear(hidden))
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.body(self.embed(input_ids))
+        return self.head(self.pooled(hidden, attention_mask)).squeeze(1)
+
+    def pooled(self, hidden, mask):
+        mask = mask[:, :, None].to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return naive_gram
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def toy():
+    return Toy
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Return 9 random texts of 1 to 12 tokens, two of them equal, with repeated tokens."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [5, 12, 1, 7, 3, 9, 12, 4]
+    found = [torch.randint(0, VOCABULARY, (n,), generator=generator) for n in lengths]
+    found[1][3] = found[1][4] = found[6][0]
+    return [*found, found[3].clone()]
+
+
+@pytest.fixture
+def float64_inside(monkeypatch):
+    """Let Hugging Face compute in float64 where it casts to float32 within a float64 model."""
+    from transformers.models.gpt_neo import modeling_gpt_neo
+    from transformers.models.llama import modeling_llama
+
+    class Wide:
+        def __getattr__(self, name):
+            return torch.float64 if name == "float32" else getattr(torch, name)
+
+    monkeypatch.setattr(modeling_gpt_neo, "torch", Wide())
+
+    def norm(self, hidden):
+        variance = hidden.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden * torch.rsqrt(variance + self.variance_epsilon))
+
+    monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)

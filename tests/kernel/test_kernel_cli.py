@@ -1,0 +1,125 @@
+"""``kernel draws``: from a model, tokens and draws to kernels."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from ntktune.__main__ import main
+from ntktune.artifacts import read_tensors, write_json, write_tensors
+from ntktune.models import text_model
+from ntktune.seeds import integer_seed
+
+ROWS = [[0, 3, 1, 8], [5, 6, 2, 4]]
+
+
+@pytest.fixture
+def study(tmp_path, tiny, texts):
+    """Return a function that writes a study's files and returns the command's arguments."""
+    model = tiny("gpt_neo").backbone
+    model.save_pretrained(tmp_path / "model")
+    manifest = {"name": "tiny", "revision": "r1", "sha256": "m" * 64}
+    write_json(tmp_path / "model" / "model.json", manifest, {})
+
+    def written(kind="regression", draws=ROWS, task="toy", **changes):
+        lengths = torch.tensor([0] + [len(t) for t in texts])
+        label = torch.arange(9, dtype=torch.float64)
+        facts = {"task": {"name": task, "kind": kind}, "data_sha256": "d1", "model": manifest}
+        tensors = {
+            "ids": torch.cat(texts).int(),
+            "offsets": lengths.cumsum(0),
+            "label": label if kind == "regression" else label % 2,
+            "label_noise": torch.full((9,), math.nan, dtype=torch.float64),
+            "is_test": torch.zeros(9, dtype=torch.uint8),
+        }
+        write_tensors(tmp_path / "tokens.safetensors", tensors, facts | changes)
+        write_json(tmp_path / "draws.json", {"draws": draws}, {"data_sha256": "d1"})
+        return [
+            *("kernel", "draws", "--task", "toy", "--seed", "7", "--dtype", "float64"),
+            *("--device", "cpu", "--batch-tokens", "40", "--model", str(tmp_path / "model")),
+            *("--tokens", str(tmp_path / "tokens.safetensors")),
+            *("--draws", str(tmp_path / "draws.json"), "--out", str(tmp_path / "gram.safetensors")),
+        ]
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"), [("regression", "scalar"), ("classification", "difference")]
+)
+def test_kernels_of_all_draws(kind, function, study, tmp_path, texts, reference, capsys):
+    assert main([*study(kind), "--blocks", "1"]) == 0
+    assert "kernels of toy, 2 draws: 100 %" in capsys.readouterr().err
+    tensors, facts = read_tensors(tmp_path / "gram.safetensors")
+    for draw, rows in enumerate(ROWS):
+        seed = integer_seed(7, "kernel.head", "toy", 0, draw)
+        model = text_model(
+            tmp_path / "model",
+            outputs=1 if kind == "regression" else 2,
+            head_seed=seed,
+            blocks=1,
+            dtype=torch.float64,
+        )
+        expected, values = reference(model, [texts[i] for i in rows], function)
+        assert facts["head_seeds"][draw] == seed
+        torch.testing.assert_close(tensors["kernel"][draw], expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(tensors["outputs"][draw], values, rtol=1e-6, atol=1e-6)
+    groups = {name: t for name, t in tensors.items() if name.startswith("group/")}
+    assert set(groups) == {
+        *("group/embedding", "group/block0.attention", "group/block0.mlp"),
+        *("group/norm", "group/head"),
+    }
+    torch.testing.assert_close(torch.stack(list(groups.values())).sum(0), tensors["kernel"])
+    assert tensors["row"].tolist() == ROWS
+    label = torch.tensor(ROWS, dtype=torch.float64)
+    assert torch.equal(tensors["label"], label if kind == "regression" else label % 2)
+    assert tensors["label_noise"].isnan().all()
+    assert (facts["function"], facts["dtype"], facts["device"]) == (function, "float64", "cpu")
+    assert (facts["task"]["kind"], facts["data_sha256"], facts["blocks"]) == (kind, "d1", 1)
+    assert facts["model"]["revision"] == "r1"
+    assert [k["self_check"]["examples"] for k in facts["kernel"]] == [[0, 2], [1, 2]]
+
+
+def test_same_command_same_numbers(study, tmp_path):
+    arguments = study()
+    assert main(arguments) == 0
+    first, _ = read_tensors(tmp_path / "gram.safetensors")
+    assert main(arguments) == 0
+    again, _ = read_tensors(tmp_path / "gram.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in ("kernel", "outputs", "row"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "other"}, "holds task 'other', not 'toy'"),
+        ({"model": {"name": "big", "sha256": "x"}}, "was made for model big (x)"),
+        ({"data_sha256": "d2"}, "was drawn from data d1, but"),
+        ({"draws": [[0, 9]]}, "has row 9, but"),
+        ({"draws": [[0, 1], [2]]}, "their sizes are [2, 1]"),
+        ({"draws": []}, "must hold one or more draws"),
+    ],
+)
+def test_files_that_do_not_belong_together(changes, message, study, tmp_path, capsys):
+    assert main(study(**changes)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ntktune kernel draws: error: ")
+    assert message in error
+    assert not (tmp_path / "gram.safetensors").exists()
+
+
+def test_damaged_tokens_are_named(study, tmp_path, capsys):
+    arguments = study()
+    path = tmp_path / "tokens.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert main(arguments) == 1
+    assert "tokens.safetensors is damaged" in capsys.readouterr().err
+
+
+def test_provenance_is_json(study, tmp_path):
+    assert main(study()) == 0
+    _, facts = read_tensors(tmp_path / "gram.safetensors")
+    assert json.loads(json.dumps(facts))["command"] == "kernel draws"

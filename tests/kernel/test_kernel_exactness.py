@@ -1,0 +1,300 @@
+"""The engine's kernel equals a naive one: architectures, sharing, bare and frozen parameters."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from ntktune.kernel import gram
+
+ARCHITECTURES = ["gpt_neo", "llama", "bert", "gpt2"]
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.usefixtures("float64_inside")
+@pytest.mark.parametrize("outputs", ["scalar", "difference"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architecture_in_both_precisions(name, outputs, tiny, texts, reference):
+    model = tiny(name, outputs=1 if outputs == "scalar" else 2)
+    expected, values = reference(model, texts, outputs)
+    exact = gram(model, texts, outputs, max_tokens=30, dtype=torch.float64)
+    assert relative(exact.kernel, expected) < 1e-10
+    assert relative(exact.outputs, values) < 1e-10
+    assert exact.provenance["general"] == {}  # every parameter is served by a rule
+    assert exact.provenance["function"] == outputs
+    assert exact.provenance["parameters"] == sum(p.numel() for p in model.parameters())
+    assert exact.kernel.dtype == exact.outputs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_float32_against_the_float64_reference(name, tiny, texts, reference):
+    model = tiny(name)
+    found = gram(model, texts, max_tokens=30)
+    expected, values = reference(model, texts)
+    assert relative(found.kernel, expected) < 1e-5
+    assert relative(found.outputs, values) < 1e-5
+    assert found.provenance["dtype"] == "float32"
+
+
+def test_bfloat16_is_close(tiny, texts, reference):
+    found = gram(tiny("gpt2"), texts, dtype=torch.bfloat16)
+    assert relative(found.kernel, reference(tiny("gpt2"), texts)[0]) < 0.1
+
+
+def test_bert_says_that_its_pooler_has_no_gradient(tiny, texts):
+    found = gram(tiny("bert"), texts, dtype=torch.float64)
+    without = found.provenance["without_gradient"]
+    assert {"backbone.pooler.dense.weight", "backbone.pooler.dense.bias"} <= set(without)
+    assert found.groups["other"].abs().max() == 0
+
+
+def test_groups(tiny, texts):
+    found = gram(tiny("gpt_neo"), texts)
+    assert list(found.groups) == [
+        *("embedding", "norm", "block0.attention", "block0.mlp"),
+        *("block1.attention", "block1.mlp", "head"),
+    ]
+    for name, group in found.groups.items():
+        assert group.abs().max() > 0, name
+    assert torch.equal(torch.stack(list(found.groups.values())).sum(0), found.kernel)
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "parts"),
+    [
+        ("gpt_neo", "block1.mlp", ["h.1.mlp"]),
+        ("gpt_neo", "norm", ["ln_"]),
+        ("bert", "block0.attention", ["layer.0.attention.self", "layer.0.attention.output.dense"]),
+        ("bert", "embedding", ["_embeddings"]),
+        ("llama", "head", ["head"]),
+    ],
+)
+def test_a_group_is_the_kernel_of_its_parameters(name, group, parts, tiny, texts, reference):
+    model = tiny(name)
+    whole = gram(model, texts, dtype=torch.float64)
+    for parameter, tensor in model.named_parameters():
+        tensor.requires_grad_(any(part in parameter for part in parts))
+    alone, _ = reference(model, texts)
+    assert relative(whole.groups[group], alone) < 1e-6
+    assert relative(gram(model, texts, dtype=torch.float64).kernel, alone) < 1e-6
+
+
+def check(model, texts, reference, general=(), **settings):
+    found = gram(model, texts, dtype=torch.float64, **settings)
+    assert relative(found.kernel, reference(model, texts)[0]) < 1e-10
+    assert set(found.provenance["general"]) == set(general)
+    return found
+
+
+def test_a_layer_called_twice(toy, texts, reference):
+    class Shared(toy):
+        def body(self, hidden):
+            return torch.tanh(self.linear(torch.tanh(self.norm(self.linear(self.norm(hidden))))))
+
+    check(Shared(norm=nn.LayerNorm(12)), texts, reference)
+
+
+def test_a_weight_shared_by_two_layers(toy, texts, reference):
+    class Shared(toy):
+        def body(self, hidden):
+            return self.second(torch.tanh(self.linear(hidden)))
+
+    model = Shared(second=nn.Linear(12, 12))
+    model.second.weight = model.linear.weight
+    check(model, texts, reference)
+
+
+class TiedWords(nn.Module):
+    """f is the language-model head's output for one word; the head is the embedding."""
+
+    def __init__(self, raw):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(50, 12, padding_idx=7)
+        self.linear = nn.Linear(12, 12)
+        self.raw = raw
+        if not raw:
+            self.out = nn.Linear(12, 50, bias=False)
+            self.out.weight = self.embed.weight
+
+    def forward(self, input_ids, attention_mask):
+        hidden = torch.tanh(self.linear(self.embed(input_ids)))
+        hidden = (hidden * attention_mask[:, :, None]).sum(1)
+        logits = functional.linear(hidden, self.embed.weight) if self.raw else self.out(hidden)
+        return logits[:, 5].exp() + logits[:, 20]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_tied_embedding_and_head(raw, texts, reference):
+    texts = [*texts, torch.tensor([5, 7, 7, 20, 5])]  # 7 has no gradient as an input
+    found = check(TiedWords(raw), texts, reference, general=["embed.weight"] if raw else [])
+    if raw:
+        reason = found.provenance["general"]["embed.weight"]
+        assert reason == "the graph uses it 2 times, layers 1"
+
+
+def test_bare_parameters_go_the_general_way(toy, texts, reference):
+    class Bare(toy):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(12))
+            self.shift = nn.Parameter(torch.randn(3, 12))
+            self.never = nn.Parameter(torch.randn(2))
+
+        def body(self, hidden):
+            return super().body(hidden) * self.scale + self.shift.prod(0)
+
+    general = ["scale", "shift", "never"]
+    check(Bare(), texts, reference, general)
+    # gradients of only a few examples, or of one parameter, fit: the same numbers
+    check(Bare(), texts, reference, general, max_bytes=900)
+    check(Bare(), texts, reference, general, max_bytes=1)
+
+
+def test_parametrised_layers_go_the_general_way(toy, texts, reference):
+    model = toy(linear=weight_norm(nn.Linear(12, 12)))
+    general = [f"linear.parametrizations.weight.original{i}" for i in (0, 1)] + ["linear.bias"]
+    check(model, texts, reference, general)
+
+
+def test_replaced_forward_and_hooks_go_the_general_way(toy, texts, reference):
+    model = toy()
+    model.linear.register_forward_hook(lambda module, args, output: output * 2)
+    check(model, texts, reference, ["linear.weight", "linear.bias"])
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = toy(linear=Doubled(12, 12))
+    check(model, texts, reference, ["linear.weight", "linear.bias"])
+
+
+@pytest.mark.parametrize("frozen", ["embed", "linear.weight", "linear.bias", "head", "norm"])
+def test_partly_frozen(frozen, toy, texts, reference):
+    class Normed(toy):
+        def body(self, hidden):
+            return torch.tanh(self.linear(self.norm(hidden)))
+
+    model = Normed(norm=nn.LayerNorm(12))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    found = check(model, texts, reference)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.provenance["parameters"] == trainable
+
+
+class OffsetNorm(nn.Module):
+    """Gemma's: the weight is 1 + w."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + self.weight)
+
+
+class SquaredScale(OffsetNorm):
+    def forward(self, x):
+        return x * self.weight**2
+
+
+class MixedScale(OffsetNorm):
+    def forward(self, x):
+        return x * self.weight.cumsum(0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "general"),
+    [
+        (OffsetNorm, False),
+        (lambda: nn.RMSNorm(12), False),
+        (lambda: nn.LayerNorm(12, bias=False), False),
+        (SquaredScale, True),
+        (MixedScale, True),
+    ],
+)
+def test_norms_and_what_looks_like_one(norm, general, toy, texts, reference):
+    class Normed(toy):
+        def body(self, hidden):
+            return torch.tanh(self.linear(self.norm(hidden)))
+
+    found = check(Normed(norm=norm()), texts, reference, ["norm.weight"] if general else [])
+    if general:
+        reason = found.provenance["general"]["norm.weight"]
+        assert reason == "its output is not an elementwise w∘ŷ(x)+b"
+
+
+def test_rows_of_all_examples_in_one_dimension(toy, texts, reference):
+    class Flat(toy):
+        def body(self, hidden):
+            return super().body(hidden.reshape(-1, 12)).reshape(hidden.shape)
+
+    check(Flat(), texts, reference)
+
+
+def test_time_before_batch_goes_the_general_way(toy, texts, reference):
+    class TimeFirst(toy):
+        def body(self, hidden):
+            return super().body(hidden.transpose(0, 1)).transpose(0, 1)
+
+    found = check(TimeFirst(), texts, reference, ["linear.weight", "linear.bias"])
+    reason = found.provenance["general"]["linear.bias"]
+    assert reason == "its rows do not belong to one example each"
+
+
+def test_an_output_changed_in_place(toy, texts, reference):
+    class InPlace(toy):
+        def body(self, hidden):
+            return hidden.mul_(0.5) + self.linear(hidden).tanh_()
+
+    # the embedding's output may be changed; torch loses sight of a linear layer's, which
+    # is a view of another tensor
+    found = check(InPlace(), texts, reference, ["linear.weight", "linear.bias"])
+    reason = found.provenance["general"]["linear.weight"]
+    assert reason == "the graph uses it 1 times, layers 0"
+
+
+def test_a_layer_whose_input_is_changed_has_no_gradient(toy, texts):
+    class InPlace(toy):
+        def body(self, hidden):
+            first = self.linear(hidden)
+            hidden += first
+            return hidden
+
+    # autograd refuses, and so does the engine, instead of using what the layer never saw
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gram(InPlace(), texts, check=False)
+
+
+def test_an_expert_that_some_texts_call(toy, texts, reference):
+    class Routed(toy):
+        def body(self, hidden):
+            hidden = super().body(hidden)
+            # the two texts of the probe are longer
+            return torch.tanh(self.expert(hidden)) if hidden.shape[1] < 5 else hidden
+
+    model = Routed(expert=nn.Linear(12, 12))
+    found = check(model, texts, reference, ["expert.weight", "expert.bias"], max_tokens=1)
+    reason = found.provenance["general"]["expert.weight"]
+    assert reason == "it is called for some texts only"
+
+
+def test_one_output_column_and_logits_are_accepted(toy, texts, reference):
+    class Wrapped(toy):
+        def forward(self, input_ids, attention_mask):
+            from types import SimpleNamespace
+
+            return SimpleNamespace(logits=super().forward(input_ids, attention_mask)[:, None])
+
+    expected = gram(toy(), texts).kernel
+    assert relative(gram(Wrapped(), texts).kernel, expected) < 1e-6
+
+
+def test_one_example(toy, texts, reference):
+    check(toy(), texts[:1], reference)

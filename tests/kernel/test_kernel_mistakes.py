@@ -1,0 +1,102 @@
+"""Each mistake gives one clear message."""
+
+import pytest
+import torch
+from torch import nn
+
+from ntktune.errors import UserError
+from ntktune.kernel import gram
+
+TEXT = torch.tensor([1, 2, 3])
+
+
+def returning(toy, change):
+    class Returning(toy):
+        def forward(self, input_ids, attention_mask):
+            return change(super().forward(input_ids, attention_mask))
+
+    return Returning()
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "message"),
+    [
+        ([], {}, r"there are no examples \(N=0\)"),
+        ([TEXT, TEXT[:0]], {}, "example 1 has no tokens"),
+        ([TEXT, TEXT[None]], {}, r"example 1 is not a one-dimensional .*shape \(1, 3\)"),
+        ([TEXT.float()], {}, "example 0 is not a one-dimensional tensor of token ids"),
+        ([[1, 2]], {}, r"example 0 is not .*\(list"),
+        ([TEXT], {"outputs": "sum"}, "outputs='sum' is unknown; choose one of scalar, difference"),
+        ([TEXT], {"outputs": "difference"}, r"needs a model that returns \(N, 2\)"),
+        ([TEXT], {"max_tokens": 0}, "max_tokens=0 is too few"),
+        ([TEXT], {"dtype": torch.float16}, "dtype=torch.float16 is not supported"),
+    ],
+)
+def test_arguments(examples, settings, message, toy):
+    with pytest.raises(UserError, match=message):
+        gram(toy(), examples, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: torch.stack([f, f], 1), "two classes ask for outputs='difference'"),
+        (lambda f: f[:, None, None].expand(-1, 3, 4), r"\(2, 3, 4\); .*language-model head"),
+        (lambda f: f.sum(), r"returned \(\)"),
+        (lambda f: (f, f), "the model returned tuple"),
+    ],
+)
+def test_outputs_that_do_not_fit(change, message, toy):
+    with pytest.raises(UserError, match=message):
+        gram(returning(toy, change), [TEXT, TEXT])
+
+
+def test_no_trainable_parameter(toy):
+    with pytest.raises(UserError, match="no trainable parameter"):
+        gram(toy().requires_grad_(False), [TEXT])
+
+
+def test_output_that_is_not_finite(toy):
+    model = toy()
+    with torch.no_grad():
+        model.embed.weight[9] = float("inf")
+        model.linear.weight[:] = 1.0
+
+    class Unbounded(type(model)):
+        def body(self, hidden):
+            return self.linear(hidden)
+
+    model.__class__ = Unbounded
+    texts = [TEXT, torch.tensor([4, 9, 1, 2, 5, 6, 7, 8, 8, 8, 8, 8, 8]), TEXT]
+    with pytest.raises(UserError, match="the output of example 1 is not finite"):
+        gram(model, texts)
+
+
+def test_gradient_that_is_not_finite(toy):
+    class Root(toy):
+        def body(self, hidden):
+            return torch.sqrt(0 * super().body(hidden))  # 0, with slope 0 · ∞
+
+    with pytest.raises(UserError, match="the squared gradient of example 0 is not finite"):
+        gram(Root(), [TEXT, TEXT])
+
+
+def test_a_model_that_mixes_its_examples(toy, texts):
+    model = returning(toy, lambda f: f - 0.5 * f.mean().detach())
+    with pytest.raises(UserError, match=r"the output is wrong on examples \[1, 2\]"):
+        gram(model, texts)
+    assert gram(model, texts, check=False).provenance["self_check"] is None
+
+
+def test_a_model_that_sees_padding(texts):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 4)
+
+        def forward(self, input_ids, attention_mask):
+            return self.embed(input_ids).pow(2).sum((1, 2))
+
+    with pytest.raises(UserError, match=r"parameter group 'embedding' is wrong .* padding"):
+        gram(Padded(), texts)
+    gram(Padded(), texts, max_tokens=1)  # nothing is padded in batches of one

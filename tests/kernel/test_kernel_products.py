@@ -1,0 +1,58 @@
+"""Both forms of a linear layer's Gram, and an embedding's, against dense gradients."""
+
+import pytest
+import torch
+
+from ntktune.kernel import products
+
+
+def layer(counts, d_in=7, d_out=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    rows = sum(counts)
+    a = torch.randn(rows, d_in, generator=generator, dtype=dtype)
+    g = torch.randn(rows, d_out, generator=generator, dtype=dtype)
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return a, g, owner
+
+
+def dense(a, g, owner, examples):
+    gradients = torch.stack([g[owner == i].T @ a[owner == i] for i in range(examples)])
+    return gradients.flatten(1) @ gradients.flatten(1).T
+
+
+@pytest.mark.parametrize("counts", [[3, 1, 4], [0, 3, 0, 2, 0], [1], [9, 9, 9, 9]])
+@pytest.mark.parametrize("tile", [1, 5, 1000])
+@pytest.mark.parametrize("form", ["token_pair_gram", "materialised_gram"])
+def test_linear_forms(form, counts, tile, monkeypatch):
+    monkeypatch.setattr(products, "TILE_ROWS", tile)
+    monkeypatch.setattr(products, "COLUMNS", tile)
+    a, g, owner = layer(counts)
+    found = getattr(products, form)(a, g, owner, len(counts))
+    torch.testing.assert_close(found, dense(a, g, owner, len(counts)), rtol=1e-12, atol=1e-12)
+
+
+def test_the_cheaper_form_is_taken():
+    # few tokens of a wide layer, then many of a narrow one
+    assert products.linear_gram(*layer([2, 2], 40, 40), 2)[1] == "token pairs"
+    assert products.linear_gram(*layer([3000, 3000], 4, 4), 2)[1] == "materialised"
+
+
+def test_embedding_adds_equal_tokens_first():
+    tokens = torch.tensor([4, 4, 1, 4, 2, 1, 1, 0])
+    owner = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+    gradients = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.zeros(3, 5, 3, dtype=torch.float64)
+    for token, example, gradient in zip(tokens, owner, gradients, strict=True):
+        weight[example, token] += gradient
+    found = products.embedding_gram(tokens, gradients, owner, 3)
+    torch.testing.assert_close(found, weight.flatten(1) @ weight.flatten(1).T)
+
+
+def test_float32_sums_run_in_float64():
+    # one large block, then many small ones that float32 would lose
+    rows = torch.full((2, 4 * products.COLUMNS), 1e-2)
+    rows[:, : products.COLUMNS] = 100.0
+    expected = (rows.double() @ rows.double().T)[0, 1].item()
+    found = products.inner_products(rows, rows)[0, 1].item()
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert found - products.COLUMNS * 1e4 == pytest.approx(3 * products.COLUMNS * 1e-4, rel=1e-2)

@@ -1,0 +1,54 @@
+"""Commands of the chapter ``spectrum``."""
+
+from __future__ import annotations
+
+import argparse
+
+from ntktune.artifacts import Record, read_arrays, write_json, write_table
+from ntktune.cli import add_command
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add the chapter's verbs."""
+    parser = add_command(verbs, "fit", fit)
+    parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
+    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="resamplings of the draws (default: 1000)"
+    )
+    parser.add_argument("--out-eigenvalues", required=True, help="parquet: draw, k, eigenvalue")
+    parser.add_argument("--out-fits", required=True, help="parquet: one row per draw and range")
+    parser.add_argument("--out-summary", required=True, help="JSON: the decay over the draws")
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Fit the power law of the eigenvalues of a task's kernels."""
+    import numpy as np
+    import pandas as pd
+
+    from ntktune.device import machine_epsilon
+    from ntktune.seeds import generator
+    from ntktune.spectrum import eigenvalues, fitted_ranges, spectrum_summary
+
+    record = Record("ntktune.cli.spectrum:fit", args)
+    tensors, facts = read_arrays(args.gram)
+    task = facts["task"]["name"]
+    precision = machine_epsilon(facts["dtype"])
+    spectra = [eigenvalues(kernel) for kernel in tensors["kernel"]]
+    fits = fitted_ranges(spectra, precision)
+    random = generator(args.seed, "spectrum.bootstrap", task)
+    summary = spectrum_summary(spectra, fits, precision, args.bootstrap, random)
+    count = len(spectra[0])
+    table = pd.DataFrame(
+        {
+            "draw": np.repeat(np.arange(len(spectra)), count),
+            "k": np.tile(np.arange(1, count + 1), len(spectra)),
+            "eigenvalue": np.concatenate(spectra),
+        }
+    )
+    origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
+    seeds = {"root": args.seed, "address": ["spectrum.bootstrap", task]}
+    provenance = record.provenance(**origin, seeds=seeds)
+    write_table(args.out_eigenvalues, table, provenance)
+    write_table(args.out_fits, fits, provenance)
+    write_json(args.out_summary, {"task": task} | summary, provenance)

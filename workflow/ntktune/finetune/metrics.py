@@ -1,0 +1,110 @@
+"""Test metrics of regression and two-class tasks, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+REGRESSION = ("mse", "mse_unit", "pearson", "spearman", "baseline_mse", "noise_variance")
+CLASSIFICATION = ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1")
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Pearson's correlation of two samples of shape (N,); 0 if one is constant.
+
+    A constant prediction tells nothing, which is what a correlation of 0 says;
+    undefined numbers would drop such runs out of the means.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    first, second = first - first.mean(), second - second.mean()
+    norm = math.sqrt(float(first @ first)) * math.sqrt(float(second @ second))
+    return float(np.clip(first @ second / norm, -1, 1)) if norm else 0.0
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two samples of shape (N,); 0 if one is constant.
+
+    Ties share their mean rank.
+    """
+    return pearson(pd.Series(first).rank().to_numpy(), pd.Series(second).rank().to_numpy())
+
+
+def mean_squared_error(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Return the mean squared error of predictions of shape (N,)."""
+    return float(np.mean((np.asarray(prediction, float) - np.asarray(label, float)) ** 2))
+
+
+def f1_score(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Return the F1 score of class 1; 0 if class 1 is neither there nor predicted."""
+    prediction, label = np.asarray(prediction) == 1, np.asarray(label) == 1
+    found, counted = np.sum(prediction & label), np.sum(prediction) + np.sum(label)
+    return float(2 * found / counted) if counted else 0.0
+
+
+def regression_metrics(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    *,
+    training_label: np.ndarray,
+    score_range: tuple[float, float] | None,
+    label_noise: np.ndarray,
+) -> dict[str, float]:
+    """Return the metrics of scores on the raw scale.
+
+    Parameters
+    ----------
+    prediction, label
+        Shape (N,), in the label's own units.
+    training_label
+        Labels of the training part: their mean is the baseline's prediction.
+    score_range
+        Lowest and highest possible score. ``mse_unit`` is the error of scores rescaled
+        to [0, 1] by it, the one that compares between tasks; NaN without a range.
+    label_noise
+        Shape (N,), standard errors of the labels, NaN where unknown. ``noise_variance``
+        is their mean square, which no predictor's mean squared error can fall below; NaN
+        if any is unknown.
+    """
+    mse = mean_squared_error(prediction, label)
+    width = score_range[1] - score_range[0] if score_range else math.nan
+    return {
+        "mse": mse,
+        "mse_unit": mse / width**2,
+        "pearson": pearson(prediction, label),
+        "spearman": spearman(prediction, label),
+        "baseline_mse": mean_squared_error(np.full(len(label), np.mean(training_label)), label),
+        "noise_variance": float(np.mean(np.square(label_noise))),
+    }
+
+
+def classification_metrics(
+    logits: np.ndarray, label: np.ndarray, *, training_label: np.ndarray
+) -> dict[str, float]:
+    """Return the metrics of two-class predictions.
+
+    Parameters
+    ----------
+    logits
+        Shape (N, 2). The larger one is the predicted class; class 0 if they are equal.
+    label
+        Shape (N,), 0 or 1; F1 is that of class 1.
+    training_label
+        Labels of the training part: their most frequent class (0 if both are equally
+        frequent) is the baseline's prediction.
+    """
+    logits, label = np.asarray(logits, float), np.asarray(label).astype(int)
+    top = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+    majority = np.bincount(np.asarray(training_label).astype(int), minlength=2).argmax()
+    predicted, constant = logits.argmax(axis=1), np.full(len(label), majority)
+    return {
+        "accuracy": float(np.mean(predicted == label)),
+        "f1": f1_score(predicted, label),
+        "cross_entropy": float(np.mean(log_sum - logits[np.arange(len(label)), label])),
+        "baseline_accuracy": float(np.mean(constant == label)),
+        "baseline_f1": f1_score(constant, label),
+    }

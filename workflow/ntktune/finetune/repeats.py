@@ -1,0 +1,249 @@
+"""One cell of the grid: a task at one sample size, repeated over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ntktune.data.sampling import training_subset
+from ntktune.errors import UserError
+from ntktune.finetune.metrics import (
+    CLASSIFICATION,
+    REGRESSION,
+    classification_metrics,
+    regression_metrics,
+)
+from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
+from ntktune.models import TextModel
+from ntktune.seeds import generator, integer_seed
+
+OUTPUTS = {"regression": 1, "classification": 2}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A task's tokenised examples.
+
+    Parameters
+    ----------
+    task
+        The task's name.
+    kind
+        ``regression`` or ``classification`` (two classes).
+    ids
+        N 1-D tensors of token ids.
+    label, label_noise
+        Shape (N,): labels on the raw scale (0 or 1 for classes) and their standard
+        errors, NaN where unknown.
+    score_range
+        Lowest and highest possible score, or None.
+    """
+
+    task: str
+    kind: str
+    ids: list[torch.Tensor]
+    label: np.ndarray
+    label_noise: np.ndarray
+    score_range: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        if self.kind not in OUTPUTS:
+            raise UserError(
+                f"task {self.task} is of kind {self.kind!r}; it must be one of {', '.join(OUTPUTS)}"
+            )
+        if self.kind == "classification" and not np.isin(self.label, (0, 1)).all():
+            odd = self.label[~np.isin(self.label, (0, 1))][0]
+            raise UserError(f"task {self.task}: label {odd:g} is not a class; classes are 0 and 1")
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One seed's outcome: its training, and a row of facts and test metrics."""
+
+    seed: int
+    training: Training
+    row: dict[str, object]
+    label_mean: float
+    label_sd: float
+
+
+def seed_split(
+    examples: Examples, subsets: Mapping, size: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the training rows and the hold-out rows of one seed's sample of ``size`` rows.
+
+    Raises
+    ------
+    UserError
+        See :func:`ntktune.data.sampling.training_subset`.
+    """
+    labels = examples.label if examples.kind == "classification" else None
+    return training_subset(subsets, size, seed, labels)
+
+
+def label_scale(examples: Examples, train: Sequence[int]) -> tuple[float, float]:
+    """Return mean and standard deviation that regression targets are standardised with.
+
+    They are the training part's; classes are left alone (0 and 1).
+
+    Raises
+    ------
+    UserError
+        All labels of the training part are equal.
+    """
+    if examples.kind == "classification":
+        return 0.0, 1.0
+    label = examples.label[list(train)]
+    mean, sd = float(label.mean()), float(label.std())
+    if len(label) and sd == 0:
+        raise UserError(
+            f"task {examples.task}: all {len(label)} labels of the training part are {mean:g}; "
+            "use a larger size"
+        )
+    return mean, sd
+
+
+def measured_metrics(
+    model: TextModel,
+    examples: Examples,
+    rows: Sequence[int],
+    *,
+    label_mean: float,
+    label_sd: float,
+    training_label: np.ndarray,
+    batch_tokens: int,
+    autocast: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Return a model's metrics on some rows of a task, regression on the raw scale.
+
+    ``label_mean`` and ``label_sd`` undo the standardisation of the regression targets;
+    ``training_label`` is what the baseline learns from.
+    """
+    rows = list(rows)
+    found = outputs(model, [examples.ids[i] for i in rows], batch_tokens, autocast).double().numpy()
+    label = examples.label[rows]
+    if examples.kind == "classification":
+        return classification_metrics(found, label, training_label=training_label)
+    return regression_metrics(
+        found * label_sd + label_mean,
+        label,
+        training_label=training_label,
+        score_range=examples.score_range,
+        label_noise=examples.label_noise[rows],
+    )
+
+
+def fine_tuned_repeats(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    settings: Settings,
+    root_seed: int,
+    seeds: Sequence[int] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Repeat]:
+    """Fine-tune from the same pretrained weights once per seed; yield each outcome.
+
+    When an outcome is yielded the model holds that seed's fine-tuned weights. A seed
+    fixes the sample, the fresh head and the order of the batches, and gives the same
+    numbers whichever seeds ran before it.
+
+    Parameters
+    ----------
+    model
+        Pretrained backbone and a head; changed in place.
+    examples
+        The task.
+    subsets
+        Nested samples: see :func:`seed_split`; and ``test``, the test rows.
+    size
+        n, the rows of the sample, hold-out part included.
+    settings
+        How to fine-tune.
+    root_seed
+        The study's root seed.
+    seeds
+        Indices of the seeds; all by default.
+    progress
+        Called with the steps done, over all seeds (see :func:`all_steps`).
+
+    Raises
+    ------
+    UserError
+        See :func:`seed_split`, :func:`label_scale` and
+        :func:`ntktune.finetune.training.fine_tune`; or there are no test rows.
+    """
+    if not len(subsets["test"]):
+        raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
+    seeds = range(len(subsets["seeds"])) if seeds is None else seeds
+    pretrained = {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
+    dtype = model.head.weight.dtype
+    done = 0
+    for seed in seeds:
+        train, holdout = seed_split(examples, subsets, size, seed)
+        mean, sd = label_scale(examples, train)
+        if examples.kind == "regression":
+            targets = torch.as_tensor((examples.label - mean) / sd, dtype=dtype)
+        else:
+            targets = torch.as_tensor(examples.label, dtype=torch.long)
+        address = (examples.task, size, seed)
+        model.backbone.load_state_dict(pretrained)
+        head_seed = integer_seed(root_seed, "finetune.head", *address)
+        model.reset_head(torch.Generator().manual_seed(head_seed))
+        training = fine_tune(
+            model,
+            examples.ids,
+            targets,
+            train,
+            holdout,
+            settings,
+            generator(root_seed, "finetune.order", *address),
+            (lambda step, before=done: progress(before + step)) if progress else None,
+        )
+        steps = expected_steps(len(train), settings)
+        done += steps
+        if progress and training.steps < steps:  # stopped early: the rest will not come
+            progress(done)
+        found = measured_metrics(
+            model,
+            examples,
+            subsets["test"],
+            label_mean=mean,
+            label_sd=sd,
+            training_label=examples.label[train],
+            batch_tokens=settings.batch_tokens,
+            autocast=settings.autocast,
+        )
+        best = training.best
+        row = {
+            "task": examples.task,
+            "kind": examples.kind,
+            "n": size,
+            "seed": seed,
+            "n_train": len(train),
+            "n_holdout": len(holdout),
+            "steps": training.steps,
+            "best_step": best.step,
+            "best_epoch": best.epoch,
+            "sum_learning_rate": best.step * settings.learning_rate,
+            "holdout_loss": best.holdout_loss,
+        }
+        row |= {name: found.get(name, float("nan")) for name in REGRESSION + CLASSIFICATION}
+        yield Repeat(seed, training, row, mean, sd)
+
+
+def all_steps(
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    settings: Settings,
+    seeds: Sequence[int] | None = None,
+) -> int:
+    """Return the steps of all seeds' trainings if none is stopped early."""
+    seeds = range(len(subsets["seeds"])) if seeds is None else seeds
+    parts = [seed_split(examples, subsets, size, seed)[0] for seed in seeds]
+    return sum(expected_steps(len(train), settings) for train in parts)

@@ -1,0 +1,238 @@
+"""Inputs and output gradients of one group of layers, over all micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ntktune.kernel.layers import (
+    Call,
+    Layer,
+    Receive,
+    UnplannedError,
+    WatchedLayers,
+    scale_response,
+)
+from ntktune.kernel.products import (
+    embedding_gram,
+    inner_products,
+    linear_costs,
+    linear_gram,
+    materialised_gram,
+)
+
+
+@dataclass
+class Rows:
+    """Rows of one call: what the weight met, the output gradients, the example of each."""
+
+    met: torch.Tensor  # inputs (M, d_in), or token ids (M,) of an embedding
+    gradients: torch.Tensor  # (M, d_out)
+    owner: torch.Tensor  # (M,)
+
+
+@dataclass
+class Uses:
+    """All uses of one weight, as a linear layer and as an embedding."""
+
+    linear: list[Rows] = field(default_factory=list)
+    embedding: list[Rows] = field(default_factory=list)
+
+
+class Capture:
+    """Captured rows and per-example gradients of some layers.
+
+    Rows with an output gradient of exactly zero add nothing and are not kept: padding,
+    and in the last block all but the token that the head reads.
+
+    Parameters
+    ----------
+    layers
+        Structured layers.
+    idle
+        Layers that must not be called.
+    examples
+        N.
+    """
+
+    def __init__(self, layers: Sequence[Layer], idle: Sequence[Layer], examples: int):
+        self.layers, self.examples = layers, examples
+        self.idle = set(idle)
+        self.uses: dict[str, Uses] = {}
+        self.vectors: dict[str, torch.Tensor] = {}  # (N, D) gradients of scales and biases
+
+    def add_batch(
+        self,
+        scalar: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        batch: Sequence[torch.Tensor],
+        first: int,
+    ) -> torch.Tensor:
+        """Run one micro-batch, whose examples are numbered from ``first``; return its f, (B,)."""
+        lengths = torch.tensor([len(e) for e in batch])
+        real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]  # (B, T)
+        one = _Batch(self, len(batch), first, real)
+        with WatchedLayers([*self.layers, *self.idle], len(batch), one.on_call) as watched:
+            values = scalar(batch)
+            watched.backward(values.sum())
+        return values.detach()
+
+    def units(self) -> list[list[str]]:
+        """Return runs of weights whose Grams are computed together: those of shared inputs.
+
+        Queries, keys and values meet the same inputs, so their output gradients are put
+        side by side: one product of the inputs serves all.
+        """
+        together: dict[tuple, list[str]] = {}
+        for name, uses in self.uses.items():
+            key = tuple(id(rows.met) for rows in uses.linear) if not uses.embedding else (name,)
+            together.setdefault(key, []).append(name)
+        return list(together.values())
+
+    def cost(self, unit: list[str]) -> float:
+        """Return the FLOPs of a unit's Gram, for progress."""
+        uses = self.uses[unit[0]]
+        if not uses.linear:
+            return 0.0
+        rows = sum(len(r.met) for r in uses.linear)
+        width = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
+        forms = linear_costs(rows, self.examples, uses.linear[0].met.shape[1], width)
+        return forms["materialised"] if uses.embedding else min(forms.values())
+
+    def unit_gram(self, unit: list[str]) -> tuple[torch.Tensor, str]:
+        """Return a unit's Gram (N, N) and its form; its captures are freed."""
+        everything = [self.uses.pop(name) for name in unit]
+        uses = everything[0]
+        linear, embedding = _joined(uses.linear), _joined(uses.embedding)
+        if linear is None:
+            gram = embedding_gram(
+                embedding.met, embedding.gradients, embedding.owner, self.examples
+            )
+            return gram, "equal tokens"
+        if embedding is not None:
+            gram = materialised_gram(
+                linear.met,
+                linear.gradients,
+                linear.owner,
+                self.examples,
+                embedding.met,
+                embedding.gradients,
+                embedding.owner,
+            )
+            return gram, "materialised"
+        gradients = linear.gradients
+        if len(everything) > 1:
+            gradients = torch.cat([_joined(u.linear).gradients for u in everything], dim=1)
+        return linear_gram(linear.met, gradients, linear.owner, self.examples)
+
+    def vector_grams(self) -> dict[str, torch.Tensor]:
+        """Return the Gram of each scale and bias, by parameter name."""
+        return {name: inner_products(v, v) for name, v in self.vectors.items()}
+
+
+def _joined(parts: list[Rows]) -> Rows | None:
+    """Return the rows of all calls as one, sorted by example; None if there are none."""
+    if not parts:
+        return None
+    owner = torch.cat([p.owner for p in parts])
+    met = torch.cat([p.met for p in parts]) if len(parts) > 1 else parts[0].met
+    gradients = torch.cat([p.gradients for p in parts]) if len(parts) > 1 else parts[0].gradients
+    if bool((owner.diff() < 0).any()):  # a weight used twice comes twice per micro-batch
+        order = owner.argsort(stable=True)
+        owner, met, gradients = owner[order], met[order], gradients[order]
+    return Rows(met, gradients, owner)
+
+
+class _Batch:
+    """Receives the calls of one micro-batch.
+
+    ``real`` (B, T) says which positions hold tokens.
+    """
+
+    def __init__(self, capture: Capture, size: int, first: int, real: torch.Tensor):
+        self.capture, self.size, self.first = capture, size, first
+        self.real = real.flatten().nonzero().flatten()
+        self.length = real.shape[1]
+        # Packed inputs, once for all layers that share them. The input is held too: its
+        # id stays its own while it is alive.
+        self.packed: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def on_call(self, call: Call) -> Receive:
+        if call.layer in self.capture.idle:
+            raise UnplannedError(call.layer, "it is called for some texts only")
+        response = None
+        if call.layer.kind == "scale" and call.layer.weight:
+            response = scale_response(call)
+
+        def receive(gradient: torch.Tensor) -> None:
+            width = gradient.shape[-1]
+            rows = gradient.numel() // width
+            if rows % self.size:
+                raise UnplannedError(call.layer, "its rows do not belong to one example each")
+            gradient = gradient.reshape(rows, width)
+            if call.layer.bias:
+                self.add_vector(call.layer.bias, gradient)
+            if response is not None:
+                self.add_vector(call.layer.weight, gradient * response.reshape(rows, width))
+            elif call.layer.weight:
+                self.add_rows(call, gradient)
+
+        return receive
+
+    def add_vector(self, name: str, gradient: torch.Tensor) -> None:
+        """Add an example's rows up, into its gradient of a scale or bias."""
+        vectors = self.capture.vectors
+        width = gradient.shape[1]
+        if name not in vectors:
+            vectors[name] = torch.zeros(
+                self.capture.examples, width, dtype=torch.float64, device=gradient.device
+            )
+        total = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+        summed = gradient.view(self.size, -1, width).sum(dim=1, dtype=total)  # (B, D)
+        vectors[name][self.first : self.first + self.size] += summed
+
+    def add_rows(self, call: Call, gradient: torch.Tensor) -> None:
+        """Keep the rows whose gradient is not zero, with what the weight met there."""
+        if call.overwritten:
+            raise UnplannedError(call.layer, "its input is changed in place")
+        embedding = call.layer.kind == "embedding"
+        met = call.input.detach()  # of its graph nothing may stay
+        met = met.reshape(-1) if embedding else met.reshape(len(gradient), -1)
+        nonzero = (gradient != 0).any(dim=1)
+        if embedding:
+            if call.layer.module.padding_idx is not None:
+                nonzero &= met != call.layer.module.padding_idx  # as autograd does
+            rows, shared = nonzero.nonzero().flatten(), ""
+        else:
+            rows, shared = self.rows(nonzero)
+        if len(rows) == 0:
+            return
+        key = (id(call.input), shared)
+        if not shared:
+            met = met[rows]
+        elif key in self.packed:
+            met = self.packed[key][1]
+        else:
+            # a full set of rows needs no copy
+            met = met[rows] if len(rows) < len(met) else met
+            self.packed[key] = (call.input, met)
+        if len(rows) < len(gradient):
+            gradient = gradient[rows]
+        owner = self.first + rows // (len(nonzero) // self.size)
+        uses = self.capture.uses.setdefault(call.layer.weight, Uses())
+        kept = Rows(met, gradient, owner)
+        (uses.embedding if embedding else uses.linear).append(kept)
+
+    def rows(self, nonzero: torch.Tensor) -> tuple[torch.Tensor, str]:
+        """Return the rows to keep, and a name if they are the micro-batch's real tokens.
+
+        Where most real tokens have a gradient all of them are kept, so that layers of one
+        input keep one set of rows and share its products.
+        """
+        if len(nonzero) == self.size * self.length:
+            real = self.real = self.real.to(nonzero.device)
+            inside = int(nonzero[real].sum())
+            if inside == int(nonzero.sum()) and 2 * inside >= len(real):
+                return real, "tokens"
+        return nonzero.nonzero().flatten(), ""

@@ -1,0 +1,121 @@
+"""The network as a function with one scalar per example, in a known and restored state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from ntktune.errors import UserError
+from ntktune.models import pad
+
+OUTPUTS = ("scalar", "difference")
+
+
+def network_copy(
+    model: nn.Module, dtype: torch.dtype, device: torch.device | None
+) -> tuple[nn.Module, torch.device]:
+    """Return the model in a precision and on a device, and that device.
+
+    The model itself is returned if it is there already, else a copy: the caller's
+    model is never changed.
+    """
+    tensors = [t for t in model.parameters() if t.is_floating_point()]
+    if device is None:
+        device = tensors[0].device if tensors else torch.device("cpu")
+    device = torch.empty(0, device=device).device  # "cuda" has become "cuda:0"
+    if any(t.dtype != dtype or t.device != device for t in tensors):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+    return model, device
+
+
+@contextlib.contextmanager
+def evaluation_state(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode with no parameter trainable; restore both."""
+    training = [(m, m.training) for m in model.modules()]
+    trainable = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let these parameters alone require gradients, inside :func:`evaluation_state`."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def scalar_outputs(
+    model: nn.Module, examples: Sequence[torch.Tensor], outputs: str, device: torch.device
+) -> torch.Tensor:
+    """Return f(x) of one micro-batch, shape (B,), with its graph.
+
+    Parameters
+    ----------
+    model
+        Called with ``input_ids`` and ``attention_mask``, both (B, T); returns a tensor or
+        an object with ``logits``.
+    examples
+        B tensors of token ids.
+    outputs
+        ``scalar``: the model returns (B,) or (B, 1), which is f. ``difference``: the model
+        returns two logits (B, 2) and f = l1 - l0 (Malladi et al. 2023).
+    device
+        Where to put the ids.
+
+    Raises
+    ------
+    UserError
+        The model returns another shape.
+    """
+    ids, mask = pad(examples)
+    result = model(input_ids=ids.to(device), attention_mask=mask.to(device))
+    result = getattr(result, "logits", result)
+    if not isinstance(result, torch.Tensor):
+        raise UserError(
+            f"the model returned {type(result).__name__}; a kernel needs a tensor, or an object "
+            "with `logits`: put a head on the backbone (ntktune.models.TextModel)"
+        )
+    count, shape = len(examples), tuple(result.shape)
+    if outputs == "scalar" and shape in ((count,), (count, 1)):
+        return result.reshape(count)
+    if outputs == "difference" and shape == (count, 2):
+        return result[:, 1] - result[:, 0]
+    wanted = "(N,)" if outputs == "scalar" else "(N, 2)"
+    advice = "give the model a head of one output (outputs='scalar') or two ('difference')"
+    if len(shape) == 3:
+        advice = (
+            "it seems to have a language-model head; use its backbone with "
+            "ntktune.models.TextModel, one scalar per text"
+        )
+    elif outputs == "scalar" and shape == (count, 2):
+        advice = "for two classes ask for outputs='difference' (f = l1 - l0)"
+    raise UserError(
+        f"outputs={outputs!r} needs a model that returns {wanted}, but for N={count} texts "
+        f"it returned {shape}; {advice}"
+    )
+
+
+def check_finite(values: torch.Tensor, what: str, indices: Sequence[int]) -> None:
+    """Raise UserError naming the first example whose value is not finite."""
+    bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"the {what} of example {indices[bad[0]]} is not finite ({values[bad[0]].item()}; "
+            f"{len(bad)} such examples); check the weights, or use a wider dtype (float32)"
+        )

@@ -1,0 +1,227 @@
+"""Which parameters the structured rules serve, found by a probe of the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ntktune.kernel.layers import (
+    Call,
+    Layer,
+    Receive,
+    UnplannedError,
+    WatchedLayers,
+    layer_kind,
+    scale_response,
+)
+from ntktune.kernel.network import trainable
+
+# Ways in which uses of one parameter can be added before the inner product. GPT-2's
+# transposed layer shares its weight with no other kind.
+TOGETHER = (
+    {("weight", "linear"), ("weight", "embedding")},
+    {("weight", "conv1d")},
+    {("weight", "scale"), ("bias", "scale"), ("bias", "linear"), ("bias", "conv1d")},
+)
+
+
+@dataclass
+class Plan:
+    """How each trainable parameter's gradient is found.
+
+    Attributes
+    ----------
+    layers
+        Structured layers in the order of their first call.
+    numbers
+        Captured numbers of each layer per token (or per example where it sees one row).
+    idle
+        Layers that the probe did not call; a later call of one is not planned for.
+    general
+        Names of the parameters that go the general way, each with the reason.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    numbers: dict[Layer, int] = field(default_factory=dict)
+    idle: list[Layer] = field(default_factory=list)
+    general: dict[str, str] = field(default_factory=dict)
+
+    def passes(self, tokens: int, item_bytes: int, max_bytes: float) -> list[list[Layer]]:
+        """Split the layers into runs whose captures fit into memory, sharers together."""
+        runs: list[list[Layer]] = []
+        assigned: set[Layer] = set()
+        room = 0.0
+        for layer in self.layers:
+            if layer in assigned:
+                continue
+            together, names = [], set(layer.parameters)
+            while True:
+                more = [x for x in self.layers if x not in together and names & set(x.parameters)]
+                if not more:
+                    break
+                together += more
+                names.update(n for x in more for n in x.parameters)
+            size = sum(self.numbers[x] for x in together) * tokens * item_bytes
+            if not runs or size > room:
+                runs.append([])
+                room = max_bytes
+            runs[-1] += together
+            assigned.update(together)
+            room -= size
+        return runs
+
+
+def _edges(value: torch.Tensor) -> dict[int, int]:
+    """Return how often a graph uses each leaf: id of the leaf to the number of edges."""
+    counts: dict[int, int] = {}
+    seen, todo = set(), [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for following, _ in node.next_functions:
+            leaf = getattr(following, "variable", None)
+            if leaf is not None:
+                counts[id(leaf)] = counts.get(id(leaf), 0) + 1
+            else:
+                todo.append(following)
+    return counts
+
+
+def _is_scale(call: Call) -> bool:
+    """Whether y = w ∘ ŷ(x) + b elementwise, tried at a random w and b."""
+    weight = call.layer.module._parameters["weight"]
+    if call.shape[-1:] != weight.shape:
+        return False
+    generator = torch.Generator().manual_seed(0)  # any value will do, the same every time
+    w, b = (torch.randn(len(weight), generator=generator).to(weight) for _ in range(2))
+    zeros = torch.zeros_like(weight)
+    there = scale_response(call, w, b)
+    offset = scale_response(call, zeros, zeros)
+    shift = b if call.layer.module._parameters.get("bias") is not None else 0
+    expected = offset + w * scale_response(call) + shift
+    # rounding stays far below the root of the precision, a wrong rule far above
+    tolerance = torch.finfo(weight.dtype).eps ** 0.5 * expected.abs().max()
+    return there.shape == expected.shape and bool(((there - expected).abs() <= tolerance).all())
+
+
+class _Probe:
+    """What two examples in one batch show about the layers."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.connected: dict[Layer, int] = {}
+        self.misfits: dict[Layer, str] = {}
+        self.example = 0  # whose f is being differentiated
+
+    def on_call(self, call: Call) -> Receive:
+        self.calls.append(call)
+        if call.layer.kind == "scale" and not _is_scale(call):
+            self.misfits[call.layer] = "its output is not an elementwise w∘ŷ(x)+b"
+
+        def receive(gradient: torch.Tensor) -> None:
+            if self.example == 0:
+                self.connected[call.layer] = self.connected.get(call.layer, 0) + 1
+            rows = gradient.numel() // gradient.shape[-1]
+            other = None if rows % 2 else gradient.reshape(2, -1)[1 - self.example]
+            if other is None or bool((other != 0).any()):
+                self.misfits[call.layer] = "its rows do not belong to one example each"
+
+        return receive
+
+
+def make_plan(
+    model: nn.Module,
+    scalar: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    parameters: dict[str, nn.Parameter],
+    pair: Sequence[torch.Tensor],
+    general: dict[str, str],
+) -> Plan:
+    """Return which parameters the structured rules serve.
+
+    A rule is used for a parameter only if the autograd graph uses the parameter exactly
+    as often as watched layers do, each row of these layers belongs to one example, and
+    the layer's own code fits the rule; all this is tried out on two examples.
+
+    Parameters
+    ----------
+    model, scalar
+        The network and its f for a list of examples, in evaluation state.
+    parameters
+        Trainable parameters by name.
+    pair
+        Two examples.
+    general
+        Parameters known to need the general way already, with the reason.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    layers: list[Layer] = []
+    reasons = dict(general)
+    roles: dict[str, set[tuple[str, str]]] = {name: set() for name in parameters}
+    for module in model.modules():
+        kind = layer_kind(module)
+        own = {role: names.get(id(p)) for role, p in module._parameters.items() if p is not None}
+        for role, name in own.items():
+            if name and kind:
+                roles[name].add((role, kind))
+            elif name:
+                reasons.setdefault(name, f"{type(module).__name__} has no structured rule")
+        if kind and any(own.values()):
+            layers.append(Layer(module, kind, own.get("weight"), own.get("bias")))
+
+    probe = _Probe()
+    with WatchedLayers(layers, len(pair), probe.on_call) as watched:
+        try:
+            values = scalar(pair)
+        except UnplannedError as error:
+            for name in error.layer.parameters:
+                reasons.setdefault(name, error.reason)
+            return make_plan(model, scalar, parameters, pair, reasons)
+        for call in probe.calls:
+            if call.overwritten:
+                probe.misfits[call.layer] = "its input is changed in place"
+        for probe.example in range(2):
+            watched.backward(values[probe.example], again=probe.example == 0)
+    with trainable(list(parameters.values())):
+        edges = _edges(scalar(pair).sum())
+
+    for layer, reason in probe.misfits.items():
+        for name in layer.parameters:
+            reasons.setdefault(name, reason)
+    for name, parameter in parameters.items():
+        calls = sum(probe.connected.get(x, 0) for x in layers if name in x.parameters)
+        if not any(roles[name] <= allowed for allowed in TOGETHER):
+            reasons.setdefault(name, "it is used in ways that cannot be added")
+        elif edges.get(id(parameter), 0) != calls:
+            reasons.setdefault(
+                name, f"the graph uses it {edges.get(id(parameter), 0)} times, layers {calls}"
+            )
+    return _plan(layers, probe, reasons)
+
+
+def _plan(layers: list[Layer], probe: _Probe, reasons: dict[str, str]) -> Plan:
+    """Return the plan from what was found: layers keep only their structured parameters."""
+    plan = Plan(general=reasons)
+    for layer in layers:
+        layer.weight = None if layer.weight in reasons else layer.weight
+        layer.bias = None if layer.bias in reasons else layer.bias
+    called = {id(c.layer) for c in probe.calls}
+    plan.idle = [x for x in layers if x.parameters and id(x) not in called]
+    inputs: set[int] = set()
+    for call in probe.calls:
+        layer = call.layer
+        if not layer.parameters:
+            continue
+        if layer not in plan.numbers:
+            plan.layers.append(layer)
+            plan.numbers[layer] = 0
+        if layer.weight and layer.kind != "scale":
+            plan.numbers[layer] += call.shape[-1]
+            if id(call.input) not in inputs and layer.kind != "embedding":
+                plan.numbers[layer] += call.input.shape[-1]  # counted once for q, k and v
+            inputs.add(id(call.input))
+    return plan

@@ -1,0 +1,149 @@
+"""Decay over the independent draws of one task."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ntktune.errors import UserError
+from ntktune.spectrum.decay import (
+    LEAST_VALUES,
+    decay_exponent,
+    noise_level,
+    predicted_rate,
+    rank_ranges,
+)
+
+MAIN_RANGE = "1..n"
+
+
+def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFrame:
+    """Return the fit of every draw over every range of ranks.
+
+    Parameters
+    ----------
+    spectra
+        The eigenvalues of each draw, descending, shape (N,) each.
+    precision
+        eps of the precision in which the kernels were computed: values at or below
+        N·eps·λ_1 are dropped.
+
+    Returns
+    -------
+    DataFrame
+        Columns draw, range, first, last, exponent, intercept, stderr, r_squared, dropped.
+        Of a sensitivity range with fewer than three usable values the numbers are NaN.
+
+    Raises
+    ------
+    UserError
+        A draw has fewer than three usable values over the whole range.
+    """
+    rows = []
+    for draw, values in enumerate(spectra):
+        floor = noise_level(values, precision)
+        for name, (first, last) in rank_ranges(len(values)).items():
+            part = values[first - 1 : last]
+            usable = int((part > floor).sum())
+            row = {"draw": draw, "range": name}
+            if usable >= LEAST_VALUES or name == MAIN_RANGE:
+                row |= dataclasses.asdict(decay_exponent(values, first, last, floor))
+            else:
+                row |= {"first": first, "last": last, "dropped": len(part) - usable}
+            rows.append(row)
+    columns = [
+        *("draw", "range", "first", "last"),
+        *("exponent", "intercept", "stderr", "r_squared", "dropped"),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def bootstrap_interval(
+    values: np.ndarray, samples: int, random: np.random.Generator
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of some values, by resampling them.
+
+    Parameters
+    ----------
+    values
+        One value per draw, shape (draws,).
+    samples
+        Number of bootstrap samples.
+    random
+        Source of the resampling.
+    """
+    if samples < 1:
+        raise UserError(f"bootstrap samples: {samples}; at least 1 is needed")
+    values = np.asarray(values, dtype=np.float64)
+    means = values[random.integers(len(values), size=(samples, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, which knows no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def spectrum_summary(
+    spectra: Sequence[np.ndarray],
+    fits: pd.DataFrame,
+    precision: float,
+    samples: int,
+    random: np.random.Generator,
+) -> dict[str, Any]:
+    """Return what a task's decay is, over its draws.
+
+    Parameters
+    ----------
+    spectra, precision
+        As for :func:`fitted_ranges`.
+    fits
+        Its result.
+    samples, random
+        The bootstrap over draws.
+
+    Returns
+    -------
+    dict
+        n, draws, noise_floor (the highest of the draws'), exponent {mean, sd, low, high,
+        stderr_mean}, r_squared {mean, min}, intercept (mean), predicted_rate {mean, low,
+        high}, sensitivity {range: {mean, sd}}, dropped (over all draws). Standard
+        deviations are those of a sample (divided by draws − 1), None for one draw.
+    """
+    main = fits[fits["range"] == MAIN_RANGE]
+    exponent = main["exponent"].to_numpy()
+    mean = float(exponent.mean())
+    low, high = bootstrap_interval(exponent, samples, random)
+    others = fits[fits["range"] != MAIN_RANGE].groupby("range", sort=False)["exponent"]
+    return {
+        "n": len(spectra[0]),
+        "draws": len(spectra),
+        "noise_floor": max(noise_level(values, precision) for values in spectra),
+        "exponent": {
+            "mean": mean,
+            "sd": _number(main["exponent"].std()),
+            "low": low,
+            "high": high,
+            "stderr_mean": float(main["stderr"].mean()),
+        },
+        "r_squared": {
+            "mean": float(main["r_squared"].mean()),
+            "min": float(main["r_squared"].min()),
+        },
+        "intercept": float(main["intercept"].mean()),
+        "predicted_rate": {
+            "mean": predicted_rate(mean),
+            "low": predicted_rate(low),
+            "high": predicted_rate(high),
+        },
+        "sensitivity": {
+            name: {"mean": _number(part.mean()), "sd": _number(part.std())} for name, part in others
+        },
+        "dropped": int(main["dropped"].sum()),
+    }

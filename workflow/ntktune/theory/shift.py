@@ -1,0 +1,142 @@
+"""How far the pretrained network is from the target, and how noisy the labels are.
+
+The theory asks for C_H = ‖f_P − f*‖_H and σ, neither of which is observed. Both are
+read off a smoothed y − f_0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+
+from ntktune.errors import UserError
+
+GRID = 121  # ridges tried, evenly spaced in their logarithm, before the best is refined
+HIGHEST = 1e3  # times λ_1: a ridge that smooths everything away
+
+
+@dataclass(frozen=True)
+class ShiftEstimate:
+    """Kernel ridge smoothing of y − f_0.
+
+    Attributes
+    ----------
+    radius
+        C_H = (r̂ᵀ G⁺ r̂)^{1/2} of the smoothed shift r̂.
+    sigma
+        Standard deviation of the residual, ‖y − f_0 − r̂‖² / tr(I − S) rooted.
+    ridge
+        λ, chosen by generalised cross-validation; added to K_n's eigenvalues.
+    degrees_of_freedom
+        tr S.
+    """
+
+    radius: float
+    sigma: float
+    ridge: float
+    degrees_of_freedom: float
+
+
+def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]:
+    """Return labels as the network is to meet them, shape (N,), and their unit.
+
+    Parameters
+    ----------
+    label
+        Raw labels of one draw, shape (N,).
+    kind
+        ``regression``: (label − mean) / sd of the draw. ``classification``: −1 for class 0
+        and +1 for class 1, the target of the logit difference f = l1 − l0.
+
+    Returns
+    -------
+    labels : numpy.ndarray
+        Shape (N,).
+    unit : float
+        One unit of these labels, in raw labels (the sd; NaN for classes).
+
+    Raises
+    ------
+    UserError
+        Labels that are not finite or all the same, or classes other than 0 and 1.
+    """
+    label = np.asarray(label, dtype=np.float64)
+    if not np.isfinite(label).all():
+        raise UserError(f"{(~np.isfinite(label)).sum()} of {len(label)} labels are not finite")
+    if kind == "classification":
+        if not np.isin(label, (0, 1)).all():
+            raise UserError(f"classes must be 0 and 1, but these are {np.unique(label).tolist()}")
+        return 2 * label - 1, math.nan
+    sd = float(label.std())
+    if sd == 0:
+        raise UserError(
+            f"all {len(label)} labels of the draw are {label[0]}; there is nothing to learn"
+        )
+    return (label - label.mean()) / sd, sd
+
+
+def shift_estimate(
+    gram: ArrayLike, shift: ArrayLike, precision: float = np.finfo(np.float64).eps
+) -> ShiftEstimate:
+    """Return radius and noise from a kernel ridge smoothing of a noisy shift.
+
+    r̂ = S (y − f_0) with S = G (G + nλI)^{-1}; λ minimises generalised cross-validation
+    (1/n)‖(I − S)(y − f_0)‖² / (tr(I − S)/n)². C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with
+    α = (G + nλI)^{-1}(y − f_0), and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). All of it comes
+    from one eigendecomposition.
+
+    Parameters
+    ----------
+    gram
+        G, shape (N, N).
+    shift
+        y − f_0, shape (N,).
+    precision
+        eps of the precision in which the kernel was computed: ridges below the noise of
+        its eigenvalues are not tried.
+
+    Raises
+    ------
+    UserError
+        Shapes that do not fit, values that are not finite, or a kernel of zeros.
+    """
+    gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
+    n = len(shift)
+    if shift.ndim != 1 or gram.shape != (n, n):
+        raise UserError(f"a kernel of shape {gram.shape} does not fit {shift.shape} labels")
+    if not (np.isfinite(gram).all() and np.isfinite(shift).all()):
+        raise UserError("the kernel, the labels or the outputs hold values that are not finite")
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    values = np.maximum(values / n, 0.0)  # of K_n; below zero is rounding
+    if values[-1] == 0:
+        raise UserError("the kernel has no positive eigenvalue; all its gradients are zero")
+    rotated = vectors.T @ shift
+
+    def score(log_ridge: float) -> float:
+        kept = np.exp(log_ridge) / (values + np.exp(log_ridge))  # eigenvalues of I − S
+        return math.log(np.sum((kept * rotated) ** 2) / n) - 2 * math.log(kept.mean())
+
+    if not shift.any():
+        return ShiftEstimate(
+            radius=0.0, sigma=0.0, ridge=values[-1] * HIGHEST, degrees_of_freedom=0.0
+        )
+    low, high = math.log(n * precision * values[-1]), math.log(HIGHEST * values[-1])
+    grid = np.linspace(low, high, GRID)
+    best = int(np.argmin([score(x) for x in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)])
+    refined = minimize_scalar(score, bounds=around, method="bounded", options={"xatol": 1e-8})
+    log_ridge = min((grid[best], float(refined.x)), key=score)
+    ridge = math.exp(log_ridge)
+    kept = ridge / (values + ridge)
+    # α in the eigenbasis is rotated / (n (λ̂ + λ)), so αᵀGα needs no inverse of G
+    squared_radius = np.sum(values * (rotated / (values + ridge)) ** 2) / n
+    return ShiftEstimate(
+        radius=math.sqrt(squared_radius),
+        sigma=math.sqrt(np.sum((kept * rotated) ** 2) / kept.sum()),
+        ridge=ridge,
+        degrees_of_freedom=float(n - kept.sum()),
+    )

@@ -1,0 +1,86 @@
+"""The theory's stopping time for one kernel, its labels and its starting point."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ntktune.errors import UserError
+from ntktune.spectrum.eigenvalues import eigenvalues
+from ntktune.theory.complexity import critical_radius, stopping_time
+from ntktune.theory.shift import shift_estimate, standardised_labels
+
+
+def stopping_row(
+    gram: ArrayLike,
+    outputs: ArrayLike,
+    label: ArrayLike,
+    label_noise: ArrayLike,
+    *,
+    kind: str,
+    precision: float = np.finfo(np.float64).eps,
+    step_size_factor: float = 1.0,
+) -> dict[str, Any]:
+    """Return noise, radius, critical radius and stopping time of one draw.
+
+    The kernel and f_0 have the network's own scale and are taken as they are; labels are
+    standardised (regression) or −1 and +1 (classification).
+
+    Parameters
+    ----------
+    gram
+        G, shape (N, N).
+    outputs
+        f_0, shape (N,).
+    label
+        Raw labels, shape (N,).
+    label_noise
+        Standard errors of the labels in raw units, shape (N,); NaN where unknown.
+    kind
+        ``regression`` or ``classification``.
+    precision
+        eps of the precision in which the kernel was computed.
+    step_size_factor
+        Step size over min(1, 1/λ̂_1), the largest that the theory allows.
+
+    Returns
+    -------
+    dict
+        n; sigma and sigma_source: ``ratings``, the root mean square of ``label_noise`` in
+        units of the standardised labels, where a regression has all of it, else
+        ``residual`` of the smoothing; radius C_H and radius_source (how it was smoothed);
+        step_size; critical_radius ε̂_n; stopping_time T̂_max; eta = step_size·T̂_max.
+
+    Raises
+    ------
+    UserError
+        The factor is not in (0, 1], or the kernel or the labels cannot be used.
+    """
+    if not 0 < step_size_factor <= 1:
+        raise UserError(
+            f"step_size_factor is {step_size_factor}; it must be above 0 and at most 1: a larger "
+            "step leaves what the theory covers"
+        )
+    values = eigenvalues(gram)
+    labels, unit = standardised_labels(label, kind)
+    estimate = shift_estimate(gram, labels - np.asarray(outputs, dtype=np.float64), precision)
+    noise = np.asarray(label_noise, dtype=np.float64)
+    rated = kind == "regression" and bool(np.isfinite(noise).all()) and bool((noise > 0).any())
+    sigma = math.sqrt(np.mean(noise**2)) / unit if rated else estimate.sigma
+    step_size = step_size_factor * min(1.0, 1.0 / float(values[0])) if values[0] > 0 else math.nan
+    condition = {"sigma": sigma, "radius": estimate.radius}
+    steps = stopping_time(values, step_size=step_size, **condition)
+    return {
+        "n": len(values),
+        "sigma": sigma,
+        "sigma_source": "ratings" if rated else "residual",
+        "radius": estimate.radius,
+        "radius_source": "ridge smoothing of y - f_0 (GCV)",
+        "step_size": step_size,
+        "critical_radius": critical_radius(values, **condition),
+        "stopping_time": steps,
+        "eta": step_size * steps,
+    }
