@@ -9,8 +9,10 @@ import torch
 from ntktune.errors import UserError
 from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION, mean_squared_error
 from ntktune.finetune.repeats import (
+    OUTPUTS,
     Examples,
     all_steps,
+    center_outputs,
     fine_tuned_repeats,
     label_scale,
     seed_split,
@@ -62,6 +64,23 @@ def test_metrics_are_those_of_the_model_that_is_yielded(text_model, examples, su
         train, _ = seed_split(examples(), subsets, 20, repeat.seed)
         assert repeat.label_mean == data.label[train].mean()
         assert repeat.label_sd == data.label[train].std()
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_trainings_start_with_outputs_centred_on_the_training_part(
+    text_model, examples, subsets, settings, kind
+):
+    model, data = text_model(outputs=OUTPUTS[kind]), examples(kind)
+    before = model.head.weight.detach().clone()
+    center_outputs(model, data.ids[:30], settings())
+    assert torch.equal(model.head.weight, before)
+    found = outputs(model, data.ids[:30], 64)
+    assert found.mean(dim=0).abs().max() < 1e-6
+    assert found.std() > 1e-4
+    # standardised targets and centred outputs: the first loss is the variance of their difference
+    history = rows(text_model, data, subsets, settings)[0][1]
+    assert history[0].step == 0
+    assert history[0].holdout_loss < 2.5
 
 
 def test_scale_of_the_labels_does_not_matter(text_model, examples, subsets, settings):

@@ -10,7 +10,14 @@ from torch.nn import functional
 
 from ntktune.errors import UserError
 from ntktune.finetune import training
-from ntktune.finetune.training import Settings, expected_steps, fine_tune, mean_loss, outputs
+from ntktune.finetune.training import (
+    Settings,
+    batch_rows,
+    expected_steps,
+    fine_tune,
+    mean_loss,
+    outputs,
+)
 from ntktune.models import pad
 
 
@@ -43,9 +50,10 @@ def test_one_epoch_against_plain_adamw(text_model, sentences, settings):
         lr=3e-3,
         foreach=False,
     )
-    order, losses = np.random.default_rng(3).permutation(24), []
-    for start in (0, 10, 20):
-        rows = order[start : start + 10].tolist()
+    losses = []
+    usual = settings(max_epochs=1, batch_size=10)
+    lengths = [len(sentence) for sentence in sentences]
+    for rows in batch_rows(range(24), lengths, usual, np.random.default_rng(3)):
         stepper.zero_grad()
         loss = functional.mse_loss(reference(*pad([sentences[i] for i in rows])), targets[rows])
         loss.backward()
@@ -235,3 +243,22 @@ def test_settings_out_of_range(settings, name, value):
 def test_settings_have_no_hidden_defaults():
     with pytest.raises(TypeError):
         Settings(learning_rate=1e-3)
+
+
+def test_batches_cover_every_pass_once_and_hold_similar_lengths(settings):
+    usual = settings(batch_size=4, max_epochs=3)
+    rows = list(range(10, 60))
+    lengths = [0] * 10 + [(7 * i) % 50 for i in range(50)]
+    batches = list(batch_rows(rows, lengths, usual, np.random.default_rng(0)))
+    per_epoch = expected_steps(50, usual) // 3
+    assert len(batches) == 3 * per_epoch
+    for epoch in range(3):
+        some = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(row for batch in some for row in batch) == rows
+        assert all(len(batch) <= 4 for batch in some)
+    padded = sum(len(b) * max(lengths[row] for row in b) for b in batches)
+    real = sum(lengths[row] for b in batches for row in b)
+    assert padded < 1.35 * real
+    again = list(batch_rows(rows, lengths, usual, np.random.default_rng(0)))
+    assert again == batches
+    assert batches[:per_epoch] != batches[per_epoch : 2 * per_epoch]

@@ -36,6 +36,8 @@ def write_task(folder, name, kind, model, sign=1.0):
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(3, 10, (60,), generator=generator).tolist()
     sentences = [torch.randint(1, 40, (n,), generator=generator) for n in lengths]
+    for i, sentence in enumerate(sentences):
+        sentence[-1] = (5, 15, 25, 35)[i % 4]  # few cases: 16 examples teach the rule
     label = torch.tensor([sign * (float(s[-1]) / 10 - 2) for s in sentences]).double()
     if kind == "classification":
         label = (label > 0).double()

@@ -86,8 +86,9 @@ def test_scores_of_every_merge_and_member(tuned_tasks):
 
 def test_coefficient_zero_is_the_pretrained_model(tuned_tasks):
     model, tasks = tuned_tasks
-    for row in merged_scores(model, tasks, 0.0, 64):
-        assert row["merged_score"] == row["pretrained"] != row["single"]
+    rows = merged_scores(model, tasks, 0.0, 64)
+    assert [r["merged_score"] for r in rows] == [r["pretrained"] for r in rows]
+    assert rows[0]["pretrained"] != rows[0]["single"]
 
 
 def test_task_that_did_not_move_leaves_the_other_its_score(tuned_tasks):

@@ -65,6 +65,14 @@ STOPPING_COLUMNS = (
     "stopping_time",
     "eta",
 )
+RATE_COLUMNS = (
+    "task",
+    "predicted_rate",
+    "measured_exponent",
+    "error_measure",
+    "measured_low",
+    "measured_high",
+)
 SUMMARY_KEYS = (
     "task",
     "n",
@@ -291,19 +299,35 @@ def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> di
     return exponents
 
 
-def _rates(path: str) -> pd.DataFrame:
-    """Read table 1."""
+def _csv(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Read one of this chapter's own tables."""
     import pandas as pd
 
     if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; make it with: ntktune figures table1")
+        raise UserError(
+            f"{path} does not exist; make it with: ntktune figures {Path(path).stem}, or run "
+            "the study"
+        )
     try:
         table = pd.read_csv(path)
     except ValueError as error:
         raise UserError(f"{path} is no table ({error}); make it again") from None
-    columns = ("task", "predicted_rate", "measured_exponent", "error_measure")
-    _check_names(path, table.columns, (*columns, "measured_low", "measured_high"), "columns")
+    _check_names(str(path), table.columns, columns, "columns")
     return table
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print where a study's figures are, and its rates and verdicts in a few lines."""
+    from ntktune.figures.overview import overview
+
+    folder = Path(args.folder)
+    columns = ("task", "exponent", "r_squared", "predicted_rate", "measured_exponent")
+    rates = _csv(folder / "figures" / "table1.csv", columns)
+    claims = _csv(folder / "figures" / "verdicts.csv", ("claim", "verdict"))
+    print(f"\n{overview(rates, claims)}\n")
+    print(f"figures and tables  {folder / 'figures'}")
+    if (folder / "report.html").is_file():
+        print(f"report              {folder / 'report.html'}")
 
 
 def verdicts(args: argparse.Namespace) -> None:
@@ -314,7 +338,7 @@ def verdicts(args: argparse.Namespace) -> None:
     summaries = [_summary(path) for path in args.summaries]
     metrics, _ = _metrics(args.metrics, (*ERROR_COLUMNS, *STEP_COLUMNS))
     table = verdict_table(
-        rates=_rates(args.table1),
+        rates=_csv(args.table1, RATE_COLUMNS),
         exponents=_draw_exponents(summaries, args.fits),
         r_squared={summary["task"]: summary["r_squared"]["mean"] for summary in summaries},
         metrics=metrics,
@@ -401,6 +425,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "table3", table3)
     _add_inputs(parser, "--cosine", "--merged")
     _add_table(parser, bootstrap=False)
+
+    parser = add_command(verbs, "show", show)
+    parser.add_argument("--folder", required=True, help="results of a study, as results/quickstart")
 
     parser = add_command(verbs, "verdicts", verdicts)
     _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics", "--stopping")

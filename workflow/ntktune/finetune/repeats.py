@@ -106,6 +106,18 @@ def label_scale(examples: Examples, train: Sequence[int]) -> tuple[float, float]
     return mean, sd
 
 
+def center_outputs(model: TextModel, examples: Sequence[torch.Tensor], settings: Settings) -> None:
+    """Set the head's bias so that the mean output over some examples is 0, in place.
+
+    The counterpart of standardised targets: the hidden states of a pretrained model have
+    a large common part, which a fresh head turns into an arbitrary offset. Taking it out
+    changes no gradient, and so no kernel.
+    """
+    with torch.no_grad():
+        mean = outputs(model, examples, settings.batch_tokens, settings.autocast).mean(dim=0)
+        model.head.bias -= mean.to(model.head.bias.device)
+
+
 def measured_metrics(
     model: TextModel,
     examples: Examples,
@@ -194,6 +206,7 @@ def fine_tuned_repeats(
         model.backbone.load_state_dict(pretrained)
         head_seed = integer_seed(root_seed, "finetune.head", *address)
         model.reset_head(torch.Generator().manual_seed(head_seed))
+        center_outputs(model, [examples.ids[i] for i in train], settings)
         training = fine_tune(
             model,
             examples.ids,

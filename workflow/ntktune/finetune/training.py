@@ -159,14 +159,28 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> to
     return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
 
-def _steps(
-    rows: Sequence[int], settings: Settings, generator: np.random.Generator
+def batch_rows(
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    settings: Settings,
+    generator: np.random.Generator,
 ) -> Iterator[list[int]]:
-    """Yield each step's rows: every pass in a new random order."""
+    """Yield each step's rows: every pass in a new random order, batches of similar lengths.
+
+    The rows are shuffled, sorted by length within every four batches, and the batches are
+    shuffled again, so that little of a batch is padding.
+    """
+    pool = 4 * settings.batch_size
     for _ in range(settings.max_epochs):
         order = generator.permutation(np.asarray(rows)).tolist()
-        for start in range(0, len(order), settings.batch_size):
-            yield order[start : start + settings.batch_size]
+        batches = []
+        for start in range(0, len(order), pool):
+            similar = sorted(order[start : start + pool], key=lambda row: lengths[row])
+            batches += [
+                similar[i : i + settings.batch_size]
+                for i in range(0, len(similar), settings.batch_size)
+            ]
+        yield from (batches[i] for i in generator.permutation(len(batches)))
 
 
 def expected_steps(n_train: int, settings: Settings) -> int:
@@ -252,7 +266,8 @@ def fine_tune(
         best = evaluate(0)
         history.append(best)
         step, worse, last = 0, 0, expected_steps(len(train), settings)
-        for step, rows in enumerate(_steps(train, settings, generator), start=1):
+        lengths = [len(example) for example in examples]
+        for step, rows in enumerate(batch_rows(train, lengths, settings, generator), start=1):
             stepper.zero_grad(set_to_none=True)
             loss = 0.0
             for chunk in token_batches([len(examples[i]) for i in rows], settings.batch_tokens):

@@ -26,8 +26,9 @@ def stopping_row(
 ) -> dict[str, Any]:
     """Return noise, radius, critical radius and stopping time of one draw.
 
-    The kernel and f_0 have the network's own scale and are taken as they are; labels are
-    standardised (regression) or −1 and +1 (classification).
+    The kernel and f_0 have the network's own scale. Labels are standardised (regression) or
+    −1 and +1 (classification), and f_0 is taken without its mean: fine-tuning starts
+    there, the head's bias taking the mean out, which changes no kernel.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def stopping_row(
         )
     values = eigenvalues(gram)
     labels, unit = standardised_labels(label, kind)
-    estimate = shift_estimate(gram, labels - np.asarray(outputs, dtype=np.float64), precision)
+    start = np.asarray(outputs, dtype=np.float64)
+    estimate = shift_estimate(gram, labels - (start - start.mean()), precision)
     noise = np.asarray(label_noise, dtype=np.float64)
     rated = kind == "regression" and bool(np.isfinite(noise).all()) and bool((noise > 0).any())
     sigma = math.sqrt(np.mean(noise**2)) / unit if rated else estimate.sigma
@@ -78,7 +80,7 @@ def stopping_row(
         "sigma": sigma,
         "sigma_source": "ratings" if rated else "residual",
         "radius": estimate.radius,
-        "radius_source": "ridge smoothing of y - f_0 (GCV)",
+        "radius_source": "ridge smoothing of y - centred f_0 (GCV)",
         "step_size": step_size,
         "critical_radius": critical_radius(values, **condition),
         "stopping_time": steps,
