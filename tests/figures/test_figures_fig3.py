@@ -36,6 +36,17 @@ def test_heat_map_is_symmetric_about_zero_with_a_grey_diagonal(figure):
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == NAMES
 
 
+def test_a_model_that_did_not_move_has_dashes_for_cosines():
+    cosine = cosine_of(NAMES)
+    unmoved = (cosine[["task_a", "task_b"]] == "rte").any(axis=1)
+    cosine.loc[unmoved, "cosine"] = NAN
+    axes = draw(cosine, merged_of(NAMES)).axes[0]
+    texts = np.array([text.get_text() for text in axes.texts]).reshape(3, 3)
+    assert texts[1].tolist() == ["–", "1", "–"]
+    assert axes.images[0].get_array().mask[1].all()
+    assert np.isfinite(axes.images[0].get_clim()).all()
+
+
 def test_tiny_cosines_stay_pale_and_print_no_minus_zero():
     cosine = cosine_of(NAMES)
     cosine["cosine"] = np.where(cosine["task_a"] == cosine["task_b"], 1.0, -0.0001)

@@ -193,8 +193,12 @@ def test_nearly_orthogonal():
     cosine.loc[chosen, "cosine"] = -0.3
     row = nearly_orthogonal(cosine)
     assert (row["verdict"], row["value"]) == (NO, 0.3)
-    assert row["detail"].startswith("rte and stsb -0.3; mean |cosine| over all pairs (3)")
+    assert row["detail"].startswith("rte and stsb -0.3; mean |cosine| over 3 pairs")
     assert nearly_orthogonal(cosine[cosine["task_a"] == cosine["task_b"]])["verdict"] == UNTESTED
+    cosine.loc[(cosine[["task_a", "task_b"]] == "mrpc").any(axis=1), "cosine"] = np.nan
+    detail = nearly_orthogonal(cosine)["detail"]
+    assert "over 1 pairs" in detail
+    assert detail.endswith("2 pairs with a model that fine-tuning did not move")
 
 
 def test_merging_keeps():

@@ -31,7 +31,8 @@ def cosine_matrix(cosine: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
     matrix = cosine.pivot(index="task_a", columns="task_b", values="cosine")
     matrix = matrix.reindex(index=tasks, columns=tasks)
-    missing = [task for task in tasks if matrix.loc[task].isna().all()]
+    # a model whose best step is 0 did not move: its cosines are there, and NaN
+    missing = [task for task in tasks if task not in set(cosine["task_a"])]
     if missing:
         known = ", ".join(cosine["task_a"].unique())
         raise UserError(f"the cosines hold no task {missing[0]!r}, only: {known}")
@@ -50,8 +51,9 @@ def _draw_cosines(axes: Axes, matrix: pd.DataFrame, colormap: str) -> None:
     """Draw the heat map; the diagonal is grey, for its 1 would wash out all the rest."""
     values = matrix.to_numpy()
     tasks = list(matrix.index)
-    off_diagonal = np.ma.masked_array(values, mask=np.eye(len(tasks), dtype=bool))
-    scale = max(LEAST_SCALE, float(np.abs(off_diagonal).max()))
+    hidden = np.eye(len(tasks), dtype=bool) | np.isnan(values)
+    off_diagonal = np.ma.masked_array(values, mask=hidden)
+    scale = max(LEAST_SCALE, float(np.ma.filled(np.abs(off_diagonal), 0).max()))
     colors = matplotlib.colormaps[colormap].with_extremes(bad="#D9D9D9")
     image = axes.imshow(off_diagonal, cmap=colors, norm=Normalize(-scale, scale))
     decimals = 2 if len(tasks) > 4 else 3
@@ -59,7 +61,7 @@ def _draw_cosines(axes: Axes, matrix: pd.DataFrame, colormap: str) -> None:
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             red, green, blue, _ = image.cmap(image.norm(value))
-            is_dark = i != j and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            is_dark = not hidden[i, j] and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             axes.text(
                 j,
                 i,
