@@ -76,7 +76,7 @@ def test_a_figure_that_the_study_has_not_is_told(checkout):
     output = done.stdout + done.stderr
     assert done.returncode == 1
     assert "fig7 draws the eigenvalue decay of task number 4, but study 'smoke' has 2" in output
-    assert "Traceback" not in output
+    assert "Traceback (most recent call last)" not in output
 
 
 def test_a_configuration_given_by_hand_stands_alone(checkout):

@@ -66,7 +66,7 @@ def gram(
     device: torch.device | None = None,
     progress: Callable[[float], None] | None = None,
     *,
-    max_bytes: float = 2**30,
+    max_bytes: float = 2**31,
     check: bool = True,
 ) -> GramResult:
     """Return the empirical NTK of a network on some texts, exact, over all its parameters.
