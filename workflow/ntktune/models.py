@@ -10,11 +10,15 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class TextModel(nn.Module):
@@ -80,20 +84,15 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
-def keep_blocks(backbone: nn.Module, blocks: int | None) -> nn.Module:
-    """Keep the first ``blocks`` transformer blocks of a backbone, in place; None keeps all.
-
-    What follows the blocks (a final norm) stays.
-    """
-    if blocks is None:
-        return backbone
-    there = backbone.config.num_hidden_layers
+def _shortened(config: PretrainedConfig, blocks: int) -> PretrainedConfig:
+    """Return the configuration of a model's first blocks; the rest is then never read."""
+    there = config.num_hidden_layers
     if not 1 <= blocks <= there:
         raise UserError(f"model.blocks is {blocks}, but this model has {there} blocks (1-{there})")
-    layers = block_list(backbone)
-    del layers[blocks:]
-    backbone.config.num_hidden_layers = blocks
-    return backbone
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:blocks]
+    config.num_hidden_layers = blocks
+    return config
 
 
 def load_backbone(
@@ -115,7 +114,7 @@ def load_backbone(
     UserError
         The folder is missing or holds no model that can be read.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
@@ -124,14 +123,19 @@ def load_backbone(
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if blocks is not None:
+            config = _shortened(config, blocks)
         backbone = AutoModel.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"the model in {folder} cannot be read: {error}") from error
+    if blocks is not None:
+        block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):
         backbone.config.use_cache = False  # cached keys only cost memory here
-    return keep_blocks(backbone, blocks).eval()
+    return backbone.eval()
 
 
 def text_model(
