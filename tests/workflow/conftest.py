@@ -38,7 +38,10 @@ class Checkout:
         """Run Snakemake here; the package is the copy's own."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        # no environment is activated: the jobs must find the right Python all the same
+        binaries = str(Path(sys.executable).parent)
+        folders = environment["PATH"].split(os.pathsep)
+        environment["PATH"] = os.pathsep.join(f for f in folders if f != binaries)
         return subprocess.run(
             [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,

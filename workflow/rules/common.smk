@@ -14,10 +14,11 @@ from snakemake.exceptions import WorkflowError
 
 PACKAGE_FOLDER = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE_FOLDER)
-# The jobs' `python -m ntktune` finds the package here, installed or not.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [PACKAGE_FOLDER, os.environ.get("PYTHONPATH")])
-)
+# The jobs' `python -m ntktune` is the Python that runs Snakemake, activated or not (a conda
+# environment, where one is used, goes before it), and finds the package here, installed or not.
+for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", PACKAGE_FOLDER)):
+    others = os.environ.get(variable)
+    os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))
 
 from ntktune.artifacts import atomic_path
 from ntktune.code_digest import code_digest
