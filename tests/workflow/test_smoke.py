@@ -143,6 +143,6 @@ def test_the_report_is_one_file_that_needs_no_network(smoke):
     done = smoke.snakemake(*CONFIG, "--report", "report.html")
     assert done.returncode == 0, done.stderr
     text = (smoke.folder / "report.html").read_text()
-    assert "data:image/png;base64" in text
+    assert "data:image/png;" in text
     assert 'src="http' not in text
     assert '<link href="http' not in text
