@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntktune.errors import UserError
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "float64", "bfloat16")
+
+
+def has_nvidia_gpu() -> bool:
+    """Return whether this machine has an NVIDIA GPU, without importing torch."""
+    return Path("/proc/driver/nvidia/gpus").is_dir()
 
 
 def machine_epsilon(name: str) -> float:

@@ -29,6 +29,7 @@ from ntktune.config import (
     resolved_study,
     source_files,
 )
+from ntktune.device import has_nvidia_gpu
 from ntktune.errors import UserError
 
 try:
@@ -47,13 +48,8 @@ FIGURES = ["fig2", "fig3", *DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
 TABLES = ["table1", "table2", "table3", "verdicts"]
 
 
-def sees_gpu():
-    """Whether this machine has an NVIDIA GPU (asked without importing torch)."""
-    return Path("/proc/driver/nvidia/gpus").is_dir()
-
-
 # Snakemake counts GPUs only where a job asks for one.
-GPU = int(STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and sees_gpu()))
+GPU = int(STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu()))
 
 # Options that a command gets only where the configuration sets them.
 BLOCKS = ["--blocks", str(STUDY["model"]["blocks"])] if STUDY["model"]["blocks"] else []
