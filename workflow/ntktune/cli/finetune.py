@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, read_json, read_tensors, write_table
 from ntktune.cli import Progress, add_command
+from ntktune.cli.inputs import check_tokens, model_facts
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,12 +55,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
 
 
-def model_facts(folder: str) -> dict[str, Any]:
-    """Return name, revision and checksum of a model folder, from its manifest."""
-    manifest = read_json(Path(folder) / "model.json")
-    return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
-
-
 def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Examples, dict]:
     """Return a task's tokenised examples and the tokens' provenance.
 
@@ -72,15 +66,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
     from ntktune.finetune.repeats import Examples
 
     tensors, facts = read_tensors(tokens)
-    found = facts.get("task", {}).get("name")
-    if found != task:
-        raise UserError(f"{tokens} holds task {found!r}, not {task!r}; give that task's tokens")
-    made_for = facts.get("model", {})
-    if made_for.get("sha256") != model["sha256"]:
-        raise UserError(
-            f"{tokens} was made for model {made_for.get('name')} ({made_for.get('sha256')}), "
-            f"but the model here is {model['name']} ({model['sha256']}); tokenise again"
-        )
+    check_tokens(tokens, facts, task, model)
     lengths = tensors["offsets"].diff().tolist()
     score_range = facts["task"].get("score_range")
     examples = Examples(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntktune.artifacts import Record, read_json, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
+from ntktune.cli.inputs import check_tokens, model_facts
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,19 +45,8 @@ def _checked_inputs(
     UserError
         Tokens, draws, task and model do not belong together.
     """
-    if facts["task"]["name"] != args.task:
-        raise UserError(
-            f"{args.tokens} holds task {facts['task']['name']!r}, not {args.task!r}; "
-            "give that task's tokens"
-        )
-    manifest = read_json(Path(args.model) / "model.json")
-    model = {key: manifest.get(key) for key in ("name", "revision", "sha256")}
-    if facts["model"]["sha256"] != model["sha256"]:
-        raise UserError(
-            f"{args.tokens} was made for model {facts['model'].get('name')} "
-            f"({facts['model']['sha256']}), but the model here is {model['name']} "
-            f"({model['sha256']}); tokenise again"
-        )
+    model = model_facts(args.model)
+    check_tokens(args.tokens, facts, args.task, model)
     drawn = read_json(args.draws)
     if drawn["provenance"].get("data_sha256") != facts["data_sha256"]:
         raise UserError(

@@ -10,11 +10,11 @@ from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import (
     add_model_options,
     add_training_options,
-    model_facts,
     read_examples,
     read_subsets,
     repeats,
 )
+from ntktune.cli.inputs import model_facts
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:

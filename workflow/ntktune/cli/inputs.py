@@ -1,0 +1,40 @@
+"""Checks that the files given to one command belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ntktune.artifacts import read_json
+from ntktune.errors import UserError
+
+
+def model_facts(folder: str) -> dict[str, Any]:
+    """Return name, revision and checksum of a model folder, from its manifest."""
+    manifest = read_json(Path(folder) / "model.json")
+    return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
+
+
+def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str, Any]) -> None:
+    """Raise UserError if tokens are another task's, or were made for another model.
+
+    Parameters
+    ----------
+    tokens
+        The tokens' path, for the message.
+    facts
+        Their provenance.
+    task
+        The name of the task that is wanted.
+    model
+        What :func:`model_facts` says of the model that is used.
+    """
+    found = facts.get("task", {}).get("name")
+    if found != task:
+        raise UserError(f"{tokens} holds task {found!r}, not {task!r}; give that task's tokens")
+    made_for = facts.get("model", {})
+    if made_for.get("sha256") != model["sha256"]:
+        raise UserError(
+            f"{tokens} was made for model {made_for.get('name')} ({made_for.get('sha256')}), "
+            f"but the model here is {model['name']} ({model['sha256']}); tokenise again"
+        )
