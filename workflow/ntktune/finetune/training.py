@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import restricted_embedding
+from ntktune.matmul import FastLinear
 from ntktune.models import TextModel, pad, token_batches
 
 
@@ -117,7 +118,7 @@ def _forward(
 ) -> torch.Tensor:
     device = model.head.weight.device
     ids, mask = (part.to(device) for part in pad(examples))
-    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+    with FastLinear(), torch.autocast(device.type, autocast, enabled=autocast is not None):
         found = model(ids, mask)
     return found.to(model.head.weight.dtype)
 

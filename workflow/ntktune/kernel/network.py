@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.matmul import FastLinear
 from ntktune.models import pad
 
 OUTPUTS = ("scalar", "difference")
@@ -84,7 +85,8 @@ def scalar_outputs(
         The model returns another shape.
     """
     ids, mask = pad(examples)
-    result = model(input_ids=ids.to(device), attention_mask=mask.to(device))
+    with FastLinear():
+        result = model(input_ids=ids.to(device), attention_mask=mask.to(device))
     result = getattr(result, "logits", result)
     if not isinstance(result, torch.Tensor):
         raise UserError(

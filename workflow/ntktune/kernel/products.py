@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from ntktune.matmul import product_transposed
+
 COLUMNS = 65_536  # parameters per materialised product
 TILE_ROWS = 1_024  # tokens per side of a token-pair tile: large enough for fast products
 
@@ -28,7 +30,7 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for start in range(0, left.shape[1], COLUMNS):
         block = slice(start, start + COLUMNS)
-        total += (_working(left[:, block]) @ _working(right[:, block]).T).double()
+        total += product_transposed(_working(left[:, block]), _working(right[:, block])).double()
     return total
 
 
@@ -96,8 +98,8 @@ def token_pair_gram(
     for n, (left, left_rows, left_members) in enumerate(tiles):
         a, g = _working(inputs[left_rows]), _working(gradients[left_rows])
         for right, right_rows, right_members in tiles[n:]:
-            pairs = a @ _working(inputs[right_rows]).T
-            pairs *= g @ _working(gradients[right_rows]).T
+            pairs = product_transposed(a, _working(inputs[right_rows]))
+            pairs *= product_transposed(g, _working(gradients[right_rows]))
             block = left_members @ (pairs.double() @ right_members.T)
             gram[left, right] = block
             gram[right, left] = block.T
@@ -136,14 +138,14 @@ def materialised_gram(
         start = 0
         for example, end in enumerate(ends):
             if end > start:
-                torch.mm(g[:, start:end], _working(inputs[start:end]), out=block[example])
+                block[example] = product_transposed(g[:, start:end], _working(inputs[start:end]).T)
             start = end
         if tokens is not None:
             here = ((tokens >= first) & (tokens < last)).nonzero().flatten()
             rows = token_owner[here] * (last - first) + tokens[here] - first
             block.view(-1, d_in).index_add_(0, rows, _working(token_gradients[here]))
         flat = block.view(examples, -1)
-        gram += (flat @ flat.T).double()
+        gram += product_transposed(flat, flat).double()
     return gram
 
 
