@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ntktune.taskvectors import arithmetic
 from ntktune.taskvectors.arithmetic import apply, task_vector
 from ntktune.taskvectors.merging import (
     combinations,
@@ -21,7 +22,9 @@ def test_all_pairs_then_all():
     assert len(combinations(6)) == 16
 
 
-def test_merged_weights_are_the_sum_of_the_vectors():
+@pytest.mark.parametrize("stretch", [1, 7, 36, 10**6])
+def test_merged_weights_are_the_sum_of_the_vectors(stretch, monkeypatch):
+    monkeypatch.setattr(arithmetic, "SLICE", stretch)
     generator = torch.Generator().manual_seed(0)
     states = [
         {name: torch.randn(9, 4, generator=generator) for name in ("x", "y")} for _ in range(4)

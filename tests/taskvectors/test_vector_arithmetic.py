@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.taskvectors import arithmetic
 from ntktune.taskvectors.arithmetic import apply, cosine, cosine_matrix, dot, task_vector
 
 
@@ -70,7 +71,9 @@ def test_cosines_of_known_directions():
     assert math.isnan(cosine(x, {"w": torch.zeros(2)}))
 
 
-def test_matrix_is_the_pairwise_cosines():
+@pytest.mark.parametrize("stretch", [17, 400, 10**6])
+def test_matrix_is_the_pairwise_cosines(stretch, monkeypatch):
+    monkeypatch.setattr(arithmetic, "SLICE", stretch)
     base, tuned = weights(0), [weights(s) for s in (1, 2, 3)]
     vectors = [task_vector(base, t) for t in tuned]
     found = cosine_matrix(base, tuned)

@@ -41,9 +41,9 @@ def _suits(*tensors: torch.Tensor) -> bool:
 
 
 def _dense(matrix: torch.Tensor) -> torch.Tensor:
-    """Return a matrix without gaps between its rows (or columns): oneDNN has a slow loop for others.
+    """Return a matrix without gaps between its rows or columns, copied if need be.
 
-    That loop is also less exact: it adds all terms one by one.
+    For others oneDNN has a loop that is slow, and less exact: it adds term by term.
     """
     dense = matrix.is_contiguous() or matrix.T.is_contiguous()
     return matrix if dense else matrix.contiguous()

@@ -9,7 +9,7 @@ are nine orders of magnitude apart: θ_P + τ gives the fine-tuned weights bit f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ import torch
 from ntktune.errors import UserError
 
 Weights = Mapping[str, torch.Tensor]
+
+SLICE = 2**18  # numbers at a time: their float64 copies stay in a processor's cache
 
 
 def check_same_shapes(first: Weights, second: Weights) -> None:
@@ -34,6 +36,16 @@ def check_same_shapes(first: Weights, second: Weights) -> None:
                 f"tensor {name} has shape {shapes[0]} in one set of weights and {shapes[1]} in "
                 "the other; use weights of the same model and the same blocks"
             )
+
+
+def slices(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield the same stretch of several tensors of one shape, flattened, until all is seen.
+
+    So that float64 copies of a stretch, not of a whole tensor, are in memory.
+    """
+    flat = [tensor.flatten() for tensor in tensors]
+    for start in range(0, len(flat[0]), SLICE):
+        yield [tensor[start : start + SLICE] for tensor in flat]
 
 
 def task_vector(base: Weights, tuned: Weights) -> dict[str, torch.Tensor]:
@@ -106,8 +118,8 @@ def cosine(first: Weights, second: Weights) -> float:
 def cosine_matrix(base: Weights, tuned: Sequence[Weights]) -> np.ndarray:
     """Return the cosines of the task vectors of several fine-tuned models.
 
-    The same numbers as :func:`cosine` for each pair, with the float64 differences of only
-    one tensor in memory at a time.
+    The numbers of :func:`cosine` for each pair, in one pass over the weights that holds
+    float64 differences of a stretch of one tensor only.
 
     Parameters
     ----------
@@ -130,11 +142,10 @@ def cosine_matrix(base: Weights, tuned: Sequence[Weights]) -> np.ndarray:
         check_same_shapes(base, weights)
     gram = np.zeros((len(tuned), len(tuned)))
     for name in base:
-        one = [task_vector({name: base[name]}, {name: weights[name]}) for weights in tuned]
-        for i, first in enumerate(one):
-            for j, second in enumerate(one[: i + 1]):
-                gram[i, j] += dot(first, second)
-    gram = np.tril(gram) + np.tril(gram, -1).T
+        for start, *ends in slices([base[name], *(weights[name] for weights in tuned)]):
+            vectors = torch.stack(ends).double() - start.double()  # (K, slice)
+            gram += (vectors @ vectors.T).cpu().numpy()
+    gram = (gram + gram.T) / 2  # exactly symmetric, whatever the product's rounding
     norms = np.sqrt(np.diag(gram))
     norms[norms == 0] = math.nan
     cosines = gram / np.outer(norms, norms)

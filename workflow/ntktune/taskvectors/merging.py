@@ -13,7 +13,7 @@ from torch import nn
 
 from ntktune.finetune.repeats import Examples, measured_metrics
 from ntktune.models import TextModel
-from ntktune.taskvectors.arithmetic import apply, check_same_shapes, task_vector
+from ntktune.taskvectors.arithmetic import apply, check_same_shapes, slices, task_vector
 
 METRIC = {"regression": "pearson", "classification": "accuracy"}
 
@@ -98,7 +98,7 @@ def merged_weights(
 ) -> dict[str, torch.Tensor]:
     """Return θ_P + coefficient · Σ τ by name, in base's precision (SR26 eq 23).
 
-    Tensor by tensor, so that float64 differences of one tensor only are in memory.
+    In stretches, so that float64 differences of one stretch only are in memory.
 
     Raises
     ------
@@ -107,11 +107,15 @@ def merged_weights(
     """
     for weights in tuned:
         check_same_shapes(base, weights)
+    coefficients = [coefficient] * len(tuned)
     merged = {}
     for name, tensor in base.items():
-        one = {name: tensor}
-        vectors = [task_vector(one, {name: weights[name]}) for weights in tuned]
-        merged |= apply(one, vectors, [coefficient] * len(vectors))
+        parts = []
+        for start, *ends in slices([tensor, *(weights[name] for weights in tuned)]):
+            one = {name: start}
+            vectors = [task_vector(one, {name: end}) for end in ends]
+            parts.append(apply(one, vectors, coefficients)[name])
+        merged[name] = torch.cat(parts).view_as(tensor)
     return merged
 
 
