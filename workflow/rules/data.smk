@@ -150,6 +150,8 @@ rule draws:
         "<logs>/data/draws/{task}.log",
     benchmark:
         "<benchmarks>/data/draws/{task}.tsv"
+    # a moment's work that the long jobs wait for
+    priority: 3
     conda:
         "../../envs/model.yaml"
     threads: 1
@@ -184,6 +186,8 @@ rule subsets:
         "<logs>/data/subsets/{task}.log",
     benchmark:
         "<benchmarks>/data/subsets/{task}.tsv"
+    # a moment's work that the long jobs wait for
+    priority: 3
     conda:
         "../../envs/model.yaml"
     threads: 1

@@ -19,6 +19,8 @@ rule kernel:
         "<logs>/kernel/{task}.log",
     benchmark:
         "<benchmarks>/kernel/{task}.tsv"
+    # a long job: no core must wait for it at the end
+    priority: 1
     conda:
         "../../envs/model.yaml"
     threads: 1
