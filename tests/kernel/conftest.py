@@ -12,26 +12,37 @@ VOCABULARY = 50
 
 
 def naive_gram(model, examples, outputs="scalar"):
-    """One text at a time, float64, plain autograd, the whole Jacobian: slow and plain."""
+    """One text at a time, float64, plain autograd, the whole Jacobian: slow and plain.
+
+    ``full`` gives (N, N, C, C) and values (N, C).
+    """
     model = copy.deepcopy(model).double().eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows, values = [], []
     for example in examples:
         result = model(input_ids=example[None], attention_mask=torch.ones_like(example)[None])
         result = getattr(result, "logits", result)[0]
-        value = result[1] - result[0] if outputs == "difference" else result.squeeze()
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        rows.append(
-            torch.cat(
-                [
-                    (torch.zeros_like(p) if g is None else g).flatten()
-                    for p, g in zip(parameters, gradients, strict=True)
-                ]
+        if outputs == "full":
+            functions = list(result.reshape(-1))
+        else:
+            functions = [result[1] - result[0] if outputs == "difference" else result.squeeze()]
+        for value in functions:
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+            rows.append(
+                torch.cat(
+                    [
+                        (torch.zeros_like(p) if g is None else g).flatten()
+                        for p, g in zip(parameters, gradients, strict=True)
+                    ]
+                )
             )
-        )
-        values.append(value.detach())
-    jacobian = torch.stack(rows)  # (N, P)
-    return jacobian @ jacobian.T, torch.stack(values)
+        values.append(torch.stack(functions).detach())
+    jacobian = torch.stack(rows)  # (N·C, P)
+    kernel, values = jacobian @ jacobian.T, torch.stack(values)  # values (N, C)
+    if outputs != "full":
+        return kernel, values[:, 0]
+    count = values.shape[1]
+    return kernel.reshape(len(examples), count, -1, count).transpose(1, 2), values
 
 
 def tiny_backbone(name):

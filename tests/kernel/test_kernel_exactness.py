@@ -21,7 +21,7 @@ def relative(found, expected):
 def test_architecture_in_both_precisions(name, outputs, tiny, texts, reference):
     model = tiny(name, outputs=1 if outputs == "scalar" else 2)
     expected, values = reference(model, texts, outputs)
-    exact = gram(model, texts, outputs, max_tokens=30, dtype=torch.float64)
+    exact = gram(model, texts, outputs=outputs, max_tokens=30, dtype=torch.float64)
     assert relative(exact.kernel, expected) < 1e-10
     assert relative(exact.outputs, values) < 1e-10
     assert exact.provenance["general"] == {}  # every parameter is served by a rule
@@ -38,6 +38,35 @@ def test_float32_against_the_float64_reference(name, tiny, texts, reference):
     assert relative(found.kernel, expected) < 1e-5
     assert relative(found.outputs, values) < 1e-5
     assert found.provenance["dtype"] == "float32"
+
+
+@pytest.mark.usefixtures("float64_inside")
+@pytest.mark.parametrize(("name", "classes"), [("gpt2", 1), ("llama", 2), ("gpt2", 3)])
+def test_all_outputs_of_a_network(name, classes, tiny, texts, reference):
+    model = tiny(name, outputs=classes)
+    expected, values = reference(model, texts, "full")
+    for max_bytes in (2**29, 30_000):
+        settings = {"dtype": torch.float64, "max_tokens": 30, "max_bytes": max_bytes}
+        full = gram(model, texts, outputs="full", **settings)
+        assert full.kernel.shape == (9, 9, classes, classes)
+        assert relative(full.kernel, expected) < 1e-10
+        assert relative(full.outputs, values) < 1e-10
+        assert relative(torch.stack(list(full.groups.values())).sum(0), expected) < 1e-10
+        diagonal = gram(model, texts, outputs="diagonal", **settings)
+        assert relative(diagonal.kernel, expected.diagonal(dim1=2, dim2=3)) < 1e-10
+        assert relative(diagonal.outputs, values) < 1e-10
+        trace = gram(model, texts, outputs="trace", **settings)
+        assert relative(trace.kernel, expected.diagonal(dim1=2, dim2=3).sum(-1)) < 1e-10
+        assert relative(torch.stack(list(trace.groups.values())).sum(0), trace.kernel) < 1e-10
+        cross = gram(model, texts[:4], texts[4:], outputs="full", **settings)
+        assert relative(cross.kernel, expected[:4, 4:]) < 1e-10
+
+
+def test_own_groups(toy, texts):
+    found = gram(toy(), texts, groups=lambda name: name.split(".")[1], dtype=torch.float64)
+    assert list(found.groups) == ["weight", "bias"]
+    assert relative(found.groups["weight"] + found.groups["bias"], found.kernel) < 1e-12
+    assert found.groups["bias"].abs().max() > 0
 
 
 def test_bfloat16_is_close(tiny, texts, reference):

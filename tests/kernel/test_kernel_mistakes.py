@@ -28,6 +28,8 @@ def returning(toy, change):
         ([[1, 2]], {}, r"example 0 is not .*\(list"),
         ([TEXT], {"outputs": "sum"}, "outputs='sum' is unknown; choose one of scalar, difference"),
         ([TEXT], {"outputs": "difference"}, r"needs a model that returns \(N, 2\)"),
+        ([TEXT], {"other": []}, r"there are no examples \(M=0, `other` is empty\)"),
+        ([TEXT], {"other": [TEXT, TEXT[:0]]}, "example of `other` 1 has no tokens"),
         ([TEXT], {"max_tokens": 0}, "max_tokens=0 is too few"),
         ([TEXT], {"dtype": torch.float16}, "dtype=torch.float16 is not supported"),
     ],
@@ -41,6 +43,7 @@ def test_arguments(examples, settings, message, toy):
     ("change", "message"),
     [
         (lambda f: torch.stack([f, f], 1), "two classes ask for outputs='difference'"),
+        (lambda f: torch.stack([f, f, f], 1), "for several outputs ask for outputs='trace'"),
         (lambda f: f[:, None, None].expand(-1, 3, 4), r"\(2, 3, 4\); .*language-model head"),
         (lambda f: f.sum(), r"returned \(\)"),
         (lambda f: (f, f), "the model returned tuple"),

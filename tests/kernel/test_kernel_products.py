@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ntktune.kernel import products
+from ntktune.kernel.products import Sides
 
 
 def layer(counts, d_in=7, d_out=5, dtype=torch.float64):
@@ -20,6 +21,15 @@ def dense(a, g, owner, examples):
     return gradients.flatten(1) @ gradients.flatten(1).T
 
 
+def sides_of(count):
+    """The symmetric Gram, and the Grams of the first i examples with the others."""
+    return [Sides(count), *(Sides(i, count - i) for i in range(1, count))]
+
+
+def part(gram, sides):
+    return gram if sides.columns is None else gram[: sides.rows, sides.rows :]
+
+
 @pytest.mark.parametrize("counts", [[3, 1, 4], [0, 3, 0, 2, 0], [1], [9, 9, 9, 9]])
 @pytest.mark.parametrize("tile", [1, 5, 1000])
 @pytest.mark.parametrize("form", ["token_pair_gram", "materialised_gram"])
@@ -27,14 +37,17 @@ def test_linear_forms(form, counts, tile, monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", tile)
     monkeypatch.setattr(products, "COLUMNS", tile)
     a, g, owner = layer(counts)
-    found = getattr(products, form)(a, g, owner, len(counts))
-    torch.testing.assert_close(found, dense(a, g, owner, len(counts)), rtol=1e-12, atol=1e-12)
+    expected = dense(a, g, owner, len(counts))
+    for sides in sides_of(len(counts)):
+        found = getattr(products, form)(a, g, owner, sides)
+        torch.testing.assert_close(found, part(expected, sides), rtol=1e-12, atol=1e-12)
 
 
 def test_the_cheaper_form_is_taken():
     # few tokens of a wide layer, then many of a narrow one
-    assert products.linear_gram(*layer([2, 2], 40, 40), 2)[1] == "token pairs"
-    assert products.linear_gram(*layer([3000, 3000], 4, 4), 2)[1] == "materialised"
+    for sides in (Sides(2), Sides(1, 1)):
+        assert products.linear_gram(*layer([2, 2], 40, 40), sides)[1] == "token pairs"
+        assert products.linear_gram(*layer([3000, 3000], 4, 4), sides)[1] == "materialised"
 
 
 def test_embedding_adds_equal_tokens_first():
@@ -44,8 +57,10 @@ def test_embedding_adds_equal_tokens_first():
     weight = torch.zeros(3, 5, 3, dtype=torch.float64)
     for token, example, gradient in zip(tokens, owner, gradients, strict=True):
         weight[example, token] += gradient
-    found = products.embedding_gram(tokens, gradients, owner, 3)
-    torch.testing.assert_close(found, weight.flatten(1) @ weight.flatten(1).T)
+    expected = weight.flatten(1) @ weight.flatten(1).T
+    for sides in sides_of(3):
+        found = products.embedding_gram(tokens, gradients, owner, sides)
+        torch.testing.assert_close(found, part(expected, sides))
 
 
 def test_float32_sums_run_in_float64():

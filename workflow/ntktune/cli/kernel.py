@@ -98,11 +98,12 @@ def draws(args: argparse.Namespace) -> None:
             gram(
                 model,
                 [examples[row] for row in chosen],
-                function,
-                args.batch_tokens,
-                dtype,
-                device,
-                lambda done, draw=draw: progress(draw + done),
+                outputs=function,
+                max_tokens=args.batch_tokens,
+                dtype=dtype,
+                device=device,
+                progress=lambda done, draw=draw: progress(draw + done),
+                max_bytes=2**31,
             )
         )
     index = torch.tensor(rows, dtype=torch.long)  # (draws, N)

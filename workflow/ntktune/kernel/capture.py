@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from ntktune.kernel.layers import (
     scale_response,
 )
 from ntktune.kernel.products import (
+    Sides,
     embedding_gram,
     inner_products,
     linear_costs,
@@ -53,30 +54,26 @@ class Capture:
         Structured layers.
     idle
         Layers that must not be called.
-    examples
-        N.
+    sides
+        Which examples are the Gram's rows and columns.
     """
 
-    def __init__(self, layers: Sequence[Layer], idle: Sequence[Layer], examples: int):
-        self.layers, self.examples = layers, examples
+    def __init__(self, layers: Sequence[Layer], idle: Sequence[Layer], sides: Sides):
+        self.layers, self.sides = layers, sides
         self.idle = set(idle)
         self.uses: dict[str, Uses] = {}
-        self.vectors: dict[str, torch.Tensor] = {}  # (N, D) gradients of scales and biases
+        # gradients of scales and biases, (all examples, D)
+        self.vectors: dict[str, torch.Tensor] = {}
 
-    def add_batch(
-        self,
-        scalar: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-        batch: Sequence[torch.Tensor],
-        first: int,
-    ) -> torch.Tensor:
-        """Run one micro-batch, whose examples are numbered from ``first``; return its f, (B,)."""
-        lengths = torch.tensor([len(e) for e in batch])
-        real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]  # (B, T)
-        one = _Batch(self, len(batch), first, real)
-        with WatchedLayers([*self.layers, *self.idle], len(batch), one.on_call) as watched:
-            values = scalar(batch)
-            watched.backward(values.sum())
-        return values.detach()
+    def watching(self, lengths: Sequence[int], first: int) -> WatchedLayers:
+        """Return a context that captures one micro-batch.
+
+        Its examples have ``lengths`` tokens and are numbered from ``first``. In it the
+        network runs once, and a backward pass goes through the context's ``backward``.
+        """
+        real = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]  # (B, T)
+        one = _Batch(self, len(lengths), first, real)
+        return WatchedLayers([*self.layers, *self.idle], len(lengths), one.on_call)
 
     def units(self) -> list[list[str]]:
         """Return runs of weights whose Grams are computed together: those of shared inputs.
@@ -95,27 +92,25 @@ class Capture:
         uses = self.uses[unit[0]]
         if not uses.linear:
             return 0.0
-        rows = sum(len(r.met) for r in uses.linear)
-        width = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
-        forms = linear_costs(rows, self.examples, uses.linear[0].met.shape[1], width)
+        d_out = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
+        owner = torch.cat([r.owner for r in uses.linear])
+        forms = linear_costs(owner, self.sides, uses.linear[0].met.shape[1], d_out)
         return forms["materialised"] if uses.embedding else min(forms.values())
 
     def unit_gram(self, unit: list[str]) -> tuple[torch.Tensor, str]:
-        """Return a unit's Gram (N, N) and its form; its captures are freed."""
+        """Return a unit's Gram and its form; its captures are freed."""
         everything = [self.uses.pop(name) for name in unit]
         uses = everything[0]
         linear, embedding = _joined(uses.linear), _joined(uses.embedding)
         if linear is None:
-            gram = embedding_gram(
-                embedding.met, embedding.gradients, embedding.owner, self.examples
-            )
+            gram = embedding_gram(embedding.met, embedding.gradients, embedding.owner, self.sides)
             return gram, "equal tokens"
         if embedding is not None:
             gram = materialised_gram(
                 linear.met,
                 linear.gradients,
                 linear.owner,
-                self.examples,
+                self.sides,
                 embedding.met,
                 embedding.gradients,
                 embedding.owner,
@@ -124,11 +119,11 @@ class Capture:
         gradients = linear.gradients
         if len(everything) > 1:
             gradients = torch.cat([_joined(u.linear).gradients for u in everything], dim=1)
-        return linear_gram(linear.met, gradients, linear.owner, self.examples)
+        return linear_gram(linear.met, gradients, linear.owner, self.sides)
 
     def vector_grams(self) -> dict[str, torch.Tensor]:
         """Return the Gram of each scale and bias, by parameter name."""
-        return {name: inner_products(v, v) for name, v in self.vectors.items()}
+        return {name: inner_products(*self.sides.split(v)) for name, v in self.vectors.items()}
 
 
 def _joined(parts: list[Rows]) -> Rows | None:
@@ -186,7 +181,7 @@ class _Batch:
         width = gradient.shape[1]
         if name not in vectors:
             vectors[name] = torch.zeros(
-                self.capture.examples, width, dtype=torch.float64, device=gradient.device
+                self.capture.sides.total, width, dtype=torch.float64, device=gradient.device
             )
         total = torch.float64 if gradient.dtype == torch.float64 else torch.float32
         summed = gradient.view(self.size, -1, width).sum(dim=1, dtype=total)  # (B, D)

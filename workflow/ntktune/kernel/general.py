@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ntktune.kernel.network import trainable
-from ntktune.kernel.products import inner_products
+from ntktune.kernel.products import Sides, inner_products
 
 
 def _bundles(
@@ -29,23 +29,23 @@ def _bundles(
 
 
 def autograd_grams(
-    scalar: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-    examples: Sequence[torch.Tensor],
+    scalar: Callable[[Sequence[int]], torch.Tensor],
+    sides: Sides,
     parameters: dict[str, list[nn.Parameter]],
     max_bytes: float,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return each group's Gram by one backward pass per example.
 
-    Where the N gradients do not fit, they are computed again for each block of
-    examples: slower, equally exact.
+    Where the gradients do not fit, they are computed again for each block of examples:
+    slower, equally exact.
 
     Parameters
     ----------
     scalar
-        Returns f, shape (B,), of B examples.
-    examples
-        N tensors of token ids.
+        Returns f, shape (B,), of B examples given by their numbers.
+    sides
+        Which examples are rows and columns.
     parameters
         Parameters of each group; no other parameter requires a gradient.
     max_bytes
@@ -56,20 +56,20 @@ def autograd_grams(
     Returns
     -------
     dict
-        Group name to (N, N), float64.
+        Group name to a Gram of the sides' shape, float64.
     """
-    count = len(examples)
     grams: dict[str, torch.Tensor] = {}
     bundles = _bundles(parameters, max_bytes / 2)
+    symmetric = sides.columns is None
     for number, bundle in enumerate(bundles):
         members = [p for _, p in bundle]
         for group, parameter in bundle:
             if group not in grams:
                 grams[group] = torch.zeros(
-                    count, count, dtype=torch.float64, device=parameter.device
+                    sides.shape, dtype=torch.float64, device=parameter.device
                 )
 
-        def gradients(example: torch.Tensor, members: list = members) -> list[torch.Tensor]:
+        def gradients(example: int, members: list = members) -> list[torch.Tensor]:
             value = scalar([example])[0]
             if not value.requires_grad:
                 return [torch.zeros_like(p).flatten() for p in members]
@@ -81,21 +81,23 @@ def autograd_grams(
 
         with trainable(members):
             size = sum(p.numel() * p.element_size() for p in members)
-            step = int(min(count, max(1, max_bytes // max(1, size))))
-            for first in range(0, count, step):
-                last = min(first + step, count)
+            step = int(min(sides.rows, max(1, max_bytes // max(1, size))))
+            for first in range(0, sides.rows, step):
+                last = min(first + step, sides.rows)
                 rows = [p.new_empty(last - first, p.numel()) for p in members]
                 for i in range(first, last):
-                    for row, gradient in zip(rows, gradients(examples[i]), strict=True):
+                    for row, gradient in zip(rows, gradients(i), strict=True):
                         row[i - first] = gradient
-                for (group, _), row in zip(bundle, rows, strict=True):
-                    grams[group][first:last, first:last] += inner_products(row, row)
-                for j in range(last, count):
-                    others = gradients(examples[j])
+                if symmetric:
+                    for (group, _), row in zip(bundle, rows, strict=True):
+                        grams[group][first:last, first:last] += inner_products(row, row)
+                for j in range(last if symmetric else sides.rows, sides.total):
+                    others = gradients(j)
                     for (group, _), row, other in zip(bundle, rows, others, strict=True):
                         column = inner_products(row, other[None])[:, 0]
-                        grams[group][first:last, j] += column
-                        grams[group][j, first:last] += column
+                        grams[group][first:last, j if symmetric else j - sides.rows] += column
+                        if symmetric:
+                            grams[group][j, first:last] += column
                 if progress:
-                    progress((number + last / count) / len(bundles))
+                    progress((number + last / sides.rows) / len(bundles))
     return grams

@@ -192,7 +192,29 @@ class WatchedLayers:
 
         return hook
 
-    def backward(self, value: torch.Tensor, *, again: bool = False) -> None:
-        """Send a scalar's gradient back; ``again`` keeps the graph for another time."""
-        if self.starts and value.requires_grad:
-            torch.autograd.grad(value, self.starts, retain_graph=again, allow_unused=True)
+    def backward(
+        self,
+        value: torch.Tensor,
+        gradient: torch.Tensor | None = None,
+        *,
+        beyond: torch.Tensor | None = None,
+        again: bool = False,
+    ) -> torch.Tensor | None:
+        """Send a gradient back through the watched layers.
+
+        Parameters
+        ----------
+        value, gradient
+            What is differentiated, and the gradient with respect to it (1 for a scalar).
+        beyond
+            A tensor that the network started from and whose gradient is returned.
+        again
+            Keep the graph for another time.
+        """
+        starts = self.starts if beyond is None else [*self.starts, beyond]
+        if not starts or not value.requires_grad:
+            return None if beyond is None else torch.zeros_like(beyond)
+        found = torch.autograd.grad(value, starts, gradient, retain_graph=again, allow_unused=True)
+        if beyond is None:
+            return None
+        return torch.zeros_like(beyond) if found[-1] is None else found[-1]

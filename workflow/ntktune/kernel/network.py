@@ -13,7 +13,9 @@ from ntktune.errors import UserError
 from ntktune.matmul import FastLinear
 from ntktune.models import pad
 
-OUTPUTS = ("scalar", "difference")
+# Functions with one value, and the shape that a model must return for each.
+LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
+OUTPUTS = (*LOGITS, "full", "trace", "diagonal")
 
 
 def network_copy(
@@ -35,14 +37,23 @@ def network_copy(
 
 @contextlib.contextmanager
 def evaluation_state(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode with no parameter trainable; restore both."""
+    """Put a model into evaluation mode with no parameter trainable; restore both.
+
+    Keys and values are not cached meanwhile: they only cost memory here.
+    """
     training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
     try:
         model.eval()
         model.requires_grad_(False)
+        for config in caching:
+            config.use_cache = False
         yield
     finally:
+        for config in caching:
+            config.use_cache = True
         for module, flag in training:
             module.training = flag
         for parameter, flag in trainable:
@@ -61,10 +72,10 @@ def trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def scalar_outputs(
+def network_outputs(
     model: nn.Module, examples: Sequence[torch.Tensor], outputs: str, device: torch.device
 ) -> torch.Tensor:
-    """Return f(x) of one micro-batch, shape (B,), with its graph.
+    """Return f of one micro-batch with its graph, shape (B, C).
 
     Parameters
     ----------
@@ -75,7 +86,8 @@ def scalar_outputs(
         B tensors of token ids.
     outputs
         ``scalar``: the model returns (B,) or (B, 1), which is f. ``difference``: the model
-        returns two logits (B, 2) and f = l1 - l0 (Malladi et al. 2023).
+        returns two logits (B, 2) and f = l1 - l0 (Malladi et al. 2023); C = 1 for both.
+        Others: f is all C outputs, of a model that returns (B,) or (B, C).
     device
         Where to put the ids.
 
@@ -94,19 +106,22 @@ def scalar_outputs(
             "with `logits`: put a head on the backbone (ntktune.models.TextModel)"
         )
     count, shape = len(examples), tuple(result.shape)
-    if outputs == "scalar" and shape in ((count,), (count, 1)):
-        return result.reshape(count)
-    if outputs == "difference" and shape == (count, 2):
-        return result[:, 1] - result[:, 0]
-    wanted = "(N,)" if outputs == "scalar" else "(N, 2)"
+    classes = 1 if shape == (count,) else shape[1] if len(shape) == 2 and shape[0] == count else 0
+    if outputs == "difference" and classes == 2:
+        return result[:, 1:] - result[:, :1]
+    if (classes == 1 and outputs == "scalar") or (classes and outputs not in LOGITS):
+        return result.reshape(count, classes)
+    wanted = LOGITS.get(outputs, "(N,) or (N, C)")
     advice = "give the model a head of one output (outputs='scalar') or two ('difference')"
     if len(shape) == 3:
         advice = (
             "it seems to have a language-model head; use its backbone with "
             "ntktune.models.TextModel, one scalar per text"
         )
-    elif outputs == "scalar" and shape == (count, 2):
+    elif outputs == "scalar" and classes == 2:
         advice = "for two classes ask for outputs='difference' (f = l1 - l0)"
+    elif classes > 2:
+        advice = "for several outputs ask for outputs='trace', 'diagonal' or 'full'"
     raise UserError(
         f"outputs={outputs!r} needs a model that returns {wanted}, but for N={count} texts "
         f"it returned {shape}; {advice}"

@@ -49,17 +49,19 @@ class Plan:
     idle: list[Layer] = field(default_factory=list)
     general: dict[str, str] = field(default_factory=dict)
 
-    def passes(self, tokens: int, item_bytes: int, max_bytes: float) -> list[list[Layer]]:
-        """Split the layers into runs whose captures fit into memory, sharers together."""
+    def passes(
+        self, layers: Sequence[Layer], tokens: int, item_bytes: int, max_bytes: float
+    ) -> list[list[Layer]]:
+        """Split layers into runs whose captures fit into memory, sharers together."""
         runs: list[list[Layer]] = []
         assigned: set[Layer] = set()
         room = 0.0
-        for layer in self.layers:
+        for layer in layers:
             if layer in assigned:
                 continue
             together, names = [], set(layer.parameters)
             while True:
-                more = [x for x in self.layers if x not in together and names & set(x.parameters)]
+                more = [x for x in layers if x not in together and names & set(x.parameters)]
                 if not more:
                     break
                 together += more
@@ -136,9 +138,9 @@ class _Probe:
 
 def make_plan(
     model: nn.Module,
-    scalar: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    scalar: Callable[[Sequence[int]], torch.Tensor],
     parameters: dict[str, nn.Parameter],
-    pair: Sequence[torch.Tensor],
+    pair: Sequence[int],
     general: dict[str, str],
 ) -> Plan:
     """Return which parameters the structured rules serve.
@@ -154,7 +156,7 @@ def make_plan(
     parameters
         Trainable parameters by name.
     pair
-        Two examples.
+        The numbers of two examples.
     general
         Parameters known to need the general way already, with the reason.
     """

@@ -1,11 +1,14 @@
 """Gram matrices from captured inputs and output gradients.
 
 All sums over blocks run in float64: one float32 product over tens of millions of
-columns is visibly worse. Examples are numbered 0..N-1 here; ``owner`` names the
-example of each captured row and is sorted.
+columns is visibly worse. Examples are numbered from 0; ``owner`` names the example of
+each captured row and is sorted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -13,6 +16,43 @@ from ntktune.matmul import product_transposed
 
 COLUMNS = 65_536  # parameters per materialised product
 TILE_ROWS = 1_024  # tokens per side of a token-pair tile: large enough for fast products
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which examples are the rows of a Gram, and which are its columns.
+
+    Attributes
+    ----------
+    rows
+        N: examples 0 … N-1 are the rows.
+    columns
+        M: examples N … N+M-1 are the columns; None: the columns are the rows' examples,
+        and the Gram is symmetric.
+    """
+
+    rows: int
+    columns: int | None = None
+
+    @property
+    def total(self) -> int:
+        """All examples."""
+        return self.rows + (self.columns or 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the Gram."""
+        return self.rows, self.rows if self.columns is None else self.columns
+
+    @property
+    def pairs(self) -> int:
+        """Entries of the Gram."""
+        return self.shape[0] * self.shape[1]
+
+    def split(self, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows' and the columns' part of something with an entry per example."""
+        left = gradients[: self.rows]
+        return left, left if self.columns is None else gradients[self.rows :]
 
 
 def _working(tensor: torch.Tensor) -> torch.Tensor:
@@ -34,21 +74,24 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def linear_costs(rows: int, examples: int, d_in: int, d_out: int) -> dict[str, float]:
+def linear_costs(owner: torch.Tensor, sides: Sides, d_in: int, d_out: int) -> dict[str, float]:
     """Return the FLOPs of both exact forms of a linear layer's Gram.
 
-    Token pairs: two products of all rows with all rows, one triangle of it. Materialised:
-    every example's gradient once, then its products with all others.
+    Token pairs: two products of the rows' tokens with the columns' (one triangle if they
+    are the same). Materialised: every example's gradient once, then the products. The
+    arguments are those of :func:`linear_gram`.
     """
-    parameters = d_in * d_out
+    left = int((owner < sides.rows).sum())
+    right = len(owner) - left
+    pairs = left * (left + min(left, TILE_ROWS)) if sides.columns is None else 2 * left * right
     return {
-        "token pairs": rows * (rows + min(rows, TILE_ROWS)) * (d_in + d_out),
-        "materialised": 2 * rows * parameters + 2 * examples**2 * parameters,
+        "token pairs": pairs * (d_in + d_out),
+        "materialised": 2 * (len(owner) + sides.pairs) * d_in * d_out,
     }
 
 
 def linear_gram(
-    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, examples: int
+    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
 ) -> tuple[torch.Tensor, str]:
     """Return the Gram of a linear layer's weight, and the form it was computed in.
 
@@ -58,51 +101,72 @@ def linear_gram(
     Parameters
     ----------
     inputs, gradients
-        a, shape (M, d_in), and g, shape (M, d_out): the layer's inputs and the gradients
+        a, shape (R, d_in), and g, shape (R, d_out): the layer's inputs and the gradients
         of f with respect to its outputs, one row per token.
     owner
-        Example of each row, shape (M,), sorted.
-    examples
-        N.
+        Example of each row, shape (R,), sorted.
+    sides
+        Which examples are rows and columns.
     """
-    costs = linear_costs(len(inputs), examples, inputs.shape[1], gradients.shape[1])
+    costs = linear_costs(owner, sides, inputs.shape[1], gradients.shape[1])
     form = min(costs, key=costs.get)
     compute = token_pair_gram if form == "token pairs" else materialised_gram
-    return compute(inputs, gradients, owner, examples), form
+    return compute(inputs, gradients, owner, sides), form
 
 
-def _tiles(counts: list[int]) -> list[tuple[int, int, int, int]]:
-    """Return (first example, end, first row, end) of runs of about TILE_ROWS rows."""
-    tiles, example, row = [], 0, 0
-    first_example, first_row = 0, 0
+@dataclass
+class _Tile:
+    """A run of examples, their rows, and which row belongs to which example."""
+
+    examples: slice
+    rows: slice
+    members: torch.Tensor  # (examples, rows), 1 where the row is the example's
+
+
+def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
+    """Return tiles of about TILE_ROWS rows of the examples ``first`` … ``last``-1.
+
+    The tiles' examples are counted from ``first``; ``like`` gives precision and device.
+    """
+    start = int((owner < first).sum())
+    counts = torch.bincount(owner, minlength=last)[first:last].tolist()
+    bounds, example, row = [], first, start
+    first_example, first_row = first, start
     for count in counts:
         if row > first_row and row - first_row + count > TILE_ROWS:
-            tiles.append((first_example, example, first_row, row))
+            bounds.append((first_example, example, first_row, row))
             first_example, first_row = example, row
         example, row = example + 1, row + count
     if row > first_row:
-        tiles.append((first_example, example, first_row, row))
+        bounds.append((first_example, example, first_row, row))
+    tiles = []
+    for i0, i1, r0, r1 in bounds:
+        members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype, device=like.device)
+        members[owner[r0:r1] - i0, torch.arange(r1 - r0, device=owner.device)] = 1.0
+        tiles.append(_Tile(slice(i0 - first, i1 - first), slice(r0, r1), members))
     return tiles
 
 
 def token_pair_gram(
-    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, examples: int
+    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
 ) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` as (A Aᵀ) ∘ (G Gᵀ), summed over example pairs."""
-    gram = torch.zeros(examples, examples, dtype=torch.float64, device=inputs.device)
-    tiles = []
-    for i0, i1, r0, r1 in _tiles(torch.bincount(owner, minlength=examples).tolist()):
-        members = torch.zeros(i1 - i0, r1 - r0, dtype=torch.float64, device=inputs.device)
-        members[owner[r0:r1] - i0, torch.arange(r1 - r0, device=owner.device)] = 1.0
-        tiles.append((slice(i0, i1), slice(r0, r1), members))
-    for n, (left, left_rows, left_members) in enumerate(tiles):
-        a, g = _working(inputs[left_rows]), _working(gradients[left_rows])
-        for right, right_rows, right_members in tiles[n:]:
-            pairs = product_transposed(a, _working(inputs[right_rows]))
-            pairs *= product_transposed(g, _working(gradients[right_rows]))
-            block = left_members @ (pairs.double() @ right_members.T)
-            gram[left, right] = block
-            gram[right, left] = block.T
+    gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
+    inputs, gradients = _working(inputs), _working(gradients)
+    left_tiles = _tiles(owner, 0, sides.rows, inputs)
+    symmetric = sides.columns is None
+    right_tiles = left_tiles if symmetric else _tiles(owner, sides.rows, sides.total, inputs)
+    for n, left in enumerate(left_tiles):
+        a, g = inputs[left.rows], gradients[left.rows]
+        for right in right_tiles[n if symmetric else 0 :]:
+            pairs = product_transposed(a, inputs[right.rows])
+            pairs *= product_transposed(g, gradients[right.rows])
+            # the few products of a text's own tokens in their precision, the rest in float64
+            sums = product_transposed(pairs, right.members).double()
+            block = left.members.double() @ sums
+            gram[left.examples, right.examples] = block
+            if symmetric:
+                gram[right.examples, left.examples] = block.T
     return gram
 
 
@@ -110,7 +174,7 @@ def materialised_gram(
     inputs: torch.Tensor,
     gradients: torch.Tensor,
     owner: torch.Tensor,
-    examples: int,
+    sides: Sides,
     tokens: torch.Tensor | None = None,
     token_gradients: torch.Tensor | None = None,
     token_owner: torch.Tensor | None = None,
@@ -119,22 +183,22 @@ def materialised_gram(
 
     Parameters
     ----------
-    inputs, gradients, owner, examples
+    inputs, gradients, owner, sides
         As in :func:`linear_gram`.
     tokens, token_gradients, token_owner
-        Uses of the same weight as an embedding: ids (M',), output gradients (M', d_in)
+        Uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
         and examples. They are added to the gradients before any product.
     """
     d_in, d_out = inputs.shape[1], gradients.shape[1]
-    gram = torch.zeros(examples, examples, dtype=torch.float64, device=inputs.device)
-    width = max(1, block_columns(examples) // d_in)
-    ends = torch.bincount(owner, minlength=examples).cumsum(0).tolist()
+    gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
+    width = max(1, block_columns(sides.total) // d_in)
+    ends = torch.bincount(owner, minlength=sides.total).cumsum(0).tolist()
     for first in range(0, d_out, width):
         last = min(first + width, d_out)
         block = torch.zeros(
-            examples, last - first, d_in, dtype=_working(inputs[:0]).dtype, device=inputs.device
+            sides.total, last - first, d_in, dtype=_working(inputs[:0]).dtype, device=inputs.device
         )
-        g = _working(gradients[:, first:last]).T  # (rows of the weight, M)
+        g = _working(gradients[:, first:last]).T  # (rows of the weight, R)
         start = 0
         for example, end in enumerate(ends):
             if end > start:
@@ -144,28 +208,15 @@ def materialised_gram(
             here = ((tokens >= first) & (tokens < last)).nonzero().flatten()
             rows = token_owner[here] * (last - first) + tokens[here] - first
             block.view(-1, d_in).index_add_(0, rows, _working(token_gradients[here]))
-        flat = block.view(examples, -1)
-        gram += product_transposed(flat, flat).double()
+        left, right = sides.split(block.view(sides.total, -1))
+        gram += product_transposed(left, right).double()
     return gram
 
 
-def embedding_gram(
+def _equal_tokens(
     tokens: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, examples: int
-) -> torch.Tensor:
-    """Return the Gram of an embedding's weight, by equal tokens.
-
-    Parameters
-    ----------
-    tokens
-        Ids, shape (M,).
-    gradients
-        Gradients of f with respect to the embedding's outputs, shape (M, D).
-    owner
-        Example of each row, shape (M,).
-    examples
-        N.
-    """
-    gram = torch.zeros(examples, examples, dtype=torch.float64, device=gradients.device)
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield who holds a token, (tokens, count), and these gradients, (tokens, count, D)."""
     # a token's rows within one example are one row of the weight's gradient
     keys, position = torch.unique(tokens * examples + owner, return_inverse=True)
     rows = _working(gradients[:0]).new_zeros(len(keys), gradients.shape[1])
@@ -175,8 +226,28 @@ def embedding_gram(
     starts = shared.cumsum(0) - shared
     for count in torch.unique(shared).tolist():  # all tokens that `count` examples hold
         index = starts[shared == count][:, None] + torch.arange(count, device=keys.device)
-        block, who = rows[index], holder[index]  # (tokens, count, D), (tokens, count)
+        yield holder[index], rows[index]
+
+
+def embedding_gram(
+    tokens: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
+) -> torch.Tensor:
+    """Return the Gram of an embedding's weight, by equal tokens.
+
+    Parameters
+    ----------
+    tokens
+        Ids, shape (R,).
+    gradients
+        Gradients of f with respect to the embedding's outputs, shape (R, D).
+    owner
+        Example of each row, shape (R,).
+    sides
+        Which examples are rows and columns.
+    """
+    gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
+    for who, block in _equal_tokens(tokens, gradients, owner, sides.total):
         products = (block @ block.transpose(1, 2)).double()  # (tokens, count, count)
         where = (who[:, :, None].expand_as(products), who[:, None, :].expand_as(products))
         gram.index_put_(where, products, accumulate=True)
-    return gram
+    return gram if sides.columns is None else gram[: sides.rows, sides.rows :]

@@ -1,0 +1,268 @@
+"""A stack of blocks, run block by block: memory for one block's captures, whatever the depth.
+
+The network runs once without a graph and every block's input is kept. Then the gradient
+goes back block by block: a block is run again from its input, for all micro-batches,
+before the one below it. That costs one more forward pass and needs no more memory than
+the blocks' inputs and what is captured in one block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ntktune.kernel.layers import WatchedLayers
+from ntktune.kernel.network import trainable
+from ntktune.matmul import FastLinear
+
+Scalar = Callable[[Sequence[int]], torch.Tensor]
+
+
+class _NotAStackError(Exception):
+    """The blocks are not simply one after the other."""
+
+
+class _Reached(Exception):
+    """The first block's input is there; nothing after it is wanted."""
+
+    def __init__(self, hidden: torch.Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+
+@dataclass
+class Passage:
+    """What one micro-batch showed on its way through the blocks.
+
+    Attributes
+    ----------
+    hidden
+        Each block's input, then the last one's output.
+    arguments
+        Each block's other arguments, positional and by name.
+    rest
+        What each block returns behind its output, tensors (attention weights) left out;
+        None where it returns a tensor alone.
+    """
+
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    arguments: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
+    rest: list[tuple | None] = field(default_factory=list)
+
+    def output(self, block: int, hidden: torch.Tensor) -> Any:
+        """Return what a block would return if its output were ``hidden``."""
+        rest = self.rest[block]
+        return hidden if rest is None else (hidden, *rest)
+
+
+@contextlib.contextmanager
+def _replaced(blocks: Sequence[nn.Module], forwards: Sequence[Callable]) -> Iterator[None]:
+    """Let blocks do something else when they are called."""
+    saved = [vars(block).get("forward") for block in blocks]
+    try:
+        for block, forward in zip(blocks, forwards, strict=True):
+            block.forward = forward
+        yield
+    finally:
+        for block, forward in zip(blocks, saved, strict=True):
+            if forward is None:
+                vars(block).pop("forward", None)
+            else:
+                block.forward = forward
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors within nested tuples, lists and dicts."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _without_tensors(output: tuple) -> tuple:
+    """Return what a block returned behind its output, None in the place of a tensor."""
+    return tuple(None if isinstance(item, torch.Tensor) else item for item in output[1:])
+
+
+def _separated(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, tuple, dict]:
+    """Return a block's hidden states and its other arguments."""
+    if args:
+        hidden, args = args[0], args[1:]
+    else:
+        kwargs = dict(kwargs)
+        hidden = kwargs.pop("hidden_states", None)
+    if not isinstance(hidden, torch.Tensor) or not hidden.is_floating_point():
+        raise _NotAStackError("a block's first argument is no hidden state")
+    return hidden, args, kwargs
+
+
+@dataclass
+class Stack:
+    """Blocks that a network calls one after the other, each fed by the one before.
+
+    Attributes
+    ----------
+    blocks
+        The blocks, in the order of their calls.
+    """
+
+    blocks: list[nn.Module]
+
+    def passage(self, scalar: Scalar, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
+        """Run the network on a micro-batch; return its passage and f.
+
+        Raises
+        ------
+        _NotAStackError
+            A block was called out of order, or with something else than the block before
+            it returned.
+        """
+        found = Passage()
+        plain = [block.forward for block in self.blocks]
+        last: list[torch.Tensor] = []
+
+        def recording(number: int) -> Callable:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden, others, named = _separated(args, kwargs)
+                if len(found.hidden) != number or (last and hidden is not last[-1]):
+                    raise _NotAStackError("the blocks are not called one after the other")
+                output = plain[number](*args, **kwargs)
+                first = output[0] if isinstance(output, tuple) and output else output
+                if not isinstance(first, torch.Tensor) or first.shape != hidden.shape:
+                    raise _NotAStackError("a block does not return hidden states")
+                found.hidden.append(hidden)
+                found.arguments.append((others, named))
+                found.rest.append(_without_tensors(output) if output is not first else None)
+                last[:] = [first]
+                return output
+
+            return forward
+
+        with _replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
+            values = scalar(batch)
+        if len(found.hidden) != len(self.blocks):
+            raise _NotAStackError("not every block is called")
+        found.hidden.append(last[0])
+        return found, values
+
+    def top(
+        self, scalar: Scalar, batch: Sequence[int], passage: Passage, watched: WatchedLayers
+    ) -> torch.Tensor:
+        """Run what comes after the blocks; return the gradient of Σ f at their output."""
+        leaf = passage.hidden[-1].detach().requires_grad_()
+        outputs = [*passage.hidden[1:-1], leaf]
+
+        def stand_in(number: int) -> Callable:
+            return lambda *_, **__: passage.output(number, outputs[number])
+
+        stand_ins = [stand_in(number) for number in range(len(outputs))]
+        with _replaced(self.blocks, stand_ins):
+            values = scalar(batch)
+        return watched.backward(values.sum(), beyond=leaf)
+
+    def through(
+        self, block: int, passage: Passage, gradient: torch.Tensor, watched: WatchedLayers
+    ) -> torch.Tensor:
+        """Run one block again; return the gradient at its input from that at its output."""
+        leaf = passage.hidden[block].detach().requires_grad_()
+        others, named = passage.arguments[block]
+        with FastLinear():
+            output = self.blocks[block](leaf, *others, **named)
+        output = output[0] if isinstance(output, tuple) else output
+        return watched.backward(output, gradient, beyond=leaf)
+
+    def bottom(
+        self, scalar: Scalar, batch: Sequence[int], gradient: torch.Tensor, watched: WatchedLayers
+    ) -> None:
+        """Run what comes before the blocks, and send the gradient at their input back."""
+
+        def reached(*args: Any, **kwargs: Any) -> None:
+            raise _Reached(_separated(args, kwargs)[0])
+
+        with _replaced(self.blocks[:1], [reached]):
+            try:
+                scalar(batch)
+            except _Reached as stop:
+                watched.backward(stop.hidden, gradient)
+
+
+def _fits(
+    stack: Stack, scalar: Scalar, pair: Sequence[int], parameters: Sequence[nn.Parameter]
+) -> bool:
+    """Whether block by block gives the gradients of the whole, tried on two examples."""
+    with trainable(parameters):
+        try:
+            passage, values = stack.passage(scalar, pair)
+        except _NotAStackError:
+            return False
+        if any(t.requires_grad for t in _tensors(passage.arguments)):
+            return False  # a path from block to block beside the hidden states
+        if not values.requires_grad:
+            return False
+        linked = [h for h in passage.hidden if h.requires_grad]
+        wanted = torch.autograd.grad(values.sum(), linked, allow_unused=True)
+    try:
+        with WatchedLayers([], len(pair), lambda call: None) as watched:
+            found = [stack.top(scalar, pair, passage, watched)]
+            for block in reversed(range(len(stack.blocks))):
+                found.insert(0, stack.through(block, passage, found[0], watched))
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return False  # a block that needs more of its surroundings than its arguments
+    for ours, theirs in zip(found[-len(wanted) :], wanted, strict=True):
+        expected = torch.zeros_like(ours) if theirs is None else theirs
+        # rounding stays far below the root of the precision, another path far above
+        tolerance = torch.finfo(ours.dtype).eps ** 0.5 * expected.abs().max()
+        if not bool(((ours - expected).abs() <= tolerance).all()):
+            return False
+    return True
+
+
+def find_stack(
+    model: nn.Module, scalar: Scalar, pair: Sequence[int], parameters: dict[str, nn.Parameter]
+) -> Stack | None:
+    """Return the network's stack of blocks, None if it has none that can be run by itself.
+
+    Blocks must be called once each and in order, be linked by their hidden states alone,
+    and share no trainable parameter with anything else; gradients taken block by block
+    must be those of the whole on two examples.
+
+    Parameters
+    ----------
+    model, scalar
+        The network and its f for a list of examples, in evaluation state.
+    pair
+        The numbers of two examples.
+    parameters
+        Trainable parameters by name.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    lists.sort(key=lambda blocks: -sum(p.numel() for b in blocks for p in b.parameters()))
+    for blocks in lists:
+        owned = [{names[id(p)] for p in b.parameters() if id(p) in names} for b in blocks]
+        inside = set().union(*owned)
+        alone = sum(map(len, owned)) == len(inside) and not _used_outside(model, blocks, inside)
+        stack = Stack(blocks)
+        if alone and _fits(stack, scalar, pair, list(parameters.values())):
+            return stack
+    return None
+
+
+def _used_outside(model: nn.Module, blocks: Sequence[nn.Module], names: set[str]) -> bool:
+    """Whether a module outside the blocks holds one of their parameters."""
+    within = {id(module) for block in blocks for module in block.modules()}
+    ids = {id(p) for name, p in model.named_parameters() if name in names}
+    return any(
+        id(p) in ids
+        for module in model.modules()
+        if id(module) not in within
+        for p in module._parameters.values()
+    )
