@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv and is quick when that is done.
 #
 #   make reproduce   the study of config/config.yaml, its figures and its report
-#   make smoke       a tiny generated study, end to end, in about a minute
+#   make smoke       a tiny generated study, end to end
 #   make test        all tests (includes smoke)
 #   make lint        formats, lints, schemas and shipped configurations
 #   make lock        renew envs/requirements.txt from envs/requirements.in
@@ -44,6 +44,7 @@ lint: $(READY)
 smoke: CONFIG = config/smoke.yaml
 smoke: $(READY)
 	$(SNAKEMAKE) --cores $(CORES) --forceall --logger ntktune
+	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
 
 $(READY): envs/requirements.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

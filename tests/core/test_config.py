@@ -66,6 +66,9 @@ def test_defaults_fill_every_key(study):
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
          r"model.source has folder and hub; give exactly one of them"),
         ({"model": {"source": {"hub": {"id": "a"}}}}, r"'revision' is a required property"),
+        ({"model": {"name": "a"}}, r"model.name is 'a', but model.source is missing"),
+        ({"taskvectors": {"tasks": ["mine"]}}, r"tasks is \['mine'\]; merging needs two"),
+        ({"taskvectors": {"tasks": ["mine", "x"]}}, r"taskvectors.tasks: there is no task 'x'"),
         ({"figures": {"fig4": {"color": "red"}}}, r"figures.fig4.color is 'red': .*hexadecimal"),
     ],
 )  # fmt: skip
@@ -73,6 +76,19 @@ def test_a_mistake_is_one_line_with_key_value_and_cure(study, config, message):
     with pytest.raises(UserError, match=message) as caught:
         study(config)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_tasks_to_merge_are_the_studys_own_unless_named(study):
+    assert study({"taskvectors": {"size": 50}})["taskvectors"]["tasks"] == []
+    both = study({"tasks": ["yours", "mine"], "taskvectors": {"size": 50}})
+    assert both["taskvectors"]["tasks"] == ["yours", "mine"]
+    none = study({"taskvectors": {"tasks": []}})
+    assert list(none["task_definitions"]) == ["mine"]
+
+
+def test_a_licence_is_not_guessed(study):
+    source = {"folder": "somewhere"}
+    assert study({"model": {"name": "a", "source": source}})["model"]["licence"] is None
 
 
 def test_every_mistake_is_told_at_once(study):

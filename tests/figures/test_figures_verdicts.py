@@ -221,6 +221,12 @@ def test_merging_keeps():
     assert merging_keeps(merged.assign(single=0.0))["verdict"] == UNTESTED
 
 
+def test_a_study_that_merges_nothing_leaves_these_claims_untested():
+    none = cosine_of(["stsb", "rte"]).iloc[:0], merged_of(["stsb", "rte"]).iloc[:0]
+    rows = nearly_orthogonal(none[0]), merging_keeps(none[1])
+    assert [row["verdict"] for row in rows] == [UNTESTED, UNTESTED]
+
+
 class TestStoppingOrder:
     def test_same_order(self, stopping, metrics):
         row = stopping_order(stopping, metrics, 0, 300)

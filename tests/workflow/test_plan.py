@@ -1,6 +1,9 @@
 """What Snakemake plans, and what a mistake in the configuration prints."""
 
+import re
+
 import pytest
+import yaml
 
 pytestmark = pytest.mark.workflow
 
@@ -82,3 +85,35 @@ def test_a_figure_that_the_study_has_not_is_told(checkout):
 def test_a_configuration_given_by_hand_stands_alone(checkout):
     (checkout.folder / "mine.yaml").write_text("study: mine\ntasks: [amazon-intensity]\n")
     assert checkout.planned("--configfile", "mine.yaml")["kernel"] == 1
+
+
+def readme_study(checkout, rows=200):
+    """Write the two files of the README's own study, and the CSV that they speak of."""
+    text = (checkout.folder / "README.md").read_text()
+    task, study = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[:2]
+    (checkout.folder / "my/tasks").mkdir(parents=True)
+    (checkout.folder / "my/tasks/reviews.yaml").write_text(task)
+    (checkout.folder / "my/study.yaml").write_text(study)
+    lines = [f'"text, {i}",{1 + i % 5}' for i in range(rows)]
+    (checkout.folder / "my/reviews.csv").write_text("\n".join(["review,stars", *lines]))
+    return yaml.safe_load(study)
+
+
+def test_the_readmes_own_study_is_planned_whole(checkout):
+    study = readme_study(checkout)
+    jobs = checkout.planned("--configfile", "my/study.yaml")
+    assert jobs["fetch_task"] == jobs["kernel"] == jobs["decay_figure"] == 1
+    assert jobs["finetune"] == len(study["finetune"]["sizes"])
+    assert {"fig2", "table1", "table2", "verdicts"} <= set(jobs)
+    # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
+    assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
+
+
+def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):
+    (checkout.folder / "mine.yaml").write_text(
+        "study: mine\ntasks: [amazon-intensity]\n"
+        "taskvectors: {tasks: [amazon-intensity, film-polarity]}\n"
+    )
+    jobs = checkout.planned("--configfile", "mine.yaml")
+    assert "fig10" not in jobs
+    assert jobs["fig3"] == 1

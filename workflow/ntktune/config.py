@@ -107,14 +107,14 @@ def validated(content: dict, schema_name: str, where: str) -> dict:
     return with_defaults(content, spec)
 
 
-def _task_file(name: str, folders: list[str]) -> Path:
+def _task_file(name: str, folders: list[str], key: str) -> Path:
     for folder in folders:
         path = Path(folder) / f"{name}.yaml"
         if path.is_file():
             return path
     known = sorted({p.stem for f in folders for p in Path(f).glob("*.yaml")})
     raise UserError(
-        f"tasks: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"
+        f"{key}: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"
     )
 
 
@@ -128,15 +128,15 @@ def source_files(source: Mapping) -> list[str]:
     return [f for split in ("train", "test") for f in _listed(files.get(split))]
 
 
-def resolved_task(name: str, folders: list[str]) -> dict:
-    """Return one task's definition, validated and completed.
+def resolved_task(name: str, folders: list[str], key: str = "tasks") -> dict:
+    """Return one task's definition, validated and completed; ``key`` named it.
 
     Raises
     ------
     UserError
         No such task, a mistake in its file, or no source that could ever be read.
     """
-    path = _task_file(name, folders)
+    path = _task_file(name, folders, key)
     task = validated(load_yaml(path), "task", str(path))
     if not task["sources"]:
         raise UserError(f"{path}: sources is empty; name at least one source")
@@ -189,14 +189,28 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         One line per mistake.
     """
     study = validated(dict(config), "config", where)
-    for key in ("tasks", "taskvectors.tasks"):
-        names = study["tasks"] if key == "tasks" else study["taskvectors"]["tasks"]
+    given = config.get("model") or {}
+    if "name" in given and "source" not in given:
+        raise UserError(
+            f"{where}: model.name is {given['name']!r}, but model.source is missing: the weights "
+            "would be another model's; say where they come from (hub, folder or gguf)"
+        )
+    if study["taskvectors"]["tasks"] is None:
+        study["taskvectors"]["tasks"] = study["tasks"][:4] if len(study["tasks"]) > 1 else []
+    elif len(study["taskvectors"]["tasks"]) == 1:
+        raise UserError(
+            f"{where}: taskvectors.tasks is {study['taskvectors']['tasks']}; merging needs two "
+            "tasks or more ([] merges none)"
+        )
+    named = {"tasks": study["tasks"], "taskvectors.tasks": study["taskvectors"]["tasks"]}
+    for key, names in named.items():
         repeated = {n for n in names if names.count(n) > 1}
         if repeated:
             raise UserError(f"{where}: {key} lists {sorted(repeated)[0]!r} more than once")
     study["task_definitions"] = {
-        name: resolved_task(name, study["task_folders"])
-        for name in dict.fromkeys(study["tasks"] + study["taskvectors"]["tasks"])
+        name: resolved_task(name, study["task_folders"], key)
+        for key, names in named.items()
+        for name in names
     }
     _check_rows(study)
     return study

@@ -43,9 +43,19 @@ PACKAGES = packages(STUDY)
 DECAY_FIGURES = {
     f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(STUDY["tasks"])
 }
-HAS_CLASSES = any(t["kind"] == "classification" for t in STUDY["task_definitions"].values())
-FIGURES = ["fig2", "fig3", *DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
-TABLES = ["table1", "table2", "table3", "verdicts"]
+HAS_CLASSES = any(
+    STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]
+)
+MERGES = bool(STUDY["taskvectors"]["tasks"])
+FIGURES = ["fig2"] + ["fig3"] * MERGES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
+TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["verdicts"]
+# What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
+MERGING_TABLES = {
+    f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet" for name in ["cosine", "merged"] * MERGES
+}
+# Only what is fetched over the network is tried again: a mistake stays one.
+TASK_RETRIES = 3 * any("hub" in s for t in STUDY["task_definitions"].values() for s in t["sources"])
+MODEL_RETRIES = 3 * ("hub" in STUDY["model"]["source"])
 
 
 # Snakemake counts GPUs only where a job asks for one.
@@ -94,6 +104,11 @@ def task_files(wildcards):
     """The user's own files that the task is read from, where they exist."""
     sources = STUDY["task_definitions"][wildcards.task]["sources"]
     return [f for source in sources for f in source_files(source) if Path(f).is_file()]
+
+
+def merging_flags(files):
+    """The options that hand the tables of merged models to a command."""
+    return [word for option in zip(MERGING_TABLES, files) for word in option]
 
 
 def package_flag(archives):

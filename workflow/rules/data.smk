@@ -53,7 +53,7 @@ rule fetch_model:
         "<logs>/data/fetch_model.log",
     benchmark:
         "<benchmarks>/data/fetch_model.tsv"
-    retries: 3
+    retries: MODEL_RETRIES
     conda:
         "../../envs/fetch.yaml"
     threads: 1
@@ -85,7 +85,7 @@ rule fetch_task:
         "<logs>/data/fetch_task/{task}.log",
     benchmark:
         "<benchmarks>/data/fetch_task/{task}.tsv"
-    retries: 3
+    retries: TASK_RETRIES
     conda:
         "../../envs/fetch.yaml"
     threads: 1

@@ -296,8 +296,7 @@ rule verdicts:
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
         stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
-        cosine="<results>/taskvectors/cosine.parquet",
-        merged="<results>/taskvectors/merged.parquet",
+        merging=MERGING_TABLES.values(),
         fits=collect("<results>/spectrum/{task}/decay.parquet", task=STUDY["tasks"]),
     output:
         csv=report(
@@ -319,6 +318,7 @@ rule verdicts:
         runtime=10,
     params:
         code=code_digest("ntktune.cli.figures:verdicts"),
+        merging=lambda wildcards, input: merging_flags(input.merging),
         seed=lookup(dpath="seed", within=STUDY),
         bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
     shell:
@@ -329,8 +329,7 @@ rule verdicts:
             --fits {input.fits:q} \
             --metrics {input.metrics:q} \
             --stopping {input.stopping:q} \
-            --cosine {input.cosine:q} \
-            --merged {input.merged:q} \
+            {params.merging:q} \
             --seed {params.seed:q} \
             --bootstrap {params.bootstrap:q} \
             --out {output.csv:q} \

@@ -330,6 +330,13 @@ def show(args: argparse.Namespace) -> None:
         print(f"report              {folder / 'report.html'}")
 
 
+def _optional(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a table that a study may lack; it then has no rows."""
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(columns)) if path is None else _table(path, columns)[0]
+
+
 def verdicts(args: argparse.Namespace) -> None:
     """Write the verdicts: the paper's claims, each with its statistic on this study."""
     from ntktune.figures.verdicts import verdict_table
@@ -343,15 +350,17 @@ def verdicts(args: argparse.Namespace) -> None:
         r_squared={summary["task"]: summary["r_squared"]["mean"] for summary in summaries},
         metrics=metrics,
         stopping=_stopping(args.stopping),
-        cosine=_table(args.cosine, COSINE_COLUMNS)[0],
-        merged=_table(args.merged, MERGED_COLUMNS)[0],
+        cosine=_optional(args.cosine, COSINE_COLUMNS),
+        merged=_optional(args.merged, MERGED_COLUMNS),
         seed=args.seed,
         resamples=_samples(args),
     )
     write_csv(args.out, table, record.provenance(inputs=_inputs(args), seeds={"root": args.seed}))
 
 
-def _add_inputs(parser: argparse.ArgumentParser, *flags: str, one_task: bool = False) -> None:
+def _add_inputs(
+    parser: argparse.ArgumentParser, *flags: str, one_task: bool = False, required: bool = True
+) -> None:
     """Add the options that name files to read; with ``one_task`` each takes one file."""
     lists = {
         "--metrics": "fine-tuning metrics (metrics.parquet) of every task and size",
@@ -371,7 +380,7 @@ def _add_inputs(parser: argparse.ArgumentParser, *flags: str, one_task: bool = F
         if flag in lists and not one_task:
             parser.add_argument(flag, required=True, nargs="+", metavar="FILE", help=lists[flag])
         else:
-            parser.add_argument(flag, required=True, metavar="FILE", help=single[flag])
+            parser.add_argument(flag, required=required, metavar="FILE", help=single[flag])
 
 
 def _add_drawing(parser: argparse.ArgumentParser, *, tasks: bool, color: bool) -> None:
@@ -431,5 +440,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     parser = add_command(verbs, "verdicts", verdicts)
     _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics", "--stopping")
-    _add_inputs(parser, "--cosine", "--merged")
+    # a study need not merge tasks
+    _add_inputs(parser, "--cosine", "--merged", required=False)
     _add_table(parser, bootstrap=True)

@@ -93,9 +93,10 @@ def _delimited(path: Path, delimiter: str, quoting: int) -> pd.DataFrame:
         rows = []
         for row in reader:
             if row and len(row) != len(header):
+                hint = "; in tsv quotes hold no field together: use csv for such texts"
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, "
-                    f"but the header has {len(header)}"
+                    f"{path}, line {reader.line_num}: {len(row)} fields, but the header has "
+                    f"{len(header)}{hint if delimiter != ',' else ''}"
                 )
             if row:
                 rows.append(row)

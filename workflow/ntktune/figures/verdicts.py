@@ -309,7 +309,7 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     source = "section 5.2, eqs 22-25; figure 3"
     statistic = "smallest merged score / single-task score over pairs and their tasks"
     rule = f"≥ {LEAST_NORMALISED} (ours)"
-    pairs = merged[[len(parts(name)) == 2 for name in merged["merged"]]]
+    pairs = merged[merged["merged"].map(lambda name: len(parts(name)) == 2).astype(bool)]
     usable = pairs[(pairs["single"] > 0) & pairs["normalised"].notna()]
     left_out = len(pairs) - len(usable)
     if usable.empty:

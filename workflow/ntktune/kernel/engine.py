@@ -236,7 +236,8 @@ def _check_arguments(
                 shape = tuple(getattr(text, "shape", ()))
                 raise UserError(
                     f"{what} {i} is not a one-dimensional tensor of token ids "
-                    f"({type(text).__name__}, shape {shape}); tokenise the texts first"
+                    f"({type(text).__name__}, shape {shape}); tokenise the texts and give "
+                    "torch.tensor(ids) of each"
                 )
             if len(text) == 0:
                 raise UserError(f"{what} {i} has no tokens; remove empty texts")

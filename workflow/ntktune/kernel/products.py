@@ -15,7 +15,10 @@ import torch
 from ntktune.matmul import product_transposed
 
 COLUMNS = 65_536  # parameters per materialised product
-TILE_ROWS = 1_024  # tokens per side of a token-pair tile: large enough for fast products
+# Tokens per side of a token-pair tile: small enough that little beside the triangle is computed
+# and that a processor's caches hold it, large enough for fast products on a GPU.
+TILE_ROWS = 256
+GPU_TILE_ROWS = 2_048
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def _tile_rows(device: torch.device) -> int:
+    return TILE_ROWS if device.type == "cpu" else GPU_TILE_ROWS
+
+
 def linear_costs(owner: torch.Tensor, sides: Sides, d_in: int, d_out: int) -> dict[str, float]:
     """Return the FLOPs of both exact forms of a linear layer's Gram.
 
@@ -83,7 +90,8 @@ def linear_costs(owner: torch.Tensor, sides: Sides, d_in: int, d_out: int) -> di
     """
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
-    pairs = left * (left + min(left, TILE_ROWS)) if sides.columns is None else 2 * left * right
+    symmetric = left * (left + min(left, _tile_rows(owner.device)))
+    pairs = symmetric if sides.columns is None else 2 * left * right
     return {
         "token pairs": pairs * (d_in + d_out),
         "materialised": 2 * (len(owner) + sides.pairs) * d_in * d_out,
@@ -124,16 +132,16 @@ class _Tile:
 
 
 def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
-    """Return tiles of about TILE_ROWS rows of the examples ``first`` … ``last``-1.
+    """Return tiles of about TILE_ROWS rows, of the examples ``first`` … ``last``-1.
 
     The tiles' examples are counted from ``first``; ``like`` gives precision and device.
     """
-    start = int((owner < first).sum())
+    start, most = int((owner < first).sum()), _tile_rows(owner.device)
     counts = torch.bincount(owner, minlength=last)[first:last].tolist()
     bounds, example, row = [], first, start
     first_example, first_row = first, start
     for count in counts:
-        if row > first_row and row - first_row + count > TILE_ROWS:
+        if row > first_row and row - first_row + count > most:
             bounds.append((first_example, example, first_row, row))
             first_example, first_row = example, row
         example, row = example + 1, row + count
