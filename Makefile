@@ -16,7 +16,7 @@ PYTEST_FLAGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
-STUDY = $(shell $(BIN)/python -c "from ntktune.config import load_yaml; print(load_yaml('$(CONFIG)').get('study', 'quickstart'))")
+STUDY = $(shell $(BIN)/python -c "import sys; from ntktune.config import study_name; print(study_name(sys.argv[1]))" "$(CONFIG)")
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
 

@@ -103,6 +103,17 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_path_that_is_no_place_for_a_file_is_named(tmp_path):
+    pipe, file = tmp_path / "pipe.json", tmp_path / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"pipe\.json is neither a file nor a folder"):
+        artifacts.write_json(pipe, {}, {})
+    assert pipe.is_fifo()
+    file.write_text("")
+    with pytest.raises(UserError, match="cannot be written: File exists"):
+        artifacts.write_json(file / "a.json", {}, {})
+
+
 def test_a_folder_replaces_a_folder(tmp_path):
     target = tmp_path / "model"
     for content in ("one", "two"):

@@ -3,7 +3,15 @@
 import pytest
 import yaml
 
-from ntktune.config import load_yaml, packages, resolved_study, schema, validated, with_defaults
+from ntktune.config import (
+    load_yaml,
+    packages,
+    resolved_study,
+    schema,
+    study_name,
+    validated,
+    with_defaults,
+)
 from ntktune.errors import UserError
 
 TASK = {
@@ -66,6 +74,15 @@ def test_defaults_fill_every_key(study):
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
          r"model.source has folder and hub; give exactly one of them"),
         ({"model": {"source": {"hub": {"id": "a"}}}}, r"'revision' is a required property"),
+        ({"study": "x\n"}, r"study is 'x\\n'"),
+        ({"taskvectors": {"coefficient": float("nan")}}, r"coefficient is nan: must be"),
+        ({"finetune": {"sizes": [32.0]}}, r"finetune.sizes.0 is 32.0: must be of type integer"),
+        ({"seed": True}, r"seed is True: must be of type integer"),
+        ({"taskvectors": {"tasks": ["mine", "../x"]}}, r"taskvectors.tasks.1 is '../x'"),
+        ({"tasks": ["model"]}, r"a task cannot be called 'model'"),
+        ({"task_folders": ["nope"]}, r"task_folders \(nope\) hold no task at all"),
+        ({"model": {"source": {"folder": "nope"}}}, r"folder is .nope., which does not"),
+        ({"model": {"source": {"gguf": {"path": "nope.gguf"}}}}, r"gguf.path is .nope.gguf."),
         ({"model": {"name": "a"}}, r"model.name is 'a', but model.source is missing"),
         ({"taskvectors": {"tasks": ["mine"]}}, r"tasks is \['mine'\]; merging needs two"),
         ({"taskvectors": {"tasks": ["mine", "x"]}}, r"taskvectors.tasks: there is no task 'x'"),
@@ -87,7 +104,7 @@ def test_tasks_to_merge_are_the_studys_own_unless_named(study):
 
 
 def test_a_licence_is_not_guessed(study):
-    source = {"folder": "somewhere"}
+    source = {"folder": "tasks"}
     assert study({"model": {"name": "a", "source": source}})["model"]["licence"] is None
 
 
@@ -109,6 +126,30 @@ def test_every_mistake_is_told_at_once(study):
 def test_a_mistake_in_a_task_names_its_file(study, changes, message):
     with pytest.raises(UserError, match=message):
         study(None, **changes)
+
+
+def test_keys_that_yaml_reads_as_numbers_or_truth_values_are_named(study):
+    for key in (0, False, None):
+        with pytest.raises(UserError, match=f"mine.yaml: the key {key} in label_map is not text"):
+            study(kind="classification", classes=["a", "b"], label_map={key: 0, "x": 1})
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("citation: caf\xe9".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin.yaml is not UTF-8 text \(byte 13"):
+        load_yaml(path)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_yaml(tmp_path)
+
+
+def test_the_studys_name_is_checked_before_it_is_used(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("study: mine\n")
+    assert study_name(path) == "mine"
+    path.write_text("study: 'x; touch y'\n")
+    with pytest.raises(UserError, match="study is 'x; touch y'"):
+        study_name(path)
 
 
 def test_yaml_that_is_none_is_named(tmp_path):

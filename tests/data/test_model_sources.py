@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -281,6 +282,26 @@ def _without_tokenizer(folder):
     _llama().save_pretrained(folder)
 
 
+def _with_an_empty_tokenizer(folder):
+    AutoModel.from_config(AutoConfig.for_model(**NEO)).save_pretrained(folder)
+
+
+def _with_damaged_weights(folder):
+    model = _llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = torch.nan
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+
+
+def _with_configuration(content):
+    def prepare(folder):
+        _llama().save_pretrained(folder)
+        (folder / "config.json").write_text(content)
+
+    return prepare
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -291,6 +312,11 @@ def _without_tokenizer(folder):
         (_with_its_own_code, "transformers has no architecture 'my_own'"),
         (_encoder_decoder, "t5 is an encoder-decoder"),
         (_without_tokenizer, "cannot be read: "),
+        (_with_an_empty_tokenizer, "holds no tokenizer; copy its files"),
+        (_with_damaged_weights, "tensor layers.1.mlp.up_proj.weight in"),
+        (_with_configuration("[]"), "transformers has no architecture None"),
+        (_with_configuration('{"model_type": ["a"]}'), "transformers has no architecture ['a']"),
+        (_with_configuration('{"model_type": "llama", "hidden_size": "x"}'), "is refused: "),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message):
@@ -318,6 +344,8 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message
             "vocab_size is 9; its tokenizer has",
         ),
         ({"name": "x", "random": NEO | {"num_heads": 3}}, "no random model of type 'gpt_neo'"),
+        ({"name": "x", "random": NEO | {"num_heads": 0}}, "no random model of type 'gpt_neo'"),
+        ({"name": "x", "random": NEO | {"vocab_size": "many"}}, "vocab_size is 'many'"),
     ],
 )
 def test_a_source_that_makes_no_sense_is_told(tmp_path, capsys, source, message):

@@ -102,7 +102,10 @@ def test_one_file_is_divided_by_its_documents(tmp_path, out):
     [
         ("a.csv", b"text,score\na,1\nb\n", r"a.csv, line 3: 1 fields, but the header has 2"),
         ("a.csv", b'text,score\n"a,1\n', r"a.csv is damaged or not in the format csv: unexpected"),
-        ("a.tsv", b"text\tscore\na\t1\tx\n", r"a.tsv, line 2: 3 fields, but the header has 2"),
+        ("a.tsv", b"text\tscore\na\t1\tx\n", r"a.tsv, line 2: 3 fields, .*use csv for such texts"),
+        ("a.csv", b"text,score,score\na,1,2\n", r"a.csv: the column 'score' stands there twice"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"a.jsonl, line 1: no JSON .*surrogate"),
+        ("a.jsonl", b"[" * 100_000, r"a.jsonl, line 1: no JSON .*recursion"),
         ("a.csv", b"text,score\n", r"a.csv holds no rows"),
         ("a.csv", b"", r"a.csv holds no rows"),
         ("a.csv", b"text,score\n\xff,1\n", r"a.csv is damaged .* can't decode byte 0xff"),

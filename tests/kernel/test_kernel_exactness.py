@@ -62,6 +62,23 @@ def test_all_outputs_of_a_network(name, classes, tiny, texts, reference):
         assert relative(cross.kernel, expected[:4, 4:]) < 1e-10
 
 
+def test_a_classifier_that_looks_for_its_padding(texts, reference):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=51,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=50,  # 0 is a word here
+        num_labels=1,
+    )
+    model = LlamaForSequenceClassification(config).eval()
+    assert relative(gram(model, texts).kernel, reference(model, texts)[0]) < 1e-5
+
+
 def test_own_groups(toy, texts):
     found = gram(toy(), texts, groups=lambda name: name.split(".")[1], dtype=torch.float64)
     assert list(found.groups) == ["weight", "bias"]

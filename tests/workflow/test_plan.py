@@ -62,10 +62,18 @@ def test_named_targets_plan_their_part(checkout, target, rules):
         ("tasks: [amazon-intensty]", "there is no task 'amazon-intensty' in config/tasks; did"),
         ("finetune: {sizes: [100000]}", "finetune.sizes asks for 100000 rows, but the training"),
         ("finetune: {learning_rate: -1}", "finetune.learning_rate is -1: must be greater than 0"),
+        (
+            "{task_folders: [mine], tasks: [a], taskvectors: {tasks: []}}",
+            "a.score_range [5, 1] must be [lowest, highest]",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_the_graph_is_built(checkout, config, message):
     (checkout.folder / "mine.yaml").write_text(config)
+    (checkout.folder / "mine").mkdir()
+    (checkout.folder / "mine/a.yaml").write_text(
+        "{title: A, kind: regression, score_range: [5, 1], sources: [{files: {train: README.md}}]}"
+    )
     done = checkout.snakemake("--dry-run", "--configfile", "mine.yaml")
     output = done.stdout + done.stderr
     assert done.returncode == 1
@@ -93,7 +101,8 @@ def readme_study(checkout, rows=200):
     task, study = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[:2]
     (checkout.folder / "my/tasks").mkdir(parents=True)
     (checkout.folder / "my/tasks/reviews.yaml").write_text(task)
-    (checkout.folder / "my/study.yaml").write_text(study)
+    model = yaml.safe_load(study)["model"]["source"]["folder"]
+    (checkout.folder / "my/study.yaml").write_text(study.replace(model, "my/tasks"))
     lines = [f'"text, {i}",{1 + i % 5}' for i in range(rows)]
     (checkout.folder / "my/reviews.csv").write_text("\n".join(["review,stars", *lines]))
     return yaml.safe_load(study)

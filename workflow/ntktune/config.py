@@ -7,7 +7,8 @@ Snakemake builds its graph of jobs, and said in one line per mistake.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ import yaml
 from ntktune.errors import UserError
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
+# Folders of results/<study>/data that are no task's.
+RESERVED = ("model", "packages")
+
+
+# JSON schema, with integers that are written as integers: 32.0 is none to a command's option.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda checker, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def load_yaml(path: str | Path) -> dict:
@@ -26,6 +38,12 @@ def load_yaml(path: str | Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -89,6 +107,24 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     return [f"{key or 'the configuration'} is {error.instance!r}: {what}"]
 
 
+def _unfit(content: Any, place: str = "") -> Iterator[str]:
+    """Yield what YAML allows and no configuration can mean: keys and numbers, with their place."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                yield (
+                    f"the key {key!r}{f' in {place}' if place else ''} is not text to YAML; "
+                    "write it in quotes, as it stands in the data"
+                )
+            else:
+                yield from _unfit(value, f"{place}.{key}" if place else key)
+    elif isinstance(content, (list, tuple)):
+        for number, value in enumerate(content):
+            yield from _unfit(value, f"{place}.{number}")
+    elif isinstance(content, float) and not math.isfinite(content):
+        yield f"{place} is {content}: must be a finite number"
+
+
 def validated(content: dict, schema_name: str, where: str) -> dict:
     """Return ``content`` completed with defaults.
 
@@ -99,9 +135,11 @@ def validated(content: dict, schema_name: str, where: str) -> dict:
         the key, the value, and what would be right.
     """
     spec = schema(schema_name)
-    validator = jsonschema.Draft202012Validator(spec)
-    errors = sorted(validator.iter_errors(content), key=lambda e: list(map(str, e.absolute_path)))
-    lines = [f"{where}: {line}" for error in errors for line in _mistakes(error)]
+    lines = [f"{where}: {line}" for line in _unfit(content)]
+    if not lines:
+        found = _Validator(spec).iter_errors(content)
+        errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
+        lines = [f"{where}: {line}" for error in errors for line in _mistakes(error)]
     if lines:
         raise UserError("\n".join(lines))
     return with_defaults(content, spec)
@@ -113,6 +151,11 @@ def _task_file(name: str, folders: list[str], key: str) -> Path:
         if path.is_file():
             return path
     known = sorted({p.stem for f in folders for p in Path(f).glob("*.yaml")})
+    if not known:
+        raise UserError(
+            f"{key}: there is no task {name!r}: task_folders ({', '.join(folders)}) hold no "
+            "task at all; correct the folders"
+        )
     raise UserError(
         f"{key}: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"
     )
@@ -204,6 +247,12 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         )
     named = {"tasks": study["tasks"], "taskvectors.tasks": study["taskvectors"]["tasks"]}
     for key, names in named.items():
+        for name in names:
+            if name in RESERVED:
+                raise UserError(
+                    f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
+                    "where the study's own do; rename its file"
+                )
         repeated = {n for n in names if names.count(n) > 1}
         if repeated:
             raise UserError(f"{where}: {key} lists {sorted(repeated)[0]!r} more than once")
@@ -213,7 +262,32 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         for name in names
     }
     _check_rows(study)
+    _check_model_path(study["model"]["source"], where)
     return study
+
+
+def _check_model_path(source: Mapping, where: str) -> None:
+    """Check that a local model is there."""
+    for kind, path in (
+        ("folder", source.get("folder")),
+        ("gguf.path", (source.get("gguf") or {}).get("path")),
+    ):
+        if path and not Path(path).exists():
+            raise UserError(
+                f"{where}: model.source.{kind} is {path!r}, which does not exist "
+                f"(looked in {Path(path).absolute().parent})"
+            )
+
+
+def study_name(path: str | Path) -> str:
+    """Return the name of the study that a configuration file describes.
+
+    Raises
+    ------
+    UserError
+        The file is no valid configuration.
+    """
+    return validated(load_yaml(path), "config", str(path))["study"]
 
 
 def packages(study: Mapping) -> dict[str, dict]:

@@ -129,7 +129,9 @@ def load_backbone(
         backbone = AutoModel.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged or foreign model can break is without bound
         raise UserError(f"the model in {folder} cannot be read: {error}") from error
     if blocks is not None:
         block_list(backbone)  # the architecture may not follow its configuration
@@ -152,12 +154,12 @@ def text_model(
     return TextModel(backbone, outputs, generator).to(dtype).eval()
 
 
-def pad(examples: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad 1-D token-id tensors on the right; return ids and mask, both (N, T).
+def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad 1-D token-id tensors on the right with an id; return ids and mask, both (N, T).
 
-    Padded positions hold id 0; the mask is what keeps them out.
+    The mask is what keeps padded positions out; some models also look at the id.
     """
-    ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True)
+    ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(e) for e in examples])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
     return ids.long(), mask.long()

@@ -29,11 +29,14 @@ from ntktune.config import (
     resolved_study,
     source_files,
 )
+from ntktune.data.definition import complete_definition
 from ntktune.device import has_nvidia_gpu
 from ntktune.errors import UserError
 
 try:
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    for task, definition in STUDY["task_definitions"].items():
+        complete_definition(definition, task)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -30,7 +30,7 @@ def number(value: Any) -> float:
     """Return a cell as a finite number, NaN if it is none."""
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return math.nan
     return result if math.isfinite(result) else math.nan
 

@@ -99,9 +99,9 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         "pad_token_id": 0,
     } | content
     seed, model_type = settings.pop("seed", 0), settings.pop("model_type")
-    if settings["vocab_size"] < len(tokenizer):
+    if not isinstance(settings["vocab_size"], int) or settings["vocab_size"] < len(tokenizer):
         raise UserError(
-            f"the random model's vocab_size is {settings['vocab_size']}; "
+            f"the random model's vocab_size is {settings['vocab_size']!r}; "
             f"its tokenizer has {len(tokenizer)} tokens"
         )
     try:
@@ -109,7 +109,7 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModel.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # what a configuration of one's own can break is without bound
         raise UserError(f"no random model of type {model_type!r}: {one_line(error)}") from error
     return model, tokenizer
 
@@ -123,6 +123,16 @@ def _check_weights(info: dict, folder: Path) -> None:
             f"and {len(wrong)} have another shape, such as {(missing + wrong)[0]}; "
             "they belong to another architecture or configuration"
         )
+
+
+def _check_content(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"tensor {name} in {folder} holds a value that is not finite: it is damaged"
+            )
+    if len(tokenizer) < 2:  # transformers makes an empty one where the files are missing
+        raise UserError(f"{folder} holds no tokenizer; copy its files beside the weights")
 
 
 def pretrained_model(
@@ -167,6 +177,7 @@ def pretrained_model(
             f"the model in {folder / (gguf_file or '')} cannot be read: {one_line(error)}"
         ) from error
     _check_weights(info, folder)
+    _check_content(model, tokenizer, folder)
     if gguf_file:
         # the weights are float32 now; what says otherwise would stop save_pretrained
         for holder, name in (
@@ -184,10 +195,11 @@ def _readable_config(folder: Path) -> PreTrainedConfig:
 
     file = folder / "config.json"
     try:
-        model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
-    if model_type not in CONFIG_MAPPING:
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UserError(
             f"{file}: transformers has no architecture {model_type!r}; "
             "models that bring their own Python code are not run"
@@ -199,7 +211,10 @@ def _readable_config(folder: Path) -> PreTrainedConfig:
             + (f" (only {', '.join(others)}, which is not read)" if others else "")
             + "; convert them, or choose a revision that has them"
         )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # what a foreign configuration can break is without bound
+        raise UserError(f"{file} is refused: {one_line(error)}") from error
     if config.is_encoder_decoder:
         raise UserError(
             f"{file}: {model_type} is an encoder-decoder; the study needs a decoder or an encoder"

@@ -90,6 +90,9 @@ def _delimited(path: Path, delimiter: str, quoting: int) -> pd.DataFrame:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         header = next(reader, [])
+        twice = [name for name in header if header.count(name) > 1]
+        if twice:
+            raise UserError(f"{path}: the column {twice[0]!r} stands there twice; rename one")
         rows = []
         for row in reader:
             if row and len(row) != len(header):
@@ -111,7 +114,8 @@ def _json_lines(path: Path) -> pd.DataFrame:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+                json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: no JSON ({error})") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: not a JSON object: {line.strip()[:60]}")

@@ -96,7 +96,9 @@ def network_outputs(
     UserError
         The model returns another shape.
     """
-    ids, mask = pad(examples)
+    # Hugging Face's classifiers find the last token by this id
+    padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+    ids, mask = pad(examples, padding if isinstance(padding, int) and padding >= 0 else 0)
     with FastLinear():
         result = model(input_ids=ids.to(device), attention_mask=mask.to(device))
     result = getattr(result, "logits", result)
