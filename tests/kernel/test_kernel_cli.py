@@ -1,4 +1,4 @@
-"""``kernel draws``: from a model, tokens and draws to kernels."""
+"""``kernel draws`` and ``kernel gram``: from files to kernels."""
 
 import json
 import math
@@ -123,3 +123,84 @@ def test_provenance_is_json(study, tmp_path):
     assert main(study()) == 0
     _, facts = read_tensors(tmp_path / "gram.safetensors")
     assert json.loads(json.dumps(facts))["command"] == "kernel draws"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A plain model folder, as any program writes it, and a table of its own making."""
+    from transformers import AutoModel, LlamaConfig
+
+    from ntktune.data.pretrained import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [f"{i % 5},a text of number {i},{'yes' if i % 3 else 'no'}" for i in range(40)]
+    rows += ["1,,yes", "2,a text of number 3,yes"]  # an empty text, a repeated one
+    (tmp_path / "reviews.csv").write_text("\n".join(["stars,review,good", *rows]))
+    return tmp_path
+
+
+def from_file(folder, *more):
+    out = str(folder / "gram.safetensors")
+    return main(
+        [
+            *("kernel", "gram", "--model", str(folder / "model")),
+            *("--data", str(folder / "reviews.csv"), "--text-column", "review"),
+            *("--rows", "12", "--max-tokens", "40", "--device", "cpu", "--out", out, *more),
+        ]
+    )
+
+
+def test_a_file_and_a_model_folder_are_enough(folder, capsys):
+    assert from_file(folder, "--label-column", "stars", "--dtype", "float64") == 0
+    assert "1 empty" in capsys.readouterr().err
+    tensors, facts = read_tensors(folder / "gram.safetensors")
+    assert tensors["kernel"].shape == (1, 12, 12)
+    assert len(set(tensors["row"][0].tolist())) == 12
+    assert set(tensors["label"][0].tolist()) <= {0, 1, 2, 3, 4}
+    assert facts["task"]["kind"] == "regression"
+    assert facts["model"]["name"] == "model"
+    assert facts["kernel"][0]["self_check"]["largest_relative_error"] < 1e-5
+    outs = {name: str(folder / f"{name}.out") for name in ("eigenvalues", "fits", "summary")}
+    flags = [word for name, path in outs.items() for word in (f"--out-{name}", path)]
+    assert main(["spectrum", "fit", "--gram", str(folder / "gram.safetensors"), *flags]) == 0
+    assert "reviews: eigenvalues decay as k^-" in capsys.readouterr().err
+
+
+def test_two_labels_are_two_classes(folder):
+    flags = ("--label-column", "good", "--classes", "no", "yes")
+    assert from_file(folder, *flags) == 0
+    first, facts = read_tensors(folder / "gram.safetensors")
+    assert facts["function"] == "difference"
+    assert set(first["label"][0].tolist()) == {0, 1}
+    assert from_file(folder, *flags, "--seed", "1") == 0
+    other, _ = read_tensors(folder / "gram.safetensors")
+    assert other["row"].tolist() != first["row"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label-column", "mark"], "mark"),
+        (["--label-column", "good"], "unlabelled"),
+        (["--label-column", "stars", "--rows", "99"], "99"),
+        (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),
+        (["--label-column", "stars", "--template", "none"], "template 'none'"),
+    ],
+)
+def test_a_mistake_with_a_file_is_one_clear_error(flags, message, folder, capsys):
+    assert from_file(folder, *flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("ntktune kernel gram: error: ")
+    assert message in error
+    assert not (folder / "gram.safetensors").exists()

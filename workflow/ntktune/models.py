@@ -140,6 +140,28 @@ def load_backbone(
     return backbone.eval()
 
 
+def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.Module:
+    """Return a backbone without weights (on the ``meta`` device), from config.json alone.
+
+    Raises
+    ------
+    UserError
+        The configuration is missing or is not that of a model.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if blocks is not None:
+            config = _shortened(config, blocks)
+        with torch.device("meta"):
+            return AutoModel.from_config(config)
+    except UserError:
+        raise
+    except Exception as error:  # what a foreign configuration can break is without bound
+        raise UserError(f"the configuration in {folder} cannot be read: {error}") from error
+
+
 def text_model(
     folder: str | os.PathLike,
     *,

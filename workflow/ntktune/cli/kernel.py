@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntktune.artifacts import Record, read_json, read_tensors, write_tensors
@@ -11,6 +13,8 @@ from ntktune.cli.inputs import check_tokens, model_facts
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
 
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
@@ -27,6 +31,49 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--draws", required=True, help="the task's draws.json")
     parser.add_argument("--task", required=True, help="the task's name")
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    add_computing_options(parser)
+
+    parser = add_command(verbs, "gram", gram)
+    parser.add_argument("--model", required=True, help="model folder: Hugging Face, safetensors")
+    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
+    parser.add_argument("--data", required=True, help="csv, tsv, jsonl or parquet file")
+    parser.add_argument("--text-column", default="text", help="the texts (default: text)")
+    parser.add_argument("--second-text-column", help="the second texts, of a task on pairs")
+    parser.add_argument("--label-column", default="label", help="the labels (default: label)")
+    parser.add_argument(
+        "--classes",
+        nargs=2,
+        metavar=("ZERO", "ONE"),
+        help="the two labels of a classification, as they stand in the file (default: scores)",
+    )
+    parser.add_argument(
+        "--template", help="how a row becomes one text (default: the text, or both on two lines)"
+    )
+    parser.add_argument("--prefix-token", help="a token to put first, as <|endoftext|>")
+    parser.add_argument("--max-tokens", type=int, default=64, help="cut longer rows (default: 64)")
+    parser.add_argument("--rows", type=int, default=100, help="rows drawn at random (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows and the head (default: 0)")
+    add_computing_options(parser)
+
+    parser = add_command(verbs, "plan", plan)
+    parser.add_argument("--model", required=True, help="model folder; its config.json is enough")
+    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
+    parser.add_argument("--examples", type=int, default=100, help="N (default: 100)")
+    parser.add_argument(
+        "--lengths",
+        nargs=2,
+        type=int,
+        default=[10, 64],
+        metavar=("SHORTEST", "LONGEST"),
+        help="tokens per text, evenly spread (default: 10 64)",
+    )
+    parser.add_argument(
+        "--tflops", type=float, help="speed of the device (default: measured here, in a second)"
+    )
+
+
+def add_computing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how kernels are computed, and where they go."""
     parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="padded tokens in one pass (default: 1024)"
@@ -71,6 +118,134 @@ def _checked_inputs(
 
 def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
+    record = Record("ntktune.cli.kernel:draws", args)
+    tokens, facts = read_tensors(args.tokens)
+    rows, model_is = _checked_inputs(args, tokens, facts)
+    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
+    _compute(args, record, examples, tokens, rows, facts, model_is)
+
+
+def gram(args: argparse.Namespace) -> None:
+    """Compute the Neural Tangent Kernel of a model on the texts of one file."""
+    import numpy as np
+    import torch
+
+    from ntktune.data.cleaning import content_sha256, counts_line, task_table
+    from ntktune.data.definition import SUMMARY, complete_definition
+    from ntktune.data.sampling import kernel_draws
+    from ntktune.data.sources import read_sources
+    from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
+
+    record = Record("ntktune.cli.kernel:gram", args)
+    task = Path(args.data).stem
+    pair = args.second_text_column is not None
+    definition = complete_definition(
+        {
+            "title": task,
+            "kind": "classification" if args.classes else "regression",
+            "classes": args.classes,
+            "label_map": dict(zip(args.classes, (0, 1), strict=True)) if args.classes else None,
+            "columns": {
+                "text_a": args.text_column,
+                "text_b": args.second_text_column,
+                "label": args.label_column,
+            },
+            "template": args.template or ("{text_a}\n{text_b}" if pair else "{text_a}"),
+            "test_fraction": 0.5,  # both parts must have rows; all of them are used
+            "sources": [{"files": {"train": args.data}}],
+        },
+        task,
+    )
+    table, counts = task_table(read_sources(definition, task).frames, definition)
+    print(f"{task}: {counts_line(counts)}", file=sys.stderr)
+    vocabulary = check_token_limit(args.model, args.max_tokens)
+    ids, overlong = row_tokens(
+        table,
+        definition["template"],
+        text_encoder(args.model),
+        max_tokens=args.max_tokens,
+        prefix_token=args.prefix_token,
+        vocabulary=vocabulary,
+    )
+    if overlong:
+        print(f"{task}: {overlong} rows were cut to {args.max_tokens} tokens", file=sys.stderr)
+    chosen = kernel_draws(np.arange(len(table)), rows=args.rows, draws=1, root=args.seed, task=task)
+    labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
+    facts = {
+        "task": {"name": task} | {key: definition[key] for key in SUMMARY},
+        "data_sha256": content_sha256(table),
+    }
+    # a folder that another program wrote has no manifest
+    manifest = Path(args.model) / "model.json"
+    model_is = (
+        model_facts(args.model)
+        if manifest.is_file()
+        else {"name": Path(args.model).resolve().name, "revision": None, "sha256": None}
+    )
+    examples = [torch.tensor(row) for row in ids]
+    args.task = task
+    _compute(args, record, examples, labels, chosen, facts, model_is)
+
+
+def _measured_rate() -> float:
+    """Return the FLOPs per second of a large float32 product on this machine."""
+    import time
+
+    import torch
+
+    from ntktune.device import select_device
+    from ntktune.matmul import product_transposed
+
+    side = torch.randn(2_048, 2_048, device=select_device())
+    product_transposed(side, side).sum().item()  # the sum waits for a GPU
+    started = time.perf_counter()
+    for _ in range(4):
+        product_transposed(side, side).sum().item()
+    return 4 * 2 * 2_048**3 / (time.perf_counter() - started)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print what a kernel will cost: FLOPs, memory and time, before anything is computed."""
+    from ntktune.kernel.account import account
+    from ntktune.models import block_list, empty_backbone
+
+    shortest, longest = args.lengths
+    if args.examples < 1 or not 1 <= shortest <= longest:
+        raise UserError(
+            f"--examples {args.examples} --lengths {shortest} {longest}: give 1 example or more, "
+            "and the shorter length first"
+        )
+    if args.tflops is not None and not args.tflops > 0:
+        raise UserError(f"--tflops is {args.tflops}; it must be above 0")
+    steps = max(1, args.examples - 1)
+    lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
+    backbone = empty_backbone(args.model, args.blocks)
+    found = account(backbone, list(block_list(backbone)), lengths)
+    rate = args.tflops * 1e12 if args.tflops else _measured_rate()
+    gib = 2**30
+    print(
+        f"{found.parameters / 1e6:,.1f} million parameters, {args.examples} texts, "
+        f"{found.tokens:,} tokens, float32\n"
+        f"FLOPs    forward {found.forward:.2e}  backward {found.backward:.2e}  "
+        f"Gram {found.gram:.2e}  together {found.flops:.2e}\n"
+        f"memory   weights {found.weights / gib:.2f}  blocks' inputs {found.kept / gib:.2f}  "
+        f"one block's captures {found.captured / gib:.2f}  together {found.peak / gib:.2f} GiB\n"
+        f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
+        f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
+        "large products"
+    )
+
+
+def _compute(
+    args: argparse.Namespace,
+    record: Record,
+    examples: Sequence[torch.Tensor],
+    labels: Mapping[str, torch.Tensor],
+    rows: list[list[int]],
+    facts: dict,
+    model_is: dict,
+) -> None:
+    """Compute the kernels of some samples of a task's rows, in one model load; write them."""
     import torch
 
     from ntktune.device import select_device, torch_dtype
@@ -78,11 +253,7 @@ def draws(args: argparse.Namespace) -> None:
     from ntktune.models import text_model
     from ntktune.seeds import integer_seed
 
-    record = Record("ntktune.cli.kernel:draws", args)
     dtype, device = torch_dtype(args.dtype), select_device(args.device)
-    tokens, facts = read_tensors(args.tokens)
-    rows, model_is = _checked_inputs(args, tokens, facts)
-    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
     outputs, function = FUNCTIONS[facts["task"]["kind"]]
     seeds = [
         integer_seed(args.seed, "kernel.head", args.task, 0, draw) for draw in range(len(rows))
@@ -110,8 +281,8 @@ def draws(args: argparse.Namespace) -> None:
     tensors = {
         "kernel": torch.stack([r.kernel for r in found]),
         "outputs": torch.stack([r.outputs for r in found]),
-        "label": tokens["label"].double()[index],
-        "label_noise": tokens["label_noise"].double()[index],
+        "label": labels["label"].double()[index],
+        "label_noise": labels["label_noise"].double()[index],
         "row": index,
     }
     for group in found[0].groups:

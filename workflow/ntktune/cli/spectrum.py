@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ntktune.artifacts import Record, read_arrays, write_json, write_table
 from ntktune.cli import add_command
@@ -12,7 +13,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     parser = add_command(verbs, "fit", fit)
     parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    parser.add_argument("--seed", type=int, default=0, help="the study's root seed (default: 0)")
     parser.add_argument(
         "--bootstrap", type=int, default=1000, help="resamplings of the draws (default: 1000)"
     )
@@ -52,3 +53,10 @@ def fit(args: argparse.Namespace) -> None:
     write_table(args.out_eigenvalues, table, provenance)
     write_table(args.out_fits, fits, provenance)
     write_json(args.out_summary, {"task": task} | summary, provenance)
+    exponent, rate = summary["exponent"], summary["predicted_rate"]["mean"]
+    print(
+        f"{task}: eigenvalues decay as k^-{exponent['mean']:.3f} (standard error "
+        f"{exponent['stderr_mean']:.3f}, R² {summary['r_squared']['mean']:.3f}, n={count}); "
+        f"predicted learning curve: error ~ n^-{rate:.3f}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,318 @@
+"""The kernel engine beside other exact ways to the same Gram matrix, on the same work.
+
+    python benchmarks/kernel.py --shapes tiny small --examples 100 --repeats 3
+
+Every measurement is a fresh process, the methods take turns, and the table has medians:
+seconds, peak memory above what the process held with the model loaded, and the largest
+difference from the engine's kernel. A model is a GPT-Neo of the shape with random weights
+(or real weights in a folder: --folder) and a linear head on the last token.
+
+ours          ntktune.kernel.gram
+torch.func    vmap(grad) over examples, as PyTorch's NTK tutorial; parameters in blocks that fit
+trimmed       the same in groups of similar length, each padded to its own longest text
+autograd      one backward pass per example; rows in blocks that fit
+forward-mode  each gradient as the tangent of a JVP at every other example (LM-Kernel-FT)
+limit         one forward and backward pass of the same batches, and the Gram's FLOPs at the
+              speed of a large matrix product: no kernel, only a floor to compare with
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from ntktune.kernel import gram
+from ntktune.kernel.products import Sides, linear_costs
+from ntktune.models import TextModel, load_backbone, pad, token_batches
+
+# layers, width, heads, vocabulary
+SHAPES = {
+    "tiny": (4, 128, 4, 1_000),
+    "small": (12, 384, 6, 8_000),
+    "125M": (12, 768, 12, 50_257),
+}
+BLOCK_BYTES = 2**32  # gradients that a peer may hold at once
+MAX_TOKENS = 1_024
+
+
+def make_model(shape: str, folder: str | None) -> TextModel:
+    """Return the model: attention in the form that every method can differentiate."""
+    generator = torch.Generator().manual_seed(0)
+    if folder:
+        backbone = load_backbone(folder)
+        backbone.set_attn_implementation("eager")
+        return TextModel(backbone, 1, generator).eval()
+    from transformers import AutoModel, GPTNeoConfig
+
+    layers, width, heads, vocabulary = SHAPES[shape]
+    config = GPTNeoConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        attention_types=[[["global"], layers]],
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    return TextModel(AutoModel.from_config(config), 1, generator).eval()
+
+
+def make_examples(count: int, shortest: int, longest: int, vocabulary: int) -> list[torch.Tensor]:
+    """Return random texts, lengths uniform from ``shortest`` to ``longest``."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
+    return [torch.randint(1, vocabulary, (n,), generator=generator) for n in lengths]
+
+
+def ours(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
+    """Return the engine's kernel, with its own check switched off: no peer has one."""
+    return gram(model, examples, max_tokens=MAX_TOKENS, check=False).kernel
+
+
+def parameter_blocks(model: nn.Module, count: int) -> list[list[str]]:
+    """Return names of parameters in runs whose gradients of all examples fit."""
+    blocks: list[list[str]] = []
+    room = 0
+    for name, parameter in model.named_parameters():
+        size = 4 * count * parameter.numel()
+        if not blocks or size > room:
+            blocks.append([])
+            room = BLOCK_BYTES
+        blocks[-1].append(name)
+        room -= size
+    return blocks
+
+
+def torch_func(
+    model: nn.Module, examples: list[torch.Tensor], trimmed: bool = False
+) -> torch.Tensor:
+    """Return the contraction of Jacobians that vmap(grad) makes."""
+    everything = {name: p.detach() for name, p in model.named_parameters()}
+    lengths = [len(e) for e in examples]
+    groups = list(token_batches(lengths, MAX_TOKENS)) if trimmed else [list(range(len(examples)))]
+    order = [i for group in groups for i in group]
+    kernel = torch.zeros(len(examples), len(examples), dtype=torch.float64)
+    for names in parameter_blocks(model, len(examples)):
+        wanted = {name: everything[name] for name in names}
+        rest = {name: p for name, p in everything.items() if name not in wanted}
+
+        def value(
+            some: dict, ids: torch.Tensor, mask: torch.Tensor, rest: dict = rest
+        ) -> torch.Tensor:
+            return functional_call(model, some | rest, (ids[None], mask[None]))[0]
+
+        parts = []
+        for group in groups:
+            ids, mask = pad([examples[i] for i in group])
+            # some examples at a time: their activations fit too
+            found = vmap(grad(value), (None, 0, 0), chunk_size=8)(wanted, ids, mask)
+            parts.append({name: g.flatten(1) for name, g in found.items()})
+        for name in names:
+            rows = torch.cat([part[name] for part in parts])
+            kernel += (rows @ rows.T).double()
+    back = torch.empty(len(order), dtype=torch.long)
+    back[order] = torch.arange(len(order))
+    return kernel[back][:, back]
+
+
+def trimmed(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
+    """Return :func:`torch_func`'s kernel, computed in groups of similar length."""
+    return torch_func(model, examples, trimmed=True)
+
+
+def autograd(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
+    """Return the kernel from one backward pass per example and pair of row blocks."""
+    parameters = list(model.parameters())
+    size = sum(p.numel() for p in parameters)
+    step = max(1, BLOCK_BYTES // (8 * size))
+
+    def rows(first: int) -> torch.Tensor:
+        block = torch.empty(min(step, len(examples) - first), size)
+        for row, example in zip(block, examples[first : first + step], strict=False):
+            ids, mask = pad([example])
+            found = torch.autograd.grad(model(ids, mask)[0], parameters, allow_unused=True)
+            row.copy_(
+                torch.cat(
+                    [
+                        torch.zeros(p.numel()) if g is None else g.flatten()
+                        for p, g in zip(parameters, found, strict=True)
+                    ]
+                )
+            )
+        return block
+
+    kernel = torch.zeros(len(examples), len(examples), dtype=torch.float64)
+    for i in range(0, len(examples), step):
+        left = rows(i)
+        for j in range(0, i + 1, step):
+            block = (left @ (left if i == j else rows(j)).T).double()
+            kernel[i : i + step, j : j + step] = block
+            kernel[j : j + step, i : i + step] = block.T
+    return kernel
+
+
+def forward_mode(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
+    """Return the kernel from a JVP of every example along every other one's gradient."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    batches = [pad([example]) for example in examples]
+
+    def value(some: dict, i: int) -> torch.Tensor:
+        return functional_call(model, some, batches[i])[0]
+
+    kernel = torch.zeros(len(examples), len(examples), dtype=torch.float64)
+    for j in range(len(examples)):
+        tangent = grad(lambda some, j=j: value(some, j))(parameters)
+        for i in range(j + 1):
+            _, found = jvp(lambda some, i=i: value(some, i), (parameters,), (tangent,))
+            kernel[i, j] = kernel[j, i] = found.double()
+    return kernel
+
+
+def limit(model: nn.Module, examples: list[torch.Tensor]) -> float:
+    """Return the seconds of one forward and backward pass and of the Gram's bare products."""
+    started = time.perf_counter()
+    for batch in token_batches([len(e) for e in examples], MAX_TOKENS):
+        ids, mask = pad([examples[i] for i in batch])
+        model(ids, mask).sum().backward()
+    passes = time.perf_counter() - started
+    side = torch.randn(2_048, 2_048)
+    side @ side
+    started = time.perf_counter()
+    for _ in range(3):
+        side @ side
+    rate = 3 * 2 * 2_048**3 / (time.perf_counter() - started)
+    owner = torch.repeat_interleave(
+        torch.arange(len(examples)), torch.tensor([len(e) for e in examples])
+    )
+    sides = Sides(len(examples))
+    flops = sum(
+        min(linear_costs(owner, sides, module.in_features, module.out_features).values())
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not model.head
+    )
+    return passes + flops / rate
+
+
+METHODS = {
+    "ours": ours,
+    "torch.func": torch_func,
+    "trimmed": trimmed,
+    "autograd": autograd,
+    "forward-mode": forward_mode,
+    "limit": limit,
+}
+
+
+def memory(line: str) -> int:
+    """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{line}:")[1].split()[0])
+
+
+def measure(case: dict) -> None:
+    """Run one method once; print seconds and peak memory, and keep its kernel."""
+    torch.set_num_threads(case["threads"])
+    model = make_model(case["shape"], case["folder"])
+    vocabulary = model.backbone.config.vocab_size
+    examples = make_examples(case["examples"], *case["lengths"], vocabulary)
+    METHODS[case["method"]](model, examples[:2])  # what loads lazily is loaded
+    model.zero_grad(set_to_none=True)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
+    before = memory("VmRSS")
+    started = time.perf_counter()
+    found = METHODS[case["method"]](model, examples)
+    seconds = time.perf_counter() - started
+    peak = memory("VmHWM") - before
+    if isinstance(found, float):
+        seconds = found
+    else:
+        save_file({"kernel": found.contiguous()}, case["kernel"])
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+
+
+def difference(kernel: Path, reference: Path) -> float:
+    """Return the largest difference of two kernels, as a share of the largest entry."""
+    if not (kernel.is_file() and reference.is_file()):
+        return float("nan")
+    found, expected = (load_file(p)["kernel"] for p in (kernel, reference))
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def main() -> None:
+    """Measure all cases and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", default=["tiny", "small"], choices=SHAPES)
+    parser.add_argument("--folder", help="a model folder with real weights, instead of shapes")
+    parser.add_argument("--examples", nargs="+", type=int, default=[100])
+    parser.add_argument("--lengths", nargs=2, type=int, default=[10, 64])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scratch", default="results/benchmarks")
+    parser.add_argument("--out", default="results/benchmarks/kernel.csv")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        measure(json.loads(args.case))
+        return
+    scratch = Path(args.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for shape in [Path(args.folder).name] if args.folder else args.shapes:
+        for count in args.examples:
+            runs: dict[str, list[dict]] = {method: [] for method in args.methods}
+            for _ in range(args.repeats):
+                for method in args.methods:
+                    case = {
+                        "shape": shape,
+                        "folder": args.folder,
+                        "examples": count,
+                        "lengths": args.lengths,
+                        "method": method,
+                        "threads": args.threads,
+                        "kernel": str(scratch / f"{method}.safetensors"),
+                    }
+                    done = subprocess.run(
+                        [sys.executable, __file__, "--case", json.dumps(case)],
+                        check=True,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                    )
+                    runs[method].append(json.loads(done.stdout.splitlines()[-1]))
+            for method, found in runs.items():
+                rows.append(
+                    {
+                        "shape": shape,
+                        "examples": count,
+                        "lengths": "-".join(map(str, args.lengths)),
+                        "threads": args.threads,
+                        "method": method,
+                        "seconds": statistics.median(r["seconds"] for r in found),
+                        "peak_mb": statistics.median(r["peak_bytes"] for r in found) / 1e6,
+                        "difference": difference(
+                            scratch / f"{method}.safetensors", scratch / "ours.safetensors"
+                        ),
+                        "runs": len(found),
+                    }
+                )
+                print(rows[-1], flush=True)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()

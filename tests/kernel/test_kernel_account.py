@@ -1,0 +1,70 @@
+"""The account on paper: counted by hand for one layer, and told by the command."""
+
+import pytest
+
+from ntktune.__main__ import main
+from ntktune.errors import UserError
+from ntktune.kernel.account import account
+from ntktune.models import block_list
+
+NUMBERS = 4  # bytes of one
+
+
+def test_counted_by_hand(tiny):
+    backbone = tiny("llama").backbone  # D 32, mlp 48, key and value 16, two blocks
+    found = account(backbone, list(block_list(backbone)), [3, 5])
+    layers = 2 * [(32, 32), (32, 16), (32, 16), (32, 32), (32, 48), (32, 48), (48, 32)]
+    products = 2 * 8 * sum(a * b for a, b in layers)
+    attention = 4 * (9 + 25) * 32 * 2
+    assert found.tokens == 8
+    assert found.parameters == sum(p.numel() for p in backbone.parameters())
+    assert found.forward == 2 * (products + attention)
+    assert found.backward == products + 2 * attention
+    # token pairs of 8 tokens: one tile of 8 x 8, two products of d_in and of d_out terms
+    assert found.gram == sum(min(2 * 8 * 8 * (a + b), 2 * (8 + 4) * a * b) for a, b in layers)
+    assert found.weights == NUMBERS * found.parameters
+    assert found.kept == NUMBERS * 8 * 32 * 2
+    assert found.captured == NUMBERS * 8 * sum(a + b for a, b in layers) // 2
+    assert found.jacobian == NUMBERS * 2 * found.parameters
+    assert found.peak == found.weights + found.kept + found.captured
+    assert found.flops == found.forward + found.backward + found.gram
+
+
+def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
+    backbone = tiny("gpt2").backbone
+    backbone.config.save_pretrained(tmp_path)
+    flags = ["--examples", "2", "--lengths", "3", "5", "--tflops", "1"]
+    assert main(["kernel", "plan", "--model", str(tmp_path), *flags]) == 0
+    said = capsys.readouterr().out
+    found = account(backbone, list(block_list(backbone)), [3, 5])
+    assert f"together {found.flops:.2e}" in said
+    assert "2 texts, 8 tokens" in said
+    assert "at 1.00 TFLOP/s" in said
+    assert main(["kernel", "plan", "--model", str(tmp_path), *flags[:-2], "--blocks", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lengths", "5", "3"], "--lengths 5 3: give 1 example or more"),
+        (["--examples", "0"], "--examples 0"),
+        (["--tflops", "0"], "--tflops is 0.0"),
+        (["--blocks", "9"], "model.blocks is 9, but this model has 2 blocks"),
+    ],
+)
+def test_mistakes(flags, message, tiny, tmp_path, capsys):
+    tiny("gpt2").backbone.config.save_pretrained(tmp_path)
+    assert main(["kernel", "plan", "--model", str(tmp_path), *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model(tmp_path, capsys):
+    assert main(["kernel", "plan", "--model", str(tmp_path)]) == 1
+    assert "the configuration in" in capsys.readouterr().err
+
+
+def test_no_examples(tiny):
+    backbone = tiny("gpt2").backbone
+    for lengths in ([], [3, 0]):
+        with pytest.raises(UserError, match="texts of one token or more"):
+            account(backbone, list(block_list(backbone)), lengths)

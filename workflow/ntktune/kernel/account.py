@@ -1,0 +1,108 @@
+"""What a kernel costs, counted on paper: FLOPs and bytes, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ntktune.errors import UserError
+from ntktune.kernel.products import Sides, linear_costs
+
+
+@dataclass(frozen=True)
+class Account:
+    """FLOPs and bytes of one kernel, block by block.
+
+    Attributes
+    ----------
+    parameters, tokens
+        P, and all tokens of the N examples.
+    forward, backward, gram
+        FLOPs of the two forward passes, of the backward pass (no weight gradient is
+        computed in it), and of the layers' Grams in the cheaper form for each.
+    weights, kept, captured
+        Bytes of the weights, of every block's kept input, and of one block's captured
+        inputs and output gradients.
+    jacobian
+        Bytes of the N x P Jacobian, which is never stored.
+    """
+
+    parameters: int
+    tokens: int
+    forward: float
+    backward: float
+    gram: float
+    weights: int
+    kept: int
+    captured: int
+    jacobian: int
+
+    @property
+    def flops(self) -> float:
+        """All FLOPs."""
+        return self.forward + self.backward + self.gram
+
+    @property
+    def peak(self) -> int:
+        """Bytes held at once."""
+        return self.weights + self.kept + self.captured
+
+
+def _linear_shapes(module: nn.Module) -> list[tuple[int, int]]:
+    """Return d_in and d_out of a module's linear layers (GPT-2's Conv1D counts as one)."""
+    return [
+        tuple(layer.weight.shape)
+        for layer in module.modules()
+        if not isinstance(layer, nn.Embedding)
+        and isinstance(getattr(layer, "weight", None), nn.Parameter)
+        and layer.weight.dim() == 2
+    ]
+
+
+def account(
+    backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], item_bytes: int = 4
+) -> Account:
+    """Return what the kernel of some texts costs, all parameters trainable.
+
+    Parameters
+    ----------
+    backbone
+        The network; its weights are not read (they may be on the ``meta`` device).
+    blocks
+        Its blocks, one after the other.
+    lengths
+        Tokens of each of the N examples.
+    item_bytes
+        Bytes of one number.
+
+    Raises
+    ------
+    UserError
+        There are no examples, or one has no tokens.
+    """
+    if not lengths or min(lengths) < 1:
+        raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
+    tokens, count = sum(lengths), len(lengths)
+    parameters = sum(p.numel() for p in backbone.parameters())
+    width = backbone.config.hidden_size
+    shapes = _linear_shapes(backbone)
+    products = 2.0 * tokens * sum(a * b for a, b in shapes)
+    # queries with keys, weights with values: T x T x D each
+    attention = 4.0 * sum(n * n for n in lengths) * width * len(blocks)
+    widest = max(sum(a + b for a, b in _linear_shapes(block)) for block in blocks)
+    owner = torch.repeat_interleave(torch.arange(count), torch.tensor(list(lengths)))
+    sides = Sides(count)
+    return Account(
+        parameters=parameters,
+        tokens=tokens,
+        forward=2 * (products + attention),
+        backward=products + 2 * attention,
+        gram=float(sum(min(linear_costs(owner, sides, a, b).values()) for a, b in shapes)),
+        weights=item_bytes * parameters,
+        kept=item_bytes * tokens * width * len(blocks),
+        captured=item_bytes * tokens * widest,
+        jacobian=item_bytes * count * parameters,
+    )
