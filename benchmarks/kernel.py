@@ -41,6 +41,7 @@ SHAPES = {
     "tiny": (4, 128, 4, 1_000),
     "small": (12, 384, 6, 8_000),
     "125M": (12, 768, 12, 50_257),
+    "1.3B": (24, 2_048, 16, 50_257),
 }
 BLOCK_BYTES = 2**32  # gradients that a peer may hold at once
 MAX_TOKENS = 1_024
