@@ -114,7 +114,7 @@ def test_an_unknown_function_is_an_error(package):
     ("entry", "never"),
     [
         ("ntktune.cli.spectrum:fit", ["finetune", "figures", "taskvectors"]),
-        ("ntktune.cli.kernel:draws", ["spectrum", "finetune", "figures", "theory"]),
+        ("ntktune.cli.kernel:draws", ["data", "spectrum", "finetune", "figures", "theory"]),
         ("ntktune.cli.finetune:run", ["kernel", "spectrum", "taskvectors", "figures", "theory"]),
         ("ntktune.cli.figures:fig2", ["kernel", "spectrum", "finetune", "taskvectors", "theory"]),
     ],
@@ -124,17 +124,32 @@ def test_the_real_commands_reach_no_later_chapter(entry, never):
     assert not chapters & set(never)
 
 
-@pytest.mark.parametrize("verb", ["fit", "draws"])
+@pytest.mark.parametrize("verb", ["fit", "cosine", "run"])
 def test_no_module_that_python_imports_escapes_the_digest(tmp_path, verb):
     """Run a real command in a fresh interpreter and compare with what was followed statically."""
     chapter, options = {
         "fit": ("spectrum", ["--gram", "--out-eigenvalues", "--out-fits", "--out-summary"]),
-        "draws": ("kernel", ["--model", "--tokens", "--draws", "--task", "--out"]),
+        "cosine": ("taskvectors", ["--model", "--weights", "--out"]),
+        "run": (
+            "finetune",
+            [
+                *(
+                    "--seed=0",
+                    "--size=8",
+                    "--learning-rate=1",
+                    "--weight-decay=0",
+                    "--batch-size=1",
+                ),
+                *("--max-epochs=1", "--evaluate-every=1", "--patience=1", "--model", "--tokens"),
+                *("--subsets", "--task", "--out-metrics", "--out-history"),
+            ],
+        ),
     }[verb]
-    command = [sys.executable, "-X", "importtime", "-m", "ntktune", chapter, verb, "--seed", "0"]
-    command += [word for option in options for word in (option, "missing")]
+    command = [sys.executable, "-X", "importtime", "-m", "ntktune", chapter, verb]
+    for option in options:
+        command += [option] if "=" in option else [option, "missing"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert "missing does not exist" in done.stderr
+    assert re.search(r"missing(/model.json)? does not exist", done.stderr)
     imported = set(re.findall(r"\| +(ntktune\.[\w.]+)$", done.stderr, flags=re.MULTILINE))
     assert f"ntktune.{chapter}" in imported
     starters = {"ntktune.cli", f"ntktune.cli.{chapter}", "ntktune.errors"}

@@ -33,7 +33,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     add_computing_options(parser)
 
-    parser = add_command(verbs, "gram", gram)
+    parser = add_command(verbs, "gram", of_file)
     parser.add_argument("--model", required=True, help="model folder: Hugging Face, safetensors")
     parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
     parser.add_argument("--data", required=True, help="csv, tsv, jsonl or parquet file")
@@ -125,7 +125,7 @@ def draws(args: argparse.Namespace) -> None:
     _compute(args, record, examples, tokens, rows, facts, model_is)
 
 
-def gram(args: argparse.Namespace) -> None:
+def of_file(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernel of a model on the texts of one file."""
     import numpy as np
     import torch
@@ -136,7 +136,7 @@ def gram(args: argparse.Namespace) -> None:
     from ntktune.data.sources import read_sources
     from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
 
-    record = Record("ntktune.cli.kernel:gram", args)
+    record = Record("ntktune.cli.kernel:of_file", args)
     task = Path(args.data).stem
     pair = args.second_text_column is not None
     definition = complete_definition(
