@@ -8,6 +8,7 @@ import torch
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_tensors, write_json, write_tensors
+from ntktune.data.pretrained import write_model
 from ntktune.models import text_model
 from ntktune.seeds import integer_seed
 
@@ -128,22 +129,15 @@ def test_provenance_is_json(study, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A plain model folder, as any program writes it, and a table of its own making."""
-    from transformers import AutoModel, LlamaConfig
-
-    from ntktune.data.pretrained import byte_tokenizer
-
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    random = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    write_model({"name": "tiny", "random": random}, tmp_path / "model")
     rows = [f"{i % 5},a text of number {i},{'yes' if i % 3 else 'no'}" for i in range(40)]
     rows += ["1,,yes", "2,a text of number 3,yes"]  # an empty text, a repeated one
     (tmp_path / "reviews.csv").write_text("\n".join(["stars,review,good", *rows]))

@@ -62,19 +62,12 @@ def test_all_outputs_of_a_network(name, classes, tiny, texts, reference):
         assert relative(cross.kernel, expected[:4, 4:]) < 1e-10
 
 
-def test_a_classifier_that_looks_for_its_padding(texts, reference):
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+def test_a_classifier_that_looks_for_its_padding(tiny, texts, reference):
+    from transformers import LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=51,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=50,  # 0 is a word here
-        num_labels=1,
-    )
+    config = tiny("llama").backbone.config
+    config.vocab_size, config.pad_token_id, config.num_labels = 51, 50, 1  # 0 is a word here
     model = LlamaForSequenceClassification(config).eval()
     assert relative(gram(model, texts).kernel, reference(model, texts)[0]) < 1e-5
 

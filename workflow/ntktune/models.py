@@ -6,6 +6,7 @@ pretrained decoder under a linear head.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -84,8 +85,24 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
-def _shortened(config: PretrainedConfig, blocks: int) -> PretrainedConfig:
-    """Return the configuration of a model's first blocks; the rest is then never read."""
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Say in one line what cannot be read: a damaged or foreign model breaks without bound."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read: {error}") from error
+
+
+def _configuration(folder: str | os.PathLike, blocks: int | None) -> PretrainedConfig:
+    """Return a model's configuration, or that of its first blocks; the rest is then never read."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if blocks is None:
+        return config
     there = config.num_hidden_layers
     if not 1 <= blocks <= there:
         raise UserError(f"model.blocks is {blocks}, but this model has {there} blocks (1-{there})")
@@ -114,7 +131,7 @@ def load_backbone(
     UserError
         The folder is missing or holds no model that can be read.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
@@ -122,17 +139,14 @@ def load_backbone(
         raise UserError(f"{folder} holds no model: config.json is missing")
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if blocks is not None:
-            config = _shortened(config, blocks)
+    with _reading(f"the model in {folder}"):
         backbone = AutoModel.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True
+            folder,
+            config=_configuration(folder, blocks),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
         )
-    except UserError:
-        raise
-    except Exception as error:  # what a damaged or foreign model can break is without bound
-        raise UserError(f"the model in {folder} cannot be read: {error}") from error
     if blocks is not None:
         block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):
@@ -148,18 +162,10 @@ def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.M
     UserError
         The configuration is missing or is not that of a model.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if blocks is not None:
-            config = _shortened(config, blocks)
-        with torch.device("meta"):
-            return AutoModel.from_config(config)
-    except UserError:
-        raise
-    except Exception as error:  # what a foreign configuration can break is without bound
-        raise UserError(f"the configuration in {folder} cannot be read: {error}") from error
+    with _reading(f"the configuration in {folder}"), torch.device("meta"):
+        return AutoModel.from_config(_configuration(folder, blocks))
 
 
 def text_model(

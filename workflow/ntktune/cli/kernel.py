@@ -183,7 +183,6 @@ def of_file(args: argparse.Namespace) -> None:
         else {"name": Path(args.model).resolve().name, "revision": None, "sha256": None}
     )
     examples = [torch.tensor(row) for row in ids]
-    args.task = task
     _compute(args, record, examples, labels, chosen, facts, model_is)
 
 
@@ -253,15 +252,14 @@ def _compute(
     from ntktune.models import text_model
     from ntktune.seeds import integer_seed
 
+    task = facts["task"]["name"]
     dtype, device = torch_dtype(args.dtype), select_device(args.device)
     outputs, function = FUNCTIONS[facts["task"]["kind"]]
-    seeds = [
-        integer_seed(args.seed, "kernel.head", args.task, 0, draw) for draw in range(len(rows))
-    ]
+    seeds = [integer_seed(args.seed, "kernel.head", task, 0, draw) for draw in range(len(rows))]
     model = text_model(
         args.model, outputs=outputs, head_seed=seeds[0], blocks=args.blocks, dtype=dtype
     ).to(device)
-    progress = Progress(f"kernels of {args.task}, {len(rows)} draws", len(rows))
+    progress = Progress(f"kernels of {task}, {len(rows)} draws", len(rows))
     found = []
     for draw, chosen in enumerate(rows):
         model.reset_head(torch.Generator().manual_seed(seeds[draw]))
@@ -295,7 +293,7 @@ def _compute(
         function=function,
         dtype=args.dtype,
         device=str(device),
-        seeds={"root": args.seed, "address": ["kernel.head", args.task, 0, "draw"]},
+        seeds={"root": args.seed, "address": ["kernel.head", task, 0, "draw"]},
         head_seeds=seeds,
         kernel=[r.provenance for r in found],
     )

@@ -156,37 +156,24 @@ def gram(
         check=check,
     )
     with evaluation_state(model):
-        if outputs in LOGITS:
-            parts = [_computed(task(classes=[0], progress=progress))]
-            found = parts[0].grams
-        else:
+        classes = [[0]]
+        if outputs not in LOGITS:
             with torch.no_grad():
                 count = network_outputs(model, examples[:1], outputs, device).shape[1]
-            if outputs == "full":
-                parts = [_computed(task(classes=list(range(count)), progress=progress))]
-                found = {
-                    name: g.unflatten(1, (-1, count)).unflatten(0, (-1, count)).transpose(1, 2)
-                    for name, g in parts[0].grams.items()
-                }
-            else:
-                parts = [
-                    _computed(
-                        task(
-                            classes=[c],
-                            progress=lambda done, c=c: progress((c + done) / count),
-                        )
-                    )
-                    for c in range(count)
-                ]
-                stacks = {
-                    name: torch.stack([part.grams[name] for part in parts], dim=-1)
-                    for name in parts[0].grams
-                }
-                found = (
-                    {name: g.sum(-1) for name, g in stacks.items()}
-                    if outputs == "trace"
-                    else stacks
+            classes = [list(range(count))] if outputs == "full" else [[c] for c in range(count)]
+        parts = [
+            _computed(
+                task(
+                    classes=some,
+                    progress=lambda done, n=n: progress((n + done) / len(classes)),
                 )
+            )
+            for n, some in enumerate(classes)
+        ]
+    found = {
+        name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))
+        for name in parts[0].grams
+    }
     progress(1.0)
     values = torch.cat([part.outputs for part in parts], dim=1)
     peak = (
@@ -208,6 +195,19 @@ def gram(
         outputs=values[:, 0] if outputs in LOGITS else values,
         provenance=provenance,
     )
+
+
+def _all_outputs(grams: list[torch.Tensor], outputs: str, count: int) -> torch.Tensor:
+    """Return a group's kernel in the shape of :class:`GramResult`.
+
+    ``full`` comes as one Gram over N · C values, ``diagonal`` and ``trace`` as one per output.
+    """
+    if outputs == "full":
+        return grams[0].unflatten(1, (-1, count)).unflatten(0, (-1, count)).transpose(1, 2)
+    if outputs in LOGITS:
+        return grams[0]
+    stacked = torch.stack(grams, dim=-1)
+    return stacked.sum(-1) if outputs == "trace" else stacked
 
 
 def _check_arguments(

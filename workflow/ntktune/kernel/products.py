@@ -7,7 +7,6 @@ each captured row and is sorted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -221,22 +220,6 @@ def materialised_gram(
     return gram
 
 
-def _equal_tokens(
-    tokens: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, examples: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield who holds a token, (tokens, count), and these gradients, (tokens, count, D)."""
-    # a token's rows within one example are one row of the weight's gradient
-    keys, position = torch.unique(tokens * examples + owner, return_inverse=True)
-    rows = _working(gradients[:0]).new_zeros(len(keys), gradients.shape[1])
-    rows.index_add_(0, position, _working(gradients))
-    holder = keys % examples
-    shared = torch.unique_consecutive(keys // examples, return_counts=True)[1]
-    starts = shared.cumsum(0) - shared
-    for count in torch.unique(shared).tolist():  # all tokens that `count` examples hold
-        index = starts[shared == count][:, None] + torch.arange(count, device=keys.device)
-        yield holder[index], rows[index]
-
-
 def embedding_gram(
     tokens: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
 ) -> torch.Tensor:
@@ -254,7 +237,16 @@ def embedding_gram(
         Which examples are rows and columns.
     """
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
-    for who, block in _equal_tokens(tokens, gradients, owner, sides.total):
+    # a token's rows within one example are one row of the weight's gradient
+    keys, position = torch.unique(tokens * sides.total + owner, return_inverse=True)
+    rows = _working(gradients[:0]).new_zeros(len(keys), gradients.shape[1])
+    rows.index_add_(0, position, _working(gradients))
+    holder = keys % sides.total
+    shared = torch.unique_consecutive(keys // sides.total, return_counts=True)[1]
+    starts = shared.cumsum(0) - shared
+    for count in torch.unique(shared).tolist():  # all tokens that `count` examples hold
+        index = starts[shared == count][:, None] + torch.arange(count, device=keys.device)
+        block, who = rows[index], holder[index]  # (tokens, count, D), (tokens, count)
         products = (block @ block.transpose(1, 2)).double()  # (tokens, count, count)
         where = (who[:, :, None].expand_as(products), who[:, None, :].expand_as(products))
         gram.index_put_(where, products, accumulate=True)
