@@ -11,11 +11,8 @@ from ntktune.models import TextModel
 VOCABULARY = 50
 
 
-def naive_gram(model, examples, outputs="scalar"):
-    """One text at a time, float64, plain autograd, the whole Jacobian: slow and plain.
-
-    ``full`` gives (N, N, C, C) and values (N, C).
-    """
+def naive_jacobian(model, examples, outputs="scalar"):
+    """One text at a time, float64, plain autograd: (N·C, P) and values (N, C)."""
     model = copy.deepcopy(model).double().eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows, values = [], []
@@ -37,8 +34,13 @@ def naive_gram(model, examples, outputs="scalar"):
                 )
             )
         values.append(torch.stack(functions).detach())
-    jacobian = torch.stack(rows)  # (N·C, P)
-    kernel, values = jacobian @ jacobian.T, torch.stack(values)  # values (N, C)
+    return torch.stack(rows), torch.stack(values)
+
+
+def naive_gram(model, examples, outputs="scalar"):
+    """The whole Jacobian's products: slow and plain. ``full``: (N, N, C, C), values (N, C)."""
+    jacobian, values = naive_jacobian(model, examples, outputs)
+    kernel = jacobian @ jacobian.T
     if outputs != "full":
         return kernel, values[:, 0]
     count = values.shape[1]
@@ -127,6 +129,11 @@ class Toy(nn.Module):
 @pytest.fixture(scope="session")
 def reference():
     return naive_gram
+
+
+@pytest.fixture(scope="session")
+def jacobian():
+    return naive_jacobian
 
 
 @pytest.fixture(scope="session")

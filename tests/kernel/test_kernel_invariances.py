@@ -191,7 +191,8 @@ def test_the_model_comes_back_as_it_was(dtype, tiny, texts):
 def test_the_model_comes_back_after_an_error(tiny, texts):
     model = tiny("gpt_neo").train()
     before = state(model)
-    with pytest.raises(IndexError):  # a token that the vocabulary lacks, in the last batch
+    model.backbone.get_input_embeddings().num_embeddings = 10**7  # it says, and has fewer
+    with pytest.raises(UserError, match="cannot look up example 9 "):
         gram(model, [*texts, torch.tensor([10**6])], max_tokens=12)
     assert state(model) == before
     with torch.no_grad():
@@ -215,3 +216,39 @@ def test_nothing_of_a_pass_stays_in_memory(toy, texts):
     gc.collect()
     # a hook that held its own graph would be a cycle that no collector finds
     assert not any(ref() is not None for ref in alive)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neo"])
+def test_padding_side(name, tiny, texts):
+    """The engine pads on the right; a model that turns that round has the same kernel."""
+    model = tiny(name)
+
+    class Left(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, input_ids, attention_mask):
+            order = attention_mask.argsort(dim=1, stable=True)
+            ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            hidden = self.inner.backbone(
+                input_ids=ids, attention_mask=mask, position_ids=places
+            ).last_hidden_state
+            return self.inner.head(hidden[:, -1]).squeeze(1)
+
+    texts = [text for text in texts if len(text) > 1]
+    expected = gram(model, texts, dtype=torch.float64, max_tokens=1)
+    found = gram(Left(), texts, dtype=torch.float64, max_tokens=40)
+    assert found.provenance["micro_batches"] < len(texts)
+    same_to = 1e-6 * expected.kernel.abs().max().item()  # Hugging Face casts to float32
+    torch.testing.assert_close(found.kernel, expected.kernel, rtol=0, atol=same_to)
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@given(cut=st.integers(1, 8), max_tokens=st.integers(1, 200))
+def test_exchanging_the_sides_transposes(cut, max_tokens, tiny, texts):
+    left, right = texts[:cut], texts[cut:]
+    model, both = tiny("gpt2"), {"dtype": torch.float64, "max_tokens": max_tokens}
+    found, turned = gram(model, left, right, **both), gram(model, right, left, **both)
+    same(found.kernel, turned.kernel.T)

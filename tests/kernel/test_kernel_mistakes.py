@@ -32,6 +32,11 @@ def returning(toy, change):
         ([TEXT], {"other": [TEXT, TEXT[:0]]}, "example of `other` 1 has no tokens"),
         ([TEXT], {"max_tokens": 0}, "max_tokens=0 is too few"),
         ([TEXT], {"dtype": torch.float16}, "dtype=torch.float16 is not supported"),
+        ([TEXT], {"variant": "adam"}, "variant='adam' is unknown; choose one of sgd, signgd"),
+        ([TEXT], {"projection": 0}, "projection=0 needs at least 1 dimension"),
+        ([TEXT], {"projection": 4, "variant": "signgd"}, "projection=4 needs .* variant='sgd'"),
+        ([TEXT, TEXT - 2], {}, "example 1 has token id -1"),
+        ([TEXT, TEXT + 47], {}, r"cannot look up example 1 \(3 tokens, ids up to 50\)"),
     ],
 )
 def test_arguments(examples, settings, message, toy):
@@ -57,6 +62,11 @@ def test_outputs_that_do_not_fit(change, message, toy):
 def test_no_trainable_parameter(toy):
     with pytest.raises(UserError, match="no trainable parameter"):
         gram(toy().requires_grad_(False), [TEXT])
+
+
+def test_parameters_that_do_nothing(toy):
+    with pytest.raises(UserError, match=r"every example is zero in all 5 trainable parameters"):
+        gram(returning(toy, lambda f: f.detach() + 0 * f), [TEXT])
 
 
 def test_output_that_is_not_finite(toy):
@@ -103,3 +113,25 @@ def test_a_model_that_sees_padding(texts):
     with pytest.raises(UserError, match=r"parameter group 'embedding' is wrong .* padding"):
         gram(Padded(), texts)
     gram(Padded(), texts, max_tokens=1)  # nothing is padded in batches of one
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "gpt2", "llama", "bert"])
+def test_texts_that_a_model_does_not_know(name, tiny):
+    model = tiny(name)
+    with pytest.raises(UserError, match=r"example 1 has token id 50, .* ids 0 to 49"):
+        gram(model, [TEXT, TEXT + 47])
+    with pytest.raises(UserError, match="example of `other` 0 has token id 50"):
+        gram(model, [TEXT], [TEXT + 47])
+    positions = model.backbone.config.max_position_embeddings
+    with pytest.raises(UserError, match=f"example 1 has {positions + 1} tokens, .* {positions}"):
+        gram(model, [TEXT, torch.ones(positions + 1, dtype=torch.long)])
+
+
+def test_a_text_longer_than_a_plain_networks_positions(toy):
+    class Placed(toy):
+        def body(self, hidden):
+            return super().body(hidden + self.place(torch.arange(hidden.shape[1])))
+
+    model = Placed(place=nn.Embedding(4, 12))
+    with pytest.raises(UserError, match=r"cannot look up example 1 \(5 tokens"):
+        gram(model, [TEXT, torch.tensor([1, 2, 3, 4, 5])])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ntktune.kernel import products
-from ntktune.kernel.products import Sides
+from ntktune.kernel.products import Sides, Workspace
 
 
 def layer(counts, d_in=7, d_out=5, dtype=torch.float64):
@@ -35,19 +35,25 @@ def part(gram, sides):
 @pytest.mark.parametrize("form", ["token_pair_gram", "materialised_gram"])
 def test_linear_forms(form, counts, tile, monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", tile)
-    monkeypatch.setattr(products, "COLUMNS", tile)
+    monkeypatch.setattr(products, "COLUMNS", 2 * tile)
+    monkeypatch.setattr(products, "BLOCK_NUMBERS", 60 * tile)
+    monkeypatch.setattr(products, "GRAM_ROWS", (2, 2))
     a, g, owner = layer(counts)
     expected = dense(a, g, owner, len(counts))
     for sides in sides_of(len(counts)):
-        found = getattr(products, form)(a, g, owner, sides)
+        more = [Workspace()] if form == "materialised_gram" else []
+        found = getattr(products, form)(a, g, owner, sides, *more)
         torch.testing.assert_close(found, part(expected, sides), rtol=1e-12, atol=1e-12)
 
 
 def test_the_cheaper_form_is_taken():
     # few tokens of a wide layer, then many of a narrow one
     for sides in (Sides(2), Sides(1, 1)):
-        assert products.linear_gram(*layer([2, 2], 40, 40), sides)[1] == "token pairs"
-        assert products.linear_gram(*layer([3000, 3000], 4, 4), sides)[1] == "materialised"
+        assert products.linear_gram(*layer([2, 2], 40, 40), sides, Workspace())[1] == "token pairs"
+        assert (
+            products.linear_gram(*layer([3000, 3000], 4, 4), sides, Workspace())[1]
+            == "materialised"
+        )
 
 
 def test_embedding_adds_equal_tokens_first():

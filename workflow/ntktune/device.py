@@ -35,6 +35,16 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a device, on the processor that which programs can have."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
 def select_device(name: str = "auto") -> torch.device:
     """Return the device to compute on and set its arithmetic to full precision.
 

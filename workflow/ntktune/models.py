@@ -60,11 +60,42 @@ class TextModel(nn.Module):
         hidden = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state  # (N, T, D)
-        positions = torch.arange(hidden.shape[1], device=hidden.device)
-        last = (attention_mask * positions).argmax(dim=1)  # right or left padding alike
-        pooled = hidden[torch.arange(len(last), device=hidden.device), last]  # (N, D)
-        outputs = self.head(pooled)  # (N, C)
+        outputs = self.head(last_token(hidden, attention_mask))  # (N, C)
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
+class LabelWordModel(nn.Module):
+    """A language model with its own head, read at some words after the last real token.
+
+    This is prompting as Malladi et al. (2023) study it: the text ends where the model
+    would say the label, and f of a class is its word's logit.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face causal language model.
+    words
+        Token ids of the C words.
+    """
+
+    def __init__(self, model: nn.Module, words: Sequence[int]):
+        super().__init__()
+        self.model, self.words = model, list(words)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the words' logits, shape (N, C), of token ids of shape (N, T)."""
+        hidden = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state  # (N, T, D)
+        head = self.model.get_output_embeddings()
+        return head(last_token(hidden, attention_mask))[:, self.words]
+
+
+def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the last real token's hidden states, (N, D) of (N, T, D)."""
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (attention_mask * positions).argmax(dim=1)  # right or left padding alike
+    return hidden[torch.arange(len(last), device=hidden.device), last]
 
 
 def block_list(backbone: nn.Module) -> nn.ModuleList:
@@ -113,7 +144,11 @@ def _configuration(folder: str | os.PathLike, blocks: int | None) -> PretrainedC
 
 
 def load_backbone(
-    folder: str | os.PathLike, blocks: int | None = None, dtype: torch.dtype = torch.float32
+    folder: str | os.PathLike,
+    blocks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    language_head: bool = False,
 ) -> nn.Module:
     """Load a pretrained backbone from a local folder, in evaluation mode.
 
@@ -125,13 +160,15 @@ def load_backbone(
         Keep only the first blocks (SR26 section 5.1); None keeps all.
     dtype
         Precision of the weights.
+    language_head
+        Load it with the head that predicts the next token.
 
     Raises
     ------
     UserError
         The folder is missing or holds no model that can be read.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
@@ -140,7 +177,8 @@ def load_backbone(
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with _reading(f"the model in {folder}"):
-        backbone = AutoModel.from_pretrained(
+        kind = AutoModelForCausalLM if language_head else AutoModel
+        backbone = kind.from_pretrained(
             folder,
             config=_configuration(folder, blocks),
             dtype=dtype,
@@ -180,6 +218,29 @@ def text_model(
     backbone = load_backbone(folder, blocks, dtype)
     generator = torch.Generator().manual_seed(head_seed)
     return TextModel(backbone, outputs, generator).to(dtype).eval()
+
+
+def label_word_model(
+    folder: str | os.PathLike,
+    words: Sequence[int],
+    *,
+    blocks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> LabelWordModel:
+    """Load a language model to be read at some words, by token id (evaluation mode).
+
+    Raises
+    ------
+    UserError
+        The folder holds no causal language model, or its logits are no linear layer's.
+    """
+    model = load_backbone(folder, blocks, dtype, language_head=True)
+    if getattr(model.config, "final_logit_softcapping", None):
+        raise UserError(
+            f"the model in {folder} caps its logits (final_logit_softcapping), which label "
+            "words do not read; use a fresh head"
+        )
+    return LabelWordModel(model, words).eval()
 
 
 def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

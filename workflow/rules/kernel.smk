@@ -33,6 +33,7 @@ rule kernel:
         seed=lookup(dpath="seed", within=STUDY),
         blocks=BLOCKS,
         dtype=lookup(dpath="model/dtype", within=STUDY),
+        variant=lookup(dpath="kernel/variant", within=STUDY),
         batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),
     shell:
@@ -45,6 +46,7 @@ rule kernel:
             --task {wildcards.task:q} \
             --seed {params.seed:q} \
             --dtype {params.dtype:q} \
+            --variant {params.variant:q} \
             --batch-tokens {params.batch_tokens:q} \
             --device {params.device:q} \
             --out {output:q} \

@@ -49,6 +49,13 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--template", help="how a row becomes one text (default: the text, or both on two lines)"
     )
+    parser.add_argument(
+        "--label-words",
+        nargs=2,
+        metavar=("ZERO", "ONE"),
+        help="use the language model's own head, at the first tokens of these two words as the "
+        "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
+    )
     parser.add_argument("--prefix-token", help="a token to put first, as <|endoftext|>")
     parser.add_argument("--max-tokens", type=int, default=64, help="cut longer rows (default: 64)")
     parser.add_argument("--rows", type=int, default=100, help="rows drawn at random (default: 100)")
@@ -74,6 +81,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how kernels are computed, and where they go."""
+    parser.add_argument(
+        "--variant", default="sgd", help="sgd, signgd or asymmetric-signgd (default: sgd)"
+    )
     parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="padded tokens in one pass (default: 1024)"
@@ -158,6 +168,7 @@ def of_file(args: argparse.Namespace) -> None:
     )
     table, counts = task_table(read_sources(definition, task).frames, definition)
     print(f"{task}: {counts_line(counts)}", file=sys.stderr)
+    words = _word_ids(args)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     ids, overlong = row_tokens(
         table,
@@ -183,7 +194,35 @@ def of_file(args: argparse.Namespace) -> None:
         else {"name": Path(args.model).resolve().name, "revision": None, "sha256": None}
     )
     examples = [torch.tensor(row) for row in ids]
-    _compute(args, record, examples, labels, chosen, facts, model_is)
+    _compute(args, record, examples, labels, chosen, facts, model_is, words)
+
+
+def _word_ids(args: argparse.Namespace) -> list[int] | None:
+    """Return the token ids of the label words: the first token of each.
+
+    Raises
+    ------
+    UserError
+        Words without classes, or two words with the same first token.
+    """
+    from ntktune.data.tokens import text_encoder
+
+    if not args.label_words:
+        return None
+    if not args.classes:
+        raise UserError("--label-words needs --classes: which label each word stands for")
+    encode = text_encoder(args.model).encode
+    start = len(encode([""])[0])  # what the tokenizer puts before every text
+    encoded = [tokens[start:] for tokens in encode(args.label_words)]
+    if not all(encoded):
+        raise UserError(f"--label-words {args.label_words}: a word has no tokens")
+    ids = [tokens[0] for tokens in encoded]
+    if ids[0] == ids[1]:
+        raise UserError(
+            f"--label-words {args.label_words} begin with the same token ({ids[0]}); their "
+            "logits are one and the same: choose words that differ in their first token"
+        )
+    return ids
 
 
 def _measured_rate() -> float:
@@ -243,26 +282,32 @@ def _compute(
     rows: list[list[int]],
     facts: dict,
     model_is: dict,
+    words: list[int] | None = None,
 ) -> None:
     """Compute the kernels of some samples of a task's rows, in one model load; write them."""
     import torch
 
     from ntktune.device import select_device, torch_dtype
     from ntktune.kernel import gram
-    from ntktune.models import text_model
+    from ntktune.models import label_word_model, text_model
     from ntktune.seeds import integer_seed
 
     task = facts["task"]["name"]
     dtype, device = torch_dtype(args.dtype), select_device(args.device)
     outputs, function = FUNCTIONS[facts["task"]["kind"]]
     seeds = [integer_seed(args.seed, "kernel.head", task, 0, draw) for draw in range(len(rows))]
-    model = text_model(
-        args.model, outputs=outputs, head_seed=seeds[0], blocks=args.blocks, dtype=dtype
-    ).to(device)
+    if words is None:
+        model = text_model(
+            args.model, outputs=outputs, head_seed=seeds[0], blocks=args.blocks, dtype=dtype
+        )
+    else:
+        model = label_word_model(args.model, words, blocks=args.blocks, dtype=dtype)
+    model = model.to(device)
     progress = Progress(f"kernels of {task}, {len(rows)} draws", len(rows))
     found = []
     for draw, chosen in enumerate(rows):
-        model.reset_head(torch.Generator().manual_seed(seeds[draw]))
+        if words is None:
+            model.reset_head(torch.Generator().manual_seed(seeds[draw]))
         found.append(
             gram(
                 model,
@@ -272,7 +317,7 @@ def _compute(
                 dtype=dtype,
                 device=device,
                 progress=lambda done, draw=draw: progress(draw + done),
-                max_bytes=2**31,
+                variant=args.variant,
             )
         )
     index = torch.tensor(rows, dtype=torch.long)  # (draws, N)
@@ -291,6 +336,8 @@ def _compute(
         model=model_is,
         blocks=args.blocks,
         function=function,
+        variant=args.variant,
+        label_words=words,
         dtype=args.dtype,
         device=str(device),
         seeds={"root": args.seed, "address": ["kernel.head", task, 0, "draw"]},

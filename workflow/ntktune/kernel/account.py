@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
-from ntktune.kernel.products import Sides, linear_costs
+from ntktune.kernel.products import Sides, cheaper_form, linear_costs
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,13 @@ def account(
     widest = max(sum(a + b for a, b in _linear_shapes(block)) for block in blocks)
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor(list(lengths)))
     sides = Sides(count)
+    forms = [linear_costs(owner, sides, a, b) for a, b in shapes]
     return Account(
         parameters=parameters,
         tokens=tokens,
         forward=2 * (products + attention),
         backward=products + 2 * attention,
-        gram=float(sum(min(linear_costs(owner, sides, a, b).values()) for a, b in shapes)),
+        gram=sum(costs[cheaper_form(costs)][0] for costs in forms),
         weights=item_bytes * parameters,
         kept=item_bytes * tokens * width * len(blocks),
         captured=item_bytes * tokens * widest,

@@ -17,12 +17,18 @@ from ntktune.kernel.layers import (
 )
 from ntktune.kernel.products import (
     Sides,
+    Workspace,
+    cheaper_form,
     embedding_gram,
     inner_products,
     linear_costs,
     linear_gram,
     materialised_gram,
 )
+from ntktune.kernel.projection import Projection
+
+# Outputs of a tied head per example up to which it is an embedding's few more rows.
+WORDS = 64
 
 
 @dataclass
@@ -55,11 +61,24 @@ class Capture:
     idle
         Layers that must not be called.
     sides
-        Which examples are the Gram's rows and columns.
+        Which examples are the Gram's rows and columns, and the variant.
+    workspace
+        Memory for products, shared with other captures.
+    projection
+        Dimensions to project the rows of linear layers to, None: not at all.
     """
 
-    def __init__(self, layers: Sequence[Layer], idle: Sequence[Layer], sides: Sides):
-        self.layers, self.sides = layers, sides
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        idle: Sequence[Layer],
+        sides: Sides,
+        workspace: Workspace,
+        projection: int | None = None,
+    ):
+        self.projection = Projection(projection) if projection else None
+        self.words = {layer.weight for layer in layers if layer.kind == "embedding"}
+        self.layers, self.sides, self.workspace = layers, sides, workspace
         self.idle = set(idle)
         self.uses: dict[str, Uses] = {}
         # gradients of scales and biases, (all examples, D)
@@ -95,48 +114,81 @@ class Capture:
         d_out = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
         owner = torch.cat([r.owner for r in uses.linear])
         forms = linear_costs(owner, self.sides, uses.linear[0].met.shape[1], d_out)
-        return forms["materialised"] if uses.embedding else min(forms.values())
+        return forms["materialised" if uses.embedding else cheaper_form(forms)][1]
 
     def unit_gram(self, unit: list[str]) -> tuple[torch.Tensor, str]:
         """Return a unit's Gram and its form; its captures are freed."""
-        everything = [self.uses.pop(name) for name in unit]
-        uses = everything[0]
-        linear, embedding = _joined(uses.linear), _joined(uses.embedding)
+        uses = [self.uses.pop(name) for name in unit]
+        embedding = _joined([uses[0].embedding])
+        linear = _joined([use.linear for use in uses])
+        if linear is not None and len(linear.owner) <= self.sides.total:  # a head's few rows
+            linear, words = _words(linear, self.sides.total, tied=embedding is not None)
+            embedding = _joined([[rows for rows in (embedding, words) if rows is not None]])
         if linear is None:
             gram = embedding_gram(embedding.met, embedding.gradients, embedding.owner, self.sides)
             return gram, "equal tokens"
-        if embedding is not None:
-            gram = materialised_gram(
-                linear.met,
-                linear.gradients,
-                linear.owner,
-                self.sides,
-                embedding.met,
-                embedding.gradients,
-                embedding.owner,
-            )
-            return gram, "materialised"
-        gradients = linear.gradients
-        if len(everything) > 1:
-            gradients = torch.cat([_joined(u.linear).gradients for u in everything], dim=1)
-        return linear_gram(linear.met, gradients, linear.owner, self.sides)
+        a, g, owner = linear.met, linear.gradients, linear.owner
+        if embedding is None:
+            return linear_gram(a, g, owner, self.sides, self.workspace)
+        tied = embedding.met, embedding.gradients, embedding.owner
+        return materialised_gram(a, g, owner, self.sides, self.workspace, tied), "materialised"
 
     def vector_grams(self) -> dict[str, torch.Tensor]:
         """Return the Gram of each scale and bias, by parameter name."""
-        return {name: inner_products(*self.sides.split(v)) for name, v in self.vectors.items()}
+        sides = self.sides
+        return {
+            name: inner_products(*sides.factors(*sides.split(v)))
+            for name, v in self.vectors.items()
+        }
 
 
-def _joined(parts: list[Rows]) -> Rows | None:
-    """Return the rows of all calls as one, sorted by example; None if there are none."""
-    if not parts:
+def _joined(weights: list[list[Rows]]) -> Rows | None:
+    """Return the rows of all calls as one, sorted by example; None if there are none.
+
+    The gradients of weights that meet the same inputs stand side by side. The lists are
+    emptied, and what they held is freed as soon as it is copied.
+    """
+    if not weights[0]:
         return None
-    owner = torch.cat([p.owner for p in parts])
-    met = torch.cat([p.met for p in parts]) if len(parts) > 1 else parts[0].met
-    gradients = torch.cat([p.gradients for p in parts]) if len(parts) > 1 else parts[0].gradients
+    if len(weights) == len(weights[0]) == 1:
+        return weights[0].pop()
+    owner = torch.cat([rows.owner for rows in weights[0]])
+    met = torch.cat([rows.met for rows in weights[0]])
+    width = sum(calls[0].gradients.shape[1] for calls in weights)
+    gradients = weights[0][0].gradients.new_empty(len(owner), width)
+    column = 0
+    for calls in weights:
+        row, right = 0, column + calls[0].gradients.shape[1]
+        for rows in calls:
+            gradients[row : row + len(rows.owner), column:right] = rows.gradients
+            row += len(rows.owner)
+        column = right
+        calls.clear()
     if bool((owner.diff() < 0).any()):  # a weight used twice comes twice per micro-batch
         order = owner.argsort(stable=True)
         owner, met, gradients = owner[order], met[order], gradients[order]
     return Rows(met, gradients, owner)
+
+
+def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows | None]:
+    """Return the uses of a head with many outputs of which few count.
+
+    An output without a gradient adds nothing. A tied head's outputs are words: one row of
+    the weight has the gradient g a, as an embedding's row does.
+
+    Returns
+    -------
+    tuple
+        The linear layer's rows that remain, and rows of an embedding.
+    """
+    if not tied:
+        some = (linear.gradients != 0).any(dim=0)
+        return Rows(linear.met, linear.gradients[:, some], linear.owner), None
+    row, word = linear.gradients.nonzero().unbind(1)
+    if len(row) > WORDS * examples:
+        return linear, None
+    gradients = linear.gradients[row, word][:, None] * linear.met[row]
+    return None, Rows(word, gradients, linear.owner[row])
 
 
 class _Batch:
@@ -203,8 +255,12 @@ class _Batch:
             rows, shared = self.rows(nonzero)
         if len(rows) == 0:
             return
-        key = (id(call.input), shared)
-        if not shared:
+        weight, key = call.layer.weight, (id(call.input), shared)
+        projection = self.capture.projection
+        if projection and not embedding and weight not in self.capture.words:
+            met = projection(met[rows], weight, "inputs")
+            gradient = projection(gradient[rows], weight, "gradients")
+        elif not shared:
             met = met[rows]
         elif key in self.packed:
             met = self.packed[key][1]
@@ -212,10 +268,10 @@ class _Batch:
             # a full set of rows needs no copy
             met = met[rows] if len(rows) < len(met) else met
             self.packed[key] = (call.input, met)
-        if len(rows) < len(gradient):
+        if len(gradient) > len(rows):
             gradient = gradient[rows]
         owner = self.first + rows // (len(nonzero) // self.size)
-        uses = self.capture.uses.setdefault(call.layer.weight, Uses())
+        uses = self.capture.uses.setdefault(weight, Uses())
         kept = Rows(met, gradient, owner)
         (uses.embedding if embedding else uses.linear).append(kept)
 

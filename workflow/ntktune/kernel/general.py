@@ -60,7 +60,7 @@ def autograd_grams(
     """
     grams: dict[str, torch.Tensor] = {}
     bundles = _bundles(parameters, max_bytes / 2)
-    symmetric = sides.columns is None
+    square = sides.columns is None
     for number, bundle in enumerate(bundles):
         members = [p for _, p in bundle]
         for group, parameter in bundle:
@@ -88,16 +88,18 @@ def autograd_grams(
                 for i in range(first, last):
                     for row, gradient in zip(rows, gradients(i), strict=True):
                         row[i - first] = gradient
-                if symmetric:
+                if square:
                     for (group, _), row in zip(bundle, rows, strict=True):
-                        grams[group][first:last, first:last] += inner_products(row, row)
-                for j in range(last if symmetric else sides.rows, sides.total):
+                        block = inner_products(*sides.factors(row, row))
+                        grams[group][first:last, first:last] += block
+                for j in range(last if square else sides.rows, sides.total):
                     others = gradients(j)
                     for (group, _), row, other in zip(bundle, rows, others, strict=True):
-                        column = inner_products(row, other[None])[:, 0]
-                        grams[group][first:last, j if symmetric else j - sides.rows] += column
-                        if symmetric:
-                            grams[group][j, first:last] += column
+                        column = inner_products(*sides.factors(row, other[None]))
+                        grams[group][first:last, j if square else j - sides.rows] += column[:, 0]
+                        if square:
+                            below = inner_products(*sides.factors(other[None], row))
+                            grams[group][j, first:last] += below[0]
                 if progress:
                     progress((number + last / sides.rows) / len(bundles))
     return grams

@@ -39,19 +39,24 @@ def network_copy(
 def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both.
 
-    Keys and values are not cached meanwhile: they only cost memory here.
+    Keys and values are not cached meanwhile: they only cost memory here. A GPU multiplies
+    float32 in full.
     """
     training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
+    # TF32 would round the inputs of float32 products to 10 bits
+    products = torch.backends.cuda.matmul.allow_tf32
     try:
+        torch.backends.cuda.matmul.allow_tf32 = False
         model.eval()
         model.requires_grad_(False)
         for config in caching:
             config.use_cache = False
         yield
     finally:
+        torch.backends.cuda.matmul.allow_tf32 = products
         for config in caching:
             config.use_cache = True
         for module, flag in training:
@@ -128,6 +133,69 @@ def network_outputs(
         f"outputs={outputs!r} needs a model that returns {wanted}, but for N={count} texts "
         f"it returned {shape}; {advice}"
     )
+
+
+def _limits(model: nn.Module) -> tuple[int | None, int | None]:
+    """Return the sizes of a Hugging Face model's vocabulary and of its positions, if stated."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(module, "get_input_embeddings"):
+            words = module.get_input_embeddings()
+            vocabulary = words.num_embeddings if isinstance(words, nn.Embedding) else None
+            return vocabulary, getattr(config, "max_position_embeddings", None)
+    return None, None
+
+
+def check_ids(
+    model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
+) -> None:
+    """Compare texts with what the model says about its vocabulary and positions.
+
+    Raises
+    ------
+    UserError
+        Naming the first example that does not fit.
+    """
+    vocabulary, positions = _limits(model)
+    for what, texts in (("example", examples), ("example of `other`", other or [])):
+        for number, text in enumerate(texts):
+            if positions is not None and len(text) > positions:
+                raise UserError(
+                    f"{what} {number} has {len(text)} tokens, but the model has {positions} "
+                    "positions; cut the text"
+                )
+            lowest, highest = int(text.min()), int(text.max())
+            if lowest < 0 or (vocabulary is not None and highest >= vocabulary):
+                wrong = lowest if lowest < 0 else highest
+                raise UserError(
+                    f"{what} {number} has token id {wrong}, but the model knows the ids 0 to "
+                    f"{'…' if vocabulary is None else vocabulary - 1}; tokenise the texts with "
+                    "the model's own tokenizer"
+                )
+
+
+@contextlib.contextmanager
+def ids_that_fit(
+    model: nn.Module,
+    examples: Sequence[torch.Tensor],
+    other: Sequence[torch.Tensor] | None,
+    device: torch.device,
+) -> Iterator[None]:
+    """Name the text that an embedding cannot look up, of a model that states no limits."""
+    try:
+        yield
+    except IndexError as error:
+        for what, texts in (("example", examples), ("example of `other`", other or [])):
+            for number, text in enumerate(texts):
+                try:
+                    network_outputs(model, [text], "trace", device)
+                except IndexError:
+                    raise UserError(
+                        f"the model cannot look up {what} {number} ({len(text)} tokens, ids up "
+                        f"to {int(text.max())}): {error}; it is longer than the model's "
+                        "positions, or of another tokenizer"
+                    ) from error
+        raise
 
 
 def check_finite(values: torch.Tensor, what: str, indices: Sequence[int]) -> None:

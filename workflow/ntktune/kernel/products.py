@@ -13,11 +13,28 @@ import torch
 
 from ntktune.matmul import product_transposed
 
-COLUMNS = 65_536  # parameters per materialised product
+# Which products of gradients the kernel has (Malladi et al. 2023).
+VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
+
+COLUMNS = 65_536  # parameters per product of gradients, summed in float32
+# Numbers of all examples' gradients that are made at once: the larger, the faster the products
+# that make them; 64 MB in float32.
+BLOCK_NUMBERS = 2**24
 # Tokens per side of a token-pair tile: small enough that little beside the triangle is computed
 # and that a processor's caches hold it, large enough for fast products on a GPU.
 TILE_ROWS = 256
 GPU_TILE_ROWS = 2_048
+# An example's tokens are filled up with zeros to a multiple of this: a library that makes code
+# for every shape of a product then makes a few, not one for each length.
+TOKEN_MULTIPLE = 8
+# Rows of a Gram's tile, of few and of many examples: of a symmetric one a triangle is computed.
+GRAM_ROWS = 64, 128
+GPU_GRAM_ROWS = 1_024
+# What the materialised form costs beside FLOPs of token-pair tiles (benchmarks/products.py): to
+# write an example's gradient takes as long as the products of so many tokens more, and the Gram
+# is a product of tall and thin matrices.
+WRITE_TOKENS = 40
+GRAM_COST = 1.15
 
 
 @dataclass(frozen=True)
@@ -29,12 +46,15 @@ class Sides:
     rows
         N: examples 0 … N-1 are the rows.
     columns
-        M: examples N … N+M-1 are the columns; None: the columns are the rows' examples,
-        and the Gram is symmetric.
+        M: examples N … N+M-1 are the columns; None: the columns are the rows' examples.
+    variant
+        ``sgd``: ⟨∇f, ∇f'⟩. ``signgd``: ⟨sign ∇f, sign ∇f'⟩. ``asymmetric-signgd``:
+        ⟨sign ∇f, ∇f'⟩, f of the row.
     """
 
     rows: int
     columns: int | None = None
+    variant: str = "sgd"
 
     @property
     def total(self) -> int:
@@ -51,20 +71,70 @@ class Sides:
         """Entries of the Gram."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the Gram is its own transpose."""
+        return self.columns is None and self.variant != "asymmetric-signgd"
+
     def split(self, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows' and the columns' part of something with an entry per example."""
         left = gradients[: self.rows]
         return left, left if self.columns is None else gradients[self.rows :]
 
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what is multiplied: gradients, or their signs; one tensor if both are one."""
+        if self.variant == "sgd":
+            return left, right
+        signs = left.sign()
+        if self.variant == "asymmetric-signgd":
+            return signs, right
+        return signs, signs if left is right else right.sign()
+
+
+class Workspace:
+    """Memory that one product after the other uses: fresh pages cost more than filling them."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def empty(self, size: int, like: torch.Tensor) -> torch.Tensor:
+        """Return a vector with anything in it, valid until the next call."""
+        known = self.memory
+        if len(known) < size or known.dtype != like.dtype or known.device != like.device:
+            self.memory = known = torch.empty(0)  # the old memory is freed before
+            self.memory = like.new_empty(size)
+        return self.memory[:size]
+
+
+def working_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """Return the precision of products with a tensor: never less than float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
 
 def _working(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in the precision of products: never less than float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    """Return the tensor in the precision of products."""
+    return tensor.to(working_dtype(tensor))
 
 
-def block_columns(examples: int) -> int:
-    """Return how many columns of all examples' gradients to hold at once (at most 2^26 numbers)."""
-    return max(1, min(COLUMNS, 2**26 // max(1, examples)))
+def _gram_rows(examples: int, device: torch.device) -> int:
+    few, many = GRAM_ROWS
+    return GPU_GRAM_ROWS if device.type != "cpu" else few if examples < 2 * many else many
+
+
+def _add_product(gram: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left @ right.T to a float64 Gram; of a tensor with itself, one triangle's tiles."""
+    if left is not right:
+        gram += product_transposed(left, right).double()
+        return
+    size = _gram_rows(len(left), left.device)
+    for i in range(0, len(left), size):
+        tile = slice(i, i + size)
+        for j in range(i, len(left), size):
+            other = slice(j, j + size)
+            block = product_transposed(left[tile], left[other]).double()
+            gram[tile, other] += block
+            if i != j:
+                gram[other, tile] += block.T
 
 
 def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -72,7 +142,8 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for start in range(0, left.shape[1], COLUMNS):
         block = slice(start, start + COLUMNS)
-        total += product_transposed(_working(left[:, block]), _working(right[:, block])).double()
+        first = _working(left[:, block])
+        _add_product(total, first, first if right is left else _working(right[:, block]))
     return total
 
 
@@ -80,30 +151,46 @@ def _tile_rows(device: torch.device) -> int:
     return TILE_ROWS if device.type == "cpu" else GPU_TILE_ROWS
 
 
-def linear_costs(owner: torch.Tensor, sides: Sides, d_in: int, d_out: int) -> dict[str, float]:
-    """Return the FLOPs of both exact forms of a linear layer's Gram.
+def linear_costs(
+    owner: torch.Tensor, sides: Sides, d_in: int, d_out: int
+) -> dict[str, tuple[float, float]]:
+    """Return the FLOPs of the exact forms of a linear layer's Gram, and what they cost.
 
     Token pairs: two products of the rows' tokens with the columns' (one triangle if they
-    are the same). Materialised: every example's gradient once, then the products. The
-    arguments are those of :func:`linear_gram`.
+    are the same). Materialised: every example's gradient once, then the products. The cost
+    is in FLOPs of large products. The arguments are those of :func:`linear_gram`.
     """
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
-    symmetric = left * (left + min(left, _tile_rows(owner.device)))
-    pairs = symmetric if sides.columns is None else 2 * left * right
-    return {
-        "token pairs": pairs * (d_in + d_out),
-        "materialised": 2 * (len(owner) + sides.pairs) * d_in * d_out,
-    }
+    size, count = 2.0 * d_in * d_out, sides.rows
+    triangle = count * (count + min(count, _gram_rows(count, owner.device))) / 2
+    gradients = size * len(owner)
+    grams = size * (triangle if sides.symmetric else sides.pairs)
+    writing = size * WRITE_TOKENS * sides.total
+    costs = {"materialised": (gradients + grams, gradients + writing + GRAM_COST * grams)}
+    if sides.variant == "sgd":
+        symmetric = left * (left + min(left, _tile_rows(owner.device)))
+        pairs = float(symmetric if sides.columns is None else 2 * left * right) * (d_in + d_out)
+        costs["token pairs"] = (pairs, pairs)
+    return costs
+
+
+def cheaper_form(costs: dict[str, tuple[float, float]]) -> str:
+    """Return the form of :func:`linear_costs` that costs less."""
+    return min(costs, key=lambda form: costs[form][1])
 
 
 def linear_gram(
-    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
+    inputs: torch.Tensor,
+    gradients: torch.Tensor,
+    owner: torch.Tensor,
+    sides: Sides,
+    workspace: Workspace,
 ) -> tuple[torch.Tensor, str]:
     """Return the Gram of a linear layer's weight, and the form it was computed in.
 
     K[i, j] = Σ_{s∈i, t∈j} (a_s·a_t)(g_s·g_t) = ⟨g_iᵀa_i, g_jᵀa_j⟩ (Novak et al.
-    2022), by the form that needs fewer FLOPs.
+    2022), by the form that costs less; the signs' Gram from the gradients.
 
     Parameters
     ----------
@@ -113,17 +200,19 @@ def linear_gram(
     owner
         Example of each row, shape (R,), sorted.
     sides
-        Which examples are rows and columns.
+        Which examples are rows and columns, and the variant.
+    workspace
+        Memory for the gradients.
     """
-    costs = linear_costs(owner, sides, inputs.shape[1], gradients.shape[1])
-    form = min(costs, key=costs.get)
-    compute = token_pair_gram if form == "token pairs" else materialised_gram
-    return compute(inputs, gradients, owner, sides), form
+    form = cheaper_form(linear_costs(owner, sides, inputs.shape[1], gradients.shape[1]))
+    if form == "token pairs":
+        return token_pair_gram(inputs, gradients, owner, sides), form
+    return materialised_gram(inputs, gradients, owner, sides, workspace), form
 
 
 @dataclass
 class _Tile:
-    """A run of examples, their rows, and which row belongs to which example."""
+    """A run of rows, the examples that they belong to, and which to which."""
 
     examples: slice
     rows: slice
@@ -131,23 +220,18 @@ class _Tile:
 
 
 def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
-    """Return tiles of about TILE_ROWS rows, of the examples ``first`` … ``last``-1.
+    """Return tiles of TILE_ROWS rows, of the examples ``first`` … ``last``-1.
 
-    The tiles' examples are counted from ``first``; ``like`` gives precision and device.
+    All but the last one are equally large, so that their products have one shape; an
+    example may be in two. The tiles' examples are counted from ``first``; ``like`` gives
+    precision and device.
     """
-    start, most = int((owner < first).sum()), _tile_rows(owner.device)
-    counts = torch.bincount(owner, minlength=last)[first:last].tolist()
-    bounds, example, row = [], first, start
-    first_example, first_row = first, start
-    for count in counts:
-        if row > first_row and row - first_row + count > most:
-            bounds.append((first_example, example, first_row, row))
-            first_example, first_row = example, row
-        example, row = example + 1, row + count
-    if row > first_row:
-        bounds.append((first_example, example, first_row, row))
+    start, end = (int((owner < bound).sum()) for bound in (first, last))
+    step = _tile_rows(owner.device)
+    bounds = [(r0, min(r0 + step, end)) for r0 in range(start, end, step)]
     tiles = []
-    for i0, i1, r0, r1 in bounds:
+    for r0, r1 in bounds:
+        i0, i1 = int(owner[r0]), int(owner[r1 - 1]) + 1
         members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype, device=like.device)
         members[owner[r0:r1] - i0, torch.arange(r1 - r0, device=owner.device)] = 1.0
         tiles.append(_Tile(slice(i0 - first, i1 - first), slice(r0, r1), members))
@@ -165,15 +249,16 @@ def token_pair_gram(
     right_tiles = left_tiles if symmetric else _tiles(owner, sides.rows, sides.total, inputs)
     for n, left in enumerate(left_tiles):
         a, g = inputs[left.rows], gradients[left.rows]
-        for right in right_tiles[n if symmetric else 0 :]:
+        for m in range(n if symmetric else 0, len(right_tiles)):
+            right = right_tiles[m]
             pairs = product_transposed(a, inputs[right.rows])
             pairs *= product_transposed(g, gradients[right.rows])
             # the few products of a text's own tokens in their precision, the rest in float64
-            sums = product_transposed(pairs, right.members).double()
+            sums = (pairs @ right.members.T).double()
             block = left.members.double() @ sums
-            gram[left.examples, right.examples] = block
-            if symmetric:
-                gram[right.examples, left.examples] = block.T
+            gram[left.examples, right.examples] += block
+            if symmetric and m > n:
+                gram[right.examples, left.examples] += block.T
     return gram
 
 
@@ -182,41 +267,54 @@ def materialised_gram(
     gradients: torch.Tensor,
     owner: torch.Tensor,
     sides: Sides,
-    tokens: torch.Tensor | None = None,
-    token_gradients: torch.Tensor | None = None,
-    token_owner: torch.Tensor | None = None,
+    workspace: Workspace,
+    tied: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` from per-example gradients, in row blocks.
 
     Parameters
     ----------
-    inputs, gradients, owner, sides
+    inputs, gradients, owner, sides, workspace
         As in :func:`linear_gram`.
-    tokens, token_gradients, token_owner
+    tied
         Uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
-        and examples. They are added to the gradients before any product.
+        and examples (R',). They are added to the gradients before any product.
     """
+    inputs = _working(inputs)
     d_in, d_out = inputs.shape[1], gradients.shape[1]
     gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
-    width = max(1, block_columns(sides.total) // d_in)
+    # the weight's rows in pieces of one size, and as many at once as fit
+    pieces = -(-d_out * d_in // COLUMNS)
+    piece = -(-d_out // pieces)
+    pieces = -(-d_out // piece)
+    at_once = max(1, min(pieces, BLOCK_NUMBERS // (sides.total * piece * d_in)))
     ends = torch.bincount(owner, minlength=sides.total).cumsum(0).tolist()
-    for first in range(0, d_out, width):
-        last = min(first + width, d_out)
-        block = torch.zeros(
-            sides.total, last - first, d_in, dtype=_working(inputs[:0]).dtype, device=inputs.device
-        )
-        g = _working(gradients[:, first:last]).T  # (rows of the weight, R)
-        start = 0
-        for example, end in enumerate(ends):
-            if end > start:
-                block[example] = product_transposed(g[:, start:end], _working(inputs[start:end]).T)
-            start = end
-        if tokens is not None:
-            here = ((tokens >= first) & (tokens < last)).nonzero().flatten()
-            rows = token_owner[here] * (last - first) + tokens[here] - first
-            block.view(-1, d_in).index_add_(0, rows, _working(token_gradients[here]))
-        left, right = sides.split(block.view(sides.total, -1))
-        gram += product_transposed(left, right).double()
+    memory = workspace.empty(at_once * sides.total * piece * d_in, like=inputs)
+    for first in range(0, d_out, at_once * piece):
+        last = min(first + at_once * piece, d_out)
+        here = -(-(last - first) // piece)
+        block = memory[: here * sides.total * piece * d_in].view(here, sides.total, -1)
+        for example, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            if start == end:
+                block[:, example] = 0.0
+                continue
+            # zeros beside the example's gradients where its neighbours' inputs fill it up
+            size = min(-(-(end - start) // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, len(owner))
+            window = min(start, len(owner) - size)
+            g = inputs.new_zeros(here * piece, size)
+            mine = slice(start - window, end - window)
+            g[: last - first, mine] = gradients[start:end, first:last].T
+            product = product_transposed(g, inputs[window : window + size].T)
+            block[:, example] = product.view(here, -1)
+        if tied is not None:
+            tokens, rows, holder = tied
+            inside = ((tokens >= first) & (tokens < last)).nonzero().flatten()
+            part = (tokens[inside] - first) // piece
+            row = (tokens[inside] - first) % piece
+            target = (part * sides.total + holder[inside]) * piece + row
+            block.view(-1, d_in).index_add_(0, target, _working(rows[inside]))
+        for some in block:
+            _add_product(gram, *sides.factors(*sides.split(some)))
     return gram
 
 
@@ -234,7 +332,7 @@ def embedding_gram(
     owner
         Example of each row, shape (R,).
     sides
-        Which examples are rows and columns.
+        Which examples are rows and columns, and the variant.
     """
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
     # a token's rows within one example are one row of the weight's gradient
@@ -247,7 +345,8 @@ def embedding_gram(
     for count in torch.unique(shared).tolist():  # all tokens that `count` examples hold
         index = starts[shared == count][:, None] + torch.arange(count, device=keys.device)
         block, who = rows[index], holder[index]  # (tokens, count, D), (tokens, count)
-        products = (block @ block.transpose(1, 2)).double()  # (tokens, count, count)
+        left, right = sides.factors(block, block)
+        products = (left @ right.transpose(1, 2)).double()  # (tokens, count, count)
         where = (who[:, :, None].expand_as(products), who[:, None, :].expand_as(products))
         gram.index_put_(where, products, accumulate=True)
     return gram if sides.columns is None else gram[: sides.rows, sides.rows :]

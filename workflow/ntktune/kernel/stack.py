@@ -112,9 +112,12 @@ class Stack:
     ----------
     blocks
         The blocks, in the order of their calls.
+    width
+        Numbers that all blocks' inputs have for one token.
     """
 
     blocks: list[nn.Module]
+    width: int = 0
 
     def passage(self, scalar: Scalar, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
         """Run the network on a micro-batch; return its passage and f.
@@ -207,6 +210,7 @@ def _fits(
             return False  # a path from block to block beside the hidden states
         if not values.requires_grad:
             return False
+        stack.width = sum(hidden.shape[-1] for hidden in passage.hidden[:-1])
         linked = [h for h in passage.hidden if h.requires_grad]
         wanted = torch.autograd.grad(values.sum(), linked, allow_unused=True)
     try:
