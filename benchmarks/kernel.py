@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import statistics
 import subprocess
@@ -44,7 +45,7 @@ SHAPES = {
     "125M": (12, 768, 12, 50_257),
     "1.3B": (24, 2_048, 16, 50_257),
 }
-BLOCK_BYTES = 2**32  # gradients that a peer may hold at once
+BLOCK_BYTES = 2**34  # gradients that a peer may hold at once: the fewer blocks, the faster
 MAX_TOKENS = 1_024
 
 
@@ -117,15 +118,18 @@ def torch_func(
         ) -> torch.Tensor:
             return functional_call(model, some | rest, (ids[None], mask[None]))[0]
 
-        parts = []
+        rows = {name: torch.empty(len(examples), p.numel()) for name, p in wanted.items()}
+        first = 0
         for group in groups:
             ids, mask = pad([examples[i] for i in group])
-            # some examples at a time: their activations fit too
-            found = vmap(grad(value), (None, 0, 0), chunk_size=8)(wanted, ids, mask)
-            parts.append({name: g.flatten(1) for name, g in found.items()})
-        for name in names:
-            rows = torch.cat([part[name] for part in parts])
-            kernel += (rows @ rows.T).double()
+            # some examples at a time: their activations and gradients fit too
+            for part_ids, part_mask in zip(ids.split(8), mask.split(8), strict=True):
+                found = vmap(grad(value), (None, 0, 0))(wanted, part_ids, part_mask)
+                for name, gradient in found.items():
+                    rows[name][first : first + len(part_ids)] = gradient.flatten(1)
+                first += len(part_ids)
+        for some in rows.values():
+            kernel += (some @ some.T).double()
     back = torch.empty(len(order), dtype=torch.long)
     back[order] = torch.arange(len(order))
     return kernel[back][:, back]
@@ -260,18 +264,54 @@ def difference(kernel: Path, reference: Path) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
+def measured(case: dict, methods: list[str], repeats: int, scratch: Path) -> list[dict]:
+    """Run all methods on one case, in turn and in fresh processes; return their medians."""
+    runs: dict[str, list[dict]] = {method: [] for method in methods}
+    for _ in range(repeats):
+        for method in methods:
+            kernel = scratch / f"{method}.safetensors"
+            kernel.unlink(missing_ok=True)
+            one = json.dumps(case | {"method": method, "kernel": str(kernel)})
+            done = subprocess.run(
+                [sys.executable, __file__, "--case", one],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            runs[method].append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for method, found in runs.items():
+        kernels = scratch / f"{method}.safetensors", scratch / "ours.safetensors"
+        rows.append(
+            {key: case[key] for key in ("shape", "examples", "threads")}
+            | {
+                "lengths": "-".join(map(str, case["lengths"])),
+                "method": method,
+                "seconds": statistics.median(r["seconds"] for r in found),
+                "peak_mb": statistics.median(r["peak_bytes"] for r in found) / 1e6,
+                "difference": difference(*kernels),
+                "runs": len(found),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure all cases and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=["tiny", "small"], choices=SHAPES)
     parser.add_argument("--folder", help="a model folder with real weights, instead of shapes")
     parser.add_argument("--examples", nargs="+", type=int, default=[100])
-    parser.add_argument("--lengths", nargs=2, type=int, default=[10, 64])
+    parser.add_argument(
+        "--lengths", nargs="+", default=["10-64"], help="shortest-longest (default: 10-64)"
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scratch", default="results/benchmarks")
     parser.add_argument("--out", default="results/benchmarks/kernel.csv")
+    parser.add_argument("--add", action="store_true", help="keep the table's earlier rows")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
@@ -279,47 +319,23 @@ def main() -> None:
         return
     scratch = Path(args.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
+    shapes = [Path(args.folder).name] if args.folder else args.shapes
     rows = []
-    for shape in [Path(args.folder).name] if args.folder else args.shapes:
-        for count in args.examples:
-            runs: dict[str, list[dict]] = {method: [] for method in args.methods}
-            for _ in range(args.repeats):
-                for method in args.methods:
-                    case = {
-                        "shape": shape,
-                        "folder": args.folder,
-                        "examples": count,
-                        "lengths": args.lengths,
-                        "method": method,
-                        "threads": args.threads,
-                        "kernel": str(scratch / f"{method}.safetensors"),
-                    }
-                    done = subprocess.run(
-                        [sys.executable, __file__, "--case", json.dumps(case)],
-                        check=True,
-                        stdout=subprocess.PIPE,
-                        text=True,
-                    )
-                    runs[method].append(json.loads(done.stdout.splitlines()[-1]))
-            for method, found in runs.items():
-                rows.append(
-                    {
-                        "shape": shape,
-                        "examples": count,
-                        "lengths": "-".join(map(str, args.lengths)),
-                        "threads": args.threads,
-                        "method": method,
-                        "seconds": statistics.median(r["seconds"] for r in found),
-                        "peak_mb": statistics.median(r["peak_bytes"] for r in found) / 1e6,
-                        "difference": difference(
-                            scratch / f"{method}.safetensors", scratch / "ours.safetensors"
-                        ),
-                        "runs": len(found),
-                    }
-                )
-                print(rows[-1], flush=True)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4g")
+    for shape, count, lengths in itertools.product(shapes, args.examples, args.lengths):
+        case = {
+            "shape": shape,
+            "folder": args.folder,
+            "examples": count,
+            "lengths": [int(n) for n in lengths.split("-")],
+            "threads": args.threads,
+        }
+        rows += measured(case, args.methods, args.repeats, scratch)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows)
+    if args.add and out.is_file():
+        table = pd.concat([pd.read_csv(out), table])
+    table.to_csv(out, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":
