@@ -228,6 +228,16 @@ METHODS = {
 }
 
 
+# label, colour and marker of each method in the plot
+LOOKS = {
+    "ours": ("ntktune", "#0072B2", "o"),
+    "torch.func": ("torch.func", "#D55E00", "s"),
+    "trimmed": ("torch.func, similar lengths", "#E69F00", "D"),
+    "autograd": ("autograd, text by text", "#009E73", "^"),
+    "forward-mode": ("forward mode", "#CC79A7", "v"),
+}
+
+
 def memory(line: str) -> int:
     """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
     text = Path("/proc/self/status").read_text()
@@ -297,6 +307,40 @@ def measured(case: dict, methods: list[str], repeats: int, scratch: Path) -> lis
     return rows
 
 
+def draw(table: pd.DataFrame, out: Path) -> None:
+    """Draw seconds and memory against n, and seconds against the texts' length."""
+    from matplotlib.figure import Figure
+
+    from ntktune.figures.style import WIDTH, styled
+
+    shown = {name: look for name, look in LOOKS.items() if name in set(table["method"])}
+    panels = [
+        ("examples", "seconds", "texts", "seconds"),
+        ("examples", "peak_mb", "texts", "MB above the model"),
+        ("length", "seconds", "tokens per text (100 texts)", "seconds"),
+    ]
+    one = table[(table["shape"] == "small") & (table["threads"] == 1)].copy()
+    ends = one["lengths"].str.split("-", expand=True).astype(int)
+    one["length"] = ends[0].where(ends[0] == ends[1])
+    with styled():
+        figure = Figure(figsize=(WIDTH, 2.5))
+        for axes, (x, y, x_label, y_label) in zip(figure.subplots(1, 3), panels, strict=True):
+            rows = one[one["length"].notna()] if x == "length" else one[one["length"].isna()]
+            rows = rows.drop_duplicates([x, "method"], keep="last").sort_values(x)
+            for method, (label, color, marker) in shown.items():
+                mine = rows[rows["method"] == method]
+                axes.plot(mine[x], mine[y], color=color, marker=marker, label=label)
+            ticks = sorted(set(rows[x]))
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(y_label)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5)
+        figure.savefig(out, dpi=200, metadata={"Software": "ntktune"})
+
+
 def main() -> None:
     """Measure all cases and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -312,10 +356,14 @@ def main() -> None:
     parser.add_argument("--scratch", default="results/benchmarks")
     parser.add_argument("--out", default="results/benchmarks/kernel.csv")
     parser.add_argument("--add", action="store_true", help="keep the table's earlier rows")
+    parser.add_argument("--draw", help="draw the table to this PNG file; measure nothing")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         measure(json.loads(args.case))
+        return
+    if args.draw:
+        draw(pd.read_csv(args.out), Path(args.draw))
         return
     scratch = Path(args.scratch)
     scratch.mkdir(parents=True, exist_ok=True)

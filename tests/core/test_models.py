@@ -120,3 +120,19 @@ def test_token_batches_hold_every_example_once_and_respect_the_budget(max_tokens
         padded = len(batch) * max(lengths[i] for i in batch)
         assert padded <= max_tokens or len(batch) == 1
     assert [lengths[i] for b in batches for i in b] == sorted(lengths, reverse=True)
+
+
+def test_the_fused_gelu_is_the_same_function():
+    from transformers.activations import NewGELUActivation
+
+    module = NewGELUActivation()
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    expected = module(x)
+    slope = torch.autograd.grad(expected.sum(), x)[0]
+    assert models.fuse_activations(torch.nn.Sequential(module)) == [module]
+    assert models.fuse_activations(torch.nn.Sequential(module)) == []  # once is enough
+    found = module(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), x)[0], slope, rtol=1e-12, atol=1e-12
+    )

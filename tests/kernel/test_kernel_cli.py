@@ -182,9 +182,34 @@ def test_two_labels_are_two_classes(folder):
     assert other["row"].tolist() != first["row"].tolist()
 
 
+def test_label_words_and_signs(folder):
+    flags = ("--label-column", "good", "--classes", "no", "yes", "--dtype", "float64")
+    assert from_file(folder, *flags) == 0
+    fresh, _ = read_tensors(folder / "gram.safetensors")
+    assert from_file(folder, *flags, "--label-words", "a", "number") == 0
+    words, facts = read_tensors(folder / "gram.safetensors")
+    assert len(set(facts["label_words"])) == 2
+    assert facts["variant"] == "sgd"
+    assert "model.embed_tokens.weight" not in facts["kernel"][0]["general"]
+    assert not torch.allclose(words["kernel"], fresh["kernel"])
+    assert from_file(folder, *flags, "--variant", "signgd") == 0
+    signs, facts = read_tensors(folder / "gram.safetensors")
+    assert facts["variant"] == facts["kernel"][0]["variant"] == "signgd"
+    assert (signs["kernel"] - signs["kernel"].round()).abs().max() < 1e-9  # counts of signs
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--label-column", "stars", "--label-words", "a", "of"], "--label-words needs --classes"),
+        (
+            [
+                *("--label-column", "good", "--classes", "no", "yes"),
+                *("--label-words", "number", "number 1"),
+            ],
+            "begin with the same token",
+        ),
+        (["--label-column", "stars", "--variant", "adam"], "variant='adam' is unknown"),
         (["--label-column", "mark"], "mark"),
         (["--label-column", "good"], "unlabelled"),
         (["--label-column", "stars", "--rows", "99"], "99"),

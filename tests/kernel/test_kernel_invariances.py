@@ -173,6 +173,7 @@ def state(model):
         [len(m._forward_hooks) for m in model.modules()],
         [id(p) for p in model.parameters()],
         [p.dtype for p in model.parameters()],
+        ["forward" in vars(m) for m in model.modules()],
     )
 
 

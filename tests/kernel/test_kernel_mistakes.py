@@ -135,3 +135,16 @@ def test_a_text_longer_than_a_plain_networks_positions(toy):
     model = Placed(place=nn.Embedding(4, 12))
     with pytest.raises(UserError, match=r"cannot look up example 1 \(5 tokens"):
         gram(model, [TEXT, torch.tensor([1, 2, 3, 4, 5])])
+
+
+def test_padding_that_counts_in_longer_texts(toy):
+    """The two texts that are tried out are of one length: nothing shows there."""
+
+    class Padded(toy):
+        def pooled(self, hidden, mask):
+            return hidden.mean(1)
+
+    texts = [torch.arange(1, n) for n in (9, 9, 12, 15)]
+    with pytest.raises(UserError, match=r"is wrong on examples .* may depend on padding"):
+        gram(Padded(), texts)
+    gram(Padded(), texts, max_tokens=1)

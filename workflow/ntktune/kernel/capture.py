@@ -31,13 +31,20 @@ from ntktune.kernel.projection import Projection
 WORDS = 64
 
 
+class PaddingError(Exception):
+    """Places behind a text's end have a gradient, which they had not in the probed texts.
+
+    The model may move its tokens (pad them on the left), or depend on padding.
+    """
+
+
 @dataclass
 class Rows:
     """Rows of one call: what the weight met, the output gradients, the example of each."""
 
     met: torch.Tensor  # inputs (M, d_in), or token ids (M,) of an embedding
     gradients: torch.Tensor  # (M, d_out)
-    owner: torch.Tensor  # (M,)
+    owner: torch.Tensor  # (M,), on the processor
 
 
 @dataclass
@@ -60,6 +67,8 @@ class Capture:
         Structured layers.
     idle
         Layers that must not be called.
+    dense
+        Layers of which all tokens' rows are kept, unseen: a GPU need not be waited for.
     sides
         Which examples are the Gram's rows and columns, and the variant.
     workspace
@@ -72,6 +81,7 @@ class Capture:
         self,
         layers: Sequence[Layer],
         idle: Sequence[Layer],
+        dense: set[Layer],
         sides: Sides,
         workspace: Workspace,
         projection: int | None = None,
@@ -79,7 +89,9 @@ class Capture:
         self.projection = Projection(projection) if projection else None
         self.words = {layer.weight for layer in layers if layer.kind == "embedding"}
         self.layers, self.sides, self.workspace = layers, sides, workspace
-        self.idle = set(idle)
+        self.idle, self.dense = set(idle), dense
+        # whether padding had a gradient after all, one flag per call, on the device
+        self.outside: list[torch.Tensor] = []
         self.uses: dict[str, Uses] = {}
         # gradients of scales and biases, (all examples, D)
         self.vectors: dict[str, torch.Tensor] = {}
@@ -90,9 +102,13 @@ class Capture:
         Its examples have ``lengths`` tokens and are numbered from ``first``. In it the
         network runs once, and a backward pass goes through the context's ``backward``.
         """
-        real = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]  # (B, T)
-        one = _Batch(self, len(lengths), first, real)
+        one = _Batch(self, lengths, first)
         return WatchedLayers([*self.layers, *self.idle], len(lengths), one.on_call)
+
+    def check_padding(self) -> None:
+        """Raise PaddingError if places behind a text's end had a gradient after all."""
+        if self.outside and bool(torch.stack(self.outside).any()):
+            raise PaddingError
 
     def units(self) -> list[list[str]]:
         """Return runs of weights whose Grams are computed together: those of shared inputs.
@@ -113,7 +129,8 @@ class Capture:
             return 0.0
         d_out = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
         owner = torch.cat([r.owner for r in uses.linear])
-        forms = linear_costs(owner, self.sides, uses.linear[0].met.shape[1], d_out)
+        met = uses.linear[0].met
+        forms = linear_costs(owner, self.sides, met.shape[1], d_out, met.device)
         return forms["materialised" if uses.embedding else cheaper_form(forms)][1]
 
     def unit_gram(self, unit: list[str]) -> tuple[torch.Tensor, str]:
@@ -166,7 +183,8 @@ def _joined(weights: list[list[Rows]]) -> Rows | None:
         calls.clear()
     if bool((owner.diff() < 0).any()):  # a weight used twice comes twice per micro-batch
         order = owner.argsort(stable=True)
-        owner, met, gradients = owner[order], met[order], gradients[order]
+        owner, order = owner[order], order.to(met.device)
+        met, gradients = met[order], gradients[order]
     return Rows(met, gradients, owner)
 
 
@@ -188,19 +206,19 @@ def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows |
     if len(row) > WORDS * examples:
         return linear, None
     gradients = linear.gradients[row, word][:, None] * linear.met[row]
-    return None, Rows(word, gradients, linear.owner[row])
+    return None, Rows(word, gradients, linear.owner[row.cpu()])
 
 
 class _Batch:
-    """Receives the calls of one micro-batch.
+    """Receives the calls of one micro-batch of texts of some lengths."""
 
-    ``real`` (B, T) says which positions hold tokens.
-    """
-
-    def __init__(self, capture: Capture, size: int, first: int, real: torch.Tensor):
-        self.capture, self.size, self.first = capture, size, first
-        self.real = real.flatten().nonzero().flatten()
-        self.length = real.shape[1]
+    def __init__(self, capture: Capture, lengths: Sequence[int], first: int):
+        self.capture, self.size, self.first = capture, len(lengths), first
+        self.length = max(lengths)
+        real = torch.arange(self.length)[None, :] < torch.tensor(lengths)[:, None]  # (B, T)
+        real = real.flatten()
+        self.tokens, self.padding = real.nonzero().flatten(), (~real).nonzero().flatten()
+        self.owner = first + self.tokens // self.length
         # Packed inputs, once for all layers that share them. The input is held too: its
         # id stays its own while it is alive.
         self.packed: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -246,13 +264,13 @@ class _Batch:
         embedding = call.layer.kind == "embedding"
         met = call.input.detach()  # of its graph nothing may stay
         met = met.reshape(-1) if embedding else met.reshape(len(gradient), -1)
-        nonzero = (gradient != 0).any(dim=1)
         if embedding:
+            nonzero = (gradient != 0).any(dim=1)
             if call.layer.module.padding_idx is not None:
                 nonzero &= met != call.layer.module.padding_idx  # as autograd does
-            rows, shared = nonzero.nonzero().flatten(), ""
+            rows, owner, shared = *self.some(nonzero), ""
         else:
-            rows, shared = self.rows(nonzero)
+            rows, owner, shared = self.rows(call.layer, gradient)
         if len(rows) == 0:
             return
         weight, key = call.layer.weight, (id(call.input), shared)
@@ -270,20 +288,31 @@ class _Batch:
             self.packed[key] = (call.input, met)
         if len(gradient) > len(rows):
             gradient = gradient[rows]
-        owner = self.first + rows // (len(nonzero) // self.size)
         uses = self.capture.uses.setdefault(weight, Uses())
         kept = Rows(met, gradient, owner)
         (uses.embedding if embedding else uses.linear).append(kept)
 
-    def rows(self, nonzero: torch.Tensor) -> tuple[torch.Tensor, str]:
-        """Return the rows to keep, and a name if they are the micro-batch's real tokens.
+    def some(self, nonzero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places of some rows, and the example of each."""
+        rows = nonzero.nonzero().flatten()
+        return rows, self.first + rows.cpu() // (len(nonzero) // self.size)
 
-        Where most real tokens have a gradient all of them are kept, so that layers of one
+    def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """Return the rows to keep, whose they are, and a name if they are all tokens.
+
+        Where most tokens have a gradient all of them are kept, so that layers of one
         input keep one set of rows and share its products.
         """
-        if len(nonzero) == self.size * self.length:
-            real = self.real = self.real.to(nonzero.device)
-            inside = int(nonzero[real].sum())
-            if inside == int(nonzero.sum()) and 2 * inside >= len(real):
-                return real, "tokens"
-        return nonzero.nonzero().flatten(), ""
+        if len(gradient) != self.size * self.length:
+            return *self.some((gradient != 0).any(dim=1)), ""
+        tokens = self.tokens = self.tokens.to(gradient.device)
+        if layer in self.capture.dense:
+            if len(self.padding):
+                self.padding = self.padding.to(gradient.device)
+                self.capture.outside.append(gradient[self.padding].any())
+            return tokens, self.owner, "tokens"
+        nonzero = (gradient != 0).any(dim=1)
+        inside = int(nonzero[tokens].sum())
+        if inside == int(nonzero.sum()) and 2 * inside >= len(tokens):
+            return tokens, self.owner, "tokens"
+        return *self.some(nonzero), ""

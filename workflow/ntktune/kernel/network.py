@@ -11,7 +11,7 @@ from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.matmul import FastLinear
-from ntktune.models import pad
+from ntktune.models import fuse_activations, pad
 
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
@@ -40,7 +40,7 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both.
 
     Keys and values are not cached meanwhile: they only cost memory here. A GPU multiplies
-    float32 in full.
+    float32 in full, and activations run fused.
     """
     training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
@@ -48,6 +48,7 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
     caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
     # TF32 would round the inputs of float32 products to 10 bits
     products = torch.backends.cuda.matmul.allow_tf32
+    fused = fuse_activations(model)
     try:
         torch.backends.cuda.matmul.allow_tf32 = False
         model.eval()
@@ -57,6 +58,8 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = products
+        for activation in fused:
+            del activation.forward
         for config in caching:
             config.use_cache = True
         for module, flag in training:

@@ -42,12 +42,15 @@ class Plan:
         Layers that the probe did not call; a later call of one is not planned for.
     general
         Names of the parameters that go the general way, each with the reason.
+    dense
+        Layers of which every token of the probed texts, and nothing else, has a gradient.
     """
 
     layers: list[Layer] = field(default_factory=list)
     numbers: dict[Layer, int] = field(default_factory=dict)
     idle: list[Layer] = field(default_factory=list)
     general: dict[str, str] = field(default_factory=dict)
+    dense: set[Layer] = field(default_factory=set)
 
     def passes(
         self, layers: Sequence[Layer], tokens: int, item_bytes: int, max_bytes: float
@@ -114,7 +117,9 @@ def _is_scale(call: Call) -> bool:
 class _Probe:
     """What two examples in one batch show about the layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.sparse: set[Layer] = set()
         self.calls: list[Call] = []
         self.connected: dict[Layer, int] = {}
         self.misfits: dict[Layer, str] = {}
@@ -129,9 +134,17 @@ class _Probe:
             if self.example == 0:
                 self.connected[call.layer] = self.connected.get(call.layer, 0) + 1
             rows = gradient.numel() // gradient.shape[-1]
-            other = None if rows % 2 else gradient.reshape(2, -1)[1 - self.example]
-            if other is None or bool((other != 0).any()):
+            if rows % 2:
                 self.misfits[call.layer] = "its rows do not belong to one example each"
+                return
+            nonzero = (gradient.reshape(2, rows // 2, -1) != 0).any(dim=2).sum(dim=1).tolist()
+            if nonzero[1 - self.example]:
+                self.misfits[call.layer] = "its rows do not belong to one example each"
+            if (
+                rows // 2 != max(self.lengths)
+                or nonzero[self.example] != self.lengths[self.example]
+            ):
+                self.sparse.add(call.layer)
 
         return receive
 
@@ -141,6 +154,7 @@ def make_plan(
     scalar: Callable[[Sequence[int]], torch.Tensor],
     parameters: dict[str, nn.Parameter],
     pair: Sequence[int],
+    lengths: Sequence[int],
     general: dict[str, str],
 ) -> Plan:
     """Return which parameters the structured rules serve.
@@ -155,8 +169,8 @@ def make_plan(
         The network and its f for a list of examples, in evaluation state.
     parameters
         Trainable parameters by name.
-    pair
-        The numbers of two examples.
+    pair, lengths
+        The numbers of two examples, and their tokens.
     general
         Parameters known to need the general way already, with the reason.
     """
@@ -175,14 +189,14 @@ def make_plan(
         if kind and any(own.values()):
             layers.append(Layer(module, kind, own.get("weight"), own.get("bias")))
 
-    probe = _Probe()
+    probe = _Probe(lengths)
     with WatchedLayers(layers, len(pair), probe.on_call) as watched:
         try:
             values = scalar(pair)
         except UnplannedError as error:
             for name in error.layer.parameters:
                 reasons.setdefault(name, error.reason)
-            return make_plan(model, scalar, parameters, pair, reasons)
+            return make_plan(model, scalar, parameters, pair, lengths, reasons)
         for call in probe.calls:
             if call.overwritten:
                 probe.misfits[call.layer] = "its input is changed in place"
@@ -212,6 +226,7 @@ def _plan(layers: list[Layer], probe: _Probe, reasons: dict[str, str]) -> Plan:
         layer.weight = None if layer.weight in reasons else layer.weight
         layer.bias = None if layer.bias in reasons else layer.bias
     called = {id(c.layer) for c in probe.calls}
+    plan.dense = set(layers) - probe.sparse
     plan.idle = [x for x in layers if x.parameters and id(x) not in called]
     inputs: set[int] = set()
     for call in probe.calls:

@@ -2,7 +2,8 @@
 
 All sums over blocks run in float64: one float32 product over tens of millions of
 columns is visibly worse. Examples are numbered from 0; ``owner`` names the example of
-each captured row and is sorted.
+each captured row, is sorted and on the processor: what depends on it alone is known
+without waiting for a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ntktune.matmul import product_transposed
 # Which products of gradients the kernel has (Malladi et al. 2023).
 VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 
+CPU = torch.device("cpu")
 COLUMNS = 65_536  # parameters per product of gradients, summed in float32
 # Numbers of all examples' gradients that are made at once: the larger, the faster the products
 # that make them; 64 MB in float32.
@@ -152,7 +154,7 @@ def _tile_rows(device: torch.device) -> int:
 
 
 def linear_costs(
-    owner: torch.Tensor, sides: Sides, d_in: int, d_out: int
+    owner: torch.Tensor, sides: Sides, d_in: int, d_out: int, device: torch.device = CPU
 ) -> dict[str, tuple[float, float]]:
     """Return the FLOPs of the exact forms of a linear layer's Gram, and what they cost.
 
@@ -163,13 +165,13 @@ def linear_costs(
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
     size, count = 2.0 * d_in * d_out, sides.rows
-    triangle = count * (count + min(count, _gram_rows(count, owner.device))) / 2
+    triangle = count * (count + min(count, _gram_rows(count, device))) / 2
     gradients = size * len(owner)
     grams = size * (triangle if sides.symmetric else sides.pairs)
     writing = size * WRITE_TOKENS * sides.total
     costs = {"materialised": (gradients + grams, gradients + writing + GRAM_COST * grams)}
     if sides.variant == "sgd":
-        symmetric = left * (left + min(left, _tile_rows(owner.device)))
+        symmetric = left * (left + min(left, _tile_rows(device)))
         pairs = float(symmetric if sides.columns is None else 2 * left * right) * (d_in + d_out)
         costs["token pairs"] = (pairs, pairs)
     return costs
@@ -198,13 +200,14 @@ def linear_gram(
         a, shape (R, d_in), and g, shape (R, d_out): the layer's inputs and the gradients
         of f with respect to its outputs, one row per token.
     owner
-        Example of each row, shape (R,), sorted.
+        Example of each row, shape (R,), sorted, on the processor.
     sides
         Which examples are rows and columns, and the variant.
     workspace
         Memory for the gradients.
     """
-    form = cheaper_form(linear_costs(owner, sides, inputs.shape[1], gradients.shape[1]))
+    shape = inputs.shape[1], gradients.shape[1]
+    form = cheaper_form(linear_costs(owner, sides, *shape, inputs.device))
     if form == "token pairs":
         return token_pair_gram(inputs, gradients, owner, sides), form
     return materialised_gram(inputs, gradients, owner, sides, workspace), form
@@ -227,14 +230,15 @@ def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> li
     precision and device.
     """
     start, end = (int((owner < bound).sum()) for bound in (first, last))
-    step = _tile_rows(owner.device)
+    step = _tile_rows(like.device)
     bounds = [(r0, min(r0 + step, end)) for r0 in range(start, end, step)]
     tiles = []
     for r0, r1 in bounds:
         i0, i1 = int(owner[r0]), int(owner[r1 - 1]) + 1
-        members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype, device=like.device)
-        members[owner[r0:r1] - i0, torch.arange(r1 - r0, device=owner.device)] = 1.0
-        tiles.append(_Tile(slice(i0 - first, i1 - first), slice(r0, r1), members))
+        members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype)
+        members[owner[r0:r1] - i0, torch.arange(r1 - r0)] = 1.0
+        mine = slice(i0 - first, i1 - first)
+        tiles.append(_Tile(mine, slice(r0, r1), members.to(like.device)))
     return tiles
 
 
@@ -311,7 +315,7 @@ def materialised_gram(
             inside = ((tokens >= first) & (tokens < last)).nonzero().flatten()
             part = (tokens[inside] - first) // piece
             row = (tokens[inside] - first) % piece
-            target = (part * sides.total + holder[inside]) * piece + row
+            target = (part * sides.total + holder.to(part.device)[inside]) * piece + row
             block.view(-1, d_in).index_add_(0, target, _working(rows[inside]))
         for some in block:
             _add_product(gram, *sides.factors(*sides.split(some)))
@@ -335,6 +339,7 @@ def embedding_gram(
         Which examples are rows and columns, and the variant.
     """
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
+    owner = owner.to(tokens.device)
     # a token's rows within one example are one row of the weight's gradient
     keys, position = torch.unique(tokens * sides.total + owner, return_inverse=True)
     rows = _working(gradients[:0]).new_zeros(len(keys), gradients.shape[1])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
-from ntktune.kernel.capture import Capture
+from ntktune.kernel.capture import Capture, PaddingError
 from ntktune.kernel.general import autograd_grams
 from ntktune.kernel.layers import Layer, UnplannedError
 from ntktune.kernel.network import check_finite, network_outputs
@@ -169,9 +169,15 @@ def _structured_and_general(
     check_finite(task.scalar(pair), "output", task.texts_of(pair))
     general: dict[str, str] = {}
     while True:
-        plan = make_plan(task.model, task.scalar, task.parameters, pair, general)
+        plan = make_plan(
+            task.model, task.scalar, task.parameters, pair, task.lengths(pair), general
+        )
         try:
-            return _Sums(task, plan).result(pair)
+            try:
+                return _Sums(task, plan).result(pair)
+            except PaddingError:
+                plan.dense.clear()  # all is done again, and every row looked at
+                return _Sums(task, plan).result(pair)
         except UnplannedError as error:
             known = len(plan.general)
             general = plan.general | dict.fromkeys(error.layer.parameters, error.reason)
@@ -236,7 +242,9 @@ class _Sums:
 
     def capture(self, layers: Sequence[Layer], idle: Sequence[Layer]) -> Capture:
         """Return a capture of some layers."""
-        return Capture(layers, idle, self.task.sides, self.workspace, self.task.projection)
+        return Capture(
+            layers, idle, self.plan.dense, self.task.sides, self.workspace, self.task.projection
+        )
 
     def keep(self, batch: range, found: torch.Tensor) -> None:
         """Check and keep a micro-batch's outputs."""
@@ -245,6 +253,7 @@ class _Sums:
 
     def contract(self, capture: Capture, progress: Callable[[float], None]) -> None:
         """Add the Grams of what was captured, and free it."""
+        capture.check_padding()
         groups = self.task.groups
         self.used |= capture.uses.keys() | capture.vectors.keys()
         for name, block in capture.vector_grams().items():

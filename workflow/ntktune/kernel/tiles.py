@@ -88,7 +88,8 @@ def _tokens_at_once(task: Task) -> float:
     if task.tokens * bound * item <= task.tile_bytes:
         return task.tokens
     pair = probe_pair(task)
-    plan = make_plan(task.model, task.scalar, task.parameters, pair, {})
+    lengths = task.lengths(pair)
+    plan = make_plan(task.model, task.scalar, task.parameters, pair, lengths, {})
     stack = find_stack(task.model, task.scalar, pair, task.parameters)
     numbers = (stack.width if stack else 0) + max(plan.numbers.values(), default=0)
     return task.tile_bytes / max(1, numbers * item)
