@@ -117,7 +117,7 @@ def gram(
         every entry as it is. Its error is measured on a few texts and stands in the
         provenance. None: exact.
     max_bytes
-        Room for captured inputs and gradients. Where they need more than a quarter of it, a
+        Room for captured inputs and gradients. Where they need more than half of it, a
         stack of blocks is run block by block; a network that is none runs once for each part
         of its layers that fits. None: 1 GiB, on a GPU half of its free memory.
     tile_bytes

@@ -209,7 +209,7 @@ class _Sums:
         task, plan = self.task, self.plan
         captured = sum(plan.numbers.values()) * task.tokens * self.item_bytes
         stack = None
-        if captured > task.max_bytes / 4:
+        if captured > task.max_bytes / 2:
             stack = find_stack(task.model, task.scalar, pair, task.parameters)
         passes = self.split(plan.layers) or [[]]
         if stack is None:
