@@ -337,3 +337,59 @@ def test_one_output_column_and_logits_are_accepted(toy, texts, reference):
 
 def test_one_example(toy, texts, reference):
     check(toy(), texts[:1], reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_checkpointed_part_runs_again_as_it_ran(dtype, toy, texts, reference):
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(toy):
+        def body(self, hidden):
+            return checkpoint(super().body, self.norm(hidden), use_reentrant=False)
+
+    model = Checkpointed(norm=nn.LayerNorm(12), linear=nn.Sequential(nn.Linear(12, 12), nn.Tanh()))
+    found = gram(model, texts, dtype=dtype)
+    limit = 1e-10 if dtype == torch.float64 else 1e-5
+    assert relative(found.kernel, reference(model, texts)[0]) < limit
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_a_model_that_packs_its_rows(size, toy, texts, reference):
+    class Packed(toy):
+        def forward(self, input_ids, attention_mask):
+            real = attention_mask.bool()
+            hidden = torch.tanh(self.linear(self.embed(input_ids[real])))  # (tokens, D)
+            owner = real.nonzero()[:, 0]
+            total = hidden.new_zeros(len(real), 12).index_add(0, owner, hidden)
+            return self.head(total).squeeze(1)
+
+    some = [text for text in texts if len(text) > 3][:size]
+    found = gram(Packed(), some, dtype=torch.float64, max_tokens=24)
+    assert relative(found.kernel, reference(Packed(), some)[0]) < 1e-10
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_on_inside(mode, toy, texts, reference):
+    model = toy()
+    with mode():
+        found = gram(model, texts, dtype=torch.float64)
+    assert relative(found.kernel, reference(model, texts)[0]) < 1e-10
+
+
+@pytest.mark.parametrize("outputs", ["diagonal", "trace", "full"])
+def test_a_constant_output_and_a_text_without_gradient(outputs, toy, texts, reference):
+    class Partly(toy):
+        def forward(self, input_ids, attention_mask):
+            value = super().forward(input_ids, attention_mask) * (input_ids[:, 0] != texts[0][0])
+            return torch.stack([0 * value, value], dim=1)
+
+    model = Partly()
+    expected, _ = reference(model, texts, "full")
+    wanted = {
+        "full": expected,
+        "diagonal": expected.diagonal(dim1=2, dim2=3),
+        "trace": expected.diagonal(dim1=2, dim2=3).sum(-1),
+    }[outputs]
+    for tile_bytes in (None, 100):
+        found = gram(model, texts, outputs=outputs, dtype=torch.float64, tile_bytes=tile_bytes)
+        assert relative(found.kernel, wanted) < 1e-10

@@ -29,6 +29,16 @@ def _onednn() -> Callable[..., torch.Tensor] | None:
 ONEDNN = _onednn()
 
 
+def _checkpointing() -> bool:
+    """Return whether saved tensors are replaced, as within activation checkpointing.
+
+    There the forward pass runs again during the backward pass, where no context of ours may
+    be active, and must save the same tensors.
+    """
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is not None and hooks(True) is not None
+
+
 def _suits(*tensors: torch.Tensor) -> bool:
     """Return whether oneDNN can multiply these and is the better choice."""
     return ONEDNN is not None and all(
@@ -87,7 +97,7 @@ class FastLinear(TorchFunctionMode):
 
     Any model's ``nn.Linear`` is served, forward and backward, if the forward pass runs
     within the context; gradients can be taken once, not of gradients. Other precisions,
-    other devices and autocast are left alone.
+    other devices, autocast and checkpointed parts are left alone.
     """
 
     def __torch_function__(
@@ -100,7 +110,8 @@ class FastLinear(TorchFunctionMode):
         """Serve ``functional.linear`` where oneDNN suits; pass everything else on."""
         if function is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
             x, weight, bias = (*args, None)[:3]
-            if x.dim() > 1 and weight.dim() == 2 and _suits(x, weight):
+            fits = x.dim() > 1 and weight.dim() == 2 and _suits(x, weight)
+            if fits and not _checkpointing():
                 rows = _Linear.apply(x.flatten(0, -2), weight, bias)
                 return rows.view(*x.shape[:-1], len(weight))
         return function(*args, **(kwargs or {}))

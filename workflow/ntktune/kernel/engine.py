@@ -140,6 +140,9 @@ def gram(
         that plain autograd does not confirm.
     """
     _check_arguments(examples, other, outputs, max_tokens, dtype, variant, projection)
+    for name, room in (("max_bytes", max_bytes), ("tile_bytes", tile_bytes)):
+        if room is not None and not (isinstance(room, (int, float)) and room > 0):
+            raise UserError(f"{name}={room!r} is no room; give a number of bytes above 0, or None")
     check_ids(model, examples, other)
     started = time.perf_counter()
     model, device = network_copy(model, dtype, device)
@@ -151,7 +154,18 @@ def gram(
         )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    progress = progress or (lambda fraction: None)
+    report, done_before = progress or (lambda fraction: None), 0.0
+
+    def progress(fraction: float) -> None:
+        """Report what is done, never less than before: some things are done again."""
+        nonlocal done_before
+        done_before = max(done_before, fraction)
+        report(done_before)
+
+    if max_bytes is None:
+        max_bytes = 2**30 if device.type == "cpu" else free_bytes(device) / 2
+    if tile_bytes is None:
+        tile_bytes = free_bytes(device) / 4
     named = groups or functools.partial(parameter_group, model)
     task = functools.partial(
         Task,
@@ -164,12 +178,17 @@ def gram(
         variant=variant,
         projection=projection,
         max_tokens=max_tokens,
-        max_bytes=max_bytes or (2**30 if device.type == "cpu" else free_bytes(device) / 2),
-        tile_bytes=tile_bytes or free_bytes(device) / 4,
+        max_bytes=max_bytes,
+        tile_bytes=tile_bytes,
         device=device,
         check=check and projection is None,
     )
-    with evaluation_state(model), ids_that_fit(model, examples, other, device):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        evaluation_state(model),
+        ids_that_fit(model, examples, other, device),
+    ):
         classes = [[0]]
         if outputs not in LOGITS:
             with torch.no_grad():
@@ -207,6 +226,12 @@ def gram(
     kernel = torch.zeros_like(next(iter(found.values())))
     for group in found.values():
         kernel += group
+    if other is None and not bool(kernel.any()):
+        raise UserError(
+            f"the gradient of every example is zero in all {len(parameters)} trainable "
+            "parameters: the model's output does not depend on them (it may hold them twice, "
+            "detach a tensor or multiply by zero)"
+        )
     if projection is not None:
         again = functools.partial(gram, model, outputs=outputs, dtype=dtype, check=check)
         error = _projection_error(kernel, again, examples, other)
@@ -262,10 +287,12 @@ def _check_arguments(
 ) -> None:
     if variant not in VARIANTS:
         raise UserError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
-    if projection is not None and (projection < 1 or variant != "sgd"):
+    if projection is not None and not (type(projection) is int and projection > 0):
+        raise UserError(f"projection={projection!r}: give a number of dimensions from 1, or None")
+    if projection is not None and variant != "sgd":
         raise UserError(
-            f"projection={projection} needs at least 1 dimension and variant='sgd' (it is "
-            f"{variant!r}): the signs of a gradient need the gradient"
+            f"projection={projection} needs variant='sgd' (it is {variant!r}): the signs of a "
+            "gradient need the gradient"
         )
     if outputs not in OUTPUTS:
         raise UserError(f"outputs={outputs!r} is unknown; choose one of {', '.join(OUTPUTS)}")

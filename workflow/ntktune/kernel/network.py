@@ -31,7 +31,8 @@ def network_copy(
         device = tensors[0].device if tensors else torch.device("cpu")
     device = torch.empty(0, device=device).device  # "cuda" has become "cuda:0"
     if any(t.dtype != dtype or t.device != device for t in tensors):
-        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        with torch.inference_mode(False):  # its copies could not be differentiated
+            model = copy.deepcopy(model).to(device=device, dtype=dtype)
     return model, device
 
 
@@ -207,5 +208,6 @@ def check_finite(values: torch.Tensor, what: str, indices: Sequence[int]) -> Non
     if bad:
         raise UserError(
             f"the {what} of example {indices[bad[0]]} is not finite ({values[bad[0]].item()}; "
-            f"{len(bad)} such examples); check the weights, or use a wider dtype (float32)"
+            f"{len({indices[i] for i in bad})} such examples); check the weights, "
+            "or use a wider dtype (float32)"
         )
