@@ -311,7 +311,7 @@ def draw(table: pd.DataFrame, out: Path) -> None:
     """Draw seconds and memory against n, and seconds against the texts' length."""
     from matplotlib.figure import Figure
 
-    from ntktune.figures.style import WIDTH, styled
+    from ntktune.figures.style import WIDTH, figure_bytes, styled
 
     shown = {name: look for name, look in LOOKS.items() if name in set(table["method"])}
     panels = [
@@ -338,7 +338,7 @@ def draw(table: pd.DataFrame, out: Path) -> None:
             axes.set_xlabel(x_label)
             axes.set_ylabel(y_label)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5)
-        figure.savefig(out, dpi=200, metadata={"Software": "ntktune"})
+    out.write_bytes(figure_bytes(figure, "png", 200))
 
 
 def main() -> None:

@@ -136,28 +136,20 @@ def test_lora_at_its_start_sees_only_b(tiny, texts):
     assert not any("base" in name for name in found.provenance["forms"]["token pairs"])
 
 
-def language_model(tied, words=50):
-    from transformers import LlamaConfig, LlamaForCausalLM
+def language_model(tiny, tied, words=50):
+    from transformers import LlamaForCausalLM
 
+    config = tiny("llama").backbone.config
+    config.vocab_size, config.tie_word_embeddings, config.pad_token_id = words, tied, None
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=words,
-        hidden_size=32,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_hidden_layers=2,
-        initializer_range=0.2,
-        tie_word_embeddings=tied,
-    )
     return LlamaForCausalLM(config).eval()
 
 
 @pytest.mark.usefixtures("float64_inside")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_label_words(tied, variant, texts, jacobian):
-    model = LabelWordModel(language_model(tied), [7, 3]).eval()
+def test_label_words(tied, variant, tiny, texts, jacobian):
+    model = LabelWordModel(language_model(tiny, tied), [7, 3]).eval()
     rows, values = jacobian(model, texts, "difference")
     found = gram(model, texts, outputs="difference", dtype=torch.float64, variant=variant)
     assert relative(found.kernel, products(rows, variant)) < 1e-10
@@ -167,12 +159,12 @@ def test_label_words(tied, variant, texts, jacobian):
     assert (words in found.provenance["forms"]["equal tokens"]) is tied
 
 
-def test_a_tied_head_whose_every_output_counts(texts, jacobian):
+def test_a_tied_head_whose_every_output_counts(tiny, texts, jacobian):
     class Likelihood(LabelWordModel):
         def forward(self, input_ids, attention_mask):
             return super().forward(input_ids, attention_mask).logsumexp(dim=1)
 
-    model = Likelihood(language_model(tied=True, words=80), range(80)).eval()
+    model = Likelihood(language_model(tiny, tied=True, words=80), range(80)).eval()
     found = gram(model, texts)
     assert relative(found.kernel, products(jacobian(model, texts)[0], "sgd")) < 1e-5
     assert "model.model.embed_tokens.weight" in found.provenance["forms"]["materialised"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ntktune.data.tokens import TextEncoder
+
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
 FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
@@ -168,12 +170,13 @@ def of_file(args: argparse.Namespace) -> None:
     )
     table, counts = task_table(read_sources(definition, task).frames, definition)
     print(f"{task}: {counts_line(counts)}", file=sys.stderr)
-    words = _word_ids(args)
+    encoder = text_encoder(args.model)
+    words = _word_ids(args, encoder)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     ids, overlong = row_tokens(
         table,
         definition["template"],
-        text_encoder(args.model),
+        encoder,
         max_tokens=args.max_tokens,
         prefix_token=args.prefix_token,
         vocabulary=vocabulary,
@@ -197,7 +200,7 @@ def of_file(args: argparse.Namespace) -> None:
     _compute(args, record, examples, labels, chosen, facts, model_is, words)
 
 
-def _word_ids(args: argparse.Namespace) -> list[int] | None:
+def _word_ids(args: argparse.Namespace, encoder: TextEncoder) -> list[int] | None:
     """Return the token ids of the label words: the first token of each.
 
     Raises
@@ -205,15 +208,12 @@ def _word_ids(args: argparse.Namespace) -> list[int] | None:
     UserError
         Words without classes, or two words with the same first token.
     """
-    from ntktune.data.tokens import text_encoder
-
     if not args.label_words:
         return None
     if not args.classes:
         raise UserError("--label-words needs --classes: which label each word stands for")
-    encode = text_encoder(args.model).encode
-    start = len(encode([""])[0])  # what the tokenizer puts before every text
-    encoded = [tokens[start:] for tokens in encode(args.label_words)]
+    start = len(encoder.encode([""])[0])  # what the tokenizer puts before every text
+    encoded = [tokens[start:] for tokens in encoder.encode(args.label_words)]
     if not all(encoded):
         raise UserError(f"--label-words {args.label_words}: a word has no tokens")
     ids = [tokens[0] for tokens in encoded]

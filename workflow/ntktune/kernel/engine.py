@@ -23,6 +23,7 @@ from ntktune.kernel.network import (
     ids_that_fit,
     network_copy,
     network_outputs,
+    numbered,
 )
 from ntktune.kernel.products import VARIANTS
 from ntktune.kernel.sums import TOLERANCES, Task
@@ -139,10 +140,8 @@ def gram(
         value that is not finite, ids or lengths that the model does not know, or a result
         that plain autograd does not confirm.
     """
-    _check_arguments(examples, other, outputs, max_tokens, dtype, variant, projection)
-    for name, room in (("max_bytes", max_bytes), ("tile_bytes", tile_bytes)):
-        if room is not None and not (isinstance(room, (int, float)) and room > 0):
-            raise UserError(f"{name}={room!r} is no room; give a number of bytes above 0, or None")
+    rooms = {"max_bytes": max_bytes, "tile_bytes": tile_bytes}
+    _check_arguments(examples, other, outputs, max_tokens, dtype, variant, projection, rooms)
     check_ids(model, examples, other)
     started = time.perf_counter()
     model, device = network_copy(model, dtype, device)
@@ -284,6 +283,7 @@ def _check_arguments(
     dtype: torch.dtype,
     variant: str,
     projection: int | None,
+    rooms: dict[str, float | None],
 ) -> None:
     if variant not in VARIANTS:
         raise UserError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
@@ -301,20 +301,19 @@ def _check_arguments(
         raise UserError(f"dtype={dtype} is not supported for a kernel; choose one of {known}")
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} is too few; a micro-batch needs at least 1")
-    for what, texts in (("example", examples), ("example of `other`", other)):
-        if texts is None:
-            continue
-        if len(texts) == 0:
-            size = "N=0" if texts is examples else "M=0, `other` is empty"
+    for name, room in rooms.items():
+        if room is not None and not (isinstance(room, (int, float)) and room > 0):
+            raise UserError(f"{name}={room!r} is no room; give a number of bytes above 0, or None")
+    for size, texts in (("N=0", examples), ("M=0, `other` is empty", other)):
+        if texts is not None and len(texts) == 0:
             raise UserError(f"there are no examples ({size}); a kernel needs at least one text")
-        for i, text in enumerate(texts):
-            whole = isinstance(text, torch.Tensor) and not text.is_floating_point()
-            if not whole or text.dim() != 1:
-                shape = tuple(getattr(text, "shape", ()))
-                raise UserError(
-                    f"{what} {i} is not a one-dimensional tensor of token ids "
-                    f"({type(text).__name__}, shape {shape}); tokenise the texts and give "
-                    "torch.tensor(ids) of each"
-                )
-            if len(text) == 0:
-                raise UserError(f"{what} {i} has no tokens; remove empty texts")
+    for name, text in numbered(examples, other):
+        whole = isinstance(text, torch.Tensor) and not text.is_floating_point()
+        if not whole or text.dim() != 1:
+            shape = tuple(getattr(text, "shape", ()))
+            raise UserError(
+                f"{name} is not a one-dimensional tensor of token ids ({type(text).__name__}, "
+                f"shape {shape}); tokenise the texts and give torch.tensor(ids) of each"
+            )
+        if len(text) == 0:
+            raise UserError(f"{name} has no tokens; remove empty texts")

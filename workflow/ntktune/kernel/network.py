@@ -150,6 +150,15 @@ def _limits(model: nn.Module) -> tuple[int | None, int | None]:
     return None, None
 
 
+def numbered(
+    examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each text with what an error calls it."""
+    for what, texts in (("example", examples), ("example of `other`", other or [])):
+        for number, text in enumerate(texts):
+            yield f"{what} {number}", text
+
+
 def check_ids(
     model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
 ) -> None:
@@ -161,21 +170,19 @@ def check_ids(
         Naming the first example that does not fit.
     """
     vocabulary, positions = _limits(model)
-    for what, texts in (("example", examples), ("example of `other`", other or [])):
-        for number, text in enumerate(texts):
-            if positions is not None and len(text) > positions:
-                raise UserError(
-                    f"{what} {number} has {len(text)} tokens, but the model has {positions} "
-                    "positions; cut the text"
-                )
-            lowest, highest = int(text.min()), int(text.max())
-            if lowest < 0 or (vocabulary is not None and highest >= vocabulary):
-                wrong = lowest if lowest < 0 else highest
-                raise UserError(
-                    f"{what} {number} has token id {wrong}, but the model knows the ids 0 to "
-                    f"{'…' if vocabulary is None else vocabulary - 1}; tokenise the texts with "
-                    "the model's own tokenizer"
-                )
+    for name, text in numbered(examples, other):
+        if positions is not None and len(text) > positions:
+            raise UserError(
+                f"{name} has {len(text)} tokens, but the model has {positions} positions; "
+                "cut the text"
+            )
+        lowest, highest = int(text.min()), int(text.max())
+        if lowest < 0 or (vocabulary is not None and highest >= vocabulary):
+            raise UserError(
+                f"{name} has token id {lowest if lowest < 0 else highest}, but the model knows "
+                f"the ids 0 to {'…' if vocabulary is None else vocabulary - 1}; tokenise the "
+                "texts with the model's own tokenizer"
+            )
 
 
 @contextlib.contextmanager
@@ -189,16 +196,15 @@ def ids_that_fit(
     try:
         yield
     except IndexError as error:
-        for what, texts in (("example", examples), ("example of `other`", other or [])):
-            for number, text in enumerate(texts):
-                try:
-                    network_outputs(model, [text], "trace", device)
-                except IndexError:
-                    raise UserError(
-                        f"the model cannot look up {what} {number} ({len(text)} tokens, ids up "
-                        f"to {int(text.max())}): {error}; it is longer than the model's "
-                        "positions, or of another tokenizer"
-                    ) from error
+        for name, text in numbered(examples, other):
+            try:
+                network_outputs(model, [text], "trace", device)
+            except IndexError:
+                raise UserError(
+                    f"the model cannot look up {name} ({len(text)} tokens, ids up to "
+                    f"{int(text.max())}): {error}; it is longer than the model's positions, or "
+                    "of another tokenizer"
+                ) from error
         raise
 
 

@@ -161,22 +161,22 @@ def _structured_and_general(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, Any]]:
     """Return group Grams and outputs in the order of the micro-batches, and facts about them.
 
-    A layer that does what the probe did not show sends its parameters the general way,
-    and all starts again.
+    A layer that does what the probe did not show sends its parameters the general way, and
+    all starts again; or, where padding has a gradient, with every row looked at.
     """
     pair = probe_pair(task)
     check_finite(task.scalar(pair), "output", task.texts_of(pair))
+    lengths = task.lengths(pair)
     general: dict[str, str] = {}
+    unseen = True
     while True:
-        plan = make_plan(
-            task.model, task.scalar, task.parameters, pair, task.lengths(pair), general
-        )
+        plan = make_plan(task.model, task.scalar, task.parameters, pair, lengths, general)
+        if not unseen:
+            plan.dense.clear()
         try:
-            try:
-                return _Sums(task, plan).result(pair)
-            except PaddingError:
-                plan.dense.clear()  # all is done again, and every row looked at
-                return _Sums(task, plan).result(pair)
+            return _Sums(task, plan).result(pair)
+        except PaddingError:
+            unseen = False
         except UnplannedError as error:
             known = len(plan.general)
             general = plan.general | dict.fromkeys(error.layer.parameters, error.reason)
