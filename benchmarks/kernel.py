@@ -8,10 +8,13 @@ difference from the engine's kernel. A model is a GPT-Neo of the shape with rand
 (or real weights in a folder: --folder) and a linear head on the last token.
 
 ours          ntktune.kernel.gram
-torch.func    vmap(grad) over examples, as PyTorch's NTK tutorial; parameters in blocks that fit
-trimmed       the same in groups of similar length, each padded to its own longest text
+tutorial      vmap(grad) over all examples, as PyTorch's NTK tutorial; parameters in blocks
+              that fit
+torch.func    the same over 8 examples at a time, which is faster and needs less memory
+trimmed       that in groups of similar length, each padded to its own longest text
 autograd      one backward pass per example; rows in blocks that fit
 forward-mode  each gradient as the tangent of a JVP at every other example (LM-Kernel-FT)
+half          the same, each pair of examples once: the kernel is symmetric
 limit         one forward and backward pass of the same batches, and the Gram's FLOPs at the
               speed of a large matrix product: no kernel, only a floor to compare with
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import itertools
 import json
 import statistics
@@ -86,30 +90,32 @@ def ours(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
     return gram(model, examples, check=False).kernel
 
 
-def parameter_blocks(model: nn.Module, count: int) -> list[list[str]]:
-    """Return names of parameters in runs whose gradients of all examples fit."""
+def parameter_blocks(model: nn.Module, count: int, most: int) -> list[list[str]]:
+    """Return names of parameters in runs whose gradients of all examples fit into ``most``."""
     blocks: list[list[str]] = []
     room = 0
     for name, parameter in model.named_parameters():
         size = 4 * count * parameter.numel()
         if not blocks or size > room:
             blocks.append([])
-            room = BLOCK_BYTES
+            room = most
         blocks[-1].append(name)
         room -= size
     return blocks
 
 
 def torch_func(
-    model: nn.Module, examples: list[torch.Tensor], trimmed: bool = False
+    model: nn.Module, examples: list[torch.Tensor], *, trimmed: bool = False, at_once: int = 8
 ) -> torch.Tensor:
-    """Return the contraction of Jacobians that vmap(grad) makes."""
+    """Return the contraction of Jacobians that vmap(grad) makes of some examples at once."""
     everything = {name: p.detach() for name, p in model.named_parameters()}
     lengths = [len(e) for e in examples]
     groups = list(token_batches(lengths, MAX_TOKENS)) if trimmed else [list(range(len(examples)))]
     order = [i for group in groups for i in group]
     kernel = torch.zeros(len(examples), len(examples), dtype=torch.float64)
-    for names in parameter_blocks(model, len(examples)):
+    # of many examples at once vmap holds the gradients a second time
+    most = BLOCK_BYTES if at_once < len(examples) else BLOCK_BYTES // 2
+    for names in parameter_blocks(model, len(examples), most):
         wanted = {name: everything[name] for name in names}
         rest = {name: p for name, p in everything.items() if name not in wanted}
 
@@ -122,8 +128,8 @@ def torch_func(
         first = 0
         for group in groups:
             ids, mask = pad([examples[i] for i in group])
-            # some examples at a time: their activations and gradients fit too
-            for part_ids, part_mask in zip(ids.split(8), mask.split(8), strict=True):
+            parts = zip(ids.split(at_once), mask.split(at_once), strict=True)
+            for part_ids, part_mask in parts:
                 found = vmap(grad(value), (None, 0, 0))(wanted, part_ids, part_mask)
                 for name, gradient in found.items():
                     rows[name][first : first + len(part_ids)] = gradient.flatten(1)
@@ -133,11 +139,6 @@ def torch_func(
     back = torch.empty(len(order), dtype=torch.long)
     back[order] = torch.arange(len(order))
     return kernel[back][:, back]
-
-
-def trimmed(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
-    """Return :func:`torch_func`'s kernel, computed in groups of similar length."""
-    return torch_func(model, examples, trimmed=True)
 
 
 def autograd(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
@@ -171,7 +172,9 @@ def autograd(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
     return kernel
 
 
-def forward_mode(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor:
+def forward_mode(
+    model: nn.Module, examples: list[torch.Tensor], half: bool = False
+) -> torch.Tensor:
     """Return the kernel from a JVP of every example along every other one's gradient."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     batches = [pad([example]) for example in examples]
@@ -182,9 +185,11 @@ def forward_mode(model: nn.Module, examples: list[torch.Tensor]) -> torch.Tensor
     kernel = torch.zeros(len(examples), len(examples), dtype=torch.float64)
     for j in range(len(examples)):
         tangent = grad(lambda some, j=j: value(some, j))(parameters)
-        for i in range(j + 1):
+        for i in range(j + 1 if half else len(examples)):
             _, found = jvp(lambda some, i=i: value(some, i), (parameters,), (tangent,))
-            kernel[i, j] = kernel[j, i] = found.double()
+            kernel[i, j] = found.double()
+            if half:
+                kernel[j, i] = kernel[i, j]
     return kernel
 
 
@@ -220,10 +225,12 @@ def limit(model: nn.Module, examples: list[torch.Tensor]) -> float:
 
 METHODS = {
     "ours": ours,
+    "tutorial": lambda model, examples: torch_func(model, examples, at_once=len(examples)),
     "torch.func": torch_func,
-    "trimmed": trimmed,
+    "trimmed": functools.partial(torch_func, trimmed=True),
     "autograd": autograd,
     "forward-mode": forward_mode,
+    "half": functools.partial(forward_mode, half=True),
     "limit": limit,
 }
 
@@ -231,7 +238,8 @@ METHODS = {
 # label, colour and marker of each method in the plot
 LOOKS = {
     "ours": ("ntktune", "#0072B2", "o"),
-    "torch.func": ("torch.func", "#D55E00", "s"),
+    "tutorial": ("torch.func, all at once", "#56B4E9", "P"),
+    "torch.func": ("torch.func, 8 at a time", "#D55E00", "s"),
     "trimmed": ("torch.func, similar lengths", "#E69F00", "D"),
     "autograd": ("autograd, text by text", "#009E73", "^"),
     "forward-mode": ("forward mode", "#CC79A7", "v"),

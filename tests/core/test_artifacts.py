@@ -114,6 +114,23 @@ def test_a_path_that_is_no_place_for_a_file_is_named(tmp_path):
         artifacts.write_json(file / "a.json", {}, {})
 
 
+def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path):
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    with pytest.raises(UserError, match="folder is a folder, where a file would go"):
+        artifacts.write_json(folder, {}, {})
+    file.write_text("kept")
+
+    def make_folder():
+        with artifacts.atomic_path(file) as temporary:
+            temporary.mkdir()
+
+    with pytest.raises(UserError, match="file is a file, where a folder would go"):
+        make_folder()
+    assert file.read_text() == "kept"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_a_folder_replaces_a_folder(tmp_path):
     target = tmp_path / "model"
     for content in ("one", "two"):

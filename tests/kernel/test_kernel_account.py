@@ -49,7 +49,12 @@ def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
         (["--lengths", "5", "3"], "--lengths 5 3: give 1 example or more"),
         (["--examples", "0"], "--examples 0"),
         (["--tflops", "0"], "--tflops is 0.0"),
-        (["--blocks", "9"], "model.blocks is 9, but this model has 2 blocks"),
+        (
+            ["--blocks", "9"],
+            "9 blocks are asked for (model.blocks, --blocks), but this model has 2",
+        ),
+        (["--tflops", "inf"], "--tflops is inf"),
+        (["--lengths", "10", "99"], "--lengths 10 99: this model has 32 positions"),
     ],
 )
 def test_mistakes(flags, message, tiny, tmp_path, capsys):
@@ -59,6 +64,9 @@ def test_mistakes(flags, message, tiny, tmp_path, capsys):
 
 
 def test_a_folder_without_a_model(tmp_path, capsys):
+    assert main(["kernel", "plan", "--model", str(tmp_path)]) == 1
+    assert f"{tmp_path} is no model folder: it has no config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
     assert main(["kernel", "plan", "--model", str(tmp_path)]) == 1
     assert "the configuration in" in capsys.readouterr().err
 

@@ -322,6 +322,9 @@ def test_an_expert_that_some_texts_call(toy, texts, reference):
     found = check(model, texts, reference, ["expert.weight", "expert.bias"], max_tokens=1)
     reason = found.provenance["general"]["expert.weight"]
     assert reason == "it is called for some texts only"
+    in_tiles = gram(model, texts, dtype=torch.float64, max_tokens=1, tile_bytes=1).provenance
+    assert in_tiles["general"] == found.provenance["general"]  # only some tiles call it
+    assert in_tiles["forms"].keys() >= {"equal tokens"}
 
 
 def test_one_output_column_and_logits_are_accepted(toy, texts, reference):
@@ -353,8 +356,7 @@ def test_a_checkpointed_part_runs_again_as_it_ran(dtype, toy, texts, reference):
     assert relative(found.kernel, reference(model, texts)[0]) < limit
 
 
-@pytest.mark.parametrize("size", range(2, 9))
-def test_a_model_that_packs_its_rows(size, toy, texts, reference):
+def packed(toy):
     class Packed(toy):
         def forward(self, input_ids, attention_mask):
             real = attention_mask.bool()
@@ -363,9 +365,34 @@ def test_a_model_that_packs_its_rows(size, toy, texts, reference):
             total = hidden.new_zeros(len(real), 12).index_add(0, owner, hidden)
             return self.head(total).squeeze(1)
 
+    return Packed()
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_a_model_that_packs_its_rows(size, toy, texts, reference):
     some = [text for text in texts if len(text) > 3][:size]
-    found = gram(Packed(), some, dtype=torch.float64, max_tokens=24)
-    assert relative(found.kernel, reference(Packed(), some)[0]) < 1e-10
+    found = gram(packed(toy), some, dtype=torch.float64, max_tokens=24)
+    assert relative(found.kernel, reference(packed(toy), some)[0]) < 1e-10
+
+
+def test_packed_rows_of_texts_shorter_than_those_tried_out(toy, reference):
+    some = [torch.arange(1, 1 + n) for n in (3, 5, 8, 8, 8, 8)]  # 3 + 5 is twice 4, too
+    found = gram(packed(toy), some, dtype=torch.float64, max_tokens=10, check=False)
+    assert relative(found.kernel, reference(packed(toy), some)[0]) < 1e-10
+
+
+def test_a_layer_that_runs_without_a_graph(toy, texts, reference):
+    class Stopped(toy):
+        def body(self, hidden):
+            with torch.no_grad():
+                factor = self.linear(self.norm(hidden))
+            return factor * torch.tanh(hidden)
+
+    model = Stopped(norm=nn.LayerNorm(12))
+    found = gram(model, texts, dtype=torch.float64)
+    assert relative(found.kernel, reference(model, texts)[0]) < 1e-10
+    stopped = {"linear.weight", "linear.bias", "norm.weight", "norm.bias"}
+    assert stopped <= set(found.provenance["without_gradient"])
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

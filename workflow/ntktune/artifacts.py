@@ -134,6 +134,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                 _finish_file(file)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)  # a folder cannot be renamed over a filled one
+        elif path.exists() and temporary.is_dir() != path.is_dir():
+            raise UserError(
+                f"{path} is a {'folder' if path.is_dir() else 'file'}, where a "
+                f"{'folder' if temporary.is_dir() else 'file'} would go; choose another name"
+            )
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:

@@ -152,12 +152,17 @@ def _configuration(folder: str | os.PathLike, blocks: int | None) -> PretrainedC
     """Return a model's configuration, or that of its first blocks; the rest is then never read."""
     from transformers import AutoConfig
 
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder} is no model folder: it has no config.json; correct the path")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if blocks is None:
         return config
     there = config.num_hidden_layers
     if not 1 <= blocks <= there:
-        raise UserError(f"model.blocks is {blocks}, but this model has {there} blocks (1-{there})")
+        raise UserError(
+            f"{blocks} blocks are asked for (model.blocks, --blocks), but this model has {there}; "
+            f"give 1 to {there}, or none of it for all"
+        )
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:blocks]
     config.num_hidden_layers = blocks

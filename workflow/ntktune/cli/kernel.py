@@ -183,6 +183,11 @@ def of_file(args: argparse.Namespace) -> None:
     )
     if overlong:
         print(f"{task}: {overlong} rows were cut to {args.max_tokens} tokens", file=sys.stderr)
+    if not 2 <= args.rows <= len(table):
+        raise UserError(
+            f"--rows is {args.rows}; {args.data} has {len(table)} rows that can be used, and a "
+            "kernel's spectrum needs 2 or more"
+        )
     chosen = kernel_draws(np.arange(len(table)), rows=args.rows, draws=1, root=args.seed, task=task)
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     facts = {
@@ -253,11 +258,16 @@ def plan(args: argparse.Namespace) -> None:
             f"--examples {args.examples} --lengths {shortest} {longest}: give 1 example or more, "
             "and the shorter length first"
         )
-    if args.tflops is not None and not args.tflops > 0:
-        raise UserError(f"--tflops is {args.tflops}; it must be above 0")
+    if args.tflops is not None and not 0 < args.tflops < float("inf"):
+        raise UserError(f"--tflops is {args.tflops}; it must be a number above 0")
     steps = max(1, args.examples - 1)
     lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
     backbone = empty_backbone(args.model, args.blocks)
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"--lengths {shortest} {longest}: this model has {positions} positions; give fewer"
+        )
     found = account(backbone, list(block_list(backbone)), lengths)
     rate = args.tflops * 1e12 if args.tflops else _measured_rate()
     gib = 2**30
@@ -289,9 +299,19 @@ def _compute(
 
     from ntktune.device import select_device, torch_dtype
     from ntktune.kernel import gram
+    from ntktune.kernel.products import VARIANTS
     from ntktune.models import label_word_model, text_model
     from ntktune.seeds import integer_seed
 
+    # what only the engine or the end would find, before a large model is loaded
+    if args.variant not in VARIANTS:
+        raise UserError(
+            f"--variant {args.variant!r} is unknown; choose one of {', '.join(VARIANTS)}"
+        )
+    if args.batch_tokens < 1:
+        raise UserError(f"--batch-tokens is {args.batch_tokens}; a pass needs 1 or more")
+    if Path(args.out).is_dir():
+        raise UserError(f"--out {args.out} is a folder; name a file in it")
     task = facts["task"]["name"]
     dtype, device = torch_dtype(args.dtype), select_device(args.device)
     outputs, function = FUNCTIONS[facts["task"]["kind"]]

@@ -141,7 +141,9 @@ def gram(
         that plain autograd does not confirm.
     """
     rooms = {"max_bytes": max_bytes, "tile_bytes": tile_bytes}
-    _check_arguments(examples, other, outputs, max_tokens, dtype, variant, projection, rooms)
+    _check_arguments(
+        examples, other, outputs, groups, max_tokens, dtype, variant, projection, rooms
+    )
     check_ids(model, examples, other)
     started = time.perf_counter()
     model, device = network_copy(model, dtype, device)
@@ -279,6 +281,7 @@ def _check_arguments(
     examples: Sequence[torch.Tensor],
     other: Sequence[torch.Tensor] | None,
     outputs: str,
+    groups: Callable[[str], str] | None,
     max_tokens: int,
     dtype: torch.dtype,
     variant: str,
@@ -304,16 +307,26 @@ def _check_arguments(
     for name, room in rooms.items():
         if room is not None and not (isinstance(room, (int, float)) and room > 0):
             raise UserError(f"{name}={room!r} is no room; give a number of bytes above 0, or None")
+    if not (groups is None or callable(groups)):
+        raise UserError(
+            f"groups is a {type(groups).__name__}; give a function of a parameter's name, or None"
+        )
+    for what, texts in (("the examples", examples), ("the examples of `other`", other)):
+        if texts is not None and not isinstance(texts, (Sequence, torch.Tensor)):
+            raise UserError(
+                f"{what} are a {type(texts).__name__}; give a sequence: list(texts) makes one"
+            )
     for size, texts in (("N=0", examples), ("M=0, `other` is empty", other)):
         if texts is not None and len(texts) == 0:
             raise UserError(f"there are no examples ({size}); a kernel needs at least one text")
     for name, text in numbered(examples, other):
-        whole = isinstance(text, torch.Tensor) and not text.is_floating_point()
+        whole = isinstance(text, torch.Tensor) and text.dtype in (torch.int64, torch.int32)
         if not whole or text.dim() != 1:
             shape = tuple(getattr(text, "shape", ()))
+            kind = getattr(text, "dtype", type(text).__name__)
             raise UserError(
-                f"{name} is not a one-dimensional tensor of token ids ({type(text).__name__}, "
-                f"shape {shape}); tokenise the texts and give torch.tensor(ids) of each"
+                f"{name} is not a one-dimensional tensor of token ids ({kind}, shape {shape}); "
+                "tokenise the texts and give torch.tensor(ids) of each"
             )
         if len(text) == 0:
             raise UserError(f"{name} has no tokens; remove empty texts")

@@ -170,6 +170,8 @@ class WatchedLayers:
 
     def _hook(self, layer: Layer) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> torch.Tensor:
+            if not torch.is_grad_enabled():
+                return output  # nothing comes back from here
             found = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
             if not found or not isinstance(output, torch.Tensor):
                 raise UnplannedError(layer, "it takes or returns no tensor")

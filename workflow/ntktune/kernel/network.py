@@ -25,11 +25,22 @@ def network_copy(
 
     The model itself is returned if it is there already, else a copy: the caller's
     model is never changed.
+
+    Raises
+    ------
+    UserError
+        There is no such device.
     """
     tensors = [t for t in model.parameters() if t.is_floating_point()]
     if device is None:
         device = tensors[0].device if tensors else torch.device("cpu")
-    device = torch.empty(0, device=device).device  # "cuda" has become "cuda:0"
+    try:
+        device = torch.empty(0, device=device).device  # "cuda" has become "cuda:0"
+    except (RuntimeError, AssertionError) as error:  # torch's own, by kind of mistake
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device={str(device)!r} cannot be used ({reason}); choose cpu, cuda, cuda:1 or None"
+        ) from error
     if any(t.dtype != dtype or t.device != device for t in tensors):
         with torch.inference_mode(False):  # its copies could not be differentiated
             model = copy.deepcopy(model).to(device=device, dtype=dtype)

@@ -152,8 +152,10 @@ def probe_pair(task: Task) -> list[int]:
     enough = min(8, max(lengths))
     ordered = sorted((n, i) for i, n in enumerate(lengths) if n >= enough)
     first = ordered[0]
-    others = [pair for pair in ordered if pair[0] > first[0]] or ordered[1:2] or [first]
-    return [first[1], others[0][1]]
+    other = next((pair for pair in ordered if pair[0] > first[0]), None)
+    shorter = [(n, i) for i, n in enumerate(lengths) if n < enough]
+    other = other or max(shorter, default=None) or (ordered[1:2] or [first])[0]
+    return [first[1], other[1]]
 
 
 def _structured_and_general(

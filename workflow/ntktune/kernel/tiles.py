@@ -52,19 +52,30 @@ def computed_in_tiles(task: Task) -> Computed:
                 grams[group][right_side, left_side] = gram.T
         outputs[i] = found.outputs
         facts.append(found.facts)
-    return Computed(
-        grams,
-        torch.cat([outputs[i] for i in range(len(rows))]),
-        facts[0]
-        | {
-            "tiles": len(wanted),
-            "micro_batches": sum(fact["micro_batches"] for fact in facts),
-            "self_check": max(
-                (fact["self_check"] for fact in facts),
-                key=lambda check: check["largest_relative_error"] if check else 0.0,
-            ),
-        },
-    )
+    values = torch.cat([outputs[i] for i in range(len(rows))])
+    return Computed(grams, values, _of_all(facts))
+
+
+def _of_all(tiles: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the facts of a kernel from those of its tiles, which may take several ways."""
+    forms: dict[str, set[str]] = {}
+    for tile in tiles:
+        for form, names in tile["forms"].items():
+            forms.setdefault(form, set()).update(names)
+    ways = dict.fromkeys(str(tile["passes"]) for tile in tiles)
+    nowhere = set.intersection(*(set(tile["without_gradient"]) for tile in tiles))
+    return {
+        "tiles": len(tiles),
+        "passes": tiles[0]["passes"] if len(ways) == 1 else " or ".join(ways),
+        "forms": {form: sorted(names) for form, names in sorted(forms.items())},
+        "general": {name: why for tile in tiles for name, why in tile["general"].items()},
+        "without_gradient": [n for n in tiles[0]["without_gradient"] if n in nowhere],
+        "micro_batches": sum(tile["micro_batches"] for tile in tiles),
+        "self_check": max(
+            (tile["self_check"] for tile in tiles),
+            key=lambda check: check["largest_relative_error"] if check else 0.0,
+        ),
+    }
 
 
 def _runs(lengths: Sequence[int], most: float) -> list[slice]:
