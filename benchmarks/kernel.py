@@ -285,10 +285,11 @@ def difference(kernel: Path, reference: Path) -> float:
 def measured(case: dict, methods: list[str], repeats: int, scratch: Path) -> list[dict]:
     """Run all methods on one case, in turn and in fresh processes; return their medians."""
     runs: dict[str, list[dict]] = {method: [] for method in methods}
+    for kernel in scratch.glob("*.safetensors"):
+        kernel.unlink()  # another case's
     for _ in range(repeats):
         for method in methods:
             kernel = scratch / f"{method}.safetensors"
-            kernel.unlink(missing_ok=True)
             one = json.dumps(case | {"method": method, "kernel": str(kernel)})
             done = subprocess.run(
                 [sys.executable, __file__, "--case", one],
