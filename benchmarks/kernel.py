@@ -346,7 +346,7 @@ def draw(table: pd.DataFrame, out: Path) -> None:
             axes.minorticks_off()
             axes.set_xlabel(x_label)
             axes.set_ylabel(y_label)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     out.write_bytes(figure_bytes(figure, "png", 200))
 
 
