@@ -1,6 +1,12 @@
 """The command ``finetune run``, end to end on files."""
 
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -43,7 +49,7 @@ def study(tmp_path, text_model, examples, subsets):
     return tmp_path
 
 
-def run(study, task="score", **changes):
+def command(study, task="score", **changes):
     options = {
         "model": study / "model",
         "tokens": study / f"{task}.safetensors",
@@ -65,7 +71,11 @@ def run(study, task="score", **changes):
     words = ["finetune", "run"]
     for key, value in (options | changes).items():
         words += ["--" + key.replace("_", "-"), str(value)]
-    return main(words)
+    return words
+
+
+def run(study, task="score", **changes):
+    return main(command(study, task, **changes))
 
 
 @pytest.mark.parametrize("task", ["score", "class"])
@@ -87,7 +97,7 @@ def test_run_writes_metrics_and_history(study, capsys, task):
     assert facts["task"]["name"] == task
     assert facts["model"]["name"] == "tiny"
     assert facts["data_sha256"] == task
-    assert facts["seeds"] == {"root": 5, "indices": [0, 1]}
+    assert facts["seeds"] == {"root": 5, "indices": [0, 1], "resumed_at": [0, 1]}
     assert (facts["dtype"], facts["device"], facts["blocks"]) == ("float32", "cpu", None)
     assert facts["settings"]["learning_rate"] == 0.01
     assert f"fine-tuning {task}, n=20, 2 seeds: 100 %" in capsys.readouterr().err
@@ -146,3 +156,128 @@ def test_tokens_of_another_model(study, capsys):
     assert run(study) == 1
     assert "was made for model tiny" in (error := capsys.readouterr().err)
     assert "but the model here is new (beef); tokenise again" in error
+
+
+def test_a_killed_command_goes_on_from_its_last_finished_seed(study):
+    subsets = read_json(study / "score.json")
+    subsets["seeds"] += subsets["seeds"]  # four seeds, so that the kill comes in time
+    write_json(study / "score.json", subsets, {"data_sha256": "score"})
+    long = {"max_epochs": 60, "patience": 999}
+    assert run(study, **long) == 0
+    undisturbed = {n: read_table(study / f"{n}.parquet")[0] for n in ("metrics", "history")}
+    for name in undisturbed:
+        (study / f"{name}.parquet").unlink()
+
+    state = study / "state"
+    job = subprocess.Popen([sys.executable, "-m", "ntktune", *command(study, state=state, **long)])
+    deadline = time.monotonic() + 120
+    while not (state / "seed1.json").is_file() and time.monotonic() < deadline:
+        assert job.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    assert not (study / "metrics.parquet").exists()
+    kept = {file.name: file.stat().st_mtime_ns for file in state.glob("seed*.json")}
+    assert {"seed0.json", "seed1.json"} <= kept.keys() < {f"seed{i}.json" for i in range(4)}
+
+    assert run(study, state=state, **long) == 0
+    for name, expected in undisturbed.items():
+        found, facts = read_table(study / f"{name}.parquet")
+        assert found.equals(expected)
+        assert facts["seeds"]["resumed_at"] == list(range(len(kept), 4))
+    assert all((state / name).stat().st_mtime_ns == when for name, when in kept.items())
+
+
+def test_finished_seeds_of_other_settings_or_damaged_do_not_count(study, capsys):
+    state = study / "state"
+    assert run(study, state=state) == 0
+    whole = read_table(study / "metrics.parquet")[0]
+    capsys.readouterr()
+    (state / "seed0.json").write_text("{")
+    assert run(study, state=state) == 0
+    assert "seeds 1 were finished before" in capsys.readouterr().err
+    assert read_table(study / "metrics.parquet")[0].equals(whole)
+    # a change of what is tried, of the rows, or of the data
+    for changes in ({"learning_rate": 0.001}, {"size": 15}, {"blocks": 1}):
+        assert run(study, state=state, **changes) == 0
+        assert "finished before" not in capsys.readouterr().err
+    assert run(study, state=state) == 0
+    subsets = read_json(study / "score.json")
+    subsets["seeds"][0]["order"][:2] = subsets["seeds"][0]["order"][1::-1]
+    write_json(study / "score.json", subsets, {"data_sha256": "score"})
+    capsys.readouterr()
+    assert run(study, state=state) == 0
+    assert "seeds 1 were finished before" in capsys.readouterr().err
+    # what changes no number does: another place of the outputs, a seed more
+    subsets["seeds"].append(subsets["seeds"][0])
+    write_json(study / "score.json", subsets, {"data_sha256": "score"})
+    assert run(study, state=state, out_history=study / "other.parquet") == 0
+    assert "seeds 0, 1 were finished before" in capsys.readouterr().err
+    assert json.loads((state / "seed2.json").read_text())["content"]["row"]["seed"] == 2
+
+
+def baselines(study, *flags, task="score"):
+    return main(
+        [
+            *("finetune", "baselines", "--model", str(study / "model"), "--task", task),
+            *("--tokens", str(study / f"{task}.safetensors"), "--device", "cpu"),
+            *("--subsets", str(study / f"{task}.json"), "--sizes", "15", "20"),
+            *("--out", str(study / "baselines.parquet"), *flags),
+        ]
+    )
+
+
+def learning_kernels(study, *flags, task="score"):
+    return main(
+        [
+            *("kernel", "learning", "--model", str(study / "model"), "--task", task),
+            *("--tokens", str(study / f"{task}.safetensors"), "--device", "cpu", "--seed", "5"),
+            *("--subsets", str(study / f"{task}.json"), "--rows", "20", "--seeds", "1"),
+            *("--out", str(study / "learning.safetensors"), *flags),
+        ]
+    )
+
+
+@pytest.mark.parametrize("task", ["score", "class"])
+def test_baselines_from_files(study, task):
+    assert learning_kernels(study, task=task) == 0
+    assert baselines(study, "--kernels", str(study / "learning.safetensors"), task=task) == 0
+    found, facts = read_table(study / "baselines.parquet")
+    assert facts["task"]["name"] == task
+    assert found.groupby("method").size().to_dict() == {
+        "kernel-descent": 2, "kernel-ridge": 2, "probe": 4
+    }  # fmt: skip
+    assert found["baseline_mse" if task == "score" else "baseline_accuracy"].notna().all()
+    # the same test rows and training labels as fine-tuning has
+    assert run(study, task) == 0
+    tuned = read_table(study / "metrics.parquet")[0].set_index("seed")
+    for name in ("baseline_mse", "noise_variance", "baseline_accuracy", "n_train"):
+        same = found[found["n"] == 20].groupby("seed")[name].first()
+        assert same.to_numpy() == pytest.approx(tuned[name].to_numpy(), nan_ok=True)
+
+
+def test_baselines_of_features_alone(study):
+    assert baselines(study) == 0
+    assert set(read_table(study / "baselines.parquet")[0]["method"]) == {"probe"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rows", "99"], "--rows is 99, but the task has 20 training rows"),
+        (["--seeds", "3"], "--seeds is 3, but "),
+        (["--task", "class"], "holds task 'score', not 'class'"),
+    ],
+)
+def test_mistakes_with_learning_kernels(flags, message, study, capsys):
+    assert learning_kernels(study, *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_kernels_of_another_task_or_model_are_refused(study, capsys):
+    assert learning_kernels(study, "--blocks", "1") == 0
+    kernels = ["--kernels", str(study / "learning.safetensors")]
+    assert baselines(study, *kernels) == 1
+    assert "was computed for blocks 1, not None" in capsys.readouterr().err
+    assert baselines(study, *kernels, "--blocks", "1", task="class") == 1
+    assert "was computed for task score, not class" in capsys.readouterr().err

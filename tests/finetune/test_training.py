@@ -128,6 +128,52 @@ def test_task_that_only_gets_worse_keeps_the_pretrained_model(
         assert torch.equal(found, wanted)
 
 
+def test_without_patience_all_epochs_are_made(text_model, sentences, settings, monkeypatch):
+    monkeypatch.setattr(training, "mean_loss", lambda *_: 1.0)
+    _, result, _ = tuned(text_model, sentences, settings, patience=None, max_epochs=3, batch_size=8)
+    assert result.steps == 9
+    assert result.best.step == 0
+
+
+def test_each_evaluation_is_seen_with_its_weights(text_model, sentences, settings):
+    """Also on texts with tokens that the training does not reach."""
+    model, seen = text_model(dtype=torch.float64), []
+    targets = torch.stack([s[-1] / 20 - 1 for s in sentences]).double()
+    result = fine_tune(
+        model,
+        sentences,
+        targets,
+        [0, 1, 2, 3],
+        [4, 5],
+        settings(evaluate_every=1, patience=None),
+        np.random.default_rng(0),
+        on_evaluation=lambda _: seen.append(
+            (outputs(model, sentences[4:6], 512), outputs(model, sentences[20:], 512))
+        ),
+        looked_at=range(20, len(sentences)),
+    )
+    losses = [((found - targets[4:6]) ** 2).mean().item() for found, _ in seen]
+    assert losses == pytest.approx([e.holdout_loss for e in result.history], rel=1e-12)
+    best = [e.step for e in result.history].index(result.best.step)
+    torch.testing.assert_close(seen[best][1], outputs(model, sentences[20:], 512))
+
+
+def test_checkpointing_changes_no_number(text_model, sentences, settings, monkeypatch):
+    calls = []
+    plain = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(
+        torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), plain(*a, **k))[1]
+    )
+    one, first, _ = tuned(text_model, sentences, settings, checkpointing=True)
+    assert calls
+    two, second, _ = tuned(text_model, sentences, settings)
+    assert [e.holdout_loss for e in first.history] == pytest.approx(
+        [e.holdout_loss for e in second.history], rel=1e-12
+    )
+    torch.testing.assert_close(one.head.weight, two.head.weight, atol=1e-10, rtol=0)
+    assert all("forward" not in vars(module) for module in one.modules())
+
+
 def test_cross_entropy_learns_a_rule(text_model, sentences, settings):
     targets = torch.stack([(s[-1] > 20).long() for s in sentences])
     _, result, _ = tuned(

@@ -15,7 +15,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 )
 def test_an_overlay_runs_real_data_sets(checkout):
     (checkout.folder.parent / "shared").symlink_to(DATA.parent)
-    done = checkout.snakemake("--configfile", "tests/overlays/realdata.yaml", "--cores", "2")
+    done = checkout.snakemake("--configfile", "tests/overlays/realdata-tiny.yaml", "--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     results = checkout.folder / "results/realdata-tiny"
     stsb = pd.read_parquet(results / "data/stsb/table.parquet")

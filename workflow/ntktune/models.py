@@ -85,6 +85,28 @@ def fuse_activations(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+@contextlib.contextmanager
+def checkpointed(backbone: nn.Module) -> Iterator[None]:
+    """Let the blocks keep nothing but their inputs for the backward pass, in a context.
+
+    Each block is computed again when its gradient is due (activation checkpointing), in
+    evaluation mode too, where Hugging Face's own switch does nothing.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    blocks = block_list(backbone)
+    caching = getattr(backbone.config, "use_cache", False)
+    try:
+        backbone.config.use_cache = False  # the second time it would attend to its own keys
+        for block in blocks:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        yield
+    finally:
+        backbone.config.use_cache = caching
+        for block in blocks:
+            del block.forward
+
+
 class LabelWordModel(nn.Module):
     """A language model with its own head, read at some words after the last real token.
 
@@ -112,10 +134,15 @@ class LabelWordModel(nn.Module):
         return head(last_token(hidden, attention_mask))[:, self.words]
 
 
+def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the places of the last real tokens, (N,) of (N, T)."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * positions).argmax(dim=1)  # right or left padding alike
+
+
 def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Return the last real token's hidden states, (N, D) of (N, T, D)."""
-    positions = torch.arange(hidden.shape[1], device=hidden.device)
-    last = (attention_mask * positions).argmax(dim=1)  # right or left padding alike
+    last = last_tokens(attention_mask)
     return hidden[torch.arange(len(last), device=hidden.device), last]
 
 

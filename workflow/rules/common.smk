@@ -72,6 +72,14 @@ PREFIX = (
 TEST_ROWS = (
     ["--test-rows", str(STUDY["finetune"]["test_rows"])] if STUDY["finetune"]["test_rows"] else []
 )
+# Subsets larger than this are not predicted by the kernel.
+LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
+LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
+LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
+PATIENCE = (
+    ["--patience", str(STUDY["finetune"]["patience"])] if STUDY["finetune"]["patience"] else []
+)
+CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 
 
 def compact_json(value):

@@ -39,8 +39,11 @@ rule finetune:
         batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
         max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
         evaluate_every=lookup(dpath="finetune/evaluate_every", within=STUDY),
-        patience=lookup(dpath="finetune/patience", within=STUDY),
+        patience=PATIENCE,
+        checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        # none of the outputs, which a failed job loses: a killed one goes on from here
+        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
     shell:
         """
         python -m ntktune finetune run \
@@ -56,11 +59,57 @@ rule finetune:
             --batch-size {params.batch_size:q} \
             --max-epochs {params.max_epochs:q} \
             --evaluate-every {params.evaluate_every:q} \
-            --patience {params.patience:q} \
+            {params.patience:q} \
+            {params.checkpointing:q} \
             --batch-tokens {params.batch_tokens:q} \
             --dtype {params.dtype:q} \
             --device {params.device:q} \
+            --state {params.state:q} \
             --out-metrics {output.metrics:q} \
             --out-history {output.history:q} \
+            2>{log:q}
+        """
+
+
+rule baselines:
+    """Predict without fine-tuning: linear probe, and the NTK's learning curve from one matrix."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+        kernels=LEARNING_KERNELS,
+    output:
+        "<results>/finetune/{task}/baselines.parquet",
+    log:
+        "<logs>/finetune/{task}/baselines.log",
+    benchmark:
+        "<benchmarks>/finetune/{task}/baselines.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_digest("ntktune.cli.finetune:baselines"),
+        blocks=BLOCKS,
+        sizes=lookup(dpath="finetune/sizes", within=STUDY),
+        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+        kernels=lambda wildcards, input: ["--kernels", *input.kernels] if input.kernels else [],
+    shell:
+        """
+        python -m ntktune finetune baselines \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --task {wildcards.task:q} \
+            --sizes {params.sizes:q} \
+            {params.kernels:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --device {params.device:q} \
+            --out {output:q} \
             2>{log:q}
         """

@@ -1,10 +1,61 @@
 """Chapter kernel: the empirical Neural Tangent Kernel of each task.
 
-Needs: data/model, and per task data/<task>/tokens.safetensors and draws.json.
+Needs: data/model, and per task data/<task>/tokens.safetensors, draws.json and subsets.json.
 Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
     G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n),
-    its parts by parameter group, the network's outputs and the labels.
+    its parts by parameter group, the network's outputs and the labels; kernel/<task>/learning.safetensors,
+    the same of training subsets with the test rows.
 """
+
+
+rule learning_kernel:
+    """Compute the kernels of training subsets and test rows, for predicted learning curves."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+    output:
+        "<results>/kernel/{task}/learning.safetensors",
+    log:
+        "<logs>/kernel/{task}-learning.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}-learning.tsv"
+    priority: 1
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=6000,
+        runtime=240,
+    params:
+        code=code_digest("ntktune.cli.kernel:learning"),
+        seed=lookup(dpath="seed", within=STUDY),
+        blocks=BLOCKS,
+        dtype=lookup(dpath="model/dtype", within=STUDY),
+        rows=LEARNING_ROWS,
+        seeds=LEARNING_SEEDS,
+        variant=lookup(dpath="kernel/variant", within=STUDY),
+        batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+    shell:
+        """
+        python -m ntktune kernel learning \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --task {wildcards.task:q} \
+            --rows {params.rows:q} \
+            --seeds {params.seeds:q} \
+            --seed {params.seed:q} \
+            --dtype {params.dtype:q} \
+            --variant {params.variant:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --device {params.device:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
 
 
 rule kernel:

@@ -39,7 +39,8 @@ rule tuned_weights:
         batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
         max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
         evaluate_every=lookup(dpath="finetune/evaluate_every", within=STUDY),
-        patience=lookup(dpath="finetune/patience", within=STUDY),
+        patience=PATIENCE,
+        checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
     shell:
         """
@@ -56,7 +57,8 @@ rule tuned_weights:
             --batch-size {params.batch_size:q} \
             --max-epochs {params.max_epochs:q} \
             --evaluate-every {params.evaluate_every:q} \
-            --patience {params.patience:q} \
+            {params.patience:q} \
+            {params.checkpointing:q} \
             --batch-tokens {params.batch_tokens:q} \
             --dtype {params.dtype:q} \
             --device {params.device:q} \

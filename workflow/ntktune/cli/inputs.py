@@ -38,3 +38,21 @@ def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str,
             f"{tokens} was made for model {made_for.get('name')} ({made_for.get('sha256')}), "
             f"but the model here is {model['name']} ({model['sha256']}); tokenise again"
         )
+
+
+def read_subsets(path: str, tokens: str, tokens_facts: dict) -> dict:
+    """Return a task's subsets.
+
+    Raises
+    ------
+    UserError
+        They were drawn from other data than the tokens hold.
+    """
+    subsets = read_json(path)
+    drawn_from = subsets.get("provenance", {}).get("data_sha256")
+    if drawn_from != tokens_facts.get("data_sha256"):
+        raise UserError(
+            f"{path} was drawn from data {drawn_from}, but {tokens} holds "
+            f"{tokens_facts.get('data_sha256')}; draw the subsets again"
+        )
+    return subsets

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ntktune.artifacts import Record, read_json, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts
+from ntktune.cli.inputs import check_tokens, model_facts, read_subsets
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
     parser.add_argument("--draws", required=True, help="the task's draws.json")
     parser.add_argument("--task", required=True, help="the task's name")
+    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    add_computing_options(parser)
+
+    parser = add_command(verbs, "learning", learning)
+    parser.add_argument("--model", required=True, help="folder of the pretrained model")
+    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
+    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
+    parser.add_argument("--subsets", required=True, help="the task's subsets.json")
+    parser.add_argument("--task", required=True, help="the task's name")
+    parser.add_argument("--rows", type=int, required=True, help="size of the largest subset")
+    parser.add_argument(
+        "--seeds", type=int, required=True, help="of how many seeds, from the first"
+    )
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     add_computing_options(parser)
 
@@ -133,6 +146,28 @@ def draws(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.kernel:draws", args)
     tokens, facts = read_tensors(args.tokens)
     rows, model_is = _checked_inputs(args, tokens, facts)
+    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
+    _compute(args, record, examples, tokens, rows, facts, model_is)
+
+
+def learning(args: argparse.Namespace) -> None:
+    """Compute the kernels that predict learning curves: of training subsets and test rows."""
+    record = Record("ntktune.cli.kernel:learning", args)
+    tokens, facts = read_tensors(args.tokens)
+    model_is = model_facts(args.model)
+    check_tokens(args.tokens, facts, args.task, model_is)
+    subsets = read_subsets(args.subsets, args.tokens, facts)
+    there = len(subsets["seeds"])
+    if not 1 <= args.seeds <= there:
+        raise UserError(
+            f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
+        )
+    available = len(subsets["seeds"][0]["order"])
+    if not 2 <= args.rows <= available:
+        raise UserError(f"--rows is {args.rows}, but the task has {available} training rows")
+    rows = [
+        [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
+    ]
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
     _compute(args, record, examples, tokens, rows, facts, model_is)
 

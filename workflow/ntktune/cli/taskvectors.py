@@ -10,11 +10,11 @@ from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import (
     add_model_options,
     add_training_options,
+    read_cell,
     read_examples,
-    read_subsets,
     repeats,
 )
-from ntktune.cli.inputs import model_facts
+from ntktune.cli.inputs import model_facts, read_subsets
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,12 +92,14 @@ def tune(args: argparse.Namespace) -> None:
     from ntktune.taskvectors.merging import backbone_weights
 
     record = Record("ntktune.cli.taskvectors:tune", args)
-    facts, model, found = repeats(args, seeds=[0])
+    cell = read_cell(args)
+    model, found = repeats(args, cell, seeds=[0])
     (repeat,) = found
     tensors = {f"{BACKBONE}{k}": v.float() for k, v in backbone_weights(model).items()}
     tensors |= {"head.weight": model.head.weight.float(), "head.bias": model.head.bias.float()}
     provenance = record.provenance(
-        **facts,
+        **cell.facts,
+        seeds={"root": args.seed, "indices": [0]},
         label_mean=repeat.label_mean,
         label_sd=repeat.label_sd,
         size=args.size,

@@ -10,6 +10,7 @@ import torch
 
 from ntktune.data.sampling import training_subset
 from ntktune.errors import UserError
+from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.metrics import (
     CLASSIFICATION,
     REGRESSION,
@@ -134,8 +135,31 @@ def measured_metrics(
     ``label_mean`` and ``label_sd`` undo the standardisation of the regression targets;
     ``training_label`` is what the baseline learns from.
     """
+    found = outputs(model, [examples.ids[i] for i in rows], batch_tokens, autocast)
+    return output_metrics(
+        found.double().numpy(),
+        examples,
+        rows,
+        label_mean=label_mean,
+        label_sd=label_sd,
+        training_label=training_label,
+    )
+
+
+def output_metrics(
+    found: np.ndarray,
+    examples: Examples,
+    rows: Sequence[int],
+    *,
+    label_mean: float,
+    label_sd: float,
+    training_label: np.ndarray,
+) -> dict[str, float]:
+    """Return the metrics of outputs, (N,) or of two classes (N, 2), on some rows of a task.
+
+    The rest is as for :func:`measured_metrics`.
+    """
     rows = list(rows)
-    found = outputs(model, [examples.ids[i] for i in rows], batch_tokens, autocast).double().numpy()
     label = examples.label[rows]
     if examples.kind == "classification":
         return classification_metrics(found, label, training_label=training_label)
@@ -195,58 +219,59 @@ def fine_tuned_repeats(
     pretrained = {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
     dtype = model.head.weight.dtype
     done = 0
-    for seed in seeds:
-        train, holdout = seed_split(examples, subsets, size, seed)
-        mean, sd = label_scale(examples, train)
-        if examples.kind == "regression":
-            targets = torch.as_tensor((examples.label - mean) / sd, dtype=dtype)
-        else:
-            targets = torch.as_tensor(examples.label, dtype=torch.long)
-        address = (examples.task, size, seed)
-        model.backbone.load_state_dict(pretrained)
-        head_seed = integer_seed(root_seed, "finetune.head", *address)
-        model.reset_head(torch.Generator().manual_seed(head_seed))
-        center_outputs(model, [examples.ids[i] for i in train], settings)
-        training = fine_tune(
-            model,
-            examples.ids,
-            targets,
-            train,
-            holdout,
-            settings,
-            generator(root_seed, "finetune.order", *address),
-            (lambda step, before=done: progress(before + step)) if progress else None,
-        )
-        steps = expected_steps(len(train), settings)
-        done += steps
-        if progress and training.steps < steps:  # stopped early: the rest will not come
-            progress(done)
-        found = measured_metrics(
-            model,
-            examples,
-            subsets["test"],
-            label_mean=mean,
-            label_sd=sd,
-            training_label=examples.label[train],
-            batch_tokens=settings.batch_tokens,
-            autocast=settings.autocast,
-        )
-        best = training.best
-        row = {
-            "task": examples.task,
-            "kind": examples.kind,
-            "n": size,
-            "seed": seed,
-            "n_train": len(train),
-            "n_holdout": len(holdout),
-            "steps": training.steps,
-            "best_step": best.step,
-            "best_epoch": best.epoch,
-            "sum_learning_rate": best.step * settings.learning_rate,
-            "holdout_loss": best.holdout_loss,
-        }
-        row |= {name: found.get(name, float("nan")) for name in REGRESSION + CLASSIFICATION}
-        yield Repeat(seed, training, row, mean, sd)
+    with last_rows_only(model, examples.ids):
+        for seed in seeds:
+            train, holdout = seed_split(examples, subsets, size, seed)
+            mean, sd = label_scale(examples, train)
+            if examples.kind == "regression":
+                targets = torch.as_tensor((examples.label - mean) / sd, dtype=dtype)
+            else:
+                targets = torch.as_tensor(examples.label, dtype=torch.long)
+            address = (examples.task, size, seed)
+            model.backbone.load_state_dict(pretrained)
+            head_seed = integer_seed(root_seed, "finetune.head", *address)
+            model.reset_head(torch.Generator().manual_seed(head_seed))
+            center_outputs(model, [examples.ids[i] for i in train], settings)
+            training = fine_tune(
+                model,
+                examples.ids,
+                targets,
+                train,
+                holdout,
+                settings,
+                generator(root_seed, "finetune.order", *address),
+                (lambda step, before=done: progress(before + step)) if progress else None,
+            )
+            steps = expected_steps(len(train), settings)
+            done += steps
+            if progress and training.steps < steps:  # stopped early: the rest will not come
+                progress(done)
+            found = measured_metrics(
+                model,
+                examples,
+                subsets["test"],
+                label_mean=mean,
+                label_sd=sd,
+                training_label=examples.label[train],
+                batch_tokens=settings.batch_tokens,
+                autocast=settings.autocast,
+            )
+            best = training.best
+            row = {
+                "task": examples.task,
+                "kind": examples.kind,
+                "n": size,
+                "seed": seed,
+                "n_train": len(train),
+                "n_holdout": len(holdout),
+                "steps": training.steps,
+                "best_step": best.step,
+                "best_epoch": best.epoch,
+                "sum_learning_rate": best.step * settings.learning_rate,
+                "holdout_loss": best.holdout_loss,
+            }
+            row |= {name: found.get(name, float("nan")) for name in REGRESSION + CLASSIFICATION}
+            yield Repeat(seed, training, row, mean, sd)
 
 
 def all_steps(

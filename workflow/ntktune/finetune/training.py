@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ntktune.device import free_bytes
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import restricted_embedding
 from ntktune.matmul import FastLinear
-from ntktune.models import TextModel, pad, token_batches
+from ntktune.models import TextModel, checkpointed, last_token, pad, token_batches
+
+# What a pass takes beside the tokens it computes, in tokens (benchmarks/finetune.py): its gradients
+# are added to those before. A GPU is best filled by one large pass.
+PASS_TOKENS = 48
+GPU_PASS_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,17 @@ class Settings:
     evaluate_every
         Steps between two evaluations of the hold-out loss.
     patience
-        Stop after so many evaluations in a row without a new lowest hold-out loss.
+        Stop after so many evaluations in a row without a new lowest hold-out loss; None: never,
+        all epochs are made.
     batch_tokens
         Padded tokens in one pass through the network, in training (a step's batch is
         split and its gradients added up, which changes no step but for rounding) and
         in evaluation.
     autocast
         Precision of the network's matrix products, or None for that of its weights.
+    checkpointing
+        Keep no more than the blocks' inputs for the backward pass, and compute each block
+        again in it: a third more work, for a model whose activations do not fit.
     """
 
     learning_rate: float
@@ -48,14 +59,16 @@ class Settings:
     batch_size: int
     max_epochs: int
     evaluate_every: int
-    patience: int
+    patience: int | None
     batch_tokens: int
     autocast: torch.dtype | None = None
+    checkpointing: bool = False
 
     def __post_init__(self):
         for name in ("learning_rate", "batch_size", "max_epochs", "evaluate_every", "patience"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be above 0")
+            value = getattr(self, name)
+            if not (name == "patience" and value is None) and not 0 < value < math.inf:
+                raise UserError(f"{name} is {value}, but must be above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay is {self.weight_decay}, but must be 0 or above")
         if self.batch_tokens < 1:
@@ -104,21 +117,53 @@ def outputs(
     autocast
         Precision of the network's matrix products, or None for that of its weights.
     """
+    return _collected(lambda some: _forward(model, some, autocast), examples, batch_tokens)
+
+
+def last_states(
+    model: TextModel, examples: Sequence[torch.Tensor], batch_tokens: int
+) -> torch.Tensor:
+    """Return what the head reads, the last real tokens' hidden states, shape (N, D).
+
+    The parameters are those of :func:`outputs`.
+    """
+
+    def states(some: list[torch.Tensor]) -> torch.Tensor:
+        ids, mask = _batch(model, some)
+        with FastLinear():
+            hidden = model.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        return last_token(hidden, mask)
+
+    return _collected(states, examples, batch_tokens)
+
+
+def _collected(
+    compute: Callable[[list[torch.Tensor]], torch.Tensor],
+    examples: Sequence[torch.Tensor],
+    batch_tokens: int,
+) -> torch.Tensor:
+    """Return what is computed of all examples, in batches and without gradient, in their order."""
     collected: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with torch.no_grad():
         for chunk in token_batches([len(e) for e in examples], batch_tokens):
-            found = _forward(model, [examples[i] for i in chunk], autocast).cpu()
+            found = compute([examples[i] for i in chunk]).cpu()
             for i, output in zip(chunk, found, strict=True):
                 collected[i] = output
     return torch.stack(collected)
 
 
+def _batch(model: TextModel, examples: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return padded ids and mask where the model is."""
+    device = model.head.weight.device
+    ids, mask = pad(examples)
+    return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+
+
 def _forward(
     model: TextModel, examples: list[torch.Tensor], autocast: torch.dtype | None
 ) -> torch.Tensor:
-    device = model.head.weight.device
-    ids, mask = (part.to(device) for part in pad(examples))
-    with FastLinear(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+    ids, mask = _batch(model, examples)
+    with FastLinear(), torch.autocast(ids.device.type, autocast, enabled=autocast is not None):
         found = model(ids, mask)
     return found.to(model.head.weight.dtype)
 
@@ -184,9 +229,57 @@ def batch_rows(
         yield from (batches[i] for i in generator.permutation(len(batches)))
 
 
+def passes(lengths: Sequence[int], batch_tokens: int, device: torch.device) -> list[list[int]]:
+    """Split a step's examples into passes through the network, least work in all.
+
+    A pass computes the padded tokens of its examples, of similar lengths, and takes some
+    time besides: to add its gradients to those of the passes before.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each example.
+    batch_tokens
+        Padded tokens in one pass, at most (a longer example is a pass of its own).
+    device
+        Where the network is.
+
+    Returns
+    -------
+    list
+        Each pass's examples, by their place in ``lengths``.
+    """
+    beside = PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    least, first = [0], [0]  # of the shortest k examples: the work, where their last pass starts
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        work, start = min(
+            (least[start] + (end - start) * longest + beside, start)
+            for start in range(end)
+            if start == end - 1 or (end - start) * longest <= batch_tokens
+        )
+        least.append(work)
+        first.append(start)
+    found, end = [], len(order)
+    while end:
+        found.append(order[first[end] : end])
+        end = first[end]
+    return found
+
+
 def expected_steps(n_train: int, settings: Settings) -> int:
     """Return the number of steps of a training that is not stopped early."""
     return settings.max_epochs * math.ceil(n_train / settings.batch_size)
+
+
+def _room_for(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return memory for a copy of the weights: on their device if it is roomy, else the host's."""
+    device = parameters[0].device
+    size = sum(p.numel() * p.element_size() for p in parameters)
+    # the step's gradients and the optimiser's two moments are still to come
+    roomy = device.type == "cpu" or free_bytes(device) > 8 * size
+    return [torch.empty_like(p, device=device if roomy else "cpu") for p in parameters]
 
 
 def _finite(loss: float, what: str, step: int, settings: Settings) -> float:
@@ -207,6 +300,8 @@ def fine_tune(
     settings: Settings,
     generator: np.random.Generator,
     progress: Callable[[float], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+    looked_at: Sequence[int] = (),
 ) -> Training:
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
 
@@ -234,11 +329,16 @@ def fine_tune(
         Source of the batches' order.
     progress
         Called with the number of steps done.
+    on_evaluation
+        Called with each evaluation, while the model has the weights that were evaluated.
+    looked_at
+        Indices of further examples that ``on_evaluation`` gives the model.
 
     Raises
     ------
     UserError
-        The training or hold-out part is empty, or the loss is no longer finite.
+        The training or hold-out part is empty, or the loss is no longer finite (on a GPU
+        that is seen at the next evaluation: no step waits for it).
     """
     for part, rows in (("training", train), ("hold-out", holdout)):
         if not len(rows):
@@ -251,45 +351,58 @@ def fine_tune(
     holdout_examples = [examples[i] for i in holdout]
     holdout_targets = targets[torch.as_tensor(np.asarray(holdout))]
 
-    with restricted_embedding(model.backbone, [examples[i] for i in (*train, *holdout)]):
+    with (
+        restricted_embedding(model.backbone, [examples[i] for i in (*train, *holdout, *looked_at)]),
+        checkpointed(model.backbone) if settings.checkpointing else contextlib.nullcontext(),
+    ):
         stepper = optimizer(model, settings.learning_rate, settings.weight_decay)
         parameters = list(model.parameters())
-        best_weights = [p.detach().clone() for p in parameters]
+        best_weights = _room_for(parameters)
         history: list[Evaluation] = []
-        best: Evaluation | None = None
-        total, seen = 0.0, 0
+        # sums on the device: a GPU is waited for at the evaluations only
+        device = parameters[0].device
+        total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
 
         def evaluate(step: int) -> Evaluation:
+            spent = _finite(total.item(), "training", step, settings)
             loss = mean_loss(model, holdout_examples, holdout_targets, settings)
             _finite(loss, "hold-out", step, settings)
-            return Evaluation(step, step / per_epoch, total / seen if seen else math.nan, loss)
+            found = Evaluation(step, step / per_epoch, spent / seen if seen else math.nan, loss)
+            history.append(found)
+            if on_evaluation:
+                on_evaluation(found)
+            return found
+
+        def keep() -> None:
+            for kept, parameter in zip(best_weights, parameters, strict=True):
+                kept.copy_(parameter.detach())
 
         best = evaluate(0)
-        history.append(best)
+        keep()
         step, worse, last = 0, 0, expected_steps(len(train), settings)
         lengths = [len(example) for example in examples]
         for step, rows in enumerate(batch_rows(train, lengths, settings, generator), start=1):
             stepper.zero_grad(set_to_none=True)
-            loss = 0.0
-            for chunk in token_batches([len(examples[i]) for i in rows], settings.batch_tokens):
+            for chunk in passes([lengths[i] for i in rows], settings.batch_tokens, device):
                 some = [rows[i] for i in chunk]
                 found = _forward(model, [examples[i] for i in some], settings.autocast)
-                part = _loss_sum(found, targets[some].to(found.device)) / len(rows)
-                part.backward()
-                loss += part.item()
-            total += _finite(loss, "training", step, settings) * len(rows)
+                part = _loss_sum(found, targets[some].to(found.device, non_blocking=True))
+                (part / len(rows)).backward()
+                total += part.detach()
             seen += len(rows)
+            if device.type == "cpu":
+                _finite(total.item(), "training", step, settings)
             stepper.step()
             if progress:
                 progress(step)
             if step % settings.evaluate_every and step < last:
                 continue
-            history.append(evaluate(step))
-            total, seen = 0.0, 0
-            if history[-1].holdout_loss < best.holdout_loss:
-                best, worse = history[-1], 0
-                for kept, parameter in zip(best_weights, parameters, strict=True):
-                    kept.copy_(parameter.detach())
+            found = evaluate(step)
+            total.zero_()
+            seen = 0
+            if found.holdout_loss < best.holdout_loss:
+                best, worse = found, 0
+                keep()
             else:
                 worse += 1
                 if worse == settings.patience:

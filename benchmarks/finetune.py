@@ -1,0 +1,302 @@
+"""Fine-tuning by ntktune beside transformers' Trainer, on the same work.
+
+    python benchmarks/finetune.py --study results/quickstart --sizes 32 64 128 --seeds 2
+
+The same model, texts, seeds, batches in the same order, steps, precision and evaluations, of a
+study whose data are there (``snakemake tokenize subsets`` or any later target makes them). Every
+measurement is a fresh process for one task, all its sizes and seeds; the methods take turns.
+
+ours          ntktune.finetune: one model load, weights reset between the seeds
+trainer       one transformers.Trainer per seed in one process, the model loaded once and reset:
+              fused AdamW, batches of similar length padded to their own longest text, large
+              evaluation batches without gradient, the best weights kept in memory by a callback
+              (faster than the checkpoints that Trainer itself would write and load)
+
+The table has, per task and method, the seconds, the highest memory above the loaded model, and
+the mean test metrics; the summary the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ntktune.artifacts import read_json
+from ntktune.cli.finetune import read_examples
+from ntktune.cli.inputs import model_facts
+from ntktune.finetune.metrics import classification_metrics, regression_metrics
+from ntktune.finetune.repeats import (
+    OUTPUTS,
+    Examples,
+    center_outputs,
+    fine_tuned_repeats,
+    label_scale,
+    seed_split,
+)
+from ntktune.finetune.training import Settings, batch_rows, optimizer, outputs
+from ntktune.models import TextModel, pad, text_model
+from ntktune.seeds import generator, integer_seed
+
+METHODS = ("ours", "trainer")
+SCORE = {"regression": "pearson", "classification": "accuracy"}
+
+
+def memory(line: str) -> int:
+    """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{line}:")[1].split()[0])
+
+
+def ours(
+    model: TextModel, examples: Examples, subsets: dict, size: int, settings: Settings, case: dict
+) -> list[dict]:
+    """Return one row of metrics per seed."""
+    found = fine_tuned_repeats(
+        model, examples, subsets, size, settings, case["root"], range(case["seeds"])
+    )
+    return [repeat.row for repeat in found]
+
+
+def trainer(
+    model: TextModel, examples: Examples, subsets: dict, size: int, settings: Settings, case: dict
+) -> list[dict]:
+    """Return the same rows from transformers' Trainer."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    pretrained = {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
+    regression = examples.kind == "regression"
+
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            found = self.inner(input_ids, attention_mask)
+            lose = nn.functional.mse_loss if regression else nn.functional.cross_entropy
+            return {"loss": lose(found, labels), "logits": found}
+
+        def train(self, mode: bool = True) -> nn.Module:
+            return super().train(False)  # without dropout, as ours
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        ids, mask = pad([row["input_ids"] for row in rows])
+        labels = torch.stack([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    class KeepBest(TrainerCallback):
+        """Stop and keep the best weights by the rule of ours, and evaluate after the last step."""
+
+        def __init__(self) -> None:
+            self.lowest, self.step, self.worse, self.weights = float("inf"), 0, 0, {}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_evaluate |= state.global_step == state.max_steps
+
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            if metrics["eval_loss"] < self.lowest:
+                self.lowest, self.step, self.worse = metrics["eval_loss"], state.global_step, 0
+                for name, value in model.state_dict().items():
+                    if name in self.weights:
+                        self.weights[name].copy_(value)
+                    else:
+                        self.weights[name] = value.detach().clone()
+            else:
+                self.worse += 1
+                control.should_training_stop |= self.worse == settings.patience
+
+    class SameBatches(Trainer):
+        def __init__(self, batches: list[list[int]], **settings) -> None:
+            super().__init__(**settings)
+            self.batches = batches
+
+        def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+            return torch.utils.data.DataLoader(
+                self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator
+            )
+
+        def create_optimizer(self, *args) -> torch.optim.Optimizer:
+            self.optimizer = optimizer(model, settings.learning_rate, settings.weight_decay)
+            return self.optimizer
+
+    rows = []
+    for seed in range(case["seeds"]):
+        train, holdout = seed_split(examples, subsets, size, seed)
+        mean, sd = label_scale(examples, train)
+        labels = (
+            torch.as_tensor((examples.label - mean) / sd, dtype=torch.float32)
+            if regression
+            else torch.as_tensor(examples.label, dtype=torch.long)
+        )
+        model.backbone.load_state_dict(pretrained)
+        address = (examples.task, size, seed)
+        head = integer_seed(case["root"], "finetune.head", *address)
+        model.reset_head(torch.Generator().manual_seed(head))
+        center_outputs(model, [examples.ids[i] for i in train], settings)
+        data = [
+            {"input_ids": ids, "labels": label}
+            for ids, label in zip(examples.ids, labels, strict=True)
+        ]
+        lengths = [len(ids) for ids in examples.ids]
+        order = generator(case["root"], "finetune.order", *address)
+        batches = list(batch_rows(train, lengths, settings, order))
+        best = KeepBest()
+        once = SameBatches(
+            batches,
+            model=WithLoss(),
+            args=TrainingArguments(
+                output_dir=case["scratch"],
+                max_steps=len(batches),
+                per_device_eval_batch_size=32,
+                eval_strategy="steps",
+                eval_steps=settings.evaluate_every,
+                eval_on_start=True,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                lr_scheduler_type="constant",
+                max_grad_norm=0.0,
+                prediction_loss_only=True,
+                optim="adamw_torch_fused",
+                dataloader_pin_memory=False,
+                remove_unused_columns=False,
+                label_names=["labels"],
+            ),
+            train_dataset=data,
+            eval_dataset=[data[i] for i in sorted(holdout, key=lambda i: lengths[i])],
+            data_collator=collate,
+            callbacks=[best],
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            once.train()
+        with torch.no_grad():
+            model.load_state_dict(best.weights)
+        model.zero_grad(set_to_none=True)
+        test = list(subsets["test"])
+        found = outputs(model, [examples.ids[i] for i in test], settings.batch_tokens)
+        found, label = found.double().numpy(), examples.label[test]
+        measured = (
+            regression_metrics(
+                found * sd + mean,
+                label,
+                training_label=examples.label[train],
+                score_range=examples.score_range,
+                label_noise=examples.label_noise[test],
+            )
+            if regression
+            else classification_metrics(found, label, training_label=examples.label[train])
+        )
+        rows.append(
+            measured
+            | {"n": size, "seed": seed, "best_step": best.step, "steps": once.state.global_step}
+        )
+    return rows
+
+
+def read_case(case: dict) -> tuple[TextModel, Examples, dict, Settings]:
+    """Return the model, the task's examples and subsets, and the study's training settings."""
+    import yaml
+
+    study = Path(case["study"])
+    config = yaml.safe_load((study / "config.yaml").read_text())
+    folder, data = str(study / "data/model"), study / "data" / case["task"]
+    examples, _ = read_examples(str(data / "tokens.safetensors"), case["task"], model_facts(folder))
+    subsets = read_json(data / "subsets.json")
+    names = ("learning_rate", "weight_decay", "batch_size", "evaluate_every", "patience")
+    names += ("max_epochs", "batch_tokens")
+    settings = Settings(**{name: config["finetune"][name] for name in names})
+    kind = OUTPUTS[examples.kind]
+    model = text_model(folder, outputs=kind, head_seed=0, blocks=case["blocks"])
+    return model, examples, subsets, settings
+
+
+def measure(case: dict) -> None:
+    """Run one method on one task, all sizes and seeds; print seconds, memory and metrics."""
+    torch.set_num_threads(case["threads"])
+    model, examples, subsets, settings = read_case(case)
+    run = {"ours": ours, "trainer": trainer}[case["method"]]
+    if case["method"] == "trainer":
+        import transformers.trainer  # noqa: F401  (loads lazily; not what is measured)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
+    before, started = memory("VmRSS"), time.perf_counter()
+    rows = [
+        row for size in case["sizes"] for row in run(model, examples, subsets, size, settings, case)
+    ]
+    seconds = time.perf_counter() - started
+    score = float(np.mean([row[SCORE[examples.kind]] for row in rows]))
+    found = {"seconds": seconds, "peak_mb": (memory("VmHWM") - before) / 1e6, "score": score}
+    steps = sum(row["steps"] for row in rows)
+    scores = [row[SCORE[examples.kind]] for row in rows]
+    print(json.dumps(found | {"steps": steps, "scores": scores}))
+
+
+def main() -> None:
+    """Measure all tasks and methods and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", required=True, help="results folder of a study with its data")
+    tasks = ["amazon-intensity", "film-intensity", "amazon-polarity"]
+    parser.add_argument("--tasks", nargs="+", default=tasks)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--root", type=int, default=0, help="root seed (default: 0)")
+    parser.add_argument("--blocks", type=int, default=4, help="first blocks (default: 4)")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scratch", default="results/benchmarks")
+    parser.add_argument("--out", default="results/benchmarks/finetune.csv")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    if "--case" in sys.argv:
+        measure(json.loads(sys.argv[sys.argv.index("--case") + 1]))
+        return
+    args = parser.parse_args()
+    runs: dict[tuple[str, str], list[dict]] = {}
+    for _ in range(args.repeats):
+        for task in args.tasks:
+            for method in args.methods:
+                case = vars(args) | {"task": task, "method": method}
+                done = subprocess.run(
+                    [sys.executable, __file__, "--case", json.dumps(case)],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                found = json.loads(done.stdout.splitlines()[-1])
+                runs.setdefault((task, method), []).append(found)
+                print(task, method, found, flush=True)
+    rows = [
+        {"task": task, "method": method, "blocks": args.blocks, "threads": args.threads}
+        | {name: statistics.median(r[name] for r in found) for name in ("seconds", "peak_mb")}
+        | {"score": found[0]["score"], "steps": found[0]["steps"], "runs": len(found)}
+        for (task, method), found in runs.items()
+    ]
+    table = pd.DataFrame(rows)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out, index=False, float_format="%.5g")
+    sums = table.groupby("method")[["seconds", "peak_mb"]].agg({"seconds": "sum", "peak_mb": "max"})
+    print(sums)
+    if set(METHODS) <= set(sums.index):
+        ratio = sums.loc["trainer"] / sums.loc["ours"]
+        print(f"Trainer: {ratio['seconds']:.2f} x the time, {ratio['peak_mb']:.2f} x the memory")
+
+
+if __name__ == "__main__":
+    main()

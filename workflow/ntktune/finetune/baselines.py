@@ -1,0 +1,198 @@
+"""What the pretrained network predicts without fine-tuning: by its kernel, or by its features.
+
+From one kernel matrix follows a whole learning curve: each nested subset is a block of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION
+from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
+
+# Strengths that the hold-out chooses from: ridges as shares of the largest eigenvalue of K_n, and
+# steps of gradient descent with the step size 1/λ̂_1.
+RIDGES = np.logspace(2, -9, 89)
+STEPS = np.concatenate([[0], np.logspace(0, 10, 81)])
+
+
+def _ridge_factors(values: np.ndarray) -> np.ndarray:
+    """Return 1 / (λ + ρ λ_1) for each ridge share ρ, (ridges, n), λ the eigenvalues of K."""
+    return 1.0 / (values[None, :] + RIDGES[:, None] * values[-1])
+
+
+def _descent_factors(values: np.ndarray) -> np.ndarray:
+    """Return (1 − (1 − λ/λ_1)^t) / λ for each number of steps t, (steps, n)."""
+    share = np.clip(values / values[-1], 0.0, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        learnt = -np.expm1(STEPS[:, None] * np.log1p(-share)[None, :])
+        learnt[STEPS == 0] = 0.0  # 0 · log 0
+        factors = learnt / share[None, :]
+    return np.where(share[None, :] > 0, factors, STEPS[:, None]) / values[-1]
+
+
+FACTORS = {"ridge": (_ridge_factors, RIDGES), "descent": (_descent_factors, STEPS)}
+
+
+def kernel_prediction(
+    gram: np.ndarray,
+    start: np.ndarray,
+    target: np.ndarray,
+    train: Sequence[int],
+    holdout: Sequence[int],
+    others: Sequence[int],
+    method: str,
+) -> tuple[np.ndarray, float]:
+    """Return predictions of kernel regression, as regularised as the hold-out likes it best.
+
+    f̂ = f_0 + K(·, X) g(K(X, X)) (y − f_0(X)): with ``ridge`` g(λ) = 1/(λ + ρ λ_1), with
+    ``descent`` g(λ) = (1 − (1 − λ/λ_1)^t)/λ, kernel gradient descent stopped after t steps
+    of size 1/λ̂_1 (SR26 section 3.5, RWY14; their equivalence is SR26 eqs 27-28).
+
+    Parameters
+    ----------
+    gram
+        K, shape (M, M), not divided by n.
+    start, target
+        f_0 and y, shape (M,); the targets of ``others`` are not used.
+    train, holdout, others
+        Places of the rows to learn from, to choose the strength by, and to predict.
+    method
+        ``ridge`` or ``descent``.
+
+    Returns
+    -------
+    prediction : numpy.ndarray
+        f̂ of ``others``.
+    strength : float
+        The ridge share ρ or the number of steps t with the lowest hold-out squared error;
+        among equals the one that learns least.
+    """
+    make, strengths = FACTORS[method]
+    train, holdout, others = (np.asarray(rows) for rows in (train, holdout, others))
+    values, vectors = np.linalg.eigh(gram[np.ix_(train, train)])
+    values = np.maximum(values, 0.0)
+    if values[-1] == 0:  # a kernel of zeros learns nothing
+        return start[others].copy(), float(strengths[0])
+    weights = make(values) * (vectors.T @ (target[train] - start[train]))  # (strengths, n)
+
+    def predicted(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
+        return start[rows] + some @ (gram[np.ix_(rows, train)] @ vectors).T
+
+    losses = ((predicted(holdout, weights) - target[holdout]) ** 2).mean(axis=1)
+    best = int(np.argmin(losses))
+    return predicted(others, weights[best]), float(strengths[best])
+
+
+def probe_prediction(
+    features: np.ndarray,
+    target: np.ndarray,
+    train: Sequence[int],
+    holdout: Sequence[int],
+    others: Sequence[int],
+) -> tuple[np.ndarray, float]:
+    """Return predictions of a linear probe: ridge regression with intercept, in closed form.
+
+    Parameters
+    ----------
+    features
+        Shape (M, D).
+    target, train, holdout, others
+        As in :func:`kernel_prediction`.
+    """
+    centred = features - features[np.asarray(train)].mean(axis=0)
+    start = np.full(len(target), target[np.asarray(train)].mean())
+    return kernel_prediction(centred @ centred.T, start, target, train, holdout, others, "ridge")
+
+
+def baseline_rows(
+    examples: Examples,
+    subsets: Mapping,
+    sizes: Sequence[int],
+    features: Mapping[int, np.ndarray],
+    kernels: Mapping[int, tuple[np.ndarray, np.ndarray, Sequence[int]]],
+) -> list[dict[str, Any]]:
+    """Return test metrics of the predictions without fine-tuning, one row per method, n and seed.
+
+    Parameters
+    ----------
+    examples
+        The task.
+    subsets
+        Nested samples and the test rows, as fine-tuning has them.
+    sizes
+        Sample sizes n, hold-out included.
+    features
+        Row of the task → the last token's hidden state, (D,).
+    kernels
+        Seed → K of some rows, f_0 of them, and which rows they are, the test rows among
+        them. Sizes whose rows are not all there are left out.
+
+    Returns
+    -------
+    list
+        ``task``, ``kind``, ``method`` (``probe``, ``kernel-ridge``, ``kernel-descent``),
+        ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``, and the metrics of
+        fine-tuning.
+    """
+    test, found = list(subsets["test"]), []
+    for seed in range(len(subsets["seeds"])):
+        for size in sizes:
+            train, holdout = seed_split(examples, subsets, size, seed)
+            mean, sd = label_scale(examples, train)
+            if examples.kind == "classification":
+                target = 2 * examples.label - 1  # of f = l1 - l0
+            else:
+                target = (examples.label - mean) / sd
+            used = [*train, *holdout, *test]
+            predictions = {
+                "probe": probe_prediction(
+                    np.stack([features[row] for row in used]),
+                    target[used],
+                    *_places(train, holdout, test),
+                )
+            }
+            if seed in kernels:
+                gram, start, rows = kernels[seed]
+                place = {row: i for i, row in enumerate(rows)}
+                if all(row in place for row in used):
+                    parts = [[place[row] for row in part] for part in (train, holdout, test)]
+                    centred = start - start[parts[0]].mean()  # as fine-tuning starts
+                    for method in FACTORS:
+                        predictions[f"kernel-{method}"] = kernel_prediction(
+                            gram, centred, target[list(rows)], *parts, method
+                        )
+            for method, (prediction, strength) in predictions.items():
+                if examples.kind == "classification":
+                    prediction = np.stack([-prediction / 2, prediction / 2], axis=1)  # logits
+                metrics = output_metrics(
+                    prediction,
+                    examples,
+                    test,
+                    label_mean=mean,
+                    label_sd=sd,
+                    training_label=examples.label[train],
+                )
+                found.append(
+                    {
+                        "task": examples.task,
+                        "kind": examples.kind,
+                        "method": method,
+                        "n": size,
+                        "seed": seed,
+                        "n_train": len(train),
+                        "n_holdout": len(holdout),
+                        "strength": strength,
+                    }
+                    | {name: metrics.get(name, np.nan) for name in REGRESSION + CLASSIFICATION}
+                )
+    return found
+
+
+def _places(*parts: Sequence[int]) -> list[range]:
+    """Return the places of parts that stand one after the other."""
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    return [range(end - len(part), end) for part, end in zip(parts, ends, strict=True)]

@@ -1,0 +1,121 @@
+"""Computing, in the last block, only what the head will read.
+
+The head reads one token's hidden state. Above the last block's keys and values nothing
+mixes tokens any more, so of its queries, its output projection and its MLP only that
+token's row is needed: with few blocks a fair share of all work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ntktune.models import TextModel, last_tokens, pad
+
+
+class _Reader:
+    """Which token of each text of the batch on its way is read, (B,)."""
+
+    def __init__(self) -> None:
+        self.last = torch.empty(0, dtype=torch.long)
+
+    def look(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Note the batch's last tokens; a hook before the backbone's forward."""
+        self.last = last_tokens(kwargs["attention_mask"])
+
+    def only_last(self, forward: Callable) -> Callable:
+        """Return a linear layer's forward that computes the read tokens' rows, others as 0."""
+
+        def restricted(x: torch.Tensor) -> torch.Tensor:
+            last = self.last
+            if x.dim() != 3 or len(x) != len(last) or x.shape[1] == 1:
+                return forward(x)
+            texts = torch.arange(len(last), device=x.device)
+            rows = forward(x[texts, last])  # (B, D)
+            return rows.new_zeros(*x.shape[:2], rows.shape[1]).index_put((texts, last), rows)
+
+        return restricted
+
+
+def _read_layers(model: TextModel, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
+    """Return the linear layers whose output matters at the read tokens only.
+
+    It is seen from the gradients with respect to their outputs, on one batch: exactly zero
+    elsewhere.
+    """
+    gradients: dict[nn.Linear, list[torch.Tensor]] = {}
+
+    def watch(module: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        calls = gradients.setdefault(module, [])
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        output.register_hook(calls.append)
+        return output
+
+    layers = [m for m in model.backbone.modules() if type(m) is nn.Linear]
+    handles = [layer.register_forward_hook(watch) for layer in layers]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        value = model(ids, mask)
+        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+        torch.autograd.grad((value * direction.to(value)).sum(), trainable, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    texts, last = torch.arange(len(ids), device=mask.device), last_tokens(mask)
+    found = []
+    for layer, calls in gradients.items():
+        if len(calls) == 1 and calls[0].dim() == 3 and calls[0].shape[:2] == ids.shape:
+            elsewhere = calls[0].clone()
+            elsewhere[texts, last] = 0
+            if bool(calls[0].any()) and not bool(elsewhere.any()):
+                found.append(layer)
+    return found
+
+
+@contextlib.contextmanager
+def last_rows_only(model: TextModel, examples: Sequence[torch.Tensor]) -> Iterator[list[nn.Linear]]:
+    """Let linear layers compute only the rows that the head reads, where nothing else counts.
+
+    Which layers these are is found by trying out two texts, and that the outputs stay what
+    they were is checked on them; a network that fits in no such way is left alone. Outputs
+    and gradients change by rounding only.
+
+    Parameters
+    ----------
+    model
+        Backbone and head, in evaluation mode; changed within the context.
+    examples
+        1-D tensors of token ids, of which two are tried out.
+
+    Yields
+    ------
+    list
+        The layers, in the order of the network.
+    """
+    pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
+    ids, mask = (part.to(model.head.weight.device) for part in pad(pair))
+    layers = _read_layers(model, ids, mask) if ids.shape[1] > 1 else []
+    reader = _Reader()
+    with torch.no_grad():
+        expected = model(ids, mask)
+    door = model.backbone.register_forward_pre_hook(reader.look, with_kwargs=True)
+    try:
+        for layer in layers:
+            layer.forward = reader.only_last(layer.forward)
+        with torch.no_grad():
+            found = model(ids, mask)
+        tolerance = 100 * torch.finfo(found.dtype).eps * max(1.0, expected.abs().max().item())
+        if not bool(((found - expected).abs() <= tolerance).all()):
+            for layer in layers:
+                del layer.forward
+            layers = []
+        yield layers
+    finally:
+        door.remove()
+        for layer in layers:
+            del layer.forward
