@@ -374,6 +374,8 @@ def main() -> None:
     if args.draw:
         draw(pd.read_csv(args.out), Path(args.draw))
         return
+    if Path(args.out).is_dir():
+        parser.error(f"--out {args.out} is a folder; name a file in it")
     scratch = Path(args.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     shapes = [Path(args.folder).name] if args.folder else args.shapes

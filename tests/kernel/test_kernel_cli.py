@@ -171,6 +171,17 @@ def test_a_file_and_a_model_folder_are_enough(folder, capsys):
     assert "reviews: eigenvalues decay as k^-" in capsys.readouterr().err
 
 
+def test_a_small_file_is_taken_whole(folder, capsys):
+    rows = (folder / "reviews.csv").read_text().splitlines()[:8]
+    (folder / "reviews.csv").write_text("\n".join(rows))
+    arguments = ["--label-column", "stars", "--text-column", "review", "--device", "cpu"]
+    out = folder / "gram.safetensors"
+    arguments += ["--model", str(folder / "model"), "--data", str(folder / "reviews.csv")]
+    assert main(["kernel", "gram", *arguments, "--out", str(out)]) == 0
+    assert read_tensors(out)[0]["kernel"].shape == (1, 7, 7)
+    assert "reviews: 7 rows of 7" in capsys.readouterr().err
+
+
 def test_two_labels_are_two_classes(folder):
     flags = ("--label-column", "good", "--classes", "no", "yes")
     assert from_file(folder, *flags) == 0
@@ -212,9 +223,10 @@ def test_label_words_and_signs(folder):
         (["--label-column", "stars", "--variant", "adam"], "--variant 'adam' is unknown"),
         (["--label-column", "stars", "--batch-tokens", "0"], "--batch-tokens is 0"),
         (["--label-column", "mark"], "mark"),
-        (["--label-column", "good"], "unlabelled"),
-        (["--label-column", "stars", "--rows", "99"], "--rows is 99; "),
-        (["--label-column", "stars", "--rows", "1"], "--rows is 1; "),
+        (["--label-column", "good"], "holds no score but 'no', 'yes'; for two classes give"),
+        (["--label-column", "good", "--classes", "no", "sure"], "has 'sure' in the column good"),
+        (["--label-column", "stars", "--rows", "99"], "--rows is 99, but"),
+        (["--label-column", "stars", "--rows", "1"], "--rows is 1, but"),
         (["--label-column", "stars", "--out", "/"], "--out / is a folder"),
         (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),
         (["--label-column", "stars", "--template", "none"], "template 'none'"),

@@ -68,8 +68,5 @@ def select_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"device {name!r} was asked for, but torch sees no GPU; "
-            "set `device: cpu` (or auto) in the configuration"
-        )
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
     return torch.device(name)

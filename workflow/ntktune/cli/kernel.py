@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,9 @@ from ntktune.cli.inputs import check_tokens, model_facts, read_subsets
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
-
-    from ntktune.data.tokens import TextEncoder
 
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
@@ -73,7 +72,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--prefix-token", help="a token to put first, as <|endoftext|>")
     parser.add_argument("--max-tokens", type=int, default=64, help="cut longer rows (default: 64)")
-    parser.add_argument("--rows", type=int, default=100, help="rows drawn at random (default: 100)")
+    parser.add_argument(
+        "--rows", type=int, help="rows drawn at random (default: 100, or all of a smaller file)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the rows and the head (default: 0)")
     add_computing_options(parser)
 
@@ -177,7 +178,7 @@ def of_file(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from ntktune.data.cleaning import content_sha256, counts_line, task_table
+    from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
     from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sampling import kernel_draws
     from ntktune.data.sources import read_sources
@@ -203,10 +204,14 @@ def of_file(args: argparse.Namespace) -> None:
         },
         task,
     )
-    table, counts = task_table(read_sources(definition, task).frames, definition)
-    print(f"{task}: {counts_line(counts)}", file=sys.stderr)
+    frames = read_sources(definition, task).frames
+    _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
+    table, counts = task_table(frames, definition)
+    parts = list(counts.values())  # the split into two is undone
+    together = {fate: sum(part[fate] for part in parts) for fate in parts[0]}
+    print(counts_line({f"{task}:": together}), file=sys.stderr)
     encoder = text_encoder(args.model)
-    words = _word_ids(args, encoder)
+    words = _word_ids(args, encoder.encode)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     ids, overlong = row_tokens(
         table,
@@ -218,12 +223,13 @@ def of_file(args: argparse.Namespace) -> None:
     )
     if overlong:
         print(f"{task}: {overlong} rows were cut to {args.max_tokens} tokens", file=sys.stderr)
-    if not 2 <= args.rows <= len(table):
+    size = min(100, len(table)) if args.rows is None else args.rows
+    if not 2 <= size <= len(table):
         raise UserError(
-            f"--rows is {args.rows}; {args.data} has {len(table)} rows that can be used, and a "
-            "kernel's spectrum needs 2 or more"
+            f"--rows is {size}, but {args.data} has {len(table)} rows that can be used; give 2 to "
+            f"{len(table)}"
         )
-    chosen = kernel_draws(np.arange(len(table)), rows=args.rows, draws=1, root=args.seed, task=task)
+    chosen = kernel_draws(np.arange(len(table)), rows=size, draws=1, root=args.seed, task=task)
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     facts = {
         "task": {"name": task} | {key: definition[key] for key in SUMMARY},
@@ -240,7 +246,28 @@ def of_file(args: argparse.Namespace) -> None:
     _compute(args, record, examples, labels, chosen, facts, model_is, words)
 
 
-def _word_ids(args: argparse.Namespace, encoder: TextEncoder) -> list[int] | None:
+def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
+    """Raise UserError if a file's labels are not what the command line says they are."""
+    from ntktune.data.cleaning import number
+
+    shown = ", ".join(repr(label) for label in sorted(labels)[:5]) or "nothing"
+    shown += ", …" if len(labels) > 5 else ""
+    missing = [name for name in args.classes or () if name not in labels]
+    if missing:
+        raise UserError(
+            f"--classes {' '.join(args.classes)}: no row of {args.data} has {missing[0]!r} in the "
+            f"column {args.label_column}, which holds {shown}"
+        )
+    if not args.classes and not any(math.isfinite(number(label)) for label in labels):
+        raise UserError(
+            f"the column {args.label_column} of {args.data} holds no score but {shown}; for two "
+            "classes give --classes ZERO ONE"
+        )
+
+
+def _word_ids(
+    args: argparse.Namespace, encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[int] | None:
     """Return the token ids of the label words: the first token of each.
 
     Raises
@@ -252,8 +279,8 @@ def _word_ids(args: argparse.Namespace, encoder: TextEncoder) -> list[int] | Non
         return None
     if not args.classes:
         raise UserError("--label-words needs --classes: which label each word stands for")
-    start = len(encoder.encode([""])[0])  # what the tokenizer puts before every text
-    encoded = [tokens[start:] for tokens in encoder.encode(args.label_words)]
+    start = len(encode([""])[0])  # what the tokenizer puts before every text
+    encoded = [tokens[start:] for tokens in encode(args.label_words)]
     if not all(encoded):
         raise UserError(f"--label-words {args.label_words}: a word has no tokens")
     ids = [tokens[0] for tokens in encoded]
@@ -358,7 +385,8 @@ def _compute(
     else:
         model = label_word_model(args.model, words, blocks=args.blocks, dtype=dtype)
     model = model.to(device)
-    progress = Progress(f"kernels of {task}, {len(rows)} draws", len(rows))
+    many = f", {len(rows)} draws" if len(rows) > 1 else ""
+    progress = Progress(f"kernel{'s' * (len(rows) > 1)} of {task}{many}", len(rows))
     found = []
     for draw, chosen in enumerate(rows):
         if words is None:
