@@ -8,6 +8,7 @@ from ntktune.figures.fig2 import learning_curve_figure
 from ntktune.figures.panels import size_labels
 
 BLUE = "#0072B2"
+UNTUNED_FACTORS = {"probe": 2.0, "kernel-descent": 3.0, "kernel-ridge": 4.0}
 
 
 def metrics_of(tasks, sizes=SIZES, **kwargs):
@@ -59,6 +60,21 @@ def test_the_baseline_is_that_of_the_largest_size(metrics):
     axes = learning_curve_figure(changed, ["stsb"], BLUE).axes[0]
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed[0].get_ydata()[0] == pytest.approx(2.2)
+
+
+def test_predictions_without_fine_tuning_are_thin_lines(metrics):
+    untuned = pd.concat(
+        [metrics.assign(method=m, mse=metrics["mse"] * f) for m, f in UNTUNED_FACTORS.items()]
+    )
+    untuned = untuned[(untuned["method"] == "probe") | (untuned["n"] < max(SIZES))]
+    figure = learning_curve_figure(metrics, ["stsb", "sts12"], BLUE, untuned=untuned)
+    for axes, task in zip(figure.axes, ["stsb", "sts12"], strict=True):
+        means = metrics[metrics["task"] == task].groupby("n")["mse"].mean()
+        drawn = {line.get_linestyle(): line for line in axes.lines if line.get_linewidth() == 1.0}
+        np.testing.assert_allclose(drawn["-."].get_ydata(), 2 * means)
+        np.testing.assert_allclose(drawn["-"].get_ydata(), 3 * means[means.index < max(SIZES)])
+    assert {"linear probe", "prediction by the NTK"} < set(legend_texts(figure))
+    assert "kernel-ridge" not in " ".join(legend_texts(figure))
 
 
 def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):

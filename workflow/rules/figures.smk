@@ -10,6 +10,7 @@ rule fig2:
     """Learning curves: test error against labelled examples (SR26 figure 2)."""
     input:
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+        untuned=collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
     output:
         pdf="<results>/figures/fig2.pdf",
         svg="<results>/figures/fig2.svg",
@@ -39,6 +40,7 @@ rule fig2:
         """
         python -m ntktune figures fig2 \
             --metrics {input.metrics:q} \
+            --untuned {input.untuned:q} \
             --tasks {params.tasks:q} \
             --color {params.color:q} \
             --dpi {params.dpi:q} \

@@ -140,6 +140,15 @@ def _metrics(
     return metrics, facts
 
 
+def _untuned(paths: list[str]) -> pd.DataFrame:
+    """Read the predictions without fine-tuning of many tasks as one table."""
+    import pandas as pd
+
+    columns = ("task", "kind", "method", "n", "seed", *ERROR_COLUMNS)
+    tables = [_table(path, columns)[0] for path in paths]
+    return pd.concat(tables, ignore_index=True).astype(dict.fromkeys(ERROR_COLUMNS, float))
+
+
 def _titles(facts: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Return task → title, for the tasks whose provenance states one."""
     return {task: stated["title"] for task, stated in facts.items() if stated.get("title")}
@@ -195,12 +204,13 @@ def fig2(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:fig2", args)
     metrics, facts = _metrics(args.metrics, ERROR_COLUMNS)
+    untuned = _untuned(args.untuned) if args.untuned else None
     titles = _titles(facts)
     for task, stated in facts.items():
         if stated.get("kind") == "regression" and stated.get("score_range"):
             low, high = (f"{bound:g}".replace("-", "−") for bound in stated["score_range"])
             titles[task] = f"{titles.get(task, task)}, scores {low} to {high}"
-    figure = learning_curve_figure(metrics, args.tasks, args.color, titles)
+    figure = learning_curve_figure(metrics, args.tasks, args.color, titles, untuned)
     _write_figure(figure, args, record)
 
 
@@ -408,6 +418,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     for run in (fig2, fig10):
         parser = add_command(verbs, run.__name__, run)
         _add_inputs(parser, "--metrics")
+        if run is fig2:
+            what = "predictions without fine-tuning (baselines.parquet), one file per task"
+            parser.add_argument("--untuned", nargs="+", metavar="FILE", help=what)
         _add_drawing(parser, tasks=True, color=True)
 
     parser = add_command(verbs, "fig3", fig3)

@@ -22,6 +22,13 @@ Y_LABELS = {
 }
 
 
+# method → how its curve is drawn, and what it is called
+UNTUNED = {
+    "probe": ("#7A7A7A", "-.", "linear probe"),
+    "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
+}
+
+
 def _level(metrics: pd.DataFrame, column: str) -> float:
     """Return a reference level: the mean over seeds at the largest size that has one."""
     return curve(metrics, column)["mean"].iloc[-1]
@@ -32,6 +39,7 @@ def learning_curve_figure(
     tasks: Sequence[str],
     color: str,
     titles: Mapping[str, str] | None = None,
+    untuned: pd.DataFrame | None = None,
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
@@ -47,6 +55,9 @@ def learning_curve_figure(
         Colour of the curves.
     titles
         Task → title of its panel; a task without one has its name.
+    untuned
+        Predictions without fine-tuning: columns as those of ``metrics``, and ``method``;
+        of each method in :data:`UNTUNED` the mean over seeds is drawn.
 
     Returns
     -------
@@ -73,6 +84,15 @@ def learning_curve_figure(
             values = curve(rows[task], "error")
             seeds.extend(values["count"])
             handles["curve"] = draw_curve(axes, values, color)
+            if untuned is not None:
+                mine = with_error(untuned[untuned["task"] == task])
+                for method, some in mine.groupby("method"):
+                    if method in UNTUNED:
+                        drawn, style, _ = UNTUNED[method]
+                        means = curve(some, "error")["mean"]
+                        (handles[method],) = axes.plot(
+                            means.index, means, color=drawn, linestyle=style, linewidth=1.0
+                        )
             handles["baseline"] = axes.axhline(
                 _level(rows[task], "baseline_error"), color=BASELINE, linestyle="--", linewidth=1.0
             )
@@ -96,6 +116,7 @@ def learning_curve_figure(
         predicted = " or ".join(v for k, v in baseline.items() if k in {kind[t] for t in tasks})
         labels = {
             "curve": f"fine-tuned{spread}{count_range(seeds, 'seed')}",
+            **{method: label for method, (_, _, label) in UNTUNED.items()},
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",
         }
