@@ -92,7 +92,9 @@ def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
 def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
     jobs = edited("workflow/ntktune/kernel/__init__.py", "__all__", "X = 1\n__all__")
     assert jobs["kernel"] == jobs["spectrum"] == jobs["stopping"] == 2
-    assert not {"finetune", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
+    # the kernel's own learning curves stand in figure 2
+    assert jobs["learning_kernel"] == jobs["baselines"] == 2
+    assert not {"finetune", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
 
 
 def test_a_colour_redraws_its_figure_only(edited):
