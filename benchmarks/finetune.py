@@ -1,6 +1,6 @@
 """Fine-tuning by ntktune beside transformers' Trainer, on the same work.
 
-    python benchmarks/finetune.py --study results/quickstart --sizes 32 64 128 --seeds 2
+    python benchmarks/finetune.py --study results/quickstart --seeds 2
 
 The same model, texts, seeds, batches in the same order, steps, precision and evaluations, of a
 study whose data are there (``snakemake tokenize subsets`` or any later target makes them). Every
@@ -13,50 +13,42 @@ trainer       one transformers.Trainer per seed in one process, the model loaded
               (faster than the checkpoints that Trainer itself would write and load)
 
 The table has, per task and method, the seconds, the highest memory above the loaded model, and
-the mean test metrics; the summary the ratios.
+the mean test score (Pearson correlation or accuracy); the summary the ratios, and how far the
+two methods' scores of the same task, size and seed are apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
+import importlib
 import json
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from measuring import in_fresh_process, measured
 from torch import nn
 
 from ntktune.artifacts import read_json
 from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import model_facts
-from ntktune.finetune.metrics import classification_metrics, regression_metrics
+from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.repeats import (
     OUTPUTS,
     Examples,
-    center_outputs,
     fine_tuned_repeats,
-    label_scale,
-    seed_split,
+    measured_metrics,
+    start_seed,
 )
-from ntktune.finetune.training import Settings, batch_rows, optimizer, outputs
+from ntktune.finetune.training import Settings, batch_rows, optimizer
 from ntktune.models import TextModel, pad, text_model
-from ntktune.seeds import generator, integer_seed
 
 METHODS = ("ours", "trainer")
 SCORE = {"regression": "pearson", "classification": "accuracy"}
-
-
-def memory(line: str) -> int:
-    """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.split(f"{line}:")[1].split()[0])
 
 
 def ours(
@@ -75,7 +67,9 @@ def trainer(
     """Return the same rows from transformers' Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    pretrained = {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
+    seeds = range(case["seeds"])
+    trained_on = {row for seed in seeds for row in subsets["seeds"][seed]["order"][:size]}
+    pretrained = Snapshot(model.backbone, [examples.ids[row] for row in sorted(trained_on)])
     regression = examples.kind == "regression"
 
     class WithLoss(nn.Module):
@@ -134,26 +128,15 @@ def trainer(
             return self.optimizer
 
     rows = []
-    for seed in range(case["seeds"]):
-        train, holdout = seed_split(examples, subsets, size, seed)
-        mean, sd = label_scale(examples, train)
-        labels = (
-            torch.as_tensor((examples.label - mean) / sd, dtype=torch.float32)
-            if regression
-            else torch.as_tensor(examples.label, dtype=torch.long)
-        )
-        model.backbone.load_state_dict(pretrained)
-        address = (examples.task, size, seed)
-        head = integer_seed(case["root"], "finetune.head", *address)
-        model.reset_head(torch.Generator().manual_seed(head))
-        center_outputs(model, [examples.ids[i] for i in train], settings)
+    for seed in seeds:
+        pretrained.restore()
+        start = start_seed(model, examples, subsets, size, seed, settings, case["root"])
         data = [
-            {"input_ids": ids, "labels": label}
-            for ids, label in zip(examples.ids, labels, strict=True)
+            {"input_ids": ids, "labels": target}
+            for ids, target in zip(examples.ids, start.targets, strict=True)
         ]
         lengths = [len(ids) for ids in examples.ids]
-        order = generator(case["root"], "finetune.order", *address)
-        batches = list(batch_rows(train, lengths, settings, order))
+        batches = list(batch_rows(start.train, lengths, settings, start.order))
         best = KeepBest()
         once = SameBatches(
             batches,
@@ -179,7 +162,7 @@ def trainer(
                 label_names=["labels"],
             ),
             train_dataset=data,
-            eval_dataset=[data[i] for i in sorted(holdout, key=lambda i: lengths[i])],
+            eval_dataset=[data[i] for i in sorted(start.holdout, key=lambda i: lengths[i])],
             data_collator=collate,
             callbacks=[best],
         )
@@ -188,22 +171,17 @@ def trainer(
         with torch.no_grad():
             model.load_state_dict(best.weights)
         model.zero_grad(set_to_none=True)
-        test = list(subsets["test"])
-        found = outputs(model, [examples.ids[i] for i in test], settings.batch_tokens)
-        found, label = found.double().numpy(), examples.label[test]
-        measured = (
-            regression_metrics(
-                found * sd + mean,
-                label,
-                training_label=examples.label[train],
-                score_range=examples.score_range,
-                label_noise=examples.label_noise[test],
-            )
-            if regression
-            else classification_metrics(found, label, training_label=examples.label[train])
+        found = measured_metrics(
+            model,
+            examples,
+            subsets["test"],
+            label_mean=start.label_mean,
+            label_sd=start.label_sd,
+            training_label=examples.label[start.train],
+            batch_tokens=settings.batch_tokens,
         )
         rows.append(
-            measured
+            found
             | {"n": size, "seed": seed, "best_step": best.step, "steps": once.state.global_step}
         )
     return rows
@@ -232,16 +210,16 @@ def measure(case: dict) -> None:
     model, examples, subsets, settings = read_case(case)
     run = {"ours": ours, "trainer": trainer}[case["method"]]
     if case["method"] == "trainer":
-        import transformers.trainer  # noqa: F401  (loads lazily; not what is measured)
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
-    before, started = memory("VmRSS"), time.perf_counter()
-    rows = [
-        row for size in case["sizes"] for row in run(model, examples, subsets, size, settings, case)
-    ]
-    seconds = time.perf_counter() - started
+        importlib.import_module("transformers.trainer")  # loads lazily; not what is measured
+    rows, seconds, peak = measured(
+        lambda: [
+            row
+            for size in case["sizes"]
+            for row in run(model, examples, subsets, size, settings, case)
+        ]
+    )
     score = float(np.mean([row[SCORE[examples.kind]] for row in rows]))
-    found = {"seconds": seconds, "peak_mb": (memory("VmHWM") - before) / 1e6, "score": score}
+    found = {"seconds": seconds, "peak_mb": peak / 1e6, "score": score}
     steps = sum(row["steps"] for row in rows)
     scores = [row[SCORE[examples.kind]] for row in rows]
     print(json.dumps(found | {"steps": steps, "scores": scores}))
@@ -253,7 +231,7 @@ def main() -> None:
     parser.add_argument("--study", required=True, help="results folder of a study with its data")
     tasks = ["amazon-intensity", "film-intensity", "amazon-polarity"]
     parser.add_argument("--tasks", nargs="+", default=tasks)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[16, 32, 64])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--root", type=int, default=0, help="root seed (default: 0)")
     parser.add_argument("--blocks", type=int, default=4, help="first blocks (default: 4)")
@@ -272,13 +250,7 @@ def main() -> None:
         for task in args.tasks:
             for method in args.methods:
                 case = vars(args) | {"task": task, "method": method}
-                done = subprocess.run(
-                    [sys.executable, __file__, "--case", json.dumps(case)],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                found = json.loads(done.stdout.splitlines()[-1])
+                found = in_fresh_process(__file__, case)
                 runs.setdefault((task, method), []).append(found)
                 print(task, method, found, flush=True)
     rows = [
@@ -296,6 +268,12 @@ def main() -> None:
     if set(METHODS) <= set(sums.index):
         ratio = sums.loc["trainer"] / sums.loc["ours"]
         print(f"Trainer: {ratio['seconds']:.2f} x the time, {ratio['peak_mb']:.2f} x the memory")
+        for task in args.tasks:
+            ours, theirs = (np.array(runs[task, method][0]["scores"]) for method in METHODS)
+            print(
+                f"{task}: mean score {ours.mean():.4f} and {theirs.mean():.4f}, sd over sizes and "
+                f"seeds {ours.std():.4f}, largest difference of one {abs(ours - theirs).max():.1e}"
+            )
 
 
 if __name__ == "__main__":

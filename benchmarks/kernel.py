@@ -22,18 +22,16 @@ limit         one forward and backward pass of the same batches, and the Gram's 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import functools
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
+from measuring import in_fresh_process, measured
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
@@ -246,12 +244,6 @@ LOOKS = {
 }
 
 
-def memory(line: str) -> int:
-    """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.split(f"{line}:")[1].split()[0])
-
-
 def measure(case: dict) -> None:
     """Run one method once; print seconds and peak memory, and keep its kernel."""
     torch.set_num_threads(case["threads"])
@@ -260,13 +252,7 @@ def measure(case: dict) -> None:
     examples = make_examples(case["examples"], *case["lengths"], vocabulary)
     METHODS[case["method"]](model, examples[:2])  # what loads lazily is loaded
     model.zero_grad(set_to_none=True)
-    ctypes.CDLL(None).malloc_trim(0)  # what that left behind goes back first
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
-    before = memory("VmRSS")
-    started = time.perf_counter()
-    found = METHODS[case["method"]](model, examples)
-    seconds = time.perf_counter() - started
-    peak = memory("VmHWM") - before
+    found, seconds, peak = measured(lambda: METHODS[case["method"]](model, examples))
     if isinstance(found, float):
         seconds = found
     else:
@@ -282,7 +268,7 @@ def difference(kernel: Path, reference: Path) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def measured(case: dict, methods: list[str], repeats: int, scratch: Path) -> list[dict]:
+def medians(case: dict, methods: list[str], repeats: int, scratch: Path) -> list[dict]:
     """Run all methods on one case, in turn and in fresh processes; return their medians."""
     runs: dict[str, list[dict]] = {method: [] for method in methods}
     for kernel in scratch.glob("*.safetensors"):
@@ -290,14 +276,8 @@ def measured(case: dict, methods: list[str], repeats: int, scratch: Path) -> lis
     for _ in range(repeats):
         for method in methods:
             kernel = scratch / f"{method}.safetensors"
-            one = json.dumps(case | {"method": method, "kernel": str(kernel)})
-            done = subprocess.run(
-                [sys.executable, __file__, "--case", one],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            runs[method].append(json.loads(done.stdout.splitlines()[-1]))
+            one = case | {"method": method, "kernel": str(kernel)}
+            runs[method].append(in_fresh_process(__file__, one))
     rows = []
     for method, found in runs.items():
         kernels = scratch / f"{method}.safetensors", scratch / "ours.safetensors"
@@ -388,7 +368,7 @@ def main() -> None:
             "lengths": [int(n) for n in lengths.split("-")],
             "threads": args.threads,
         }
-        rows += measured(case, args.methods, args.repeats, scratch)
+        rows += medians(case, args.methods, args.repeats, scratch)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
