@@ -8,7 +8,8 @@ from docutils.core import publish_parts
 from jinja2 import Environment, StrictUndefined
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
-CAPTIONS = ["fig2", "fig3", "decay", "fig10", "table1", "table2", "table3", "verdicts"]
+CAPTIONS = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs"]
+CAPTIONS += ["table1", "table2", "table3", "table4", "verdicts"]
 
 
 def rendered(name, config):

@@ -65,7 +65,7 @@ def test_mistakes(flags, message, tiny, tmp_path, capsys):
 
 def test_a_folder_without_a_model(tmp_path, capsys):
     assert main(["kernel", "plan", "--model", str(tmp_path)]) == 1
-    assert f"{tmp_path} is no model folder: it has no config.json" in capsys.readouterr().err
+    assert f"{tmp_path} is no model folder: config.json is missing" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert main(["kernel", "plan", "--model", str(tmp_path)]) == 1
     assert "the configuration in" in capsys.readouterr().err

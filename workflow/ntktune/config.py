@@ -197,6 +197,7 @@ def _check_rows(study: dict) -> None:
     """Check sample sizes against the numbers of rows that the tasks' files state."""
     wanted = [
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
+        ("finetune.fixed_size", study["finetune"]["fixed_size"] or 0, study["tasks"]),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
     ]

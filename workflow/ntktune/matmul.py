@@ -9,6 +9,7 @@ without oneDNN it is the plain product.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from ntktune.device import select_device
 
 
 def _onednn() -> Callable[..., torch.Tensor] | None:
@@ -115,3 +118,13 @@ class FastLinear(TorchFunctionMode):
                 rows = _Linear.apply(x.flatten(0, -2), weight, bias)
                 return rows.view(*x.shape[:-1], len(weight))
         return function(*args, **(kwargs or {}))
+
+
+def measured_rate() -> float:
+    """Return the FLOPs per second of a large float32 product on this machine."""
+    side = torch.randn(2_048, 2_048, device=select_device())
+    product_transposed(side, side).sum().item()  # the sum waits for a GPU
+    started = time.perf_counter()
+    for _ in range(4):
+        product_transposed(side, side).sum().item()
+    return 4 * 2 * 2_048**3 / (time.perf_counter() - started)

@@ -11,9 +11,9 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -175,13 +175,42 @@ def _reading(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be read: {error}") from error
 
 
-def _configuration(folder: str | os.PathLike, blocks: int | None) -> PretrainedConfig:
-    """Return a model's configuration, or that of its first blocks; the rest is then never read."""
+def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PretrainedConfig:
+    """Return a model's configuration, or that of its first blocks; the rest is then never read.
+
+    Raises
+    ------
+    UserError
+        The folder holds none that can be read, or the model has fewer blocks.
+    """
     from transformers import AutoConfig
 
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder} is no model folder: it has no config.json; correct the path")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        raise UserError(f"{folder} is no model folder: config.json is missing; correct the path")
+    with _reading(f"the configuration in {folder}"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return _first_blocks(config, blocks)
+
+
+def described_configuration(
+    settings: Mapping[str, Any], blocks: int | None = None
+) -> PretrainedConfig:
+    """Return the configuration that ``model_type`` and its other keys describe.
+
+    Raises
+    ------
+    UserError
+        transformers knows no such model, or it has fewer blocks.
+    """
+    from transformers import AutoConfig
+
+    with _reading(f"the configuration {dict(settings)}"):
+        config = AutoConfig.for_model(**settings)
+    return _first_blocks(config, blocks)
+
+
+def _first_blocks(config: PretrainedConfig, blocks: int | None) -> PretrainedConfig:
+    """Return a configuration cut to the first blocks, in place."""
     if blocks is None:
         return config
     there = config.num_hidden_layers
@@ -225,15 +254,13 @@ def load_backbone(
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model: config.json is missing")
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with _reading(f"the model in {folder}"):
         kind = AutoModelForCausalLM if language_head else AutoModel
         backbone = kind.from_pretrained(
             folder,
-            config=_configuration(folder, blocks),
+            config=configuration(folder, blocks),
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
@@ -257,7 +284,7 @@ def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.M
     from transformers import AutoModel
 
     with _reading(f"the configuration in {folder}"), torch.device("meta"):
-        return AutoModel.from_config(_configuration(folder, blocks))
+        return AutoModel.from_config(configuration(folder, blocks))
 
 
 def text_model(

@@ -50,8 +50,12 @@ HAS_CLASSES = any(
     STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]
 )
 MERGES = bool(STUDY["taskvectors"]["tasks"])
+# Trainings without early stopping, for comparison.
+FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
+FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
 FIGURES = ["fig2"] + ["fig3"] * MERGES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
-TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["verdicts"]
+FIGURES += ["prediction"] + ["epochs"] * FIXED_EPOCHS
+TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4", "verdicts"]
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {
     f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet" for name in ["cosine", "merged"] * MERGES
@@ -76,9 +80,15 @@ TEST_ROWS = (
 LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
 LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
+EVALUATION = (
+    ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
+    if STUDY["finetune"]["evaluate_every"]
+    else []
+)
 PATIENCE = (
     ["--patience", str(STUDY["finetune"]["patience"])] if STUDY["finetune"]["patience"] else []
 )
+TUNING_DTYPE = STUDY["finetune"]["dtype"] or STUDY["model"]["dtype"]
 CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 
 

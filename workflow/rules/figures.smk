@@ -1,8 +1,9 @@
 """Chapter figures: every figure and table, from tables only.
 
 Needs: the tables of the chapters spectrum, finetune, taskvectors and theory.
-Makes: figures/fig2 ... fig10 (pdf, svg, png), figures/table1.csv (decay rates), table2.csv (stopping),
-    table3.csv (merged models) and verdicts.csv (the paper's claims, each with its statistic).
+Makes: figures/fig2 ... fig10, prediction and epochs (pdf, svg, png), figures/table1.csv (decay rates),
+    table2.csv (stopping), table3.csv (merged models), table4.csv (test scores) and verdicts.csv (the
+    paper's claims, each with its statistic).
 """
 
 
@@ -182,6 +183,91 @@ rule fig10:
         """
 
 
+rule prediction:
+    """What the kernel's decay predicts against what fine-tuning shows (SR26 eq 30)."""
+    input:
+        table1="<results>/figures/table1.csv",
+        summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
+    output:
+        pdf="<results>/figures/prediction.pdf",
+        svg="<results>/figures/prediction.svg",
+        provenance="<results>/figures/prediction.json",
+        png=report(
+            "<results>/figures/prediction.png",
+            caption="../report/prediction.rst",
+            category="Figures",
+            labels={"figure": "prediction", "shows": "predicted against measured"},
+        ),
+    log:
+        "<logs>/figures/prediction.log",
+    benchmark:
+        "<benchmarks>/figures/prediction.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:prediction"),
+        colors=lookup(dpath="figures/prediction/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures prediction \
+            --table1 {input.table1:q} \
+            --summaries {input.summaries:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule epochs:
+    """Test error against the epoch, without early stopping."""
+    input:
+        histories=collect(
+            f"<results>/finetune/{{task}}/fixed/n{FIXED_SIZE}/history.parquet",
+            task=STUDY["tasks"],
+        ),
+    output:
+        pdf="<results>/figures/epochs.pdf",
+        svg="<results>/figures/epochs.svg",
+        provenance="<results>/figures/epochs.json",
+        png=report(
+            "<results>/figures/epochs.png",
+            caption="../report/epochs.rst",
+            category="Figures",
+            labels={"figure": "epochs", "shows": "test error against the epoch"},
+        ),
+    log:
+        "<logs>/figures/epochs.log",
+    benchmark:
+        "<benchmarks>/figures/epochs.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:epochs"),
+        tasks=lookup(dpath="tasks", within=STUDY),
+        color=lookup(dpath="figures/epochs/color", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures epochs \
+            --histories {input.histories:q} \
+            --tasks {params.tasks:q} \
+            --color {params.color:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
 rule table1:
     """Decay exponents with the predicted and the measured rate (SR26 eqs 29-32)."""
     input:
@@ -286,6 +372,39 @@ rule table3:
         python -m ntktune figures table3 \
             --cosine {input.cosine:q} \
             --merged {input.merged:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table4:
+    """Test scores of every task and size."""
+    input:
+        metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+    output:
+        csv=report(
+            "<results>/figures/table4.csv",
+            caption="../report/table4.rst",
+            category="Tables",
+            labels={"table": "table4", "shows": "test scores"},
+        ),
+        provenance="<results>/figures/table4.json",
+    log:
+        "<logs>/figures/table4.log",
+    benchmark:
+        "<benchmarks>/figures/table4.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:table4"),
+    shell:
+        """
+        python -m ntktune figures table4 \
+            --metrics {input.metrics:q} \
             --out {output.csv:q} \
             2>{log:q}
         """

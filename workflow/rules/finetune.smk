@@ -2,7 +2,9 @@
 
 Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json.
 Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per
-    seed) and history.parquet (losses at every evaluation), SR26 section 5.1.
+    seed) and history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/ the
+    same without early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet
+    (predictions without fine-tuning: linear probe and the NTK's).
 """
 
 
@@ -32,13 +34,13 @@ rule finetune:
         code=code_digest("ntktune.cli.finetune:run"),
         seed=lookup(dpath="seed", within=STUDY),
         blocks=BLOCKS,
-        dtype=lookup(dpath="model/dtype", within=STUDY),
+        dtype=TUNING_DTYPE,
         device=lookup(dpath="device", within=STUDY),
         learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
         weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
         batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
         max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
-        evaluate_every=lookup(dpath="finetune/evaluate_every", within=STUDY),
+        evaluation=EVALUATION,
         patience=PATIENCE,
         checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
@@ -58,7 +60,7 @@ rule finetune:
             --weight-decay {params.weight_decay:q} \
             --batch-size {params.batch_size:q} \
             --max-epochs {params.max_epochs:q} \
-            --evaluate-every {params.evaluate_every:q} \
+            {params.evaluation:q} \
             {params.patience:q} \
             {params.checkpointing:q} \
             --batch-tokens {params.batch_tokens:q} \
@@ -69,6 +71,21 @@ rule finetune:
             --out-history {output.history:q} \
             2>{log:q}
         """
+
+
+use rule finetune as fixed_epochs with:
+    output:
+        metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
+        history="<results>/finetune/{task}/fixed/n{size}/history.parquet",
+    log:
+        "<logs>/finetune/{task}/fixed-n{size}.log",
+    benchmark:
+        "<benchmarks>/finetune/{task}/fixed-n{size}.tsv"
+    params:
+        max_epochs=lookup(dpath="finetune/fixed_epochs", within=STUDY),
+        evaluation=["--test-history"],
+        patience=[],
+        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 
 rule baselines:

@@ -32,13 +32,13 @@ rule tuned_weights:
         seed=lookup(dpath="seed", within=STUDY),
         size=lookup(dpath="taskvectors/size", within=STUDY),
         blocks=BLOCKS,
-        dtype=lookup(dpath="model/dtype", within=STUDY),
+        dtype=TUNING_DTYPE,
         device=lookup(dpath="device", within=STUDY),
         learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
         weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
         batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
         max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
-        evaluate_every=lookup(dpath="finetune/evaluate_every", within=STUDY),
+        evaluation=EVALUATION,
         patience=PATIENCE,
         checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
@@ -56,7 +56,7 @@ rule tuned_weights:
             --weight-decay {params.weight_decay:q} \
             --batch-size {params.batch_size:q} \
             --max-epochs {params.max_epochs:q} \
-            --evaluate-every {params.evaluate_every:q} \
+            {params.evaluation:q} \
             {params.patience:q} \
             {params.checkpointing:q} \
             --batch-tokens {params.batch_tokens:q} \

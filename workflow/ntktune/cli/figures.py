@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ERROR_COLUMNS = ("mse", "baseline_mse", "noise_variance", "accuracy", "baseline_accuracy")
+SCORE_COLUMNS = (*ERROR_COLUMNS, "pearson")
 F1_COLUMNS = ("f1", "baseline_f1")
 STEP_COLUMNS = ("best_step", "sum_learning_rate")
 COSINE_COLUMNS = ("task_a", "task_b", "cosine")
@@ -72,6 +73,18 @@ RATE_COLUMNS = (
     "error_measure",
     "measured_low",
     "measured_high",
+    "needed",
+)
+PREDICTION_COLUMNS = (
+    *RATE_COLUMNS,
+    "kind",
+    "exponent",
+    "exponent_low",
+    "exponent_high",
+    "predicted_low",
+    "predicted_high",
+    "needed_low",
+    "needed_high",
 )
 SUMMARY_KEYS = (
     "task",
@@ -248,6 +261,38 @@ def fig10(args: argparse.Namespace) -> None:
     _write_figure(figure, args, record)
 
 
+def prediction(args: argparse.Namespace) -> None:
+    """Draw what the kernel predicts against what fine-tuning shows, a point per task."""
+    from ntktune.figures.prediction import prediction_figure
+
+    record = Record("ntktune.cli.figures:prediction", args)
+    rates = _csv(args.table1, PREDICTION_COLUMNS)
+    facts = {summary["task"]: summary for summary in map(_summary, args.summaries)}
+    titles = _titles(
+        {task: _task_facts(summary.get("provenance", {})) for task, summary in facts.items()}
+    )
+    _write_figure(prediction_figure(rates, args.colors, titles), args, record)
+
+
+def epochs(args: argparse.Namespace) -> None:
+    """Draw the test error after each epoch of trainings without early stopping."""
+    import pandas as pd
+
+    from ntktune.figures.epochs import epochs_figure
+
+    record = Record("ntktune.cli.figures:epochs", args)
+    tables, facts = [], {}
+    for path in args.histories:
+        table, provenance = _table(path, ("seed", "epoch", "holdout_loss", *ERROR_COLUMNS))
+        task = _task_facts(provenance)
+        if not {"name", "kind"} <= task.keys():
+            raise UserError(f"{path} does not say which task it is of; make it again")
+        facts[task["name"]] = task
+        tables.append(table.assign(task=task["name"], kind=task["kind"]))
+    history = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(ERROR_COLUMNS, float))
+    _write_figure(epochs_figure(history, args.tasks, args.color, _titles(facts)), args, record)
+
+
 def _samples(args: argparse.Namespace) -> int:
     """Return the number of bootstrap samples that was asked for."""
     if args.bootstrap < 1:
@@ -261,7 +306,7 @@ def table1(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:table1", args)
     summaries = [_summary(path) for path in args.summaries]
-    metrics, _ = _metrics(args.metrics, ERROR_COLUMNS)
+    metrics, _ = _metrics(args.metrics, SCORE_COLUMNS)
     table = decay_table(summaries, metrics, args.seed, _samples(args))
     write_csv(args.out, table, record.provenance(inputs=_inputs(args), seeds={"root": args.seed}))
 
@@ -284,6 +329,15 @@ def table3(args: argparse.Namespace) -> None:
     cosine, _ = _table(args.cosine, COSINE_COLUMNS)
     merged, _ = _table(args.merged, MERGED_COLUMNS)
     write_csv(args.out, merging_table(cosine, merged), record.provenance(inputs=_inputs(args)))
+
+
+def table4(args: argparse.Namespace) -> None:
+    """Write table 4: the test scores of every task and sample size."""
+    from ntktune.figures.table4 import SCORES, score_table
+
+    record = Record("ntktune.cli.figures:table4", args)
+    metrics, _ = _metrics(args.metrics, [name for names in SCORES.values() for name in names])
+    write_csv(args.out, score_table(metrics), record.provenance(inputs=_inputs(args)))
 
 
 def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> dict[str, np.ndarray]:
@@ -353,7 +407,7 @@ def verdicts(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:verdicts", args)
     summaries = [_summary(path) for path in args.summaries]
-    metrics, _ = _metrics(args.metrics, (*ERROR_COLUMNS, *STEP_COLUMNS))
+    metrics, _ = _metrics(args.metrics, (*SCORE_COLUMNS, *STEP_COLUMNS))
     table = verdict_table(
         rates=_csv(args.table1, RATE_COLUMNS),
         exponents=_draw_exponents(summaries, args.fits),
@@ -377,6 +431,7 @@ def _add_inputs(
         "--summaries": "spectrum summaries (summary.json), one per task",
         "--fits": "decay fits (decay.parquet), one per task, in the order of --summaries",
         "--stopping": "stopping times (stopping.parquet), one file per task",
+        "--histories": "evaluations with test metrics (history.parquet), one file per task",
     }
     single = {
         "--eigenvalues": "the task's eigenvalues (eigenvalues.parquet)",
@@ -432,6 +487,17 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     default = ["#0072B2", "#D55E00"]
     parser.add_argument("--colors", nargs=2, default=default, metavar="HEX", help=what)
 
+    parser = add_command(verbs, "prediction", prediction)
+    _add_inputs(parser, "--table1", "--summaries")
+    _add_drawing(parser, tasks=False, color=False)
+    what = "colours of regressions and classifications"
+    default = ["#0072B2", "#D55E00"]
+    parser.add_argument("--colors", nargs=2, default=default, metavar="HEX", help=what)
+
+    parser = add_command(verbs, "epochs", epochs)
+    _add_inputs(parser, "--histories")
+    _add_drawing(parser, tasks=True, color=True)
+
     parser = add_command(verbs, "decay", decay)
     _add_inputs(parser, "--eigenvalues", "--fits", "--summary", one_task=True)
     _add_drawing(parser, tasks=False, color=True)
@@ -446,6 +512,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     parser = add_command(verbs, "table3", table3)
     _add_inputs(parser, "--cosine", "--merged")
+    _add_table(parser, bootstrap=False)
+
+    parser = add_command(verbs, "table4", table4)
+    _add_inputs(parser, "--metrics")
     _add_table(parser, bootstrap=False)
 
     parser = add_command(verbs, "show", show)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, read_tensors, write_table
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts, read_subsets
+from ntktune.cli.inputs import check_tokens, model_facts, read_samples
 from ntktune.cli.resume import Finished
+from ntktune.code_digest import code_digest
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +29,26 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "run", run)
     add_training_options(parser)
     parser.add_argument("--state", help="folder for finished seeds, to go on from after a kill")
+    parser.add_argument(
+        "--test-history",
+        action="store_true",
+        help="measure the test rows at every evaluation; it changes no step and no choice",
+    )
     parser.add_argument("--out-metrics", required=True, help="parquet: one row per seed")
     parser.add_argument("--out-history", required=True, help="parquet: one row per evaluation")
+
+    parser = add_command(verbs, "plan", plan)
+    parser.add_argument("--config", required=True, help="a study's configuration")
+    parser.add_argument("--results", help="its results, for the texts' lengths (default: its own)")
+    parser.add_argument(
+        "--device-name", help="a GPU by name, as A100-80GB (default: this machine's processor)"
+    )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.4,
+        help="share of a named GPU's peak speed that is reached (default: 0.4, a guess)",
+    )
 
     parser = add_command(verbs, "baselines", baselines)
     add_model_options(parser)
@@ -67,7 +86,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, required=True, help="examples per step")
     parser.add_argument("--max-epochs", type=int, required=True, help="passes, at most")
     parser.add_argument(
-        "--evaluate-every", type=int, required=True, help="steps between hold-out evaluations"
+        "--evaluate-every", type=int, help="steps between hold-out evaluations (default: a pass)"
     )
     parser.add_argument(
         "--patience", type=int, help="evaluations without a new best, then stop (default: never)"
@@ -148,12 +167,12 @@ def read_cell(args: argparse.Namespace) -> Cell:
         "dtype": args.dtype,
         "device": str(device),
     }
-    subsets = read_subsets(args.subsets, args.tokens, facts)
+    subsets = read_samples(args.subsets, args.tokens, facts)
     return Cell(settings, examples, subsets, device, record)
 
 
 def repeats(
-    args: argparse.Namespace, cell: Cell, seeds: Sequence[int]
+    args: argparse.Namespace, cell: Cell, seeds: Sequence[int], *, test_history: bool = False
 ) -> tuple[TextModel, Iterator[Repeat]]:
     """Return the model and a cell's repeats, one per seed.
 
@@ -182,8 +201,146 @@ def repeats(
         args.seed,
         seeds,
         Progress(what, steps),
+        test_history=test_history,
     )
     return model, found
+
+
+def _study_architecture(study: dict[str, Any], folder: str, autocast: torch.dtype | None) -> Any:
+    """Return the shape of a study's model: as fetched, in its own folder, or as described.
+
+    Raises
+    ------
+    UserError
+        It is nowhere.
+    """
+    from pathlib import Path
+
+    from ntktune.finetune.account import architecture
+    from ntktune.models import configuration, described_configuration
+
+    model, source = study["model"], study["model"]["source"]
+    for place in (f"{folder}/data/model", source.get("folder")):
+        if place and (Path(place) / "config.json").is_file():
+            return architecture(configuration(place, model["blocks"]), autocast)
+    described = model["architecture"] or source.get("random")
+    if not described:
+        raise UserError(
+            f"the model {model['name']} is not fetched yet, and model.architecture does not say "
+            "what it is like; run `snakemake fetch` first, or describe it there"
+        )
+    settings = {key: value for key, value in described.items() if key != "seed"}
+    return architecture(described_configuration(settings, model["blocks"]), autocast)
+
+
+def _study_texts(
+    study: dict[str, Any], folder: str, task: str, size: int
+) -> tuple[dict[str, list[int]], int | None]:
+    """Return the tokens of the texts that a task's first sample trains on, holds out and tests.
+
+    Also the embedding rows that they reach, None where the data are not made yet: every
+    text then is as long as it can be.
+    """
+    from pathlib import Path
+
+    from ntktune.data.sampling import training_subset
+
+    data = Path(folder) / "data" / task
+    tokens, subsets = data / "tokens.safetensors", data / "subsets.json"
+    if not (tokens.is_file() and subsets.is_file()):
+        held = max(1, round(size * study["finetune"]["holdout_fraction"]))
+        tests = study["finetune"]["test_rows"] or study["task_definitions"][task]["test_rows"] or 0
+        counts = {"train": size - held, "holdout": held, "test": tests}
+        longest = study["model"]["max_tokens"]
+        return {part: [longest] * count for part, count in counts.items()}, None
+    tensors, facts = read_tensors(tokens)
+    samples = read_samples(str(subsets), str(tokens), facts)
+    lengths = tensors["offsets"].diff().tolist()
+    train, holdout = training_subset(samples, size, 0)
+    rows = {"train": train, "holdout": holdout, "test": samples["test"]}
+    ids = tensors["ids"].split(lengths)
+    used = {0}.union(*(ids[row].tolist() for row in (*train, *holdout)))
+    return {part: [lengths[row] for row in some] for part, some in rows.items()}, len(used)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print what a study's fine-tuning grid will cost: memory, FLOPs and hours."""
+    import torch
+
+    from ntktune.config import load_yaml, resolved_study
+    from ntktune.device import torch_dtype
+    from ntktune.finetune.account import DEVICES, memory, training_cost
+    from ntktune.finetune.training import Settings
+    from ntktune.matmul import measured_rate
+
+    if args.device_name not in (None, *DEVICES):
+        raise UserError(
+            f"--device-name {args.device_name} is unknown; choose one of {', '.join(DEVICES)}"
+        )
+    if not 0 < args.share <= 1:
+        raise UserError(f"--share is {args.share}; it must be above 0 and at most 1")
+    study = resolved_study(load_yaml(args.config), args.config)
+    folder = args.results or f"results/{study['study']}"
+    tuning, longest = study["finetune"], study["model"]["max_tokens"]
+    dtype = tuning["dtype"] or study["model"]["dtype"]
+    autocast = torch_dtype(dtype) if dtype == "bfloat16" else None
+    names = ("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every")
+    names += ("patience", "batch_tokens", "checkpointing")
+    settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
+    shape = _study_architecture(study, folder, autocast)
+    device = torch.device("cuda" if args.device_name else "cpu")
+
+    costs, rows, unknown = {}, 0, set()
+    for task in study["tasks"]:
+        outputs = 1 if study["task_definitions"][task]["kind"] == "regression" else 2
+        for size in tuning["sizes"]:
+            texts, reached = _study_texts(study, folder, task, size)
+            rows = max(rows, shape.table // shape.width if reached is None else reached)
+            unknown |= {task} if reached is None else set()
+            costs[task, size] = training_cost(
+                shape, **texts, settings=settings, device=device, outputs=outputs
+            )
+    largest = max((cost.largest for cost in costs.values()), key=lambda p: p[0] * p[1])
+    held = memory(shape, largest, rows, settings, 8 if dtype == "float64" else 4)
+    if not args.device_name:
+        speed, where = measured_rate(), "this processor, at a large product's speed"
+    else:
+        exact, rough, capacity = DEVICES[args.device_name]
+        speed = args.share * 1e12 * (rough if autocast else exact)
+        where = f"one {args.device_name}, at {args.share:.0%} of its peak speed (a guess)"
+
+    precision = "bfloat16 products of float32 weights" if autocast else dtype
+    print(
+        f"study {study['study']}: {study['model']['name']}, {shape.blocks} blocks, "
+        f"{shape.parameters / 1e6:,.1f} million parameters, {precision}"
+    )
+    if unknown:
+        print(
+            f"texts    of {', '.join(sorted(unknown))}: not made yet, so {longest} tokens each, "
+            "the most they can have"
+        )
+    print(
+        "memory   "
+        + "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(held).items())
+        + f"  together {held.together / 2**30:.2f} GiB"
+    )
+    if args.device_name:
+        fits = "fits" if held.together < capacity * 1e9 else "does not fit"
+        print(f"         {fits} the {capacity * 1e9 / 2**30:.0f} GiB of one {args.device_name}")
+    seeds = tuning["seeds"]
+    for size in tuning["sizes"]:
+        own = [cost for (_, n), cost in costs.items() if n == size]
+        flops = seeds * sum(cost.flops for cost in own)
+        print(
+            f"n {size:<6} {len(own)} tasks x {seeds} seeds  steps {own[0].steps} each  tokens "
+            f"{seeds * sum(cost.tokens for cost in own):,}  FLOPs {flops:.2e}  "
+            f"{flops / speed / 3600:.2f} h"
+        )
+    together = seeds * sum(cost.flops for cost in costs.values())
+    print(
+        f"grid     {together:.2e} FLOPs, {together / speed / 3600:.2f} h on {where}: "
+        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
+    )
 
 
 # Options that change no number of a seed's result.
@@ -196,7 +353,7 @@ def _key(record: Record, cell: Cell, size: int, seed: int) -> dict[str, Any]:
 
     chosen = cell.subsets["seeds"][seed]
     return {
-        "code": record.provenance()["code"],
+        "code": code_digest(record.entry),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "settings": {k: v for k, v in record.settings.items() if k not in PLACES},
         "facts": cell.facts,
@@ -220,8 +377,12 @@ def run(args: argparse.Namespace) -> None:
         ready = ", ".join(str(seed) for seed in seeds if seed not in left)
         print(f"{args.task}, n={args.size}: seeds {ready} were finished before", file=sys.stderr)
     if left:
-        for repeat in repeats(args, cell, left)[1]:
-            history = [dataclasses.asdict(e) for e in repeat.training.history]
+        for repeat in repeats(args, cell, left, test_history=args.test_history)[1]:
+            tested = repeat.test_history or [{}] * len(repeat.training.history)
+            history = [
+                dataclasses.asdict(evaluation) | metrics
+                for evaluation, metrics in zip(repeat.training.history, tested, strict=True)
+            ]
             done[repeat.seed] = {"row": repeat.row, "history": history}
             finished.put(f"seed{repeat.seed}", keys[repeat.seed], done[repeat.seed])
     provenance = record.provenance(
@@ -245,7 +406,7 @@ def baselines(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.finetune:baselines", args)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
-    subsets = read_subsets(args.subsets, args.tokens, facts)
+    subsets = read_samples(args.subsets, args.tokens, facts)
     kernels = _kernels(args, facts, model_is) if args.kernels else {}
     device = select_device(args.device)
     orders = [seed["order"][: max(args.sizes)] for seed in subsets["seeds"]]

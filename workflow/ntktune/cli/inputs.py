@@ -40,19 +40,19 @@ def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str,
         )
 
 
-def read_subsets(path: str, tokens: str, tokens_facts: dict) -> dict:
-    """Return a task's subsets.
+def read_samples(path: str, tokens: str, tokens_facts: dict) -> dict:
+    """Return a task's samples of rows: its subsets, or the kernel's draws.
 
     Raises
     ------
     UserError
         They were drawn from other data than the tokens hold.
     """
-    subsets = read_json(path)
-    drawn_from = subsets.get("provenance", {}).get("data_sha256")
+    samples = read_json(path)
+    drawn_from = samples.get("provenance", {}).get("data_sha256")
     if drawn_from != tokens_facts.get("data_sha256"):
         raise UserError(
             f"{path} was drawn from data {drawn_from}, but {tokens} holds "
-            f"{tokens_facts.get('data_sha256')}; draw the subsets again"
+            f"{tokens_facts.get('data_sha256')}; draw again"
         )
-    return subsets
+    return samples

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntktune.artifacts import Record, read_json, read_tensors, write_tensors
+from ntktune.artifacts import Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts, read_subsets
+from ntktune.cli.inputs import check_tokens, model_facts, read_samples
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,25 +26,17 @@ FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     parser = add_command(verbs, "draws", draws)
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
+    add_study_options(parser)
     parser.add_argument("--draws", required=True, help="the task's draws.json")
-    parser.add_argument("--task", required=True, help="the task's name")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     add_computing_options(parser)
 
     parser = add_command(verbs, "learning", learning)
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
+    add_study_options(parser)
     parser.add_argument("--subsets", required=True, help="the task's subsets.json")
-    parser.add_argument("--task", required=True, help="the task's name")
     parser.add_argument("--rows", type=int, required=True, help="size of the largest subset")
     parser.add_argument(
         "--seeds", type=int, required=True, help="of how many seeds, from the first"
     )
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     add_computing_options(parser)
 
     parser = add_command(verbs, "gram", of_file)
@@ -95,6 +87,15 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
 
 
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model, and which task of the study."""
+    parser.add_argument("--model", required=True, help="folder of the pretrained model")
+    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
+    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
+    parser.add_argument("--task", required=True, help="the task's name")
+    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+
+
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how kernels are computed, and where they go."""
     parser.add_argument(
@@ -120,13 +121,10 @@ def _checked_inputs(
     """
     model = model_facts(args.model)
     check_tokens(args.tokens, facts, args.task, model)
-    drawn = read_json(args.draws)
-    if drawn["provenance"].get("data_sha256") != facts["data_sha256"]:
-        raise UserError(
-            f"{args.draws} was drawn from data {drawn['provenance'].get('data_sha256')}, but "
-            f"{args.tokens} holds {facts['data_sha256']}; draw again"
-        )
-    rows, available = drawn["draws"], len(tokens["offsets"]) - 1
+    rows, available = (
+        read_samples(args.draws, args.tokens, facts)["draws"],
+        len(tokens["offsets"]) - 1,
+    )
     if not rows or len({len(draw) for draw in rows}) != 1:
         raise UserError(
             f"{args.draws} must hold one or more draws of equal size; "
@@ -157,7 +155,7 @@ def learning(args: argparse.Namespace) -> None:
     tokens, facts = read_tensors(args.tokens)
     model_is = model_facts(args.model)
     check_tokens(args.tokens, facts, args.task, model_is)
-    subsets = read_subsets(args.subsets, args.tokens, facts)
+    subsets = read_samples(args.subsets, args.tokens, facts)
     there = len(subsets["seeds"])
     if not 1 <= args.seeds <= there:
         raise UserError(
@@ -292,26 +290,10 @@ def _word_ids(
     return ids
 
 
-def _measured_rate() -> float:
-    """Return the FLOPs per second of a large float32 product on this machine."""
-    import time
-
-    import torch
-
-    from ntktune.device import select_device
-    from ntktune.matmul import product_transposed
-
-    side = torch.randn(2_048, 2_048, device=select_device())
-    product_transposed(side, side).sum().item()  # the sum waits for a GPU
-    started = time.perf_counter()
-    for _ in range(4):
-        product_transposed(side, side).sum().item()
-    return 4 * 2 * 2_048**3 / (time.perf_counter() - started)
-
-
 def plan(args: argparse.Namespace) -> None:
     """Print what a kernel will cost: FLOPs, memory and time, before anything is computed."""
     from ntktune.kernel.account import account
+    from ntktune.matmul import measured_rate
     from ntktune.models import block_list, empty_backbone
 
     shortest, longest = args.lengths
@@ -331,7 +313,7 @@ def plan(args: argparse.Namespace) -> None:
             f"--lengths {shortest} {longest}: this model has {positions} positions; give fewer"
         )
     found = account(backbone, list(block_list(backbone)), lengths)
-    rate = args.tflops * 1e12 if args.tflops else _measured_rate()
+    rate = args.tflops * 1e12 if args.tflops else measured_rate()
     gib = 2**30
     print(
         f"{found.parameters / 1e6:,.1f} million parameters, {args.examples} texts, "

@@ -14,7 +14,7 @@ from ntktune.cli.finetune import (
     read_examples,
     repeats,
 )
-from ntktune.cli.inputs import model_facts, read_subsets
+from ntktune.cli.inputs import model_facts, read_samples
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def merge(args: argparse.Namespace) -> None:
         tasks.append(
             TunedTask(
                 examples=examples,
-                rows=read_subsets(subsets, tokens, tokens_facts)["test"],
+                rows=read_samples(subsets, tokens, tokens_facts)["test"],
                 backbone=backbone_part(tensors),
                 head_weight=tensors["head.weight"],
                 head_bias=tensors["head.bias"],

@@ -2,7 +2,7 @@
 
 The theory predicts an excess error of order n^(−a/(a+1)) from the decay exponent a of
 the kernel's eigenvalues (SR26 eq 30). Here is the other side: the exponent that the
-fine-tuned models show.
+fine-tuned models show, of E + B n^−b, with an irreducible part E of the error.
 """
 
 from typing import Any
@@ -13,10 +13,13 @@ import pandas as pd
 from ntktune.figures.measures import with_error
 
 EXCESS, PLAIN, RATE = "MSE − label noise", "MSE", "error rate"
+# Three numbers are fitted: with fewer sizes the floor is not, and E is 0.
+LEAST_SIZES = 4
+EXPONENTS = np.linspace(0.005, 3.0, 600)
 
 
 def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the points of one task's learning curve that a logarithm can be taken of.
+    """Return the points of one task's learning curve.
 
     Parameters
     ----------
@@ -28,11 +31,11 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     -------
     points
         ``n``, ``seed``, ``error``: the test MSE less the variance of the labels' noise
-        where that is known, else the test MSE; for a classification the error rate, whose
-        irreducible part is unknown.
+        where that is known, else the test MSE; for a classification the error rate.
+        Sizes whose mean error is not above zero are left out.
     facts
-        ``error_measure``; ``sizes_dropped``, the sizes whose mean error is not above
-        zero; ``points_dropped``, the seeds at other sizes whose error is not.
+        ``error_measure``; ``sizes_dropped``, how many sizes were left out;
+        ``points_dropped``, the seeds at other sizes whose error has no logarithm.
     """
     metrics = with_error(metrics)
     measure = RATE
@@ -44,13 +47,103 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     means = metrics.groupby("n")["error"].mean()
     kept = means.index[means > 0]
     points = metrics.loc[metrics["n"].isin(kept), ["n", "seed", "error"]]
-    positive = points["error"] > 0
     facts = {
         "error_measure": measure,
         "sizes_dropped": len(means) - len(kept),
-        "points_dropped": int((~positive).sum()),
+        "points_dropped": int((points["error"] <= 0).sum()),
     }
-    return points[positive], facts
+    return points, facts
+
+
+def resampled_curves(
+    points: pd.DataFrame, resamples: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean curves of bootstrap samples of the seeds.
+
+    All sizes of a seed are drawn together: its subsets are nested.
+
+    Parameters
+    ----------
+    points
+        ``n``, ``seed`` and one further column, the value.
+    resamples, random
+        Number of samples, and the source of randomness.
+
+    Returns
+    -------
+    sizes : numpy.ndarray
+        (S,), ascending.
+    means : numpy.ndarray
+        (resamples, S); NaN in samples without a value at some size, and everywhere if
+        there are fewer than two seeds.
+    """
+    values = next(name for name in points.columns if name not in ("n", "seed"))
+    table = points.pivot_table(index="seed", columns="n", values=values)  # (seeds, S)
+    there = table.notna().to_numpy(dtype=float)
+    count = len(table)
+    if count < 2:
+        return table.columns.to_numpy(), np.full((resamples, table.shape[1]), np.nan)
+    times = random.multinomial(count, np.full(count, 1 / count), size=resamples)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no seed of a sample has the size
+        means = (times @ table.fillna(0.0).to_numpy()) / (times @ there)
+    return table.columns.to_numpy(), means
+
+
+def floor_fits(
+    sizes: np.ndarray, means: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit E + B n^−b with E, B ≥ 0 to curves, by least squares of errors relative to a scale.
+
+    Parameters
+    ----------
+    sizes
+        n, shape (S,).
+    means
+        The curves, shape (R, S).
+    scale
+        What a size's deviation is measured in, shape (S,); the curve itself, usually.
+
+    Returns
+    -------
+    exponents : numpy.ndarray
+        b, shape (R,), to 0.005 and at most 3; 0 for a curve that does not fall, NaN for
+        one with a missing value.
+    floors : numpy.ndarray
+        E, shape (R,).
+    """
+    weights = np.asarray(scale, dtype=float) ** -2  # (S,)
+    shapes = (sizes / sizes[0])[None, :] ** -EXPONENTS[:, None]  # (b, S)
+    # normal equations of each exponent: of 1 and of n^-b, and of them with the curves
+    ones, mixed = weights.sum(), shapes @ weights
+    squares, level = (shapes**2) @ weights, (means @ weights)[:, None]  # level: (R, 1)
+    fall = (means * weights) @ shapes.T  # (R, b)
+    inverse = 1.0 / (ones * squares - mixed**2)
+    floor = (squares * level - mixed * fall) * inverse
+    size = (ones * fall - mixed * level) * inverse
+    above, falling = floor >= 0, size >= 0
+    size = np.where(above, size, np.maximum(fall / squares, 0.0))
+    floor = np.where(above, floor, 0.0)
+    size, floor = np.where(falling, size, 0.0), np.where(falling, floor, level / ones)
+    # sum of squared residuals, but for what does not depend on the fit
+    loss = floor**2 * ones + 2 * floor * size * mixed + size**2 * squares
+    loss -= 2 * (floor * level + size * fall)
+    known = np.isfinite(means).all(axis=1)
+    best = np.where(known[:, None], loss, 0.0).argmin(axis=1)
+    rows = np.arange(len(means))
+    exponents = np.where(size[rows, best] > 0, EXPONENTS[best], 0.0)
+    return np.where(known, exponents, np.nan), np.where(known, floor[rows, best], np.nan)
+
+
+def _slope(points: pd.DataFrame) -> tuple[float, float]:
+    """Return minus the least squares slope of log error on log n, and its standard error."""
+    points = points[points["error"] > 0]
+    x = np.log(points["n"].to_numpy(dtype=float))
+    y = np.log(points["error"].to_numpy(dtype=float))
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x @ y) / (x @ x)
+    left = len(x) - 2
+    stderr = np.sqrt(((y - slope * x) ** 2).sum() / left / (x @ x)) if left > 0 else np.nan
+    return -slope, stderr
 
 
 def resampled_exponents(
@@ -58,26 +151,20 @@ def resampled_exponents(
 ) -> np.ndarray:
     """Return the exponent in bootstrap samples of the seeds, (resamples,).
 
-    All sizes of a seed are drawn together: its subsets are nested. NaN where a sample
-    holds one size only, and everywhere if there are fewer than two seeds.
+    Of E + B n^−b with :data:`LEAST_SIZES` sizes or more, else of B n^−b. NaN where a
+    sample lacks a size, or its mean error is not above zero without a floor, and
+    everywhere if there are fewer than two seeds.
     """
-    seeds = points["seed"].unique()
-    if len(seeds) < 2:
+    sizes, means = resampled_curves(points, resamples, random)
+    scale = points.groupby("n")["error"].mean().to_numpy()
+    if len(sizes) >= LEAST_SIZES:
+        return floor_fits(sizes, means, scale)[0]
+    if len(sizes) < 2:
         return np.full(resamples, np.nan)
-    x = np.log(points["n"].to_numpy(dtype=float))
-    y = np.log(points["error"].to_numpy(dtype=float))
-    x, y = x - x.mean(), y - y.mean()
-    # a slope needs five sums only, and those of a sample are sums over its seeds
-    sums = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=1)  # (points, 5)
-    by_seed = np.stack([sums[points["seed"] == seed].sum(axis=0) for seed in seeds])
-    times = random.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
-    count, sx, sy, sxx, sxy = (times @ by_seed).T
-    spread = count * sxx - sx**2
-    # rounding leaves about 1e-16 where all n agree; two sizes differ by far more
-    usable = spread > 1e-9 * count**2
-    slopes = np.full(resamples, np.nan)
-    slopes[usable] = (count * sxy - sx * sy)[usable] / spread[usable]
-    return -slopes
+    with np.errstate(invalid="ignore"):
+        y = np.log(np.where(means > 0, means, np.nan))
+    x = np.log(sizes) - np.log(sizes).mean()
+    return -(y @ x) / (x @ x)
 
 
 def measured_exponent(
@@ -97,19 +184,24 @@ def measured_exponent(
     Returns
     -------
     dict
-        ``measured_exponent``, minus the ordinary least squares slope of log error on
-        log n over all (n, seed); ``measured_stderr``, its standard error;
-        ``measured_low``, ``measured_high``, the 95 % percentile interval of the bootstrap
-        over seeds (NaN with one seed); ``sizes``, ``seeds``, the facts of
-        :func:`curve_points`, and ``reason``, why a number is missing ("" if none is).
+        ``measured_exponent``, b of E + B n^−b fitted to the mean errors, and ``floor``, E
+        above the labels' noise where that is known; with fewer sizes than
+        :data:`LEAST_SIZES` the slope, and ``floor`` NaN. ``measured_low``,
+        ``measured_high``, the 95 % percentile interval of the bootstrap over seeds (NaN with
+        one seed). ``slope_exponent``, minus the ordinary least squares slope of log error
+        on log n over all (n, seed), as if there were no floor, and ``slope_stderr``, its
+        standard error. ``sizes``, ``seeds``, the facts of :func:`curve_points`, and
+        ``reason``, why a number is missing ("" if none is).
     """
     points, facts = curve_points(metrics)
     sizes, seeds = points["n"].nunique(), points["seed"].nunique()
     found = {
         "measured_exponent": np.nan,
-        "measured_stderr": np.nan,
         "measured_low": np.nan,
         "measured_high": np.nan,
+        "floor": np.nan,
+        "slope_exponent": np.nan,
+        "slope_stderr": np.nan,
         "sizes": sizes,
         "seeds": seeds,
         "reason": "",
@@ -119,13 +211,12 @@ def measured_exponent(
             f"a slope needs two sizes; {sizes} of {metrics['n'].nunique()} can be used"
         )
         return facts | found
-    x = np.log(points["n"].to_numpy(dtype=float))
-    y = np.log(points["error"].to_numpy(dtype=float))
-    x, y = x - x.mean(), y - y.mean()
-    slope = (x @ y) / (x @ x)
-    found["measured_exponent"] = -slope
-    if len(x) > 2:
-        found["measured_stderr"] = np.sqrt(((y - slope * x) ** 2).sum() / (len(x) - 2) / (x @ x))
+    found["slope_exponent"], found["slope_stderr"] = _slope(points)
+    found["measured_exponent"] = found["slope_exponent"]
+    if sizes >= LEAST_SIZES:
+        means = points.groupby("n")["error"].mean()
+        fit = floor_fits(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
+        found["measured_exponent"], found["floor"] = (float(values[0]) for values in fit)
     samples = resampled_exponents(points, resamples, random)
     if np.isfinite(samples).any():
         found["measured_low"], found["measured_high"] = np.nanquantile(samples, [0.025, 0.975])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.figures.measures import kinds
+from ntktune.figures.needed import needed_size
 from ntktune.figures.rates import measured_exponent
 from ntktune.seeds import generator
 
@@ -41,7 +42,8 @@ def decay_table(
         draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the
         exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
         interval (eq 30), no interval for one draw; and of the learning curve what
-        :func:`ntktune.figures.rates.measured_exponent` returns.
+        :func:`ntktune.figures.rates.measured_exponent` and
+        :func:`ntktune.figures.needed.needed_size` return.
     """
     kind = kinds(metrics)
     rows = []
@@ -73,7 +75,9 @@ def decay_table(
         }
         if task in kind:
             random = generator(seed, "figures.bootstrap", task)
-            row |= measured_exponent(metrics[metrics["task"] == task], resamples, random)
+            mine = metrics[metrics["task"] == task]
+            row |= measured_exponent(mine, resamples, random)
+            row |= needed_size(mine, resamples, generator(seed, "figures.bootstrap", task))
         else:
             row["reason"] = "the task was not fine-tuned"
         rows.append(row)

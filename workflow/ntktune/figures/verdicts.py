@@ -5,7 +5,7 @@ in the column ``threshold``. An order counts as reproduced only if it also holds
 least 95 % of bootstrap samples: of the kernel's draws, and of the fine-tuning's seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import pandas as pd
 from ntktune.figures.agreement import kendall_tau, resampled_means, share_in_agreement
 from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
 from ntktune.figures.merges import parts
-from ntktune.figures.rates import RATE, curve_points, resampled_exponents
+from ntktune.figures.needed import SHARE, gain_points, reached_sizes
+from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
 from ntktune.seeds import generator
 
 REPRODUCED, FAILED, UNTESTED = "reproduced", "not reproduced", "not tested"
@@ -99,7 +100,65 @@ def power_law(r_squared: Mapping[str, float]) -> dict[str, Any]:
     )
 
 
-def faster_decay_fewer_samples(
+def _decay_order(
+    kind: str,
+    what: str,
+    claim: str,
+    statistic: str,
+    exponents: Mapping[str, np.ndarray],
+    values: Mapping[str, float],
+    samples: Callable[[str], np.ndarray],
+    seed: int,
+    resamples: int,
+    sign: int = 1,
+) -> dict[str, Any]:
+    """Return the verdict on the order of decay exponents being that of something else.
+
+    Parameters
+    ----------
+    kind
+        ``"regression"`` or ``"classification"``: their errors do not compare.
+    what
+        What the values are, for the detail.
+    claim, statistic
+        What is claimed, and the statistic.
+    exponents
+        Task → its decay exponents, one per draw.
+    values
+        Task of that kind → the other value; NaN where it is unknown.
+    samples
+        Returns a task's values in bootstrap samples of the seeds, (resamples,).
+    seed, resamples
+        Root seed, and number of bootstrap samples.
+    sign
+        −1 if the claim is that the value falls with the exponent.
+    """
+    tasks = [t for t in exponents if np.isfinite(values.get(t, np.nan))]
+    if len(tasks) < LEAST_TASKS:
+        detail = f"{kind} tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
+        detail += " or more"
+        return _row(claim, "eq 30", statistic, np.nan, ORDER_RULE, UNTESTED, detail)
+    decay = np.array([exponents[t].mean() for t in tasks])
+    others = np.array([values[t] for t in tasks])
+    tau = kendall_tau(decay, sign * others)
+    drawn = np.stack([samples(t) for t in tasks], axis=1)  # (resamples, tasks)
+    share = np.nan
+    if all(len(exponents[t]) > 1 for t in tasks) and np.isfinite(drawn).any(axis=0).all():
+        decays = _resampled(exponents, tasks, seed, resamples)
+        share = share_in_agreement(decays, sign * drawn)
+    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
+    pairs = ", ".join(
+        f"{t} {a:.3g} and {b:.3g}" for t, a, b in zip(tasks, decay, others, strict=True)
+    )
+    detail = f"{remark}; decay exponent and {what} by task: {pairs}"
+    return _row(claim, "eq 30", statistic, tau, ORDER_RULE, verdict, detail)
+
+
+def _of_kind(metrics: pd.DataFrame, kind: str) -> list[str]:
+    return [task for task, is_of in kinds(metrics).items() if is_of == kind]
+
+
+def faster_decay_faster_fall(
     kind: str,
     exponents: Mapping[str, np.ndarray],
     measured: Mapping[str, float],
@@ -122,41 +181,59 @@ def faster_decay_fewer_samples(
     seed, resamples
         Root seed, and number of bootstrap samples.
     """
-    kind_of = kinds(metrics)
-    tasks = [
-        t for t in exponents if kind_of.get(t) == kind and np.isfinite(measured.get(t, np.nan))
-    ]
-    claim = f"The faster the decay, the faster the error falls with n ({kind} tasks)"
-    source, statistic = "eq 30", "Kendall τ of decay exponent and learning-curve exponent"
-    if len(tasks) < LEAST_TASKS:
-        detail = (
-            f"{kind} tasks with both exponents: {len(tasks)}; an order needs {LEAST_TASKS} or more"
-        )
-        return _row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
-    decay = np.array([exponents[t].mean() for t in tasks])
-    curves = np.array([measured[t] for t in tasks])
-    tau = kendall_tau(decay, curves)
-    points = {t: curve_points(of_task(metrics, t))[0] for t in tasks}
-    share = np.nan
-    if all(len(exponents[t]) > 1 and points[t]["seed"].nunique() > 1 for t in tasks):
-        share = share_in_agreement(
-            _resampled(exponents, tasks, seed, resamples),
-            np.stack(
-                [
-                    resampled_exponents(
-                        points[t], resamples, generator(seed, "figures.bootstrap", t)
-                    )
-                    for t in tasks
-                ],
-                axis=1,
-            ),
-        )
-    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
-    pairs = ", ".join(
-        f"{t} {a:.3g} and {b:.3g}" for t, a, b in zip(tasks, decay, curves, strict=True)
+
+    def samples(task: str) -> np.ndarray:
+        points = curve_points(of_task(metrics, task))[0]
+        return resampled_exponents(points, resamples, generator(seed, "figures.bootstrap", task))
+
+    return _decay_order(
+        kind,
+        "learning-curve exponent",
+        f"The faster the decay, the faster the error falls with n ({kind} tasks)",
+        "Kendall τ of decay exponent and learning-curve exponent",
+        exponents,
+        {t: measured.get(t, np.nan) for t in _of_kind(metrics, kind)},
+        samples,
+        seed,
+        resamples,
     )
-    detail = f"{remark}; decay and learning-curve exponent by task: {pairs}"
-    return _row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
+
+
+def faster_decay_fewer_samples(
+    kind: str,
+    exponents: Mapping[str, np.ndarray],
+    needed: Mapping[str, float],
+    metrics: pd.DataFrame,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """Return the verdict on fast-decaying tasks needing fewer examples.
+
+    Parameters
+    ----------
+    needed
+        Task → labelled examples that reach 95 % of its best score.
+    kind, exponents, metrics, seed, resamples
+        As for :func:`faster_decay_faster_fall`.
+    """
+
+    def samples(task: str) -> np.ndarray:
+        points = gain_points(of_task(metrics, task))
+        random = generator(seed, "figures.bootstrap", task)
+        return reached_sizes(*resampled_curves(points, resamples, random))
+
+    return _decay_order(
+        kind,
+        f"examples for {SHARE:.0%} of the best score",
+        f"The faster the decay, the fewer examples the task needs ({kind} tasks)",
+        f"Kendall τ of decay exponent and −n at {SHARE:.0%} of the best score",
+        exponents,
+        {t: needed.get(t, np.nan) for t in _of_kind(metrics, kind)},
+        samples,
+        seed,
+        resamples,
+        sign=-1,
+    )
 
 
 def _resampled(
@@ -416,10 +493,12 @@ def verdict_table(
         ``claim``, ``source``, ``statistic``, ``value``, ``threshold``, ``verdict``
         ("reproduced", "not reproduced", "not tested"), ``detail``.
     """
-    measured = rates.set_index("task")["measured_exponent"].to_dict()
+    by_task = rates.set_index("task")
+    measured, needed = by_task["measured_exponent"].to_dict(), by_task["needed"].to_dict()
     rows = [power_law(r_squared)]
     for kind in PAPER_ORDERS:
-        rows.append(faster_decay_fewer_samples(kind, exponents, measured, metrics, seed, resamples))
+        rows.append(faster_decay_faster_fall(kind, exponents, measured, metrics, seed, resamples))
+        rows.append(faster_decay_fewer_samples(kind, exponents, needed, metrics, seed, resamples))
     rows.extend(paper_order(kind, exponents, seed, resamples) for kind in PAPER_ORDERS)
     rows += [
         error_falls(metrics),

@@ -29,6 +29,52 @@ def shares_weight(model: nn.Module, weight: nn.Parameter) -> bool:
     return uses != 1
 
 
+def reachable_rows(
+    backbone: nn.Module, examples: Sequence[torch.Tensor]
+) -> tuple[nn.Embedding, torch.Tensor] | None:
+    """Return a backbone's embedding and the rows of it, sorted, that examples look up.
+
+    The row of id 0, which is under the padding, is among them. None where the table is not
+    the embedding's alone: a use elsewhere reaches every row.
+    """
+    embedding = backbone.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding) or shares_weight(backbone, embedding.weight):
+        return None
+    used = torch.cat([torch.zeros(1, dtype=torch.long), *(e.long().cpu() for e in examples)])
+    return embedding, used.unique().to(embedding.weight.device)
+
+
+class Snapshot:
+    """A backbone's weights as they are now, to be put back after trainings on some examples.
+
+    Of the embedding table it keeps the rows that such a training can change: a small
+    model's table is most of its weights.
+
+    Parameters
+    ----------
+    backbone
+        A Hugging Face base model.
+    examples
+        1-D tensors of token ids: all that are trained on before :meth:`restore`.
+    """
+
+    def __init__(self, backbone: nn.Module, examples: Sequence[torch.Tensor]):
+        self.reach = reachable_rows(backbone, examples)
+        state = backbone.state_dict(keep_vars=True)
+        table = self.reach[0].weight if self.reach else None
+        self.whole = [(t, t.detach().clone()) for t in state.values() if t is not table]
+        self.rows = table.detach()[self.reach[1]] if self.reach else None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the weights back, in place."""
+        for tensor, kept in self.whole:
+            tensor.copy_(kept)
+        if self.reach:
+            embedding, used = self.reach
+            embedding.weight[used] = self.rows
+
+
 @contextlib.contextmanager
 def restricted_embedding(backbone: nn.Module, examples: Sequence[torch.Tensor]) -> Iterator[None]:
     """Keep only the embedding rows of the token ids in ``examples``; put the rest back after.
@@ -47,13 +93,12 @@ def restricted_embedding(backbone: nn.Module, examples: Sequence[torch.Tensor]) 
     examples
         1-D tensors of token ids.
     """
-    embedding = backbone.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding) or shares_weight(backbone, embedding.weight):
+    reach = reachable_rows(backbone, examples)
+    if reach is None:
         yield
         return
+    embedding, used = reach
     full, padding_index = embedding.weight, embedding.padding_idx
-    used = torch.cat([torch.zeros(1, dtype=torch.long), *(e.long().cpu() for e in examples)])
-    used = used.unique().to(full.device)
     row = torch.zeros(len(full), dtype=torch.long, device=full.device)
     row[used] = torch.arange(len(used), device=full.device)
     embedding.weight = nn.Parameter(full.detach()[used], requires_grad=full.requires_grad)

@@ -41,7 +41,7 @@ class _Reader:
         return restricted
 
 
-def _read_layers(model: TextModel, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
+def read_layers(model: TextModel, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
     """Return the linear layers whose output matters at the read tokens only.
 
     It is seen from the gradients with respect to their outputs, on one batch: exactly zero
@@ -99,7 +99,7 @@ def last_rows_only(model: TextModel, examples: Sequence[torch.Tensor]) -> Iterat
     """
     pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
     ids, mask = (part.to(model.head.weight.device) for part in pad(pair))
-    layers = _read_layers(model, ids, mask) if ids.shape[1] > 1 else []
+    layers = read_layers(model, ids, mask) if ids.shape[1] > 1 else []
     reader = _Reader()
     with torch.no_grad():
         expected = model(ids, mask)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from ntktune.data.sampling import training_subset
 from ntktune.errors import UserError
+from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.metrics import (
     CLASSIFICATION,
@@ -17,7 +18,14 @@ from ntktune.finetune.metrics import (
     classification_metrics,
     regression_metrics,
 )
-from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
+from ntktune.finetune.training import (
+    Evaluation,
+    Settings,
+    Training,
+    expected_steps,
+    fine_tune,
+    outputs,
+)
 from ntktune.models import TextModel
 from ntktune.seeds import generator, integer_seed
 
@@ -62,13 +70,33 @@ class Examples:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One seed's outcome: its training, and a row of facts and test metrics."""
+    """One seed's outcome: its training, and a row of facts and test metrics.
+
+    ``test_history`` has the test metrics at each evaluation, if they were asked for.
+    """
 
     seed: int
     training: Training
     row: dict[str, object]
     label_mean: float
     label_sd: float
+    test_history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one seed's training starts from.
+
+    The rows to train on and to hold out, the targets of all examples, (N,), the scale they
+    were standardised with, and the source of the batches' order.
+    """
+
+    train: list[int]
+    holdout: list[int]
+    targets: torch.Tensor
+    label_mean: float
+    label_sd: float
+    order: np.random.Generator
 
 
 def seed_split(
@@ -117,6 +145,33 @@ def center_outputs(model: TextModel, examples: Sequence[torch.Tensor], settings:
     with torch.no_grad():
         mean = outputs(model, examples, settings.batch_tokens, settings.autocast).mean(dim=0)
         model.head.bias -= mean.to(model.head.bias.device)
+
+
+def start_seed(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    seed: int,
+    settings: Settings,
+    root_seed: int,
+) -> Start:
+    """Put a seed's fresh head on a pretrained backbone, in place, and return its sample.
+
+    The parameters are those of :func:`fine_tuned_repeats`.
+    """
+    train, holdout = seed_split(examples, subsets, size, seed)
+    mean, sd = label_scale(examples, train)
+    if examples.kind == "regression":
+        targets = torch.as_tensor((examples.label - mean) / sd, dtype=model.head.weight.dtype)
+    else:
+        targets = torch.as_tensor(examples.label, dtype=torch.long)
+    address = (examples.task, size, seed)
+    head_seed = integer_seed(root_seed, "finetune.head", *address)
+    model.reset_head(torch.Generator().manual_seed(head_seed))
+    center_outputs(model, [examples.ids[i] for i in train], settings)
+    order = generator(root_seed, "finetune.order", *address)
+    return Start(train, holdout, targets, mean, sd, order)
 
 
 def measured_metrics(
@@ -181,6 +236,8 @@ def fine_tuned_repeats(
     root_seed: int,
     seeds: Sequence[int] | None = None,
     progress: Callable[[float], None] | None = None,
+    *,
+    test_history: bool = False,
 ) -> Iterator[Repeat]:
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
 
@@ -206,6 +263,8 @@ def fine_tuned_repeats(
         Indices of the seeds; all by default.
     progress
         Called with the steps done, over all seeds (see :func:`all_steps`).
+    test_history
+        Measure the test rows at every evaluation; it changes no step and no choice.
 
     Raises
     ------
@@ -216,62 +275,64 @@ def fine_tuned_repeats(
     if not len(subsets["test"]):
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
-    pretrained = {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
-    dtype = model.head.weight.dtype
+    trained_on = {row for seed in seeds for row in subsets["seeds"][seed]["order"][:size]}
+    pretrained = Snapshot(model.backbone, [examples.ids[row] for row in sorted(trained_on)])
     done = 0
     with last_rows_only(model, examples.ids):
         for seed in seeds:
-            train, holdout = seed_split(examples, subsets, size, seed)
-            mean, sd = label_scale(examples, train)
-            if examples.kind == "regression":
-                targets = torch.as_tensor((examples.label - mean) / sd, dtype=dtype)
-            else:
-                targets = torch.as_tensor(examples.label, dtype=torch.long)
-            address = (examples.task, size, seed)
-            model.backbone.load_state_dict(pretrained)
-            head_seed = integer_seed(root_seed, "finetune.head", *address)
-            model.reset_head(torch.Generator().manual_seed(head_seed))
-            center_outputs(model, [examples.ids[i] for i in train], settings)
+            pretrained.restore()
+            start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
+
+            def test(start: Start = start) -> dict[str, float]:
+                found = measured_metrics(
+                    model,
+                    examples,
+                    subsets["test"],
+                    label_mean=start.label_mean,
+                    label_sd=start.label_sd,
+                    training_label=examples.label[start.train],
+                    batch_tokens=settings.batch_tokens,
+                    autocast=settings.autocast,
+                )
+                return {name: found.get(name, np.nan) for name in REGRESSION + CLASSIFICATION}
+
+            along: list[dict[str, float]] = []
+
+            def look(evaluation: Evaluation, test: Callable = test, along: list = along) -> None:
+                along.append(test())
+
             training = fine_tune(
                 model,
                 examples.ids,
-                targets,
-                train,
-                holdout,
+                start.targets,
+                start.train,
+                start.holdout,
                 settings,
-                generator(root_seed, "finetune.order", *address),
+                start.order,
                 (lambda step, before=done: progress(before + step)) if progress else None,
+                look if test_history else None,
+                subsets["test"] if test_history else (),
             )
-            steps = expected_steps(len(train), settings)
+            steps = expected_steps(len(start.train), settings)
             done += steps
             if progress and training.steps < steps:  # stopped early: the rest will not come
                 progress(done)
-            found = measured_metrics(
-                model,
-                examples,
-                subsets["test"],
-                label_mean=mean,
-                label_sd=sd,
-                training_label=examples.label[train],
-                batch_tokens=settings.batch_tokens,
-                autocast=settings.autocast,
-            )
             best = training.best
             row = {
                 "task": examples.task,
                 "kind": examples.kind,
                 "n": size,
                 "seed": seed,
-                "n_train": len(train),
-                "n_holdout": len(holdout),
+                "n_train": len(start.train),
+                "n_holdout": len(start.holdout),
                 "steps": training.steps,
                 "best_step": best.step,
                 "best_epoch": best.epoch,
                 "sum_learning_rate": best.step * settings.learning_rate,
                 "holdout_loss": best.holdout_loss,
             }
-            row |= {name: found.get(name, float("nan")) for name in REGRESSION + CLASSIFICATION}
-            yield Repeat(seed, training, row, mean, sd)
+            row |= test()
+            yield Repeat(seed, training, row, start.label_mean, start.label_sd, along)
 
 
 def all_steps(

@@ -20,7 +20,7 @@ from ntktune.models import TextModel, checkpointed, last_token, pad, token_batch
 
 # What a pass takes beside the tokens it computes, in tokens (benchmarks/finetune.py): its gradients
 # are added to those before. A GPU is best filled by one large pass.
-PASS_TOKENS = 48
+PASS_TOKENS = 96
 GPU_PASS_TOKENS = 2_048
 
 
@@ -39,7 +39,7 @@ class Settings:
     max_epochs
         Passes over the training part, at most.
     evaluate_every
-        Steps between two evaluations of the hold-out loss.
+        Steps between two evaluations of the hold-out loss; None: one pass.
     patience
         Stop after so many evaluations in a row without a new lowest hold-out loss; None: never,
         all epochs are made.
@@ -58,7 +58,7 @@ class Settings:
     weight_decay: float
     batch_size: int
     max_epochs: int
-    evaluate_every: int
+    evaluate_every: int | None
     patience: int | None
     batch_tokens: int
     autocast: torch.dtype | None = None
@@ -67,7 +67,8 @@ class Settings:
     def __post_init__(self):
         for name in ("learning_rate", "batch_size", "max_epochs", "evaluate_every", "patience"):
             value = getattr(self, name)
-            if not (name == "patience" and value is None) and not 0 < value < math.inf:
+            optional = name in ("evaluate_every", "patience")
+            if not (optional and value is None) and not 0 < value < math.inf:
                 raise UserError(f"{name} is {value}, but must be above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay is {self.weight_decay}, but must be 0 or above")
@@ -306,11 +307,11 @@ def fine_tune(
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
 
     AdamW with a constant step size on the mean loss: squared error or cross-entropy.
-    The hold-out loss is taken before the first step, every ``evaluate_every`` steps and
-    after the last; training stops after ``patience`` evaluations without a new lowest
-    value, and the weights of the lowest are put back (SR26 section 5.1). The model is in
-    evaluation mode throughout: dropout would make the network random, and the theory's
-    is not.
+    The hold-out loss is taken before the first step, every ``evaluate_every`` steps (or
+    once per pass) and after the last; training stops after ``patience`` evaluations
+    without a new lowest value, and the weights of the lowest are put back (SR26 section
+    5.1). The model is in evaluation mode throughout: dropout would make the network
+    random, and the theory's is not.
 
     Parameters
     ----------
@@ -348,6 +349,7 @@ def fine_tune(
     model.eval()
     targets = targets.cpu()
     per_epoch = math.ceil(len(train) / settings.batch_size)
+    every = settings.evaluate_every or per_epoch
     holdout_examples = [examples[i] for i in holdout]
     holdout_targets = targets[torch.as_tensor(np.asarray(holdout))]
 
@@ -395,7 +397,7 @@ def fine_tune(
             stepper.step()
             if progress:
                 progress(step)
-            if step % settings.evaluate_every and step < last:
+            if step % every and step < last:
                 continue
             found = evaluate(step)
             total.zero_()

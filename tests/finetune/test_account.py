@@ -1,0 +1,208 @@
+"""The account on paper against what PyTorch counts, and told by the command."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ntktune.__main__ import main
+from ntktune.artifacts import write_json, write_tensors
+from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
+from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
+from ntktune.models import TextModel, described_configuration
+
+CPU = torch.device("cpu")
+ARCHITECTURES = {
+    "llama": {
+        "model_type": "llama",
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 2,
+        "attn_implementation": "eager",
+    },
+    "gpt_neo": {
+        "model_type": "gpt_neo",
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "max_position_embeddings": 64,
+        "window_size": 8,
+        "pad_token_id": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+}
+
+
+def model_of(kind):
+    from transformers import AutoModel
+
+    config = described_configuration(ARCHITECTURES[kind])
+    torch.manual_seed(0)
+    backbone = AutoModel.from_config(config).eval()
+    backbone.config.use_cache = False
+    return config, TextModel(backbone, 1, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("kind", "checkpointing"), [("llama", False), ("gpt_neo", True)])
+def test_flops_are_those_that_pytorch_counts(
+    kind, checkpointing, examples, subsets, settings, monkeypatch
+):
+    monkeypatch.setattr("ntktune.matmul.ONEDNN", None)  # whose products PyTorch does not count
+    data = examples()
+    config, model = model_of(kind)
+    tuning = settings(max_epochs=5, patience=None, checkpointing=checkpointing)
+    with FlopCounterMode(display=False) as counter:
+        (repeat,) = fine_tuned_repeats(model, data, subsets, 20, tuning, 5, [0])
+    lengths = [len(ids) for ids in data.ids]
+    train, holdout = ([lengths[i] for i in part] for part in seed_split(data, subsets, 20, 0))
+    test = [lengths[i] for i in subsets["test"]]
+    found = training_cost(architecture(config), train, holdout, test, tuning, CPU)
+    assert found.steps == repeat.training.steps == 20
+    assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_flops_counted_by_hand():
+    shape = Shape(1000, 300, 8, 2, dense=100.0, read=40.0, mixing=32.0, kept=(0.0, 0.0, 0.0))
+    # 3 texts of 5 tokens: every token, the read tokens, attention, head
+    expected = 2 * 15 * 100 + 2 * 3 * 40 + 2 * 3 * 25 * 32 + 2 * 3 * 8
+    assert forward_flops(shape, 3, 5) == expected
+
+
+def kept_by_training(model, count, length):
+    """Return the bytes that a pass keeps beside the weights, as autograd is asked to."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen = {}
+
+    def look(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(3, 60, (count, length), generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+        found = model(ids, torch.ones_like(ids))
+    assert found.requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_memory_of_a_pass_is_what_autograd_keeps(kind, settings):
+    config, model = model_of(kind)
+    shape = architecture(config)
+    for largest in ((1, 40), (4, 20)):
+        found = memory(shape, largest, 60, settings()).activations
+        assert found == pytest.approx(kept_by_training(model, *largest), rel=0.15)
+    # a checkpointed pass keeps one block's, and the inputs of all
+    once = memory(shape, (4, 20), 60, settings(checkpointing=True)).activations
+    inputs = 4 * 32 * 80 * shape.blocks
+    assert once == pytest.approx(inputs + found / shape.blocks, rel=1e-6)
+
+
+def test_memory_of_weights_and_their_copies(settings):
+    shape = Shape(1000, 300, 10, 2, dense=1.0, read=0.0, mixing=1.0, kept=(8.0, 2.0, 1.0))
+    found = memory(shape, (2, 5), rows=20, settings=settings())
+    trained = 1000 - 300 + 20 * 10
+    assert (found.weights, found.gradients, found.optimizer) == (4000, 4 * trained, 8 * trained)
+    assert (found.best, found.pretrained) == (4 * trained, 4 * trained)
+    assert found.activations == 2 * (8 + 2 * 10 + 2 * 25)
+    assert found.together == 4000 + 20 * trained + found.activations
+    # no more rows than the table has
+    assert memory(shape, (2, 5), rows=99, settings=settings()).gradients == 4000
+
+
+def study(tmp_path, **changes):
+    """Write a configuration of a study that is not fetched yet, and return its path."""
+    config = {
+        "study": "planned",
+        "device": "cpu",
+        "model": {
+            "name": "m",
+            "source": {"hub": {"id": "a/b", "revision": "0" * 40}},
+            "architecture": ARCHITECTURES["gpt_neo"],
+            "blocks": None,
+            "max_tokens": 32,
+        },
+        "tasks": ["smoke-regression", "smoke-classification"],
+        "finetune": {"sizes": [32, 64], "seeds": 2, "test_rows": 50, "patience": None},
+    }
+    for key, value in changes.items():
+        chapter, _, name = key.partition("__")
+        config[chapter][name] = value
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def planned(path, *flags):
+    return main(["finetune", "plan", "--config", str(path), *map(str, flags)])
+
+
+def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
+    assert planned(study(tmp_path), "--device-name", "A100-80GB", "--results", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "study planned: m, 2 blocks" in said
+    assert "texts    of smoke-classification, smoke-regression: not made yet, so 32 tokens" in said
+    assert "fits the 75 GiB of one A100-80GB" in said
+    assert "n 32     2 tasks x 2 seeds  steps 12 each" in said
+    total = float(said.split("grid     ")[1].split()[0])
+    sizes = [line for line in said.splitlines() if line.startswith("n ")]
+    parts = [float(line.split("FLOPs ")[1].split()[0]) for line in sizes]
+    assert total == pytest.approx(sum(parts), rel=0.01)
+
+
+def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys):
+    path = study(tmp_path, finetune__sizes=[32])
+    assert planned(path, "--results", tmp_path, "--device-name", "H100") == 0
+    longest = capsys.readouterr().out
+    for task in ("smoke-regression", "smoke-classification"):
+        folder = tmp_path / "data" / task
+        tensors = {
+            "ids": torch.arange(90 * 8).remainder(50).int(),
+            "offsets": torch.arange(91) * 8,
+        }
+        order = {"order": list(range(40)), "holdout": [i % 4 == 0 for i in range(40)]}
+        drawn = {"holdout_fraction": 0.25, "seeds": [order], "test": list(range(40, 90))}
+        write_tensors(folder / "tokens.safetensors", tensors, {"data_sha256": task})
+        write_json(folder / "subsets.json", drawn, {"data_sha256": task})
+    assert planned(path, "--results", tmp_path, "--device-name", "H100") == 0
+    said = capsys.readouterr().out
+    assert "not made yet" not in said
+    # 8 tokens each instead of 32: a quarter of the linear layers' work, less of attention's
+    flops = [float(text.split("grid     ")[1].split()[0]) for text in (said, longest)]
+    assert 0.15 < flops[0] / flops[1] < 0.25
+    assert planned(path, "--results", tmp_path) == 0
+    assert "h on this processor, at a large product's speed: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device-name", "A1000"], "--device-name A1000 is unknown; choose one of A10, "),
+        (["--share", "0"], "--share is 0.0; it must be above 0 and at most 1"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes(flags, message, tmp_path, capsys):
+    assert planned(study(tmp_path), *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_architecture(tmp_path, capsys):
+    path = study(tmp_path, model__architecture=None)
+    assert planned(path, "--results", tmp_path) == 1
+    assert "run `snakemake fetch` first, or describe it" in capsys.readouterr().err
+    path = study(tmp_path, model__architecture={"model_type": "nothing"})
+    assert planned(path, "--results", tmp_path) == 1
+    assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err
+    path = study(tmp_path, model__blocks=9)
+    assert planned(path, "--results", tmp_path) == 1
+    assert "9 blocks are asked for" in capsys.readouterr().err

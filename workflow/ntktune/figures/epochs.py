@@ -1,0 +1,93 @@
+"""Why a few epochs are enough: the test error after each epoch, without early stopping."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ntktune.figures.fig2 import Y_LABELS
+from ntktune.figures.measures import kinds, of_task, with_error
+from ntktune.figures.panels import draw_legend, draw_title, panel_grid
+from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
+
+
+def epochs_figure(
+    history: pd.DataFrame,
+    tasks: Sequence[str],
+    color: str,
+    titles: Mapping[str, str] | None = None,
+) -> Figure:
+    """Return the figure of the test error against the epoch: one panel per task.
+
+    Parameters
+    ----------
+    history
+        Evaluations of trainings with a fixed number of epochs: ``task``, ``kind``,
+        ``seed``, ``epoch``, ``holdout_loss``, and the test metrics.
+    tasks
+        The tasks to draw, in order.
+    color
+        Colour of the curves.
+    titles
+        Task → title of its panel; a task without one has its name.
+
+    Returns
+    -------
+    Figure
+        Thick, the mean over seeds of the test error; thin, each seed, with a dot where its
+        hold-out loss is lowest, which is where early stopping ends; dashed, the error of
+        predicting the training mean or majority.
+
+    Raises
+    ------
+    UserError
+        A task that the history does not hold, or no colour.
+    """
+    checked_color(color)
+    titles = titles or {}
+    history = with_error(history)
+    rows = {task: of_task(history, task) for task in tasks}
+    kind = kinds(history)
+    with styled():
+        groups = [[t for t in tasks if kind[t] == k] for k in Y_LABELS]
+        figure, panels, leftmost = panel_grid(groups)
+        handles, seeds = {}, []
+        for task, axes in panels.items():
+            curves = rows[task].pivot_table(index="epoch", columns="seed", values="error")
+            (handles["mean"],) = axes.plot(
+                curves.index, curves.mean(axis=1), color=color, linewidth=1.8, zorder=3
+            )
+            seeds.append(curves.shape[1])
+            for _, own in rows[task].groupby("seed"):
+                (handles["seed"],) = axes.plot(
+                    own["epoch"], own["error"], color=color, linewidth=0.6, alpha=0.5
+                )
+                best = own.loc[own["holdout_loss"].idxmin()]
+                (handles["stop"],) = axes.plot(
+                    [best["epoch"]],
+                    [best["error"]],
+                    marker="o",
+                    linestyle="none",
+                    color=color,
+                    markeredgecolor="white",
+                    markeredgewidth=0.5,
+                    zorder=4,
+                )
+            handles["baseline"] = axes.axhline(
+                rows[task]["baseline_error"].mean(), color=BASELINE, linestyle="--", linewidth=1.0
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.margins(y=0.1)
+            axes.set_xlabel("epoch")
+            draw_title(axes, titles.get(task, task))
+            if task in leftmost:
+                axes.set_ylabel(Y_LABELS[kind[task]])
+        labels = {
+            "mean": f"mean over {count_range(seeds, 'seed')}",
+            "seed": "one seed",
+            "stop": "lowest hold-out loss of a seed",
+            "baseline": "predicting the training mean or majority",
+        }
+        draw_legend(figure, {label: handles[name] for name, label in labels.items()})
+        return laid_out(figure)

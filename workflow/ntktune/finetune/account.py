@@ -1,0 +1,294 @@
+"""What fine-tuning costs, counted on paper: FLOPs and bytes, before anything is computed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ntktune.finetune.last_rows import read_layers
+from ntktune.finetune.training import Settings, batch_rows, passes
+from ntktune.models import TextModel, block_list, pad, token_batches
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+PROBE_VOCABULARY = 64
+PROBE_LENGTHS = (16, 32, 48)
+# Peak TFLOP/s of float32 and of bfloat16 products, and memory in 10^9 bytes: makers' data sheets,
+# dense, float32 without TF32 (which this package leaves off).
+DEVICES = {
+    "A10": (31.2, 125.0, 24),
+    "A100-40GB": (19.5, 312.0, 40),
+    "A100-80GB": (19.5, 312.0, 80),
+    "H100": (67.0, 989.0, 80),
+    "H200": (67.0, 989.0, 141),
+    "L40S": (91.6, 362.0, 48),
+    "RTX-4090": (82.6, 165.2, 24),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an architecture costs per token.
+
+    Attributes
+    ----------
+    parameters
+        Numbers in the backbone, ``table`` of them in the embedding table.
+    table
+        As said; with a row of ``width`` numbers per token id.
+    width, blocks
+        D, and how many blocks there are.
+    dense
+        Sum of d_in · d_out over the linear layers that compute every token.
+    read
+        The same over those that compute the read tokens only
+        (:func:`ntktune.finetune.last_rows.last_rows_only`).
+    mixing
+        Sum over blocks of the width of queries and of values: what attention costs.
+    kept
+        Bytes that a block keeps for its backward pass, measured on two blocks with random
+        weights: of a pass, per token, and per token and token (attention weights).
+    """
+
+    parameters: int
+    table: int
+    width: int
+    blocks: int
+    dense: float
+    read: float
+    mixing: float
+    kept: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some trainings cost: steps, tokens and FLOPs, and the largest pass (B, T)."""
+
+    steps: int
+    tokens: int
+    flops: float
+    largest: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes held at once in a training.
+
+    Attributes
+    ----------
+    weights, gradients, optimizer
+        The weights, their gradients, and AdamW's two moments; the last two only of the
+        embedding rows in use.
+    best, pretrained
+        Copies: the best hold-out weights, and what the next seed starts from.
+    activations
+        What the largest pass keeps for its backward pass, copies of the weights in the
+        products' precision among it.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    best: int
+    pretrained: int
+    activations: int
+
+    @property
+    def together(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+def _probe(config: PretrainedConfig, blocks: int) -> TextModel:
+    """Return a model of a few blocks with random weights, of full width and few token ids."""
+    from transformers import AutoModel
+
+    config = copy.deepcopy(config)
+    config.num_hidden_layers, config.vocab_size = blocks, PROBE_VOCABULARY
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if hasattr(config, name):
+            setattr(config, name, 0)
+    for name in ("layer_types", "attention_layers"):
+        if getattr(config, name, None):
+            setattr(config, name, getattr(config, name)[:blocks])
+    with torch.random.fork_rng(devices=[]):
+        backbone = AutoModel.from_config(config).eval()
+    backbone.config.use_cache = False
+    return TextModel(backbone, 1, torch.Generator().manual_seed(0))
+
+
+def _kept_bytes(model: TextModel, length: int, autocast: torch.dtype | None) -> int:
+    """Return the bytes that the forward pass of one text keeps beside the weights."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def look(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids, mask = pad([torch.arange(length) % (PROBE_VOCABULARY - 1) + 1])
+    with (
+        torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor),
+        torch.autocast("cpu", autocast, enabled=autocast is not None),
+    ):
+        found = model(ids, mask)  # kept until all is counted: its storages stay distinct
+        total = sum(seen.values())
+        del found
+    return total
+
+
+def architecture(config: PretrainedConfig, autocast: torch.dtype | None = None) -> Shape:
+    """Return what an architecture costs per token; its weights need not exist.
+
+    Parameters
+    ----------
+    config
+        A Hugging Face configuration, of the blocks that are used.
+    autocast
+        Precision of the matrix products, None for that of the weights (float32).
+    """
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(config)
+    blocks = list(block_list(backbone))
+    table = backbone.get_input_embeddings().weight
+    layers = [m for m in backbone.modules() if _product(m)]
+    some = min(2, len(blocks))
+    probes = [_probe(config, count) for count in range(1, some + 1)]
+    pair = [torch.arange(1, n + 1) for n in (5, 3)]
+    reading = {
+        name
+        for name, layer in block_list(probes[0].backbone)[0].named_modules()
+        if layer in read_layers(probes[0], *pad(pair))
+    }
+    read = sum(_product(m) for name, m in blocks[-1].named_modules() if name in reading)
+    kept = np.array([[_kept_bytes(p, n, autocast) for n in PROBE_LENGTHS] for p in probes])
+    one = kept[-1] - (kept[0] if some > 1 else 0)  # a block's own, without what is around them
+    powers = np.array([[1, n, n * n] for n in PROBE_LENGTHS], dtype=float)
+    heads = getattr(config, "num_attention_heads", 1)
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return Shape(
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        table=table.numel(),
+        width=config.hidden_size,
+        blocks=len(blocks),
+        dense=float(sum(map(_product, layers)) - read),
+        read=float(read),
+        mixing=2.0 * heads * head * len(blocks),
+        kept=tuple(np.linalg.solve(powers, one).clip(min=0).tolist()),
+    )
+
+
+def _product(module: nn.Module) -> int:
+    """Return d_in · d_out of a linear layer (GPT-2's Conv1D is one), 0 of anything else."""
+    weight = module._parameters.get("weight")
+    linear = not isinstance(module, nn.Embedding) and weight is not None and weight.dim() == 2
+    return weight.numel() if linear else 0
+
+
+def forward_flops(shape: Shape, count: int, length: int, outputs: int = 1) -> float:
+    """Return the FLOPs of the forward pass of ``count`` texts, padded to ``length`` tokens."""
+    linear = 2.0 * (count * length * shape.dense + count * shape.read)
+    attention = 2.0 * count * length**2 * shape.mixing
+    return linear + attention + 2.0 * count * shape.width * outputs
+
+
+def training_cost(
+    shape: Shape,
+    train: Sequence[int],
+    holdout: Sequence[int],
+    test: Sequence[int],
+    settings: Settings,
+    device: torch.device,
+    outputs: int = 1,
+) -> Cost:
+    """Return what one training costs that is not stopped early, its test included.
+
+    The batches of one epoch are made as the training makes them (in an order of their own)
+    and stand for all.
+
+    Parameters
+    ----------
+    shape
+        The architecture.
+    train, holdout, test
+        Tokens of each text.
+    settings
+        How it is trained.
+    device
+        Where: passes are larger on a GPU.
+    outputs
+        C, the outputs of the head.
+    """
+    forward = functools.partial(forward_flops, shape, outputs=outputs)
+    again = forward if settings.checkpointing else lambda count, length: 0.0
+
+    def evaluated(lengths: Sequence[int]) -> float:
+        batches = token_batches(lengths, settings.batch_tokens)
+        return sum(forward(len(rows), max(lengths[i] for i in rows)) for rows in batches)
+
+    per_epoch = math.ceil(len(train) / settings.batch_size)
+    steps = settings.max_epochs * per_epoch
+    once = dataclasses.replace(settings, max_epochs=1)
+    flops, tokens, largest = 0.0, 0, (0, 0)
+    for rows in batch_rows(range(len(train)), train, once, np.random.default_rng(0)):
+        for chunk in passes([train[i] for i in rows], settings.batch_tokens, device):
+            count, length = len(chunk), max(train[rows[i]] for i in chunk)
+            flops += 3 * forward(count, length) + again(count, length)
+            tokens += count * length
+            largest = max(largest, (count, length), key=lambda p: p[0] * p[1])
+    evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
+    flops *= settings.max_epochs
+    # the head's bias is centred on the training part; the best model is tested once
+    flops += evaluated(train) + evaluations * evaluated(holdout) + evaluated(test)
+    return Cost(steps, settings.max_epochs * tokens, flops, largest)
+
+
+def memory(
+    shape: Shape, largest: tuple[int, int], rows: int, settings: Settings, item_bytes: int = 4
+) -> Memory:
+    """Return the bytes that a training holds at once.
+
+    Parameters
+    ----------
+    shape
+        The architecture.
+    largest
+        Texts and padded tokens of the largest pass.
+    rows
+        Rows of the embedding table in use.
+    settings
+        Whether it is checkpointed.
+    item_bytes
+        Bytes of a weight.
+    """
+    trained = shape.parameters - shape.table + min(rows * shape.width, shape.table)
+    count, length = largest
+    tokens = count * length
+    fixed, per_token, per_pair = shape.kept
+    block = fixed + per_token * tokens + per_pair * count * length**2
+    if settings.checkpointing:
+        kept = item_bytes * shape.width * tokens * shape.blocks + block
+    else:
+        kept = block * shape.blocks
+    return Memory(
+        weights=item_bytes * shape.parameters,
+        gradients=item_bytes * trained,
+        optimizer=2 * item_bytes * trained,
+        best=item_bytes * trained,
+        pretrained=item_bytes * trained,
+        activations=int(kept),
+    )
