@@ -11,8 +11,8 @@ from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
 from ntktune.code_digest import code_modules
 
-FIGURES = ["fig2", "fig3", "decay", "fig10"]
-TABLES = ["table1", "table2", "table3", "verdicts"]
+FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs"]
+TABLES = ["table1", "table2", "table3", "table4", "verdicts"]
 VERBS = FIGURES + TABLES
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
 
@@ -30,6 +30,11 @@ def drawing(verb, study):
             *("decay", "--eigenvalues", study.eigenvalues[0], "--fits", study.fits[0]),
             *("--summary", study.summaries[0], "--color", "#009E73"),
         ],
+        "prediction": [
+            *("prediction", "--table1", study.table1, "--summaries", *study.summaries),
+            *("--colors", "#009E73", "#CC79A7"),
+        ],
+        "epochs": ["epochs", "--histories", *study.histories, "--tasks", *study.tasks],
     }[verb] + ["--dpi", "60"]
 
 
@@ -42,6 +47,7 @@ def tabulating(verb, study, table1):
         ],
         "table2": ["table2", "--stopping", *study.stopping, "--metrics", *study.metrics],
         "table3": ["table3", "--cosine", study.cosine, "--merged", study.merged],
+        "table4": ["table4", "--metrics", *study.metrics],
         "verdicts": [
             *("verdicts", "--table1", table1, "--summaries", *study.summaries),
             *("--fits", *study.fits, "--metrics", *study.metrics, "--stopping", *study.stopping),
@@ -116,10 +122,13 @@ def test_tables_and_verdicts(study, figures, tmp_path):
         assert rates.loc[task, "predicted_rate"] == pytest.approx(mean / (mean + 1), rel=1e-5)
     stops = pd.read_csv(tmp_path / "table2.csv", index_col="task")
     assert stops.loc["semrel", "eta"] == pytest.approx(122)
+    scores = pd.read_csv(tmp_path / "table4.csv").set_index(["task", "n"])
+    assert len(scores) == 6 * len(SIZES)
+    assert scores.loc[("stsb", 64), "pearson"] == pytest.approx(1 - 4**-0.4, rel=1e-5)
     merges = pd.read_csv(tmp_path / "table3.csv")
     assert len(merges) == 6 * 5 + 6
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    assert list(claims["verdict"].value_counts().to_dict().values()) == [9, 1]
+    assert list(claims["verdict"].value_counts().to_dict().values()) == [11, 1]
     assert claims["value"].notna().all()
 
 
@@ -146,7 +155,7 @@ print(statuses, sorted(heavy & set(sys.modules)))
         text=True,
         check=True,
     )
-    assert done.stdout == "[0, 0, 0, 0, 0, 0, 0, 0] []\n"
+    assert done.stdout == f"{[0] * len(commands)} []\n"
     assert done.stderr == ""
     for path in (path for verb in FIGURES for path in outputs(drawn / verb, verb)):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()

@@ -44,7 +44,16 @@ def test_table1_row_by_hand(summaries, metrics):
     assert interval == pytest.approx((0.38, 0.42))
     assert np.isnan(row.pop("exponent_middle"))  # the summary has no such range
     assert row.pop("measured_exponent") == pytest.approx(0.4)
-    assert row.pop("measured_stderr") > 0
+    assert row.pop("floor") == pytest.approx(0, abs=0.005)
+    assert row.pop("slope_exponent") == pytest.approx(0.4)
+    assert row.pop("slope_stderr") > 0
+    # of 1 − (n/16)^−0.4 at 256: between the two largest sizes
+    best = 1 - 16**-0.4
+    low = 1 - 8**-0.4
+    way = (0.95 * best - low) / (best - low)
+    for name in ("needed", "needed_low", "needed_high"):
+        assert row.pop(name) == pytest.approx(128 * 2**way)
+    assert row.pop("best_gain") == pytest.approx(best)
     assert row == {
         "task": "stsb",
         "kind": "regression",
@@ -67,6 +76,7 @@ def test_table1_row_by_hand(summaries, metrics):
         "sizes": 4,
         "seeds": 3,
         "reason": "",
+        "best_size": 256,
     }
 
 

@@ -17,6 +17,7 @@ from made_up_study import (
 from ntktune.figures.table1 import decay_table
 from ntktune.figures.verdicts import (
     error_falls,
+    faster_decay_faster_fall,
     faster_decay_fewer_samples,
     merging_keeps,
     nearly_orthogonal,
@@ -56,9 +57,9 @@ EXPONENTS = {"semrel": around(1.6), "sts12": around(1.3), "stsb": around(1.0)}
 MEASURED = {"semrel": 0.6, "sts12": 0.5, "stsb": 0.4}
 
 
-class TestFasterDecayFewerSamples:
+class TestFasterDecayFasterFall:
     def row(self, metrics, exponents=None, measured=None):
-        return faster_decay_fewer_samples(
+        return faster_decay_faster_fall(
             "regression", exponents or EXPONENTS, measured or MEASURED, metrics, 0, 400
         )
 
@@ -66,7 +67,7 @@ class TestFasterDecayFewerSamples:
         row = self.row(metrics)
         assert (row["verdict"], row["value"]) == (YES, pytest.approx(1.0))
         assert row["threshold"] == "τ > 0, and τ > 0 in ≥ 95% of bootstrap samples"
-        assert row["detail"].startswith("τ > 0 in 100.0% of bootstrap samples; decay and")
+        assert row["detail"].startswith("τ > 0 in 100.0% of bootstrap samples; decay exponent and")
         assert "semrel 1.6 and 0.6, sts12 1.3 and 0.5, stsb 1 and 0.4" in row["detail"]
         assert row["source"] == "SR26 eq 30"
 
@@ -105,9 +106,38 @@ class TestFasterDecayFewerSamples:
         row = self.row(metrics, measured=measured)
         assert row["verdict"] == UNTESTED
         assert np.isnan(row["value"])
-        assert row["detail"].startswith("regression tasks with both exponents: 2;")
-        other = faster_decay_fewer_samples("classification", EXPONENTS, MEASURED, metrics, 0, 10)
+        assert row["detail"].startswith("regression tasks with both numbers: 2;")
+        other = faster_decay_faster_fall("classification", EXPONENTS, MEASURED, metrics, 0, 10)
         assert other["verdict"] == UNTESTED
+
+
+NEEDED = {"semrel": 185.0, "sts12": 193.0, "stsb": 201.0}
+
+
+class TestFasterDecayFewerSamples:
+    def row(self, metrics, needed=None):
+        return faster_decay_fewer_samples(
+            "regression", EXPONENTS, needed or NEEDED, metrics, 0, 400
+        )
+
+    def test_fewer_examples_for_a_faster_decay(self, metrics):
+        row = self.row(metrics)
+        assert (row["verdict"], row["value"]) == (YES, pytest.approx(1.0))
+        assert "examples for 95% of the best score by task: semrel 1.6 and 185" in row["detail"]
+        turned = self.row(metrics, dict(zip(NEEDED, (201.0, 193.0, 185.0), strict=True)))
+        assert (turned["verdict"], turned["value"]) == (NO, pytest.approx(-1.0))
+
+    def test_an_order_that_the_seeds_do_not_share_is_uncertain(self, metrics):
+        mixed = metrics.copy()
+        mixed.loc[(mixed["task"] == "stsb") & (mixed["seed"] > 0), "pearson"] = 0.9  # at once
+        row = self.row(mixed)
+        assert (row["verdict"], row["value"]) == (NO, pytest.approx(1.0))
+        assert "uncertain" in row["detail"]
+
+    def test_a_task_that_learns_nothing_has_no_such_number(self, metrics):
+        row = self.row(metrics, NEEDED | {"stsb": NAN})
+        assert row["verdict"] == UNTESTED
+        assert row["detail"].startswith("regression tasks with both numbers: 2;")
 
 
 class TestPaperOrder:
@@ -283,7 +313,7 @@ def test_the_whole_table(metrics, stopping):
         "detail",
     ]
     # made to hold: all but the predicted rate
-    assert list(table["verdict"]) == [YES] * 6 + [NO] + [YES] * 3
+    assert list(table["verdict"]) == [YES] * 8 + [NO] + [YES] * 3
     assert table["source"].str.startswith("SR26 ").all()
     assert (table["detail"].str.len() > 10).all()
     assert table["claim"].is_unique

@@ -6,8 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ntktune.figures.fig2 import Y_LABELS
-from ntktune.figures.measures import kinds, of_task, with_error
+from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
 from ntktune.figures.panels import draw_legend, draw_title, panel_grid
 from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
 
@@ -50,7 +49,7 @@ def epochs_figure(
     rows = {task: of_task(history, task) for task in tasks}
     kind = kinds(history)
     with styled():
-        groups = [[t for t in tasks if kind[t] == k] for k in Y_LABELS]
+        groups = [[t for t in tasks if kind[t] == k] for k in ERROR_LABELS]
         figure, panels, leftmost = panel_grid(groups)
         handles, seeds = {}, []
         for task, axes in panels.items():
@@ -82,7 +81,7 @@ def epochs_figure(
             axes.set_xlabel("epoch")
             draw_title(axes, titles.get(task, task))
             if task in leftmost:
-                axes.set_ylabel(Y_LABELS[kind[task]])
+                axes.set_ylabel(ERROR_LABELS[kind[task]])
         labels = {
             "mean": f"mean over {count_range(seeds, 'seed')}",
             "seed": "one seed",

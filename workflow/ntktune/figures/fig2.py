@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ntktune.figures.measures import curve, kinds, of_task, with_error
+from ntktune.figures.measures import ERROR_LABELS, curve, kinds, of_task, with_error
 from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, draw_title, panel_grid
 from ntktune.figures.style import (
     BASELINE,
@@ -15,12 +15,6 @@ from ntktune.figures.style import (
     laid_out,
     styled,
 )
-
-Y_LABELS = {
-    "regression": "test MSE\n(squared score units)",
-    "classification": "test error rate\n(1 − accuracy)",
-}
-
 
 # method → how its curve is drawn, and what it is called
 UNTUNED = {
@@ -77,7 +71,7 @@ def learning_curve_figure(
     rows = {task: of_task(metrics, task) for task in tasks}
     kind = kinds(metrics)
     with styled():
-        groups = [[t for t in tasks if kind[t] == k] for k in Y_LABELS]
+        groups = [[t for t in tasks if kind[t] == k] for k in ERROR_LABELS]
         figure, panels, leftmost = panel_grid(groups)
         seeds, handles = [], {}
         for task, axes in panels.items():
@@ -107,7 +101,7 @@ def learning_curve_figure(
             axes.margins(y=0.1)
             draw_title(axes, titles.get(task, task))
             if task in leftmost:
-                axes.set_ylabel(Y_LABELS[kind[task]])
+                axes.set_ylabel(ERROR_LABELS[kind[task]])
         spread = ", mean ± sd over " if max(seeds) > 1 else ", "
         baseline = {
             "regression": "mean",

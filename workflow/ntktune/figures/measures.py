@@ -4,6 +4,12 @@ import pandas as pd
 
 from ntktune.errors import UserError
 
+# Kind of task → what its error is, for an axis; in the order in which figures show the kinds.
+ERROR_LABELS = {
+    "regression": "test MSE\n(squared score units)",
+    "classification": "test error rate\n(1 − accuracy)",
+}
+
 
 def with_error(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the metrics with the columns ``error`` and ``baseline_error``.

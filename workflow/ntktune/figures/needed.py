@@ -94,5 +94,5 @@ def needed_size(
         "needed_low": low,
         "needed_high": high,
         "best_gain": means.max(),
-        "best_size": int(means.idxmax()),
+        "best_size": means.idxmax() if means.notna().any() else np.nan,
     }

@@ -78,7 +78,7 @@ def resampled_curves(
         there are fewer than two seeds.
     """
     values = next(name for name in points.columns if name not in ("n", "seed"))
-    table = points.pivot_table(index="seed", columns="n", values=values)  # (seeds, S)
+    table = points.pivot(index="seed", columns="n", values=values)  # (seeds, S)
     there = table.notna().to_numpy(dtype=float)
     count = len(table)
     if count < 2:

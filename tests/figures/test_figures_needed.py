@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_study import NAN, SIZES, metrics_table
+
+from ntktune.figures.needed import gain_points, needed_size, reached_sizes
+
+
+def metrics_of(task):
+    return pd.concat([metrics_table(task, size) for size in SIZES], ignore_index=True)
+
+
+def test_where_a_curve_reaches_a_share_by_hand():
+    sizes = np.array([10, 100, 1000])
+    curves = np.array(
+        [
+            [0.0, 0.9, 1.0],  # half of the way from 100 to 1000
+            [0.96, 0.5, 1.0],  # at once
+            [0.0, 1.0, 0.5],  # on the way to the best, which is not the last
+            [-0.1, 0.0, -0.2],  # nowhere
+            [0.1, np.nan, 0.2],
+        ]
+    )
+    found = reached_sizes(sizes, curves)
+    expected = [10**2.5, 10, 10**1.95, np.nan, np.nan]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(reached_sizes(sizes, curves[:1], share=0.45), 10**1.5)
+
+
+def test_gain_is_the_score_above_what_needs_no_learning():
+    for task, expected in (("stsb", "pearson"), ("rte", "accuracy")):
+        metrics = metrics_of(task)
+        gain = gain_points(metrics)
+        above = 0.55 if expected == "accuracy" else 0.0
+        np.testing.assert_allclose(gain["gain"], metrics[expected] - above)
+
+
+def test_interval_over_seeds():
+    metrics = metrics_of("stsb")
+    random = np.random.default_rng(1)
+    metrics["pearson"] += random.normal(0, 0.05, len(metrics))
+    found = needed_size(metrics, 300, np.random.default_rng(0))
+    assert found["needed_low"] < found["needed"] < found["needed_high"] <= 256
+    assert found["best_size"] == 256
+    one = needed_size(metrics[metrics["seed"] == 0], 300, np.random.default_rng(0))
+    assert np.isfinite(one["needed"])
+    assert np.isnan([one["needed_low"], one["needed_high"]]).all()
+
+
+def test_a_task_that_learns_nothing_needs_no_number():
+    metrics = metrics_of("stsb").assign(pearson=-0.1)
+    found = needed_size(metrics, 50, np.random.default_rng(0))
+    assert np.isnan(found["needed"])
+    assert found["best_gain"] == pytest.approx(-0.1)
+    unknown = metrics_of("stsb").assign(pearson=NAN)
+    assert np.isnan(needed_size(unknown, 50, np.random.default_rng(0))["needed"])

@@ -1,0 +1,103 @@
+"""The figures of the claim: predicted against measured, and the test error by epoch."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_study import NAN, TASKS, history_of
+
+from ntktune.errors import UserError
+from ntktune.figures.epochs import epochs_figure
+from ntktune.figures.prediction import prediction_figure
+from ntktune.figures.table4 import score_table
+
+COLORS = ["#0072B2", "#D55E00"]
+
+
+@pytest.fixture
+def rates(study):
+    return pd.read_csv(study.table1)
+
+
+def test_every_task_is_a_point_of_its_two_numbers(rates):
+    figure = prediction_figure(rates, COLORS, {"stsb": "STS-B"})
+    left, right = figure.axes
+    for axes, x, y in (
+        (left, "predicted_rate", "measured_exponent"),
+        (right, "exponent", "needed"),
+    ):
+        drawn = {tuple(container.lines[0].get_xydata()[0]) for container in axes.containers}
+        assert drawn == {(row[x], row[y]) for _, row in rates.iterrows()}
+    # bars are the intervals
+    bars = left.containers[0].lines[2]
+    first = rates.iloc[0]
+    spans = [np.ptp(bar.get_segments()[0], axis=0).max() for bar in bars]
+    expected = [first[f"{name}_high"] - first[f"{name}_low"] for name in ("predicted", "measured")]
+    np.testing.assert_allclose(spans, expected, rtol=1e-6)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["semrel", "sts12", "STS-B", "amazon", "mrpc", "rte"]
+    looks = {(c.lines[0].get_marker(), c.lines[0].get_color()) for c in left.containers}
+    assert len(looks) == len(TASKS)  # a grey print can be read
+    assert {color for _, color in looks} == set(COLORS)
+
+
+def test_a_task_without_a_number_is_left_out(rates):
+    rates.loc[rates["task"] == "rte", "measured_exponent"] = NAN
+    rates.loc[rates["task"] == "stsb", ["needed_low", "needed_high"]] = NAN
+    figure = prediction_figure(rates, COLORS)
+    assert [len(axes.containers) for axes in figure.axes] == [5, 6]
+    assert (
+        len(prediction_figure(rates.assign(exponent=NAN, predicted_rate=NAN), COLORS).legends) == 0
+    )
+
+
+def test_no_colour(rates):
+    with pytest.raises(UserError, match="'blau' is no colour"):
+        prediction_figure(rates, ["blau", "#000000"])
+
+
+@pytest.fixture
+def history():
+    tables = [history_of(t).assign(task=t, kind=kind) for t, (_, kind, *_) in TASKS.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_mean_seeds_and_stops_by_epoch(history):
+    figure = epochs_figure(history, list(TASKS), "#0072B2", {"rte": "RTE"})
+    assert [axes.get_title() for axes in figure.axes][-1] == "RTE"
+    assert figure.axes[0].get_ylabel() == "test MSE\n(squared score units)"
+    for axes, task in zip(figure.axes, TASKS, strict=True):
+        own = history[history["task"] == task]
+        error = own["mse"] if TASKS[task][1] == "regression" else 1 - own["accuracy"]
+        by_seed = error.to_numpy().reshape(3, 5)
+        thick = max(axes.lines, key=lambda line: line.get_linewidth())
+        np.testing.assert_allclose(thick.get_ydata(), by_seed.mean(axis=0))
+        dots = [line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() == "o"]
+        assert dots == [[2.0, by_seed[0, 2]], [2.0, by_seed[1, 2]], [3.0, by_seed[2, 3]]]
+        (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed.get_ydata()[0] == pytest.approx(
+            2.2 if TASKS[task][1] == "regression" else 0.45
+        )
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[0] == "mean over 3 seeds"
+
+
+def test_scores_by_hand():
+    runs = pd.DataFrame(
+        {
+            "task": ["b", "b", "a"],
+            "kind": "regression",
+            "n": 32,
+            "seed": [1, 0, 0],
+            "mse": [1.0, 3.0, 5.0],
+            **dict.fromkeys(("mse_unit", "baseline_mse", "noise_variance", "pearson"), 0.5),
+            **dict.fromkeys(("spearman", "accuracy", "f1", "cross_entropy"), NAN),
+            **dict.fromkeys(("baseline_accuracy", "baseline_f1"), NAN),
+        }
+    )
+    table = score_table(runs)
+    assert table["task"].tolist() == ["b", "a"]
+    assert table["seeds"].tolist() == ["0 1", "0"]
+    assert table["mse"].tolist() == [2.0, 5.0]
+    assert table.loc[0, "mse_sd"] == pytest.approx(2**0.5)
+    assert np.isnan(table.loc[1, "mse_sd"])
+    assert table["accuracy"].isna().all()
