@@ -103,6 +103,29 @@ def test_run_writes_metrics_and_history(study, capsys, task):
     assert f"fine-tuning {task}, n=20, 2 seeds: 100 %" in capsys.readouterr().err
 
 
+def test_test_metrics_at_every_evaluation_change_no_step(study):
+    assert run(study, evaluate_every=4) == 0
+    plain = {n: read_table(study / f"{n}.parquet")[0] for n in ("metrics", "history")}
+    words = command(study, evaluate_every=4)
+    assert main([*words, "--test-history"]) == 0
+    assert read_table(study / "metrics.parquet")[0].equals(plain["metrics"])
+    history = read_table(study / "history.parquet")[0]
+    assert history[list(plain["history"])].equals(plain["history"])
+    # at the best evaluation the tested model is the one whose metrics are reported
+    for _, row in plain["metrics"].iterrows():
+        own = history[(history["seed"] == row["seed"]) & (history["step"] == row["best_step"])]
+        assert own["mse"].item() == pytest.approx(row["mse"], rel=1e-6)
+        assert own["baseline_mse"].item() == row["baseline_mse"]
+
+
+def test_without_a_step_it_evaluates_once_per_epoch(study):
+    words = command(study, patience=99)
+    place = words.index("--evaluate-every")
+    assert main(words[:place] + words[place + 2 :]) == 0
+    history = read_table(study / "history.parquet")[0]
+    assert history.groupby("seed")["epoch"].apply(list).tolist() == [[0.0, 1.0, 2.0, 3.0]] * 2
+
+
 def test_same_command_same_numbers(study):
     tables = []
     for _ in range(2):
