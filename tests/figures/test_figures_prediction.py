@@ -34,7 +34,7 @@ def test_every_task_is_a_point_of_its_two_numbers(rates):
     expected = [first[f"{name}_high"] - first[f"{name}_low"] for name in ("predicted", "measured")]
     np.testing.assert_allclose(spans, expected, rtol=1e-6)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["semrel", "sts12", "STS-B", "amazon", "mrpc", "rte"]
+    assert texts == ["semrel", "sts12", "STS-B", "amazon", "mrpc", "rte", "as predicted"]
     looks = {(c.lines[0].get_marker(), c.lines[0].get_color()) for c in left.containers}
     assert len(looks) == len(TASKS)  # a grey print can be read
     assert {color for _, color in looks} == set(COLORS)
@@ -45,9 +45,8 @@ def test_a_task_without_a_number_is_left_out(rates):
     rates.loc[rates["task"] == "stsb", ["needed_low", "needed_high"]] = NAN
     figure = prediction_figure(rates, COLORS)
     assert [len(axes.containers) for axes in figure.axes] == [5, 6]
-    assert (
-        len(prediction_figure(rates.assign(exponent=NAN, predicted_rate=NAN), COLORS).legends) == 0
-    )
+    empty = prediction_figure(rates.assign(exponent=NAN, predicted_rate=NAN), COLORS)
+    assert [text.get_text() for text in empty.legends[0].get_texts()] == ["as predicted"]
 
 
 def test_no_colour(rates):

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ntktune.figures.needed import SHARE
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
@@ -93,11 +93,12 @@ def prediction_figure(
         drawn = _draw_points(
             left, rates, "predicted_rate:predicted", "measured_exponent:measured", looks
         )
-        left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
+        equal = left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
         left.set_xlabel("predicted exponent a/(a+1)")
         left.set_ylabel("exponent of the learning curve")
         drawn |= _draw_points(right, rates, "exponent:exponent", "needed:needed", looks)
         right.set_yscale("log", base=2)
+        right.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         right.yaxis.set_major_formatter(ScalarFormatter())
         right.yaxis.set_minor_locator(NullLocator())
         right.set_xlabel("decay exponent a of the kernel's eigenvalues")
@@ -105,11 +106,6 @@ def prediction_figure(
         for axes in (left, right):
             axes.margins(0.12)
         entries = {titles.get(task, task): drawn[task] for task in rates["task"] if task in drawn}
-        if entries:
-            figure.legend(
-                list(entries.values()),
-                list(entries),
-                loc="outside lower center",
-                ncols=min(len(entries), 3),
-            )
+        entries["as predicted"] = equal
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)
         return laid_out(figure)
