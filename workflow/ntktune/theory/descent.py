@@ -1,0 +1,145 @@
+"""Gradient descent on a kernel, in closed form: every step from one eigendecomposition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ntktune.errors import UserError
+
+
+def learnt_shares(values: np.ndarray, times: ArrayLike, step_size: float) -> np.ndarray:
+    """Return 1 − (1 − αλ̂)^t, what descent has learnt of each eigenvector, (T, N).
+
+    Parameters
+    ----------
+    values
+        λ̂_i of K_n, shape (N,), 0 or more.
+    times
+        Numbers of steps, shape (T,).
+    step_size
+        α, at most 1/λ̂_1.
+    """
+    decay = np.clip(step_size * values, 0.0, 1.0)
+    times = np.asarray(times, dtype=float)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = -np.expm1(times * np.log1p(-decay)[None, :])
+    # an eigenvector with αλ̂ = 1 is learnt by the first step, and not before
+    return np.where(times == 0, 0.0, shares)
+
+
+@dataclass(frozen=True)
+class KernelDescent:
+    """Kernel gradient descent from f_0 on N labels, with f_t − y = (I − αK_n)^t (f_0 − y).
+
+    It is what early-stopped gradient descent does to a linearised network (SR26 section
+    3.5, RWY14). Build it with :func:`kernel_descent`.
+
+    Attributes
+    ----------
+    values
+        λ̂_i of K_n = G/n, ascending, shape (N,).
+    vectors
+        Their eigenvectors, shape (N, N).
+    rotated
+        Uᵀ(y − f_0), shape (N,) or (N, R) for R label vectors.
+    step_size
+        α.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    rotated: np.ndarray
+    step_size: float
+
+    def shares(self, times: ArrayLike) -> np.ndarray:
+        """Return :func:`learnt_shares` at some times, (T, N)."""
+        return learnt_shares(self.values, times, self.step_size)
+
+    def change(self, time: float) -> np.ndarray:
+        """Return f_t − f_0 on the sample, shaped as the labels."""
+        shares = self.shares([time])[0]
+        return self.vectors @ (shares * self.rotated.T).T
+
+    def change_elsewhere(self, cross: ArrayLike, time: float) -> np.ndarray:
+        """Return f_t − f_0 at other points: K(·, X) (1/n) Σ_{τ<t} α (I − αK_n)^τ (y − f_0).
+
+        Parameters
+        ----------
+        cross
+            K(others, X), shape (M, N), not divided by n.
+        time
+            Number of steps.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (M,) or (M, R).
+        """
+        shares = self.shares([time])[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sums = shares / self.values  # Σ α(1 − αλ̂)^τ, which is tα at λ̂ = 0
+        sums = np.where(self.values > 0, sums, self.step_size * time)
+        weights = self.vectors @ (sums * self.rotated.T).T
+        return np.asarray(cross, dtype=float) @ weights / len(self.values)
+
+    def training_error(self, times: ArrayLike) -> np.ndarray:
+        """Return ‖y − f_t‖²/n at some times, (T,) or (T, R)."""
+        left = (1.0 - self.shares(times)) ** 2
+        return left @ self.rotated**2 / len(self.values)
+
+    def degrees_of_freedom(self, times: ArrayLike) -> np.ndarray:
+        """Return tr S_t at some times, (T,), S_t the map from y − f_0 to f_t − f_0."""
+        return self.shares(times).sum(axis=1)
+
+    def true_error(self, shift: ArrayLike, times: ArrayLike) -> np.ndarray:
+        """Return ‖f_t − f*‖²/n at some times, (T,) or (T, R), where f* is known.
+
+        Parameters
+        ----------
+        shift
+            f* − f_0 on the sample, shape (N,).
+        times
+            Numbers of steps, shape (T,).
+        """
+        shares, n = self.shares(times), len(self.values)
+        true = self.vectors.T @ np.asarray(shift, dtype=float)
+        crossed = (self.rotated.T * true).T
+        return (shares**2 @ self.rotated**2 - 2 * shares @ crossed + true @ true) / n
+
+
+def kernel_descent(gram: ArrayLike, shift: ArrayLike, step_size: float) -> KernelDescent:
+    """Return kernel gradient descent on a sample.
+
+    Parameters
+    ----------
+    gram
+        G, shape (N, N), not divided by n.
+    shift
+        y − f_0, shape (N,), or (N, R) for R label vectors.
+    step_size
+        α, above 0 and at most 1/λ̂_1 of K_n.
+
+    Raises
+    ------
+    UserError
+        Shapes that do not fit, values that are not finite, or a step size out of bounds.
+    """
+    gram, shift = np.asarray(gram, dtype=float), np.asarray(shift, dtype=float)
+    n = len(shift)
+    if shift.ndim not in (1, 2) or gram.shape != (n, n):
+        raise UserError(f"a kernel of shape {gram.shape} does not fit labels of {shift.shape}")
+    if not (np.isfinite(gram).all() and np.isfinite(shift).all()):
+        raise UserError("the kernel, the labels or the outputs hold values that are not finite")
+    values, vectors = np.linalg.eigh((gram + gram.T) / (2 * n))
+    values = np.maximum(values, 0.0)  # below zero is rounding
+    largest = 1 / values[-1] if values[-1] > 0 else math.inf
+    if not 0 < step_size <= largest * (1 + 1e-12):
+        raise UserError(
+            f"step_size is {step_size}; it must be above 0 and at most 1/λ̂_1 = {largest:.6g}, or "
+            "descent does not converge"
+        )
+    return KernelDescent(values, vectors, vectors.T @ shift, step_size)
