@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import SIZES, TASKS, metrics_table, stopping_of
+from made_up_study import SIZES, TASKS, history_of, metrics_table, stopping_of
 
 from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
@@ -229,6 +229,23 @@ class TestMistakes:
             *("fig2", "--metrics", *twice, "--tasks", "semrel", "--out", tmp_path / "a.png")
         )
         assert f"task 'semrel', n = {SIZES[0]}, seed 0 more than once" in message
+
+    def test_text_where_a_number_belongs(self, refused, study, tmp_path):
+        for column in ("mse", "n"):
+            table = metrics_table("stsb", 64).astype({column: object})
+            table[column] = "many"
+            write_table(tmp_path / "m.parquet", table, {})
+            message = refused("table4", "--metrics", tmp_path / "m.parquet", "--out", "a.csv")
+            assert f"the column {column} of --metrics holds 'many', which is no number" in message
+
+    def test_histories_of_no_task_or_one_twice(self, refused, study, tmp_path):
+        arguments = ["--tasks", "semrel", "--out", tmp_path / "a.png"]
+        twice = [study.histories[0], study.histories[0]]
+        message = refused("epochs", "--histories", *twice, *arguments)
+        assert "--histories holds task 'semrel' more than once" in message
+        write_table(tmp_path / "h.parquet", history_of("rte"), {"task": "rte"})
+        message = refused("epochs", "--histories", tmp_path / "h.parquet", *arguments)
+        assert "h.parquet does not say which task it is of, and of what kind" in message
 
     def test_unknown_task(self, refused, study, tmp_path):
         arguments = ["--tasks", "sst2", "--out", tmp_path / "a.png"]

@@ -54,3 +54,23 @@ def test_a_task_that_learns_nothing_needs_no_number():
     assert found["best_gain"] == pytest.approx(-0.1)
     unknown = metrics_of("stsb").assign(pearson=NAN)
     assert np.isnan(needed_size(unknown, 50, np.random.default_rng(0))["needed"])
+
+
+def test_where_the_number_is_a_bound_it_is_said():
+    metrics = metrics_of("stsb")
+    bounds = {}
+    for name, curve in (
+        ("rises", {32: 0.1, 64: 0.2, 128: 0.3, 256: 0.5}),
+        ("flat", {32: 0.5, 64: 0.5, 128: 0.49, 256: 0.48}),
+        ("between", {32: 0.1, 64: 0.3, 128: 0.5, 256: 0.49}),
+    ):
+        found = needed_size(
+            metrics.assign(pearson=metrics["n"].map(curve)), 50, np.random.default_rng(0)
+        )
+        bounds[name] = found["needed_bound"]
+    assert bounds == {"rises": "least", "flat": "most", "between": ""}
+    one = needed_size(metrics[metrics["n"] == 64], 50, np.random.default_rng(0))
+    assert np.isnan([one["needed"], one["needed_low"]]).all()
+    # a size without a known score is left out, and not the task
+    partly = metrics.assign(pearson=metrics["pearson"].where(metrics["n"] > 32))
+    assert np.isfinite(needed_size(partly, 50, np.random.default_rng(0))["needed"])

@@ -47,6 +47,27 @@ def test_a_task_without_a_number_is_left_out(rates):
     assert [len(axes.containers) for axes in figure.axes] == [5, 6]
     empty = prediction_figure(rates.assign(exponent=NAN, predicted_rate=NAN), COLORS)
     assert [text.get_text() for text in empty.legends[0].get_texts()] == ["as predicted"]
+    assert [axes.texts[0].get_text() for axes in empty.axes] == ["no task has both numbers"] * 2
+
+
+@pytest.mark.parametrize("needed", [(16, 40, 90, 200, 700, 2000), (150, 160, 170, 180, 190, 200)])
+def test_examples_have_labels_all_along_the_axis(rates, needed):
+    axes = prediction_figure(rates.assign(needed=needed), COLORS).axes[1]
+    low, high = axes.get_ylim()
+    shown = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert 3 <= len(shown) <= 9
+    assert min(shown) < min(needed) * 1.5
+    assert max(shown) > max(needed) / 1.5
+    labels = [
+        text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high
+    ]
+    assert all(labels)
+
+
+def test_two_tasks_of_one_title_are_told_apart(rates):
+    figure = prediction_figure(rates, COLORS, {"mrpc": "Pairs", "rte": "Pairs"})
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[4:6] == ["Pairs (mrpc)", "Pairs (rte)"]
 
 
 def test_no_colour(rates):
@@ -78,6 +99,12 @@ def test_mean_seeds_and_stops_by_epoch(history):
         )
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[0] == "mean over 3 seeds"
+
+
+def test_an_evaluation_without_holdout_loss_is_named(history):
+    history.loc[3, "holdout_loss"] = NAN
+    with pytest.raises(UserError, match="task 'semrel' has an evaluation without hold-out loss"):
+        epochs_figure(history, list(TASKS), "#0072B2")
 
 
 def test_scores_by_hand():

@@ -77,6 +77,7 @@ def test_table1_row_by_hand(summaries, metrics):
         "seeds": 3,
         "reason": "",
         "best_size": 256,
+        "needed_bound": "least",
     }
 
 

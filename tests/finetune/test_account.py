@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ntktune.__main__ import main
 from ntktune.artifacts import write_json, write_tensors
+from ntktune.errors import UserError
 from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
 from ntktune.models import TextModel, described_configuration
@@ -70,7 +71,7 @@ def test_flops_are_those_that_pytorch_counts(
 
 
 def test_flops_counted_by_hand():
-    shape = Shape(1000, 300, 8, 2, dense=100.0, read=40.0, mixing=32.0, kept=(0.0, 0.0, 0.0))
+    shape = Shape(1000, 30, 10, 8, 2, dense=100.0, read=40.0, mixing=32.0, kept=(0.0, 0.0, 0.0))
     # 3 texts of 5 tokens: every token, the read tokens, attention, head
     expected = 2 * 15 * 100 + 2 * 3 * 40 + 2 * 3 * 25 * 32 + 2 * 3 * 8
     assert forward_flops(shape, 3, 5) == expected
@@ -104,11 +105,32 @@ def test_memory_of_a_pass_is_what_autograd_keeps(kind, settings):
     # a checkpointed pass keeps one block's, and the inputs of all
     once = memory(shape, (4, 20), 60, settings(checkpointing=True)).activations
     inputs = 4 * 32 * 80 * shape.blocks
-    assert once == pytest.approx(inputs + found / shape.blocks, rel=1e-6)
+    fixed = shape.kept[0] * shape.blocks
+    assert once == pytest.approx(inputs + fixed + (found - fixed) / shape.blocks, rel=1e-6)
+
+
+def test_memory_in_other_precisions():
+    config, _ = model_of("llama")
+    single, double = (architecture(config, dtype=d).kept for d in (torch.float32, torch.float64))
+    assert double[1] == pytest.approx(2 * single[1], rel=0.1)
+    mixed = architecture(config, torch.bfloat16).kept
+    layers = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 64  # a block's linear layers
+    assert mixed[0] == pytest.approx(2 * layers, rel=0.05)  # their copies in bfloat16
+
+
+def test_short_positions_and_foreign_kinds_of_network():
+    short = ARCHITECTURES["gpt_neo"] | {"max_position_embeddings": 24}
+    found = architecture(described_configuration(short))
+    usual = architecture(described_configuration(ARCHITECTURES["gpt_neo"]))
+    assert found.kept[1] == pytest.approx(usual.kept[1], rel=0.05)
+    with pytest.raises(UserError, match="type bart is encoder and decoder"):
+        architecture(described_configuration({"model_type": "bart"}))
+    with pytest.raises(UserError, match="cost of a model of type vit cannot be counted: "):
+        architecture(described_configuration({"model_type": "vit", "num_hidden_layers": 1}))
 
 
 def test_memory_of_weights_and_their_copies(settings):
-    shape = Shape(1000, 300, 10, 2, dense=1.0, read=0.0, mixing=1.0, kept=(8.0, 2.0, 1.0))
+    shape = Shape(1000, 30, 10, 10, 2, dense=1.0, read=0.0, mixing=1.0, kept=(8.0, 2.0, 1.0))
     found = memory(shape, (2, 5), rows=20, settings=settings())
     trained = 1000 - 300 + 20 * 10
     assert (found.weights, found.gradients, found.optimizer) == (4000, 4 * trained, 8 * trained)
@@ -132,6 +154,7 @@ def study(tmp_path, **changes):
             "max_tokens": 32,
         },
         "tasks": ["smoke-regression", "smoke-classification"],
+        "taskvectors": {"tasks": ["smoke-regression", "smoke-classification"], "size": 64},
         "finetune": {"sizes": [32, 64], "seeds": 2, "test_rows": 50, "patience": None},
     }
     for key, value in changes.items():
@@ -149,20 +172,25 @@ def planned(path, *flags):
 def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert planned(study(tmp_path), "--device-name", "A100-80GB", "--results", tmp_path) == 0
     said = capsys.readouterr().out
-    assert "study planned: m, 2 blocks" in said
+    assert said.startswith("study planned: m, float32\n")
+    assert "model    2 blocks, " in said
     assert "texts    of smoke-classification, smoke-regression: not made yet, so 32 tokens" in said
-    assert "fits the 75 GiB of one A100-80GB" in said
-    assert "n 32     2 tasks x 2 seeds  steps 12 each" in said
-    total = float(said.split("grid     ")[1].split()[0])
-    sizes = [line for line in said.splitlines() if line.startswith("n ")]
+    assert "less than the 74.5 GiB of one A100-80GB" in said
+    assert "n 32: 2 tasks x 2 seeds  steps 12 each" in said
+    assert "task vectors, n 64: 2 tasks x 1 seeds" in said
+    total = float(said.split("together ")[2].split()[0])
+    sizes = [line for line in said.splitlines() if " tasks x " in line]
     parts = [float(line.split("FLOPs ")[1].split()[0]) for line in sizes]
     assert total == pytest.approx(sum(parts), rel=0.01)
 
 
 def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys):
-    path = study(tmp_path, finetune__sizes=[32])
+    path = study(tmp_path, finetune__sizes=[32], taskvectors__size=32)
     assert planned(path, "--results", tmp_path, "--device-name", "H100") == 0
     longest = capsys.readouterr().out
+    fetched = tmp_path / "data" / "model"
+    described_configuration(ARCHITECTURES["gpt_neo"]).save_pretrained(fetched)
+    write_json(fetched / "model.json", {"name": "m", "sha256": "beef"}, {})
     for task in ("smoke-regression", "smoke-classification"):
         folder = tmp_path / "data" / task
         tensors = {
@@ -171,16 +199,17 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
         }
         order = {"order": list(range(40)), "holdout": [i % 4 == 0 for i in range(40)]}
         drawn = {"holdout_fraction": 0.25, "seeds": [order], "test": list(range(40, 90))}
-        write_tensors(folder / "tokens.safetensors", tensors, {"data_sha256": task})
+        facts = {"data_sha256": task, "task": {"name": task}, "model": {"sha256": "beef"}}
+        write_tensors(folder / "tokens.safetensors", tensors, facts)
         write_json(folder / "subsets.json", drawn, {"data_sha256": task})
     assert planned(path, "--results", tmp_path, "--device-name", "H100") == 0
     said = capsys.readouterr().out
     assert "not made yet" not in said
     # 8 tokens each instead of 32: a quarter of the linear layers' work, less of attention's
-    flops = [float(text.split("grid     ")[1].split()[0]) for text in (said, longest)]
+    flops = [float(text.split("together ")[2].split()[0]) for text in (said, longest)]
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
-    assert "h on this processor, at a large product's speed: " in capsys.readouterr().out
+    assert "h on this machine at the speed of a large float32 product, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -189,6 +218,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
         (["--device-name", "A1000"], "--device-name A1000 is unknown; choose one of A10, "),
         (["--share", "0"], "--share is 0.0; it must be above 0 and at most 1"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--results", "nowhere"], "--results nowhere is no folder"),
     ],
 )
 def test_mistakes(flags, message, tmp_path, capsys):
@@ -203,6 +233,13 @@ def test_an_unknown_architecture(tmp_path, capsys):
     path = study(tmp_path, model__architecture={"model_type": "nothing"})
     assert planned(path, "--results", tmp_path) == 1
     assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err
+    path = study(tmp_path, model__max_tokens=65)
+    assert planned(path, "--results", tmp_path) == 1
+    assert "max_tokens is 65, but the model has 64 positions" in capsys.readouterr().err
+    write_json(tmp_path / "data" / "model" / "model.json", {"name": "another"}, {})
+    assert planned(path, "--results", tmp_path) == 1
+    assert "data/model holds the model another, not m" in capsys.readouterr().err
+    (tmp_path / "data" / "model" / "model.json").unlink()
     path = study(tmp_path, model__blocks=9)
     assert planned(path, "--results", tmp_path) == 1
     assert "9 blocks are asked for" in capsys.readouterr().err

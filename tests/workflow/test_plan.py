@@ -14,7 +14,9 @@ def test_the_default_study_lists_its_jobs(checkout):
     assert jobs["finetune"] == 6 * 3
     assert jobs["decay_figure"] == 6
     assert jobs["fetch_package"] == 2
-    assert {"fig2", "fig3", "fig10", "table1", "table2", "table3", "verdicts"} <= set(jobs)
+    assert {"fig2", "fig3", "fig10", "prediction"} <= set(jobs)
+    assert {"table1", "table2", "table3", "table4", "verdicts"} <= set(jobs)
+    assert not {"epochs", "fixed_epochs"} & set(jobs)
 
 
 def test_the_papers_whole_grid_is_listed_without_network(checkout):
@@ -80,6 +82,16 @@ def test_a_mistake_is_told_before_the_graph_is_built(checkout, config, message):
     assert sum(message in line for line in output.splitlines()) == 1, output
     assert "Traceback" not in output
     assert "Building DAG" not in output
+
+
+def test_trainings_without_stopping_must_be_asked_for(checkout):
+    jobs = checkout.planned("epochs", "--configfile", "config/paper.yaml")
+    assert (jobs["fixed_epochs"], jobs["epochs"], "finetune" in jobs) == (6, 1, False)
+    done = checkout.snakemake("epochs", "--dry-run")
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "finetune.fixed_epochs is null; set it to a number of epochs" in output
+    assert "Traceback (most recent call last)" not in output
 
 
 def test_a_figure_that_the_study_has_not_is_told(checkout):

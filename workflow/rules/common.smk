@@ -152,6 +152,18 @@ def decay_figure_files(figure):
     return files
 
 
+def fixed_histories(wildcards):
+    """The evaluations of the trainings without early stopping, or an error that says how to ask."""
+    if not FIXED_EPOCHS:
+        raise WorkflowError(
+            "the figure `epochs` draws trainings without early stopping, but "
+            "finetune.fixed_epochs is null; set it to a number of epochs"
+        )
+    return [
+        f"{RESULTS}/finetune/{task}/fixed/n{FIXED_SIZE}/history.parquet" for task in STUDY["tasks"]
+    ]
+
+
 def grid(pattern):
     """All files of a pattern with {task} and {size}, over the grid of fine-tuning runs."""
     return [

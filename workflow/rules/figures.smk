@@ -227,10 +227,7 @@ rule prediction:
 rule epochs:
     """Test error against the epoch, without early stopping."""
     input:
-        histories=collect(
-            f"<results>/finetune/{{task}}/fixed/n{FIXED_SIZE}/history.parquet",
-            task=STUDY["tasks"],
-        ),
+        histories=fixed_histories,
     output:
         pdf="<results>/figures/epochs.pdf",
         svg="<results>/figures/epochs.svg",

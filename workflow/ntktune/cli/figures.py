@@ -116,6 +116,29 @@ def _table(path: str, columns: Iterable[str]) -> tuple[pd.DataFrame, dict[str, A
     return table, provenance
 
 
+def _numbers(table: pd.DataFrame, columns: Iterable[str], where: str) -> pd.DataFrame:
+    """Return a table with some columns as floating point, but for ``n``, which stays as it is.
+
+    Raises
+    ------
+    UserError
+        One holds something that is no number.
+    """
+    import pandas as pd
+
+    table = table.copy()
+    for name in columns:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        wrong = table.loc[numbers.isna() & table[name].notna(), name]
+        if len(wrong):
+            raise UserError(
+                f"the column {name} of {where} holds {wrong.iloc[0]!r}, which is no number; make "
+                "its file again"
+            )
+        table[name] = numbers if name == "n" else numbers.astype(float)
+    return table
+
+
 def _task_facts(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return what an artifact's provenance says of its task: at least a name, or nothing."""
     task = provenance.get("task") or {}
@@ -142,7 +165,8 @@ def _metrics(
         tables.append(table)
         for task in table["task"].unique():
             facts[task] = _task_facts(provenance)
-    metrics = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(columns, float))
+    metrics = pd.concat(tables, ignore_index=True)
+    metrics = _numbers(metrics, (*columns, "n"), "--metrics")
     repeated = metrics[metrics.duplicated(["task", "n", "seed"])]
     if len(repeated):
         task, n, seed = repeated.iloc[0][["task", "n", "seed"]]
@@ -159,7 +183,7 @@ def _untuned(paths: list[str]) -> pd.DataFrame:
 
     columns = ("task", "kind", "method", "n", "seed", *ERROR_COLUMNS)
     tables = [_table(path, columns)[0] for path in paths]
-    return pd.concat(tables, ignore_index=True).astype(dict.fromkeys(ERROR_COLUMNS, float))
+    return _numbers(pd.concat(tables, ignore_index=True), ERROR_COLUMNS, "--untuned")
 
 
 def _titles(facts: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -267,6 +291,9 @@ def prediction(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:prediction", args)
     rates = _csv(args.table1, PREDICTION_COLUMNS)
+    words = ("task", "kind", "error_measure")
+    numbers = [name for name in PREDICTION_COLUMNS if name not in words]
+    rates = _numbers(rates, numbers, args.table1)
     facts = {summary["task"]: summary for summary in map(_summary, args.summaries)}
     titles = _titles(
         {task: _task_facts(summary.get("provenance", {})) for task, summary in facts.items()}
@@ -285,11 +312,16 @@ def epochs(args: argparse.Namespace) -> None:
     for path in args.histories:
         table, provenance = _table(path, ("seed", "epoch", "holdout_loss", *ERROR_COLUMNS))
         task = _task_facts(provenance)
-        if not {"name", "kind"} <= task.keys():
-            raise UserError(f"{path} does not say which task it is of; make it again")
+        if task.get("kind") not in ("regression", "classification") or not task.get("name"):
+            raise UserError(
+                f"{path} does not say which task it is of, and of what kind; make it again"
+            )
+        if task["name"] in facts:
+            raise UserError(f"--histories holds task {task['name']!r} more than once; give it once")
         facts[task["name"]] = task
         tables.append(table.assign(task=task["name"], kind=task["kind"]))
-    history = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(ERROR_COLUMNS, float))
+    history = pd.concat(tables, ignore_index=True)
+    history = _numbers(history, ("epoch", "holdout_loss", *ERROR_COLUMNS), "--histories")
     _write_figure(epochs_figure(history, args.tasks, args.color, _titles(facts)), args, record)
 
 

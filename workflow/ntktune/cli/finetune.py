@@ -206,31 +206,43 @@ def repeats(
     return model, found
 
 
-def _study_architecture(study: dict[str, Any], folder: str, autocast: torch.dtype | None) -> Any:
-    """Return the shape of a study's model: as fetched, in its own folder, or as described.
+def _study_model(study: dict[str, Any], folder: str) -> Any:
+    """Return the configuration of a study's model: as fetched, in its own folder, or described.
 
     Raises
     ------
     UserError
-        It is nowhere.
+        It is nowhere, another model was fetched, or it has too few positions.
     """
     from pathlib import Path
 
-    from ntktune.finetune.account import architecture
+    from ntktune.finetune.account import positions
     from ntktune.models import configuration, described_configuration
 
     model, source = study["model"], study["model"]["source"]
-    for place in (f"{folder}/data/model", source.get("folder")):
-        if place and (Path(place) / "config.json").is_file():
-            return architecture(configuration(place, model["blocks"]), autocast)
+    fetched = Path(folder) / "data" / "model"
     described = model["architecture"] or source.get("random")
-    if not described:
+    if (fetched / "model.json").is_file():
+        there = model_facts(str(fetched))["name"]
+        if there != model["name"]:
+            raise UserError(f"{fetched} holds the model {there}, not {model['name']}")
+        found = configuration(fetched, model["blocks"])
+    elif source.get("folder"):
+        found = configuration(source["folder"], model["blocks"])
+    elif described:
+        settings = {key: value for key, value in described.items() if key != "seed"}
+        found = described_configuration(settings, model["blocks"])
+    else:
         raise UserError(
             f"the model {model['name']} is not fetched yet, and model.architecture does not say "
             "what it is like; run `snakemake fetch` first, or describe it there"
         )
-    settings = {key: value for key, value in described.items() if key != "seed"}
-    return architecture(described_configuration(settings, model["blocks"]), autocast)
+    most = positions(found)
+    if most and model["max_tokens"] > most:
+        raise UserError(
+            f"model.max_tokens is {model['max_tokens']}, but the model has {most} positions"
+        )
+    return found
 
 
 def _study_texts(
@@ -240,20 +252,27 @@ def _study_texts(
 
     Also the embedding rows that they reach, None where the data are not made yet: every
     text then is as long as it can be.
+
+    Raises
+    ------
+    UserError
+        The data are another task's, or made for another model.
     """
     from pathlib import Path
 
-    from ntktune.data.sampling import training_subset
+    from ntktune.data.sampling import holdout_pattern, training_subset
 
     data = Path(folder) / "data" / task
     tokens, subsets = data / "tokens.safetensors", data / "subsets.json"
+    tuning, definition = study["finetune"], study["task_definitions"][task]
     if not (tokens.is_file() and subsets.is_file()):
-        held = max(1, round(size * study["finetune"]["holdout_fraction"]))
-        tests = study["finetune"]["test_rows"] or study["task_definitions"][task]["test_rows"] or 0
+        held = int(holdout_pattern(size, tuning["holdout_fraction"]).sum())
+        tests = tuning["test_rows"] or definition["test_rows"] or 0
         counts = {"train": size - held, "holdout": held, "test": tests}
         longest = study["model"]["max_tokens"]
         return {part: [longest] * count for part, count in counts.items()}, None
     tensors, facts = read_tensors(tokens)
+    check_tokens(str(tokens), facts, task, model_facts(f"{folder}/data/model"))
     samples = read_samples(str(subsets), str(tokens), facts)
     lengths = tensors["offsets"].diff().tolist()
     train, holdout = training_subset(samples, size, 0)
@@ -263,13 +282,31 @@ def _study_texts(
     return {part: [lengths[row] for row in some] for part, some in rows.items()}, len(used)
 
 
+def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
+    """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
+    tuning, merging = study["finetune"], study["taskvectors"]
+    found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
+    if tuning["fixed_epochs"]:
+        size = tuning["fixed_size"] or min(tuning["sizes"])
+        fixed = {"max_epochs": tuning["fixed_epochs"], "evaluate_every": None, "patience": None}
+        found.append((f"fixed epochs, n {size}", study["tasks"], size, tuning["seeds"], fixed))
+    if merging["tasks"]:
+        size = merging["size"]
+        found.append((f"task vectors, n {size}", merging["tasks"], size, 1, {}))
+    return found
+
+
 def plan(args: argparse.Namespace) -> None:
-    """Print what a study's fine-tuning grid will cost: memory, FLOPs and hours."""
+    """Print what a study's fine-tuning will cost: memory, FLOPs and hours."""
+    import dataclasses
+    from pathlib import Path
+
     import torch
 
     from ntktune.config import load_yaml, resolved_study
-    from ntktune.device import torch_dtype
-    from ntktune.finetune.account import DEVICES, memory, training_cost
+    from ntktune.device import select_device, torch_dtype
+    from ntktune.finetune.account import DEVICES, architecture, memory, plan_text, training_cost
+    from ntktune.finetune.repeats import OUTPUTS
     from ntktune.finetune.training import Settings
     from ntktune.matmul import measured_rate
 
@@ -279,68 +316,54 @@ def plan(args: argparse.Namespace) -> None:
         )
     if not 0 < args.share <= 1:
         raise UserError(f"--share is {args.share}; it must be above 0 and at most 1")
+    if args.results and not Path(args.results).is_dir():
+        raise UserError(f"--results {args.results} is no folder; correct it, or leave it out")
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
     tuning, longest = study["finetune"], study["model"]["max_tokens"]
     dtype = tuning["dtype"] or study["model"]["dtype"]
     autocast = torch_dtype(dtype) if dtype == "bfloat16" else None
+    weights = torch_dtype("float32" if autocast else dtype)
     names = ("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every")
     names += ("patience", "batch_tokens", "checkpointing")
     settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
-    shape = _study_architecture(study, folder, autocast)
-    device = torch.device("cuda" if args.device_name else "cpu")
+    shape = architecture(_study_model(study, folder), autocast, weights)
+    device = torch.device("cuda") if args.device_name else select_device()
 
-    costs, rows, unknown = {}, 0, set()
-    for task in study["tasks"]:
-        outputs = 1 if study["task_definitions"][task]["kind"] == "regression" else 2
-        for size in tuning["sizes"]:
+    trainings, rows, unknown, untested = [], 0, set(), set()
+    for name, tasks, size, seeds, changes in _study_trainings(study):
+        costs = []
+        for task in tasks:
             texts, reached = _study_texts(study, folder, task, size)
-            rows = max(rows, shape.table // shape.width if reached is None else reached)
+            rows = max(rows, shape.rows if reached is None else reached)
             unknown |= {task} if reached is None else set()
-            costs[task, size] = training_cost(
-                shape, **texts, settings=settings, device=device, outputs=outputs
+            untested |= set() if texts["test"] else {task}
+            costs.append(
+                training_cost(
+                    shape,
+                    **texts,
+                    settings=dataclasses.replace(settings, **changes),
+                    device=device,
+                    outputs=OUTPUTS[study["task_definitions"][task]["kind"]],
+                    test_history=bool(changes),
+                )
             )
-    largest = max((cost.largest for cost in costs.values()), key=lambda p: p[0] * p[1])
-    held = memory(shape, largest, rows, settings, 8 if dtype == "float64" else 4)
-    if not args.device_name:
-        speed, where = measured_rate(), "this processor, at a large product's speed"
-    else:
-        exact, rough, capacity = DEVICES[args.device_name]
-        speed = args.share * 1e12 * (rough if autocast else exact)
-        where = f"one {args.device_name}, at {args.share:.0%} of its peak speed (a guess)"
-
+        trainings.append((name, seeds, costs))
+    every = [cost for _, _, costs in trainings for cost in costs]
+    largest = max((cost.largest for cost in every), key=lambda p: p[0] * p[1])
+    held = memory(shape, largest, rows, settings, weights.itemsize)
     precision = "bfloat16 products of float32 weights" if autocast else dtype
-    print(
-        f"study {study['study']}: {study['model']['name']}, {shape.blocks} blocks, "
-        f"{shape.parameters / 1e6:,.1f} million parameters, {precision}"
-    )
+    print(f"study {study['study']}: {study['model']['name']}, {precision}")
     if unknown:
         print(
             f"texts    of {', '.join(sorted(unknown))}: not made yet, so {longest} tokens each, "
             "the most they can have"
         )
-    print(
-        "memory   "
-        + "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(held).items())
-        + f"  together {held.together / 2**30:.2f} GiB"
-    )
-    if args.device_name:
-        fits = "fits" if held.together < capacity * 1e9 else "does not fit"
-        print(f"         {fits} the {capacity * 1e9 / 2**30:.0f} GiB of one {args.device_name}")
-    seeds = tuning["seeds"]
-    for size in tuning["sizes"]:
-        own = [cost for (_, n), cost in costs.items() if n == size]
-        flops = seeds * sum(cost.flops for cost in own)
-        print(
-            f"n {size:<6} {len(own)} tasks x {seeds} seeds  steps {own[0].steps} each  tokens "
-            f"{seeds * sum(cost.tokens for cost in own):,}  FLOPs {flops:.2e}  "
-            f"{flops / speed / 3600:.2f} h"
-        )
-    together = seeds * sum(cost.flops for cost in costs.values())
-    print(
-        f"grid     {together:.2e} FLOPs, {together / speed / 3600:.2f} h on {where}: "
-        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
-    )
+    if untested:
+        print(f"test     of {', '.join(sorted(untested))}: rows unknown, left out")
+    speed = None if args.device_name else measured_rate()
+    mixed = autocast is not None
+    print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
 
 
 # Options that change no number of a seed's result.

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
 from ntktune.figures.panels import draw_legend, draw_title, panel_grid
 from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
@@ -35,19 +36,25 @@ def epochs_figure(
     -------
     Figure
         Thick, the mean over seeds of the test error; thin, each seed, with a dot where its
-        hold-out loss is lowest, which is where early stopping ends; dashed, the error of
-        predicting the training mean or majority.
+        hold-out loss is lowest: what early stopping with endless patience would keep;
+        dashed, the error of predicting the training mean or majority.
 
     Raises
     ------
     UserError
-        A task that the history does not hold, or no colour.
+        A task that the history does not hold, an evaluation without a hold-out loss, or no
+        colour.
     """
     checked_color(color)
     titles = titles or {}
     history = with_error(history)
     rows = {task: of_task(history, task) for task in tasks}
     kind = kinds(history)
+    for task, own in rows.items():
+        if not own["holdout_loss"].notna().all():
+            raise UserError(
+                f"task {task!r} has an evaluation without hold-out loss; train it again"
+            )
     with styled():
         groups = [[t for t in tasks if kind[t] == k] for k in ERROR_LABELS]
         figure, panels, leftmost = panel_grid(groups)

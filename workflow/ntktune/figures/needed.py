@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntktune.figures.rates import resampled_curves
+from ntktune.figures.rates import interval, resampled_curves
 
 SHARE = 0.95
 GAINS = {
@@ -24,9 +24,8 @@ def gain_points(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     is_regression = metrics["kind"] == "regression"
     above = metrics["accuracy"] - metrics["baseline_accuracy"]
-    return metrics.assign(gain=metrics["pearson"].where(is_regression, above))[
-        ["n", "seed", "gain"]
-    ]
+    points = metrics.assign(gain=metrics["pearson"].where(is_regression, above))
+    return points.loc[points["gain"].notna(), ["n", "seed", "gain"]]
 
 
 def reached_sizes(sizes: np.ndarray, means: np.ndarray, share: float = SHARE) -> np.ndarray:
@@ -77,22 +76,28 @@ def needed_size(
     Returns
     -------
     dict
-        ``needed``, see :func:`reached_sizes`, of the mean over seeds; ``needed_low``,
-        ``needed_high``, the 95 % percentile interval of the bootstrap over seeds (NaN with
-        one seed); ``best_gain``, the highest mean gain over the sizes tried, and
-        ``best_size``, where it is: at the largest size, more examples may reach more.
+        ``needed``, see :func:`reached_sizes`, of the mean over seeds (NaN with one size);
+        ``needed_low``, ``needed_high``, the 95 % percentile interval of the bootstrap over
+        seeds (NaN with one seed); ``best_gain``, the highest mean gain over the sizes tried, and
+        ``best_size``, where it is. ``needed_bound`` says what it bounds: ``most`` where the
+        smallest size reaches that much already, ``least`` where the best is at the largest
+        size, so that more examples may reach more; else "".
     """
     points = gain_points(metrics)
+    unknown = dict.fromkeys(("needed", "needed_low", "needed_high", "best_gain"), np.nan)
+    unknown |= {"best_size": np.nan, "needed_bound": ""}
+    if points["n"].nunique() < 2:
+        return unknown
     means = points.groupby("n")["gain"].mean()
     sizes = means.index.to_numpy()
+    needed = float(reached_sizes(sizes, means.to_numpy()[None])[0])
     _, curves = resampled_curves(points, resamples, random)
-    samples = reached_sizes(sizes, curves)
-    known = np.isfinite(samples).any()
-    low, high = np.nanquantile(samples, [0.025, 0.975]) if known else (np.nan, np.nan)
-    return {
-        "needed": float(reached_sizes(sizes, means.to_numpy()[None])[0]),
-        "needed_low": low,
-        "needed_high": high,
-        "best_gain": means.max(),
-        "best_size": means.idxmax() if means.notna().any() else np.nan,
-    }
+    found = {"best_gain": means.max(), "best_size": int(means.idxmax()), "needed": needed}
+    if np.isnan(needed):
+        return unknown | found
+    found["needed_low"], found["needed_high"] = interval(reached_sizes(sizes, curves))
+    if needed == sizes[0]:
+        found["needed_bound"] = "most"
+    elif found["best_size"] == sizes[-1]:
+        found["needed_bound"] = "least"
+    return unknown | found

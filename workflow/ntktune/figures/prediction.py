@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from ntktune.figures.needed import SHARE
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
 
 # every task has its own, so that a grey print can be read; full ones are regressions
-MARKERS = {"regression": "os^Dv<", "classification": "PX*hdp"}
+MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
 
 
 def _draw_points(
@@ -97,15 +97,29 @@ def prediction_figure(
         left.set_xlabel("predicted exponent a/(a+1)")
         left.set_ylabel("exponent of the learning curve")
         drawn |= _draw_points(right, rates, "exponent:exponent", "needed:needed", looks)
+        for axes in (left, right):
+            axes.margins(0.12)
         right.set_yscale("log", base=2)
-        right.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        low, high = right.get_ylim()
+        right.yaxis.set_major_locator(
+            LogLocator(10, subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5)
+        )
         right.yaxis.set_major_formatter(ScalarFormatter())
         right.yaxis.set_minor_locator(NullLocator())
         right.set_xlabel("decay exponent a of the kernel's eigenvalues")
         right.set_ylabel(f"labelled examples for {SHARE:.0%}\nof the best score")
         for axes in (left, right):
-            axes.margins(0.12)
-        entries = {titles.get(task, task): drawn[task] for task in rates["task"] if task in drawn}
+            if not axes.containers:
+                axes.set(xticks=[], yticks=[])
+                axes.text(
+                    0.5, 0.5, "no task has both numbers", ha="center", transform=axes.transAxes
+                )
+        shown = [task for task in rates["task"] if task in drawn]
+        names = [titles.get(task, task) for task in shown]
+        entries = {
+            name if names.count(name) == 1 else f"{name} ({task})": drawn[task]
+            for task, name in zip(shown, names, strict=True)
+        }
         entries["as predicted"] = equal
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)
         return laid_out(figure)

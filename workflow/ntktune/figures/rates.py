@@ -15,6 +15,7 @@ from ntktune.figures.measures import with_error
 EXCESS, PLAIN, RATE = "MSE − label noise", "MSE", "error rate"
 # Three numbers are fitted: with fewer sizes the floor is not, and E is 0.
 LEAST_SIZES = 4
+LEAST_FINITE = 0.95  # of the bootstrap samples, for an interval
 EXPONENTS = np.linspace(0.005, 3.0, 600)
 
 
@@ -146,25 +147,45 @@ def _slope(points: pd.DataFrame) -> tuple[float, float]:
     return -slope, stderr
 
 
+def curve_exponents(
+    sizes: np.ndarray, means: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return exponents and floors of curves of mean errors, (R,) each.
+
+    Of E + B n^−b with :data:`LEAST_SIZES` sizes or more (:func:`floor_fits`); else minus the
+    slope of log error on log n, and NaN for the floor. NaN where a curve lacks a size, or
+    has a value that is not above zero and no floor.
+    """
+    if len(sizes) >= LEAST_SIZES:
+        return floor_fits(sizes, means, scale)
+    nothing = np.full(len(means), np.nan)
+    if len(sizes) < 2:
+        return nothing, nothing
+    y = np.log(np.where(means > 0, means, np.nan))
+    x = np.log(sizes) - np.log(sizes).mean()
+    return -(y @ x) / (x @ x), nothing
+
+
 def resampled_exponents(
     points: pd.DataFrame, resamples: int, random: np.random.Generator
 ) -> np.ndarray:
     """Return the exponent in bootstrap samples of the seeds, (resamples,).
 
-    Of E + B n^−b with :data:`LEAST_SIZES` sizes or more, else of B n^−b. NaN where a
-    sample lacks a size, or its mean error is not above zero without a floor, and
-    everywhere if there are fewer than two seeds.
+    See :func:`curve_exponents` and :func:`resampled_curves`.
     """
     sizes, means = resampled_curves(points, resamples, random)
-    scale = points.groupby("n")["error"].mean().to_numpy()
-    if len(sizes) >= LEAST_SIZES:
-        return floor_fits(sizes, means, scale)[0]
-    if len(sizes) < 2:
-        return np.full(resamples, np.nan)
-    with np.errstate(invalid="ignore"):
-        y = np.log(np.where(means > 0, means, np.nan))
-    x = np.log(sizes) - np.log(sizes).mean()
-    return -(y @ x) / (x @ x)
+    return curve_exponents(sizes, means, points.groupby("n")["error"].mean().to_numpy())[0]
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of bootstrap samples.
+
+    NaN if more than a twentieth of them has no value: what is left says too little.
+    """
+    if np.mean(np.isfinite(samples)) < LEAST_FINITE:
+        return np.nan, np.nan
+    low, high = np.nanquantile(samples, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def measured_exponent(
@@ -185,10 +206,9 @@ def measured_exponent(
     -------
     dict
         ``measured_exponent``, b of E + B n^−b fitted to the mean errors, and ``floor``, E
-        above the labels' noise where that is known; with fewer sizes than
-        :data:`LEAST_SIZES` the slope, and ``floor`` NaN. ``measured_low``,
-        ``measured_high``, the 95 % percentile interval of the bootstrap over seeds (NaN with
-        one seed). ``slope_exponent``, minus the ordinary least squares slope of log error
+        above the labels' noise where that is known (see :func:`curve_exponents`).
+        ``measured_low``, ``measured_high``, the :func:`interval` of the bootstrap over seeds
+        (NaN with one seed). ``slope_exponent``, minus the ordinary least squares slope of log error
         on log n over all (n, seed), as if there were no floor, and ``slope_stderr``, its
         standard error. ``sizes``, ``seeds``, the facts of :func:`curve_points`, and
         ``reason``, why a number is missing ("" if none is).
@@ -212,14 +232,17 @@ def measured_exponent(
         )
         return facts | found
     found["slope_exponent"], found["slope_stderr"] = _slope(points)
-    found["measured_exponent"] = found["slope_exponent"]
-    if sizes >= LEAST_SIZES:
-        means = points.groupby("n")["error"].mean()
-        fit = floor_fits(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
-        found["measured_exponent"], found["floor"] = (float(values[0]) for values in fit)
+    means = points.groupby("n")["error"].mean()
+    fit = curve_exponents(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
+    found["measured_exponent"], found["floor"] = (float(values[0]) for values in fit)
     samples = resampled_exponents(points, resamples, random)
-    if np.isfinite(samples).any():
-        found["measured_low"], found["measured_high"] = np.nanquantile(samples, [0.025, 0.975])
-    else:
+    found["measured_low"], found["measured_high"] = interval(samples)
+    if found["measured_exponent"] >= EXPONENTS[-1]:
+        found["reason"] = f"the exponent is at the largest that is tried, {EXPONENTS[-1]:g}"
+    elif found["measured_exponent"] == 0:
+        found["reason"] = "the error does not fall with n"
+    elif seeds < 2:
         found["reason"] = "an interval needs two seeds"
+    elif np.isnan(found["measured_low"]):
+        found["reason"] = "too many bootstrap samples of the seeds have no exponent"
     return facts | found

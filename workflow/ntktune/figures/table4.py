@@ -27,7 +27,7 @@ def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     names = [name for some in SCORES.values() for name in some]
     rows = []
-    for (task, n), runs in metrics.groupby(["task", "n"], sort=False):
+    for (task, n), runs in metrics.groupby(["task", "n"], sort=False, dropna=False):
         row = {
             "task": task,
             "kind": runs["kind"].iloc[0],

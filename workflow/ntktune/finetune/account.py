@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ntktune.errors import UserError
 from ntktune.finetune.last_rows import read_layers
 from ntktune.finetune.training import Settings, batch_rows, passes
 from ntktune.models import TextModel, block_list, pad, token_batches
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 PROBE_VOCABULARY = 64
-PROBE_LENGTHS = (16, 32, 48)
+LONGEST_PROBE = 48  # tokens
 # Peak TFLOP/s of float32 and of bfloat16 products, and memory in 10^9 bytes: makers' data sheets,
 # dense, float32 without TF32 (which this package leaves off).
 DEVICES = {
@@ -43,9 +44,9 @@ class Shape:
     Attributes
     ----------
     parameters
-        Numbers in the backbone, ``table`` of them in the embedding table.
-    table
-        As said; with a row of ``width`` numbers per token id.
+        Numbers in the backbone.
+    rows, row_width
+        Rows of the embedding table, and the numbers in one.
     width, blocks
         D, and how many blocks there are.
     dense
@@ -57,17 +58,22 @@ class Shape:
         Sum over blocks of the width of queries and of values: what attention costs.
     kept
         Bytes that a block keeps for its backward pass, measured on two blocks with random
-        weights: of a pass, per token, and per token and token (attention weights).
+        weights: of a pass (copies of the weights in the products' precision), per token, and
+        per token and token (attention weights).
+    uncounted
+        Numbers in weights of three and more dimensions, as experts': their FLOPs are left out.
     """
 
     parameters: int
-    table: int
+    rows: int
+    row_width: int
     width: int
     blocks: int
     dense: float
     read: float
     mixing: float
     kept: tuple[float, float, float]
+    uncounted: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Memory:
         return sum(dataclasses.astuple(self))
 
 
-def _probe(config: PretrainedConfig, blocks: int) -> TextModel:
+def _probe(config: PretrainedConfig, blocks: int, dtype: torch.dtype) -> TextModel:
     """Return a model of a few blocks with random weights, of full width and few token ids."""
     from transformers import AutoModel
 
@@ -124,7 +130,7 @@ def _probe(config: PretrainedConfig, blocks: int) -> TextModel:
     with torch.random.fork_rng(devices=[]):
         backbone = AutoModel.from_config(config).eval()
     backbone.config.use_cache = False
-    return TextModel(backbone, 1, torch.Generator().manual_seed(0))
+    return TextModel(backbone, 1, torch.Generator().manual_seed(0)).to(dtype)
 
 
 def _kept_bytes(model: TextModel, length: int, autocast: torch.dtype | None) -> int:
@@ -149,16 +155,40 @@ def _kept_bytes(model: TextModel, length: int, autocast: torch.dtype | None) -> 
     return total
 
 
-def architecture(config: PretrainedConfig, autocast: torch.dtype | None = None) -> Shape:
+def architecture(
+    config: PretrainedConfig,
+    autocast: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Shape:
     """Return what an architecture costs per token; its weights need not exist.
 
     Parameters
     ----------
     config
-        A Hugging Face configuration, of the blocks that are used.
+        A Hugging Face configuration of a decoder or an encoder, of the blocks that are used.
     autocast
-        Precision of the matrix products, None for that of the weights (float32).
+        Precision of the matrix products, None for that of the weights.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    UserError
+        It cannot be counted: another kind of network, or impossible numbers in it.
     """
+    kind = getattr(config, "model_type", type(config).__name__)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"a model of type {kind} is encoder and decoder; only one can be planned")
+    try:
+        return _counted(config, autocast, dtype)
+    except Exception as error:  # models break on foreign settings without bound
+        raise UserError(
+            f"the cost of a model of type {kind} cannot be counted: "
+            f"{type(error).__name__}: {error}; correct its configuration, or time one training"
+        ) from error
+
+
+def _counted(config: PretrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype) -> Shape:
     from transformers import AutoModel
 
     with torch.device("meta"):
@@ -167,29 +197,38 @@ def architecture(config: PretrainedConfig, autocast: torch.dtype | None = None) 
     table = backbone.get_input_embeddings().weight
     layers = [m for m in backbone.modules() if _product(m)]
     some = min(2, len(blocks))
-    probes = [_probe(config, count) for count in range(1, some + 1)]
+    probes = [_probe(config, count, dtype) for count in range(1, some + 1)]
     pair = [torch.arange(1, n + 1) for n in (5, 3)]
+    longest = min(LONGEST_PROBE, positions(config) or LONGEST_PROBE)
+    lengths = [longest // 3, 2 * longest // 3, longest]
     reading = {
         name
         for name, layer in block_list(probes[0].backbone)[0].named_modules()
         if layer in read_layers(probes[0], *pad(pair))
     }
     read = sum(_product(m) for name, m in blocks[-1].named_modules() if name in reading)
-    kept = np.array([[_kept_bytes(p, n, autocast) for n in PROBE_LENGTHS] for p in probes])
+    kept = np.array([[_kept_bytes(p, n, autocast) for n in lengths] for p in probes])
     one = kept[-1] - (kept[0] if some > 1 else 0)  # a block's own, without what is around them
-    powers = np.array([[1, n, n * n] for n in PROBE_LENGTHS], dtype=float)
+    powers = np.array([[1, n, n * n] for n in lengths], dtype=float)
     heads = getattr(config, "num_attention_heads", 1)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shape(
         parameters=sum(p.numel() for p in backbone.parameters()),
-        table=table.numel(),
+        rows=len(table),
+        row_width=table.shape[1],
         width=config.hidden_size,
         blocks=len(blocks),
         dense=float(sum(map(_product, layers)) - read),
         read=float(read),
         mixing=2.0 * heads * head * len(blocks),
         kept=tuple(np.linalg.solve(powers, one).clip(min=0).tolist()),
+        uncounted=sum(p.numel() for p in backbone.parameters() if p.dim() > 2),
     )
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """Return how many tokens a model has positions for, None where it does not say."""
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _product(module: nn.Module) -> int:
@@ -214,6 +253,8 @@ def training_cost(
     settings: Settings,
     device: torch.device,
     outputs: int = 1,
+    *,
+    test_history: bool = False,
 ) -> Cost:
     """Return what one training costs that is not stopped early, its test included.
 
@@ -232,6 +273,8 @@ def training_cost(
         Where: passes are larger on a GPU.
     outputs
         C, the outputs of the head.
+    test_history
+        Whether the test rows are measured at every evaluation too.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
     again = forward if settings.checkpointing else lambda count, length: 0.0
@@ -253,7 +296,8 @@ def training_cost(
     evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
     flops *= settings.max_epochs
     # the head's bias is centred on the training part; the best model is tested once
-    flops += evaluated(train) + evaluations * evaluated(holdout) + evaluated(test)
+    flops += evaluated(train) + evaluations * evaluated(holdout)
+    flops += (1 + evaluations * test_history) * evaluated(test)
     return Cost(steps, settings.max_epochs * tokens, flops, largest)
 
 
@@ -275,15 +319,16 @@ def memory(
     item_bytes
         Bytes of a weight.
     """
-    trained = shape.parameters - shape.table + min(rows * shape.width, shape.table)
+    trained = shape.parameters - (shape.rows - min(rows, shape.rows)) * shape.row_width
     count, length = largest
     tokens = count * length
     fixed, per_token, per_pair = shape.kept
-    block = fixed + per_token * tokens + per_pair * count * length**2
+    block = per_token * tokens + per_pair * count * length**2
     if settings.checkpointing:
         kept = item_bytes * shape.width * tokens * shape.blocks + block
     else:
         kept = block * shape.blocks
+    kept += fixed * shape.blocks  # autocast keeps its copies to the end of the pass
     return Memory(
         weights=item_bytes * shape.parameters,
         gradients=item_bytes * trained,
@@ -292,3 +337,63 @@ def memory(
         pretrained=item_bytes * trained,
         activations=int(kept),
     )
+
+
+def plan_text(
+    shape: Shape,
+    held: Memory,
+    trainings: Sequence[tuple[str, int, Sequence[Cost]]],
+    device_name: str | None,
+    share: float,
+    measured: float | None,
+    mixed: bool,
+) -> str:
+    """Return a plan as lines of text.
+
+    Parameters
+    ----------
+    shape, held
+        The architecture, and the bytes that it holds at once.
+    trainings
+        Name, seeds, and the cost of one seed of each task.
+    device_name
+        One of :data:`DEVICES`, or None for this machine.
+    share
+        Share of a named device's peak speed.
+    measured
+        FLOPs per second of this machine, where no device is named.
+    mixed
+        Whether products are computed in bfloat16.
+    """
+    blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
+    lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]
+    if shape.uncounted:
+        part = shape.uncounted / shape.parameters
+        lines.append(f"         {part:.0%} of them in experts, whose FLOPs are not counted")
+    parts = "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(held).items())
+    lines.append(f"memory   {parts}  together {held.together / 2**30:.2f} GiB")
+    if device_name:
+        exact, rough, capacity = DEVICES[device_name]
+        speed = share * 1e12 * (rough if mixed else exact)
+        where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
+        fits = "less than" if held.together < capacity * 1e9 else "more than"
+        lines.append(
+            f"         {fits} the {capacity * 1e9 / 2**30:.1f} GiB of one {device_name}, of which "
+            "its own software takes some"
+        )
+    else:
+        speed, where = measured, "this machine at the speed of a large float32 product"
+    together = 0.0
+    for name, seeds, costs in trainings:
+        flops = seeds * sum(cost.flops for cost in costs)
+        together += flops
+        lines.append(
+            f"{name}: {len(costs)} tasks x {seeds} seeds  steps {costs[0].steps} each  tokens "
+            f"{seeds * sum(cost.tokens for cost in costs):,}  FLOPs {flops:.2e}  "
+            f"{flops / speed / 3600:.2f} h"
+        )
+    lines.append(
+        f"together {together:.2e} FLOPs, {together / speed / 3600:.2f} h on {where}, "
+        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
+    )
+    return "\n".join(lines)
