@@ -13,7 +13,7 @@ CONFIG = ("--configfile", "config/smoke.yaml")
 
 def test_it_makes_every_figure_and_table(smoke):
     figures = smoke.folder / "results/smoke/figures"
-    for name in ("fig2", "fig3", "fig4", "fig5", "fig10"):
+    for name in ("fig2", "fig3", "fig4", "fig5", "fig10", "prediction", "epochs"):
         for ending, start in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
             content = (figures / f"{name}.{ending}").read_bytes()
             assert content.startswith(start)
