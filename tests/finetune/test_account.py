@@ -1,6 +1,8 @@
 """The account on paper against what PyTorch counts, and told by the command."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -210,6 +212,18 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert "h on this machine at the speed of a large float32 product, " in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
+    job = subprocess.Popen(
+        [sys.executable, "-m", "ntktune", "finetune", "plan", "--config", str(study(tmp_path))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    job.stdout.close()
+    assert job.stderr.read() == ""
+    assert job.wait() == 1
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         args._run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has gone, as `head` does; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"ntktune {args._chapter} {args._verb}: error: {error}", file=sys.stderr)
         return 1
