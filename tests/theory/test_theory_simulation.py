@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from ntktune.theory.descent import kernel_descent
-from ntktune.theory.simulation import simulated_rows, sobolev_problem, sure, tried_times
+from ntktune.theory.simulation import (
+    radius_rows,
+    simulated_rows,
+    sobolev_problem,
+    sure,
+    tried_times,
+)
 
 # n: T, critical radius squared; mean error of theory, SURE, oracle, hold-out, over 400 repeats
 TABLE = {
@@ -41,8 +47,15 @@ def test_sure_is_unbiased_but_for_its_constant():
 
 def test_times_are_all_at_first_and_then_a_grid():
     times = tried_times(40_000)
-    assert times[:401].tolist() == list(range(401))
+    assert times[:65].tolist() == list(range(65))
     assert times[-1] == 40_000
-    assert 60 <= len(times) - 401 <= 130
-    assert np.diff(times[401:]).min() > 0
-    assert tried_times(10)[-1] == 400
+    ratios = times[66:] / times[65:-1]
+    assert 1 < ratios.min() < ratios.max() < 1.08
+    assert tried_times(10)[-1] == 64
+
+
+def test_the_critical_radius_falls_as_eq_30_says():
+    rows = radius_rows([1.2, 1.5, 2.0, 3.0, 4.0], [10_000, 100_000, 1_000_000])
+    for row in rows:
+        assert row["predicted"] == pytest.approx(-row["decay"] / (row["decay"] + 1))
+        assert row["measured"] == pytest.approx(row["predicted"], abs=0.03)

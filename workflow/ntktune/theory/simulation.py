@@ -13,7 +13,7 @@ from ntktune.theory.descent import KernelDescent, kernel_descent
 STEP_SIZE = 0.25
 SIGMA = 1.0
 RULES = ("theory", "holdout", "sure", "oracle")
-EVERY = 400  # steps that are all tried; later ones on a grid
+EVERY = 64  # steps that are all tried; later ones on a grid of 40 to a decade
 
 
 def sobolev_problem(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,10 +25,10 @@ def sobolev_problem(n: int) -> tuple[np.ndarray, np.ndarray]:
 def tried_times(latest: float) -> np.ndarray:
     """Return the numbers of steps among which data-driven rules choose, from 0, ascending.
 
-    All up to 400, then 60 to a decade.
+    All up to 64, then 40 to a decade.
     """
     decades = max(np.log10(max(latest, EVERY) / EVERY), 0.0)
-    grid = np.geomspace(EVERY, max(latest, EVERY), max(2, int(60 * decades)))
+    grid = np.geomspace(EVERY, max(latest, EVERY), max(2, int(40 * decades)))
     return np.unique(np.concatenate([np.arange(EVERY + 1), np.rint(grid)])).astype(int)
 
 
@@ -119,6 +119,36 @@ def _held_out(
     return time, error
 
 
-def simulation(sizes: Sequence[int], repeats: int, random: np.random.Generator) -> list[dict]:
-    """Return :func:`simulated_rows` of several sample sizes."""
-    return [row for n in sizes for row in simulated_rows(n, repeats, random)]
+def radius_rows(decays: Sequence[float], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Return how the critical radius falls with n for eigenvalues k^−a (SR26 eq 30).
+
+    Parameters
+    ----------
+    decays
+        Exponents a > 1.
+    sizes
+        n, two or more.
+
+    Returns
+    -------
+    list
+        One dict per a: ``decay``, ``predicted`` −a/(a+1), ``measured``, the slope of log ε̂²
+        on log n (σ = C_H = 1), ``smallest_n`` and ``largest_n``.
+    """
+    rows = []
+    for decay in decays:
+        squared = [
+            critical_radius(np.arange(1, n + 1, dtype=float) ** -decay, sigma=SIGMA) ** 2
+            for n in sizes
+        ]
+        slope = np.polyfit(np.log(sizes), np.log(squared), 1)[0]
+        rows.append(
+            {
+                "decay": decay,
+                "predicted": -decay / (decay + 1),
+                "measured": float(slope),
+                "smallest_n": min(sizes),
+                "largest_n": max(sizes),
+            }
+        )
+    return rows
