@@ -79,12 +79,20 @@ class KernelDescent:
         numpy.ndarray
             Shape (M,) or (M, R).
         """
-        shares = self.shares([time])[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sums = shares / self.values  # Σ α(1 − αλ̂)^τ, which is tα at λ̂ = 0
-        sums = np.where(self.values > 0, sums, self.step_size * time)
-        weights = self.vectors @ (sums * self.rotated.T).T
+        weights = self.vectors @ (self._sums([time])[0] * self.rotated.T).T
         return np.asarray(cross, dtype=float) @ weights / len(self.values)
+
+    def path_elsewhere(self, cross: ArrayLike, times: ArrayLike) -> np.ndarray:
+        """Return :meth:`change_elsewhere` of one label vector at many times, (T, M)."""
+        turned = np.asarray(cross, dtype=float) @ self.vectors / len(self.values)
+        return (self._sums(times) * self.rotated) @ turned.T
+
+    def _sums(self, times: ArrayLike) -> np.ndarray:
+        """Return Σ_{τ<t} α (1 − αλ̂)^τ at some times, (T, N); tα at λ̂ = 0."""
+        times = np.asarray(times, dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sums = self.shares(times) / self.values
+        return np.where(self.values > 0, sums, self.step_size * times[:, None])
 
     def training_error(self, times: ArrayLike) -> np.ndarray:
         """Return ‖y − f_t‖²/n at some times, (T,) or (T, R)."""
