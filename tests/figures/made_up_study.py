@@ -164,6 +164,19 @@ def history_of(task, epochs=4, seeds=SEEDS):
     return pd.DataFrame(rows)
 
 
+def simulation_of():
+    """Errors that fall as 1/n, a rule's the higher the later it is named; and two radii."""
+    rules = ("oracle", "theory", "sure", "holdout")
+    rows = [
+        (n, rule, (place + 1) / n, 0.1 / n, 50)
+        for place, rule in enumerate(rules)
+        for n in (20, 40)
+    ]
+    errors = pd.DataFrame(rows, columns=["n", "rule", "error", "error_stderr", "repeats"])
+    radii = {"decay": [1.5, 3.0], "predicted": [-0.6, -0.75], "measured": [-0.59, -0.74]}
+    return errors, pd.DataFrame(radii)
+
+
 def cosine_of(tasks, scale=0.05):
     random = np.random.default_rng(7)
     values = scale * (2 * random.random((len(tasks), len(tasks))) - 1)
@@ -226,6 +239,9 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
     metrics = pd.concat([read_table(path)[0] for path in study.metrics], ignore_index=True)
     summaries = [read_json(path) for path in study.summaries]
     write_csv(study.table1, decay_table(summaries, metrics, 0, 200), {})
+    for name, table in zip(("errors", "radii"), simulation_of(), strict=True):
+        setattr(study, name, folder / f"{name}.parquet")
+        write_table(folder / f"{name}.parquet", table, {})
     write_table(study.cosine, cosine_of(study.tasks), {})
     write_table(study.merged, merged_of(study.tasks), {})
     return study

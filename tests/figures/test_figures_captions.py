@@ -8,7 +8,7 @@ from docutils.core import publish_parts
 from jinja2 import Environment, StrictUndefined
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
-CAPTIONS = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs"]
+CAPTIONS = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation"]
 CAPTIONS += ["table1", "table2", "table3", "table4", "verdicts"]
 
 

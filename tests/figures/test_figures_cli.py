@@ -11,7 +11,7 @@ from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
 from ntktune.code_digest import code_modules
 
-FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs"]
+FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation"]
 TABLES = ["table1", "table2", "table3", "table4", "verdicts"]
 VERBS = FIGURES + TABLES
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
@@ -34,6 +34,7 @@ def drawing(verb, study):
             *("prediction", "--table1", study.table1, "--summaries", *study.summaries),
             *("--colors", "#009E73", "#CC79A7"),
         ],
+        "simulation": ["simulation", "--errors", study.errors, "--radii", study.radii],
         "epochs": ["epochs", "--histories", *study.histories, "--tasks", *study.tasks],
     }[verb] + ["--dpi", "60"]
 

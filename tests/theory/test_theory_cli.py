@@ -122,3 +122,33 @@ def test_labels_all_the_same(stopped, capsys):
 def test_a_kernel_of_zeros(stopped, capsys):
     stopped(draws(scale=0.0), "regression", 1)
     assert "no positive eigenvalue" in capsys.readouterr().err
+
+
+def simulate(folder, *changes):
+    words = ["theory", "simulate", "--sizes", "20", "80", "--repeats", "50", "--seed", "3"]
+    outputs = ["--out-errors", str(folder / "e.parquet"), "--out-radii", str(folder / "r.parquet")]
+    return main([*words, *outputs, *changes])
+
+
+def test_the_simulation_is_written_and_does_not_depend_on_the_other_sizes(tmp_path):
+    assert simulate(tmp_path) == 0
+    errors, facts = read_table(tmp_path / "e.parquet")
+    assert (
+        errors.groupby("n")["rule"].apply(list).tolist()
+        == [["theory", "holdout", "sure", "oracle"]] * 2
+    )
+    assert (errors["repeats"] == 50).all()
+    assert facts["seeds"]["root"] == 3
+    assert errors.loc[errors["rule"] == "theory", "time"].tolist() == [4, 9]
+    radii, _ = read_table(tmp_path / "r.parquet")
+    assert radii["decay"].tolist() == [1.2, 1.5, 2.0, 3.0, 4.0]
+    assert simulate(tmp_path, "--sizes", "80") == 0
+    alone, _ = read_table(tmp_path / "e.parquet")
+    assert alone.equals(errors[errors["n"] == 80].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("flags", [["--sizes", "3"], ["--repeats", "1"]])
+def test_a_simulation_that_is_too_small(flags, tmp_path, capsys):
+    assert simulate(tmp_path, *flags) == 1
+    assert "a size needs 4 points or more, and an error bar 2 repeats" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

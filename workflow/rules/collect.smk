@@ -46,8 +46,9 @@ rule taskvectors:
 
 
 rule theory:
-    """Critical radii and stopping times."""
+    """Critical radii and stopping times, and the check on a known target."""
     input:
+        "<results>/theory/simulation.parquet",
         collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
 
 

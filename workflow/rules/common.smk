@@ -54,7 +54,7 @@ MERGES = bool(STUDY["taskvectors"]["tasks"])
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
 FIGURES = ["fig2"] + ["fig3"] * MERGES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
-FIGURES += ["prediction"] + ["epochs"] * FIXED_EPOCHS
+FIGURES += ["prediction", "simulation"] + ["epochs"] * FIXED_EPOCHS
 TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4", "verdicts"]
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {

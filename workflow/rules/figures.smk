@@ -265,6 +265,47 @@ rule epochs:
         """
 
 
+rule simulation_figure:
+    """The outside check of the stopping rule, on a known target."""
+    input:
+        errors="<results>/theory/simulation.parquet",
+        radii="<results>/theory/radii.parquet",
+    output:
+        pdf="<results>/figures/simulation.pdf",
+        svg="<results>/figures/simulation.svg",
+        provenance="<results>/figures/simulation.json",
+        png=report(
+            "<results>/figures/simulation.png",
+            caption="../report/simulation.rst",
+            category="Figures",
+            labels={"figure": "simulation", "shows": "stopping rules on a known target"},
+        ),
+    log:
+        "<logs>/figures/simulation.log",
+    benchmark:
+        "<benchmarks>/figures/simulation.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures:simulation"),
+        colors=lookup(dpath="figures/simulation/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures simulation \
+            --errors {input.errors:q} \
+            --radii {input.radii:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
 rule table1:
     """Decay exponents with the predicted and the measured rate (SR26 eqs 29-32)."""
     input:

@@ -325,6 +325,16 @@ def epochs(args: argparse.Namespace) -> None:
     _write_figure(epochs_figure(history, args.tasks, args.color, _titles(facts)), args, record)
 
 
+def simulation(args: argparse.Namespace) -> None:
+    """Draw the simulation on a known target: the four stopping rules' errors, and the radii."""
+    from ntktune.figures.simulation import simulation_figure
+
+    record = Record("ntktune.cli.figures:simulation", args)
+    errors, _ = _table(args.errors, ("n", "rule", "error", "error_stderr", "repeats"))
+    radii, _ = _table(args.radii, ("decay", "predicted", "measured"))
+    _write_figure(simulation_figure(errors, radii, args.colors), args, record)
+
+
 def _samples(args: argparse.Namespace) -> int:
     """Return the number of bootstrap samples that was asked for."""
     if args.bootstrap < 1:
@@ -472,6 +482,8 @@ def _add_inputs(
         "--cosine": "cosines between task vectors (cosine.parquet)",
         "--merged": "scores of merged models (merged.parquet)",
         "--table1": "table 1 (table1.csv)",
+        "--errors": "errors of the stopping rules (simulation.parquet)",
+        "--radii": "critical radii of power laws (radii.parquet)",
     }
     for flag in flags:
         if flag in lists and not one_task:
@@ -529,6 +541,13 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "epochs", epochs)
     _add_inputs(parser, "--histories")
     _add_drawing(parser, tasks=True, color=True)
+
+    parser = add_command(verbs, "simulation", simulation)
+    _add_inputs(parser, "--errors", "--radii", one_task=True)
+    _add_drawing(parser, tasks=False, color=False)
+    what = "colours of the rules theory, hold-out, SURE and oracle"
+    default = ["#0072B2", "#D55E00", "#009E73", "#444444"]
+    parser.add_argument("--colors", nargs=4, default=default, metavar="HEX", help=what)
 
     parser = add_command(verbs, "decay", decay)
     _add_inputs(parser, "--eigenvalues", "--fits", "--summary", one_task=True)

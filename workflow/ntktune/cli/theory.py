@@ -20,6 +20,39 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", required=True, help="parquet: one row per draw")
 
+    parser = add_command(verbs, "simulate", simulate)
+    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
+    parser.add_argument("--repeats", type=int, required=True, help="draws of the noise")
+    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    parser.add_argument("--out-errors", required=True, help="parquet: one row per size and rule")
+    parser.add_argument("--out-radii", required=True, help="parquet: one row per decay exponent")
+
+
+def simulate(args: argparse.Namespace) -> None:
+    """Repeat the simulation of Raskutti, Wainwright & Yu 2014: four stopping rules, f* known."""
+    import pandas as pd
+
+    from ntktune.cli import Progress
+    from ntktune.errors import UserError
+    from ntktune.seeds import generator
+    from ntktune.theory.simulation import DECAYS, RADIUS_SIZES, radius_rows, simulated_rows
+
+    record = Record("ntktune.cli.theory:simulate", args)
+    if min(args.sizes) < 4 or args.repeats < 2:
+        raise UserError(
+            f"--sizes {min(args.sizes)} --repeats {args.repeats}: a size needs 4 points or more, "
+            "and an error bar 2 repeats"
+        )
+    progress = Progress("simulation", sum(n**2 for n in args.sizes))
+    rows, done = [], 0
+    for n in args.sizes:
+        rows += simulated_rows(n, args.repeats, generator(args.seed, "theory.simulation", size=n))
+        done += n**2
+        progress(done)
+    provenance = record.provenance(seeds={"root": args.seed, "address": ["theory.simulation", "n"]})
+    write_table(args.out_errors, pd.DataFrame(rows).assign(repeats=args.repeats), provenance)
+    write_table(args.out_radii, pd.DataFrame(radius_rows(DECAYS, RADIUS_SIZES)), provenance)
+
 
 def stopping(args: argparse.Namespace) -> None:
     """Compute critical radius and stopping time of a task's kernels."""

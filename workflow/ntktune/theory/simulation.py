@@ -12,6 +12,9 @@ from ntktune.theory.descent import KernelDescent, kernel_descent
 
 STEP_SIZE = 0.25
 SIGMA = 1.0
+# Decay exponents whose critical radii are followed, and the sample sizes of that.
+DECAYS = (1.2, 1.5, 2.0, 3.0, 4.0)
+RADIUS_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 RULES = ("theory", "holdout", "sure", "oracle")
 EVERY = 64  # steps that are all tried; later ones on a grid of 40 to a decade
 
