@@ -63,7 +63,8 @@ def test_the_defaults_are_the_study_quickstart(monkeypatch):
     shipped = load_yaml(REPOSITORY / "config/config.yaml")
     chosen = {"taskvectors": {"tasks": shipped["taskvectors"]["tasks"]}}
     defaults = resolved_study(chosen)
-    defaults["model"]["licence"] = shipped["model"]["licence"]  # a default would be a guess
+    for key in ("licence", "architecture"):
+        defaults["model"][key] = shipped["model"][key]  # a default would be a guess
     assert resolved_study(shipped) == defaults
 
 
