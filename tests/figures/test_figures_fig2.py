@@ -77,6 +77,15 @@ def test_predictions_without_fine_tuning_are_thin_lines(metrics):
     assert "kernel-ridge" not in " ".join(legend_texts(figure))
 
 
+def test_a_long_legend_stays_inside_the_figure(metrics):
+    untuned = pd.concat([metrics.assign(method=m) for m in UNTUNED_FACTORS])
+    figure = learning_curve_figure(metrics, list(TASKS), BLUE, untuned=untuned)
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+    assert 0 <= legend.y0 < legend.y1 < figure.axes[-1].get_window_extent().y0
+    assert len(legend_texts(figure)) == 5
+
+
 def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):
     mixed = ["rte", "stsb", "mrpc", "sts12", "amazon", "semrel"]
     figure = learning_curve_figure(metrics, mixed, BLUE)

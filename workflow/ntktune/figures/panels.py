@@ -54,9 +54,12 @@ def draw_title(axes: Axes, title: str) -> None:
 
 def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> None:
     """Draw one legend, label → what it explains, below all panels."""
-    across = len(entries) if figure.get_figwidth() == WIDTH else 1
     labels, handles = list(entries), list(entries.values())
-    figure.legend(handles, labels, loc="outside lower center", ncols=across)
+    for columns in range(len(entries) if figure.get_figwidth() == WIDTH else 1, 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
 
 
 def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:

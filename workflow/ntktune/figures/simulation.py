@@ -77,11 +77,11 @@ def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequenc
             right.annotate(
                 f"a = {row.decay:g}",
                 (row.predicted, row.measured),
-                xytext=(-6, 3),
+                xytext=(5, -3),
                 textcoords="offset points",
-                ha="right",
+                va="top",
             )
-        right.margins(0.2)
+        right.margins(0.25)
         right.set_xlabel("predicted exponent −a/(a+1)")
         right.set_ylabel("exponent of the critical radius ε̂²")
         return laid_out(figure)
