@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
@@ -67,6 +67,7 @@ def test_the_critical_radius_solves_its_equation(values, sigma, radius):
     assert local_rademacher_complexity(values, below) > radius * below**2 / (2 * math.e * sigma)
 
 
+@settings(max_examples=10_000, deadline=None)
 @given(spectra, noises, radii, st.floats(0.01, 1.0))
 def test_the_stopping_time_meets_its_definition_and_the_sandwich(values, sigma, radius, factor):
     step = factor * min(1.0, 1.0 / values.max())

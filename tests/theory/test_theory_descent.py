@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ntktune.errors import UserError
-from ntktune.theory.descent import kernel_descent, learnt_shares
+from ntktune.theory.descent import kernel_descent
 
 
 @pytest.fixture
@@ -56,13 +56,6 @@ def test_errors_and_degrees_of_freedom_by_the_smoother(problem):
     assert descent.degrees_of_freedom([9]) == pytest.approx(np.trace(smoother))
     error = np.mean((smoother @ shift - truth) ** 2)
     assert descent.true_error(truth, [9]) == pytest.approx(error)
-
-
-def test_shares_at_the_borders():
-    values = np.array([0.0, 1e-18, 0.5, 1.0])
-    found = learnt_shares(values, [0, 1, 10**9], 1.0)
-    expected = [[0, 0, 0, 0], [0, 1e-18, 0.5, 1], [0, 1e-9, 1, 1]]
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION
 from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
+from ntktune.spectrum.filters import descent_filter, ridge_filter
 
 # Strengths that the hold-out chooses from: ridges as shares of the largest eigenvalue of K_n, and
 # steps of gradient descent with the step size 1/λ̂_1.
@@ -19,22 +20,10 @@ RIDGES = np.logspace(2, -9, 89)
 STEPS = np.concatenate([[0], np.logspace(0, 10, 81)])
 
 
-def _ridge_factors(values: np.ndarray) -> np.ndarray:
-    """Return 1 / (λ + ρ λ_1) for each ridge share ρ, (ridges, n), λ the eigenvalues of K."""
-    return 1.0 / (values[None, :] + RIDGES[:, None] * values[-1])
-
-
-def _descent_factors(values: np.ndarray) -> np.ndarray:
-    """Return (1 − (1 − λ/λ_1)^t) / λ for each number of steps t, (steps, n)."""
-    share = np.clip(values / values[-1], 0.0, 1.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        learnt = -np.expm1(STEPS[:, None] * np.log1p(-share)[None, :])
-        learnt[STEPS == 0] = 0.0  # 0 · log 0
-        factors = learnt / share[None, :]
-    return np.where(share[None, :] > 0, factors, STEPS[:, None]) / values[-1]
-
-
-FACTORS = {"ridge": (_ridge_factors, RIDGES), "descent": (_descent_factors, STEPS)}
+FACTORS = {
+    "ridge": (lambda values: ridge_filter(values, RIDGES * values[-1]), RIDGES),
+    "descent": (lambda values: descent_filter(values, STEPS, 1 / values[-1]), STEPS),
+}
 
 
 def kernel_prediction(

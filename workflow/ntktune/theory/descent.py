@@ -9,26 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntktune.errors import UserError
-
-
-def learnt_shares(values: np.ndarray, times: ArrayLike, step_size: float) -> np.ndarray:
-    """Return 1 − (1 − αλ̂)^t, what descent has learnt of each eigenvector, (T, N).
-
-    Parameters
-    ----------
-    values
-        λ̂_i of K_n, shape (N,), 0 or more.
-    times
-        Numbers of steps, shape (T,).
-    step_size
-        α, at most 1/λ̂_1.
-    """
-    decay = np.clip(step_size * values, 0.0, 1.0)
-    times = np.asarray(times, dtype=float)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = -np.expm1(times * np.log1p(-decay)[None, :])
-    # an eigenvector with αλ̂ = 1 is learnt by the first step, and not before
-    return np.where(times == 0, 0.0, shares)
+from ntktune.spectrum.filters import descent_filter, descent_shares
 
 
 @dataclass(frozen=True)
@@ -56,8 +37,8 @@ class KernelDescent:
     step_size: float
 
     def shares(self, times: ArrayLike) -> np.ndarray:
-        """Return :func:`learnt_shares` at some times, (T, N)."""
-        return learnt_shares(self.values, times, self.step_size)
+        """Return what is learnt of each eigenvector at some times, (T, N)."""
+        return descent_shares(self.values, times, self.step_size)
 
     def change(self, time: float) -> np.ndarray:
         """Return f_t − f_0 on the sample, shaped as the labels."""
@@ -79,20 +60,13 @@ class KernelDescent:
         numpy.ndarray
             Shape (M,) or (M, R).
         """
-        weights = self.vectors @ (self._sums([time])[0] * self.rotated.T).T
+        weights = self.vectors @ (descent_filter(self.values, [time], self.step_size)[0] * self.rotated.T).T
         return np.asarray(cross, dtype=float) @ weights / len(self.values)
 
     def path_elsewhere(self, cross: ArrayLike, times: ArrayLike) -> np.ndarray:
         """Return :meth:`change_elsewhere` of one label vector at many times, (T, M)."""
         turned = np.asarray(cross, dtype=float) @ self.vectors / len(self.values)
-        return (self._sums(times) * self.rotated) @ turned.T
-
-    def _sums(self, times: ArrayLike) -> np.ndarray:
-        """Return Σ_{τ<t} α (1 − αλ̂)^τ at some times, (T, N); tα at λ̂ = 0."""
-        times = np.asarray(times, dtype=float)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sums = self.shares(times) / self.values
-        return np.where(self.values > 0, sums, self.step_size * times[:, None])
+        return (descent_filter(self.values, times, self.step_size) * self.rotated) @ turned.T
 
     def training_error(self, times: ArrayLike) -> np.ndarray:
         """Return ‖y − f_t‖²/n at some times, (T,) or (T, R)."""
