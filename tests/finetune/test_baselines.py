@@ -52,7 +52,9 @@ def test_descent_against_an_explicit_loop(problem, noise, monkeypatch):
     _, gram, start, target = problem
     target = target + noise * np.random.default_rng(1).normal(size=25)
     monkeypatch.setattr(baselines, "STEPS", np.arange(60.0))
-    monkeypatch.setitem(baselines.FACTORS, "descent", (baselines.FACTORS["descent"][0], np.arange(60.0)))
+    monkeypatch.setitem(
+        baselines.FACTORS, "descent", (baselines.FACTORS["descent"][0], np.arange(60.0))
+    )
     step = 12 / np.linalg.eigvalsh(gram[:12, :12])[-1]  # 1 over the largest eigenvalue of K_n
     path = [start]
     for _ in range(59):

@@ -200,6 +200,7 @@ def _check_rows(study: dict) -> None:
         ("finetune.fixed_size", study["finetune"]["fixed_size"] or 0, study["tasks"]),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
+        ("theory.size", study["theory"]["size"] or 0, study["theory"]["tasks"]),
     ]
     for key, size, tasks in wanted:
         for name in tasks:
@@ -245,6 +246,20 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         raise UserError(
             f"{where}: taskvectors.tasks is {study['taskvectors']['tasks']}; merging needs two "
             "tasks or more ([] merges none)"
+        )
+    watched = study["theory"]["tasks"]
+    if watched is None:
+        study["theory"]["tasks"] = study["tasks"]
+    elif not set(watched) <= set(study["tasks"]):
+        other = next(name for name in watched if name not in study["tasks"])
+        raise UserError(
+            f"{where}: theory.tasks has {other!r}, which is none of the study's tasks "
+            f"({', '.join(study['tasks'])}); only those are fine-tuned and watched"
+        )
+    if study["theory"]["seeds"] > study["finetune"]["seeds"]:
+        raise UserError(
+            f"{where}: theory.seeds is {study['theory']['seeds']}, but finetune.seeds "
+            f"{study['finetune']['seeds']}; choose at most as many"
         )
     named = {"tasks": study["tasks"], "taskvectors.tasks": study["taskvectors"]["tasks"]}
     for key, names in named.items():

@@ -46,10 +46,13 @@ rule taskvectors:
 
 
 rule theory:
-    """Critical radii and stopping times, and the check on a known target."""
+    """Stopping rules, linearisation, drift, widths, and the check on a known target."""
     input:
         "<results>/theory/simulation.parquet",
+        "<results>/theory/width.parquet",
         collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
+        RULES_TABLES,
+        collect("<results>/theory/{task}/trace.parquet", task=TRACED),
 
 
 rule report:

@@ -80,6 +80,16 @@ TEST_ROWS = (
 LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
 LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
+# Sample sizes that the kernel predicts.
+LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= LEARNING_ROWS]
+# Fine-tunings that the theory chapter watches.
+TRACED = STUDY["theory"]["tasks"]
+TRACED_SIZE = STUDY["theory"]["size"] or min(STUDY["finetune"]["sizes"])
+RULES_TABLES = [
+    f"{RESULTS}/theory/{task}/rules.parquet"
+    for task in STUDY["tasks"]
+    if LEARNING_SEEDS and LEARNING_SIZES
+]
 EVALUATION = (
     ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
     if STUDY["finetune"]["evaluate_every"]

@@ -1,9 +1,15 @@
-"""Chapter theory: when gradient descent should stop, read from the kernel.
+"""Chapter theory: when gradient descent should stop, and whether the linear picture holds.
 
-Needs: kernel/<task>/gram.safetensors.
+Needs: per task kernel/<task>/gram.safetensors and learning.safetensors, data/<task>/tokens.safetensors
+    and subsets.json; data/model.
 Makes: theory/<task>/stopping.parquet, per draw the noise, the radius of the shift, the critical
-    radius (SR26 eqs 10-11) and the stopping time of kernel gradient descent; theory/simulation.parquet
-    and radii.parquet, the outside check (Raskutti, Wainwright & Yu 2014).
+    radius (SR26 eqs 10-11) and the stopping time of kernel gradient descent, and sensitivity.parquet,
+    what they owe to the way of estimating; theory/<task>/rules.parquet, the four stopping rules in the
+    kernel model, and ridge.parquet, descent beside ridge (SR26 eq 27); theory/<task>/trace.parquet,
+    fine-tuning watched: linearisation (Lemma 1) and drift (eq 17), trace_ridge.parquet, the network at the
+    ridge solution (eq 28), and stops.parquet, where the rules stop the network; theory/simulation.parquet
+    and radii.parquet, the outside check (Raskutti, Wainwright & Yu 2014); theory/width.parquet and
+    slopes.parquet, networks of several widths.
 """
 
 
@@ -12,7 +18,8 @@ rule stopping:
     input:
         "<results>/kernel/{task}/gram.safetensors",
     output:
-        "<results>/theory/{task}/stopping.parquet",
+        stopping="<results>/theory/{task}/stopping.parquet",
+        sensitivity="<results>/theory/{task}/sensitivity.parquet",
     log:
         "<logs>/theory/{task}.log",
     benchmark:
@@ -31,7 +38,149 @@ rule stopping:
         python -m ntktune theory stopping \
             --gram {input:q} \
             --step-size-factor {params.step_size_factor:q} \
-            --out {output:q} \
+            --out {output.stopping:q} \
+            --out-sensitivity {output.sensitivity:q} \
+            2>{log:q}
+        """
+
+
+rule stopping_rules:
+    """Stop kernel descent by four rules, and compare it with ridge, on nested samples."""
+    input:
+        kernels="<results>/kernel/{task}/learning.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+    output:
+        rules="<results>/theory/{task}/rules.parquet",
+        ridge="<results>/theory/{task}/ridge.parquet",
+    log:
+        "<logs>/theory/{task}-rules.log",
+    benchmark:
+        "<benchmarks>/theory/{task}-rules.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_digest("ntktune.cli.theory:rules"),
+        step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
+        sizes=LEARNING_SIZES,
+    shell:
+        """
+        python -m ntktune theory rules \
+            --kernels {input.kernels:q} \
+            --subsets {input.subsets:q} \
+            --sizes {params.sizes:q} \
+            --step-size-factor {params.step_size_factor:q} \
+            --out-rules {output.rules:q} \
+            --out-ridge {output.ridge:q} \
+            2>{log:q}
+        """
+
+
+rule trace:
+    """Fine-tune and watch: linearisation, drift, and stops on the theory's clock."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+    output:
+        evaluations="<results>/theory/{task}/trace.parquet",
+        ridge="<results>/theory/{task}/trace_ridge.parquet",
+        stops="<results>/theory/{task}/stops.parquet",
+    log:
+        "<logs>/theory/{task}-trace.log",
+    benchmark:
+        "<benchmarks>/theory/{task}-trace.tsv"
+    priority: 1
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=6000,
+        runtime=240,
+    params:
+        code=code_digest("ntktune.cli.theory:trace"),
+        seed=lookup(dpath="seed", within=STUDY),
+        size=TRACED_SIZE,
+        seeds=lookup(dpath="theory/seeds", within=STUDY),
+        test_rows=lookup(dpath="theory/test_rows", within=STUDY),
+        max_steps=lookup(dpath="theory/max_steps", within=STUDY),
+        constant=lookup(dpath="theory/constant", within=STUDY),
+        step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
+        blocks=BLOCKS,
+        dtype=TUNING_DTYPE,
+        device=lookup(dpath="device", within=STUDY),
+        learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
+        weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
+        batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
+        max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
+        evaluation=EVALUATION,
+        patience=PATIENCE,
+        checkpointing=CHECKPOINTING,
+        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+    shell:
+        """
+        python -m ntktune theory trace \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --task {wildcards.task:q} \
+            --size {params.size:q} \
+            --seed {params.seed:q} \
+            --seeds {params.seeds:q} \
+            --test-rows {params.test_rows:q} \
+            --max-steps {params.max_steps:q} \
+            --constant {params.constant:q} \
+            --step-size-factor {params.step_size_factor:q} \
+            --learning-rate {params.learning_rate:q} \
+            --weight-decay {params.weight_decay:q} \
+            --batch-size {params.batch_size:q} \
+            --max-epochs {params.max_epochs:q} \
+            {params.evaluation:q} \
+            {params.patience:q} \
+            {params.checkpointing:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --dtype {params.dtype:q} \
+            --device {params.device:q} \
+            --out-evaluations {output.evaluations:q} \
+            --out-ridge {output.ridge:q} \
+            --out-stops {output.stops:q} \
+            2>{log:q}
+        """
+
+
+rule width:
+    """Train attention networks of several widths, and measure how linear they are."""
+    output:
+        networks="<results>/theory/width.parquet",
+        slopes="<results>/theory/slopes.parquet",
+    log:
+        "<logs>/theory/width.log",
+    benchmark:
+        "<benchmarks>/theory/width.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_digest("ntktune.cli.theory:width"),
+        seed=lookup(dpath="seed", within=STUDY),
+        widths=lookup(dpath="theory/widths", within=STUDY),
+        seeds=lookup(dpath="theory/width_seeds", within=STUDY),
+    shell:
+        """
+        python -m ntktune theory width \
+            --widths {params.widths:q} \
+            --seeds {params.seeds:q} \
+            --seed {params.seed:q} \
+            --out {output.networks:q} \
+            --out-slopes {output.slopes:q} \
             2>{log:q}
         """
 

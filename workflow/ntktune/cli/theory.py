@@ -10,15 +10,41 @@ from ntktune.cli import add_command
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
+    from ntktune.cli.finetune import add_training_options
+
     parser = add_command(verbs, "stopping", stopping)
     parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
-    parser.add_argument(
-        "--step-size-factor",
-        type=float,
-        default=1.0,
-        help="step size over min(1, 1/λ1), the largest that the theory allows (default: 1)",
-    )
+    _add_step_size(parser)
     parser.add_argument("--out", required=True, help="parquet: one row per draw")
+    parser.add_argument("--out-sensitivity", help="parquet: by how noise and radius are estimated")
+
+    parser = add_command(verbs, "rules", rules)
+    parser.add_argument("--kernels", required=True, help="the task's learning.safetensors")
+    parser.add_argument("--subsets", required=True, help="the task's subsets.json")
+    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
+    _add_step_size(parser)
+    parser.add_argument("--out-rules", required=True, help="parquet: one row per seed, n and rule")
+    parser.add_argument("--out-ridge", required=True, help="parquet: descent beside ridge")
+
+    parser = add_command(verbs, "trace", trace)
+    add_training_options(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="of how many seeds (default: 1)")
+    parser.add_argument("--test-rows", type=int, required=True, help="test rows looked at, at most")
+    parser.add_argument("--max-steps", type=int, required=True, help="of gradient descent")
+    _add_step_size(parser)
+    parser.add_argument(
+        "--constant", type=float, default=1.0, help="C of the stopping time T_op (default: 1)"
+    )
+    parser.add_argument("--out-evaluations", required=True, help="parquet: a row per evaluation")
+    parser.add_argument("--out-ridge", required=True, help="parquet: networks at ridge solutions")
+    parser.add_argument("--out-stops", required=True, help="parquet: one row per seed")
+
+    parser = add_command(verbs, "width", width)
+    parser.add_argument("--widths", nargs="+", type=int, required=True, help="of the networks")
+    parser.add_argument("--seeds", type=int, required=True, help="networks per width")
+    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+    parser.add_argument("--out", required=True, help="parquet: a row per width, seed and phase")
+    parser.add_argument("--out-slopes", required=True, help="parquet: fitted slopes")
 
     parser = add_command(verbs, "simulate", simulate)
     parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
@@ -26,6 +52,15 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     parser.add_argument("--out-errors", required=True, help="parquet: one row per size and rule")
     parser.add_argument("--out-radii", required=True, help="parquet: one row per decay exponent")
+
+
+def _add_step_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--step-size-factor",
+        type=float,
+        default=1.0,
+        help="step size over min(1, 1/λ1), the largest that the theory allows (default: 1)",
+    )
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -54,17 +89,146 @@ def simulate(args: argparse.Namespace) -> None:
     write_table(args.out_radii, pd.DataFrame(radius_rows(DECAYS, RADIUS_SIZES)), provenance)
 
 
+def rules(args: argparse.Namespace) -> None:
+    """Stop kernel descent by four rules, and compare it with ridge, on a task's nested samples."""
+    import pandas as pd
+
+    from ntktune.cli.inputs import read_samples
+    from ntktune.device import machine_epsilon
+    from ntktune.errors import UserError
+    from ntktune.theory.equivalence import equivalence_rows
+    from ntktune.theory.rules import four_rules, learning_problem
+
+    record = Record("ntktune.cli.theory:rules", args)
+    tensors, facts = read_arrays(args.kernels)
+    subsets = read_samples(args.subsets, args.kernels, facts)
+    precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
+    rows, ridge = [], []
+    for seed in range(len(tensors["kernel"])):
+        for size in sorted(args.sizes):
+            problem = learning_problem(tensors, subsets, kind, seed, size)
+            if problem is None:
+                continue
+            parts = (problem.train, problem.holdout, problem.test)
+            found = four_rules(
+                *(problem.gram, problem.start, problem.label, *parts),
+                sigma=problem.sigma,
+                step_size_factor=args.step_size_factor,
+                precision=precision,
+            )
+            rows += [{"seed": seed, "n": size} | row for row in found]
+            beside = equivalence_rows(
+                *(problem.gram, problem.start, problem.label, problem.train, problem.test),
+                step_size_factor=args.step_size_factor,
+            )
+            ridge += [{"seed": seed, "n": size} | row for row in beside]
+    if not rows:
+        raise UserError(
+            f"{args.kernels} covers none of the sizes {', '.join(map(str, args.sizes))}; give "
+            "smaller ones, or compute a larger kernel"
+        )
+    origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
+    provenance = record.provenance(**origin)
+    write_table(args.out_rules, pd.DataFrame(rows), provenance)
+    write_table(args.out_ridge, pd.DataFrame(ridge), provenance)
+
+
+def trace(args: argparse.Namespace) -> None:
+    """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
+    import pandas as pd
+
+    from ntktune.cli import Progress
+    from ntktune.cli.finetune import read_cell
+    from ntktune.device import torch_dtype
+    from ntktune.errors import UserError
+    from ntktune.finetune.repeats import OUTPUTS
+    from ntktune.models import text_model
+    from ntktune.theory.trace import watched_seed
+
+    record = Record("ntktune.cli.theory:trace", args)
+    cell = read_cell(args)
+    there = len(cell.subsets["seeds"])
+    if not 1 <= args.seeds <= there:
+        raise UserError(
+            f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
+        )
+    if args.test_rows < 1 or args.max_steps < 1:
+        raise UserError(
+            f"--test-rows {args.test_rows} --max-steps {args.max_steps}: both must be 1 or more"
+        )
+    model = text_model(
+        args.model,
+        outputs=OUTPUTS[cell.examples.kind],
+        head_seed=0,  # each seed draws its own head
+        blocks=args.blocks,
+        dtype=torch_dtype("float32" if cell.settings.autocast else args.dtype),
+    ).to(cell.device)
+    progress = Progress(f"watching {args.task}, n={args.size}", args.seeds)
+    evaluations, ridge, stops = [], [], []
+    for seed in range(args.seeds):
+        found = watched_seed(
+            model,
+            cell.examples,
+            cell.subsets,
+            args.size,
+            seed,
+            cell.settings,
+            args.seed,
+            test_rows=args.test_rows,
+            max_steps=args.max_steps,
+            step_size_factor=args.step_size_factor,
+            constant=args.constant,
+            progress=lambda done, seed=seed: progress(seed + done),
+        )
+        address = {"task": args.task, "kind": cell.examples.kind, "n": args.size, "seed": seed}
+        evaluations += [address | row for row in found.evaluations]
+        ridge += [address | row for row in found.ridge]
+        stops.append(address | found.stop)
+    provenance = record.provenance(
+        **cell.facts, seeds={"root": args.seed, "indices": list(range(args.seeds))}
+    )
+    write_table(args.out_evaluations, pd.DataFrame(evaluations), provenance)
+    write_table(args.out_ridge, pd.DataFrame(ridge), provenance)
+    write_table(args.out_stops, pd.DataFrame(stops), provenance)
+
+
+def width(args: argparse.Namespace) -> None:
+    """Train attention networks of several widths, and measure how linear they are."""
+    import pandas as pd
+
+    from ntktune.cli import Progress
+    from ntktune.seeds import generator
+    from ntktune.theory.width import width_rows, width_slopes
+
+    record = Record("ntktune.cli.theory:width", args)
+    progress = Progress("width study", args.seeds * sum(n**2 for n in args.widths))
+    found = width_rows(
+        args.widths,
+        args.seeds,
+        lambda size, repeat: generator(args.seed, "theory.width", size=size, repeat=repeat),
+        progress,
+    )
+    slopes = width_slopes(found)
+    provenance = record.provenance(
+        seeds={"root": args.seed, "address": ["theory.width", "width", "seed"]}, dtype="float32"
+    )
+    write_table(args.out, pd.DataFrame(found), provenance)
+    write_table(args.out_slopes, pd.DataFrame(slopes), provenance)
+
+
 def stopping(args: argparse.Namespace) -> None:
     """Compute critical radius and stopping time of a task's kernels."""
     import pandas as pd
 
     from ntktune.device import machine_epsilon
     from ntktune.theory import stopping_row
+    from ntktune.theory.sensitivity import sensitivity_rows
+    from ntktune.theory.shift import rated_noise, standardised_labels
 
     record = Record("ntktune.cli.theory:stopping", args)
     tensors, facts = read_arrays(args.gram)
     precision = machine_epsilon(facts["dtype"])
-    rows = []
+    rows, sensitivity, kind = [], [], facts["task"]["kind"]
     for draw in range(len(tensors["kernel"])):
         kernel, outputs, label, noise = (
             tensors[name][draw] for name in ("kernel", "outputs", "label", "label_noise")
@@ -74,15 +238,27 @@ def stopping(args: argparse.Namespace) -> None:
             outputs,
             label,
             noise,
-            kind=facts["task"]["kind"],
+            kind=kind,
             precision=precision,
             step_size_factor=args.step_size_factor,
         )
         rows.append({"draw": draw} | row)
+        if args.out_sensitivity:
+            labels, unit = standardised_labels(label, kind)
+            found = sensitivity_rows(
+                kernel,
+                labels - (outputs - outputs.mean()),
+                step_size=row["step_size"],
+                precision=precision,
+                rated_sigma=rated_noise(noise, kind, unit),
+            )
+            sensitivity += [{"draw": draw} | estimate for estimate in found]
     origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
-    labels = {
+    meaning = {
         "regression": "standardised by the draw's mean and standard deviation",
         "classification": "-1 for class 0, +1 for class 1, target of the logit difference",
     }
-    provenance = record.provenance(**origin, labels=labels[facts["task"]["kind"]])
+    provenance = record.provenance(**origin, labels=meaning[kind])
     write_table(args.out, pd.DataFrame(rows), provenance)
+    if args.out_sensitivity:
+        write_table(args.out_sensitivity, pd.DataFrame(sensitivity), provenance)

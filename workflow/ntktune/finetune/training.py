@@ -22,6 +22,7 @@ from ntktune.models import TextModel, checkpointed, last_token, pad, token_batch
 # are added to those before. A GPU is best filled by one large pass.
 PASS_TOKENS = 96
 GPU_PASS_TOKENS = 2_048
+METHODS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Settings:
     Parameters
     ----------
     learning_rate
-        AdamW's step size, constant: the theory's clock is the sum of the step sizes.
+        Step size, constant: the theory's clock is the sum of the step sizes.
     weight_decay
-        Decoupled decay of the weight matrices; embeddings, norms and biases have none.
+        Decay of the weight matrices (AdamW's is decoupled); embeddings, norms and biases have
+        none.
     batch_size
         Examples per step.
     max_epochs
@@ -52,6 +54,9 @@ class Settings:
     checkpointing
         Keep no more than the blocks' inputs for the backward pass, and compute each block
         again in it: a third more work, for a model whose activations do not fit.
+    method
+        ``adamw``, or ``sgd``: plain gradient descent, the theory's own where a batch is all
+        rows.
     """
 
     learning_rate: float
@@ -63,8 +68,11 @@ class Settings:
     batch_tokens: int
     autocast: torch.dtype | None = None
     checkpointing: bool = False
+    method: str = "adamw"
 
     def __post_init__(self):
+        if self.method not in METHODS:
+            raise UserError(f"method {self.method!r} is none of {', '.join(METHODS)}")
         for name in ("learning_rate", "batch_size", "max_epochs", "evaluate_every", "patience"):
             value = getattr(self, name)
             optional = name in ("evaluate_every", "patience")
@@ -186,8 +194,10 @@ def mean_loss(
     return _loss_sum(found, targets).item() / len(examples)
 
 
-def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over all weights; only weight matrices decay.
+def optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float, method: str = "adamw"
+) -> torch.optim.Optimizer:
+    """Return AdamW, or plain gradient descent, over all weights; only weight matrices decay.
 
     Embeddings do not decay, so that a row of a token that never occurs stays as it
     was pretrained; norms and biases do not, as is usual.
@@ -203,7 +213,8 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> to
     ]
     # one fused pass over the weights: a quarter of the plain loop's time, on a processor too
     fused = decaying[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[method]
+    return kind(groups, lr=learning_rate, fused=fused)
 
 
 def batch_rows(
@@ -306,7 +317,7 @@ def fine_tune(
 ) -> Training:
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
 
-    AdamW with a constant step size on the mean loss: squared error or cross-entropy.
+    A constant step size on the mean loss: squared error or cross-entropy.
     The hold-out loss is taken before the first step, every ``evaluate_every`` steps (or
     once per pass) and after the last; training stops after ``patience`` evaluations
     without a new lowest value, and the weights of the lowest are put back (SR26 section
@@ -357,7 +368,7 @@ def fine_tune(
         restricted_embedding(model.backbone, [examples[i] for i in (*train, *holdout, *looked_at)]),
         checkpointed(model.backbone) if settings.checkpointing else contextlib.nullcontext(),
     ):
-        stepper = optimizer(model, settings.learning_rate, settings.weight_decay)
+        stepper = optimizer(model, settings.learning_rate, settings.weight_decay, settings.method)
         parameters = list(model.parameters())
         best_weights = _room_for(parameters)
         history: list[Evaluation] = []

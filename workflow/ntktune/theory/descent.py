@@ -60,7 +60,8 @@ class KernelDescent:
         numpy.ndarray
             Shape (M,) or (M, R).
         """
-        weights = self.vectors @ (descent_filter(self.values, [time], self.step_size)[0] * self.rotated.T).T
+        sums = descent_filter(self.values, [time], self.step_size)[0]
+        weights = self.vectors @ (sums * self.rotated.T).T
         return np.asarray(cross, dtype=float) @ weights / len(self.values)
 
     def path_elsewhere(self, cross: ArrayLike, times: ArrayLike) -> np.ndarray:
@@ -93,7 +94,36 @@ class KernelDescent:
         return (shares**2 @ self.rotated**2 - 2 * shares @ crossed + true @ true) / n
 
 
-def kernel_descent(gram: ArrayLike, shift: ArrayLike, step_size: float) -> KernelDescent:
+def theory_step_size(largest: float, factor: float = 1.0) -> float:
+    """Return the largest step size that the theory allows, α = min(1, 1/λ̂_1), times a factor.
+
+    Parameters
+    ----------
+    largest
+        λ̂_1 of K_n, 0 or more.
+    factor
+        Above 0 and at most 1.
+
+    Raises
+    ------
+    UserError
+        The factor is outside: a larger step leaves what the theory covers.
+    """
+    if not 0 < factor <= 1:
+        raise UserError(
+            f"step_size_factor is {factor}; it must be above 0 and at most 1: a larger step leaves "
+            "what the theory covers"
+        )
+    return factor * (min(1.0, 1.0 / largest) if largest > 0 else 1.0)
+
+
+def kernel_descent(
+    gram: ArrayLike,
+    shift: ArrayLike,
+    step_size: float | None = None,
+    *,
+    step_size_factor: float = 1.0,
+) -> KernelDescent:
     """Return kernel gradient descent on a sample.
 
     Parameters
@@ -103,7 +133,9 @@ def kernel_descent(gram: ArrayLike, shift: ArrayLike, step_size: float) -> Kerne
     shift
         y − f_0, shape (N,), or (N, R) for R label vectors.
     step_size
-        α, above 0 and at most 1/λ̂_1 of K_n.
+        α, above 0 and at most 1/λ̂_1 of K_n; None: see :func:`theory_step_size`.
+    step_size_factor
+        For that.
 
     Raises
     ------
@@ -118,6 +150,8 @@ def kernel_descent(gram: ArrayLike, shift: ArrayLike, step_size: float) -> Kerne
         raise UserError("the kernel, the labels or the outputs hold values that are not finite")
     values, vectors = np.linalg.eigh((gram + gram.T) / (2 * n))
     values = np.maximum(values, 0.0)  # below zero is rounding
+    if step_size is None:
+        step_size = theory_step_size(float(values[-1]), step_size_factor)
     largest = 1 / values[-1] if values[-1] > 0 else math.inf
     if not 0 < step_size <= largest * (1 + 1e-12):
         raise UserError(

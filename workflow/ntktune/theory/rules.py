@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntktune.data.sampling import training_subset
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
-from ntktune.theory.shift import shift_estimate
+from ntktune.theory.shift import rated_noise, shift_estimate, standardised_labels
 from ntktune.theory.simulation import sure, tried_times
 
 LATEST = 1e7  # steps: by then a kernel of float32 precision has learnt what it can
@@ -27,6 +28,80 @@ def _errors(
     """Return mean squared errors on other rows at some times, (T,)."""
     found = start + descent.path_elsewhere(cross, times)  # (T, M)
     return ((found - label) ** 2).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task's training, hold-out and test rows as the kernel model meets them.
+
+    Attributes
+    ----------
+    gram
+        K, shape (M, M), not divided by n.
+    start, label
+        f_0, its mean over the training rows taken out, and the labels, standardised by the
+        training rows (classes: −1 and +1); shape (M,).
+    train, holdout, test
+        Places of the rows.
+    sigma
+        Noise of the labels by their raters, in their units; None where it is unknown.
+    """
+
+    gram: np.ndarray
+    start: np.ndarray
+    label: np.ndarray
+    train: list[int]
+    holdout: list[int]
+    test: list[int]
+    sigma: float | None
+
+
+def learning_problem(
+    tensors: Mapping[str, np.ndarray], subsets: Mapping, kind: str, seed: int, size: int
+) -> Problem | None:
+    """Return one seed's sample of n rows from the kernel of its largest sample.
+
+    Parameters
+    ----------
+    tensors
+        ``kernel`` (seeds, M, M), ``outputs``, ``label``, ``label_noise`` and ``row``
+        (seeds, M): which row of the task each place is.
+    subsets
+        Nested samples and test rows (:func:`ntktune.data.sampling.training_subsets`).
+    kind
+        ``regression`` or ``classification``.
+    seed, size
+        Which seed, and n with the hold-out.
+
+    Returns
+    -------
+    Problem or None
+        None where the kernel does not cover the sample.
+
+    Raises
+    ------
+    UserError
+        See :func:`ntktune.data.sampling.training_subset` and
+        :func:`ntktune.theory.shift.standardised_labels`.
+    """
+    gram, start, label, noise, rows = (
+        tensors[name][seed] for name in ("kernel", "outputs", "label", "label_noise", "row")
+    )
+    place = {int(row): i for i, row in enumerate(rows)}
+    if not all(row in place for row in (*subsets["seeds"][seed]["order"][:size], *subsets["test"])):
+        return None
+    classes = np.full(int(rows.max()) + 1, -1)
+    if kind == "classification":
+        classes[rows] = label
+    parts = training_subset(subsets, size, seed, classes if kind == "classification" else None)
+    train, holdout, test = ([place[row] for row in part] for part in (*parts, subsets["test"]))
+    _, unit = standardised_labels(label[train], kind)
+    if kind == "classification":
+        target, sigma = standardised_labels(label, kind)[0], None
+    else:
+        target = (label - label[train].mean()) / unit
+        sigma = rated_noise(noise[train], kind, unit)
+    return Problem(gram, start - start[train].mean(), target, train, holdout, test, sigma)
 
 
 def four_rules(
@@ -77,8 +152,10 @@ def four_rules(
     shift = label - start
     estimate = shift_estimate(whole, shift[every], precision)
     noise = estimate.sigma if sigma is None else sigma
-    descent = _descent(whole, shift[every], step_size_factor)
-    half = _descent(gram[np.ix_(train, train)], shift[train], step_size_factor)
+    descent = kernel_descent(whole, shift[every], step_size_factor=step_size_factor)
+    half = kernel_descent(
+        gram[np.ix_(train, train)], shift[train], step_size_factor=step_size_factor
+    )
     stop = stopping_time(
         descent.values, sigma=noise, step_size=descent.step_size, radius=estimate.radius
     )
@@ -108,10 +185,3 @@ def four_rules(
             }
         )
     return rows
-
-
-def _descent(gram: np.ndarray, shift: np.ndarray, factor: float) -> KernelDescent:
-    """Return kernel descent with the step size that the theory allows, times a factor."""
-    largest = float(np.linalg.eigvalsh(gram)[-1]) / len(gram)
-    step = factor * (min(1.0, 1.0 / largest) if largest > 0 else 1.0)
-    return kernel_descent(gram, shift, step if math.isfinite(step) else factor)

@@ -17,6 +17,7 @@ from ntktune.errors import UserError
 
 GRID = 121  # ridges tried, evenly spaced in their logarithm, before the best is refined
 HIGHEST = 1e3  # times λ_1: a ridge that smooths everything away
+CRITERIA = ("gcv", "likelihood")  # by which the ridge is chosen
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ShiftEstimate:
     sigma
         Standard deviation of the residual, ‖y − f_0 − r̂‖² / tr(I − S) rooted.
     ridge
-        λ, chosen by generalised cross-validation; added to K_n's eigenvalues.
+        λ, added to K_n's eigenvalues.
     degrees_of_freedom
         tr S.
     """
@@ -79,15 +80,41 @@ def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]
     return (label - label.mean()) / sd, sd
 
 
+def rated_noise(label_noise: ArrayLike, kind: str, unit: float) -> float | None:
+    """Return σ as the raters' standard errors have it, in the standardised labels' units.
+
+    Parameters
+    ----------
+    label_noise
+        Standard errors of the labels in raw units, shape (N,); NaN where unknown.
+    kind
+        ``regression`` or ``classification``; classes have none.
+    unit
+        One unit of the standardised labels, in raw labels.
+
+    Returns
+    -------
+    float or None
+        Their root mean square; None where one is unknown or all are 0.
+    """
+    noise = np.asarray(label_noise, dtype=np.float64)
+    rated = kind == "regression" and bool(np.isfinite(noise).all()) and bool((noise > 0).any())
+    return math.sqrt(np.mean(noise**2)) / unit if rated else None
+
+
 def shift_estimate(
-    gram: ArrayLike, shift: ArrayLike, precision: float = np.finfo(np.float64).eps
+    gram: ArrayLike,
+    shift: ArrayLike,
+    precision: float = np.finfo(np.float64).eps,
+    criterion: str = "gcv",
 ) -> ShiftEstimate:
     """Return radius and noise from a kernel ridge smoothing of a noisy shift.
 
-    r̂ = S (y − f_0) with S = G (G + nλI)^{-1}; λ minimises generalised cross-validation
-    (1/n)‖(I − S)(y − f_0)‖² / (tr(I − S)/n)². C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with
-    α = (G + nλI)^{-1}(y − f_0), and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). All of it comes
-    from one eigendecomposition.
+    r̂ = S (y − f_0) with S = G (G + nλI)^{-1} and C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with
+    α = (G + nλI)^{-1}(y − f_0). With ``gcv`` λ minimises generalised cross-validation
+    (1/n)‖(I − S)(y − f_0)‖² / (tr(I − S)/n)², and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). With
+    ``likelihood`` λ and σ maximise the marginal likelihood of y − f_0 ~ N(0, (σ²/λ)(K_n + λI)),
+    whose σ² is (1/n)(y − f_0)ᵀ(I − S)(y − f_0). All of it comes from one eigendecomposition.
 
     Parameters
     ----------
@@ -98,6 +125,8 @@ def shift_estimate(
     precision
         eps of the precision in which the kernel was computed: ridges below the noise of
         its eigenvalues are not tried.
+    criterion
+        ``gcv`` or ``likelihood``.
 
     Raises
     ------
@@ -117,7 +146,10 @@ def shift_estimate(
     rotated = vectors.T @ shift
 
     def score(log_ridge: float) -> float:
-        kept = np.exp(log_ridge) / (values + np.exp(log_ridge))  # eigenvalues of I − S
+        damped = values + np.exp(log_ridge)
+        kept = np.exp(log_ridge) / damped  # eigenvalues of I − S
+        if criterion == "likelihood":
+            return math.log(np.mean(rotated**2 / damped)) + float(np.log(damped).mean())
         return math.log(np.sum((kept * rotated) ** 2) / n) - 2 * math.log(kept.mean())
 
     if not shift.any():
@@ -134,9 +166,13 @@ def shift_estimate(
     kept = ridge / (values + ridge)
     # α in the eigenbasis is rotated / (n (λ̂ + λ)), so αᵀGα needs no inverse of G
     squared_radius = np.sum(values * (rotated / (values + ridge)) ** 2) / n
+    squared_noise = {
+        "gcv": np.sum((kept * rotated) ** 2) / kept.sum(),
+        "likelihood": np.mean(kept * rotated**2),
+    }
     return ShiftEstimate(
         radius=math.sqrt(squared_radius),
-        sigma=math.sqrt(np.sum((kept * rotated) ** 2) / kept.sum()),
+        sigma=math.sqrt(squared_noise[criterion]),
         ridge=ridge,
         degrees_of_freedom=float(n - kept.sum()),
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntktune.errors import UserError
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
-from ntktune.theory.shift import shift_estimate, standardised_labels
+from ntktune.theory.descent import theory_step_size
+from ntktune.theory.shift import rated_noise, shift_estimate, standardised_labels
 
 
 def stopping_row(
@@ -60,25 +59,19 @@ def stopping_row(
     UserError
         The factor is not in (0, 1], or the kernel or the labels cannot be used.
     """
-    if not 0 < step_size_factor <= 1:
-        raise UserError(
-            f"step_size_factor is {step_size_factor}; it must be above 0 and at most 1: a larger "
-            "step leaves what the theory covers"
-        )
     values = eigenvalues(gram)
     labels, unit = standardised_labels(label, kind)
     start = np.asarray(outputs, dtype=np.float64)
     estimate = shift_estimate(gram, labels - (start - start.mean()), precision)
-    noise = np.asarray(label_noise, dtype=np.float64)
-    rated = kind == "regression" and bool(np.isfinite(noise).all()) and bool((noise > 0).any())
-    sigma = math.sqrt(np.mean(noise**2)) / unit if rated else estimate.sigma
-    step_size = step_size_factor * min(1.0, 1.0 / float(values[0])) if values[0] > 0 else math.nan
+    rated = rated_noise(label_noise, kind, unit)
+    sigma = estimate.sigma if rated is None else rated
+    step_size = theory_step_size(float(values[0]), step_size_factor)
     condition = {"sigma": sigma, "radius": estimate.radius}
     steps = stopping_time(values, step_size=step_size, **condition)
     return {
         "n": len(values),
         "sigma": sigma,
-        "sigma_source": "ratings" if rated else "residual",
+        "sigma_source": "residual" if rated is None else "ratings",
         "radius": estimate.radius,
         "radius_source": "ridge smoothing of y - centred f_0 (GCV)",
         "step_size": step_size,

@@ -1,0 +1,97 @@
+"""When to stop the network itself, whose kernel drifts while it trains (SR26 eqs 17, 26)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntktune.errors import UserError
+from ntktune.theory.simulation import tried_times
+
+
+@dataclass(frozen=True)
+class OperatorTimes:
+    """T̂_op in both forms, in steps.
+
+    Attributes
+    ----------
+    crossing
+        max{t <= T̂_max : g(t) <= C·C_H²/η_t}: until then the drift is no more than the error
+        that is left. 0 where it is more from the first step.
+    minimiser
+        argmin over 1 <= t <= T̂_max of C·C_H²/η_t + g(t).
+    measured
+        Whether the drift was measured up to T̂_max; if not, g is taken to stay where it was
+        last seen, and both are too late if anything.
+    """
+
+    crossing: int
+    minimiser: int
+    measured: bool
+
+
+def operator_stopping_times(
+    etas: Sequence[float],
+    drift: Sequence[float],
+    *,
+    radius: float,
+    step_size: float,
+    latest: int,
+    constant: float = 1.0,
+) -> OperatorTimes:
+    """Return T̂_op from a measured drift.
+
+    g is the least non-decreasing function above the measured ‖K_t − K_0‖/‖K_0‖ (operator
+    norm, SR26 eq 17), linear between the measurements and 0 at η = 0.
+
+    Parameters
+    ----------
+    etas
+        η at which the drift was measured, ascending, above 0.
+    drift
+        ‖K_t − K_0‖/‖K_0‖ there, 0 or more.
+    radius
+        C_H.
+    step_size
+        α, with η_t = αt.
+    latest
+        T̂_max, the steps until kernel descent fits noise.
+    constant
+        C; SR26's own value is not stated in numbers.
+
+    Raises
+    ------
+    UserError
+        No measurement, η not ascending, or values that are negative or not finite.
+    """
+    etas, drift = np.asarray(etas, dtype=float), np.asarray(drift, dtype=float)
+    if len(etas) == 0 or len(etas) != len(drift):
+        raise UserError(f"a drift needs as many values as times: {len(drift)} and {len(etas)}")
+    if not (np.isfinite(etas).all() and np.isfinite(drift).all() and (drift >= 0).all()):
+        raise UserError("the drift and its times must be finite, and the drift 0 or more")
+    if not (etas[0] > 0 and (np.diff(etas) > 0).all()):
+        raise UserError("the times of a drift must ascend, from above 0")
+    if latest < 1:
+        return OperatorTimes(0, 0, True)
+    known = np.append(0.0, etas), np.append(0.0, np.maximum.accumulate(drift))
+
+    def excess(times: np.ndarray | int) -> np.ndarray:
+        """Return g(t) − C·C_H²/η_t, which rises with t."""
+        eta = step_size * np.asarray(times, dtype=float)
+        return np.interp(eta, *known) - constant * radius**2 / eta
+
+    early, late = 0, latest + 1  # the drift is small enough at `early`, and not at `late`
+    while late - early > 1:
+        middle = (early + late) // 2
+        early, late = (middle, late) if excess(middle) <= 0 else (early, middle)
+    times = tried_times(latest)[1:]
+    times = np.unique(np.append(times[times <= latest], latest))
+    # between two measurements the sum is convex: around the best of the grid all are tried
+    total = excess(times) + 2 * constant * radius**2 / (step_size * times)
+    best = int(total.argmin())
+    low, high = times[max(best - 1, 0)], times[min(best + 1, len(times) - 1)]
+    near = np.unique(np.linspace(low, high, min(high - low + 1, 100_000)).astype(int))
+    total = excess(near) + 2 * constant * radius**2 / (step_size * near)
+    return OperatorTimes(early, int(near[total.argmin()]), bool(etas[-1] >= step_size * latest))

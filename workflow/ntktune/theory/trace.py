@@ -1,0 +1,382 @@
+"""A fine-tuning, watched: how linear it stays, and how far its kernel moves.
+
+Two trainings from the same pretrained weights, head and sample: the study's own (AdamW), and
+the theory's (gradient descent on all rows with the largest step size that it allows, squared
+error). Beside them, the network at the ridge solution's weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ntktune.finetune.embedding import reachable_rows
+from ntktune.finetune.last_rows import last_rows_only
+from ntktune.finetune.repeats import Examples, start_seed
+from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
+from ntktune.kernel import gram
+from ntktune.models import TextModel
+from ntktune.seeds import generator
+from ntktune.theory.complexity import stopping_time
+from ntktune.theory.descent import KernelDescent, kernel_descent
+from ntktune.theory.drift import kernel_drift
+from ntktune.theory.operator import operator_stopping_times
+from ntktune.theory.shift import shift_estimate
+from ntktune.theory.simulation import tried_times
+from ntktune.theory.tangent import (
+    LogitDifference,
+    difference,
+    directional_derivative,
+    length,
+    moved,
+    weighted_gradient,
+)
+
+RIDGE_TIMES = (1, 8, 64, 512, 4096)  # steps whose ridge 1/η_t is tried, beside the hold-out's own
+LATEST = 1e6  # steps of kernel descent among which the hold-out chooses
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One seed's trainings, watched.
+
+    Attributes
+    ----------
+    evaluations
+        One dict per training and evaluation that was looked at: ``method`` (``adamw`` or
+        ``gradient-descent``), ``step``, ``eta`` (sum of the step sizes), ``best`` (whether it
+        is the hold-out's choice), ``holdout_loss``; ``distance`` ‖θ − θ_P‖/‖θ_P‖;
+        ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ on the test rows; ``error``, ``error_linear`` and
+        ``start_error``, the test errors of f, f_lin and f_P; ``kernel_gap`` and
+        ``error_kernel``, the same for kernel descent after as many steps (gradient descent
+        only, else NaN); and what :func:`ntktune.theory.drift.kernel_drift` returns, of the
+        kernel on the training rows.
+    ridge
+        One dict per ridge: ``time`` t, ``eta``, ``ridge`` λ = 1/η_t, ``holdout`` (whether t is
+        the hold-out's choice), ``distance`` ‖Δ̂‖/‖θ_P‖, ``gap`` ‖f_{θ_P+Δ̂} − f_ridge‖ /
+        ‖f_ridge − f_P‖ on the test rows, ``error_network`` and ``error_ridge``.
+    stop
+        Where the rules stop, on one clock: see :func:`watched_seed`.
+    """
+
+    evaluations: list[dict[str, Any]]
+    ridge: list[dict[str, Any]]
+    stop: dict[str, Any]
+
+
+class _Origin:
+    """The pretrained network f_P as a scalar function, its kernel, and a seed's rows.
+
+    Rows are the training's, the hold-out's and the tested ones, in this order.
+    """
+
+    def __init__(
+        self,
+        scalar: nn.Module,
+        examples: Examples,
+        parts: Sequence[Sequence[int]],
+        target: np.ndarray,
+        batch_tokens: int,
+        factor: float,
+    ):
+        self.network = copy.deepcopy(scalar)
+        self.kind, self.batch_tokens = examples.kind, batch_tokens
+        rows = [row for part in parts for row in part]
+        self.examples = [examples.ids[row] for row in rows]
+        self.target = target[rows]
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        self.train, self.holdout, self.test = (
+            slice(end - len(part), end) for part, end in zip(parts, ends, strict=True)
+        )
+        found = gram(self.network, self.examples, max_tokens=batch_tokens, dtype=self.dtype)
+        self.kernel, self.outputs = found.kernel.numpy(), found.outputs.numpy()
+        self.descent: KernelDescent = kernel_descent(
+            self.kernel[self.train, self.train],
+            (self.target - self.outputs)[self.train],
+            step_size_factor=factor,
+        )
+        self.size = length(dict(self.network.named_parameters()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights, in which kernels are computed."""
+        return next(self.network.parameters()).dtype
+
+    def of(self, part: slice) -> list[torch.Tensor]:
+        """Return the token ids of a part's rows."""
+        return self.examples[part]
+
+    def cross(self, part: slice) -> np.ndarray:
+        """Return the kernel between a part's rows and the training rows."""
+        return self.kernel[part, self.train]
+
+    def error(self, values: np.ndarray) -> float:
+        """Return the test error of outputs: squared, of standardised scores; or of classes."""
+        target = self.target[self.test]
+        if self.kind == "classification":
+            return float(np.mean((values > 0) != (target > 0)))
+        return float(np.mean((values - target) ** 2))
+
+    def gap(self, values: np.ndarray, others: np.ndarray) -> float:
+        """Return ‖f − g‖/‖f − f_P‖ on the test rows; NaN where f is f_P."""
+        scale = np.linalg.norm(values - self.outputs[self.test])
+        return float(np.linalg.norm(values - others) / scale) if scale > 0 else np.nan
+
+    def holdout_time(self) -> int:
+        """Return the steps of kernel descent after which the hold-out error is lowest."""
+        times = tried_times(LATEST)
+        left = (self.target - self.outputs)[self.holdout]
+        paths = self.descent.path_elsewhere(self.cross(self.holdout), times)
+        return int(times[((paths - left) ** 2).mean(axis=1).argmin()])
+
+
+def _looked_at(count: int) -> bool:
+    """Return whether the ``count``-th evaluation is looked at: a power of two."""
+    return count > 0 and count & (count - 1) == 0
+
+
+class _Watcher:
+    """Looks at a training: compares the network with its linearisation and its kernel."""
+
+    def __init__(self, origin: _Origin, scalar: nn.Module, method: str, reached: torch.Tensor):
+        self.origin, self.scalar, self.method, self.reached = origin, scalar, method, reached
+        self.now = copy.deepcopy(origin.network)
+        self.rows: list[dict[str, Any]] = []
+        self.evaluations = 0
+
+    def __call__(self, evaluation: Evaluation) -> None:
+        """Look at every evaluation whose number is a power of two."""
+        if _looked_at(self.evaluations):
+            self.look(evaluation, best=False)
+        self.evaluations += 1
+
+    def _take_weights(self) -> None:
+        """Give ``now`` the training's weights; while training, its embedding has few rows."""
+        with torch.no_grad():
+            for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
+                if kept.shape == weight.shape:
+                    kept.copy_(weight)
+                else:
+                    kept[self.reached] = weight
+
+    def look(self, evaluation: Evaluation, *, best: bool) -> None:
+        """Add a row."""
+        self._take_weights()
+        origin, tokens = self.origin, self.origin.batch_tokens
+        texts = origin.of(origin.test)
+        change = difference(self.now, origin.network)
+        found = outputs(self.now, texts, tokens).double().numpy()
+        start, slope = directional_derivative(origin.network, change, texts, tokens)
+        linear = (start + slope).numpy()
+        kernel = np.full(len(texts), np.nan)
+        if self.method == "gradient-descent":
+            path = origin.descent.path_elsewhere(origin.cross(origin.test), [evaluation.step])
+            kernel = origin.outputs[origin.test] + path[0]
+        matrix = gram(
+            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype, check=False
+        ).kernel.numpy()
+        before = origin.kernel[origin.train, origin.train]
+        blind = np.isnan(kernel).any()
+        self.rows.append(
+            {
+                "method": self.method,
+                "step": evaluation.step,
+                "epoch": evaluation.epoch,
+                "best": best,
+                "holdout_loss": evaluation.holdout_loss,
+                "distance": length(change) / origin.size,
+                "linear_gap": origin.gap(found, linear),
+                "kernel_gap": origin.gap(found, kernel),
+                "error": origin.error(found),
+                "error_linear": origin.error(linear),
+                "error_kernel": np.nan if blind else origin.error(kernel),
+                "start_error": origin.error(origin.outputs[origin.test]),
+            }
+            | kernel_drift(before, matrix, torch.finfo(origin.dtype).eps)
+        )
+
+
+def _ridge_rows(origin: _Origin) -> list[dict[str, Any]]:
+    """Return how far the network at θ_P + Δ̂ is from the ridge prediction it linearises to."""
+    train, step = origin.train, origin.descent.step_size
+    inside = origin.kernel[train, train]
+    shift = (origin.target - origin.outputs)[train]
+    start, texts = origin.outputs[origin.test], origin.of(origin.test)
+    chosen = origin.holdout_time()
+    rows = []
+    for time in sorted({*RIDGE_TIMES, max(chosen, 1)}):
+        ridge = 1 / (step * time)
+        weights = np.linalg.solve(inside + len(shift) * ridge * np.eye(len(shift)), shift)
+        linear = start + origin.cross(origin.test) @ weights
+        solution = weighted_gradient(
+            origin.network, torch.as_tensor(weights), origin.of(train), origin.batch_tokens
+        )
+        with moved(origin.network, solution):
+            found = outputs(origin.network, texts, origin.batch_tokens).double().numpy()
+        rows.append(
+            {
+                "time": time,
+                "eta": step * time,
+                "ridge": ridge,
+                "holdout": time == max(chosen, 1),
+                "distance": length(solution) / origin.size,
+                "gap": float(np.linalg.norm(found - linear) / np.linalg.norm(linear - start)),
+                "error_network": origin.error(found),
+                "error_ridge": origin.error(linear),
+                "start_error": origin.error(start),
+            }
+        )
+    return rows
+
+
+def _stop(
+    origin: _Origin, watcher: _Watcher, training: Training, constant: float
+) -> dict[str, Any]:
+    """Return where the rules stop on the training rows, in steps of gradient descent."""
+    step, eps = origin.descent.step_size, float(torch.finfo(origin.dtype).eps)
+    shift = (origin.target - origin.outputs)[origin.train]
+    estimate = shift_estimate(origin.kernel[origin.train, origin.train], shift, eps)
+    latest = stopping_time(
+        origin.descent.values, sigma=estimate.sigma, radius=estimate.radius, step_size=step
+    )
+    along = {row["step"]: row["drift"] for row in watcher.rows if row["step"] > 0}
+    times = sorted(along)
+    operator = operator_stopping_times(
+        [step * t for t in times],
+        [along[t] for t in times],
+        radius=estimate.radius,
+        step_size=step,
+        latest=latest,
+        constant=constant,
+    )
+    return {
+        "n_train": len(shift),
+        "step_size": step,
+        "sigma": estimate.sigma,
+        "radius": estimate.radius,
+        "theory": latest,
+        "operator_crossing": operator.crossing,
+        "operator_minimiser": operator.minimiser,
+        "drift_measured": operator.measured,
+        "kernel_holdout": origin.holdout_time(),
+        "network_holdout": training.best.step,
+        "network_steps": training.steps,
+    }
+
+
+def watched_seed(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    seed: int,
+    settings: Settings,
+    root_seed: int,
+    *,
+    test_rows: int,
+    max_steps: int,
+    step_size_factor: float = 1.0,
+    constant: float = 1.0,
+    progress: Callable[[float], None] | None = None,
+) -> Trace:
+    """Fine-tune from the pretrained weights in both ways, and watch.
+
+    The sample, the head and the order of the batches are those of
+    :func:`ntktune.finetune.repeats.fine_tuned_repeats`. For two classes f = l1 − l0 and the
+    theory's target is −1 or +1; AdamW minimises cross-entropy there. The model has its
+    pretrained weights again at the end.
+
+    Parameters
+    ----------
+    model
+        Pretrained backbone and a head; changed in place.
+    examples, subsets, size, seed, settings, root_seed
+        As for :func:`ntktune.finetune.repeats.fine_tuned_repeats`; ``settings`` are AdamW's.
+    test_rows
+        Of the test rows, at most so many are looked at.
+    max_steps
+        Steps of gradient descent.
+    step_size_factor
+        Its step size over min(1, 1/λ̂_1).
+    constant
+        C in T̂_op (:func:`ntktune.theory.operator.operator_stopping_times`).
+    progress
+        Called with the share done, from 0 to 1.
+
+    Returns
+    -------
+    Trace
+        Its ``stop`` has ``n_train``; ``step_size`` α; ``sigma`` and ``radius`` (GCV); and in
+        steps of α: ``theory`` T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op,
+        ``drift_measured`` (whether the drift is known up to T̂_max), ``kernel_holdout`` (where
+        the hold-out stops kernel descent), ``network_holdout`` (where it stops the network's
+        gradient descent, of ``network_steps`` that were made).
+    """
+    report = progress or (lambda share: None)
+    start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
+    two = examples.kind == "classification"
+    scalar = LogitDifference(model) if two else model
+    target = 2 * examples.label - 1 if two else (examples.label - start.label_mean) / start.label_sd
+    test = list(subsets["test"])[:test_rows]
+    parts = [start.train, start.holdout, test]
+    origin = _Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
+    reach = reachable_rows(scalar.backbone, origin.examples)
+    reached = reach[1] if reach else torch.empty(0, dtype=torch.long)
+    report(0.1)
+    plain = dataclasses.replace(
+        settings,
+        method="sgd",
+        # fine_tune's loss is the mean of squares, the theory's half of it
+        learning_rate=origin.descent.step_size / 2,
+        weight_decay=0.0,
+        batch_size=len(start.train),
+        max_epochs=max_steps,
+        evaluate_every=1,
+        patience=None,
+    )
+    own = torch.as_tensor(target, dtype=model.head.weight.dtype)
+    trained: dict[str, tuple[_Watcher, Training]] = {}
+    for number, (method, network, how, targets, order) in enumerate(
+        (
+            ("adamw", model, settings, start.targets, start.order),
+            ("gradient-descent", scalar, plain, own, generator(root_seed, "theory.order")),
+        )
+    ):
+        watcher = _Watcher(origin, scalar, method, reached)
+        with last_rows_only(network, examples.ids):
+            training = fine_tune(
+                network,
+                examples.ids,
+                targets,
+                start.train,
+                start.holdout,
+                how,
+                order,
+                None,
+                watcher,
+                test,
+            )
+        watcher.look(training.best, best=True)
+        with torch.no_grad():
+            for weight, before in zip(
+                scalar.parameters(), origin.network.parameters(), strict=True
+            ):
+                weight.copy_(before)
+        trained[method] = (watcher, training)
+        report(0.1 + 0.4 * (number + 1))
+    rates = {"adamw": settings.learning_rate, "gradient-descent": origin.descent.step_size}
+    rows = [
+        row | {"eta": row["step"] * rates[method]}
+        for method, (watcher, _) in trained.items()
+        for row in watcher.rows
+    ]
+    ridge = _ridge_rows(origin)
+    report(1.0)
+    return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], constant))
