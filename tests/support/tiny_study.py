@@ -1,0 +1,69 @@
+"""A study in small: a random two-block model and tasks made from a rule, in the study's files."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from ntktune.artifacts import write_json, write_tensors
+
+
+def write_model(folder, seed=0):
+    """Write a random Llama with its manifest; return the manifest."""
+    from transformers import AutoModel, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        pad_token_id=2,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(seed)
+    AutoModel.from_config(config).save_pretrained(folder)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    facts = {"name": f"tiny-{seed}", "revision": "r1", "sha256": digest}
+    write_json(folder / "model.json", facts, {})
+    return facts
+
+
+def write_task(folder, name, kind, model, sign=1.0):
+    """Write tokens and subsets (20 rows, two seeds) of a task made from a rule."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(3, 10, (60,), generator=generator).tolist()
+    sentences = [torch.randint(1, 40, (n,), generator=generator) for n in lengths]
+    for i, sentence in enumerate(sentences):
+        sentence[-1] = (5, 15, 25, 35)[i % 4]  # few cases: 16 examples teach the rule
+    label = torch.tensor([sign * (float(s[-1]) / 10 - 2) for s in sentences]).double()
+    if kind == "classification":
+        label = (label > 0).double()
+    facts = {
+        "task": {
+            "name": name,
+            "kind": kind,
+            "score_range": [-4.0, 4.0] if kind == "regression" else None,
+        },
+        "data_sha256": f"data of {name}",
+        "model": model,
+    }
+    tensors = {
+        "ids": torch.cat(sentences).int(),
+        "offsets": torch.tensor([0, *np.cumsum(lengths).tolist()]),
+        "label": label,
+        "label_noise": torch.full((60,), 0.3, dtype=torch.float64),
+        "is_test": (torch.arange(60) >= 40).to(torch.uint8),
+    }
+    write_tensors(folder / f"{name}.safetensors", tensors, facts)
+    seeds = []
+    for seed in range(2):
+        order = np.random.default_rng(seed).permutation(40)[:20].tolist()
+        seeds.append({"order": order, "holdout": [i % 5 == 4 for i in range(20)]})
+    subsets = {
+        "holdout_fraction": 0.2,
+        "seeds": seeds,
+        "test": list(range(40, 60)),
+    }
+    write_json(folder / f"{name}.json", subsets, {"data_sha256": f"data of {name}"})

@@ -1,0 +1,208 @@
+"""A watched fine-tuning against explicit Jacobians and loops, in float64."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ntktune.finetune.repeats import Examples, fine_tuned_repeats, start_seed
+from ntktune.finetune.training import Settings
+from ntktune.models import TextModel, described_configuration
+from ntktune.theory.shift import shift_estimate
+from ntktune.theory.trace import watched_seed
+
+SIZE, TEST_ROWS, STEPS = 16, 5, 9
+TRAIN = [i for i in range(SIZE) if i % 4]
+HOLDOUT = [i for i in range(SIZE) if i % 4 == 0]
+SUBSETS = {
+    "holdout_fraction": 0.25,
+    "seeds": [{"order": list(range(20)), "holdout": [i % 4 == 0 for i in range(20)]}],
+    "test": list(range(20, 30)),
+}
+SETTINGS = Settings(
+    learning_rate=0.01,
+    weight_decay=0.01,
+    batch_size=4,
+    max_epochs=3,
+    evaluate_every=1,
+    patience=None,
+    batch_tokens=30,
+)
+
+
+def text_model(outputs):
+    from transformers import AutoModel
+
+    torch.manual_seed(2)
+    shape = {"n_embd": 12, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16}
+    backbone = AutoModel.from_config(described_configuration({"model_type": "gpt2", **shape}))
+    head = torch.Generator().manual_seed(0)
+    return TextModel(backbone, outputs, head).double().eval()
+
+
+def made_up(kind):
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(3, 50, (n % 5 + 3,), generator=generator) for n in range(30)]
+    score = np.array([float(text[-1]) / 10 for text in ids])
+    label = (score > np.median(score)).astype(float) if kind == "classification" else score
+    return Examples("toy", kind, ids, label, np.full(30, np.nan))
+
+
+@pytest.fixture(scope="module", params=["regression", "classification"])
+def traced(request):
+    kind = request.param
+    examples, model = made_up(kind), text_model(2 if kind == "classification" else 1)
+    before = copy.deepcopy(model.backbone.state_dict())
+    shares = []
+    found = watched_seed(
+        model,
+        examples,
+        SUBSETS,
+        SIZE,
+        0,
+        SETTINGS,
+        5,
+        test_rows=TEST_ROWS,
+        max_steps=STEPS,
+        step_size_factor=0.7,
+        progress=shares.append,
+    )
+    after = model.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    return kind, examples, found
+
+
+def scalar(model, ids):
+    value = model(ids[None], torch.ones(1, len(ids), dtype=torch.long))[0]
+    return value[1] - value[0] if value.ndim else value
+
+
+def explicit(kind, examples):
+    """Return the pretrained network with its head, and targets, as fine-tuning starts."""
+    model = text_model(2 if kind == "classification" else 1)
+    start = start_seed(model, examples, SUBSETS, SIZE, 0, SETTINGS, 5)
+    label = examples.label
+    assert (start.train, start.holdout) == (TRAIN, HOLDOUT)
+    if kind == "classification":
+        return model, 2 * label - 1
+    return model, (label - label[TRAIN].mean()) / label[TRAIN].std()
+
+
+def jacobian(model, rows, examples):
+    parameters = list(model.parameters())
+    found = []
+    for row in rows:
+        value = scalar(model, examples.ids[row])
+        gradients = torch.autograd.grad(
+            value, parameters, allow_unused=True, materialize_grads=True
+        )
+        found.append(torch.cat([g.flatten() for g in gradients]).numpy())
+    return np.array(found)
+
+
+def values(model, rows, examples):
+    with torch.no_grad():
+        return np.array([scalar(model, examples.ids[row]).item() for row in rows])
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+
+
+def set_weights(model, vector):
+    with torch.no_grad():
+        torch.nn.utils.vector_to_parameters(torch.as_tensor(vector), model.parameters())
+
+
+def error(kind, found, target):
+    if kind == "classification":
+        return np.mean((found > 0) != (target > 0))
+    return np.mean((found - target) ** 2)
+
+
+def test_gradient_descent_is_the_loop(traced):
+    kind, examples, trace = traced
+    rows = [row for row in trace.evaluations if row["method"] == "gradient-descent"]
+    assert [row["step"] for row in rows if not row["best"]] == [1, 2, 4, 8]
+    model, target = explicit(kind, examples)
+    test = SUBSETS["test"][:TEST_ROWS]
+    start, theta = weights(model), weights(model)
+    first, outside = jacobian(model, TRAIN, examples), jacobian(model, test, examples)
+    f_train, f_test = values(model, TRAIN, examples), values(model, test, examples)
+    kernel = first @ first.T
+    step = 0.7 * min(1.0, len(TRAIN) / np.linalg.eigvalsh(kernel)[-1])
+    assert trace.stop["step_size"] == pytest.approx(step, rel=1e-8)
+    inside, elsewhere = f_train.copy(), f_test.copy()
+    holdout = {0: np.mean((values(model, HOLDOUT, examples) - target[HOLDOUT]) ** 2)}
+    for time in range(1, STEPS + 1):
+        left = target[TRAIN] - values(model, TRAIN, examples)
+        theta = theta + step / len(TRAIN) * left @ jacobian(model, TRAIN, examples)
+        set_weights(model, theta)
+        left = target[TRAIN] - inside
+        elsewhere = elsewhere + step / len(TRAIN) * outside @ first.T @ left
+        inside = inside + step / len(TRAIN) * kernel @ left
+        holdout[time] = np.mean((values(model, HOLDOUT, examples) - target[HOLDOUT]) ** 2)
+        row = next((r for r in rows if r["step"] == time and not r["best"]), None)
+        if row is None:
+            continue
+        now, linear = values(model, test, examples), f_test + outside @ (theta - start)
+        moved, later = np.linalg.norm(now - f_test), jacobian(model, TRAIN, examples)
+        drift = np.linalg.norm(later @ later.T - kernel, 2) / np.linalg.norm(kernel, 2)
+        expected = {
+            "eta": step * time,
+            "holdout_loss": holdout[time],
+            "distance": np.linalg.norm(theta - start) / np.linalg.norm(start),
+            "linear_gap": np.linalg.norm(now - linear) / moved,
+            "kernel_gap": np.linalg.norm(now - elsewhere) / moved,
+            "error": error(kind, now, target[test]),
+            "error_linear": error(kind, linear, target[test]),
+            "error_kernel": error(kind, elsewhere, target[test]),
+            "start_error": error(kind, f_test, target[test]),
+            "drift": drift,
+        }
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert trace.stop["network_holdout"] == min(holdout, key=holdout.get)
+    assert trace.stop["network_steps"] == STEPS
+    estimate = shift_estimate(kernel, target[TRAIN] - f_train)
+    assert trace.stop["radius"] == pytest.approx(estimate.radius, rel=1e-6)
+    assert trace.stop["sigma"] == pytest.approx(estimate.sigma, rel=1e-6)
+
+
+def test_adamw_is_the_studys_own_training(traced):
+    kind, examples, trace = traced
+    model = text_model(2 if kind == "classification" else 1)
+    repeat = next(fine_tuned_repeats(model, examples, SUBSETS, SIZE, SETTINGS, 5))
+    best = next(row for row in trace.evaluations if row["method"] == "adamw" and row["best"])
+    assert best["step"] == repeat.row["best_step"]
+    assert best["holdout_loss"] == pytest.approx(repeat.row["holdout_loss"], rel=1e-9)
+    assert best["eta"] == pytest.approx(repeat.row["sum_learning_rate"])
+    assert np.isnan(best["kernel_gap"])
+
+
+def test_the_network_at_the_ridge_solution(traced):
+    kind, examples, trace = traced
+    model, target = explicit(kind, examples)
+    test = SUBSETS["test"][:TEST_ROWS]
+    first, outside = jacobian(model, TRAIN, examples), jacobian(model, test, examples)
+    shift = target[TRAIN] - values(model, TRAIN, examples)
+    f_test, start, n = values(model, test, examples), weights(model), len(TRAIN)
+    table = pd.DataFrame(trace.ridge)
+    assert table["holdout"].sum() == 1
+    for row in trace.ridge:
+        # the minimiser of (1/n)‖y − f_P − JΔ‖² + λ‖Δ‖², SR26 eq 27, in the weights' own space
+        normal = first.T @ first / n + row["ridge"] * np.eye(first.shape[1])
+        solution = np.linalg.solve(normal, first.T @ shift / n)
+        set_weights(model, start + solution)
+        now, linear = values(model, test, examples), f_test + outside @ solution
+        expected = {
+            "ridge": 1 / row["eta"],
+            "distance": np.linalg.norm(solution) / np.linalg.norm(start),
+            "gap": np.linalg.norm(now - linear) / np.linalg.norm(linear - f_test),
+            "error_network": error(kind, now, target[test]),
+            "error_ridge": error(kind, linear, target[test]),
+        }
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
