@@ -5,7 +5,7 @@ import pytest
 from tiny_study import write_model, write_task
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_arrays, read_table
+from ntktune.artifacts import read_arrays, read_json, read_table
 from ntktune.data.sampling import training_subset
 from ntktune.theory.rules import four_rules
 
@@ -54,8 +54,6 @@ def test_rules_of_every_sample_that_the_kernel_covers(study, task):
     kernel, start, label, rows = (
         tensors[name][1] for name in ("kernel", "outputs", "label", "row")
     )
-    from ntktune.artifacts import read_json
-
     subsets = read_json(study / f"{task}.json")
     by_row = dict(zip(rows.tolist(), label, strict=True))
     classes = np.array([by_row.get(row, -1) for row in range(60)])
@@ -74,6 +72,7 @@ def test_rules_of_every_sample_that_the_kernel_covers(study, task):
         test,
         sigma=0.3 / sd if task == "score" else None,
         step_size_factor=0.5,
+        precision=2.0**-23,
     )
     own = found[(found["seed"] == 1) & (found["n"] == 15)]
     for row, wanted in zip(own.to_dict("records"), expected, strict=True):
