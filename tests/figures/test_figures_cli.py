@@ -246,7 +246,7 @@ class TestMistakes:
         assert "--histories holds task 'semrel' more than once" in message
         write_table(tmp_path / "h.parquet", history_of("rte"), {"task": "rte"})
         message = refused("epochs", "--histories", tmp_path / "h.parquet", *arguments)
-        assert "h.parquet does not say which task it is of, and of what kind" in message
+        assert "h.parquet does not say of what kind its task is" in message
 
     def test_unknown_task(self, refused, study, tmp_path):
         arguments = ["--tasks", "sst2", "--out", tmp_path / "a.png"]

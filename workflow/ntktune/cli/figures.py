@@ -11,22 +11,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import (
-    Record,
-    atomic_path,
-    file_sha256,
-    read_json,
-    read_table,
-    write_csv,
-    write_json,
-)
+from ntktune.artifacts import Record, read_json, write_csv
 from ntktune.cli import add_command
+from ntktune.cli.figure_files import (
+    add_drawing,
+    check_names,
+    checked_table,
+    input_digests,
+    numeric,
+    own_table,
+    tables_of_tasks,
+    task_facts,
+    task_titles,
+    write_figure,
+)
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.figure import Figure
 
 ERROR_COLUMNS = ("mse", "baseline_mse", "noise_variance", "accuracy", "baseline_accuracy")
 SCORE_COLUMNS = (*ERROR_COLUMNS, "pearson")
@@ -98,53 +101,6 @@ SUMMARY_KEYS = (
 )
 
 
-def _check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise UserError(
-            f"{path} lacks the {what} {', '.join(missing)}; it is of another kind or was made by "
-            "another version: give the right file, or make it again"
-        )
-
-
-def _table(path: str, columns: Iterable[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read one table and check that it has rows and the columns that are needed."""
-    table, provenance = read_table(path)
-    _check_names(path, table.columns, columns, "columns")
-    if table.empty:
-        raise UserError(f"{path} has no rows; make it again")
-    return table, provenance
-
-
-def _numbers(table: pd.DataFrame, columns: Iterable[str], where: str) -> pd.DataFrame:
-    """Return a table with some columns as floating point, but for ``n``, which stays as it is.
-
-    Raises
-    ------
-    UserError
-        One holds something that is no number.
-    """
-    import pandas as pd
-
-    table = table.copy()
-    for name in columns:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        wrong = table.loc[numbers.isna() & table[name].notna(), name]
-        if len(wrong):
-            raise UserError(
-                f"the column {name} of {where} holds {wrong.iloc[0]!r}, which is no number; make "
-                "its file again"
-            )
-        table[name] = numbers if name == "n" else numbers.astype(float)
-    return table
-
-
-def _task_facts(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what an artifact's provenance says of its task: at least a name, or nothing."""
-    task = provenance.get("task") or {}
-    return {"name": task} if isinstance(task, str) else task
-
-
 def _metrics(
     paths: list[str], columns: Iterable[str]
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
@@ -156,7 +112,7 @@ def _metrics(
 
     tables, facts = [], {}
     for path in paths:
-        table, provenance = _table(path, ("task", "kind", "n", "seed", *columns))
+        table, provenance = checked_table(path, ("task", "kind", "n", "seed", *columns))
         unknown = sorted(set(table["kind"]) - {"regression", "classification"})
         if unknown:
             raise UserError(
@@ -164,9 +120,9 @@ def _metrics(
             )
         tables.append(table)
         for task in table["task"].unique():
-            facts[task] = _task_facts(provenance)
+            facts[task] = task_facts(provenance)
     metrics = pd.concat(tables, ignore_index=True)
-    metrics = _numbers(metrics, (*columns, "n"), "--metrics")
+    metrics = numeric(metrics, (*columns, "n"), "--metrics")
     repeated = metrics[metrics.duplicated(["task", "n", "seed"])]
     if len(repeated):
         task, n, seed = repeated.iloc[0][["task", "n", "seed"]]
@@ -182,57 +138,26 @@ def _untuned(paths: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     columns = ("task", "kind", "method", "n", "seed", *ERROR_COLUMNS)
-    tables = [_table(path, columns)[0] for path in paths]
-    return _numbers(pd.concat(tables, ignore_index=True), ERROR_COLUMNS, "--untuned")
-
-
-def _titles(facts: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return task → title, for the tasks whose provenance states one."""
-    return {task: stated["title"] for task, stated in facts.items() if stated.get("title")}
+    tables = [checked_table(path, columns)[0] for path in paths]
+    return numeric(pd.concat(tables, ignore_index=True), ERROR_COLUMNS, "--untuned")
 
 
 def _summary(path: str) -> dict[str, Any]:
     """Read one summary of a spectrum."""
     summary = read_json(path)
-    _check_names(path, summary, SUMMARY_KEYS, "keys")
+    check_names(path, summary, SUMMARY_KEYS, "keys")
     return summary
 
 
-def _stopping(paths: list[str]) -> pd.DataFrame:
-    """Read the stopping times of many tasks as one table with a column ``task``."""
-    import pandas as pd
-
-    tables = []
-    for path in paths:
-        table, provenance = _table(path, STOPPING_COLUMNS)
-        name = _task_facts(provenance).get("name")
-        if not name:
-            raise UserError(f"{path} does not say which task it is of; make it again")
-        tables.append(table.assign(task=name))
-    return pd.concat(tables, ignore_index=True)
+def _stopping(args: argparse.Namespace) -> pd.DataFrame:
+    """Read the stopping times of all tasks."""
+    return tables_of_tasks(args.stopping, STOPPING_COLUMNS, "--stopping", kinds=False)[0]
 
 
-def _inputs(args: argparse.Namespace) -> dict[str, str]:
-    """Return the files that a command reads, each with its SHA-256, for the provenance."""
-    given = (v for k, v in vars(args).items() if not k.startswith("_") and k != "out")
-    listed = (v if isinstance(v, list) else [v] for v in given)
-    paths = [v for values in listed for v in values if isinstance(v, str)]
-    return {path: file_sha256(path) for path in paths if Path(path).is_file()}
-
-
-def _write_figure(figure: Figure, args: argparse.Namespace, record: Record) -> None:
-    """Write a figure in the formats asked for, with its provenance beside it as JSON.
-
-    It stands beside it, not inside: wall times would make equal figures unequal files.
-    """
-    from ntktune.figures.style import figure_bytes
-
-    contents = {path: figure_bytes(figure, Path(path).suffix[1:], args.dpi) for path in args.out}
-    for path, content in contents.items():
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
-    for sidecar in sorted({Path(path).with_suffix(".json") for path in args.out}):
-        write_json(sidecar, {}, record.provenance(inputs=_inputs(args)))
+def _made(args: argparse.Namespace, record: Record) -> dict[str, Any]:
+    """Return a table's provenance: its inputs' digests, and the root seed where one is used."""
+    seeds = {"seeds": {"root": args.seed}} if "seed" in args else {}
+    return record.provenance(inputs=input_digests(args), **seeds)
 
 
 def fig2(args: argparse.Namespace) -> None:
@@ -242,13 +167,13 @@ def fig2(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.figures:fig2", args)
     metrics, facts = _metrics(args.metrics, ERROR_COLUMNS)
     untuned = _untuned(args.untuned) if args.untuned else None
-    titles = _titles(facts)
+    titles = task_titles(facts)
     for task, stated in facts.items():
         if stated.get("kind") == "regression" and stated.get("score_range"):
             low, high = (f"{bound:g}".replace("-", "−") for bound in stated["score_range"])
             titles[task] = f"{titles.get(task, task)}, scores {low} to {high}"
     figure = learning_curve_figure(metrics, args.tasks, args.color, titles, untuned)
-    _write_figure(figure, args, record)
+    write_figure(figure, args, record)
 
 
 def fig3(args: argparse.Namespace) -> None:
@@ -256,10 +181,10 @@ def fig3(args: argparse.Namespace) -> None:
     from ntktune.figures.fig3 import task_vector_figure
 
     record = Record("ntktune.cli.figures:fig3", args)
-    cosine, _ = _table(args.cosine, COSINE_COLUMNS)
-    merged, _ = _table(args.merged, MERGED_COLUMNS)
+    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
+    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
     figure = task_vector_figure(cosine, merged, args.tasks, args.colormap, args.colors)
-    _write_figure(figure, args, record)
+    write_figure(figure, args, record)
 
 
 def decay(args: argparse.Namespace) -> None:
@@ -267,12 +192,12 @@ def decay(args: argparse.Namespace) -> None:
     from ntktune.figures.decay import decay_figure
 
     record = Record("ntktune.cli.figures:decay", args)
-    eigenvalues, _ = _table(args.eigenvalues, ("draw", "k", "eigenvalue"))
-    fits, _ = _table(args.fits, FIT_COLUMNS)
+    eigenvalues, _ = checked_table(args.eigenvalues, ("draw", "k", "eigenvalue"))
+    fits, _ = checked_table(args.fits, FIT_COLUMNS)
     summary = _summary(args.summary)
-    title = _task_facts(summary.get("provenance", {})).get("title") or summary["task"]
+    title = task_facts(summary.get("provenance", {})).get("title") or summary["task"]
     figure = decay_figure(eigenvalues, fits, summary["noise_floor"], title, args.color)
-    _write_figure(figure, args, record)
+    write_figure(figure, args, record)
 
 
 def fig10(args: argparse.Namespace) -> None:
@@ -281,8 +206,8 @@ def fig10(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:fig10", args)
     metrics, facts = _metrics(args.metrics, F1_COLUMNS)
-    figure = f1_figure(metrics, args.tasks, args.color, _titles(facts))
-    _write_figure(figure, args, record)
+    figure = f1_figure(metrics, args.tasks, args.color, task_titles(facts))
+    write_figure(figure, args, record)
 
 
 def prediction(args: argparse.Namespace) -> None:
@@ -290,39 +215,26 @@ def prediction(args: argparse.Namespace) -> None:
     from ntktune.figures.prediction import prediction_figure
 
     record = Record("ntktune.cli.figures:prediction", args)
-    rates = _csv(args.table1, PREDICTION_COLUMNS)
+    rates = own_table(args.table1, PREDICTION_COLUMNS)
     words = ("task", "kind", "error_measure")
     numbers = [name for name in PREDICTION_COLUMNS if name not in words]
-    rates = _numbers(rates, numbers, args.table1)
+    rates = numeric(rates, numbers, args.table1)
     facts = {summary["task"]: summary for summary in map(_summary, args.summaries)}
-    titles = _titles(
-        {task: _task_facts(summary.get("provenance", {})) for task, summary in facts.items()}
+    titles = task_titles(
+        {task: task_facts(summary.get("provenance", {})) for task, summary in facts.items()}
     )
-    _write_figure(prediction_figure(rates, args.colors, titles), args, record)
+    write_figure(prediction_figure(rates, args.colors, titles), args, record)
 
 
 def epochs(args: argparse.Namespace) -> None:
     """Draw the test error after each epoch of trainings without early stopping."""
-    import pandas as pd
-
     from ntktune.figures.epochs import epochs_figure
 
     record = Record("ntktune.cli.figures:epochs", args)
-    tables, facts = [], {}
-    for path in args.histories:
-        table, provenance = _table(path, ("seed", "epoch", "holdout_loss", *ERROR_COLUMNS))
-        task = _task_facts(provenance)
-        if task.get("kind") not in ("regression", "classification") or not task.get("name"):
-            raise UserError(
-                f"{path} does not say which task it is of, and of what kind; make it again"
-            )
-        if task["name"] in facts:
-            raise UserError(f"--histories holds task {task['name']!r} more than once; give it once")
-        facts[task["name"]] = task
-        tables.append(table.assign(task=task["name"], kind=task["kind"]))
-    history = pd.concat(tables, ignore_index=True)
-    history = _numbers(history, ("epoch", "holdout_loss", *ERROR_COLUMNS), "--histories")
-    _write_figure(epochs_figure(history, args.tasks, args.color, _titles(facts)), args, record)
+    columns = ("seed", "epoch", "holdout_loss", *ERROR_COLUMNS)
+    history, facts = tables_of_tasks(args.histories, columns, "--histories")
+    history = numeric(history, ("epoch", "holdout_loss", *ERROR_COLUMNS), "--histories")
+    write_figure(epochs_figure(history, args.tasks, args.color, task_titles(facts)), args, record)
 
 
 def simulation(args: argparse.Namespace) -> None:
@@ -330,9 +242,9 @@ def simulation(args: argparse.Namespace) -> None:
     from ntktune.figures.simulation import simulation_figure
 
     record = Record("ntktune.cli.figures:simulation", args)
-    errors, _ = _table(args.errors, ("n", "rule", "error", "error_stderr", "repeats"))
-    radii, _ = _table(args.radii, ("decay", "predicted", "measured"))
-    _write_figure(simulation_figure(errors, radii, args.colors), args, record)
+    errors, _ = checked_table(args.errors, ("n", "rule", "error", "error_stderr", "repeats"))
+    radii, _ = checked_table(args.radii, ("decay", "predicted", "measured"))
+    write_figure(simulation_figure(errors, radii, args.colors), args, record)
 
 
 def _samples(args: argparse.Namespace) -> int:
@@ -350,7 +262,7 @@ def table1(args: argparse.Namespace) -> None:
     summaries = [_summary(path) for path in args.summaries]
     metrics, _ = _metrics(args.metrics, SCORE_COLUMNS)
     table = decay_table(summaries, metrics, args.seed, _samples(args))
-    write_csv(args.out, table, record.provenance(inputs=_inputs(args), seeds={"root": args.seed}))
+    write_csv(args.out, table, _made(args, record))
 
 
 def table2(args: argparse.Namespace) -> None:
@@ -358,9 +270,9 @@ def table2(args: argparse.Namespace) -> None:
     from ntktune.figures.table2 import stopping_table
 
     record = Record("ntktune.cli.figures:table2", args)
-    stopping = _stopping(args.stopping)
+    stopping = _stopping(args)
     metrics, _ = _metrics(args.metrics, STEP_COLUMNS)
-    write_csv(args.out, stopping_table(stopping, metrics), record.provenance(inputs=_inputs(args)))
+    write_csv(args.out, stopping_table(stopping, metrics), _made(args, record))
 
 
 def table3(args: argparse.Namespace) -> None:
@@ -368,9 +280,9 @@ def table3(args: argparse.Namespace) -> None:
     from ntktune.figures.table3 import merging_table
 
     record = Record("ntktune.cli.figures:table3", args)
-    cosine, _ = _table(args.cosine, COSINE_COLUMNS)
-    merged, _ = _table(args.merged, MERGED_COLUMNS)
-    write_csv(args.out, merging_table(cosine, merged), record.provenance(inputs=_inputs(args)))
+    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
+    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
+    write_csv(args.out, merging_table(cosine, merged), _made(args, record))
 
 
 def table4(args: argparse.Namespace) -> None:
@@ -379,7 +291,7 @@ def table4(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:table4", args)
     metrics, _ = _metrics(args.metrics, [name for names in SCORES.values() for name in names])
-    write_csv(args.out, score_table(metrics), record.provenance(inputs=_inputs(args)))
+    write_csv(args.out, score_table(metrics), _made(args, record))
 
 
 def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> dict[str, np.ndarray]:
@@ -393,7 +305,7 @@ def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> di
         )
     exponents = {}
     for summary, path in zip(summaries, fit_paths, strict=True):
-        fits, _ = _table(path, FIT_COLUMNS)
+        fits, _ = checked_table(path, FIT_COLUMNS)
         values = fits.loc[fits["range"] == "1..n", "exponent"].to_numpy()
         stated = summary["exponent"]["mean"]
         if len(values) == 0 or not np.isclose(values.mean(), stated, rtol=1e-6):
@@ -405,31 +317,14 @@ def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> di
     return exponents
 
 
-def _csv(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Read one of this chapter's own tables."""
-    import pandas as pd
-
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path} does not exist; make it with: ntktune figures {Path(path).stem}, or run "
-            "the study"
-        )
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise UserError(f"{path} is no table ({error}); make it again") from None
-    _check_names(str(path), table.columns, columns, "columns")
-    return table
-
-
 def show(args: argparse.Namespace) -> None:
     """Print where a study's figures are, and its rates and verdicts in a few lines."""
     from ntktune.figures.overview import overview
 
     folder = Path(args.folder)
     columns = ("task", "exponent", "r_squared", "predicted_rate", "measured_exponent")
-    rates = _csv(folder / "figures" / "table1.csv", columns)
-    claims = _csv(folder / "figures" / "verdicts.csv", ("claim", "verdict"))
+    rates = own_table(folder / "figures" / "table1.csv", columns)
+    claims = own_table(folder / "figures" / "verdicts.csv", ("claim", "verdict"))
     print(f"\n{overview(rates, claims)}\n")
     print(f"figures and tables  {folder / 'figures'}")
     if (folder / "report.html").is_file():
@@ -440,7 +335,7 @@ def _optional(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
     """Read a table that a study may lack; it then has no rows."""
     import pandas as pd
 
-    return pd.DataFrame(columns=list(columns)) if path is None else _table(path, columns)[0]
+    return pd.DataFrame(columns=list(columns)) if path is None else checked_table(path, columns)[0]
 
 
 def verdicts(args: argparse.Namespace) -> None:
@@ -451,17 +346,17 @@ def verdicts(args: argparse.Namespace) -> None:
     summaries = [_summary(path) for path in args.summaries]
     metrics, _ = _metrics(args.metrics, (*SCORE_COLUMNS, *STEP_COLUMNS))
     table = verdict_table(
-        rates=_csv(args.table1, RATE_COLUMNS),
+        rates=own_table(args.table1, RATE_COLUMNS),
         exponents=_draw_exponents(summaries, args.fits),
         r_squared={summary["task"]: summary["r_squared"]["mean"] for summary in summaries},
         metrics=metrics,
-        stopping=_stopping(args.stopping),
+        stopping=_stopping(args),
         cosine=_optional(args.cosine, COSINE_COLUMNS),
         merged=_optional(args.merged, MERGED_COLUMNS),
         seed=args.seed,
         resamples=_samples(args),
     )
-    write_csv(args.out, table, record.provenance(inputs=_inputs(args), seeds={"root": args.seed}))
+    write_csv(args.out, table, _made(args, record))
 
 
 def _add_inputs(
@@ -492,18 +387,6 @@ def _add_inputs(
             parser.add_argument(flag, required=required, metavar="FILE", help=single[flag])
 
 
-def _add_drawing(parser: argparse.ArgumentParser, *, tasks: bool, color: bool) -> None:
-    """Add the options that say what is drawn, how, and where to."""
-    if tasks:
-        what = "tasks to draw, in order"
-        parser.add_argument("--tasks", required=True, nargs="+", metavar="NAME", help=what)
-    if color:
-        parser.add_argument("--color", default="#0072B2", metavar="HEX", help="colour of the data")
-    parser.add_argument("--dpi", type=int, default=200, help="resolution of PNG files")
-    what = "files to write; their endings, pdf, svg or png, say the formats"
-    parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
-
-
 def _add_table(parser: argparse.ArgumentParser, *, bootstrap: bool) -> None:
     """Add the options of a table."""
     if bootstrap:
@@ -520,11 +403,11 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         if run is fig2:
             what = "predictions without fine-tuning (baselines.parquet), one file per task"
             parser.add_argument("--untuned", nargs="+", metavar="FILE", help=what)
-        _add_drawing(parser, tasks=True, color=True)
+        add_drawing(parser, tasks=True, color=True)
 
     parser = add_command(verbs, "fig3", fig3)
     _add_inputs(parser, "--cosine", "--merged")
-    _add_drawing(parser, tasks=True, color=False)
+    add_drawing(parser, tasks=True, color=False)
     what = "a diverging colour map of matplotlib"
     parser.add_argument("--colormap", default="PuOr", metavar="NAME", help=what)
     what = "colours of the single-task and the merged models"
@@ -533,25 +416,25 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     parser = add_command(verbs, "prediction", prediction)
     _add_inputs(parser, "--table1", "--summaries")
-    _add_drawing(parser, tasks=False, color=False)
+    add_drawing(parser, tasks=False, color=False)
     what = "colours of regressions and classifications"
     default = ["#0072B2", "#D55E00"]
     parser.add_argument("--colors", nargs=2, default=default, metavar="HEX", help=what)
 
     parser = add_command(verbs, "epochs", epochs)
     _add_inputs(parser, "--histories")
-    _add_drawing(parser, tasks=True, color=True)
+    add_drawing(parser, tasks=True, color=True)
 
     parser = add_command(verbs, "simulation", simulation)
     _add_inputs(parser, "--errors", "--radii", one_task=True)
-    _add_drawing(parser, tasks=False, color=False)
+    add_drawing(parser, tasks=False, color=False)
     what = "colours of the rules theory, hold-out, SURE and oracle"
     default = ["#0072B2", "#D55E00", "#009E73", "#444444"]
     parser.add_argument("--colors", nargs=4, default=default, metavar="HEX", help=what)
 
     parser = add_command(verbs, "decay", decay)
     _add_inputs(parser, "--eigenvalues", "--fits", "--summary", one_task=True)
-    _add_drawing(parser, tasks=False, color=True)
+    add_drawing(parser, tasks=False, color=True)
 
     parser = add_command(verbs, "table1", table1)
     _add_inputs(parser, "--summaries", "--metrics")
