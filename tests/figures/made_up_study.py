@@ -177,6 +177,162 @@ def simulation_of():
     return errors, pd.DataFrame(radii)
 
 
+RULE_FACTORS = {"theory": 1.1, "holdout": 1.3, "sure": 1.05, "oracle": 1.0}
+
+
+def rules_of(task, seeds=SEEDS):
+    """The oracle's error is 0.5, 0.4 at the larger n; the other rules' are RULE_FACTORS more."""
+    rows = [
+        {
+            "seed": seed,
+            "n": n,
+            "rule": rule,
+            "time": 10 * place + seed,
+            "eta": 0.01 * (10 * place + seed),
+            "test_error": factor * (0.5 if n == 32 else 0.4),
+            "start_error": 1.2,
+            "sigma_source": "given",
+        }
+        for seed in range(seeds)
+        for n in (32, 64)
+        for place, (rule, factor) in enumerate(RULE_FACTORS.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def ridge_of(task, seeds=SEEDS):
+    """Descent is best, 0.4, at η = 0.1; ridge's best is 2 % above."""
+    rows = [
+        {
+            "seed": seed,
+            "n": n,
+            "eta": eta,
+            "distance_test": 0.2 * eta / 0.1,
+            "error_descent": 0.4 + 0.1 * abs(np.log10(eta) + 1),
+            "error_ridge": 0.408 + 0.1 * abs(np.log10(eta)),
+        }
+        for seed in range(seeds)
+        for n in (32, 64)
+        for eta in (0.01, 0.1, 1.0, 10.0)
+    ]
+    return pd.DataFrame(rows)
+
+
+def traces_of(task, seeds=2):
+    """AdamW goes ten times as far as gradient descent; gaps and drifts grow with the distance."""
+    rows = []
+    for seed in range(seeds):
+        for method, scale in (("adamw", 1e-3), ("gradient-descent", 1e-4)):
+            for step, best in ((1, False), (2, False), (4, False), (2, True)):
+                distance = scale * step
+                rows.append(
+                    {
+                        "n": 32,
+                        "seed": seed,
+                        "method": method,
+                        "step": step,
+                        "best": best,
+                        "distance": distance,
+                        "linear_gap": 20 * distance,
+                        "error": 0.5,
+                        "error_linear": 0.6,
+                        "start_error": 1.0,
+                        "drift": 30 * distance + 0.01 * seed,
+                        "drift_frobenius": 25 * distance,
+                        "alignment": 0.9,
+                        "exponent": 1.2,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def solutions_of(task, seeds=2):
+    rows = [
+        {
+            "seed": seed,
+            "time": time,
+            "holdout": time == 64,
+            "gap": 0.001 * time,
+            "error_network": 0.55,
+            "error_ridge": 0.5 + 0.1 * seed,
+        }
+        for seed in range(seeds)
+        for time in (8, 64)
+    ]
+    return pd.DataFrame(rows)
+
+
+def stops_of(task, seeds=2):
+    rows = [
+        {
+            "seed": seed,
+            "step_size": 0.001,
+            "theory": 40,
+            "operator_crossing": 30,
+            "operator_minimiser": 20,
+            "drift_measured": True,
+            "kernel_holdout": 50,
+            "network_holdout": 60 - 10 * seed,
+            "network_steps": 100,
+        }
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def sensitivity_of(task, draws=3):
+    rows = [
+        {
+            "draw": draw,
+            "sigma_source": source,
+            "radius_source": "gcv",
+            "sigma_factor": sigma_factor,
+            "radius_factor": radius_factor,
+            "sigma": 0.3 * sigma_factor,
+            "radius": 1.0 * radius_factor,
+            "stopping_time": 100.0 * radius_factor / sigma_factor + draw,
+            "eta": 0.1,
+        }
+        for draw in range(draws)
+        for source in ("gcv", "difference")
+        for sigma_factor, radius_factor in ((0.5, 1), (1, 1), (2, 1), (1, 0.5), (1, 2))
+    ]
+    return pd.DataFrame(rows)
+
+
+def widths_of():
+    """Three phases that fall as N^(−1/2), N^(−1) and not at all; and their slopes."""
+    phases = {"pretraining": -0.5, "all pretrained": -1.0, "fresh head": 0.0}
+    networks = [
+        {"width": n, "seed": seed, "phase": phase}
+        | dict.fromkeys(("drift", "linear_gap", "distance"), (1 + 0.2 * seed) * n**slope)
+        for phase, slope in phases.items()
+        for n in (16, 64, 256)
+        for seed in (0, 1)
+    ]
+    slopes = [
+        {
+            "phase": phase,
+            "quantity": quantity,
+            "predicted": -0.5,
+            "slope": slope,
+            "low": slope - 0.1,
+            "high": slope + 0.1,
+            "networks": 6,
+        }
+        for phase, slope in phases.items()
+        for quantity in ("drift", "linear_gap", "distance")
+    ]
+    return pd.DataFrame(networks), pd.DataFrame(slopes)
+
+
+def baselines_of(task, seeds=SEEDS):
+    """Kernel ridge reaches 95 % of what fine-tuning reaches with as many examples."""
+    tuned = pd.concat([metrics_table(task, size, seeds) for size in (32, 64)])
+    scores = {name: 0.95 * tuned[name] for name in ("pearson", "accuracy")}
+    return tuned.assign(method="kernel-ridge", **scores)
+
+
 def cosine_of(tasks, scale=0.05):
     random = np.random.default_rng(7)
     values = scale * (2 * random.random((len(tasks), len(tasks))) - 1)
@@ -216,7 +372,8 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
     """Write all tables of a study that the figures read; return their paths."""
     study = SimpleNamespace(
         folder=folder, tasks=list(tasks), metrics=[], summaries=[], fits=[], eigenvalues=[],
-        stopping=[], histories=[], table1=folder / "table1.csv",
+        stopping=[], histories=[], rules=[], ridge=[], traces=[], solutions=[], stops=[],
+        sensitivity=[], baselines=[], table1=folder / "table1.csv",
         cosine=folder / "cosine.parquet", merged=folder / "merged.parquet",
     )  # fmt: skip
     for task in tasks:
@@ -231,6 +388,13 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("fits", fits),
             ("stopping", stopping_of(task)),
             ("histories", history_of(task)),
+            ("rules", rules_of(task)),
+            ("ridge", ridge_of(task)),
+            ("traces", traces_of(task)),
+            ("solutions", solutions_of(task)),
+            ("stops", stops_of(task)),
+            ("sensitivity", sensitivity_of(task)),
+            ("baselines", baselines_of(task)),
         ):
             getattr(study, name).append(folder / task / f"{name}.parquet")
             write_table(folder / task / f"{name}.parquet", table, stated)
@@ -239,7 +403,8 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
     metrics = pd.concat([read_table(path)[0] for path in study.metrics], ignore_index=True)
     summaries = [read_json(path) for path in study.summaries]
     write_csv(study.table1, decay_table(summaries, metrics, 0, 200), {})
-    for name, table in zip(("errors", "radii"), simulation_of(), strict=True):
+    made = (*simulation_of(), *widths_of())
+    for name, table in zip(("errors", "radii", "networks", "slopes"), made, strict=True):
         setattr(study, name, folder / f"{name}.parquet")
         write_table(folder / f"{name}.parquet", table, {})
     write_table(study.cosine, cosine_of(study.tasks), {})

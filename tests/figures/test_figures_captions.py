@@ -9,7 +9,8 @@ from jinja2 import Environment, StrictUndefined
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
 CAPTIONS = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation"]
-CAPTIONS += ["table1", "table2", "table3", "table4", "verdicts"]
+CAPTIONS += ["descent", "linearisation", "width"]
+CAPTIONS += [*(f"table{i}" for i in range(1, 8)), "verdicts"]
 
 
 def rendered(name, config):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
 from ntktune.code_digest import code_modules
 
-FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation"]
-TABLES = ["table1", "table2", "table3", "table4", "verdicts"]
+THEORY = ["descent", "linearisation", "width", "table5", "table6", "table7"]
+FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation", *THEORY[:3]]
+TABLES = ["table1", "table2", "table3", "table4", *THEORY[3:], "verdicts"]
 VERBS = FIGURES + TABLES
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
 
@@ -35,12 +37,19 @@ def drawing(verb, study):
             *("--colors", "#009E73", "#CC79A7"),
         ],
         "simulation": ["simulation", "--errors", study.errors, "--radii", study.radii],
+        "descent": [
+            *("descent", "--rules", *study.rules, "--paths", *study.ridge, "--tasks", *study.tasks),
+            *("--colors", "#000000", "#009E73", "#CC79A7", "#0072B2"),
+        ],
+        "linearisation": ["linearisation", "--traces", *study.traces, "--tasks", *study.tasks[:2]],
+        "width": ["width", "--networks", study.networks, "--slopes", study.slopes],
         "epochs": ["epochs", "--histories", *study.histories, "--tasks", *study.tasks],
     }[verb] + ["--dpi", "60"]
 
 
 def tabulating(verb, study, table1):
     """Return the arguments of a table's command, all but --out."""
+    table1 = Path(table1 or study.table1)
     return {
         "table1": [
             *("table1", "--summaries", *study.summaries, "--metrics", *study.metrics),
@@ -49,9 +58,25 @@ def tabulating(verb, study, table1):
         "table2": ["table2", "--stopping", *study.stopping, "--metrics", *study.metrics],
         "table3": ["table3", "--cosine", study.cosine, "--merged", study.merged],
         "table4": ["table4", "--metrics", *study.metrics],
+        "table5": ["table5", "--rules", *study.rules, "--paths", *study.ridge],
+        "table6": [
+            *("table6", "--traces", *study.traces, "--solutions", *study.solutions),
+            *("--stops", *study.stops),
+        ],
+        "table7": ["table7", "--sensitivity", *study.sensitivity],
         "verdicts": [
-            *("verdicts", "--table1", table1, "--summaries", *study.summaries),
-            *("--fits", *study.fits, "--metrics", *study.metrics, "--stopping", *study.stopping),
+            *("verdicts", "--table5", table1.with_stem("table5")),
+            *("--table6", table1.with_stem("table6"), "--untuned", *study.baselines),
+            *("--radii", study.radii, "--slopes", study.slopes, "--table1", table1, "--summaries"),
+            *(
+                *study.summaries,
+                "--fits",
+                *study.fits,
+                "--metrics",
+                *study.metrics,
+                "--stopping",
+                *study.stopping,
+            ),
             *("--cosine", study.cosine, "--merged", study.merged),
             *("--seed", 3, "--bootstrap", 200),
         ],
@@ -129,8 +154,19 @@ def test_tables_and_verdicts(study, figures, tmp_path):
     merges = pd.read_csv(tmp_path / "table3.csv")
     assert len(merges) == 6 * 5 + 6
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    assert list(claims["verdict"].value_counts().to_dict().values()) == [11, 1]
+    # not the predicted rate, drift and gaps above 0.1 nowhere, a fresh head's slopes
+    assert claims["verdict"].value_counts().to_dict() == {"reproduced": 20, "not reproduced": 4}
     assert claims["value"].notna().all()
+    # a study that has none of it
+    fewer = tabulating("verdicts", study, tmp_path / "table1.csv")
+    for option in ("--table5", "--table6", "--radii", "--slopes", "--cosine", "--merged"):
+        place = fewer.index(option)
+        del fewer[place : place + 2]
+    place = fewer.index("--untuned")
+    del fewer[place : place + 1 + len(study.baselines)]
+    assert figures(*fewer, "--out", tmp_path / "fewer.csv") == 0
+    claims = pd.read_csv(tmp_path / "fewer.csv")
+    assert claims["verdict"].value_counts()["not tested"] == 2 + 12
 
 
 def test_a_fresh_process_imports_no_torch_and_draws_the_same_bytes(drawn, study, tmp_path):
@@ -164,13 +200,11 @@ print(statuses, sorted(heavy & set(sys.modules)))
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_rule_reruns_for_its_own_figure_only(verb):
-    own = {
-        module.rsplit(".", 1)[1]
-        for module in code_modules(f"ntktune.cli.figures:{verb}")
-        if module.startswith("ntktune.figures.")
-    }
+    commands = "figures_theory" if verb in THEORY else "figures"
+    modules = code_modules(f"ntktune.cli.{commands}:{verb}")
+    own = {m.rsplit(".", 1)[1] for m in modules if m.startswith("ntktune.figures.")}
     assert own & set(VERBS) == {verb}
-    chapters = {m.split(".")[1] for m in code_modules(f"ntktune.cli.figures:{verb}")[1:]}
+    chapters = {m.split(".")[1] for m in modules[1:]}
     assert chapters <= {"artifacts", "cli", "code_digest", "errors", "figures", "seeds"}
 
 

@@ -14,6 +14,7 @@ from made_up_study import (
     summary_of,
 )
 
+from ntktune.figures.claims import claim_row
 from ntktune.figures.table1 import decay_table
 from ntktune.figures.verdicts import (
     error_falls,
@@ -299,6 +300,7 @@ def test_the_whole_table(metrics, stopping):
         "stopping": stopping,
         "cosine": cosine_of(list(TASKS)),
         "merged": merged_of(list(TASKS)),
+        "theory": [claim_row("a claim", "Lemma 1", "a number", 1.0, "< 2", YES, "a detail of it")],
         "seed": 0,
         "resamples": 200,
     }
@@ -313,7 +315,7 @@ def test_the_whole_table(metrics, stopping):
         "detail",
     ]
     # made to hold: all but the predicted rate
-    assert list(table["verdict"]) == [YES] * 8 + [NO] + [YES] * 3
+    assert list(table["verdict"]) == [YES] * 8 + [NO] + [YES] * 4
     assert table["source"].str.startswith("SR26 ").all()
     assert (table["detail"].str.len() > 10).all()
     assert table["claim"].is_unique

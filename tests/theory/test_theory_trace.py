@@ -47,7 +47,7 @@ def made_up(kind):
     ids = [torch.randint(3, 50, (n % 5 + 3,), generator=generator) for n in range(30)]
     score = np.array([float(text[-1]) / 10 for text in ids])
     label = (score > np.median(score)).astype(float) if kind == "classification" else score
-    return Examples("toy", kind, ids, label, np.full(30, np.nan))
+    return Examples("toy", kind, ids, label, np.full(30, 0.2))
 
 
 @pytest.fixture(scope="module", params=["regression", "classification"])
@@ -169,7 +169,10 @@ def test_gradient_descent_is_the_loop(traced):
     assert trace.stop["network_steps"] == STEPS
     estimate = shift_estimate(kernel, target[TRAIN] - f_train)
     assert trace.stop["radius"] == pytest.approx(estimate.radius, rel=1e-6)
-    assert trace.stop["sigma"] == pytest.approx(estimate.sigma, rel=1e-6)
+    rated = kind == "regression"  # 0.2 in units of the training rows' standard deviation
+    sigma = 0.2 / examples.label[TRAIN].std() if rated else estimate.sigma
+    assert trace.stop["sigma"] == pytest.approx(sigma, rel=1e-6)
+    assert trace.stop["sigma_source"] == ("ratings" if rated else "residual")
 
 
 def test_adamw_is_the_studys_own_training(traced):

@@ -44,11 +44,12 @@ class Record:
     entry
         The command's function as ``"ntktune.cli.kernel:gram"``.
     args
-        The parsed command line: the slice of the configuration that the command used.
+        The parsed command line: which command, and the slice of the configuration that it used.
     """
 
     def __init__(self, entry: str, args: argparse.Namespace):
         self.entry = entry
+        self.command = f"{args._chapter} {args._verb}"
         self.settings = {
             k: v for k, v in vars(args).items() if not callable(v) and not k.startswith("_")
         }
@@ -68,7 +69,7 @@ class Record:
             if name in sys.modules:
                 versions[name] = sys.modules[name].__version__
         record = {
-            "command": self.entry.removeprefix("ntktune.cli.").replace(":", " "),
+            "command": self.command,
             "settings": self.settings,
             "code": code_digest(self.entry),
             "versions": versions,

@@ -51,7 +51,7 @@ rule theory:
         "<results>/theory/simulation.parquet",
         "<results>/theory/width.parquet",
         collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
-        RULES_TABLES,
+        collect("<results>/theory/{task}/rules.parquet", task=RULED),
         collect("<results>/theory/{task}/trace.parquet", task=TRACED),
 
 

@@ -55,7 +55,7 @@ FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
 FIGURES = ["fig2"] + ["fig3"] * MERGES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
 FIGURES += ["prediction", "simulation"] + ["epochs"] * FIXED_EPOCHS
-TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4", "verdicts"]
+TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4"]
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {
     f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet" for name in ["cosine", "merged"] * MERGES
@@ -85,11 +85,19 @@ LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= LEARNING_ROWS]
 # Fine-tunings that the theory chapter watches.
 TRACED = STUDY["theory"]["tasks"]
 TRACED_SIZE = STUDY["theory"]["size"] or min(STUDY["finetune"]["sizes"])
-RULES_TABLES = [
-    f"{RESULTS}/theory/{task}/rules.parquet"
-    for task in STUDY["tasks"]
-    if LEARNING_SEEDS and LEARNING_SIZES
-]
+# Tasks with a kernel of training samples and test rows, in which rules can stop.
+RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
+FIGURES += ["descent"] * bool(RULED) + ["linearisation"] * bool(TRACED) + ["width"]
+TABLES += ["table5"] * bool(RULED) + ["table6"] * bool(TRACED) + ["table7", "verdicts"]
+# What the verdicts on the theory need: option of a command -> file.
+THEORY_TABLES = {
+    "--radii": f"{RESULTS}/theory/radii.parquet",
+    "--slopes": f"{RESULTS}/theory/slopes.parquet",
+}
+if RULED:
+    THEORY_TABLES["--table5"] = f"{RESULTS}/figures/table5.csv"
+if TRACED:
+    THEORY_TABLES["--table6"] = f"{RESULTS}/figures/table6.csv"
 EVALUATION = (
     ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
     if STUDY["finetune"]["evaluate_every"]
@@ -137,9 +145,23 @@ def task_files(wildcards):
     return [f for source in sources for f in source_files(source) if Path(f).is_file()]
 
 
-def merging_flags(files):
-    """The options that hand the tables of merged models to a command."""
-    return [word for option in zip(MERGING_TABLES, files) for word in option]
+def option_flags(options, files):
+    """The options that hand optional tables to a command: option, file, option, file."""
+    return [word for pair in zip(options, files) for word in pair]
+
+
+def theory_tables(name, tasks):
+    """A table of the chapter theory for some tasks, or an error that says why there is none."""
+
+    def files(wildcards):
+        if not tasks:
+            raise WorkflowError(
+                f"no task of study {STUDY['study']!r} has {name}.parquet: theory.tasks is empty, "
+                "or no kernel predicts a sample (kernel.learning_seeds, kernel.learning_rows)"
+            )
+        return [f"{RESULTS}/theory/{task}/{name}.parquet" for task in tasks]
+
+    return files
 
 
 def package_flag(archives):

@@ -448,6 +448,236 @@ rule table4:
         """
 
 
+rule descent:
+    """Test error along kernel descent and ridge, with the stops of four rules."""
+    input:
+        rules=theory_tables("rules", RULED),
+        paths=theory_tables("ridge", RULED),
+    output:
+        pdf="<results>/figures/descent.pdf",
+        svg="<results>/figures/descent.svg",
+        provenance="<results>/figures/descent.json",
+        png=report(
+            "<results>/figures/descent.png",
+            caption="../report/descent.rst",
+            category="Figures",
+            labels={"figure": "descent", "shows": "kernel descent and four stops"},
+        ),
+    log:
+        "<logs>/figures/descent.log",
+    benchmark:
+        "<benchmarks>/figures/descent.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:descent"),
+        tasks=RULED,
+        colors=lookup(dpath="figures/descent/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures descent \
+            --rules {input.rules:q} \
+            --paths {input.paths:q} \
+            --tasks {params.tasks:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule linearisation:
+    """Linearisation error and drift of the kernel along fine-tuning."""
+    input:
+        theory_tables("trace", TRACED),
+    output:
+        pdf="<results>/figures/linearisation.pdf",
+        svg="<results>/figures/linearisation.svg",
+        provenance="<results>/figures/linearisation.json",
+        png=report(
+            "<results>/figures/linearisation.png",
+            caption="../report/linearisation.rst",
+            category="Figures",
+            labels={"figure": "linearisation", "shows": "linearisation and drift"},
+        ),
+    log:
+        "<logs>/figures/linearisation.log",
+    benchmark:
+        "<benchmarks>/figures/linearisation.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:linearisation"),
+        tasks=TRACED,
+        colors=lookup(dpath="figures/linearisation/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures linearisation \
+            --traces {input:q} \
+            --tasks {params.tasks:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule width_figure:
+    """Drift, linearisation error and distance against the width of networks."""
+    input:
+        networks="<results>/theory/width.parquet",
+        slopes="<results>/theory/slopes.parquet",
+    output:
+        pdf="<results>/figures/width.pdf",
+        svg="<results>/figures/width.svg",
+        provenance="<results>/figures/width.json",
+        png=report(
+            "<results>/figures/width.png",
+            caption="../report/width.rst",
+            category="Figures",
+            labels={"figure": "width", "shows": "networks of several widths"},
+        ),
+    log:
+        "<logs>/figures/width.log",
+    benchmark:
+        "<benchmarks>/figures/width.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:width"),
+        colors=lookup(dpath="figures/width/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures width \
+            --networks {input.networks:q} \
+            --slopes {input.slopes:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule table5:
+    """Four stopping rules in the kernel model, and ridge beside early stopping."""
+    input:
+        rules=theory_tables("rules", RULED),
+        paths=theory_tables("ridge", RULED),
+    output:
+        csv=report(
+            "<results>/figures/table5.csv",
+            caption="../report/table5.rst",
+            category="Tables",
+            labels={"table": "table5", "shows": "stopping rules and ridge"},
+        ),
+        provenance="<results>/figures/table5.json",
+    log:
+        "<logs>/figures/table5.log",
+    benchmark:
+        "<benchmarks>/figures/table5.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:table5"),
+    shell:
+        """
+        python -m ntktune figures table5 \
+            --rules {input.rules:q} \
+            --paths {input.paths:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table6:
+    """The linear picture along real fine-tuning."""
+    input:
+        traces=theory_tables("trace", TRACED),
+        solutions=theory_tables("trace_ridge", TRACED),
+        stops=theory_tables("stops", TRACED),
+    output:
+        csv=report(
+            "<results>/figures/table6.csv",
+            caption="../report/table6.rst",
+            category="Tables",
+            labels={"table": "table6", "shows": "linearisation, drift and stops"},
+        ),
+        provenance="<results>/figures/table6.json",
+    log:
+        "<logs>/figures/table6.log",
+    benchmark:
+        "<benchmarks>/figures/table6.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:table6"),
+    shell:
+        """
+        python -m ntktune figures table6 \
+            --traces {input.traces:q} \
+            --solutions {input.solutions:q} \
+            --stops {input.stops:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table7:
+    """What the stopping time owes to the estimates of noise and radius."""
+    input:
+        theory_tables("sensitivity", STUDY["tasks"]),
+    output:
+        csv=report(
+            "<results>/figures/table7.csv",
+            caption="../report/table7.rst",
+            category="Tables",
+            labels={"table": "table7", "shows": "sensitivity of the stopping time"},
+        ),
+        provenance="<results>/figures/table7.json",
+    log:
+        "<logs>/figures/table7.log",
+    benchmark:
+        "<benchmarks>/figures/table7.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_theory:table7"),
+    shell:
+        """
+        python -m ntktune figures table7 \
+            --sensitivity {input:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
 rule verdicts:
     """The paper's claims, each with its statistic on this study."""
     input:
@@ -456,6 +686,8 @@ rule verdicts:
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
         stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
         merging=MERGING_TABLES.values(),
+        theory=THEORY_TABLES.values(),
+        untuned=collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
         fits=collect("<results>/spectrum/{task}/decay.parquet", task=STUDY["tasks"]),
     output:
         csv=report(
@@ -477,7 +709,8 @@ rule verdicts:
         runtime=10,
     params:
         code=code_digest("ntktune.cli.figures:verdicts"),
-        merging=lambda wildcards, input: merging_flags(input.merging),
+        merging=lambda wildcards, input: option_flags(MERGING_TABLES, input.merging),
+        theory=lambda wildcards, input: option_flags(THEORY_TABLES, input.theory),
         seed=lookup(dpath="seed", within=STUDY),
         bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
     shell:
@@ -489,6 +722,8 @@ rule verdicts:
             --metrics {input.metrics:q} \
             --stopping {input.stopping:q} \
             {params.merging:q} \
+            {params.theory:q} \
+            --untuned {input.untuned:q} \
             --seed {params.seed:q} \
             --bootstrap {params.bootstrap:q} \
             --out {output.csv:q} \

@@ -162,6 +162,7 @@ rule width:
         "<logs>/theory/width.log",
     benchmark:
         "<benchmarks>/theory/width.tsv"
+    priority: 1
     conda:
         "../../envs/model.yaml"
     threads: 1

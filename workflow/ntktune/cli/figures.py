@@ -78,6 +78,29 @@ RATE_COLUMNS = (
     "measured_high",
     "needed",
 )
+RULES_COLUMNS = (
+    "task",
+    "n",
+    *(f"{rule}_error" for rule in ("theory", "holdout", "sure", "oracle")),
+    "ridge_lowest",
+    "ridge_distance",
+)
+LINEAR_COLUMNS = (
+    "task",
+    *(f"{method}_{name}" for method in ("adamw", "descent") for name in ("linear_gap", "drift")),
+    "adamw_alignment",
+    "gain_recovered",
+    "ridge_error",
+    "ridge_network_error",
+    "ridge_gap",
+    "theory",
+    "operator_crossing",
+    "operator_minimiser",
+    "network_holdout",
+    "network_turned",
+)
+RADII_COLUMNS = ("decay", "predicted", "measured")
+SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
 PREDICTION_COLUMNS = (
     *RATE_COLUMNS,
     "kind",
@@ -134,12 +157,13 @@ def _metrics(
 
 
 def _untuned(paths: list[str]) -> pd.DataFrame:
-    """Read the predictions without fine-tuning of many tasks as one table."""
+    """Read the predictions without fine-tuning of many tasks as one table; none have no rows."""
     import pandas as pd
 
-    columns = ("task", "kind", "method", "n", "seed", *ERROR_COLUMNS)
+    columns = ("task", "kind", "method", "n", "seed", *SCORE_COLUMNS)
     tables = [checked_table(path, columns)[0] for path in paths]
-    return numeric(pd.concat(tables, ignore_index=True), ERROR_COLUMNS, "--untuned")
+    found = pd.concat([pd.DataFrame(columns=list(columns)), *tables], ignore_index=True)
+    return numeric(found, SCORE_COLUMNS, "--untuned")
 
 
 def _summary(path: str) -> dict[str, Any]:
@@ -243,7 +267,7 @@ def simulation(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:simulation", args)
     errors, _ = checked_table(args.errors, ("n", "rule", "error", "error_stderr", "repeats"))
-    radii, _ = checked_table(args.radii, ("decay", "predicted", "measured"))
+    radii, _ = checked_table(args.radii, RADII_COLUMNS)
     write_figure(simulation_figure(errors, radii, args.colors), args, record)
 
 
@@ -338,13 +362,29 @@ def _optional(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(columns=list(columns)) if path is None else checked_table(path, columns)[0]
 
 
+def _optional_own(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
+    """Read one of this chapter's tables that a study may lack; it then has no rows."""
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(columns)) if path is None else own_table(path, columns)
+
+
 def verdicts(args: argparse.Namespace) -> None:
     """Write the verdicts: the paper's claims, each with its statistic on this study."""
+    from ntktune.figures.theory_verdicts import theory_rows
     from ntktune.figures.verdicts import verdict_table
 
     record = Record("ntktune.cli.figures:verdicts", args)
     summaries = [_summary(path) for path in args.summaries]
     metrics, _ = _metrics(args.metrics, (*SCORE_COLUMNS, *STEP_COLUMNS))
+    theory = theory_rows(
+        rules=_optional_own(args.table5, RULES_COLUMNS),
+        linear=_optional_own(args.table6, LINEAR_COLUMNS),
+        untuned=_untuned(args.untuned),
+        metrics=metrics,
+        radii=_optional(args.radii, RADII_COLUMNS),
+        slopes=_optional(args.slopes, SLOPE_COLUMNS),
+    )
     table = verdict_table(
         rates=own_table(args.table1, RATE_COLUMNS),
         exponents=_draw_exponents(summaries, args.fits),
@@ -353,6 +393,7 @@ def verdicts(args: argparse.Namespace) -> None:
         stopping=_stopping(args),
         cosine=_optional(args.cosine, COSINE_COLUMNS),
         merged=_optional(args.merged, MERGED_COLUMNS),
+        theory=theory,
         seed=args.seed,
         resamples=_samples(args),
     )
@@ -379,12 +420,20 @@ def _add_inputs(
         "--table1": "table 1 (table1.csv)",
         "--errors": "errors of the stopping rules (simulation.parquet)",
         "--radii": "critical radii of power laws (radii.parquet)",
+        "--slopes": "slopes over networks' widths (slopes.parquet)",
+        "--table5": "table 5 (table5.csv)",
+        "--table6": "table 6 (table6.csv)",
     }
     for flag in flags:
         if flag in lists and not one_task:
             parser.add_argument(flag, required=True, nargs="+", metavar="FILE", help=lists[flag])
         else:
             parser.add_argument(flag, required=required, metavar="FILE", help=single[flag])
+
+
+def _add_untuned(parser: argparse.ArgumentParser) -> None:
+    what = "predictions without fine-tuning (baselines.parquet), one file per task"
+    parser.add_argument("--untuned", nargs="+", default=[], metavar="FILE", help=what)
 
 
 def _add_table(parser: argparse.ArgumentParser, *, bootstrap: bool) -> None:
@@ -397,12 +446,14 @@ def _add_table(parser: argparse.ArgumentParser, *, bootstrap: bool) -> None:
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs of this chapter."""
+    from ntktune.cli import figures_theory
+
+    figures_theory.add_commands(verbs)
     for run in (fig2, fig10):
         parser = add_command(verbs, run.__name__, run)
         _add_inputs(parser, "--metrics")
         if run is fig2:
-            what = "predictions without fine-tuning (baselines.parquet), one file per task"
-            parser.add_argument("--untuned", nargs="+", metavar="FILE", help=what)
+            _add_untuned(parser)
         add_drawing(parser, tasks=True, color=True)
 
     parser = add_command(verbs, "fig3", fig3)
@@ -457,6 +508,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     parser = add_command(verbs, "verdicts", verdicts)
     _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics", "--stopping")
-    # a study need not merge tasks
-    _add_inputs(parser, "--cosine", "--merged", required=False)
+    # a study need not merge tasks, predict by kernels or watch a training
+    _add_inputs(parser, "--cosine", "--merged", "--radii", "--slopes", required=False)
+    _add_inputs(parser, "--table5", "--table6", required=False)
+    _add_untuned(parser)
     _add_table(parser, bootstrap=True)

@@ -117,8 +117,9 @@ def rules(args: argparse.Namespace) -> None:
                 precision=precision,
             )
             rows += [{"seed": seed, "n": size} | row for row in found]
+            every = [*problem.train, *problem.holdout]
             beside = equivalence_rows(
-                *(problem.gram, problem.start, problem.label, problem.train, problem.test),
+                *(problem.gram, problem.start, problem.label, every, problem.test),
                 step_size_factor=args.step_size_factor,
             )
             ridge += [{"seed": seed, "n": size} | row for row in beside]

@@ -7,15 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from ntktune.figures.stops import RULES
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, count, laid_out, styled
-
-# rule → what it is called, and the marker that tells it apart in a grey print
-RULES = {
-    "theory": ("theory (T̂)", "o"),
-    "holdout": ("hold-out", "s"),
-    "sure": ("SURE", "^"),
-    "oracle": ("oracle", "D"),
-}
 
 
 def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequence[str]) -> Figure:
@@ -28,7 +21,7 @@ def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequenc
     radii
         ``decay``, ``predicted``, ``measured``, ``smallest_n``, ``largest_n``.
     colors
-        One for each of :data:`RULES`, in that order.
+        One for each of :data:`ntktune.figures.stops.RULES`, in that order.
 
     Returns
     -------

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from ntktune.figures.agreement import kendall_tau, resampled_means, share_in_agreement
+from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, listed
 from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
 from ntktune.figures.merges import parts
 from ntktune.figures.needed import SHARE, gain_points, reached_sizes
 from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
 from ntktune.seeds import generator
 
-REPRODUCED, FAILED, UNTESTED = "reproduced", "not reproduced", "not tested"
 LEAST_R_SQUARED = 0.9
 LEAST_SHARE = 0.95
 MOST_COSINE = 0.1
@@ -30,31 +30,6 @@ PAPER_ORDERS = {
     "regression": {"semrel": "SemRel", "sts12": "STS-12", "stsb": "STS-B"},
     "classification": {"amazon": "Amazon", "mrpc": "MRPC", "rte": "RTE"},
 }
-
-
-def _row(
-    claim: str,
-    source: str,
-    statistic: str,
-    value: float,
-    threshold: str,
-    verdict: str,
-    detail: str,
-) -> dict[str, Any]:
-    return {
-        "claim": claim,
-        "source": f"SR26 {source}",
-        "statistic": statistic,
-        "value": value,
-        "threshold": threshold,
-        "verdict": verdict,
-        "detail": detail,
-    }
-
-
-def _listed(values: Mapping[str, float]) -> str:
-    """Return ``"a 0.97, b 1.2"``."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
 def _order_verdict(tau: float, share: float, samples: str) -> tuple[str, str]:
@@ -89,14 +64,14 @@ def power_law(r_squared: Mapping[str, float]) -> dict[str, Any]:
         Task → mean R² over draws of the fit of log λ_k on log k.
     """
     worst = min(r_squared.values())
-    return _row(
+    return claim_row(
         "The kernel's eigenvalues decay as a power of their rank",
         "eqs 29, 31-32; figures 4-9",
         "smallest mean R² of the log-log fit over the tasks",
         worst,
         f"≥ {LEAST_R_SQUARED} (ours)",
         REPRODUCED if worst >= LEAST_R_SQUARED else FAILED,
-        f"mean R² by task: {_listed(r_squared)}",
+        f"mean R² by task: {listed(r_squared)}",
     )
 
 
@@ -137,7 +112,7 @@ def _decay_order(
     if len(tasks) < LEAST_TASKS:
         detail = f"{kind} tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
         detail += " or more"
-        return _row(claim, "eq 30", statistic, np.nan, ORDER_RULE, UNTESTED, detail)
+        return claim_row(claim, "eq 30", statistic, np.nan, ORDER_RULE, UNTESTED, detail)
     decay = np.array([exponents[t].mean() for t in tasks])
     others = np.array([values[t] for t in tasks])
     tau = kendall_tau(decay, sign * others)
@@ -151,7 +126,7 @@ def _decay_order(
         f"{t} {a:.3g} and {b:.3g}" for t, a, b in zip(tasks, decay, others, strict=True)
     )
     detail = f"{remark}; decay exponent and {what} by task: {pairs}"
-    return _row(claim, "eq 30", statistic, tau, ORDER_RULE, verdict, detail)
+    return claim_row(claim, "eq 30", statistic, tau, ORDER_RULE, verdict, detail)
 
 
 def _of_kind(metrics: pd.DataFrame, kind: str) -> list[str]:
@@ -272,11 +247,11 @@ def paper_order(
     missing = [task for task in titles if task not in exponents]
     if missing:
         detail = f"not among the study's tasks: {', '.join(missing)}"
-        return _row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
     tasks = list(titles)
     means = {task: exponents[task].mean() for task in tasks}
     tau = kendall_tau(np.array(list(means.values())), -np.arange(len(tasks)))
-    detail = f"exponents: {_listed(means)}; the paper's order is GPT-Neo-1.3B's"
+    detail = f"exponents: {listed(means)}; the paper's order is GPT-Neo-1.3B's"
     if all(len(exponents[task]) > 1 for task in tasks):
         samples = _resampled(exponents, tasks, seed, resamples)
         share = float(np.mean((np.diff(samples, axis=1) < 0).all(axis=1)))
@@ -286,7 +261,7 @@ def paper_order(
     else:
         verdict = UNTESTED if tau == 1 else FAILED
         detail = f"the order's uncertainty is unknown: that needs two draws per task; {detail}"
-    return _row(claim, source, statistic, tau, rule, verdict, detail)
+    return claim_row(claim, source, statistic, tau, rule, verdict, detail)
 
 
 def error_falls(metrics: pd.DataFrame) -> dict[str, Any]:
@@ -298,17 +273,17 @@ def error_falls(metrics: pd.DataFrame) -> dict[str, Any]:
     statistic = "tasks whose mean test error is lower at the largest n than at the smallest"
     if not curves:
         detail = "one sample size only; a comparison needs two"
-        return _row(claim, source, statistic, np.nan, "all tasks", UNTESTED, detail)
+        return claim_row(claim, source, statistic, np.nan, "all tasks", UNTESTED, detail)
     ratios = {t: means.iloc[-1] / means.iloc[0] for t, means in curves.items()}
     fell = sum(means.iloc[-1] < means.iloc[0] for means in curves.values())
-    return _row(
+    return claim_row(
         claim,
         source,
         statistic,
         fell,
         f"all tasks ({len(curves)})",
         REPRODUCED if fell == len(curves) else FAILED,
-        f"mean error at the largest n over that at the smallest, by task: {_listed(ratios)}",
+        f"mean error at the largest n over that at the smallest, by task: {listed(ratios)}",
     )
 
 
@@ -326,7 +301,7 @@ def predicted_rate(rates: pd.DataFrame) -> dict[str, Any]:
     known = rates.dropna(subset=["predicted_rate", "measured_low", "measured_high"])
     if known.empty:
         detail = "no task has an interval; it needs two sizes and two seeds"
-        return _row(claim, "eq 30", statistic, np.nan, "all tasks", UNTESTED, detail)
+        return claim_row(claim, "eq 30", statistic, np.nan, "all tasks", UNTESTED, detail)
     inside = known["predicted_rate"].between(known["measured_low"], known["measured_high"])
     numbers = ", ".join(
         f"{r.task} {r.predicted_rate:.3g} and {r.measured_exponent:.3g} "
@@ -341,7 +316,7 @@ def predicted_rate(rates: pd.DataFrame) -> dict[str, Any]:
         )
     if len(known) < len(rates):
         detail += f"; tasks without an interval: {len(rates) - len(known)} of {len(rates)}"
-    return _row(
+    return claim_row(
         claim,
         "eq 30",
         statistic,
@@ -360,11 +335,13 @@ def nearly_orthogonal(cosine: pd.DataFrame) -> dict[str, Any]:
     every = cosine[cosine["task_a"] < cosine["task_b"]]
     pairs = every.dropna(subset="cosine")
     if pairs.empty:
-        return _row(claim, source, statistic, np.nan, rule, UNTESTED, "no pair of tasks that moved")
+        return claim_row(
+            claim, source, statistic, np.nan, rule, UNTESTED, "no pair of tasks that moved"
+        )
     sizes = pairs["cosine"].abs()
     worst = pairs.loc[sizes.idxmax()]
     unmoved = f"; {len(every) - len(pairs)} pairs with a model that fine-tuning did not move"
-    return _row(
+    return claim_row(
         claim,
         source,
         statistic,
@@ -391,7 +368,7 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     left_out = len(pairs) - len(usable)
     if usable.empty:
         detail = f"scores of pairs: {len(pairs)}, none with a single-task score above 0"
-        return _row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
     worst = usable.loc[usable["normalised"].idxmin()]
     untuned = (usable["pretrained"] / usable["single"]).mean()
     detail = (
@@ -401,7 +378,7 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     )
     if left_out:
         detail += f"; {left_out} left out: their single-task score is not above 0, or unknown"
-    return _row(
+    return claim_row(
         claim,
         source,
         statistic,
@@ -441,7 +418,7 @@ def stopping_order(
     tasks = list(theory)
     if len(tasks) < LEAST_TASKS:
         detail = f"tasks with both stops: {len(tasks)}; an order needs {LEAST_TASKS} or more"
-        return _row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
+        return claim_row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
     tau = kendall_tau(
         np.array([theory[t].mean() for t in tasks]), np.array([holdout[t].mean() for t in tasks])
     )
@@ -456,7 +433,7 @@ def stopping_order(
     numbers = ", ".join(f"{t} {theory[t].mean():.3g} and {holdout[t].mean():.3g}" for t in tasks)
     detail = f"{remark}; η and summed learning rate by task: {numbers}; τ of T̂_max and of the "
     detail += f"hold-out's best step {by_steps:.3g}"
-    return _row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
+    return claim_row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
 
 
 def verdict_table(
@@ -467,6 +444,7 @@ def verdict_table(
     stopping: pd.DataFrame,
     cosine: pd.DataFrame,
     merged: pd.DataFrame,
+    theory: Sequence[dict[str, Any]],
     seed: int,
     resamples: int,
 ) -> pd.DataFrame:
@@ -482,6 +460,8 @@ def verdict_table(
         Task → mean R² of those fits.
     metrics, stopping, cosine, merged
         The tables of the chapters finetune, theory and taskvectors.
+    theory
+        Verdicts on the theory (:func:`ntktune.figures.theory_verdicts.theory_rows`).
     seed
         The study's root seed.
     resamples
@@ -506,5 +486,6 @@ def verdict_table(
         nearly_orthogonal(cosine),
         merging_keeps(merged),
         stopping_order(stopping, metrics, seed, resamples),
+        *theory,
     ]
     return pd.DataFrame(rows)

@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike
 
 from ntktune.filters import ridge_filter
 from ntktune.theory.descent import kernel_descent
-from ntktune.theory.simulation import tried_times
-
-LATEST = 1e6  # steps along the path
+from ntktune.theory.simulation import LATEST, tried_times
 
 
 def equivalence_rows(

@@ -13,9 +13,7 @@ from ntktune.data.sampling import training_subset
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
 from ntktune.theory.shift import rated_noise, shift_estimate, standardised_labels
-from ntktune.theory.simulation import sure, tried_times
-
-LATEST = 1e7  # steps: by then a kernel of float32 precision has learnt what it can
+from ntktune.theory.simulation import LATEST, sure, tried_times
 
 
 def _errors(

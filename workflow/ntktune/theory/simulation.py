@@ -16,6 +16,7 @@ SIGMA = 1.0
 DECAYS = (1.2, 1.5, 2.0, 3.0, 4.0)
 RADIUS_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 RULES = ("theory", "holdout", "sure", "oracle")
+LATEST = 1e7  # steps: by then a kernel of float32 precision has learnt what it can
 EVERY = 64  # steps that are all tried; later ones on a grid of 40 to a decade
 
 

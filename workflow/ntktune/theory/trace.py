@@ -28,8 +28,8 @@ from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
 from ntktune.theory.drift import kernel_drift
 from ntktune.theory.operator import operator_stopping_times
-from ntktune.theory.shift import shift_estimate
-from ntktune.theory.simulation import tried_times
+from ntktune.theory.shift import rated_noise, shift_estimate
+from ntktune.theory.simulation import LATEST, tried_times
 from ntktune.theory.tangent import (
     LogitDifference,
     difference,
@@ -40,7 +40,6 @@ from ntktune.theory.tangent import (
 )
 
 RIDGE_TIMES = (1, 8, 64, 512, 4096)  # steps whose ridge 1/η_t is tried, beside the hold-out's own
-LATEST = 1e6  # steps of kernel descent among which the hold-out chooses
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class _Watcher:
             path = origin.descent.path_elsewhere(origin.cross(origin.test), [evaluation.step])
             kernel = origin.outputs[origin.test] + path[0]
         matrix = gram(
-            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype, check=False
+            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype
         ).kernel.numpy()
         before = origin.kernel[origin.train, origin.train]
         blind = np.isnan(kernel).any()
@@ -237,14 +236,19 @@ def _ridge_rows(origin: _Origin) -> list[dict[str, Any]]:
 
 
 def _stop(
-    origin: _Origin, watcher: _Watcher, training: Training, constant: float
+    origin: _Origin,
+    watcher: _Watcher,
+    training: Training,
+    rated: float | None,
+    constant: float,
 ) -> dict[str, Any]:
     """Return where the rules stop on the training rows, in steps of gradient descent."""
     step, eps = origin.descent.step_size, float(torch.finfo(origin.dtype).eps)
     shift = (origin.target - origin.outputs)[origin.train]
     estimate = shift_estimate(origin.kernel[origin.train, origin.train], shift, eps)
+    sigma = estimate.sigma if rated is None else rated
     latest = stopping_time(
-        origin.descent.values, sigma=estimate.sigma, radius=estimate.radius, step_size=step
+        origin.descent.values, sigma=sigma, radius=estimate.radius, step_size=step
     )
     along = {row["step"]: row["drift"] for row in watcher.rows if row["step"] > 0}
     times = sorted(along)
@@ -259,7 +263,8 @@ def _stop(
     return {
         "n_train": len(shift),
         "step_size": step,
-        "sigma": estimate.sigma,
+        "sigma": sigma,
+        "sigma_source": "residual" if rated is None else "ratings",
         "radius": estimate.radius,
         "theory": latest,
         "operator_crossing": operator.crossing,
@@ -313,8 +318,9 @@ def watched_seed(
     Returns
     -------
     Trace
-        Its ``stop`` has ``n_train``; ``step_size`` α; ``sigma`` and ``radius`` (GCV); and in
-        steps of α: ``theory`` T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op,
+        Its ``stop`` has ``n_train``; ``step_size`` α; ``sigma`` and ``sigma_source``
+        (``ratings`` or ``residual``), ``radius`` (both but ratings by GCV); and in steps of α:
+        ``theory`` T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op,
         ``drift_measured`` (whether the drift is known up to T̂_max), ``kernel_holdout`` (where
         the hold-out stops kernel descent), ``network_holdout`` (where it stops the network's
         gradient descent, of ``network_steps`` that were made).
@@ -379,4 +385,5 @@ def watched_seed(
     ]
     ridge = _ridge_rows(origin)
     report(1.0)
-    return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], constant))
+    rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
+    return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], rated, constant))

@@ -1,0 +1,283 @@
+"""The figures, tables and verdicts of the chapter theory, from made-up numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_study import (
+    TASKS,
+    baselines_of,
+    metrics_table,
+    ridge_of,
+    rules_of,
+    sensitivity_of,
+    simulation_of,
+    solutions_of,
+    stops_of,
+    traces_of,
+    widths_of,
+)
+
+from ntktune.errors import UserError
+from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED
+from ntktune.figures.descent import descent_figure
+from ntktune.figures.linearisation import linearisation_figure
+from ntktune.figures.stops import RULES
+from ntktune.figures.table5 import rules_table
+from ntktune.figures.table6 import linear_table
+from ntktune.figures.table7 import sensitivity_table
+from ntktune.figures.theory_verdicts import kernel_is_as_good, theory_rows, width_slopes
+from ntktune.figures.width import width_figure
+
+FOUR = ["#000000", "#009E73", "#CC79A7", "#0072B2"]
+TWO, THREE = FOUR[:2], FOUR[:3]
+
+
+def of_tasks(made, tasks=("stsb", "rte")):
+    return pd.concat([made(t).assign(task=t, kind=TASKS[t][1]) for t in tasks], ignore_index=True)
+
+
+@pytest.fixture
+def rules():
+    return rules_table(of_tasks(rules_of), of_tasks(ridge_of))
+
+
+@pytest.fixture
+def linear():
+    return linear_table(of_tasks(traces_of), of_tasks(solutions_of), of_tasks(stops_of))
+
+
+def test_the_descent_figure_shows_paths_and_stops():
+    rules, paths = of_tasks(rules_of), of_tasks(ridge_of)
+    figure = descent_figure(rules, paths, ["rte", "stsb"], FOUR, {"rte": "RTE"})
+    assert [axes.get_title() for axes in figure.axes] == ["stsb, n = 64", "RTE, n = 64"]
+    for axes in figure.axes:
+        solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+        dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert len(solid) == len(dashed) == 3  # seeds
+        np.testing.assert_allclose(solid[0].get_ydata(), [0.5, 0.4, 0.5, 0.6])
+        np.testing.assert_allclose(dashed[0].get_ydata(), [0.608, 0.508, 0.408, 0.508])
+        stops = [line for line in axes.lines if line.get_marker() not in ("None", None)]
+        for line, (rule, (_, marker)), color in zip(stops, RULES.items(), FOUR, strict=True):
+            own = rules[(rules["rule"] == rule) & (rules["n"] == 64)].iloc[:3]
+            assert (line.get_marker(), line.get_color()) == (marker, color)
+            # η = 0 stands at the left edge of the path
+            np.testing.assert_allclose(line.get_xdata(), own["eta"].clip(lower=0.01))
+            np.testing.assert_allclose(line.get_ydata(), own["test_error"])
+        low, high = axes.get_ylim()
+        assert low < 0.4 < 1.2 < high
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+
+
+def test_the_linearisation_figure_has_a_line_per_task_method_and_seed():
+    trace = of_tasks(traces_of)
+    figure = linearisation_figure(trace, ["stsb", "rte"], TWO, {"rte": "RTE"})
+    gap, drift = figure.axes
+    assert len(gap.lines) == len(drift.lines) == 2 * 2 * 2
+    first = gap.lines[0]
+    np.testing.assert_allclose(first.get_xydata(), [[x, 20 * x] for x in (1e-3, 2e-3, 4e-3)])
+    np.testing.assert_allclose(drift.lines[1].get_ydata(), [0.04, 0.07, 0.13])
+    assert first.get_color() == TWO[0]
+    assert gap.lines[2].get_color() == TWO[1]
+    assert gap.lines[2].get_markerfacecolor() == "white"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [
+        *("stsb, AdamW", "stsb, gradient descent", "RTE, AdamW", "RTE, gradient descent"),
+    ]
+
+
+def test_the_width_figure_states_its_slopes():
+    figure = width_figure(*widths_of(), THREE)
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == [
+            "−0.50 [−0.60, −0.40]",
+            "−1.00 [−1.10, −0.90]",
+            "0.00 [−0.10, 0.10]",
+        ]
+        means = [line for line in axes.lines if line.get_linestyle() == "-"]
+        n = np.array([16.0, 64.0, 256.0])
+        for line, slope, color in zip(means, (-0.5, -1, 0), THREE, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), np.sqrt(1.2) * n**slope)
+            assert line.get_color() == color
+        dotted = next(line for line in axes.lines if line.get_linestyle() == ":")
+        np.testing.assert_allclose(dotted.get_ydata(), 1.2 * np.array([1, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (
+            lambda: descent_figure(of_tasks(rules_of), of_tasks(ridge_of), ["mrpc"], FOUR),
+            "the stopping rules of task 'mrpc' are not there",
+        ),
+        (
+            lambda: linearisation_figure(of_tasks(traces_of), ["mrpc"], TWO),
+            "the fine-tuning of task 'mrpc' was not watched",
+        ),
+        (lambda: width_figure(*widths_of(), ["rot", *TWO]), "'rot' is no colour"),
+    ],
+)
+def test_what_cannot_be_drawn(draw, message):
+    with pytest.raises(UserError, match=message):
+        draw()
+
+
+def test_table5(rules):
+    assert rules[["task", "n"]].to_numpy().tolist() == [
+        *(["stsb", 32], ["stsb", 64], ["rte", 32], ["rte", 64]),
+    ]
+    row = rules.iloc[1]
+    assert row["seeds"] == 3
+    assert row["theory_error"] == pytest.approx(0.44)
+    assert row["holdout_error"] == pytest.approx(0.52)
+    assert row["holdout_steps"] == 11  # 10 plus the seed
+    assert row["holdout_eta"] == pytest.approx(0.11)
+    assert row["ridge_lowest"] == pytest.approx(0.408)
+    assert row["ridge_distance"] == pytest.approx(0.2)  # where descent is best, η = 0.1
+
+
+def test_table6(linear):
+    row = linear.iloc[0]
+    expected = {
+        "seeds": 2,
+        "adamw_distance": 2e-3,
+        "adamw_linear_gap": 0.04,
+        "adamw_drift": 0.065,
+        "descent_distance": 2e-4,
+        "descent_drift": 0.011,
+        "gain_recovered": 0.8,
+        "ridge_gap": 0.064,
+        "ridge_error": 0.55,
+        "theory": 40,
+        "network_holdout": 55,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert row["drift_measured"]
+    assert row["network_turned"]
+
+
+def test_a_training_without_gain_and_one_that_did_not_turn():
+    trace, stops = of_tasks(traces_of), of_tasks(stops_of)
+    trace["error"] = 1.1
+    stops.loc[stops["task"] == "rte", "network_holdout"] = 100
+    table = linear_table(trace, of_tasks(solutions_of), stops)
+    assert table["gain_recovered"].isna().all()
+    assert table["network_turned"].tolist() == [True, False]
+
+
+def test_table7():
+    table = sensitivity_table(of_tasks(sensitivity_of))
+    assert len(table) == 2 * 2
+    row = table.iloc[0]
+    assert (row["sigma"], row["radius"], row["draws"]) == (0.3, 1.0, 3)
+    assert [row[name] for name in ("half_sigma", "stopping_time", "twice_sigma")] == [201, 101, 51]
+    assert [row[name] for name in ("half_radius", "twice_radius")] == [51, 201]
+
+
+def verdicts(rules, linear, radii=None, slopes=None):
+    tasks = ("stsb", "rte")
+    metrics = pd.concat([metrics_table(t, n) for t in tasks for n in (32, 64)])
+    found = theory_rows(
+        rules,
+        linear,
+        of_tasks(baselines_of),
+        metrics,
+        simulation_of()[1] if radii is None else radii,
+        widths_of()[1] if slopes is None else slopes,
+    )
+    return {row["claim"]: row for row in found}
+
+
+CLAIMS = {
+    "critical radius": "For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
+    "hindsight": "In the kernel model the theory's stopping time is nearly as good as hindsight",
+    "own stop": "The theory's stopping time is that of the network's own gradient descent",
+    "ridge": "Early-stopped gradient descent predicts as kernel ridge regression does",
+    "network": "The network at the ridge solution's weights predicts as ridge does",
+    "linear": "Fine-tuning stays near the network linearised at its pretrained weights",
+    "drift": "The kernel hardly changes while the network is fine-tuned",
+    "gain": "The linearised network recovers more than half of fine-tuning's gain",
+    "kernel": "Regression with the kernel comes within 10 % of fine-tuning",
+}
+
+
+def test_verdicts_that_hold(rules, linear):
+    found = verdicts(rules, linear)
+    values = {name: found[claim]["value"] for name, claim in CLAIMS.items()}
+    assert values == pytest.approx(
+        {
+            "critical radius": 0.01,
+            "hindsight": 1.1,
+            "own stop": 55 / 40,
+            "ridge": 0.02,
+            "network": 0.064,
+            "linear": 0.04,
+            "drift": 0.065,
+            "gain": 0.8,
+            "kernel": 0.95,
+        }
+    )
+    assert {found[claim]["verdict"] for claim in CLAIMS.values()} == {REPRODUCED}
+    assert "mean ratio of the hold-out 1.3, of SURE 1.05" in found[CLAIMS["hindsight"]]["detail"]
+    assert "stsb 40, 30 and 20, 55" in found[CLAIMS["own stop"]]["detail"]
+    assert all(row["source"].startswith("SR26 ") for row in found.values())
+
+
+@pytest.mark.parametrize(
+    ("claim", "table", "column", "value"),
+    [
+        ("hindsight", "rules", "theory_error", 0.51),
+        ("ridge", "rules", "ridge_lowest", 0.43),
+        ("own stop", "linear", "theory", 300),
+        ("network", "linear", "ridge_gap", 0.2),
+        ("linear", "linear", "adamw_linear_gap", 0.2),
+        ("drift", "linear", "adamw_drift", 0.2),
+        ("gain", "linear", "gain_recovered", 0.5),
+    ],
+)
+def test_one_task_is_enough_to_fail(rules, linear, claim, table, column, value):
+    changed = {"rules": rules, "linear": linear}
+    changed[table].loc[changed[table].index[-1], column] = value
+    row = verdicts(**changed)[CLAIMS[claim]]
+    assert row["verdict"] == FAILED
+    assert "rte" in row["detail"]
+
+
+def test_what_was_not_measured_is_not_tested(rules, linear):
+    none = verdicts(rules[:0], linear[:0], simulation_of()[1][:0], widths_of()[1][:0])
+    del none[CLAIMS["kernel"]]
+    assert {row["verdict"] for row in none.values()} == {UNTESTED}
+    assert all(len(row["detail"]) > 10 for row in none.values())
+    linear.loc[0, ["gain_recovered", "adamw_linear_gap"]] = np.nan
+    some = verdicts(rules, linear)
+    for claim in ("gain", "linear"):
+        assert "not known: stsb" in some[CLAIMS[claim]]["detail"]
+        assert some[CLAIMS[claim]]["verdict"] == REPRODUCED
+
+
+def test_a_network_that_never_turned_gives_no_verdict(rules, linear):
+    linear["network_turned"] = False
+    row = verdicts(rules, linear)[CLAIMS["own stop"]]
+    assert row["verdict"] == UNTESTED
+    assert "stsb 40, 30 and 20, ≥ 55" in row["detail"]
+
+
+def test_kernel_regression_that_is_worse():
+    metrics = pd.concat([metrics_table("stsb", n) for n in (32, 64)])
+    worse = of_tasks(baselines_of, ["stsb"])
+    worse["pearson"] *= 0.9
+    row = kernel_is_as_good(worse, metrics)
+    assert row["verdict"] == FAILED
+    assert row["value"] == pytest.approx(0.95 * 0.9)
+    assert kernel_is_as_good(worse[:0], metrics)["verdict"] == UNTESTED
+
+
+def test_slopes_of_both_starts_count():
+    # one of the two starts, the fresh head, does not fall
+    assert {row["verdict"] for row in width_slopes(widths_of()[1])} == {FAILED}
+    slopes = widths_of()[1]
+    slopes.loc[slopes["phase"] == "fresh head", ["slope", "low", "high"]] = (-0.45, -0.55, -0.35)
+    found = width_slopes(slopes)
+    assert [row["verdict"] for row in found] == [REPRODUCED] * 3
+    assert [row["value"] for row in found] == [-0.45] * 3

@@ -1,0 +1,190 @@
+"""The commands of the chapter figures that draw the theory's tables."""
+
+from __future__ import annotations
+
+import argparse
+
+from ntktune.artifacts import Record, write_csv
+from ntktune.cli import add_command
+from ntktune.cli.figure_files import (
+    add_drawing,
+    checked_table,
+    input_digests,
+    numeric,
+    tables_of_tasks,
+    task_titles,
+    write_figure,
+)
+
+RULE_COLUMNS = (
+    "seed",
+    "n",
+    "rule",
+    "time",
+    "eta",
+    "test_error",
+    "start_error",
+    "sigma_source",
+)
+PATH_COLUMNS = ("seed", "n", "eta", "distance_test", "error_descent", "error_ridge")
+TRACE_COLUMNS = (
+    "n",
+    "seed",
+    "method",
+    "step",
+    "best",
+    "distance",
+    "linear_gap",
+    "error",
+    "error_linear",
+    "start_error",
+    "drift",
+    "drift_frobenius",
+    "alignment",
+    "exponent",
+)
+SOLUTION_COLUMNS = ("seed", "holdout", "gap", "error_network", "error_ridge")
+STOP_COLUMNS = (
+    "seed",
+    "step_size",
+    "theory",
+    "operator_crossing",
+    "operator_minimiser",
+    "drift_measured",
+    "kernel_holdout",
+    "network_holdout",
+    "network_steps",
+)
+SENSITIVITY_COLUMNS = (
+    "draw",
+    "sigma_source",
+    "radius_source",
+    "sigma_factor",
+    "radius_factor",
+    "sigma",
+    "radius",
+    "stopping_time",
+    "eta",
+)
+NETWORK_COLUMNS = ("width", "seed", "phase", "drift", "linear_gap", "distance")
+SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
+
+
+def descent(args: argparse.Namespace) -> None:
+    """Draw the test error along kernel descent and ridge, with the four stops, a panel per task."""
+    from ntktune.figures.descent import descent_figure
+
+    record = Record("ntktune.cli.figures_theory:descent", args)
+    rules, facts = tables_of_tasks(args.rules, RULE_COLUMNS, "--rules")
+    paths, _ = tables_of_tasks(args.paths, PATH_COLUMNS, "--paths")
+    figure = descent_figure(rules, paths, args.tasks, args.colors, task_titles(facts))
+    write_figure(figure, args, record)
+
+
+def linearisation(args: argparse.Namespace) -> None:
+    """Draw linearisation error and drift along fine-tuning, against the distance gone."""
+    from ntktune.figures.linearisation import linearisation_figure
+
+    record = Record("ntktune.cli.figures_theory:linearisation", args)
+    trace, facts = tables_of_tasks(args.traces, TRACE_COLUMNS, "--traces")
+    figure = linearisation_figure(trace, args.tasks, args.colors, task_titles(facts))
+    write_figure(figure, args, record)
+
+
+def width(args: argparse.Namespace) -> None:
+    """Draw drift, linearisation error and distance against the width of networks."""
+    from ntktune.figures.width import width_figure
+
+    record = Record("ntktune.cli.figures_theory:width", args)
+    networks, _ = checked_table(args.networks, NETWORK_COLUMNS)
+    slopes, _ = checked_table(args.slopes, SLOPE_COLUMNS)
+    write_figure(width_figure(networks, slopes, args.colors), args, record)
+
+
+def table5(args: argparse.Namespace) -> None:
+    """Write table 5: four stopping rules in the kernel model, and ridge beside early stopping."""
+    from ntktune.figures.table5 import rules_table
+
+    record = Record("ntktune.cli.figures_theory:table5", args)
+    rules, _ = tables_of_tasks(args.rules, RULE_COLUMNS, "--rules")
+    paths, _ = tables_of_tasks(args.paths, PATH_COLUMNS, "--paths")
+    provenance = record.provenance(inputs=input_digests(args))
+    write_csv(args.out, rules_table(rules, paths), provenance)
+
+
+def table6(args: argparse.Namespace) -> None:
+    """Write table 6: the linear picture along real fine-tuning."""
+    from ntktune.figures.table6 import linear_table
+
+    record = Record("ntktune.cli.figures_theory:table6", args)
+    trace, _ = tables_of_tasks(args.traces, TRACE_COLUMNS, "--traces")
+    ridge, _ = tables_of_tasks(args.solutions, SOLUTION_COLUMNS, "--solutions")
+    stops, _ = tables_of_tasks(args.stops, STOP_COLUMNS, "--stops")
+    provenance = record.provenance(inputs=input_digests(args))
+    write_csv(args.out, linear_table(trace, ridge, stops), provenance)
+
+
+def table7(args: argparse.Namespace) -> None:
+    """Write table 7: what the stopping time owes to the estimates of noise and radius."""
+    from ntktune.figures.table7 import sensitivity_table
+
+    record = Record("ntktune.cli.figures_theory:table7", args)
+    found, _ = tables_of_tasks(args.sensitivity, SENSITIVITY_COLUMNS, "--sensitivity")
+    numbers = [name for name in SENSITIVITY_COLUMNS if not name.endswith("_source")]
+    found = numeric(found, numbers, "--sensitivity")
+    provenance = record.provenance(inputs=input_digests(args))
+    write_csv(args.out, sensitivity_table(found), provenance)
+
+
+def _add_lists(parser: argparse.ArgumentParser, **options: str) -> None:
+    """Add options that take one file per task."""
+    for name, what in options.items():
+        parser.add_argument(
+            f"--{name}", required=True, nargs="+", metavar="FILE", help=f"{what}, one file per task"
+        )
+
+
+def _add_colors(parser: argparse.ArgumentParser, what: str, *defaults: str) -> None:
+    parser.add_argument(
+        "--colors", nargs=len(defaults), default=list(defaults), metavar="HEX", help=what
+    )
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add these verbs to the chapter."""
+    rules, paths = "stops of four rules (rules.parquet)", "descent beside ridge (ridge.parquet)"
+    traces = "evaluations of watched trainings (trace.parquet)"
+
+    parser = add_command(verbs, "descent", descent)
+    _add_lists(parser, rules=rules, paths=paths)
+    add_drawing(parser, tasks=True, color=False)
+    what = "colours of the rules theory, hold-out, SURE and oracle"
+    _add_colors(parser, what, "#0072B2", "#D55E00", "#009E73", "#444444")
+
+    parser = add_command(verbs, "linearisation", linearisation)
+    _add_lists(parser, traces=traces)
+    add_drawing(parser, tasks=True, color=False)
+    _add_colors(parser, "colours of AdamW and gradient descent", "#0072B2", "#D55E00")
+
+    parser = add_command(verbs, "width", width)
+    parser.add_argument("--networks", required=True, metavar="FILE", help="width.parquet")
+    parser.add_argument("--slopes", required=True, metavar="FILE", help="slopes.parquet")
+    add_drawing(parser, tasks=False, color=False)
+    what = "colours of pretraining, and of fine-tuning with all weights or a fresh head"
+    _add_colors(parser, what, "#444444", "#0072B2", "#D55E00")
+
+    for run, lists in (
+        (table5, {"rules": rules, "paths": paths}),
+        (
+            table6,
+            {
+                "traces": traces,
+                "solutions": "networks at ridge solutions (trace_ridge.parquet)",
+                "stops": "stops on one clock (stops.parquet)",
+            },
+        ),
+        (table7, {"sensitivity": "stopping times by estimate (sensitivity.parquet)"}),
+    ):
+        parser = add_command(verbs, run.__name__, run)
+        _add_lists(parser, **lists)
+        parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")

@@ -1,0 +1,79 @@
+"""How linear fine-tuning is, and how far its kernel moves, against the distance from the start."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ntktune.errors import UserError
+from ntktune.figures.style import WIDTH, checked_color, laid_out, styled
+
+# method → what it is called, and whether its markers are filled
+METHODS = {"adamw": ("AdamW", True), "gradient-descent": ("gradient descent", False)}
+MARKERS = "osD^vP"
+PANELS = {
+    "linear_gap": "‖f − f_lin‖ / ‖f − f_P‖\non test rows",
+    "drift": "‖K_t − K_0‖ / ‖K_0‖\n(operator norm)",
+}
+
+
+def linearisation_figure(
+    trace: pd.DataFrame,
+    tasks: Sequence[str],
+    colors: Sequence[str],
+    titles: Mapping[str, str] | None = None,
+) -> Figure:
+    """Return the figure of linearisation error and drift along fine-tuning.
+
+    Parameters
+    ----------
+    trace
+        Evaluations that were looked at: ``task``, ``method``, ``seed``, ``step``, ``best``,
+        ``distance``, ``linear_gap``, ``drift``.
+    tasks
+        The tasks to draw, in order.
+    colors
+        Colours of AdamW and of gradient descent.
+    titles
+        Task → its name in the legend; a task without one has its own.
+
+    Returns
+    -------
+    Figure
+        Left: the relative error of the linearised network on test rows (SR26 Lemma 1). Right:
+        the change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖;
+        a line per task and seed, AdamW's markers filled, gradient descent's open.
+
+    Raises
+    ------
+    UserError
+        A task that was not watched, or no colour.
+    """
+    titles = titles or {}
+    of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))
+    missing = [task for task in tasks if task not in set(trace["task"])]
+    if missing:
+        raise UserError(f"the fine-tuning of task {missing[0]!r} was not watched; watch it")
+    moving = trace[~trace["best"].astype(bool) & (trace["distance"] > 0)].sort_values("step")
+    with styled():
+        figure = Figure(figsize=(WIDTH, 3.1))
+        entries = {}
+        for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+            for place, task in enumerate(tasks):
+                for method, (name, filled) in METHODS.items():
+                    own = moving[(moving["task"] == task) & (moving["method"] == method)]
+                    for _, line in own.groupby("seed"):
+                        (entries[f"{titles.get(task, task)}, {name}"],) = axes.plot(
+                            line["distance"],
+                            line[column],
+                            color=of_method[method],
+                            marker=MARKERS[place % len(MARKERS)],
+                            markerfacecolor=of_method[method] if filled else "white",
+                            linewidth=1.0,
+                        )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel("‖θ − θ_P‖ / ‖θ_P‖")
+            axes.set_ylabel(label)
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=2)
+        return laid_out(figure)

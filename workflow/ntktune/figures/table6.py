@@ -1,0 +1,89 @@
+"""Table 6: the linear picture along real fine-tuning."""
+
+import numpy as np
+import pandas as pd
+
+ALONG = ("distance", "linear_gap", "drift", "drift_frobenius", "alignment", "exponent")
+STOPS = (
+    "step_size",
+    "theory",
+    "operator_crossing",
+    "operator_minimiser",
+    "kernel_holdout",
+    "network_holdout",
+    "network_steps",
+)
+
+
+def _share(gain: float, of: float) -> float:
+    """Return a share of a gain; NaN where there was none."""
+    return gain / of if of > 0 else np.nan
+
+
+def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 6: one row per watched task, means over its seeds.
+
+    Parameters
+    ----------
+    trace
+        Evaluations: ``task``, ``kind``, ``n``, ``seed``, ``method``, ``best``, ``distance``,
+        ``linear_gap``, ``kernel_gap``, ``error``, ``error_linear``, ``start_error``, ``drift``,
+        ``drift_frobenius``, ``alignment``, ``exponent``.
+    ridge
+        Networks at ridge solutions: ``task``, ``seed``, ``holdout``, ``gap``,
+        ``error_network``, ``error_ridge``.
+    stops
+        ``task``, ``seed``, ``step_size``, ``theory``, ``operator_crossing``,
+        ``operator_minimiser``, ``drift_measured``, ``kernel_holdout``, ``network_holdout``,
+        ``network_steps``.
+
+    Returns
+    -------
+    DataFrame
+        ``task``, ``kind``, ``n``, ``seeds``. At the hold-out's choice, for ``adamw_`` and
+        ``descent_`` (gradient descent): ``distance`` ‖θ − θ_P‖/‖θ_P‖, ``linear_gap``
+        ‖f − f_lin‖/‖f − f_P‖, ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖,
+        ``alignment``, and the decay ``exponent`` of K_t; NaN for a gap of a network that
+        did not move. ``start_error``, ``tuned_error`` (AdamW), ``linear_error`` (f_lin at
+        AdamW's weights), ``ridge_error`` (kernel ridge at the hold-out's λ),
+        ``ridge_network_error`` and ``ridge_gap`` (the network at θ_P + Δ̂): squared errors of
+        standardised scores, or error rates. ``gain_recovered``, the linearised network's share
+        of AdamW's gain, where there is one. In steps of gradient descent with ``step_size``:
+        ``theory``, ``operator_crossing``, ``operator_minimiser``, ``kernel_holdout``,
+        ``network_holdout`` and ``network_steps``; ``drift_measured`` and ``network_turned``
+        (whether its hold-out loss was lowest before the last step), in all seeds.
+    """
+    rows = []
+    for task, own in trace.groupby("task", sort=False):
+        best = own[own["best"].astype(bool)]
+        adamw = best[best["method"] == "adamw"]
+        solution = ridge[(ridge["task"] == task) & ridge["holdout"].astype(bool)]
+        stop = stops[stops["task"] == task]
+        row = {
+            "task": task,
+            "kind": own["kind"].iloc[0],
+            "n": own["n"].iloc[0],
+            "seeds": own["seed"].nunique(),
+        }
+        for method, name in (("adamw", "adamw"), ("gradient-descent", "descent")):
+            some = best[best["method"] == method]
+            for column in ALONG:
+                row[f"{name}_{column}"] = some[column].mean()
+        start, tuned, linear = (
+            adamw[column].mean() for column in ("start_error", "error", "error_linear")
+        )
+        row |= {
+            "start_error": start,
+            "tuned_error": tuned,
+            "linear_error": linear,
+            "gain_recovered": _share(start - linear, start - tuned),
+            "ridge_error": solution["error_ridge"].mean(),
+            "ridge_network_error": solution["error_network"].mean(),
+            "ridge_gap": solution["gap"].mean(),
+        }
+        for column in STOPS:
+            row[column] = stop[column].mean()
+        row["drift_measured"] = bool(stop["drift_measured"].all())
+        row["network_turned"] = bool((stop["network_holdout"] < stop["network_steps"]).all())
+        rows.append(row)
+    return pd.DataFrame(rows)

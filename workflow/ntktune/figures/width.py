@@ -1,0 +1,86 @@
+"""How the linear picture improves with the width of a network."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+
+from ntktune.figures.panels import draw_legend
+from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
+
+PANELS = {
+    "drift": "‖K_T − K_0‖ / ‖K_0‖",
+    "linear_gap": "root mean square of f − f_lin",
+    "distance": "‖θ_T − θ_0‖ / √N",
+}
+# phase → what it is called
+PHASES = {
+    "pretraining": "training from a random start",
+    "all pretrained": "fine-tuning, all weights pretrained",
+    "fresh head": "fine-tuning, fresh head",
+}
+
+
+def width_figure(networks: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
+    """Return the figure of drift, linearisation error and distance against width.
+
+    Parameters
+    ----------
+    networks
+        ``width``, ``seed``, ``phase``, ``drift``, ``linear_gap``, ``distance``.
+    slopes
+        ``phase``, ``quantity``, ``slope``, ``low``, ``high``, ``predicted``.
+    colors
+        One for each of :data:`PHASES`, in that order.
+
+    Returns
+    -------
+    Figure
+        A panel per quantity: a dot per network, a line through the geometric means over seeds,
+        and dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels.
+
+    Raises
+    ------
+    UserError
+        Something is no colour.
+    """
+    of_phase = dict(zip(PHASES, map(checked_color, colors), strict=True))
+    widths = sorted(networks["width"].unique())
+    with styled():
+        figure = Figure(figsize=(WIDTH, 2.9))
+        handles = {}
+        for axes, (column, label) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
+            for place, (phase, name) in enumerate(PHASES.items()):
+                own = networks[networks["phase"] == phase]
+                axes.plot(own["width"], own[column], ".", color=of_phase[phase], alpha=0.5)
+                means = np.log(own.set_index("width")[column]).groupby("width").mean()
+                (handles[name],) = axes.plot(means.index, np.exp(means), color=of_phase[phase])
+                fit = slopes[(slopes["phase"] == phase) & (slopes["quantity"] == column)].iloc[0]
+                axes.annotate(
+                    "{slope:.2f} [{low:.2f}, {high:.2f}]".format(**fit).replace("-", "−"),
+                    (0.97, 0.97 - 0.08 * place),
+                    xycoords="axes fraction",
+                    ha="right",
+                    va="top",
+                    color=of_phase[phase],
+                )
+            top = networks.loc[networks["width"] == widths[0], column].max()
+            bound = top * np.sqrt(widths[0] / np.array(widths, dtype=float))
+            (handles["N^(−1/2), the theory's bound"],) = axes.plot(
+                widths, bound, color=REFERENCE, linestyle=":", linewidth=1.2
+            )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            low, _ = axes.get_ylim()
+            axes.set_ylim(low, top * (top / low) ** 0.35)  # room for the slopes
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_locator(FixedLocator(widths))
+            axes.xaxis.set_major_formatter(FixedFormatter([str(n) for n in widths]))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.tick_params(axis="x", rotation=45)
+            axes.set_xlabel("width N")
+            axes.set_title(label)
+        draw_legend(figure, handles)
+        return laid_out(figure)
