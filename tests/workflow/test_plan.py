@@ -48,7 +48,7 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
         ("kernels", {"kernel", "spectrum"}),
         ("grid", {"subsets", "finetune"}),
         ("taskvectors", {"tuned_weights", "task_vector_cosines", "merged_models"}),
-        ("theory", {"kernel", "stopping"}),
+        ("theory", {"kernel", "stopping", "stopping_rules", "trace", "width", "simulation"}),
         ("fetch", {"fetch_package", "fetch_model", "fetch_task"}),
         ("report", {"verdicts", "fig2", "fig10", "decay_figure"}),
     ],
@@ -63,6 +63,8 @@ def test_named_targets_plan_their_part(checkout, target, rules):
         ("finetune: {lerning_rate: 1}", "unknown key 'finetune.lerning_rate'; did you mean"),
         ("tasks: [amazon-intensty]", "there is no task 'amazon-intensty' in config/tasks; did"),
         ("finetune: {sizes: [100000]}", "finetune.sizes asks for 100000 rows, but the training"),
+        ("theory: {tasks: [rte]}", "theory.tasks has 'rte', which is none of the study's tasks"),
+        ("theory: {seeds: 9}", "theory.seeds is 9, but finetune.seeds 3; choose at most as many"),
         ("finetune: {learning_rate: -1}", "finetune.learning_rate is -1: must be greater than 0"),
         (
             "{task_folders: [mine], tasks: [a], taskvectors: {tasks: []}}",
@@ -95,6 +97,15 @@ def test_trainings_without_stopping_must_be_asked_for(checkout):
 
 
 def test_a_figure_that_the_study_has_not_is_told(checkout):
+    (checkout.folder / "mine.yaml").write_text("theory: {tasks: []}\nkernel: {learning_seeds: 0}")
+    jobs = checkout.planned("--configfile", "mine.yaml")
+    assert not {"trace", "table6", "stopping_rules", "table5", "descent"} & set(jobs)
+    for target in ("linearisation", "descent"):
+        done = checkout.snakemake(target, "--dry-run", "--configfile", "mine.yaml")
+        output = done.stdout + done.stderr
+        assert done.returncode == 1
+        assert "theory.tasks is empty, or no kernel predicts a sample" in output
+        assert "Traceback (most recent call last)" not in output
     done = checkout.snakemake("fig7", "--dry-run", "--configfile", "config/smoke.yaml")
     output = done.stdout + done.stderr
     assert done.returncode == 1

@@ -61,7 +61,11 @@ def test_every_key_has_a_description_and_every_optional_key_a_default(name):
 def test_the_defaults_are_the_study_quickstart(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     shipped = load_yaml(REPOSITORY / "config/config.yaml")
-    chosen = {"taskvectors": {"tasks": shipped["taskvectors"]["tasks"]}}
+    chosen = {
+        "taskvectors": {"tasks": shipped["taskvectors"]["tasks"]},
+        "theory": shipped["theory"],
+    }
+    assert set(shipped["theory"]) == {"tasks", "size"}  # by default all tasks, the smallest size
     defaults = resolved_study(chosen)
     for key in ("licence", "architecture"):
         defaults["model"][key] = shipped["model"][key]  # a default would be a guess

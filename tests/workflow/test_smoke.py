@@ -13,12 +13,13 @@ CONFIG = ("--configfile", "config/smoke.yaml")
 
 def test_it_makes_every_figure_and_table(smoke):
     figures = smoke.folder / "results/smoke/figures"
-    for name in (*("fig2", "fig3", "fig4", "fig5", "fig10"), "prediction", "epochs", "simulation"):
+    names = ["fig2", "fig3", "fig4", "fig5", "fig10", "prediction", "epochs", "simulation"]
+    for name in (*names, "descent", "linearisation", "width"):
         for ending, start in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
             content = (figures / f"{name}.{ending}").read_bytes()
             assert content.startswith(start)
             assert len(content) > 2000
-    for name in ("table1", "table2", "table3", "table4", "verdicts"):
+    for name in (*(f"table{i}" for i in range(1, 8)), "verdicts"):
         assert len(pd.read_csv(figures / f"{name}.csv")) >= 1
         assert json.loads((figures / f"{name}.json").read_text())["provenance"]["code"]
 
