@@ -29,6 +29,12 @@ def test_a_change_of_one_direction():
     assert found["alignment"] == pytest.approx(23.25 / np.sqrt(21.25 * 26.25))
 
 
+def test_two_texts_have_a_drift_and_no_decay():
+    found = kernel_drift(np.diag([2.0, 1.0]), np.diag([2.0, 2.0]))
+    assert found["drift"] == pytest.approx(0.5)
+    assert np.isnan(found["exponent"])
+
+
 def test_kernels_that_do_not_fit(kernel):
     with pytest.raises(UserError, match="is no Gram matrix"):
         kernel_drift(kernel, kernel + np.triu(np.ones((20, 20)), 1))

@@ -171,6 +171,21 @@ def read_cell(args: argparse.Namespace) -> Cell:
     return Cell(settings, examples, subsets, device, record)
 
 
+def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
+    """Load a cell's model where it computes; each seed draws its own head."""
+    from ntktune.device import torch_dtype
+    from ntktune.finetune.repeats import OUTPUTS
+    from ntktune.models import text_model
+
+    return text_model(
+        args.model,
+        outputs=OUTPUTS[cell.examples.kind],
+        head_seed=0,
+        blocks=args.blocks,
+        dtype=torch_dtype("float32" if cell.settings.autocast else args.dtype),
+    ).to(cell.device)
+
+
 def repeats(
     args: argparse.Namespace, cell: Cell, seeds: Sequence[int], *, test_history: bool = False
 ) -> tuple[TextModel, Iterator[Repeat]]:
@@ -179,18 +194,10 @@ def repeats(
     The repeats are computed as they are asked for, and the model then holds that seed's
     fine-tuned weights.
     """
-    from ntktune.device import torch_dtype
-    from ntktune.finetune.repeats import OUTPUTS, all_steps, fine_tuned_repeats
-    from ntktune.models import text_model
+    from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
     steps = all_steps(cell.examples, cell.subsets, args.size, cell.settings, seeds)
-    model = text_model(
-        args.model,
-        outputs=OUTPUTS[cell.examples.kind],
-        head_seed=0,  # each seed draws its own head
-        blocks=args.blocks,
-        dtype=torch_dtype("float32" if cell.settings.autocast else args.dtype),
-    ).to(cell.device)
+    model = pretrained_model(args, cell)
     what = f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds"
     found = fine_tuned_repeats(
         model,

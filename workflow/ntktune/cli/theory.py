@@ -139,11 +139,8 @@ def trace(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
-    from ntktune.cli.finetune import read_cell
-    from ntktune.device import torch_dtype
+    from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.errors import UserError
-    from ntktune.finetune.repeats import OUTPUTS
-    from ntktune.models import text_model
     from ntktune.theory.trace import watched_seed
 
     record = Record("ntktune.cli.theory:trace", args)
@@ -157,13 +154,7 @@ def trace(args: argparse.Namespace) -> None:
         raise UserError(
             f"--test-rows {args.test_rows} --max-steps {args.max_steps}: both must be 1 or more"
         )
-    model = text_model(
-        args.model,
-        outputs=OUTPUTS[cell.examples.kind],
-        head_seed=0,  # each seed draws its own head
-        blocks=args.blocks,
-        dtype=torch_dtype("float32" if cell.settings.autocast else args.dtype),
-    ).to(cell.device)
+    model = pretrained_model(args, cell)
     progress = Progress(f"watching {args.task}, n={args.size}", args.seeds)
     evaluations, ridge, stops = [], [], []
     for seed in range(args.seeds):

@@ -5,12 +5,15 @@ from ntktune.theory.complexity import (
     local_rademacher_complexity,
     stopping_time,
 )
+from ntktune.theory.descent import KernelDescent, kernel_descent
 from ntktune.theory.shift import ShiftEstimate, shift_estimate, standardised_labels
 from ntktune.theory.stopping import stopping_row
 
 __all__ = [
+    "KernelDescent",
     "ShiftEstimate",
     "critical_radius",
+    "kernel_descent",
     "local_rademacher_complexity",
     "shift_estimate",
     "standardised_labels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntktune.spectrum.decay import decay_exponent, noise_level
+from ntktune.spectrum.decay import LEAST_VALUES, decay_exponent, noise_level
 from ntktune.spectrum.eigenvalues import checked_gram, eigenvalues
 
 
@@ -26,7 +26,7 @@ def kernel_drift(
     dict
         ``drift`` ‖K_t − K_0‖/‖K_0‖ in the operator norm and ``drift_frobenius``;
         ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent``, the
-        decay exponent a of K_t.
+        decay exponent a of K_t; NaN where fewer than three eigenvalues are above the noise.
 
     Raises
     ------
@@ -37,9 +37,10 @@ def kernel_drift(
     change = now - before
     values = eigenvalues(now)
     noise = noise_level(values, precision)
+    enough = (values > noise).sum() >= LEAST_VALUES
     return {
         "drift": float(np.linalg.norm(change, 2) / np.linalg.norm(before, 2)),
         "drift_frobenius": float(np.linalg.norm(change) / np.linalg.norm(before)),
         "alignment": float(np.sum(now * before) / np.linalg.norm(now) / np.linalg.norm(before)),
-        "exponent": decay_exponent(values, noise_floor=noise).exponent,
+        "exponent": decay_exponent(values, noise_floor=noise).exponent if enough else np.nan,
     }
