@@ -232,15 +232,21 @@ def traces_of(task, seeds=2):
                         "method": method,
                         "step": step,
                         "best": best,
+                        "eta": 0.1 * step,
+                        "kernel_gap": NAN if method == "adamw" else 5 * distance,
                         "distance": distance,
                         "linear_gap": 20 * distance,
                         "error": 0.5,
                         "error_linear": 0.6,
                         "start_error": 1.0,
+                        "loss": 0.25,
+                        "loss_linear": 0.35,
+                        "start_loss": 0.75,
                         "drift": 30 * distance + 0.01 * seed,
                         "drift_frobenius": 25 * distance,
                         "alignment": 0.9,
                         "exponent": 1.2,
+                        "start_exponent": 1.1,
                     }
                 )
     return pd.DataFrame(rows)
@@ -270,7 +276,6 @@ def stops_of(task, seeds=2):
             "theory": 40,
             "operator_crossing": 30,
             "operator_minimiser": 20,
-            "drift_measured": True,
             "kernel_holdout": 50,
             "network_holdout": 60 - 10 * seed,
             "network_steps": 100,
@@ -327,10 +332,14 @@ def widths_of():
 
 
 def baselines_of(task, seeds=SEEDS):
-    """Kernel ridge reaches 95 % of what fine-tuning reaches with as many examples."""
+    """Kernel ridge reaches 95 % of fine-tuning's score, above the majority's accuracy."""
     tuned = pd.concat([metrics_table(task, size, seeds) for size in (32, 64)])
-    scores = {name: 0.95 * tuned[name] for name in ("pearson", "accuracy")}
-    return tuned.assign(method="kernel-ridge", **scores)
+    excess = tuned["accuracy"] - tuned["baseline_accuracy"]
+    return tuned.assign(
+        method="kernel-ridge",
+        pearson=0.95 * tuned["pearson"],
+        accuracy=tuned["baseline_accuracy"] + 0.95 * excess,
+    )
 
 
 def cosine_of(tasks, scale=0.05):

@@ -153,17 +153,22 @@ def test_table6(linear):
         "network_holdout": 55,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert row["drift_measured"]
     assert row["network_turned"]
+    assert (row["adamw_exponent"], row["start_exponent"]) == pytest.approx((1.2, 1.1))
+    assert (row["adamw_eta"], row["descent_kernel_gap"]) == pytest.approx((0.2, 1e-3))
+    assert np.isnan(row["adamw_kernel_gap"])
 
 
 def test_a_training_without_gain_and_one_that_did_not_turn():
     trace, stops = of_tasks(traces_of), of_tasks(stops_of)
-    trace["error"] = 1.1
+    trace["loss"] = 0.8
+    stops["operator_minimiser"] = [np.nan, 20, 20, 20]
     stops.loc[stops["task"] == "rte", "network_holdout"] = 100
     table = linear_table(trace, of_tasks(solutions_of), stops)
     assert table["gain_recovered"].isna().all()
     assert table["network_turned"].tolist() == [True, False]
+    # known in one seed of two
+    assert table["operator_minimiser"].tolist() == pytest.approx([np.nan, 20], nan_ok=True)
 
 
 def test_table7():
@@ -193,7 +198,7 @@ CLAIMS = {
     "critical radius": "For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
     "hindsight": "In the kernel model the theory's stopping time is nearly as good as hindsight",
     "own stop": "The theory's stopping time is that of the network's own gradient descent",
-    "ridge": "Early-stopped gradient descent predicts as kernel ridge regression does",
+    "ridge": "Early-stopped gradient descent is as good as kernel ridge regression",
     "network": "The network at the ridge solution's weights predicts as ridge does",
     "linear": "Fine-tuning stays near the network linearised at its pretrained weights",
     "drift": "The kernel hardly changes while the network is fine-tuned",
@@ -256,11 +261,33 @@ def test_what_was_not_measured_is_not_tested(rules, linear):
         assert some[CLAIMS[claim]]["verdict"] == REPRODUCED
 
 
-def test_a_network_that_never_turned_gives_no_verdict(rules, linear):
+def test_a_network_that_never_turned_gives_a_bound_or_no_verdict(rules, linear):
     linear["network_turned"] = False
+    linear["operator_minimiser"] = np.nan
     row = verdicts(rules, linear)[CLAIMS["own stop"]]
     assert row["verdict"] == UNTESTED
-    assert "stsb 40, 30 and 20, ≥ 55" in row["detail"]
+    assert "stsb 40, 30 and –, ≥ 55" in row["detail"]
+    # a loss that still falls at three times the theory's stop refutes it
+    linear.loc[0, "theory"] = 18
+    row = verdicts(rules, linear)[CLAIMS["own stop"]]
+    assert row["verdict"] == FAILED
+    assert row["value"] == pytest.approx(55 / 18)
+    assert "not known: rte" in row["detail"]
+
+
+def test_two_stops_before_the_first_step_agree(rules, linear):
+    linear[["theory", "network_holdout"]] = 0
+    row = verdicts(rules, linear)[CLAIMS["own stop"]]
+    assert (row["value"], row["verdict"]) == (1.0, REPRODUCED)
+
+
+def test_accuracy_counts_above_the_majoritys():
+    metrics = metrics_table("amazon", 64)
+    assert (metrics["accuracy"] > metrics["baseline_accuracy"]).all()
+    kernel = baselines_of("amazon")
+    kernel["accuracy"] = kernel["baseline_accuracy"]  # a kernel that has learnt nothing
+    row = kernel_is_as_good(kernel, metrics)
+    assert (row["value"], row["verdict"]) == (0.0, FAILED)
 
 
 def test_kernel_regression_that_is_worse():
@@ -273,11 +300,28 @@ def test_kernel_regression_that_is_worse():
     assert kernel_is_as_good(worse[:0], metrics)["verdict"] == UNTESTED
 
 
-def test_slopes_of_both_starts_count():
-    # one of the two starts, the fresh head, does not fall
-    assert {row["verdict"] for row in width_slopes(widths_of()[1])} == {FAILED}
+@pytest.mark.parametrize(
+    ("low", "high", "bound", "exact"),
+    [
+        (-1.0, -0.6, REPRODUCED, FAILED),
+        (-0.6, -0.4, UNTESTED, REPRODUCED),
+        (-1.2, -0.4, UNTESTED, UNTESTED),
+        (-0.45, -0.35, FAILED, FAILED),
+        (-0.6, 1.2, UNTESTED, UNTESTED),
+    ],
+)
+def test_an_uncertain_slope_proves_nothing(low, high, bound, exact):
     slopes = widths_of()[1]
-    slopes.loc[slopes["phase"] == "fresh head", ["slope", "low", "high"]] = (-0.45, -0.55, -0.35)
+    slopes[["slope", "low", "high"]] = ((low + high) / 2, low, high)
+    assert [row["verdict"] for row in width_slopes(slopes)] == [bound, bound, exact]
+
+
+def test_slopes_of_both_starts_count():
+    slopes = widths_of()[1]  # of the fresh head 0, of the other start −1
     found = width_slopes(slopes)
-    assert [row["verdict"] for row in found] == [REPRODUCED] * 3
-    assert [row["value"] for row in found] == [-0.45] * 3
+    assert {row["verdict"] for row in found} == {FAILED}
+    assert [row["value"] for row in found] == [0.0] * 3
+    # training from a random start is not fine-tuning
+    slopes.loc[slopes["phase"] == "fresh head", ["slope", "low", "high"]] = (-0.9, -1.0, -0.8)
+    slopes.loc[slopes["phase"] == "pretraining", ["slope", "low", "high"]] = (0.0, -0.1, 0.1)
+    assert [row["verdict"] for row in width_slopes(slopes)] == [REPRODUCED, REPRODUCED, FAILED]

@@ -18,7 +18,7 @@ def test_a_change_of_scale(kernel):
     assert found["drift"] == pytest.approx(0.3)
     assert found["drift_frobenius"] == pytest.approx(0.3)
     assert found["alignment"] == pytest.approx(1)
-    assert found["exponent"] == pytest.approx(1.5)
+    assert [found["exponent"], found["start_exponent"]] == pytest.approx([1.5, 1.5])
 
 
 def test_a_change_of_one_direction():
@@ -32,7 +32,7 @@ def test_a_change_of_one_direction():
 def test_two_texts_have_a_drift_and_no_decay():
     found = kernel_drift(np.diag([2.0, 1.0]), np.diag([2.0, 2.0]))
     assert found["drift"] == pytest.approx(0.5)
-    assert np.isnan(found["exponent"])
+    assert np.isnan([found["exponent"], found["start_exponent"]]).all()
 
 
 def test_kernels_that_do_not_fit(kernel):
@@ -61,16 +61,27 @@ def test_both_forms_by_their_definition(seed):
         etas, drift, radius=radius, step_size=step, latest=latest, constant=constant
     )
     crossing, minimiser = by_trying(etas, drift, radius, step, latest, constant)
-    assert found.crossing == crossing
-    assert found.minimiser == minimiser
-    assert found.measured == (etas[-1] >= step * latest)
+    for value, expected in ((found.crossing, crossing), (found.minimiser, minimiser)):
+        if step * expected <= etas[-1]:
+            assert value == expected
+        else:
+            assert np.isnan(value)
 
 
 def test_without_drift_it_is_the_theorys_own_time():
-    found = operator_stopping_times([1.0], [0.0], radius=1.0, step_size=0.1, latest=37)
+    found = operator_stopping_times([4.0], [0.0], radius=1.0, step_size=0.1, latest=37)
     assert (found.crossing, found.minimiser) == (37, 37)
+    unknown = operator_stopping_times([1.0], [0.0], radius=1.0, step_size=0.1, latest=37)
+    assert np.isnan([unknown.crossing, unknown.minimiser]).all()
     at_once = operator_stopping_times([1.0], [9.0], radius=1e-3, step_size=0.1, latest=0)
     assert (at_once.crossing, at_once.minimiser) == (0, 0)
+
+
+@pytest.mark.parametrize("change", [{"constant": -1.0}, {"constant": np.nan}, {"radius": 0.0}])
+def test_factors_that_are_none(change):
+    usual = {"radius": 1.0, "step_size": 0.1, "latest": 10}
+    with pytest.raises(UserError, match="T̂_op needs a finite one above 0"):
+        operator_stopping_times([1.0], [0.1], **usual | change)
 
 
 @pytest.mark.parametrize(

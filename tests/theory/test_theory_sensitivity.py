@@ -6,8 +6,8 @@ import pytest
 from scipy.optimize import minimize
 
 from ntktune.theory.complexity import stopping_time
-from ntktune.theory.sensitivity import difference_noise, sensitivity_rows
-from ntktune.theory.shift import shift_estimate
+from ntktune.theory.sensitivity import sensitivity_rows
+from ntktune.theory.shift import difference_noise, noise_estimate, shift_estimate
 
 
 def problem(n=300, sigma=0.3):
@@ -50,6 +50,23 @@ def test_differences_between_neighbours():
     assert difference_noise(gram, [1.0, 1.4, 0.0, 1.0]) == pytest.approx(
         math.sqrt((2 * 0.4**2 + 2 * 1.0**2) / 8)
     )
+
+
+def test_a_smoothing_that_finds_no_noise_says_so():
+    """Its σ would be that of the float type; the noise is then read from neighbours."""
+    gram, _ = problem(40)
+    shift = gram @ np.sin(np.arange(40.0)) / 40  # of this kernel, without noise
+    estimate = shift_estimate(gram, shift)
+    assert not estimate.identified
+    assert noise_estimate(gram, shift, estimate, None) == (
+        difference_noise(gram, shift),
+        "difference",
+    )
+    assert noise_estimate(gram, shift, estimate, 0.2) == (0.2, "ratings")
+    noisy, shift = problem(80)
+    estimate = shift_estimate(noisy, shift)
+    assert estimate.identified
+    assert noise_estimate(noisy, shift, estimate, None) == (estimate.sigma, "residual")
 
 
 def test_factors_and_raters():

@@ -1,15 +1,21 @@
 """A watched fine-tuning against explicit Jacobians and loops, in float64."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats, start_seed
-from ntktune.finetune.training import Settings
+from ntktune.finetune.training import Settings, fine_tune
 from ntktune.models import TextModel, described_configuration
+from ntktune.seeds import generator
+from ntktune.theory import trace
+from ntktune.theory.complexity import stopping_time
+from ntktune.theory.operator import operator_stopping_times
 from ntktune.theory.shift import shift_estimate
 from ntktune.theory.trace import watched_seed
 
@@ -21,6 +27,7 @@ SUBSETS = {
     "seeds": [{"order": list(range(20)), "holdout": [i % 4 == 0 for i in range(20)]}],
     "test": list(range(20, 30)),
 }
+TEST = sorted(generator(5, "theory.test", "toy").permutation(range(20, 30))[:TEST_ROWS].tolist())
 SETTINGS = Settings(
     learning_rate=0.01,
     weight_decay=0.01,
@@ -124,18 +131,24 @@ def error(kind, found, target):
     return np.mean((found - target) ** 2)
 
 
+def loss(kind, found, target):
+    if kind == "classification":
+        return np.mean(np.log(1 + np.exp(-target * found)))
+    return np.mean((found - target) ** 2)
+
+
 def test_gradient_descent_is_the_loop(traced):
-    kind, examples, trace = traced
-    rows = [row for row in trace.evaluations if row["method"] == "gradient-descent"]
-    assert [row["step"] for row in rows if not row["best"]] == [1, 2, 4, 8]
+    kind, examples, watched = traced
+    rows = [row for row in watched.evaluations if row["method"] == "gradient-descent"]
+    assert [row["step"] for row in rows if not row["best"]] == [1, 2, 4, 8, 9]
     model, target = explicit(kind, examples)
-    test = SUBSETS["test"][:TEST_ROWS]
+    test = TEST
     start, theta = weights(model), weights(model)
     first, outside = jacobian(model, TRAIN, examples), jacobian(model, test, examples)
     f_train, f_test = values(model, TRAIN, examples), values(model, test, examples)
     kernel = first @ first.T
     step = 0.7 * min(1.0, len(TRAIN) / np.linalg.eigvalsh(kernel)[-1])
-    assert trace.stop["step_size"] == pytest.approx(step, rel=1e-8)
+    assert watched.stop["step_size"] == pytest.approx(step, rel=1e-8)
     inside, elsewhere = f_train.copy(), f_test.copy()
     holdout = {0: np.mean((values(model, HOLDOUT, examples) - target[HOLDOUT]) ** 2)}
     for time in range(1, STEPS + 1):
@@ -163,39 +176,119 @@ def test_gradient_descent_is_the_loop(traced):
             "error_kernel": error(kind, elsewhere, target[test]),
             "start_error": error(kind, f_test, target[test]),
             "drift": drift,
+            "alignment": np.sum(kernel * (later @ later.T))
+            / np.linalg.norm(kernel)
+            / np.linalg.norm(later @ later.T),
+            "loss": loss(kind, now, target[test]),
+            "loss_linear": loss(kind, linear, target[test]),
+            "start_loss": loss(kind, f_test, target[test]),
         }
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
-    assert trace.stop["network_holdout"] == min(holdout, key=holdout.get)
-    assert trace.stop["network_steps"] == STEPS
+    assert watched.stop["network_holdout"] == min(holdout, key=holdout.get)
+    assert watched.stop["network_steps"] == STEPS
     estimate = shift_estimate(kernel, target[TRAIN] - f_train)
-    assert trace.stop["radius"] == pytest.approx(estimate.radius, rel=1e-6)
+    assert watched.stop["radius"] == pytest.approx(estimate.radius, rel=1e-6)
     rated = kind == "regression"  # 0.2 in units of the training rows' standard deviation
     sigma = 0.2 / examples.label[TRAIN].std() if rated else estimate.sigma
-    assert trace.stop["sigma"] == pytest.approx(sigma, rel=1e-6)
-    assert trace.stop["sigma_source"] == ("ratings" if rated else "residual")
+    assert watched.stop["sigma"] == pytest.approx(sigma, rel=1e-6)
+    assert watched.stop["sigma_source"] == ("ratings" if rated else "residual")
+    latest = stopping_time(
+        np.linalg.eigvalsh(kernel / len(TRAIN)),
+        sigma=sigma,
+        radius=estimate.radius,
+        step_size=step,
+    )
+    assert watched.stop["theory"] == latest
+    looked = [row for row in rows if not row["best"]]
+    operator = operator_stopping_times(
+        [step * row["step"] for row in looked],
+        [row["drift"] for row in looked],
+        radius=estimate.radius,
+        step_size=step,
+        latest=latest,
+    )
+    for name in ("crossing", "minimiser"):
+        found = watched.stop[f"operator_{name}"]
+        assert found == pytest.approx(getattr(operator, name), nan_ok=True)
+    # the kernel model's own hold-out stop, by the loop
+    inside, held = f_train.copy(), values(explicit(kind, examples)[0], HOLDOUT, examples)
+    beside = jacobian(explicit(kind, examples)[0], HOLDOUT, examples) @ first.T
+    errors = []
+    for _ in range(64):
+        errors.append(np.mean((held - target[HOLDOUT]) ** 2))
+        left = target[TRAIN] - inside
+        held = held + step / len(TRAIN) * beside @ left
+        inside = inside + step / len(TRAIN) * kernel @ left
+    chosen = watched.stop["kernel_holdout"]
+    assert chosen == np.argmin(errors) if chosen < 63 else np.argmin(errors) == 63
 
 
 def test_adamw_is_the_studys_own_training(traced):
-    kind, examples, trace = traced
+    kind, examples, watched = traced
     model = text_model(2 if kind == "classification" else 1)
     repeat = next(fine_tuned_repeats(model, examples, SUBSETS, SIZE, SETTINGS, 5))
-    best = next(row for row in trace.evaluations if row["method"] == "adamw" and row["best"])
+    best = next(row for row in watched.evaluations if row["method"] == "adamw" and row["best"])
     assert best["step"] == repeat.row["best_step"]
     assert best["holdout_loss"] == pytest.approx(repeat.row["holdout_loss"], rel=1e-9)
     assert best["eta"] == pytest.approx(repeat.row["sum_learning_rate"])
     assert np.isnan(best["kernel_gap"])
 
 
+def test_a_network_that_does_not_move_has_no_gap():
+    """In float32 three ways of computing f differ by rounding, and so would their ratio."""
+    examples, model = made_up("regression"), text_model(1).float()
+    hasty = dataclasses.replace(SETTINGS, learning_rate=10.0, max_epochs=1)
+    found = watched_seed(model, examples, SUBSETS, SIZE, 0, hasty, 5, test_rows=5, max_steps=1)
+    best = next(row for row in found.evaluations if row["method"] == "adamw" and row["best"])
+    assert (best["step"], best["distance"]) == (0, 0.0)
+    assert np.isnan(best["linear_gap"])
+    assert best["error_linear"] == pytest.approx(best["start_error"])
+
+
+def test_a_descent_that_diverges_names_its_own_key(monkeypatch):
+    def diverging(*arguments):
+        if arguments[5].method == "sgd":
+            raise UserError("the training loss is nan at step 3")
+        return fine_tune(*arguments)
+
+    monkeypatch.setattr(trace, "fine_tune", diverging)
+    with pytest.raises(UserError, match=r"on toy: the training loss is nan .* lower theory\.step"):
+        watched_seed(
+            *(text_model(1), made_up("regression"), SUBSETS, SIZE, 0, SETTINGS, 5),
+            test_rows=5,
+            max_steps=2,
+        )
+
+
+def test_a_seed_is_the_same_whichever_was_watched_before_it():
+    first = SUBSETS["seeds"][0]
+    second = {"order": first["order"][::-1], "holdout": first["holdout"][::-1]}
+    subsets = SUBSETS | {"seeds": [first, second]}
+    used, fresh = text_model(2), text_model(2)
+    examples = made_up("classification")
+
+    def watched(model, seed):
+        arguments = (model, examples, subsets, SIZE, seed, SETTINGS, 5)
+        return watched_seed(*arguments, test_rows=5, max_steps=2)
+
+    watched(used, 0)
+    after, alone = watched(used, 1), watched(fresh, 1)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(after.evaluations), pd.DataFrame(alone.evaluations), check_exact=True
+    )
+    assert str(after.stop) == str(alone.stop)
+
+
 def test_the_network_at_the_ridge_solution(traced):
-    kind, examples, trace = traced
+    kind, examples, watched = traced
     model, target = explicit(kind, examples)
-    test = SUBSETS["test"][:TEST_ROWS]
+    test = TEST
     first, outside = jacobian(model, TRAIN, examples), jacobian(model, test, examples)
     shift = target[TRAIN] - values(model, TRAIN, examples)
     f_test, start, n = values(model, test, examples), weights(model), len(TRAIN)
-    table = pd.DataFrame(trace.ridge)
+    table = pd.DataFrame(watched.ridge)
     assert table["holdout"].sum() == 1
-    for row in trace.ridge:
+    for row in watched.ridge:
         # the minimiser of (1/n)‖y − f_P − JΔ‖² + λ‖Δ‖², SR26 eq 27, in the weights' own space
         normal = first.T @ first / n + row["ridge"] * np.eye(first.shape[1])
         solution = np.linalg.solve(normal, first.T @ shift / n)

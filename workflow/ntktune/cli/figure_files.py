@@ -98,6 +98,18 @@ def tables_of_tasks(
     return pd.concat(tables, ignore_index=True), facts
 
 
+def check_same_tasks(tables: dict[str, pd.DataFrame]) -> None:
+    """Raise UserError if tables, by option, are not of the same tasks."""
+    tasks = {option: set(table["task"]) for option, table in tables.items()}
+    every = set.union(*tasks.values())
+    for option, own in tasks.items():
+        if own != every:
+            raise UserError(
+                f"{option} lacks the task {min(every - own)!r}, which another option has; give "
+                "the same tasks to all"
+            )
+
+
 def own_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read one of this chapter's own tables."""
     import pandas as pd

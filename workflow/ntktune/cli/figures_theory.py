@@ -8,6 +8,7 @@ from ntktune.artifacts import Record, write_csv
 from ntktune.cli import add_command
 from ntktune.cli.figure_files import (
     add_drawing,
+    check_same_tasks,
     checked_table,
     input_digests,
     numeric,
@@ -33,15 +34,21 @@ TRACE_COLUMNS = (
     "method",
     "step",
     "best",
+    "eta",
     "distance",
     "linear_gap",
+    "kernel_gap",
     "error",
     "error_linear",
     "start_error",
+    "loss",
+    "loss_linear",
+    "start_loss",
     "drift",
     "drift_frobenius",
     "alignment",
     "exponent",
+    "start_exponent",
 )
 SOLUTION_COLUMNS = ("seed", "holdout", "gap", "error_network", "error_ridge")
 STOP_COLUMNS = (
@@ -50,7 +57,6 @@ STOP_COLUMNS = (
     "theory",
     "operator_crossing",
     "operator_minimiser",
-    "drift_measured",
     "kernel_holdout",
     "network_holdout",
     "network_steps",
@@ -77,6 +83,7 @@ def descent(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.figures_theory:descent", args)
     rules, facts = tables_of_tasks(args.rules, RULE_COLUMNS, "--rules")
     paths, _ = tables_of_tasks(args.paths, PATH_COLUMNS, "--paths")
+    check_same_tasks({"--rules": rules, "--paths": paths})
     figure = descent_figure(rules, paths, args.tasks, args.colors, task_titles(facts))
     write_figure(figure, args, record)
 
@@ -108,6 +115,7 @@ def table5(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.figures_theory:table5", args)
     rules, _ = tables_of_tasks(args.rules, RULE_COLUMNS, "--rules")
     paths, _ = tables_of_tasks(args.paths, PATH_COLUMNS, "--paths")
+    check_same_tasks({"--rules": rules, "--paths": paths})
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, rules_table(rules, paths), provenance)
 
@@ -120,6 +128,7 @@ def table6(args: argparse.Namespace) -> None:
     trace, _ = tables_of_tasks(args.traces, TRACE_COLUMNS, "--traces")
     ridge, _ = tables_of_tasks(args.solutions, SOLUTION_COLUMNS, "--solutions")
     stops, _ = tables_of_tasks(args.stops, STOP_COLUMNS, "--stops")
+    check_same_tasks({"--traces": trace, "--solutions": ridge, "--stops": stops})
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, linear_table(trace, ridge, stops), provenance)
 

@@ -100,6 +100,8 @@ def rules(args: argparse.Namespace) -> None:
     from ntktune.theory.rules import four_rules, learning_problem
 
     record = Record("ntktune.cli.theory:rules", args)
+    if min(args.sizes) < 1 or len(set(args.sizes)) < len(args.sizes):
+        raise UserError(f"--sizes {' '.join(map(str, args.sizes))}: give each once, 1 or more")
     tensors, facts = read_arrays(args.kernels)
     subsets = read_samples(args.subsets, args.kernels, facts)
     precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
@@ -141,6 +143,7 @@ def trace(args: argparse.Namespace) -> None:
     from ntktune.cli import Progress
     from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.errors import UserError
+    from ntktune.theory.descent import theory_step_size
     from ntktune.theory.trace import watched_seed
 
     record = Record("ntktune.cli.theory:trace", args)
@@ -154,6 +157,7 @@ def trace(args: argparse.Namespace) -> None:
         raise UserError(
             f"--test-rows {args.test_rows} --max-steps {args.max_steps}: both must be 1 or more"
         )
+    theory_step_size(1.0, args.step_size_factor)  # refused before the model is loaded
     model = pretrained_model(args, cell)
     progress = Progress(f"watching {args.task}, n={args.size}", args.seeds)
     evaluations, ridge, stops = [], [], []
@@ -189,10 +193,16 @@ def width(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
+    from ntktune.errors import UserError
     from ntktune.seeds import generator
     from ntktune.theory.width import width_rows, width_slopes
 
     record = Record("ntktune.cli.theory:width", args)
+    if len(set(args.widths)) < max(2, len(args.widths)) or args.seeds * len(args.widths) < 3:
+        raise UserError(
+            f"--widths {' '.join(map(str, args.widths))} --seeds {args.seeds}: a slope needs two "
+            "different widths, each given once, and three networks in all"
+        )
     progress = Progress("width study", args.seeds * sum(n**2 for n in args.widths))
     found = width_rows(
         args.widths,

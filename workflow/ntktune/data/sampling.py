@@ -222,7 +222,7 @@ def training_subset(
     if size > len(chosen["order"]):
         raise UserError(
             f"a subset of {size} rows is asked for, but the task has {len(chosen['order'])} "
-            "training rows; lower finetune.sizes or taskvectors.size"
+            "training rows; lower the size (finetune.sizes, taskvectors.size, theory.size)"
         )
     pairs = list(zip(chosen["order"][:size], chosen["holdout"][:size], strict=True))
     train = [row for row, held in pairs if not held]

@@ -50,7 +50,7 @@ def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFram
                 "n": draws["n"].iloc[0],
                 "draws": len(draws),
                 "sigma": draws["sigma"].mean(),
-                "sigma_source": draws["sigma_source"].iloc[0],
+                "sigma_source": " or ".join(sorted(set(draws["sigma_source"]))),
                 "radius": draws["radius"].mean(),
                 "radius_source": draws["radius_source"].iloc[0],
                 "step_size": draws["step_size"].mean(),

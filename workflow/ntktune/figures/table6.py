@@ -3,7 +3,17 @@
 import numpy as np
 import pandas as pd
 
-ALONG = ("distance", "linear_gap", "drift", "drift_frobenius", "alignment", "exponent")
+ALONG = (
+    "eta",
+    "distance",
+    "linear_gap",
+    "kernel_gap",
+    "error",
+    "drift",
+    "drift_frobenius",
+    "alignment",
+    "exponent",
+)
 STOPS = (
     "step_size",
     "theory",
@@ -27,31 +37,35 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
     ----------
     trace
         Evaluations: ``task``, ``kind``, ``n``, ``seed``, ``method``, ``best``, ``distance``,
-        ``linear_gap``, ``kernel_gap``, ``error``, ``error_linear``, ``start_error``, ``drift``,
-        ``drift_frobenius``, ``alignment``, ``exponent``.
+        ``eta``, ``linear_gap``, ``kernel_gap``, ``error``, ``error_linear``, ``start_error``,
+        ``loss``, ``loss_linear``, ``start_loss``, ``drift``, ``drift_frobenius``,
+        ``alignment``, ``exponent``, ``start_exponent``.
     ridge
         Networks at ridge solutions: ``task``, ``seed``, ``holdout``, ``gap``,
         ``error_network``, ``error_ridge``.
     stops
         ``task``, ``seed``, ``step_size``, ``theory``, ``operator_crossing``,
-        ``operator_minimiser``, ``drift_measured``, ``kernel_holdout``, ``network_holdout``,
+        ``operator_minimiser``, ``kernel_holdout``, ``network_holdout``,
         ``network_steps``.
 
     Returns
     -------
     DataFrame
         ``task``, ``kind``, ``n``, ``seeds``. At the hold-out's choice, for ``adamw_`` and
-        ``descent_`` (gradient descent): ``distance`` ‖θ − θ_P‖/‖θ_P‖, ``linear_gap``
-        ‖f − f_lin‖/‖f − f_P‖, ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖,
-        ``alignment``, and the decay ``exponent`` of K_t; NaN for a gap of a network that
-        did not move. ``start_error``, ``tuned_error`` (AdamW), ``linear_error`` (f_lin at
-        AdamW's weights), ``ridge_error`` (kernel ridge at the hold-out's λ),
-        ``ridge_network_error`` and ``ridge_gap`` (the network at θ_P + Δ̂): squared errors of
-        standardised scores, or error rates. ``gain_recovered``, the linearised network's share
-        of AdamW's gain, where there is one. In steps of gradient descent with ``step_size``:
-        ``theory``, ``operator_crossing``, ``operator_minimiser``, ``kernel_holdout``,
-        ``network_holdout`` and ``network_steps``; ``drift_measured`` and ``network_turned``
-        (whether its hold-out loss was lowest before the last step), in all seeds.
+        ``descent_`` (gradient descent): ``eta``, the sum of the step sizes; ``distance``
+        ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and ``kernel_gap``, the same to
+        kernel descent after as many steps (not of AdamW); ``error``; ``drift`` and
+        ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖, ``alignment``, and the decay ``exponent`` of
+        K_t; NaN for a gap of a network that did not move. ``start_exponent``, that of K_0;
+        ``start_error``; ``linear_error`` (f_lin at AdamW's weights), ``ridge_error`` (kernel
+        ridge at the hold-out's λ), ``ridge_network_error`` and ``ridge_gap`` (the network at
+        θ_P + Δ̂): squared errors of standardised scores, or error rates. ``gain_recovered``,
+        the share of the fall of AdamW's test loss (squared, or logistic) that its
+        linearisation has too; NaN where the loss does not fall. In steps of gradient descent
+        with ``step_size``: ``theory``, ``operator_crossing``, ``operator_minimiser`` (NaN where
+        the drift is not known so far in some seed), ``kernel_holdout``, ``network_holdout``
+        and ``network_steps``; ``network_turned``, whether its hold-out loss was lowest before
+        the last step, in all seeds.
     """
     rows = []
     for task, own in trace.groupby("task", sort=False):
@@ -70,20 +84,19 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
             for column in ALONG:
                 row[f"{name}_{column}"] = some[column].mean()
         start, tuned, linear = (
-            adamw[column].mean() for column in ("start_error", "error", "error_linear")
+            adamw[column].mean() for column in ("start_loss", "loss", "loss_linear")
         )
         row |= {
-            "start_error": start,
-            "tuned_error": tuned,
-            "linear_error": linear,
+            "start_exponent": adamw["start_exponent"].mean(),
+            "start_error": adamw["start_error"].mean(),
+            "linear_error": adamw["error_linear"].mean(),
             "gain_recovered": _share(start - linear, start - tuned),
             "ridge_error": solution["error_ridge"].mean(),
             "ridge_network_error": solution["error_network"].mean(),
             "ridge_gap": solution["gap"].mean(),
         }
         for column in STOPS:
-            row[column] = stop[column].mean()
-        row["drift_measured"] = bool(stop["drift_measured"].all())
+            row[column] = stop[column].mean(skipna=False)
         row["network_turned"] = bool((stop["network_holdout"] < stop["network_steps"]).all())
         rows.append(row)
     return pd.DataFrame(rows)

@@ -25,8 +25,9 @@ def kernel_drift(
     -------
     dict
         ``drift`` ‖K_t − K_0‖/‖K_0‖ in the operator norm and ``drift_frobenius``;
-        ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent``, the
-        decay exponent a of K_t; NaN where fewer than three eigenvalues are above the noise.
+        ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent`` and
+        ``start_exponent``, the decay exponents a of K_t and K_0; NaN where fewer than three
+        eigenvalues are above the noise.
 
     Raises
     ------
@@ -35,12 +36,19 @@ def kernel_drift(
     """
     before, now = checked_gram(before), checked_gram(now)
     change = now - before
-    values = eigenvalues(now)
-    noise = noise_level(values, precision)
-    enough = (values > noise).sum() >= LEAST_VALUES
     return {
         "drift": float(np.linalg.norm(change, 2) / np.linalg.norm(before, 2)),
         "drift_frobenius": float(np.linalg.norm(change) / np.linalg.norm(before)),
         "alignment": float(np.sum(now * before) / np.linalg.norm(now) / np.linalg.norm(before)),
-        "exponent": decay_exponent(values, noise_floor=noise).exponent if enough else np.nan,
+        "exponent": _exponent(now, precision),
+        "start_exponent": _exponent(before, precision),
     }
+
+
+def _exponent(gram: np.ndarray, precision: float) -> float:
+    """Return the decay exponent, NaN where too few eigenvalues are above the noise."""
+    values = eigenvalues(gram)
+    noise = noise_level(values, precision)
+    if (values > noise).sum() < LEAST_VALUES:
+        return np.nan
+    return decay_exponent(values, noise_floor=noise).exponent

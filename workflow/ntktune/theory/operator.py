@@ -22,14 +22,13 @@ class OperatorTimes:
         that is left. 0 where it is more from the first step.
     minimiser
         argmin over 1 <= t <= T̂_max of C·C_H²/η_t + g(t).
-    measured
-        Whether the drift was measured up to T̂_max; if not, g is taken to stay where it was
-        last seen, and both are too late if anything.
+
+    Both are NaN where they lie beyond the last measurement of the drift: there g is only
+    known not to fall.
     """
 
-    crossing: int
-    minimiser: int
-    measured: bool
+    crossing: float
+    minimiser: float
 
 
 def operator_stopping_times(
@@ -64,7 +63,8 @@ def operator_stopping_times(
     Raises
     ------
     UserError
-        No measurement, η not ascending, or values that are negative or not finite.
+        No measurement, η not ascending, values that are negative or not finite, or a radius,
+        step size or constant that is not above 0.
     """
     etas, drift = np.asarray(etas, dtype=float), np.asarray(drift, dtype=float)
     if len(etas) == 0 or len(etas) != len(drift):
@@ -73,8 +73,11 @@ def operator_stopping_times(
         raise UserError("the drift and its times must be finite, and the drift 0 or more")
     if not (etas[0] > 0 and (np.diff(etas) > 0).all()):
         raise UserError("the times of a drift must ascend, from above 0")
+    for name, value in (("radius", radius), ("step_size", step_size), ("constant", constant)):
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"{name} is {value}; T̂_op needs a finite one above 0")
     if latest < 1:
-        return OperatorTimes(0, 0, True)
+        return OperatorTimes(0, 0)
     known = np.append(0.0, etas), np.append(0.0, np.maximum.accumulate(drift))
 
     def excess(times: np.ndarray | int) -> np.ndarray:
@@ -94,4 +97,8 @@ def operator_stopping_times(
     low, high = times[max(best - 1, 0)], times[min(best + 1, len(times) - 1)]
     near = np.unique(np.linspace(low, high, min(high - low + 1, 100_000)).astype(int))
     total = excess(near) + 2 * constant * radius**2 / (step_size * near)
-    return OperatorTimes(early, int(near[total.argmin()]), bool(etas[-1] >= step_size * latest))
+    # g cannot fall beyond the last measurement, so a time before it stands
+    seen = etas[-1] / step_size * (1 + 1e-12)
+    return OperatorTimes(
+        *(float(t) if t <= seen else np.nan for t in (early, near[total.argmin()]))
+    )

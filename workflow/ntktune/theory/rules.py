@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from ntktune.data.sampling import training_subset
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
-from ntktune.theory.shift import rated_noise, shift_estimate, standardised_labels
+from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
 from ntktune.theory.simulation import LATEST, sure, tried_times
 
 
@@ -129,8 +129,8 @@ def four_rules(
     train, holdout, test
         Places of the rows.
     sigma
-        Noise of the labels in their units; None estimates it from the residual of a ridge
-        smoothing (:func:`ntktune.theory.shift.shift_estimate`).
+        Noise of the labels in their units, by their raters; None estimates it
+        (:func:`ntktune.theory.shift.noise_estimate`).
     step_size_factor
         Step size over min(1, 1/λ̂_1).
     precision
@@ -141,7 +141,7 @@ def four_rules(
     list
         One dict per rule: ``rule``, ``time`` in steps, ``eta`` = time · step size, and
         ``test_error``, the mean squared error on the test rows; for all rules ``n``, ``sigma``,
-        ``sigma_source`` (``given`` or ``residual``) and ``start_error``, that of f_0.
+        ``sigma_source`` and ``start_error``, that of f_0.
     """
     gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
     train, holdout, test = (np.asarray(rows, dtype=int) for rows in (train, holdout, test))
@@ -149,7 +149,7 @@ def four_rules(
     whole = gram[np.ix_(every, every)]
     shift = label - start
     estimate = shift_estimate(whole, shift[every], precision)
-    noise = estimate.sigma if sigma is None else sigma
+    noise, source = noise_estimate(whole, shift[every], estimate, sigma)
     descent = kernel_descent(whole, shift[every], step_size_factor=step_size_factor)
     half = kernel_descent(
         gram[np.ix_(train, train)], shift[train], step_size_factor=step_size_factor
@@ -179,7 +179,7 @@ def four_rules(
                 "test_error": float(error),
                 "start_error": float(np.mean(shift[test] ** 2)),
                 "sigma": float(noise),
-                "sigma_source": "residual" if sigma is None else "given",
+                "sigma_source": source,
             }
         )
     return rows

@@ -10,29 +10,9 @@ from numpy.typing import ArrayLike
 
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
-from ntktune.theory.shift import CRITERIA, shift_estimate
+from ntktune.theory.shift import CRITERIA, difference_noise, shift_estimate
 
 FACTORS = (0.5, 1.0, 2.0)
-
-
-def difference_noise(gram: ArrayLike, shift: ArrayLike) -> float:
-    """Return the noise from differences between neighbours, [(1/2n) Σ (r_i − r_nn(i))²]^{1/2}.
-
-    Neighbours are nearest in the kernel's distance K_ii + K_jj − 2 K_ij. Where the target
-    hardly changes between neighbours this is σ, else more.
-
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    shift
-        y − f_0, shape (N,).
-    """
-    gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
-    own = np.diag(gram)
-    apart = own[:, None] + own[None, :] - 2 * gram
-    np.fill_diagonal(apart, np.inf)
-    return math.sqrt(np.mean((shift - shift[apart.argmin(axis=1)]) ** 2) / 2)
 
 
 def sensitivity_rows(
@@ -68,11 +48,15 @@ def sensitivity_rows(
     list
         Dicts with ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``,
         ``sigma``, ``radius`` (factors included), ``critical_radius``, ``stopping_time``
-        and ``eta``. Where an estimate of the noise is 0 there is no time: NaN.
+        and ``eta``. All are NaN for a smoothing that found no noise
+        (:attr:`ntktune.theory.shift.ShiftEstimate.identified`).
     """
     values = eigenvalues(gram)
     smoothed = {name: shift_estimate(gram, shift, precision, name) for name in CRITERIA}
-    noises = {name: estimate.sigma for name, estimate in smoothed.items()}
+    noises = {
+        name: estimate.sigma if estimate.identified else math.nan
+        for name, estimate in smoothed.items()
+    }
     noises["difference"] = difference_noise(gram, shift)
     if rated_sigma is not None:
         noises["ratings"] = rated_sigma

@@ -34,12 +34,16 @@ class ShiftEstimate:
         λ, added to K_n's eigenvalues.
     degrees_of_freedom
         tr S.
+    identified
+        Whether the criterion chose λ itself. False where it wants less smoothing than the
+        kernel's precision allows: σ then says what the precision is, and not the noise.
     """
 
     radius: float
     sigma: float
     ridge: float
     degrees_of_freedom: float
+    identified: bool = True
 
 
 def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]:
@@ -154,7 +158,11 @@ def shift_estimate(
 
     if not shift.any():
         return ShiftEstimate(
-            radius=0.0, sigma=0.0, ridge=values[-1] * HIGHEST, degrees_of_freedom=0.0
+            radius=0.0,
+            sigma=0.0,
+            ridge=values[-1] * HIGHEST,
+            degrees_of_freedom=0.0,
+            identified=False,
         )
     low, high = math.log(n * precision * values[-1]), math.log(HIGHEST * values[-1])
     grid = np.linspace(low, high, GRID)
@@ -175,4 +183,51 @@ def shift_estimate(
         sigma=math.sqrt(squared_noise[criterion]),
         ridge=ridge,
         degrees_of_freedom=float(n - kept.sum()),
+        identified=best > 0,
     )
+
+
+def difference_noise(gram: ArrayLike, shift: ArrayLike) -> float:
+    """Return the noise from differences between neighbours, [(1/2n) Σ (r_i − r_nn(i))²]^{1/2}.
+
+    Neighbours are nearest in the kernel's distance K_ii + K_jj − 2 K_ij. Where the target
+    hardly changes between neighbours this is σ, else more.
+
+    Parameters
+    ----------
+    gram
+        G, shape (N, N).
+    shift
+        y − f_0, shape (N,).
+    """
+    gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
+    own = np.diag(gram)
+    apart = own[:, None] + own[None, :] - 2 * gram
+    np.fill_diagonal(apart, np.inf)
+    return math.sqrt(np.mean((shift - shift[apart.argmin(axis=1)]) ** 2) / 2)
+
+
+def noise_estimate(
+    gram: ArrayLike, shift: ArrayLike, estimate: ShiftEstimate, rated: float | None
+) -> tuple[float, str]:
+    """Return σ and where it is from: the best source that there is.
+
+    ``ratings``, the raters' own (:func:`rated_noise`); else ``residual`` of the ridge
+    smoothing; else, where the smoothing found none, ``difference`` between neighbours.
+
+    Parameters
+    ----------
+    gram
+        G, shape (N, N).
+    shift
+        y − f_0, shape (N,).
+    estimate
+        Its smoothing.
+    rated
+        σ by the raters, or None.
+    """
+    if rated is not None:
+        return rated, "ratings"
+    if estimate.identified:
+        return estimate.sigma, "residual"
+    return difference_noise(gram, shift), "difference"

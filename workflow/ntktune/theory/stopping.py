@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
 from ntktune.theory.descent import theory_step_size
-from ntktune.theory.shift import rated_noise, shift_estimate, standardised_labels
+from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
 
 
 def stopping_row(
@@ -49,9 +49,8 @@ def stopping_row(
     Returns
     -------
     dict
-        n; sigma and sigma_source: ``ratings``, the root mean square of ``label_noise`` in
-        units of the standardised labels, where a regression has all of it, else
-        ``residual`` of the smoothing; radius C_H and radius_source (how it was smoothed);
+        n; sigma and sigma_source (:func:`ntktune.theory.shift.noise_estimate`);
+        radius C_H and radius_source (how it was smoothed);
         step_size; critical_radius ε̂_n; stopping_time T̂_max; eta = step_size·T̂_max.
 
     Raises
@@ -64,14 +63,14 @@ def stopping_row(
     start = np.asarray(outputs, dtype=np.float64)
     estimate = shift_estimate(gram, labels - (start - start.mean()), precision)
     rated = rated_noise(label_noise, kind, unit)
-    sigma = estimate.sigma if rated is None else rated
+    sigma, source = noise_estimate(gram, labels - (start - start.mean()), estimate, rated)
     step_size = theory_step_size(float(values[0]), step_size_factor)
     condition = {"sigma": sigma, "radius": estimate.radius}
     steps = stopping_time(values, step_size=step_size, **condition)
     return {
         "n": len(values),
         "sigma": sigma,
-        "sigma_source": "residual" if rated is None else "ratings",
+        "sigma_source": source,
         "radius": estimate.radius,
         "radius_source": "ridge smoothing of y - centred f_0 (GCV)",
         "step_size": step_size,

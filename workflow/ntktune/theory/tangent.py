@@ -14,6 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ntktune.matmul import FastLinear
 from ntktune.models import TextModel, pad, token_batches
 
+# Passes with a gradient or a tangent keep all activations of their tokens: at most so many.
+MOST_TOKENS = 2_048
+
 
 class LogitDifference(nn.Module):
     """f = l1 − l0 of a model with two outputs, the scalar whose kernel is computed.
@@ -63,7 +66,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Yield places, padded ids and mask of examples of similar length, where the model is."""
     device = next(model.parameters()).device
-    for rows in token_batches([len(e) for e in examples], batch_tokens):
+    for rows in token_batches([len(e) for e in examples], min(batch_tokens, MOST_TOKENS)):
         ids, mask = pad([examples[i] for i in rows])
         yield rows, ids.to(device), mask.to(device)
 
@@ -85,7 +88,7 @@ def directional_derivative(
     examples
         N 1-D tensors of token ids.
     batch_tokens
-        Padded tokens in one pass.
+        Padded tokens in one pass, at most (:data:`MOST_TOKENS` in any case).
     """
     start = {name: p.detach() for name, p in model.named_parameters() if name in tangent}
     direction = {name: tangent[name].to(start[name]) for name in start}
@@ -120,7 +123,7 @@ def weighted_gradient(
     examples
         N 1-D tensors of token ids.
     batch_tokens
-        Padded tokens in one pass.
+        Padded tokens in one pass, at most (:data:`MOST_TOKENS` in any case).
     """
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}

@@ -7,6 +7,7 @@ error). Beside them, the network at the ridge solution's weights.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +18,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from ntktune.errors import UserError
 from ntktune.finetune.embedding import reachable_rows
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
-from ntktune.models import TextModel
+from ntktune.models import TextModel, checkpointed
 from ntktune.seeds import generator
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
 from ntktune.theory.drift import kernel_drift
 from ntktune.theory.operator import operator_stopping_times
-from ntktune.theory.shift import rated_noise, shift_estimate
+from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate
 from ntktune.theory.simulation import LATEST, tried_times
 from ntktune.theory.tangent import (
     LogitDifference,
@@ -53,7 +55,9 @@ class Trace:
         ``gradient-descent``), ``step``, ``eta`` (sum of the step sizes), ``best`` (whether it
         is the hold-out's choice), ``holdout_loss``; ``distance`` ‖θ − θ_P‖/‖θ_P‖;
         ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ on the test rows; ``error``, ``error_linear`` and
-        ``start_error``, the test errors of f, f_lin and f_P; ``kernel_gap`` and
+        ``start_error``, the test errors of f, f_lin and f_P (squared, of standardised scores;
+        or of classes), ``loss``, ``loss_linear`` and ``start_loss`` (squared, or logistic);
+        ``kernel_gap`` and
         ``error_kernel``, the same for kernel descent after as many steps (gradient descent
         only, else NaN); and what :func:`ntktune.theory.drift.kernel_drift` returns, of the
         kernel on the training rows.
@@ -123,10 +127,17 @@ class _Origin:
             return float(np.mean((values > 0) != (target > 0)))
         return float(np.mean((values - target) ** 2))
 
+    def loss(self, values: np.ndarray) -> float:
+        """Return the mean test loss of outputs: squared, of standardised scores; or logistic."""
+        target = self.target[self.test]
+        if self.kind == "classification":
+            return float(np.mean(np.logaddexp(0.0, -target * values)))
+        return float(np.mean((values - target) ** 2))
+
     def gap(self, values: np.ndarray, others: np.ndarray) -> float:
-        """Return ‖f − g‖/‖f − f_P‖ on the test rows; NaN where f is f_P."""
+        """Return ‖f − g‖/‖f − f_P‖ on the test rows."""
         scale = np.linalg.norm(values - self.outputs[self.test])
-        return float(np.linalg.norm(values - others) / scale) if scale > 0 else np.nan
+        return float(np.linalg.norm(values - others) / scale)
 
     def holdout_time(self) -> int:
         """Return the steps of kernel descent after which the hold-out error is lowest."""
@@ -142,17 +153,41 @@ def _looked_at(count: int) -> bool:
 
 
 class _Watcher:
-    """Looks at a training: compares the network with its linearisation and its kernel."""
+    """Looks at a training: compares the network with its linearisation and its kernel.
 
-    def __init__(self, origin: _Origin, scalar: nn.Module, method: str, reached: torch.Tensor):
-        self.origin, self.scalar, self.method, self.reached = origin, scalar, method, reached
-        self.now = copy.deepcopy(origin.network)
+    Parameters
+    ----------
+    origin
+        The pretrained network.
+    now
+        A copy of it, to hold the training's weights while they are looked at.
+    scalar
+        The network that is trained, as a scalar function.
+    method
+        How it is trained.
+    reached
+        Rows of the embedding table that the training knows.
+    last
+        The step after which it ends, where that is known.
+    """
+
+    def __init__(
+        self,
+        origin: _Origin,
+        now: nn.Module,
+        scalar: nn.Module,
+        method: str,
+        reached: torch.Tensor,
+        last: int | None,
+    ):
+        self.origin, self.now, self.scalar = origin, now, scalar
+        self.method, self.reached, self.last = method, reached, last
         self.rows: list[dict[str, Any]] = []
         self.evaluations = 0
 
     def __call__(self, evaluation: Evaluation) -> None:
-        """Look at every evaluation whose number is a power of two."""
-        if _looked_at(self.evaluations):
+        """Look at every evaluation whose number is a power of two, and at the last step."""
+        if _looked_at(self.evaluations) or evaluation.step == self.last:
             self.look(evaluation, best=False)
         self.evaluations += 1
 
@@ -172,8 +207,8 @@ class _Watcher:
         texts = origin.of(origin.test)
         change = difference(self.now, origin.network)
         found = outputs(self.now, texts, tokens).double().numpy()
-        start, slope = directional_derivative(origin.network, change, texts, tokens)
-        linear = (start + slope).numpy()
+        value, slope = directional_derivative(origin.network, change, texts, tokens)
+        linear = (value + slope).numpy()
         kernel = np.full(len(texts), np.nan)
         if self.method == "gradient-descent":
             path = origin.descent.path_elsewhere(origin.cross(origin.test), [evaluation.step])
@@ -183,6 +218,8 @@ class _Watcher:
         ).kernel.numpy()
         before = origin.kernel[origin.train, origin.train]
         blind = np.isnan(kernel).any()
+        distance = length(change)
+        start = origin.outputs[origin.test]
         self.rows.append(
             {
                 "method": self.method,
@@ -190,19 +227,23 @@ class _Watcher:
                 "epoch": evaluation.epoch,
                 "best": best,
                 "holdout_loss": evaluation.holdout_loss,
-                "distance": length(change) / origin.size,
-                "linear_gap": origin.gap(found, linear),
-                "kernel_gap": origin.gap(found, kernel),
+                "distance": distance / origin.size,
+                # of a network that has not moved, rounding over rounding
+                "linear_gap": origin.gap(found, linear) if distance else np.nan,
+                "kernel_gap": origin.gap(found, kernel) if distance else np.nan,
                 "error": origin.error(found),
                 "error_linear": origin.error(linear),
                 "error_kernel": np.nan if blind else origin.error(kernel),
-                "start_error": origin.error(origin.outputs[origin.test]),
+                "start_error": origin.error(start),
+                "loss": origin.loss(found),
+                "loss_linear": origin.loss(linear),
+                "start_loss": origin.loss(start),
             }
             | kernel_drift(before, matrix, torch.finfo(origin.dtype).eps)
         )
 
 
-def _ridge_rows(origin: _Origin) -> list[dict[str, Any]]:
+def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
     """Return how far the network at θ_P + Δ̂ is from the ridge prediction it linearises to."""
     train, step = origin.train, origin.descent.step_size
     inside = origin.kernel[train, train]
@@ -214,9 +255,12 @@ def _ridge_rows(origin: _Origin) -> list[dict[str, Any]]:
         ridge = 1 / (step * time)
         weights = np.linalg.solve(inside + len(shift) * ridge * np.eye(len(shift)), shift)
         linear = start + origin.cross(origin.test) @ weights
-        solution = weighted_gradient(
-            origin.network, torch.as_tensor(weights), origin.of(train), origin.batch_tokens
-        )
+        with contextlib.ExitStack() as stack:
+            if checkpointing:
+                stack.enter_context(checkpointed(origin.network.backbone))
+            solution = weighted_gradient(
+                origin.network, torch.as_tensor(weights), origin.of(train), origin.batch_tokens
+            )
         with moved(origin.network, solution):
             found = outputs(origin.network, texts, origin.batch_tokens).double().numpy()
         rows.append(
@@ -246,7 +290,9 @@ def _stop(
     step, eps = origin.descent.step_size, float(torch.finfo(origin.dtype).eps)
     shift = (origin.target - origin.outputs)[origin.train]
     estimate = shift_estimate(origin.kernel[origin.train, origin.train], shift, eps)
-    sigma = estimate.sigma if rated is None else rated
+    sigma, source = noise_estimate(
+        origin.kernel[origin.train, origin.train], shift, estimate, rated
+    )
     latest = stopping_time(
         origin.descent.values, sigma=sigma, radius=estimate.radius, step_size=step
     )
@@ -264,12 +310,11 @@ def _stop(
         "n_train": len(shift),
         "step_size": step,
         "sigma": sigma,
-        "sigma_source": "residual" if rated is None else "ratings",
+        "sigma_source": source,
         "radius": estimate.radius,
         "theory": latest,
         "operator_crossing": operator.crossing,
         "operator_minimiser": operator.minimiser,
-        "drift_measured": operator.measured,
         "kernel_holdout": origin.holdout_time(),
         "network_holdout": training.best.step,
         "network_steps": training.steps,
@@ -305,7 +350,7 @@ def watched_seed(
     examples, subsets, size, seed, settings, root_seed
         As for :func:`ntktune.finetune.repeats.fine_tuned_repeats`; ``settings`` are AdamW's.
     test_rows
-        Of the test rows, at most so many are looked at.
+        Of the test rows, at most so many are looked at, drawn at random.
     max_steps
         Steps of gradient descent.
     step_size_factor
@@ -319,10 +364,10 @@ def watched_seed(
     -------
     Trace
         Its ``stop`` has ``n_train``; ``step_size`` α; ``sigma`` and ``sigma_source``
-        (``ratings`` or ``residual``), ``radius`` (both but ratings by GCV); and in steps of α:
+        (:func:`ntktune.theory.shift.noise_estimate`), ``radius`` (GCV); and in steps of α:
         ``theory`` T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op,
-        ``drift_measured`` (whether the drift is known up to T̂_max), ``kernel_holdout`` (where
-        the hold-out stops kernel descent), ``network_holdout`` (where it stops the network's
+        (NaN where the drift is not known so far), ``kernel_holdout`` (where the hold-out stops
+        kernel descent), ``network_holdout`` (where it stops the network's
         gradient descent, of ``network_steps`` that were made).
     """
     report = progress or (lambda share: None)
@@ -330,7 +375,9 @@ def watched_seed(
     two = examples.kind == "classification"
     scalar = LogitDifference(model) if two else model
     target = 2 * examples.label - 1 if two else (examples.label - start.label_mean) / start.label_sd
-    test = list(subsets["test"])[:test_rows]
+    # the test rows stand as in their file, which may be sorted by label
+    drawn = generator(root_seed, "theory.test", examples.task).permutation(subsets["test"])
+    test = sorted(drawn[:test_rows].tolist())
     parts = [start.train, start.holdout, test]
     origin = _Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
     reach = reachable_rows(scalar.backbone, origin.examples)
@@ -348,6 +395,7 @@ def watched_seed(
         patience=None,
     )
     own = torch.as_tensor(target, dtype=model.head.weight.dtype)
+    now = copy.deepcopy(origin.network)
     trained: dict[str, tuple[_Watcher, Training]] = {}
     for number, (method, network, how, targets, order) in enumerate(
         (
@@ -355,20 +403,19 @@ def watched_seed(
             ("gradient-descent", scalar, plain, own, generator(root_seed, "theory.order")),
         )
     ):
-        watcher = _Watcher(origin, scalar, method, reached)
+        last = max_steps if method == "gradient-descent" else None
+        watcher = _Watcher(origin, now, scalar, method, reached, last)
+        parts = (start.train, start.holdout, how, order, None, watcher, test)
         with last_rows_only(network, examples.ids):
-            training = fine_tune(
-                network,
-                examples.ids,
-                targets,
-                start.train,
-                start.holdout,
-                how,
-                order,
-                None,
-                watcher,
-                test,
-            )
+            try:
+                training = fine_tune(network, examples.ids, targets, *parts)
+            except UserError as error:
+                if method == "adamw":
+                    raise
+                raise UserError(
+                    f"the theory's gradient descent on {examples.task}: {error} (that is half its "
+                    f"step size; lower theory.step_size_factor, {step_size_factor:g})"
+                ) from None
         watcher.look(training.best, best=True)
         with torch.no_grad():
             for weight, before in zip(
@@ -383,7 +430,7 @@ def watched_seed(
         for method, (watcher, _) in trained.items()
         for row in watcher.rows
     ]
-    ridge = _ridge_rows(origin)
+    ridge = _ridge_rows(origin, settings.checkpointing)
     report(1.0)
     rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
     return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], rated, constant))
