@@ -291,7 +291,7 @@ def _study_texts(
 
 def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
-    tuning, merging = study["finetune"], study["taskvectors"]
+    tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
     if tuning["fixed_epochs"]:
         size = tuning["fixed_size"] or min(tuning["sizes"])
@@ -300,6 +300,12 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     if merging["tasks"]:
         size = merging["size"]
         found.append((f"task vectors, n {size}", merging["tasks"], size, 1, {}))
+    if theory["tasks"]:
+        size, seeds = theory["size"] or min(tuning["sizes"]), theory["seeds"]
+        descent = {"max_epochs": theory["max_steps"], "batch_size": size, "method": "sgd"}
+        descent |= {"evaluate_every": 1, "patience": None}
+        found.append((f"watched, n {size}", theory["tasks"], size, seeds, {}))
+        found.append((f"descent, n {size}", theory["tasks"], size, seeds, descent))
     return found
 
 
@@ -352,7 +358,7 @@ def plan(args: argparse.Namespace) -> None:
                     settings=dataclasses.replace(settings, **changes),
                     device=device,
                     outputs=OUTPUTS[study["task_definitions"][task]["kind"]],
-                    test_history=bool(changes),
+                    test_history=name.startswith("fixed"),
                 )
             )
         trainings.append((name, seeds, costs))
