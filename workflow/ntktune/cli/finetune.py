@@ -304,6 +304,8 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
         size, seeds = theory["size"] or min(tuning["sizes"]), theory["seeds"]
         descent = {"max_epochs": theory["max_steps"], "batch_size": size, "method": "sgd"}
         descent |= {"evaluate_every": 1, "patience": None}
+        one_batch = tuning["batch_size"] * study["model"]["max_tokens"]
+        descent["batch_tokens"] = min(tuning["batch_tokens"], one_batch)
         found.append((f"watched, n {size}", theory["tasks"], size, seeds, {}))
         found.append((f"descent, n {size}", theory["tasks"], size, seeds, descent))
     return found

@@ -390,6 +390,10 @@ def watched_seed(
         learning_rate=origin.descent.step_size / 2,
         weight_decay=0.0,
         batch_size=len(start.train),
+        # in passes no larger than AdamW's, which are known to fit
+        batch_tokens=min(
+            settings.batch_tokens, settings.batch_size * max(map(len, origin.examples))
+        ),
         max_epochs=max_steps,
         evaluate_every=1,
         patience=None,
