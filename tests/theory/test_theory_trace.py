@@ -43,7 +43,7 @@ def text_model(outputs):
     from transformers import AutoModel
 
     torch.manual_seed(2)
-    shape = {"n_embd": 12, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16}
+    shape = {"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16}
     backbone = AutoModel.from_config(described_configuration({"model_type": "gpt2", **shape}))
     head = torch.Generator().manual_seed(0)
     return TextModel(backbone, outputs, head).double().eval()
