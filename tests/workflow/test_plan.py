@@ -149,3 +149,15 @@ def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):
     jobs = checkout.planned("--configfile", "mine.yaml")
     assert "fig10" not in jobs
     assert jobs["fig3"] == 1
+
+
+def test_what_the_documents_link_to_is_in_the_repository(checkout):
+    """A file that git ignores is there for its author only."""
+    targets = []
+    for document in checkout.folder.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                targets.append((document, target))
+    assert len(targets) > 5
+    for document, target in targets:
+        assert (document.parent / target).exists(), f"{document} links to {target}"
