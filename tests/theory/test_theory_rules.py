@@ -38,8 +38,11 @@ def test_times_and_errors_are_those_of_the_loop(problem):
     every = [*TRAIN, *HOLDOUT]
     path, step = loop(gram, start, label, every, 64)
     half, half_step = loop(gram, start, label, TRAIN, 64)
-    error = lambda values: ((values[:, list(TEST)] - label[list(TEST)]) ** 2).mean(axis=1)  # noqa: E731
-    held = ((half[:, list(HOLDOUT)] - label[list(HOLDOUT)]) ** 2).mean(axis=1)
+
+    def error(values, rows=TEST):
+        return ((values[:, list(rows)] - label[list(rows)]) ** 2).mean(axis=1)
+
+    held = error(half, HOLDOUT)
     whole = gram[np.ix_(every, every)]
     radius = shift_estimate(whole, (label - start)[every]).radius
     stop = stopping_time(np.linalg.eigvalsh(whole / 32), sigma=0.3, step_size=step, radius=radius)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+# of the slopes over networks' widths, which a figure and the verdicts read
+SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
+
 
 def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
     """Raise UserError if a file lacks some of its columns or keys (``what`` they are)."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ntktune.artifacts import Record, read_json, write_csv
 from ntktune.cli import add_command
 from ntktune.cli.figure_files import (
+    SLOPE_COLUMNS,
     add_drawing,
     check_names,
     checked_table,
@@ -100,7 +101,6 @@ LINEAR_COLUMNS = (
     "network_turned",
 )
 RADII_COLUMNS = ("decay", "predicted", "measured")
-SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
 PREDICTION_COLUMNS = (
     *RATE_COLUMNS,
     "kind",

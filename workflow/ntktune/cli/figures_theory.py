@@ -7,6 +7,7 @@ import argparse
 from ntktune.artifacts import Record, write_csv
 from ntktune.cli import add_command
 from ntktune.cli.figure_files import (
+    SLOPE_COLUMNS,
     add_drawing,
     check_same_tasks,
     checked_table,
@@ -51,16 +52,6 @@ TRACE_COLUMNS = (
     "start_exponent",
 )
 SOLUTION_COLUMNS = ("seed", "holdout", "gap", "error_network", "error_ridge")
-STOP_COLUMNS = (
-    "seed",
-    "step_size",
-    "theory",
-    "operator_crossing",
-    "operator_minimiser",
-    "kernel_holdout",
-    "network_holdout",
-    "network_steps",
-)
 SENSITIVITY_COLUMNS = (
     "draw",
     "sigma_source",
@@ -73,7 +64,6 @@ SENSITIVITY_COLUMNS = (
     "eta",
 )
 NETWORK_COLUMNS = ("width", "seed", "phase", "drift", "linear_gap", "distance")
-SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
 
 
 def descent(args: argparse.Namespace) -> None:
@@ -122,12 +112,12 @@ def table5(args: argparse.Namespace) -> None:
 
 def table6(args: argparse.Namespace) -> None:
     """Write table 6: the linear picture along real fine-tuning."""
-    from ntktune.figures.table6 import linear_table
+    from ntktune.figures.table6 import STOPS, linear_table
 
     record = Record("ntktune.cli.figures_theory:table6", args)
     trace, _ = tables_of_tasks(args.traces, TRACE_COLUMNS, "--traces")
     ridge, _ = tables_of_tasks(args.solutions, SOLUTION_COLUMNS, "--solutions")
-    stops, _ = tables_of_tasks(args.stops, STOP_COLUMNS, "--stops")
+    stops, _ = tables_of_tasks(args.stops, ("seed", *STOPS), "--stops")
     check_same_tasks({"--traces": trace, "--solutions": ridge, "--stops": stops})
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, linear_table(trace, ridge, stops), provenance)

@@ -67,6 +67,11 @@ def _judged(
     )
 
 
+def _at_most(bound: float) -> tuple[Callable, str, Callable[[float], bool]]:
+    """Return ``worst``, ``threshold`` and ``holds`` of :func:`_judged` for a bound of ours."""
+    return max, f"≤ {bound:g} (ours)", lambda value: value <= bound
+
+
 def _largest(table: pd.DataFrame) -> pd.DataFrame:
     """Return each task's row of the largest n, by task."""
     return (
@@ -74,8 +79,9 @@ def _largest(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _by_task(table: pd.DataFrame, values: pd.Series) -> dict[str, float]:
-    return dict(zip(table.index, values.astype(float), strict=True))
+def _by_task(values: pd.Series) -> dict[str, float]:
+    """Return task → value of a column of a table with the index ``task``."""
+    return values.astype(float).to_dict()
 
 
 def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
@@ -97,10 +103,8 @@ def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
         "In the kernel model the theory's stopping time is nearly as good as hindsight",
         "sections 3.5 and 6.1, eqs 10-11",
         "largest ratio over tasks of the test error at T̂_max to the lowest along the path",
-        _by_task(own, ratios["theory"]),
-        max,
-        f"≤ {MOST_OVER_HINDSIGHT} (ours)",
-        lambda value: value <= MOST_OVER_HINDSIGHT,
+        _by_task(ratios["theory"]),
+        *_at_most(MOST_OVER_HINDSIGHT),
         others,
         "no kernel of a training sample and the test rows",
     )
@@ -119,12 +123,10 @@ def stopping_is_ridge(rules: pd.DataFrame) -> dict[str, Any]:
         "Early-stopped gradient descent is as good as kernel ridge regression",
         "eqs 27-28",
         "largest relative difference over tasks of their lowest test errors along the path",
-        _by_task(own, (own["ridge_lowest"] / own["oracle_error"] - 1).abs()),
-        max,
-        f"≤ {MOST_APART} (ours)",
-        lambda value: value <= MOST_APART,
+        _by_task((own["ridge_lowest"] / own["oracle_error"] - 1).abs()),
+        *_at_most(MOST_APART),
         "; ‖f_t − f_ridge‖/‖f_t − f_0‖ with λ = 1/η_t where descent is at its best: "
-        + listed(_by_task(own, own["ridge_distance"])),
+        + listed(_by_task(own["ridge_distance"])),
         "no kernel of a training sample and the test rows",
     )
 
@@ -140,10 +142,8 @@ def network_at_ridge(linear: pd.DataFrame) -> dict[str, Any]:
         "The network at the ridge solution's weights predicts as ridge does",
         "eq 28",
         "largest ‖f_{θ_P+Δ̂} − f_ridge‖/‖f_ridge − f_P‖ over tasks, on test rows",
-        _by_task(own, own["ridge_gap"]),
-        max,
-        f"≤ {MOST_GAP} (ours)",
-        lambda value: value <= MOST_GAP,
+        _by_task(own["ridge_gap"]),
+        *_at_most(MOST_GAP),
         errors,
         "no task was watched (theory.tasks)",
     )
@@ -152,15 +152,13 @@ def network_at_ridge(linear: pd.DataFrame) -> dict[str, Any]:
 def stays_linear(linear: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on fine-tuning staying near its linearisation (table 6)."""
     own = linear.set_index("task")
-    plain = _by_task(own, own["descent_linear_gap"])
+    plain = _by_task(own["descent_linear_gap"])
     return _judged(
         "Fine-tuning stays near the network linearised at its pretrained weights",
         "Lemma 1, eq 14",
         "largest ‖f − f_lin‖/‖f − f_P‖ over tasks, on test rows, at the hold-out's choice",
-        _by_task(own, own["adamw_linear_gap"]),
-        max,
-        f"≤ {MOST_GAP} (ours)",
-        lambda value: value <= MOST_GAP,
+        _by_task(own["adamw_linear_gap"]),
+        *_at_most(MOST_GAP),
         "; with gradient descent instead of AdamW: " + listed(plain),
         "no task was watched, or no training moved before the hold-out stopped it",
     )
@@ -169,16 +167,14 @@ def stays_linear(linear: pd.DataFrame) -> dict[str, Any]:
 def kernel_stays(linear: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on the kernel hardly changing along fine-tuning (table 6)."""
     own = linear.set_index("task")
-    more = "; with gradient descent: " + listed(_by_task(own, own["descent_drift"]))
-    more += "; alignment of K_t and K_0: " + listed(_by_task(own, own["adamw_alignment"]))
+    more = "; with gradient descent: " + listed(_by_task(own["descent_drift"]))
+    more += "; alignment of K_t and K_0: " + listed(_by_task(own["adamw_alignment"]))
     return _judged(
         "The kernel hardly changes while the network is fine-tuned",
         "eq 17",
         "largest ‖K_t − K_0‖/‖K_0‖ over tasks, operator norm, at the hold-out's choice",
-        _by_task(own, own["adamw_drift"]),
-        max,
-        f"≤ {MOST_DRIFT} (ours)",
-        lambda value: value <= MOST_DRIFT,
+        _by_task(own["adamw_drift"]),
+        *_at_most(MOST_DRIFT),
         more,
         "no task was watched (theory.tasks)",
     )
@@ -191,7 +187,7 @@ def linear_recovers(linear: pd.DataFrame) -> dict[str, Any]:
         "The linearised network recovers more than half of fine-tuning's gain",
         "Lemma 1; Malladi et al. 2023",
         "smallest share over tasks of the test loss's fall that f_lin has too",
-        _by_task(own, own["gain_recovered"]),
+        _by_task(own["gain_recovered"]),
         min,
         f"> {LEAST_RECOVERED}",
         lambda value: value > LEAST_RECOVERED,
@@ -266,10 +262,8 @@ def networks_own_stop(linear: pd.DataFrame) -> dict[str, Any]:
         "The theory's stopping time is that of the network's own gradient descent",
         "sections 3.5 and 6.1, eqs 10-11, 26",
         "largest factor over tasks between T̂_max and the hold-out's stop",
-        _by_task(own, ratio.where(known)),
-        max,
-        f"≤ {MOST_TIMES_APART:g} (ours)",
-        lambda value: value <= MOST_TIMES_APART,
+        _by_task(ratio.where(known)),
+        *_at_most(MOST_TIMES_APART),
         steps,
         "no task was watched, or every hold-out loss still fell at the last step" + steps,
     )

@@ -66,8 +66,12 @@ class KernelDescent:
 
     def path_elsewhere(self, cross: ArrayLike, times: ArrayLike) -> np.ndarray:
         """Return :meth:`change_elsewhere` of one label vector at many times, (T, M)."""
+        return self.filtered(cross, descent_filter(self.values, times, self.step_size))
+
+    def filtered(self, cross: ArrayLike, filters: np.ndarray) -> np.ndarray:
+        """Return K(·, X) (1/n) g(K_n) (y − f_0) at other points, (F, M), for filters g, (F, N)."""
         turned = np.asarray(cross, dtype=float) @ self.vectors / len(self.values)
-        return (descent_filter(self.values, times, self.step_size) * self.rotated) @ turned.T
+        return (filters * self.rotated) @ turned.T
 
     def training_error(self, times: ArrayLike) -> np.ndarray:
         """Return ‖y − f_t‖²/n at some times, (T,) or (T, R)."""

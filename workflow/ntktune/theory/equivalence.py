@@ -53,13 +53,10 @@ def equivalence_rows(
     times = tried_times(LATEST)[1:]
     filters = ridge_filter(descent.values, 1 / (descent.step_size * times))
     parts = {"train": inside, "test": gram[np.ix_(test, train)]}
-    paths = {}
-    for part, cross in parts.items():
-        turned = cross @ descent.vectors / len(train)
-        paths[part] = (
-            descent.path_elsewhere(cross, times),  # (T, M)
-            (filters * descent.rotated) @ turned.T,
-        )
+    paths = {
+        part: (descent.path_elsewhere(cross, times), descent.filtered(cross, filters))  # (T, M)
+        for part, cross in parts.items()
+    }
     left = (label - start)[test]
     found = {"time": times, "eta": descent.step_size * times}
     for part, (stopped, penalised) in paths.items():

@@ -80,25 +80,23 @@ def operator_stopping_times(
         return OperatorTimes(0, 0)
     known = np.append(0.0, etas), np.append(0.0, np.maximum.accumulate(drift))
 
-    def excess(times: np.ndarray | int) -> np.ndarray:
-        """Return g(t) − C·C_H²/η_t, which rises with t."""
+    def drift_and_bound(times: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """Return g(t), which rises, and C·C_H²/η_t, which falls."""
         eta = step_size * np.asarray(times, dtype=float)
-        return np.interp(eta, *known) - constant * radius**2 / eta
+        return np.interp(eta, *known), constant * radius**2 / eta
 
     early, late = 0, latest + 1  # the drift is small enough at `early`, and not at `late`
     while late - early > 1:
         middle = (early + late) // 2
-        early, late = (middle, late) if excess(middle) <= 0 else (early, middle)
+        moved, bound = drift_and_bound(middle)
+        early, late = (middle, late) if moved <= bound else (early, middle)
     times = tried_times(latest)[1:]
     times = np.unique(np.append(times[times <= latest], latest))
     # between two measurements the sum is convex: around the best of the grid all are tried
-    total = excess(times) + 2 * constant * radius**2 / (step_size * times)
-    best = int(total.argmin())
+    best = int(sum(drift_and_bound(times)).argmin())
     low, high = times[max(best - 1, 0)], times[min(best + 1, len(times) - 1)]
     near = np.unique(np.linspace(low, high, min(high - low + 1, 100_000)).astype(int))
-    total = excess(near) + 2 * constant * radius**2 / (step_size * near)
+    minimiser = near[sum(drift_and_bound(near)).argmin()]
     # g cannot fall beyond the last measurement, so a time before it stands
     seen = etas[-1] / step_size * (1 + 1e-12)
-    return OperatorTimes(
-        *(float(t) if t <= seen else np.nan for t in (early, near[total.argmin()]))
-    )
+    return OperatorTimes(*(float(t) if t <= seen else np.nan for t in (early, minimiser)))

@@ -255,9 +255,8 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
         ridge = 1 / (step * time)
         weights = np.linalg.solve(inside + len(shift) * ridge * np.eye(len(shift)), shift)
         linear = start + origin.cross(origin.test) @ weights
-        with contextlib.ExitStack() as stack:
-            if checkpointing:
-                stack.enter_context(checkpointed(origin.network.backbone))
+        backbone = origin.network.backbone
+        with checkpointed(backbone) if checkpointing else contextlib.nullcontext():
             solution = weighted_gradient(
                 origin.network, torch.as_tensor(weights), origin.of(train), origin.batch_tokens
             )
