@@ -165,3 +165,82 @@ def test_colleagues_may_read_what_was_written(tmp_path):
         os.umask(before)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
     assert modes == {"a.safetensors": 0o644, "a.json": 0o644}
+
+
+def stretched(tensors, rows=2):
+    """Yield tensors in stretches of rows."""
+    for name, tensor in tensors.items():
+        for part in artifacts.stretches(tensor.shape, rows * max(1, tensor[0].numel())):
+            yield name, tensor[part]
+
+
+def layout(tensors):
+    return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+
+
+@pytest.fixture
+def streamed(tmp_path):
+    """Write tensors in stretches; return the file and the tensors."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "b": torch.randn(7, 3, 2, generator=generator),
+        "a": torch.randn(5, generator=generator).to(torch.bfloat16),
+        "c": torch.randn(4, 4, generator=generator).double(),
+    }
+    path = tmp_path / "s.safetensors"
+    artifacts.stream_tensors(path, layout(tensors), stretched(tensors), {"made": "here"})
+    return path, tensors
+
+
+def test_what_is_written_in_stretches_is_read_like_any_other_file(streamed):
+    path, tensors = streamed
+    read, provenance = artifacts.read_tensors(path)  # the checksum is verified
+    assert provenance == {"made": "here"}
+    assert set(read) == set(tensors)
+    assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in tensors.items())
+
+
+@pytest.mark.parametrize("numbers", [1, 4, 10**6])
+def test_stored_tensors_are_read_by_rows(streamed, numbers):
+    path, tensors = streamed
+    stored, provenance = artifacts.stored_tensors(path)
+    assert provenance == {"made": "here"}
+    for name, tensor in tensors.items():
+        assert (stored[name].shape, stored[name].dtype) == (tuple(tensor.shape), tensor.dtype)
+        parts = [stored[name][rows] for rows in artifacts.stretches(tensor.shape, numbers)]
+        assert torch.equal(torch.cat(parts), tensor)
+        assert torch.equal(stored[name][...], tensor)
+
+
+def test_a_single_number_is_one_stretch(tmp_path):
+    artifacts.write_tensors(tmp_path / "n", {"x": torch.tensor(2.5)}, {})
+    stored = artifacts.stored_tensors(tmp_path / "n")[0]["x"]
+    assert [float(stored[rows]) for rows in artifacts.stretches(stored.shape, 10)] == [2.5]
+
+
+def test_damage_of_a_file_that_is_read_in_stretches_is_named(streamed):
+    path, _ = streamed
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"s\.safetensors is damaged .* does not match its checksum"
+    ):
+        artifacts.stored_tensors(path)
+    path.write_bytes(content[:40])
+    with pytest.raises(UserError, match=r"s\.safetensors is damaged"):
+        artifacts.stored_tensors(path)
+    with pytest.raises(UserError, match="does not exist"):
+        artifacts.stored_tensors(path.with_name("none"))
+
+
+def test_stretches_that_do_not_fit_leave_no_file(tmp_path):
+    tensors = {"x": torch.ones(4, 2), "y": torch.ones(3)}
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ValueError, match="stretches are missing"):
+        artifacts.stream_tensors(path, layout(tensors), stretched({"x": tensors["x"]}), {})
+    with pytest.raises(ValueError, match="stretches of x are not those"):
+        artifacts.stream_tensors(path, layout(tensors), [("x", torch.ones(5, 2))], {})
+    with pytest.raises(ValueError, match="stretches of x are not those"):
+        artifacts.stream_tensors(path, layout(tensors), [("x", tensors["x"].double())], {})
+    assert list(tmp_path.iterdir()) == []

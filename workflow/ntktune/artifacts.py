@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,16 +224,25 @@ def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_described(name, tensor.dtype, tensor.shape))
         if isinstance(tensor, np.ndarray):
             flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
         else:
-            import torch
-
-            flat = tensor.reshape(-1).view(torch.uint8).numpy()
+            flat = _bytes(tensor)
         digest.update(memoryview(flat))
     return digest.hexdigest()
+
+
+def _described(name: str, dtype: Any, shape: Any) -> bytes:
+    """Return what a checksum takes of a tensor beside its values."""
+    return f"{name} {str(dtype).removeprefix('torch.')} {tuple(shape)}".encode()
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor's memory as bytes."""
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def write_tensors(
@@ -259,16 +269,23 @@ def write_tensors(
         save_file(ready, temporary, metadata={METADATA_KEY: facts})
 
 
-def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
+    """Open a safetensors file; raise UserError that names it if that cannot be."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(_present(path), framework=framework) as file:
-            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
+
+
+def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
+    with _opened(path, framework) as file:
+        facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     # files of others, such as a model's weights, carry no checksum of ours
     if "sha256" in facts and facts["sha256"] != _checksum(tensors):
         raise _damaged(path, "its content does not match its checksum")
@@ -278,6 +295,121 @@ def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any]
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
     """Read named torch tensors and their provenance; the checksum is verified."""
     return _read_named(path, "pt")
+
+
+class StoredTensor:
+    """A tensor in a safetensors file, of which rows are read when they are asked for.
+
+    ``shape`` and ``dtype`` are as torch has them; ``stored[i:j]`` reads the rows i to j of the
+    first dimension, ``stored[...]`` all.
+    """
+
+    def __init__(self, path: str | os.PathLike, name: str, shape: Sequence[int]):
+        self.path, self.name, self.shape = path, name, tuple(shape)
+        self.dtype = self[slice(0) if self.shape else ...].dtype
+
+    def __getitem__(self, rows: Any) -> torch.Tensor:
+        # opened each time: pages that were read of an open file stay in this process's memory
+        with _opened(self.path) as file:
+            return file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
+
+
+def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:
+    """Return a file's tensors, read in stretches when they are used, and its provenance.
+
+    The checksum is verified: the file is read through once, in little memory.
+    """
+    with _opened(path) as file:
+        facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        names = file.keys()
+        shapes = {name: file.get_slice(name).get_shape() for name in names}
+    found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
+    if "sha256" in facts and facts["sha256"] != _stored_checksum(found):
+        raise _damaged(path, "its content does not match its checksum")
+    return found, facts.get("provenance", {})
+
+
+def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
+    """Yield indices that take a tensor apart into stretches of whole rows.
+
+    A stretch holds about ``numbers`` numbers, and at least one row.
+    """
+    if not shape:
+        yield ...
+        return
+    rows = max(1, numbers // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+STRETCH = 2**20  # numbers that are read or written at a time
+
+
+def _stored_checksum(tensors: Mapping[str, StoredTensor]) -> str:
+    """Return the checksum of :func:`_checksum`, reading stretch by stretch."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(_described(name, tensor.dtype, tensor.shape))
+        for part in stretches(tensor.shape, STRETCH):
+            digest.update(memoryview(_bytes(tensor[part])))
+    return digest.hexdigest()
+
+
+STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def stream_tensors(
+    path: str | os.PathLike,
+    layout: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    parts: Iterable[tuple[str, torch.Tensor]],
+    provenance: dict,
+) -> None:
+    """Write named floating-point tensors as :func:`write_tensors` does, in little memory.
+
+    Parameters
+    ----------
+    path
+        The safetensors file.
+    layout
+        Name → shape and dtype.
+    parts
+        Name and next stretch of it, tensor after tensor in the order of ``layout``.
+    provenance
+        As for :func:`write_tensors`.
+
+    Raises
+    ------
+    ValueError
+        The stretches are not those of the layout.
+    """
+    start, header = 0, {}
+    for name, (shape, dtype) in layout.items():
+        end = start + math.prod(shape) * dtype.itemsize
+        stored = STORED_NAMES[str(dtype).removeprefix("torch.")]
+        header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    unknown = "0" * 64  # the checksum stands before the values that it is of
+    facts = json.dumps({"sha256": unknown, "provenance": provenance}, default=_json_ready)
+    header["__metadata__"] = {"format": "pt", METADATA_KEY: facts}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic_path(path) as temporary:
+        with open(temporary, "xb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for name, part in parts:
+                end = 8 + len(head) + header[name]["data_offsets"][1]
+                file.write(memoryview(_bytes(part.detach().cpu())))
+                if file.tell() > end or part.dtype != layout[name][1]:
+                    raise ValueError(f"the stretches of {name} are not those of its layout")
+            if file.tell() != 8 + len(head) + start:
+                raise ValueError(f"{path}: stretches are missing")
+        digest = _stored_checksum(
+            {name: StoredTensor(temporary, name, shape) for name, (shape, _) in layout.items()}
+        )
+        with open(temporary, "rb+") as file:
+            file.seek(8 + head.index(unknown.encode()))
+            file.write(digest.encode())
 
 
 def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
