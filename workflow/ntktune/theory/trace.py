@@ -26,13 +26,7 @@ from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune,
 from ntktune.kernel import gram
 from ntktune.models import TextModel, checkpointed
 from ntktune.seeds import generator
-from ntktune.theory.complexity import stopping_time
-from ntktune.theory.descent import KernelDescent, kernel_descent
-from ntktune.theory.drift import kernel_drift
-from ntktune.theory.operator import operator_stopping_times
-from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate
-from ntktune.theory.simulation import LATEST, tried_times
-from ntktune.theory.tangent import (
+from ntktune.tangent import (
     LogitDifference,
     difference,
     directional_derivative,
@@ -40,6 +34,12 @@ from ntktune.theory.tangent import (
     moved,
     weighted_gradient,
 )
+from ntktune.theory.complexity import stopping_time
+from ntktune.theory.descent import KernelDescent, kernel_descent
+from ntktune.theory.drift import kernel_drift
+from ntktune.theory.operator import operator_stopping_times
+from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate
+from ntktune.theory.simulation import LATEST, tried_times
 
 RIDGE_TIMES = (1, 8, 64, 512, 4096)  # steps whose ridge 1/η_t is tried, beside the hold-out's own
 

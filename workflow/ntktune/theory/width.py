@@ -18,9 +18,9 @@ from ntktune.errors import UserError
 from ntktune.kernel import gram
 from ntktune.matmul import FastLinear
 from ntktune.models import pad
+from ntktune.tangent import difference, directional_derivative, length
 from ntktune.theory.attention import AttentionNetwork
 from ntktune.theory.descent import theory_step_size
-from ntktune.theory.tangent import difference, directional_derivative, length
 
 TOKENS, FEATURES, LENGTH, BLOCKS = 24, 16, 8, 1
 EXAMPLES = 32  # of each task, to train on and to test on

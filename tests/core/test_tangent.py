@@ -5,7 +5,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from ntktune.models import TextModel, described_configuration
-from ntktune.theory.tangent import (
+from ntktune.tangent import (
     LogitDifference,
     difference,
     directional_derivative,
