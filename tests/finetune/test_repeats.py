@@ -37,6 +37,21 @@ def test_a_seed_alone_gives_the_numbers_it_gives_after_others(
     assert both[0][0]["holdout_loss"] != both[1][0]["holdout_loss"]
 
 
+def test_a_seed_on_the_sample_of_another_keeps_its_head_and_order(
+    text_model, examples, subsets, settings
+):
+    own = rows(text_model, examples(), subsets, settings)
+    swapped = rows(text_model, examples(), subsets, settings, seeds=[0, 0], samples=[0, 1])
+    assert repr(swapped[0][:2]) == repr(own[0][:2])
+    data = examples()
+    one_sample = {**subsets, "seeds": subsets["seeds"][1:]}  # the second sample under seed 0
+    alone = rows(text_model, data, one_sample, settings, seeds=[0])
+    assert repr(swapped[1][:2]) == repr(alone[0][:2])
+    assert swapped[1][0]["holdout_loss"] != own[1][0]["holdout_loss"]
+    steps = all_steps(data, subsets, 20, settings(), seeds=[0, 0], samples=[0, 1])
+    assert steps == 2 * all_steps(data, subsets, 20, settings(), seeds=[0])
+
+
 def test_one_row_per_seed_with_all_columns(text_model, examples, subsets, settings):
     found = rows(text_model, examples(), subsets, settings)
     assert [row["seed"] for row, *_ in found] == [0, 1]

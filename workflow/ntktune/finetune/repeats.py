@@ -155,12 +155,13 @@ def start_seed(
     seed: int,
     settings: Settings,
     root_seed: int,
+    sample: int | None = None,
 ) -> Start:
     """Put a seed's fresh head on a pretrained backbone, in place, and return its sample.
 
     The parameters are those of :func:`fine_tuned_repeats`.
     """
-    train, holdout = seed_split(examples, subsets, size, seed)
+    train, holdout = seed_split(examples, subsets, size, seed if sample is None else sample)
     mean, sd = label_scale(examples, train)
     if examples.kind == "regression":
         targets = torch.as_tensor((examples.label - mean) / sd, dtype=model.head.weight.dtype)
@@ -238,6 +239,7 @@ def fine_tuned_repeats(
     progress: Callable[[float], None] | None = None,
     *,
     test_history: bool = False,
+    samples: Sequence[int] | None = None,
 ) -> Iterator[Repeat]:
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
 
@@ -265,6 +267,9 @@ def fine_tuned_repeats(
         Called with the steps done, over all seeds (see :func:`all_steps`).
     test_history
         Measure the test rows at every evaluation; it changes no step and no choice.
+    samples
+        For each of ``seeds`` the seed whose sample it is trained on, instead of its own: what
+        is left to it are the fresh head and the order of the batches.
 
     Raises
     ------
@@ -275,13 +280,14 @@ def fine_tuned_repeats(
     if not len(subsets["test"]):
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
-    trained_on = {row for seed in seeds for row in subsets["seeds"][seed]["order"][:size]}
+    samples = seeds if samples is None else samples
+    trained_on = {row for seed in samples for row in subsets["seeds"][seed]["order"][:size]}
     pretrained = Snapshot(model.backbone, [examples.ids[row] for row in sorted(trained_on)])
     done = 0
     with last_rows_only(model, examples.ids):
-        for seed in seeds:
+        for seed, sample in zip(seeds, samples, strict=True):
             pretrained.restore()
-            start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
+            start = start_seed(model, examples, subsets, size, seed, settings, root_seed, sample)
 
             def test(start: Start = start) -> dict[str, float]:
                 found = measured_metrics(
@@ -341,8 +347,10 @@ def all_steps(
     size: int,
     settings: Settings,
     seeds: Sequence[int] | None = None,
+    samples: Sequence[int] | None = None,
 ) -> int:
     """Return the steps of all seeds' trainings if none is stopped early."""
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
-    parts = [seed_split(examples, subsets, size, seed)[0] for seed in seeds]
+    samples = seeds if samples is None else samples
+    parts = [seed_split(examples, subsets, size, sample)[0] for sample in samples]
     return sum(expected_steps(len(train), settings) for train in parts)
