@@ -10,7 +10,8 @@ from jinja2 import Environment, StrictUndefined
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
 CAPTIONS = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation"]
 CAPTIONS += ["descent", "linearisation", "width"]
-CAPTIONS += [*(f"table{i}" for i in range(1, 8)), "verdicts"]
+CAPTIONS += ["layers", "addition", "negation", "disentanglement"]
+CAPTIONS += [*(f"table{i}" for i in range(1, 10)), "verdicts"]
 
 
 def rendered(name, config):

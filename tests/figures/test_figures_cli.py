@@ -13,8 +13,11 @@ from ntktune.artifacts import file_sha256, write_json, write_table
 from ntktune.code_digest import code_modules
 
 THEORY = ["descent", "linearisation", "width", "table5", "table6", "table7"]
-FIGURES = ["fig2", "fig3", "decay", "fig10", "prediction", "epochs", "simulation", *THEORY[:3]]
-TABLES = ["table1", "table2", "table3", "table4", *THEORY[3:], "verdicts"]
+VECTORS = ["fig3", "layers", "addition", "negation", "disentanglement"]
+VECTORS += ["table3", "table8", "table9"]
+FIGURES = ["fig2", "decay", "fig10", "prediction", "epochs", "simulation"]
+FIGURES += THEORY[:3] + VECTORS[:5]
+TABLES = ["table1", "table2", "table4", *THEORY[3:], *VECTORS[5:], "verdicts"]
 VERBS = FIGURES + TABLES
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
 
@@ -26,7 +29,19 @@ def drawing(verb, study):
         "fig10": ["fig10", "--metrics", *study.metrics, "--tasks", *study.tasks],
         "fig3": [
             *("fig3", "--cosine", study.cosine, "--merged", study.merged),
-            *("--tasks", *study.tasks, "--colormap", "RdBu", "--colors", "#009E73", "#CC79A7"),
+            *("--tasks", *study.merging, "--colormap", "RdBu", "--colors", "#009E73", "#CC79A7"),
+        ],
+        "layers": [
+            *("layers", "--cosine", study.cosine, "--colors", "#000000", "#009E73", "#CC79A7"),
+        ],
+        "addition": [
+            *("addition", "--sweep", study.sweep, "--merged", study.merged),
+            *("--colors", "#009E73", "#CC79A7"),
+        ],
+        "negation": ["negation", "--negated", study.negated, "--colors", "#009E73", "#CC79A7"],
+        "disentanglement": [
+            *("disentanglement", "--disentanglement", *study.disentanglement),
+            *("--colormap", "viridis"),
         ],
         "decay": [
             *("decay", "--eigenvalues", study.eigenvalues[0], "--fits", study.fits[0]),
@@ -56,7 +71,12 @@ def tabulating(verb, study, table1):
             *("--seed", 3, "--bootstrap", 200),
         ],
         "table2": ["table2", "--stopping", *study.stopping, "--metrics", *study.metrics],
-        "table3": ["table3", "--cosine", study.cosine, "--merged", study.merged],
+        "table3": [
+            *("table3", "--cosine", study.cosine, "--merged", study.merged),
+            *("--overlap", study.overlap),
+        ],
+        "table8": ["table8", "--cosine", study.cosine],
+        "table9": ["table9", "--negated", study.negated],
         "table4": ["table4", "--metrics", *study.metrics],
         "table5": ["table5", "--rules", *study.rules, "--paths", *study.ridge],
         "table6": [
@@ -77,7 +97,7 @@ def tabulating(verb, study, table1):
                 "--stopping",
                 *study.stopping,
             ),
-            *("--cosine", study.cosine, "--merged", study.merged),
+            *("--cosine", study.cosine, "--merged", study.merged, "--negated", study.negated),
             *("--seed", 3, "--bootstrap", 200),
         ],
     }[verb]
@@ -152,21 +172,27 @@ def test_tables_and_verdicts(study, figures, tmp_path):
     assert len(scores) == 6 * len(SIZES)
     assert scores.loc[("stsb", 64), "pearson"] == pytest.approx(1 - 4**-0.4, rel=1e-5)
     merges = pd.read_csv(tmp_path / "table3.csv")
-    assert len(merges) == 6 * 5 + 6
+    assert len(merges) == 2 * (6 * 2 + 4)
+    cosines = pd.read_csv(tmp_path / "table8.csv")
+    assert len(cosines) == (6 + 4 + 4) * (2 * 2 + 3)
+    negated = pd.read_csv(tmp_path / "table9.csv")
+    assert len(negated) == 2 * 4 * 4
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    # not the predicted rate, drift and gaps above 0.1 nowhere, a fresh head's slopes
-    assert claims["verdict"].value_counts().to_dict() == {"reproduced": 20, "not reproduced": 4}
+    # not the predicted rate, drift and gaps above 0.1 nowhere, a fresh head's slopes; of the four
+    # tasks that are merged none is RTE
+    assert claims["verdict"].value_counts().to_dict() == {"reproduced": 21, "not reproduced": 4}
     assert claims["value"].notna().all()
     # a study that has none of it
     fewer = tabulating("verdicts", study, tmp_path / "table1.csv")
-    for option in ("--table5", "--table6", "--radii", "--slopes", "--cosine", "--merged"):
+    options = ("--table5", "--table6", "--radii", "--slopes", "--cosine", "--merged", "--negated")
+    for option in options:
         place = fewer.index(option)
         del fewer[place : place + 2]
     place = fewer.index("--untuned")
     del fewer[place : place + 1 + len(study.baselines)]
     assert figures(*fewer, "--out", tmp_path / "fewer.csv") == 0
     claims = pd.read_csv(tmp_path / "fewer.csv")
-    assert claims["verdict"].value_counts()["not tested"] == 2 + 12
+    assert claims["verdict"].value_counts()["not tested"] == 3 + 12
 
 
 def test_a_fresh_process_imports_no_torch_and_draws_the_same_bytes(drawn, study, tmp_path):
@@ -200,7 +226,10 @@ print(statuses, sorted(heavy & set(sys.modules)))
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_rule_reruns_for_its_own_figure_only(verb):
-    commands = "figures_theory" if verb in THEORY else "figures"
+    of_others = dict.fromkeys(THEORY, "figures_theory") | dict.fromkeys(
+        VECTORS, "figures_taskvectors"
+    )
+    commands = of_others.get(verb, "figures")
     modules = code_modules(f"ntktune.cli.{commands}:{verb}")
     own = {m.rsplit(".", 1)[1] for m in modules if m.startswith("ntktune.figures.")}
     assert own & set(VERBS) == {verb}
@@ -334,6 +363,27 @@ class TestMistakes:
             "merged": [study.merged],
         } | changed
         return [v for name, files in parts.items() for v in (f"--{name}", *files)]
+
+    def test_tables_of_task_vectors_of_another_kind(self, refused, study, tmp_path):
+        message = refused("table8", "--cosine", study.merged, "--out", tmp_path / "a.csv")
+        assert "merged.parquet lacks the columns pair, task_a, task_b, group, cosine" in message
+        message = refused("table9", "--negated", study.sweep, "--out", tmp_path / "a.csv")
+        assert "sweep.parquet lacks the columns target, pretrained, kept" in message
+        arguments = ["--merged", study.merged, "--out", tmp_path / "a.png"]
+        message = refused("addition", "--sweep", study.overlap, *arguments)
+        assert "overlap.parquet lacks the columns merged, part" in message
+
+    def test_a_pair_given_twice(self, refused, study, tmp_path):
+        twice = [study.disentanglement[0], study.disentanglement[0]]
+        message = refused(
+            *("disentanglement", "--disentanglement", *twice, "--out", tmp_path / "a.png")
+        )
+        assert "--disentanglement holds the pair semrel, sts12 more than once" in message
+
+    def test_a_wrong_colour_of_a_task(self, refused, study, tmp_path):
+        arguments = ["--colors", "blueish", "--out", tmp_path / "a.png"]
+        message = refused("negation", "--negated", study.negated, *arguments)
+        assert "'blueish' is no colour" in message
 
     def test_verdicts_without_table1(self, refused, study, tmp_path):
         arguments = self.verdict_arguments(study, table1=[tmp_path / "table1.csv"])

@@ -18,22 +18,63 @@ def figure():
     return draw(cosine_of(NAMES, scale=0.3), merged_of(NAMES))
 
 
-def test_heat_map_is_symmetric_about_zero_with_a_grey_diagonal(figure):
+def printed(axes, size=3):
+    """The means in the cells, and the standard deviations below some of them."""
+    texts = [text.get_text() for text in axes.texts]
+    means = [text for text in texts if text[0] != "±"]
+    return np.array(means).reshape(size, size), [text for text in texts if text[0] == "±"]
+
+
+def test_heat_map_is_symmetric_about_zero_and_its_diagonal_has_no_colour(figure):
     cosine = cosine_of(NAMES, scale=0.3)
-    matrix = cosine["cosine"].to_numpy().reshape(3, 3)
-    largest = np.abs(matrix - np.eye(3)).max()
-    image = figure.axes[0].images[0]
-    np.testing.assert_allclose(image.get_array().data, matrix)
-    np.testing.assert_array_equal(image.get_array().mask, np.eye(3, dtype=bool))
-    assert image.get_clim() == pytest.approx((-largest, largest))
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    expected = [
-        "1" if i == j else f"{matrix[i, j]:.3f}".replace("-", "−")
-        for i in range(3)
-        for j in range(3)
-    ]
-    assert texts == expected
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == NAMES
+    whole = cosine[cosine["group"] == "all"]
+    pairs = whole[whole["pair"] == "tasks"].groupby(["task_a", "task_b"])["cosine"].mean()
+    axes = figure.axes[0]
+    image = axes.images[0]
+    shown = image.get_array()
+    for (a, b), value in pairs.items():
+        i, j = NAMES.index(a), NAMES.index(b)
+        assert shown[i, j] == shown[j, i] == pytest.approx(value)
+    np.testing.assert_array_equal(shown.mask, np.eye(3, dtype=bool))
+    assert image.get_clim() == pytest.approx((-pairs.abs().max(), pairs.abs().max()))
+    means, spreads = printed(axes)
+    assert means[0, 1] == means[1, 0] == f"{pairs['stsb', 'rte']:.3f}".replace("-", "−")
+    # four pairs of runs, at −0.001, 0, 0 and 0.001 about their mean; one pair of samples
+    assert spreads == ["± 0.001"] * 6
+    assert [t.get_text() for t in axes.get_xticklabels()] == NAMES
+
+
+def test_the_framed_diagonal_compares_a_task_with_itself(figure):
+    axes = figure.axes[0]
+    assert np.diag(printed(axes)[0]).tolist() == ["0.500", "0.490", "0.480"]
+    frames = [patch.get_xy() for patch in axes.patches if patch.get_width() == 0.9]
+    assert frames == [(i - 0.45, i - 0.45) for i in range(3)]
+    title = "cosine between task vectors\n(framed: one task, two trainings)"
+    assert axes.get_title() == title
+
+
+def test_two_samples_stand_in_where_a_task_was_trained_once():
+    cosine, merged = cosine_of(NAMES, runs=1), merged_of(NAMES, seeds=1)
+    axes = draw(cosine, merged).axes[0]
+    means, spreads = printed(axes)
+    assert np.diag(means).tolist() == ["0.700", "0.690", "0.680"]
+    assert spreads == []
+    assert axes.get_title().endswith("(framed: one task and head, two samples)")
+    cosine.loc[(cosine["pair"] == "subsets") & (cosine["task_a"] == "rte"), "cosine"] = NAN
+    assert np.diag(printed(draw(cosine, merged).axes[0])[0]).tolist() == ["0.700", "–", "0.680"]
+    axes = draw(cosine[cosine["pair"] == "tasks"], merged).axes[0]
+    assert np.diag(printed(axes)[0]).tolist() == ["–", "–", "–"]
+    assert "unknown" in axes.get_title()
+    mixed = cosine_of(NAMES)
+    mixed = mixed[(mixed["pair"] != "seeds") | (mixed["task_a"] == "rte")]
+    title = draw(mixed, merged).axes[0].get_title()
+    assert "two trainings or one task" in title.replace("\n", " ")
+
+
+def test_the_order_of_the_command_is_kept():
+    cosine, merged = cosine_of(NAMES), merged_of(NAMES)
+    means = printed(draw(cosine, merged, NAMES[::-1]).axes[0])[0]
+    np.testing.assert_array_equal(means, printed(draw(cosine, merged).axes[0])[0][::-1, ::-1])
 
 
 def test_a_model_that_did_not_move_has_dashes_for_cosines():
@@ -41,35 +82,36 @@ def test_a_model_that_did_not_move_has_dashes_for_cosines():
     unmoved = (cosine[["task_a", "task_b"]] == "rte").any(axis=1)
     cosine.loc[unmoved, "cosine"] = NAN
     axes = draw(cosine, merged_of(NAMES)).axes[0]
-    texts = np.array([text.get_text() for text in axes.texts]).reshape(3, 3)
-    assert texts[1].tolist() == ["–", "1", "–"]
+    assert printed(axes)[0][1].tolist() == ["–", "–", "–"]
     assert axes.images[0].get_array().mask[1].all()
     assert np.isfinite(axes.images[0].get_clim()).all()
 
 
 def test_tiny_cosines_stay_pale_and_print_no_minus_zero():
-    cosine = cosine_of(NAMES)
-    cosine["cosine"] = np.where(cosine["task_a"] == cosine["task_b"], 1.0, -0.0001)
+    cosine = cosine_of(NAMES, runs=1)
+    cosine.loc[cosine["pair"] == "tasks", "cosine"] = -0.0001
     figure = draw(cosine, merged_of(NAMES))
     assert figure.axes[0].images[0].get_clim() == (-0.1, 0.1)
-    assert {text.get_text() for text in figure.axes[0].texts} == {"1", "0.000"}
+    means = printed(figure.axes[0])[0]
+    assert set(means[~np.eye(3, dtype=bool)]) == {"0.000"}
 
 
 def test_writing_is_white_on_dark_cells_and_black_on_light_ones():
-    cosine = cosine_of(["stsb", "rte"])
-    cosine["cosine"] = [1.0, 0.5, -0.001, 1.0]
-    figure = draw(cosine, merged_of(["stsb", "rte"]), ["stsb", "rte"])
-    assert [text.get_color() for text in figure.axes[0].texts] == [
-        "black",
-        "white",
-        "black",
-        "black",
-    ]
+    cosine = cosine_of(NAMES, runs=1)
+    pairs = cosine["pair"] == "tasks"
+    cosine.loc[pairs, "cosine"] = np.where(cosine.loc[pairs, "task_b"] == "rte", 0.5, -0.001)
+    colors = [text.get_color() for text in draw(cosine, merged_of(NAMES)).axes[0].texts]
+    assert colors == ["black", "white", *["black"], "white", *["black"] * 5]
 
 
 def test_scores_of_every_task_and_merge(figure):
     merged = merged_of(NAMES)
     rows = merge_rows(merged, NAMES)
+    # the middle one of three seeds has the mean; the coefficient that was chosen is not drawn
+    chosen = merged[(merged["seed"] == 1) & (merged["choice"] == "fixed")]
+    pairs = chosen[chosen["merged"] == "stsb + rte"].set_index("task")
+    assert rows["rte"]["single"].iloc[0] == pytest.approx(pairs.loc["rte", "single"])
+    assert rows["rte"]["merged_score"].iloc[0] == pytest.approx(pairs.loc["rte", "single"] * 0.96)
     assert list(rows["rte"]["label"]) == ["+ stsb", "+ mrpc", "+ all 2 others"]
     axes = figure.axes[1]
     dots = {line.get_label(): line for line in axes.lines if line.get_marker() != "None"}
@@ -90,11 +132,11 @@ def test_scores_of_every_task_and_merge(figure):
     assert "stsb (Pearson r)" in texts
     assert "rte (accuracy)" in texts
     # each of the nine rows prints its three scores
-    printed = [
+    scores = [
         f"{value:.2f}" for column in columns.values() for t in NAMES for value in rows[t][column]
     ]
-    assert [text for text in texts if text[0] == "0"] == printed
-    assert axes.get_title() == "merged models, coefficient 1"
+    assert [text for text in texts if text[0] == "0"] == scores
+    assert axes.get_title() == "merged models, coefficient 1\n(3 seeds)"
     assert axes.get_xlabel() == "test score"
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["pretrained", "single task", "merged"]
@@ -131,6 +173,10 @@ def test_mistakes_are_named():
         draw(cosine, merged, ["stsb", "amazon"])
     with pytest.raises(UserError, match="no merge of the tasks holds 'rte'"):
         draw(cosine, merged[merged["task"] != "rte"], NAMES)
+    with pytest.raises(UserError, match="no merge of the tasks holds 'stsb'"):
+        draw(cosine, merged[merged["choice"] != "fixed"], NAMES)
+    with pytest.raises(UserError, match="'#12' is no colour"):
+        task_vector_figure(cosine, merged, NAMES, "PuOr", ["#12", "#D55E00"])
     with pytest.raises(UserError, match="no colour map 'viridian'"):
         draw(cosine, merged, NAMES, "viridian")
     merged.loc[0, "coefficient"] = 0.5

@@ -2,13 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up_study import (
-    NAN,
     SIZES,
     TASKS,
-    cosine_of,
     eigenvalue_table,
     fit_table,
-    merged_of,
     metrics_table,
     stopping_of,
     summary_of,
@@ -18,7 +15,6 @@ from ntktune.errors import UserError
 from ntktune.figures.measures import nearest_size
 from ntktune.figures.table1 import decay_table
 from ntktune.figures.table2 import stopping_table
-from ntktune.figures.table3 import merging_table
 
 
 @pytest.fixture(scope="module")
@@ -140,23 +136,3 @@ def test_table2_with_one_draw_one_seed_and_no_end(metrics):
 def test_the_nearest_size_is_the_smaller_of_two():
     assert nearest_size(pd.Series([200, 100, 50]), 150) == 100
     assert nearest_size(pd.Series([64]), 1000) == 64
-
-
-def test_table3_adds_the_cosine_of_pairs_and_rounds():
-    names = ["stsb", "rte", "mrpc"]
-    cosine, merged = cosine_of(names), merged_of(names)
-    cosine.loc[(cosine["task_a"] == "stsb") & (cosine["task_b"] == "rte"), "cosine"] = 0.123456
-    merged.loc[0, "merged_score"] = 0.654321
-    table = merging_table(cosine, merged)
-    assert list(table.columns[:3]) == ["merged", "cosine", "task"]
-    assert table.loc[0, "cosine"] == 0.1235
-    assert table.loc[0, "merged_score"] == 0.6543
-    assert len(table) == 3 * 2 + 3
-    assert table.loc[table["merged"] == "stsb + rte + mrpc", "cosine"].isna().all()
-    assert list(table["normalised"][:2]) == [0.97, 0.96]
-
-
-def test_table3_with_an_unknown_score():
-    names = ["stsb", "rte"]
-    merged = merged_of(names).assign(pretrained=NAN)
-    assert merging_table(cosine_of(names), merged)["pretrained"].isna().all()

@@ -10,6 +10,7 @@ from made_up_study import (
     fit_table,
     merged_of,
     metrics_table,
+    negated_of,
     stopping_of,
     summary_of,
 )
@@ -22,6 +23,7 @@ from ntktune.figures.verdicts import (
     faster_decay_fewer_samples,
     merging_keeps,
     nearly_orthogonal,
+    negation_hurts,
     paper_order,
     power_law,
     predicted_rate,
@@ -214,48 +216,130 @@ def test_predicted_rate():
     assert predicted_rate(rates.assign(measured_low=NAN))["verdict"] == UNTESTED
 
 
-def test_nearly_orthogonal():
-    cosine = cosine_of(["stsb", "rte", "mrpc"])
-    row = nearly_orthogonal(cosine)
-    assert row["verdict"] == YES
-    assert row["threshold"] == "≤ 0.1 (ours)"
-    pair = {"stsb", "rte"}
-    chosen = [{a, b} == pair for a, b in zip(cosine["task_a"], cosine["task_b"], strict=True)]
-    cosine.loc[chosen, "cosine"] = -0.3
-    row = nearly_orthogonal(cosine)
-    assert (row["verdict"], row["value"]) == (NO, 0.3)
-    assert row["detail"].startswith("rte and stsb -0.3; mean |cosine| over 3 pairs")
-    assert nearly_orthogonal(cosine[cosine["task_a"] == cosine["task_b"]])["verdict"] == UNTESTED
-    cosine.loc[(cosine[["task_a", "task_b"]] == "mrpc").any(axis=1), "cosine"] = np.nan
-    detail = nearly_orthogonal(cosine)["detail"]
-    assert "over 1 pairs" in detail
-    assert detail.endswith("2 pairs with a model that fine-tuning did not move")
+class TestNearlyOrthogonal:
+    NAMES = ("stsb", "rte", "mrpc")
+
+    def with_pair(self, a, b, value):
+        """The mean cosine of two tasks is ``value``; those of single runs lie about it."""
+        cosine = cosine_of(self.NAMES)
+        own = (cosine["task_a"] == a) & (cosine["task_b"] == b)
+        cosine.loc[own, "cosine"] = np.tile([value - 0.2, value, value, value + 0.2], 7)
+        return cosine
+
+    def test_small_cosines(self):
+        every, rte = nearly_orthogonal(cosine_of(self.NAMES))
+        assert (every["verdict"], rte["verdict"]) == (YES, YES)
+        assert every["threshold"] == "≤ 0.1 (ours)"
+        assert "; one task, two trainings: stsb 0.5, rte 0.49, mrpc 0.48" in every["detail"]
+        assert "; one task and head, two samples: stsb 0.7, rte 0.69" in every["detail"]
+
+    def test_the_mean_over_runs_counts_and_not_one_run(self):
+        every, rte = nearly_orthogonal(self.with_pair("stsb", "rte", 0.0))
+        assert (every["verdict"], rte["verdict"]) == (YES, YES)
+        every, rte = nearly_orthogonal(self.with_pair("stsb", "rte", -0.3))
+        assert (every["verdict"], every["value"]) == (NO, pytest.approx(0.3))
+        assert every["detail"].startswith("stsb and rte -0.3; mean |cosine| over 3 pairs")
+        assert (rte["verdict"], rte["value"]) == (NO, pytest.approx(0.3))
+
+    def test_rte_is_judged_by_its_own_pairs(self):
+        every, rte = nearly_orthogonal(self.with_pair("stsb", "mrpc", 0.4))
+        assert (every["verdict"], rte["verdict"]) == (NO, YES)
+        assert rte["claim"] == "RTE's task vector is nearly orthogonal to the others'"
+        assert "; largest |cosine| among the other tasks 0.4" in rte["detail"]
+        assert len(nearly_orthogonal(cosine_of(["stsb", "mrpc"]))) == 1
+        alone = nearly_orthogonal(cosine_of(["stsb", "rte"]))[1]
+        assert "there are no two other tasks" in alone["detail"]
+
+    def test_models_that_did_not_move(self):
+        cosine = cosine_of(self.NAMES)
+        cosine.loc[(cosine[["task_a", "task_b"]] == "mrpc").any(axis=1), "cosine"] = NAN
+        every = nearly_orthogonal(cosine)[0]
+        assert "over 1 pairs" in every["detail"]
+        assert every["detail"].endswith("2 pairs with a model that fine-tuning did not move")
+        assert "two trainings: stsb 0.5, rte 0.49;" in every["detail"]
+        (none,) = nearly_orthogonal(cosine[cosine["pair"] != "tasks"])
+        assert none["verdict"] == UNTESTED
+        only = nearly_orthogonal(cosine[cosine["pair"] == "tasks"])[0]
+        assert "; cosines of one task with itself are not known" in only["detail"]
 
 
 def test_merging_keeps():
     merged = merged_of(["stsb", "rte", "mrpc"])
-    # the merge of all three is not part of the claim
+    # the merge of all three is not part of the claim, nor is the chosen coefficient
     merged.loc[merged["merged"] == "stsb + rte + mrpc", "normalised"] = 0.1
+    merged.loc[merged["choice"] == "validation", "normalised"] = 0.1
     row = merging_keeps(merged)
     assert (row["verdict"], row["value"]) == (YES, pytest.approx(0.96))
     assert row["threshold"] == "≥ 0.9 (ours)"
     assert "mean 0.965 over all scores (6)" in row["detail"]
     assert "for the pretrained weights with the same heads" in row["detail"]
-    merged.loc[0, "normalised"] = 0.5
+    assert "; mean 0.915 without the test rows whose text" in row["detail"]
+    assert row["detail"].endswith("10 of 200 on average")
+    # one seed of three: 0.97, 0.97 and 0.52
+    merged.loc[0, "normalised"] = 0.52
     row = merging_keeps(merged)
-    assert (row["verdict"], row["value"]) == (NO, 0.5)
+    assert (row["verdict"], row["value"]) == (NO, pytest.approx(0.82))
     assert row["detail"].startswith("smallest for stsb in stsb + rte")
     merged.loc[0, "single"] = -0.2
     row = merging_keeps(merged)
     assert row["verdict"] == YES
     assert "1 left out" in row["detail"]
+    assert "no member was fine-tuned on" in merging_keeps(merged.assign(leaked=0))["detail"]
     assert merging_keeps(merged.assign(single=0.0))["verdict"] == UNTESTED
 
 
+class TestNegationHurts:
+    def test_every_target_gets_worse(self):
+        row = negation_hurts(negated_of(["stsb", "rte"]))
+        # 0.4 plus 0.1 times the seed, of three
+        assert (row["verdict"], row["value"]) == (YES, pytest.approx(0.5))
+        assert row["statistic"].endswith("at λ = 1")
+        assert row["source"] == "SR26 section 5.2, eq 24; Ilharco et al. 2023"
+        assert "stsb 0.5 and 0.25, rte 0.5 and 0.25; of the same sign: 2 of 2" in row["detail"]
+        assert "measured over predicted: stsb 2, rte 2" in row["detail"]
+        assert "stsb 0.85 (controls 0.95); rte 0.85 (controls 0.95)" in row["detail"]
+
+    def test_one_target_that_does_not_get_worse(self):
+        negated = negated_of(["stsb", "rte"])
+        negated.loc[negated["target"] == "rte", "gap"] *= -1
+        row = negation_hurts(negated)
+        assert (row["verdict"], row["value"]) == (NO, pytest.approx(-0.5))
+        assert "of the same sign: 1 of 2" in row["detail"]
+
+    def test_one_seed_is_outweighed_by_the_others(self):
+        negated = negated_of(["stsb", "rte"])
+        negated.loc[(negated["seed"] == 0) & (negated["target"] == "rte"), "gap"] = -0.1
+        row = negation_hurts(negated)
+        assert (row["verdict"], row["value"]) == (YES, pytest.approx((-0.1 + 0.5 + 0.6) / 3))
+
+    def test_the_largest_coefficient_stands_in_for_one(self):
+        negated = negated_of(["stsb", "rte"])
+        row = negation_hurts(negated[negated["coefficient"] < 1])
+        assert row["statistic"].endswith("at λ = 0.5")
+        assert row["value"] == pytest.approx(0.25)
+
+    def test_a_pretrained_score_of_zero_has_no_share_to_keep(self):
+        negated = negated_of(["stsb", "rte"])
+        negated.loc[negated["task"] == "rte", "kept"] = NAN
+        detail = negation_hurts(negated)["detail"]
+        assert detail.endswith("on validation data: stsb 0.85")
+        assert "nan" not in detail
+
+    def test_nothing_predicted_or_chosen(self):
+        negated = negated_of(["stsb", "rte"]).assign(predicted_gap=NAN, chosen=False)
+        row = negation_hurts(negated)
+        assert row["verdict"] == YES
+        assert row["detail"].endswith("of the same sign: 0 of 0")
+
+
 def test_a_study_that_merges_nothing_leaves_these_claims_untested():
-    none = cosine_of(["stsb", "rte"]).iloc[:0], merged_of(["stsb", "rte"]).iloc[:0]
-    rows = nearly_orthogonal(none[0]), merging_keeps(none[1])
-    assert [row["verdict"] for row in rows] == [UNTESTED, UNTESTED]
+    names = ["stsb", "rte"]
+    rows = [
+        *nearly_orthogonal(cosine_of(names).iloc[:0]),
+        merging_keeps(merged_of(names).iloc[:0]),
+        negation_hurts(negated_of(names).iloc[:0]),
+    ]
+    assert [row["verdict"] for row in rows] == [UNTESTED] * 3
 
 
 class TestStoppingOrder:
@@ -300,6 +384,7 @@ def test_the_whole_table(metrics, stopping):
         "stopping": stopping,
         "cosine": cosine_of(list(TASKS)),
         "merged": merged_of(list(TASKS)),
+        "negated": negated_of(list(TASKS)),
         "theory": [claim_row("a claim", "Lemma 1", "a number", 1.0, "< 2", YES, "a detail of it")],
         "seed": 0,
         "resamples": 200,
@@ -315,7 +400,7 @@ def test_the_whole_table(metrics, stopping):
         "detail",
     ]
     # made to hold: all but the predicted rate
-    assert list(table["verdict"]) == [YES] * 8 + [NO] + [YES] * 4
+    assert list(table["verdict"]) == [YES] * 8 + [NO] + [YES] * 6
     assert table["source"].str.startswith("SR26 ").all()
     assert (table["detail"].str.len() > 10).all()
     assert table["claim"].is_unique

@@ -1,32 +1,47 @@
-"""The commands ``taskvectors tune``, ``cosine`` and ``merge``, end to end on files."""
+"""The chapter's commands, end to end on files."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_table, read_tensors, write_tensors
+from ntktune.artifacts import read_json, read_table, read_tensors, write_table, write_tensors
 
 
 def run(*words):
     return main([str(word) for word in words])
 
 
+TASKS = "abc"
+
+
 @pytest.fixture
 def tuned(study, training_flags):
-    """Fine-tune the three tasks; return their weight files."""
-    files = []
-    for task in "abc":
-        files.append(study / f"{task}.weights.safetensors")
-        assert run("taskvectors", "tune", *training_flags(task), "--out", files[-1]) == 0
+    """Fine-tune the three tasks with two seeds each and again; return the files, by task."""
+    files = {}
+    for task in TASKS:
+        files[task] = [study / f"{task}.{run}.safetensors" for run in ("0", "1", "again")]
+        outs = ["--out", *files[task][:2], "--out-again", files[task][2]]
+        assert run("taskvectors", "tune", *training_flags(task), *outs) == 0
     return files
 
 
-def test_tune_cosine_and_merge(study, training_flags, tuned, capsys):
-    model = ["--model", study / "model"]
+def inputs(study, files, tasks, runs=1):
+    """Return the flags that a sweep of some tasks reads by."""
+    return [
+        "--model", study / "model",
+        "--tasks", *tasks,
+        "--weights", *(path for task in tasks for path in files[task][:runs]),
+        "--tokens", *(study / f"{task}.safetensors" for task in tasks),
+        "--subsets", *(study / f"{task}.json" for task in tasks),
+        "--batch-tokens", 64,
+        "--device", "cpu",
+    ]  # fmt: skip
 
-    # the weights: all of the backbone, rows of the vocabulary that never occur as they were
-    tensors, facts = read_tensors(tuned[0])
+
+def test_tune_keeps_all_weights_and_says_where_they_come_from(study, training_flags, tuned):
+    tensors, facts = read_tensors(tuned["a"][0])
     start, _ = read_tensors(study / "model" / "model.safetensors")
     assert {k.removeprefix("backbone.") for k in tensors if k.startswith("backbone.")} == set(start)
     assert tensors["head.weight"].shape == (1, 16)
@@ -35,53 +50,192 @@ def test_tune_cosine_and_merge(study, training_flags, tuned, capsys):
     assert torch.equal(table[40:], start["embed_tokens.weight"][40:])
     assert not torch.equal(table[:40], start["embed_tokens.weight"][:40])
     assert (facts["task"]["name"], facts["size"], facts["blocks"]) == ("a", 20, None)
-    assert facts["seeds"] == {"root": 1, "indices": [0]}
     assert facts["command"] == "taskvectors tune"
     assert len(facts["code"]) == 16
+    made = [read_tensors(path)[1] for path in tuned["a"]]
+    assert [(f["run"], f["seeds"]["indices"], f["sample"]) for f in made] == [
+        ("0", [0], 0),
+        ("1", [1], 1),
+        ("again", [0], 1),
+    ]
 
-    # the same numbers as the first seed of the grid
+    # the same numbers as the grid's
     outs = ["--out-metrics", study / "m.parquet", "--out-history", study / "h.parquet"]
     assert run("finetune", "run", *training_flags("a"), *outs) == 0
     metrics, _ = read_table(study / "m.parquet")
-    for name in ("mse", "pearson", "holdout_loss", "best_step"):
-        assert facts["metrics"][name] == metrics[name][0]
+    for seed in (0, 1):
+        for name in ("mse", "pearson", "holdout_loss", "best_step"):
+            assert made[seed]["metrics"][name] == metrics[name][seed]
 
+
+def test_a_rounded_vector_is_half_as_large_and_close(study, training_flags, tuned):
+    path = study / "half.safetensors"
+    flags = [*training_flags("a"), "--store", "bfloat16", "--out", path]
+    assert run("taskvectors", "tune", *flags) == 0
+    tensors, _ = read_tensors(path)
+    exact, _ = read_tensors(tuned["a"][0])
+    start, _ = read_tensors(study / "model" / "model.safetensors")
+    for name, weight in start.items():
+        vector = tensors[f"vector.{name}"]
+        assert vector.dtype == torch.bfloat16
+        wanted = exact[f"backbone.{name}"].double() - weight.double()
+        torch.testing.assert_close(vector.double(), wanted, rtol=2**-8, atol=0)
+    assert not any(name.startswith("backbone.") for name in tensors)
+    out = study / "c.parquet"
+    both = ["--weights", path, tuned["b"][0], "--out", out]
+    assert run("taskvectors", "cosine", "--model", study / "model", *both) == 0
+    rounded = read_table(out)[0]["cosine"][0]
+    both = ["--weights", tuned["a"][0], tuned["b"][0], "--out", out]
+    assert run("taskvectors", "cosine", "--model", study / "model", *both) == 0
+    assert rounded == pytest.approx(read_table(out)[0]["cosine"][0], abs=1e-3)
+
+
+def test_cosines_in_total_and_per_group(study, tuned):
     out = study / "cosine.parquet"
-    assert run("taskvectors", "cosine", *model, "--weights", *tuned, "--out", out) == 0
-    cosines, provenance = read_table(out)
-    assert list(cosines) == ["task_a", "task_b", "cosine"]
-    assert len(cosines) == 9
+    weights = ["--weights", *(path for files in tuned.values() for path in files)]
+    assert run("taskvectors", "cosine", "--model", study / "model", *weights, "--out", out) == 0
+    table, provenance = read_table(out)
     assert provenance["sizes"] == {"a": 20, "b": 20, "c": 20}
-    square = cosines.pivot_table(index="task_a", columns="task_b", values="cosine").to_numpy()
-    assert (np.diag(square) == 1).all()
-    flat = [
-        np.concatenate(
-            [(t[f"backbone.{k}"].double() - w.double()).ravel() for k, w in start.items()]
-        )
-        for t in (read_tensors(path)[0] for path in tuned)
-    ]
-    wanted = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
-    assert square[0, 1] == square[1, 0] == pytest.approx(wanted, rel=1e-10)
+    whole = table[table["group"] == "all"]
+    assert whole["pair"].value_counts().to_dict() == {"tasks": 12, "seeds": 3, "subsets": 3}
+    assert set(table["group"]) == {
+        "all", "embedding", "norm",
+        *(f"block{i}.{part}" for i in (0, 1) for part in ("attention", "mlp")),
+    }  # fmt: skip
+    start, _ = read_tensors(study / "model" / "model.safetensors")
+    assert provenance["parameters"] == sum(w.numel() for w in start.values())
+    flat = {}
+    for task in "ab":
+        end = read_tensors(tuned[task][0])[0]
+        flat[task] = {
+            k: (end[f"backbone.{k}"].double() - w.double()).numpy().ravel()
+            for k, w in start.items()
+        }
+    found = table[(table["task_a"] == "a") & (table["task_b"] == "b")]
+    found = found[(found["run_a"] == "0") & (found["run_b"] == "0")].set_index("group")
+    for group, part in (("all", ""), ("embedding", "embed"), ("block1.mlp", "layers.1.mlp")):
+        one, two = (np.concatenate([v for k, v in flat[t].items() if part in k]) for t in "ab")
+        wanted = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+        assert found["cosine"][group] == pytest.approx(wanted, rel=1e-9)
+        assert found["norm_a"][group] == pytest.approx(np.linalg.norm(one))
 
-    out = study / "merged.parquet"
-    inputs = ["--tokens", *(study / f"{t}.safetensors" for t in "abc")]
-    inputs += ["--subsets", *(study / f"{t}.json" for t in "abc")]
-    common = ["--batch-tokens", 64, "--device", "cpu", "--out", out]
-    assert run("taskvectors", "merge", *model, "--weights", *tuned, *inputs, *common) == 0
-    merged, provenance = read_table(out)
-    assert provenance["settings"]["coefficient"] == 1.0
-    assert list(merged) == [
-        "merged", "task", "kind", "metric", "coefficient",
-        "pretrained", "single", "merged_score", "normalised",
-    ]  # fmt: skip
-    assert len(merged) == 9
+
+def overlapping(study):
+    """Write the tables of three tasks' texts: a test row of a is in all samples of b."""
+    tables = []
+    for task in TASKS:
+        texts = [f"{task} number {i}" for i in range(60)]
+        if task == "a":
+            texts[45] = "B Number 0!"
+        table = pd.DataFrame({"text_a": texts, "text_b": None})
+        tables.append(study / f"{task}.parquet")
+        facts = {"task": {"name": task}, "data_sha256": f"data of {task}"}
+        write_table(tables[-1], table, facts)
+    return tables
+
+
+def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
+    subsets = [study / f"{task}.json" for task in TASKS]
+    drawn = read_json(subsets[1])["seeds"]
+    rows = [0 in seed["order"][:20] for seed in drawn]
+    command = ["taskvectors", "overlap", "--tables", *overlapping(study), "--subsets", *subsets]
+    command += ["--out-counts", study / "o.parquet", "--out-leaked", study / "l.parquet"]
+    assert run(*command, "--size", 20, "--seeds", 2) == 0
+    counts = read_table(study / "o.parquet")[0].set_index(["task", "other", "seed"])
+    assert len(counts) == 18
+    assert (counts["test_rows"] == 20).all()
+    assert counts["sample_exact"].sum() == counts["pool_exact"].sum() == 0
+    for seed in (0, 1):
+        assert counts["sample_normalised"]["a", "b", seed] == rows[seed]
+    leaked = read_table(study / "l.parquet")[0]
+    assert len(leaked) == sum(rows)
+    assert set(leaked["row"]) <= {45}
+    assert any(rows)  # the test would show nothing
+
+    added, negated = [], []
+    for tasks in ("ab", "ac", "bc", "abc"):
+        added.append(study / f"{tasks}.add.parquet")
+        flags = [*inputs(study, tuned, tasks, runs=2), "--coefficients", 0, 1, 0.5]
+        assert run("taskvectors", "add", *flags, "--out", added[-1]) == 0
+    for target in TASKS:
+        negated.append(study / f"{target}.neg.parquet")
+        tasks = [target, *(task for task in TASKS if task != target)]
+        flags = [*inputs(study, tuned, tasks, runs=2), "--coefficients", 0.5, 1]
+        assert run("taskvectors", "negate", *flags, "--out", negated[-1]) == 0
+    said = capsys.readouterr().err
+    assert "merging a + b + c: 100 %" in said
+    assert "negating c: 100 %" in said
+    outs = {name: study / f"{name}.parquet" for name in ("sweep", "merged", "negated")}
+    flags = ["--added", *added, "--negated", *negated, "--leaked", study / "l.parquet"]
+    flags += [word for name, path in outs.items() for word in (f"--out-{name}", path)]
+    assert run("taskvectors", "score", *flags, "--coefficient", 1) == 0
+    sweep, merged, lines = (read_table(path)[0] for path in outs.values())
+    assert len(sweep) == 9 * 2 * 2 * 3  # members of merges, seeds, parts, coefficients
+    assert list(dict.fromkeys(merged["merged"])) == ["a + b", "a + c", "b + c", "a + b + c"]
+    assert len(merged) == 9 * 2 * 2
+    leaky = merged["merged"].str.contains("a") & merged["merged"].str.contains("b")
+    assert merged.loc[leaky & (merged["task"] == "a"), "leaked"].tolist() == [
+        rows[seed] for _ in ("a + b", "a + b + c") for seed in (0, 1) for _ in ("fixed", "chosen")
+    ]
+    assert (merged.loc[~leaky, "leaked"] == 0).all()
     # the single score is the one that the fine-tuning reported
-    for path in tuned:
-        facts = read_tensors(path)[1]
-        rows = merged[merged["task"] == facts["task"]["name"]]
-        name = rows["metric"].iloc[0]
-        assert rows["single"].tolist() == pytest.approx([facts["metrics"][name]] * len(rows))
-    assert "merging 3 tasks: 100 %" in capsys.readouterr().err
+    for task, files in tuned.items():
+        for seed in (0, 1):
+            facts = read_tensors(files[seed])[1]
+            own = merged[(merged["task"] == task) & (merged["seed"] == seed)]
+            metric = own["metric"].iloc[0]
+            assert metric == ("accuracy" if task == "c" else "pearson")
+            np.testing.assert_allclose(own["single"], facts["metrics"][metric], rtol=1e-5)
+    assert set(lines["task"]) == set(lines["target"]) == set(TASKS)
+    near = lines[(lines["part"] == "test") & (lines["coefficient"] == 0)]
+    assert (near["gap"] == 0).all()
+
+    out = study / "d.parquet"
+    flags = [*inputs(study, tuned, "ac"), "--grid", -1, 0, 1, "--rows", 7, "--out", out]
+    assert run("taskvectors", "disentangle", *flags) == 0
+    table = read_table(out)[0]
+    assert len(table) == 2 * 9
+    assert set(table["rows_a"]) == set(table["rows_b"]) == {7}
+    assert (table.loc[table["alpha_b"] == 0, "error_a"] == 0).all()
+    assert (table.loc[table["alpha_a"] == 0, "error_b"] == 0).all()
+
+
+def test_export_writes_the_merged_model_as_a_folder_that_loads(study, tuned, training_flags):
+    from ntktune.models import load_backbone
+
+    files = [tuned["a"][0], tuned["b"][0]]
+    model = ["--model", study / "model"]
+    folder = study / "merged"
+    command = ["taskvectors", "export", *model, "--weights", *files, "--out", folder]
+    assert run(*command, "--coefficients", 0.25, -1) == 0
+    start, _ = read_tensors(study / "model" / "model.safetensors")
+    ends = [read_tensors(path)[0] for path in files]
+    found = dict(load_backbone(folder).named_parameters())
+    assert set(found) == set(start)
+    for name, weight in start.items():
+        one, two = (end[f"backbone.{name}"].double() - weight.double() for end in ends)
+        wanted = (weight.double() + 0.25 * one - two).float()
+        torch.testing.assert_close(found[name], wanted, rtol=1.2e-7, atol=0)
+    facts = read_json(folder / "merge.json")
+    assert facts["merged"][1] == {"task": "b", "run": "0", "coefficient": -1.0}
+
+    # one task's own model comes back bit for bit
+    assert run("taskvectors", "export", *model, "--weights", files[0], "--out", study / "one") == 0
+    found = dict(load_backbone(study / "one").named_parameters())
+    assert all(torch.equal(found[name], ends[0][f"backbone.{name}"]) for name in found)
+
+    # of the first blocks of a model, also without any task vector: the base of other tools
+    few = study / "few.safetensors"
+    assert run("taskvectors", "tune", *training_flags("a", blocks=1), "--out", few) == 0
+    base = study / "base"
+    assert run("taskvectors", "export", *model, "--blocks", 1, "--out", base) == 0
+    assert run(
+        "taskvectors", "export", *model, "--blocks", 1, "--weights", few, "--out", study / "cut"
+    ) == 0  # fmt: skip
+    for folder in (base, study / "cut"):
+        assert load_backbone(folder).config.num_hidden_layers == 1
+    found = dict(load_backbone(base).named_parameters())
+    assert all(torch.equal(found[name], start[name]) for name in found)
 
 
 def test_blocks_are_kept_in_mind(study, training_flags, capsys):
@@ -99,38 +253,88 @@ def test_blocks_are_kept_in_mind(study, training_flags, capsys):
     assert run(*command, "--blocks", 1) == 0
 
 
-def test_weights_of_another_model(study, tuned, capsys):
-    tensors, facts = read_tensors(tuned[1])
-    facts["model"] = {"name": "other", "sha256": "beef"}
-    write_tensors(tuned[1], tensors, facts)
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sha256", "beef", "fine-tuned from a model with checksum 'beef'"),
+        ("revision", "r2", "fine-tuned from a model with revision 'r2', but that in"),
+        ("name", "other", "fine-tuned from a model with model 'other'"),
+    ],
+)
+def test_weights_of_another_model(study, tuned, capsys, key, value, message):
+    path = tuned["b"][0]
+    tensors, facts = read_tensors(path)
+    facts["model"][key] = value
+    write_tensors(path, tensors, facts)
     command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
-    assert run(*command, "--weights", *tuned) == 1
-    assert "b.weights.safetensors was fine-tuned from model other (beef)" in capsys.readouterr().err
-    assert run(*command, "--weights", tuned[0]) == 1
-    assert "--weights has 1 file; give those of two tasks or more" in capsys.readouterr().err
-    assert run(*command, "--weights", tuned[0], tuned[0]) == 1
-    assert "are both of task 'a'; give it once" in capsys.readouterr().err
+    assert run(*command, "--weights", tuned["a"][0], path) == 1
+    said = capsys.readouterr().err
+    assert f"{path} was {message}" in said
+    assert "give the same model, or fine-tune again" in said
 
 
-def test_damaged_shape_is_named(study, tuned, capsys):
-    tensors, facts = read_tensors(tuned[1])
+def test_wrong_files_are_named(study, tuned, capsys):
+    one = tuned["a"][0]
+    command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
+    assert run(*command, "--weights", one) == 1
+    assert "--weights has 1 file; a cosine needs two or more" in capsys.readouterr().err
+    assert run(*command, "--weights", one, one) == 1
+    assert "are both of task 'a', run 0; give it once" in capsys.readouterr().err
+    assert run(*command, "--weights", one, study / "a.safetensors") == 1
+    assert "a.safetensors holds no fine-tuned weights" in capsys.readouterr().err
+    tensors, facts = read_tensors(one)
     tensors["backbone.norm.weight"] = torch.ones(3)
-    write_tensors(tuned[1], tensors, facts)
-    command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
-    assert run(*command, "--weights", *tuned[:2]) == 1
-    assert "tensor norm.weight has shape (16,) in one set of weights and (3,) in" in (
-        capsys.readouterr().err
-    )
+    write_tensors(one, tensors, facts)
+    assert run(*command, "--weights", one, tuned["b"][0]) == 1
+    said = capsys.readouterr().err
+    assert "tensor norm.weight has shape (16,) in the pretrained set of weights and (3,) in" in said
+    assert one.name in said
 
 
-def test_merge_inputs_must_belong_together(study, tuned, capsys):
-    command = ["taskvectors", "merge", "--model", study / "model", "--out", study / "m.parquet"]
-    command += ["--device", "cpu", "--weights", *tuned[:2]]
-    tokens = [study / f"{t}.safetensors" for t in "ba"]
-    subsets = [study / f"{t}.json" for t in "ab"]
-    assert run(*command, "--tokens", *tokens, "--subsets", *subsets) == 1
+@pytest.mark.parametrize(
+    ("verb", "changes", "message"),
+    [
+        ("add", {"--coefficients": [-1]}, "--coefficients has -1; give numbers of 0 or above"),
+        ("add", {"--coefficients": ["nan"]}, "--coefficients has nan"),
+        ("add", {"--coefficients": [0]}, "has only 0, the pretrained model"),
+        ("negate", {"--validation-rows": [0]}, "--validation-rows is 0; answer 1 or more"),
+        ("add", {"--tasks": ["a", "a"]}, "--tasks has 'a' more than once"),
+        ("add", {"--tasks": ["a"]}, "there are 1 --tasks, 2 --tokens and 2 --subsets"),
+        ("add", {"--tasks": ["a", "c"]}, "is of task 'b', which is none of --tasks a c"),
+        ("disentangle", {"--rows": [0]}, "--rows is 0; compare 1 or more"),
+    ],
+)
+def test_sweeps_refuse_what_does_not_fit(study, tuned, capsys, verb, changes, message):
+    own = {"--grid": [1], "--rows": [5]} if verb == "disentangle" else {"--coefficients": [1]}
+    flags, name = {}, None
+    for word in inputs(study, tuned, "ab"):
+        if str(word).startswith("--"):
+            name = word
+        flags.setdefault(name, [])
+        flags[name] += [word] * (word != name)
+    flags |= own | {"--out": [study / "x.parquet"]} | changes
+    words = [word for key, values in flags.items() for word in (key, *values)]
+    assert run("taskvectors", verb, *words) == 1
+    assert message in capsys.readouterr().err
+    assert not (study / "x.parquet").exists()
+
+
+def test_inputs_of_a_sweep_must_belong_together(study, tuned, capsys):
+    out = ["--coefficients", 1, "--out", study / "x.parquet"]
+    flags = inputs(study, tuned, "ab")
+    swapped = [study / "b.safetensors" if w == study / "a.safetensors" else w for w in flags]
+    assert run("taskvectors", "add", *swapped, *out) == 1
     assert "b.safetensors holds task 'b', not 'a'" in capsys.readouterr().err
-    assert run(*command, "--tokens", *tokens[::-1], "--subsets", *subsets[::-1]) == 1
+    swapped = [study / "b.json" if w == study / "a.json" else w for w in flags]
+    assert run("taskvectors", "add", *swapped, *out) == 1
     assert "b.json was drawn from data data of b" in capsys.readouterr().err
-    assert run(*command, "--tokens", tokens[0], "--subsets", *subsets) == 1
-    assert "there are 2 --weights, 1 --tokens and 2 --subsets" in capsys.readouterr().err
+    fewer = [w for w in inputs(study, tuned, "ab", runs=2) if w != tuned["b"][1]]
+    assert run("taskvectors", "add", *fewer, *out) == 1
+    assert "--weights holds no run 1 of task 'b', but of others" in capsys.readouterr().err
+
+
+def test_more_samples_than_there_are(study, training_flags, capsys):
+    outs = [study / f"{i}.safetensors" for i in range(3)]
+    assert run("taskvectors", "tune", *training_flags("a"), "--out", *outs) == 1
+    assert "3 samples are asked for" in capsys.readouterr().err
+    assert not outs[0].exists()

@@ -9,9 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ntktune.artifacts import stored_tensors, write_tensors
 from ntktune.errors import UserError
 from ntktune.taskvectors import arithmetic
-from ntktune.taskvectors.arithmetic import apply, cosine, cosine_matrix, dot, task_vector
+from ntktune.taskvectors.arithmetic import (
+    Rebuilt,
+    add,
+    apply,
+    cosine,
+    cosines,
+    direction,
+    dot,
+    grams,
+    merged,
+    scale,
+    task_vector,
+)
 
 
 def weights(seed, scale=1.0):
@@ -71,19 +84,98 @@ def test_cosines_of_known_directions():
     assert math.isnan(cosine(x, {"w": torch.zeros(2)}))
 
 
+def test_add_and_scale_against_float64_numpy():
+    one, two = weights(0), weights(1)
+    total, negated = add([one, two]), scale(one, -0.3)
+    for name in one:
+        x, y = one[name].double().numpy(), two[name].double().numpy()
+        assert np.array_equal(total[name].numpy(), x + y)
+        assert np.array_equal(negated[name].numpy(), -0.3 * x)
+    with pytest.raises(UserError, match="no task vector to add"):
+        add([])
+
+
+def whole(pieces):
+    """Put a model's stretches together."""
+    found = {}
+    for name, part in pieces:
+        found.setdefault(name, []).append(part)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
 @pytest.mark.parametrize("stretch", [17, 400, 10**6])
-def test_matrix_is_the_pairwise_cosines(stretch, monkeypatch):
+def test_grams_are_the_pairwise_products(stretch, monkeypatch):
     monkeypatch.setattr(arithmetic, "SLICE", stretch)
     base, tuned = weights(0), [weights(s) for s in (1, 2, 3)]
     vectors = [task_vector(base, t) for t in tuned]
-    found = cosine_matrix(base, tuned)
-    wanted = [[cosine(a, b) for b in vectors] for a in vectors]
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    assert (np.diag(found) == 1).all()
-    assert (found == found.T).all()
-    with_base = cosine_matrix(base, [tuned[0], base])
+    told = []
+    found = grams(base, tuned, lambda name: name.split(".")[0], told.append)
+    assert list(found) == ["all", "block", "table"]
+    assert told[-1] == 1
+    assert told == sorted(told)
+    flat = {
+        group: np.stack(
+            [np.concatenate([v[k].numpy().ravel() for k in v if k.startswith(start)])
+             for v in vectors]
+        )
+        for group, start in (("all", ""), ("block", "block"), ("table", "table"))
+    }  # fmt: skip
+    for group, rows in flat.items():
+        np.testing.assert_allclose(found[group], rows @ rows.T, rtol=1e-12, atol=1e-9)
+        assert (found[group] == found[group].T).all()
+    angles = cosines(found["all"])
+    np.testing.assert_allclose(
+        angles, [[cosine(a, b) for b in vectors] for a in vectors], rtol=1e-10
+    )
+    assert (np.diag(angles) == 1).all()
+    with_base = cosines(grams(base, [tuned[0], base], str)["all"])
     assert np.isnan(with_base[1]).all()
     assert with_base[0, 0] == 1
+
+
+@pytest.mark.parametrize("stretch", [1, 37, 10**6])
+@pytest.mark.parametrize("stored", [False, True])
+def test_merging_in_stretches_is_the_sum_of_the_vectors(stretch, stored, monkeypatch, tmp_path):
+    monkeypatch.setattr(arithmetic, "SLICE", stretch)
+    base, *tuned = [weights(s) for s in range(4)]
+    wanted = apply(base, [task_vector(base, t) for t in tuned], [0.3, -0.7, 1.0])
+    for name, tensor in wanted.items():
+        exact = base[name].double().numpy() + sum(
+            c * (t[name].double().numpy() - base[name].double().numpy())
+            for c, t in zip((0.3, -0.7, 1.0), tuned, strict=True)
+        )
+        # a sum in another order may round to the neighbour
+        np.testing.assert_allclose(tensor.numpy(), exact, rtol=1.2e-7)
+    if stored:
+        for i, state in enumerate((base, *tuned)):
+            write_tensors(tmp_path / f"{i}.safetensors", state, {})
+        base, *tuned = [stored_tensors(tmp_path / f"{i}.safetensors")[0] for i in range(4)]
+    found = whole(merged(base, tuned, [0.3, -0.7, 1.0]))
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, wanted[name], rtol=1.2e-7, atol=0)
+    single = whole(merged(base, tuned[:1], [1.0]))
+    assert all(torch.equal(single[name], tuned[0][name][...]) for name in base)
+    zero = whole(merged(base, tuned[:1], [0.0]))
+    assert all(torch.equal(zero[name], base[name][...]) for name in base)
+    line = direction(base, tuned[:2])
+    for name in base:
+        total = sum(t[name][...].double() - base[name][...].double() for t in tuned[:2])
+        assert torch.equal(line[name], total.float())
+
+
+def test_a_stored_vector_stands_for_the_weights_it_leads_to(tmp_path):
+    base, tuned = weights(0), weights(1, 1e-3)
+    vector = {k: v.to(torch.bfloat16) for k, v in task_vector(base, tuned).items()}
+    write_tensors(tmp_path / "v.safetensors", vector, {})
+    rebuilt = Rebuilt(base, stored_tensors(tmp_path / "v.safetensors")[0])
+    assert len(rebuilt) == len(base)
+    back = task_vector(base, rebuilt)
+    for name, tensor in vector.items():
+        assert torch.equal(back[name].to(torch.bfloat16), tensor)
+        assert torch.equal(rebuilt[name][2:5], base[name][2:5].double() + tensor[2:5].double())
+    with pytest.raises(UserError, match=r"in the pretrained set of weights, not in the task vec"):
+        Rebuilt(base, {"table": base["table"]})
 
 
 def test_adding_task_vectors_of_linear_models_adds_their_functions():
@@ -116,8 +208,11 @@ def test_mismatch_names_the_tensor_and_both_shapes():
         task_vector(base, tuned)
     with pytest.raises(UserError, match=r"block\.weight has shape \(40, 30\).*\(5, 30\)"):
         cosine(base, tuned)
-    with pytest.raises(UserError, match=r"block\.weight has shape"):
-        cosine_matrix(base, [tuned])
+    message = r"block\.weight has shape .* in the pretrained set .* in the fine-tuned"
+    with pytest.raises(UserError, match=message):
+        grams(base, [tuned], str)
+    with pytest.raises(UserError, match=message):
+        next(merged(base, [tuned], [1.0]))
 
 
 def test_missing_tensor_is_named():
@@ -133,3 +228,5 @@ def test_coefficients_must_match():
     base = weights(0)
     with pytest.raises(UserError, match="1 task vectors and 2 coefficients"):
         apply(base, [base], [1.0, 2.0])
+    with pytest.raises(UserError, match="a coefficient is nan"):
+        next(merged(base, [base], [math.nan]))

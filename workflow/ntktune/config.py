@@ -7,6 +7,7 @@ Snakemake builds its graph of jobs, and said in one line per mistake.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -247,6 +248,21 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: taskvectors.tasks is {study['taskvectors']['tasks']}; merging needs two "
             "tasks or more ([] merges none)"
         )
+    vectors, seeds = study["taskvectors"], study["finetune"]["seeds"]
+    if vectors["seeds"] > seeds:
+        raise UserError(
+            f"{where}: taskvectors.seeds is {vectors['seeds']}, but finetune.seeds {seeds}; choose "
+            "at most as many"
+        )
+    if vectors["merged_seeds"] > vectors["seeds"]:
+        raise UserError(
+            f"{where}: taskvectors.merged_seeds is {vectors['merged_seeds']}, but "
+            f"taskvectors.seeds {vectors['seeds']}; choose at most as many"
+        )
+    if not any(vectors["coefficients"]):
+        raise UserError(
+            f"{where}: taskvectors.coefficients is {vectors['coefficients']}; give one above 0"
+        )
     watched = study["theory"]["tasks"]
     if watched is None:
         study["theory"]["tasks"] = study["tasks"]
@@ -280,6 +296,12 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     _check_rows(study)
     _check_model_path(study["model"]["source"], where)
     return study
+
+
+def merges(tasks: list[str]) -> dict[str, list[str]]:
+    """Return the merges of some tasks, all pairs and then all: file name → tasks."""
+    pairs = {"+".join(pair): list(pair) for pair in itertools.combinations(tasks, 2)}
+    return pairs | ({"all": list(tasks)} if len(tasks) > 2 else {})
 
 
 def _check_model_path(source: Mapping, where: str) -> None:

@@ -39,10 +39,12 @@ rule grid:
 
 
 rule taskvectors:
-    """Task vectors: cosines and merged models."""
+    """Task vectors: cosines, merged and negated models, disentanglement."""
     input:
         "<results>/taskvectors/cosine.parquet",
+        "<results>/taskvectors/overlap.parquet",
         "<results>/taskvectors/merged.parquet",
+        collect("<results>/taskvectors/disentanglement/{merge}.parquet", merge=MERGED_PAIRS),
 
 
 rule theory:

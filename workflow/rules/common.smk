@@ -24,6 +24,7 @@ from ntktune.artifacts import atomic_path
 from ntktune.code_digest import code_digest
 from ntktune.config import (
     archive_name,
+    merges,
     package_of,
     packages,
     resolved_study,
@@ -50,15 +51,25 @@ HAS_CLASSES = any(
     STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]
 )
 MERGES = bool(STUDY["taskvectors"]["tasks"])
+# One task is trained on a second sample from the same head: how alike may task vectors be?
+TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
+VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
+# Merged models: file name -> tasks. All pairs, then all tasks.
+MERGE_TASKS = merges(STUDY["taskvectors"]["tasks"])
+MERGED_PAIRS = [merge for merge in MERGE_TASKS if "+" in merge]
+COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors"]["coefficient"]})
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
-FIGURES = ["fig2"] + ["fig3"] * MERGES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
+TASK_VECTOR_FIGURES = ["fig3", "layers", "addition", "negation", "disentanglement"] * MERGES
+FIGURES = ["fig2"] + TASK_VECTOR_FIGURES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
 FIGURES += ["prediction", "simulation"] + ["epochs"] * FIXED_EPOCHS
 TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4"]
+TABLES += ["table8", "table9"] * MERGES
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {
-    f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet" for name in ["cosine", "merged"] * MERGES
+    f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet"
+    for name in ["cosine", "merged", "negated"] * MERGES
 }
 # Only what is fetched over the network is tried again: a mistake stays one.
 TASK_RETRIES = 3 * any("hub" in s for t in STUDY["task_definitions"].values() for s in t["sources"])
@@ -98,6 +109,11 @@ if RULED:
     THEORY_TABLES["--table5"] = f"{RESULTS}/figures/table5.csv"
 if TRACED:
     THEORY_TABLES["--table6"] = f"{RESULTS}/figures/table6.csv"
+VALIDATION_ROWS = (
+    ["--validation-rows", str(STUDY["taskvectors"]["validation_rows"])]
+    if STUDY["taskvectors"]["validation_rows"]
+    else []
+)
 EVALUATION = (
     ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
     if STUDY["finetune"]["evaluate_every"]
@@ -203,6 +219,38 @@ def grid(pattern):
         for task in STUDY["tasks"]
         for size in STUDY["finetune"]["sizes"]
     ]
+
+
+def vector_files(pattern, tasks):
+    """Files of merged tasks, and of the seeds that are merged."""
+    if not tasks:
+        raise WorkflowError(
+            f"study {STUDY['study']!r} merges no tasks: taskvectors.tasks is empty; name two or more"
+        )
+    seeds = range(STUDY["taskvectors"]["merged_seeds"])
+    files = [f"{RESULTS}/{pattern}".format(task=t, seed=s) for t in tasks for s in seeds]
+    return list(dict.fromkeys(files))
+
+
+def merged_tasks(wildcards):
+    """The tasks of a merge, in the study's order."""
+    return MERGE_TASKS.get(wildcards.merge, [])
+
+
+def merge_files(pattern):
+    """The files of a merge's tasks."""
+    return lambda wildcards: vector_files(pattern, merged_tasks(wildcards))
+
+
+def negated_tasks(wildcards):
+    """A task that is negated, then the other tasks, its controls."""
+    tasks = STUDY["taskvectors"]["tasks"]
+    return sorted(tasks, key=lambda task: task != wildcards.task) * (wildcards.task in tasks)
+
+
+def negation_files(pattern):
+    """The files of a task that is negated and of its controls."""
+    return lambda wildcards: vector_files(pattern, negated_tasks(wildcards))
 
 
 def save_effective_configuration():

@@ -1,9 +1,10 @@
 """Chapter figures: every figure and table, from tables only.
 
 Needs: the tables of the chapters spectrum, finetune, taskvectors and theory.
-Makes: figures/fig2 ... fig10, prediction and epochs (pdf, svg, png), figures/table1.csv (decay rates),
-    table2.csv (stopping), table3.csv (merged models), table4.csv (test scores) and verdicts.csv (the
-    paper's claims, each with its statistic).
+Makes: figures/fig2 ... fig10, prediction, epochs, layers, addition, negation, disentanglement and the theory's
+    (pdf, svg, png), figures/table1.csv (decay rates), table2.csv (stopping), table3.csv (merged models),
+    table4.csv (test scores), table5.csv ... table7.csv (theory), table8.csv (cosines), table9.csv (negated
+    models) and verdicts.csv (the paper's claims, each with its statistic).
 """
 
 
@@ -76,7 +77,7 @@ rule fig3:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:fig3"),
+        code=code_digest("ntktune.cli.figures_taskvectors:fig3"),
         tasks=lookup(dpath="taskvectors/tasks", within=STUDY),
         colormap=lookup(dpath="figures/fig3/colormap", within=STUDY),
         colors=lookup(dpath="figures/fig3/colors", within=STUDY),
@@ -380,11 +381,172 @@ rule table2:
         """
 
 
+rule layers:
+    """Cosines between task vectors by group of layers."""
+    input:
+        cosine="<results>/taskvectors/cosine.parquet",
+    output:
+        pdf="<results>/figures/layers.pdf",
+        svg="<results>/figures/layers.svg",
+        provenance="<results>/figures/layers.json",
+        png=report(
+            "<results>/figures/layers.png",
+            caption="../report/layers.rst",
+            category="Figures",
+            labels={"figure": "layers", "shows": "task vectors by layer"},
+        ),
+    log:
+        "<logs>/figures/layers.log",
+    benchmark:
+        "<benchmarks>/figures/layers.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:layers"),
+        colors=lookup(dpath="figures/layers/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures layers \
+            --cosine {input.cosine:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule addition_figure:
+    """Scores of merged models against the coefficient (SR26 eqs 22-25)."""
+    input:
+        sweep="<results>/taskvectors/sweep.parquet",
+        merged="<results>/taskvectors/merged.parquet",
+    output:
+        pdf="<results>/figures/addition.pdf",
+        svg="<results>/figures/addition.svg",
+        provenance="<results>/figures/addition.json",
+        png=report(
+            "<results>/figures/addition.png",
+            caption="../report/addition.rst",
+            category="Figures",
+            labels={"figure": "addition", "shows": "addition of task vectors"},
+        ),
+    log:
+        "<logs>/figures/addition.log",
+    benchmark:
+        "<benchmarks>/figures/addition.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:addition"),
+        colors=lookup(dpath="figures/addition/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures addition \
+            --sweep {input.sweep:q} \
+            --merged {input.merged:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule negation_figure:
+    """What taking a task vector away does to its task and to others (SR26 eq 24)."""
+    input:
+        negated="<results>/taskvectors/negated.parquet",
+    output:
+        pdf="<results>/figures/negation.pdf",
+        svg="<results>/figures/negation.svg",
+        provenance="<results>/figures/negation.json",
+        png=report(
+            "<results>/figures/negation.png",
+            caption="../report/negation.rst",
+            category="Figures",
+            labels={"figure": "negation", "shows": "negation of task vectors"},
+        ),
+    log:
+        "<logs>/figures/negation.log",
+    benchmark:
+        "<benchmarks>/figures/negation.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:negation"),
+        colors=lookup(dpath="figures/negation/colors", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures negation \
+            --negated {input.negated:q} \
+            --colors {params.colors:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
+rule disentanglement_figure:
+    """How much two task vectors get into each other's way."""
+    input:
+        disentanglement=collect(
+            "<results>/taskvectors/disentanglement/{pair}.parquet", pair=MERGED_PAIRS
+        ),
+    output:
+        pdf="<results>/figures/disentanglement.pdf",
+        svg="<results>/figures/disentanglement.svg",
+        provenance="<results>/figures/disentanglement.json",
+        png=report(
+            "<results>/figures/disentanglement.png",
+            caption="../report/disentanglement.rst",
+            category="Figures",
+            labels={"figure": "disentanglement", "shows": "weight disentanglement"},
+        ),
+    log:
+        "<logs>/figures/disentanglement.log",
+    benchmark:
+        "<benchmarks>/figures/disentanglement.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:disentanglement"),
+        colormap=lookup(dpath="figures/disentanglement/colormap", within=STUDY),
+        dpi=lookup(dpath="figures/dpi", within=STUDY),
+    shell:
+        """
+        python -m ntktune figures disentanglement \
+            --disentanglement {input.disentanglement:q} \
+            --colormap {params.colormap:q} \
+            --dpi {params.dpi:q} \
+            --out {output.pdf:q} {output.svg:q} {output.png:q} \
+            2>{log:q}
+        """
+
+
 rule table3:
-    """Merged models: scores and normalised scores."""
+    """Merged models: scores, normalised scores and overlaps."""
     input:
         cosine="<results>/taskvectors/cosine.parquet",
         merged="<results>/taskvectors/merged.parquet",
+        overlap="<results>/taskvectors/overlap.parquet",
     output:
         csv=report(
             "<results>/figures/table3.csv",
@@ -404,12 +566,13 @@ rule table3:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:table3"),
+        code=code_digest("ntktune.cli.figures_taskvectors:table3"),
     shell:
         """
         python -m ntktune figures table3 \
             --cosine {input.cosine:q} \
             --merged {input.merged:q} \
+            --overlap {input.overlap:q} \
             --out {output.csv:q} \
             2>{log:q}
         """
@@ -673,6 +836,72 @@ rule table7:
         """
         python -m ntktune figures table7 \
             --sensitivity {input:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table8:
+    """Cosines between task vectors by kind of pair and group of layers."""
+    input:
+        cosine="<results>/taskvectors/cosine.parquet",
+    output:
+        csv=report(
+            "<results>/figures/table8.csv",
+            caption="../report/table8.rst",
+            category="Tables",
+            labels={"table": "table8", "shows": "cosines"},
+        ),
+        provenance="<results>/figures/table8.json",
+    log:
+        "<logs>/figures/table8.log",
+    benchmark:
+        "<benchmarks>/figures/table8.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:table8"),
+    shell:
+        """
+        python -m ntktune figures table8 \
+            --cosine {input.cosine:q} \
+            --out {output.csv:q} \
+            2>{log:q}
+        """
+
+
+rule table9:
+    """Negated task vectors: the target and the controls."""
+    input:
+        negated="<results>/taskvectors/negated.parquet",
+    output:
+        csv=report(
+            "<results>/figures/table9.csv",
+            caption="../report/table9.rst",
+            category="Tables",
+            labels={"table": "table9", "shows": "negated models"},
+        ),
+        provenance="<results>/figures/table9.json",
+    log:
+        "<logs>/figures/table9.log",
+    benchmark:
+        "<benchmarks>/figures/table9.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.figures_taskvectors:table9"),
+    shell:
+        """
+        python -m ntktune figures table9 \
+            --negated {input.negated:q} \
             --out {output.csv:q} \
             2>{log:q}
         """

@@ -1,20 +1,24 @@
-"""Chapter taskvectors: fine-tuned minus pretrained weights, their cosines, and merged models.
+"""Chapter taskvectors: fine-tuned minus pretrained weights, their cosines, sums and differences.
 
-Needs: data/model, and per merged task data/<task>/tokens.safetensors and subsets.json.
-Makes: taskvectors/<task>/weights.safetensors (one fine-tuned model per task), cosine.parquet and
-    merged.parquet (theta_P + coefficient * sum of task vectors, each task with its own head),
-    SR26 section 5.2, eqs 22-25.
+Needs: data/model, and per merged task data/<task>/table.parquet, tokens.safetensors and subsets.json.
+Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned models),
+    cosine.parquet, overlap.parquet and leaked.parquet (test texts that were trained on),
+    addition/<merge>.parquet and negation/<task>.parquet (answers of theta_P + lambda * sum of task
+    vectors and of theta_P - lambda * one, each task with its own head), disentanglement/<pair>.parquet,
+    and from the answers sweep.parquet, merged.parquet and negated.parquet (scores): SR26 section 5.2,
+    eqs 22-25.
 """
 
 
 rule tuned_weights:
-    """Fine-tune one task and keep the weights of its best hold-out model."""
+    """Fine-tune one task with several seeds and keep the weights of each best hold-out model."""
     input:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
     output:
-        "<results>/taskvectors/{task}/weights.safetensors",
+        seeds=collect("<results>/taskvectors/{{task}}/seed{seed}.safetensors", seed=VECTOR_SEEDS),
+        again=["<results>/taskvectors/{task}/again.safetensors"] * TWO_SAMPLES,
     log:
         "<logs>/taskvectors/{task}.log",
     benchmark:
@@ -26,11 +30,12 @@ rule tuned_weights:
     resources:
         gpu=GPU,
         mem_mb=4000,
-        runtime=240,
+        runtime=480,
     params:
         code=code_digest("ntktune.cli.taskvectors:tune"),
         seed=lookup(dpath="seed", within=STUDY),
         size=lookup(dpath="taskvectors/size", within=STUDY),
+        store=lookup(dpath="taskvectors/store", within=STUDY),
         blocks=BLOCKS,
         dtype=TUNING_DTYPE,
         device=lookup(dpath="device", within=STUDY),
@@ -42,6 +47,7 @@ rule tuned_weights:
         patience=PATIENCE,
         checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        again=lambda wildcards, output: option_flags(["--out-again"], output.again),
     shell:
         """
         python -m ntktune taskvectors tune \
@@ -61,19 +67,22 @@ rule tuned_weights:
             {params.checkpointing:q} \
             --batch-tokens {params.batch_tokens:q} \
             --dtype {params.dtype:q} \
+            --store {params.store:q} \
             --device {params.device:q} \
-            --out {output:q} \
+            --out {output.seeds:q} \
+            {params.again:q} \
             2>{log:q}
         """
 
 
 rule task_vector_cosines:
-    """Compute the cosine of every pair of task vectors."""
+    """Compute the cosines of task vectors: of two tasks, and of one task trained twice."""
     input:
         model="<results>/data/model",
         weights=collect(
-            "<results>/taskvectors/{task}/weights.safetensors",
+            "<results>/taskvectors/{task}/{run}.safetensors",
             task=lookup(dpath="taskvectors/tasks", within=STUDY),
+            run=[f"seed{seed}" for seed in VECTOR_SEEDS] + ["again"] * TWO_SAMPLES,
         ),
     output:
         "<results>/taskvectors/cosine.parquet",
@@ -85,8 +94,8 @@ rule task_vector_cosines:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=2000,
+        runtime=60,
     params:
         code=code_digest("ntktune.cli.taskvectors:cosine"),
         blocks=BLOCKS,
@@ -101,16 +110,11 @@ rule task_vector_cosines:
         """
 
 
-rule merged_models:
-    """Add task vectors, pairwise and all together, and test each task with its own head."""
+rule text_overlap:
+    """Count the test texts of each merged task that another one was trained on."""
     input:
-        model="<results>/data/model",
-        weights=collect(
-            "<results>/taskvectors/{task}/weights.safetensors",
-            task=lookup(dpath="taskvectors/tasks", within=STUDY),
-        ),
-        tokens=collect(
-            "<results>/data/{task}/tokens.safetensors",
+        tables=collect(
+            "<results>/data/{task}/table.parquet",
             task=lookup(dpath="taskvectors/tasks", within=STUDY),
         ),
         subsets=collect(
@@ -118,35 +122,208 @@ rule merged_models:
             task=lookup(dpath="taskvectors/tasks", within=STUDY),
         ),
     output:
-        "<results>/taskvectors/merged.parquet",
+        counts="<results>/taskvectors/overlap.parquet",
+        leaked="<results>/taskvectors/leaked.parquet",
     log:
-        "<logs>/taskvectors/merged.log",
+        "<logs>/taskvectors/overlap.log",
     benchmark:
-        "<benchmarks>/taskvectors/merged.tsv"
+        "<benchmarks>/taskvectors/overlap.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.taskvectors:overlap"),
+        size=lookup(dpath="taskvectors/size", within=STUDY),
+        seeds=lookup(dpath="taskvectors/merged_seeds", within=STUDY),
+    shell:
+        """
+        python -m ntktune taskvectors overlap \
+            --tables {input.tables:q} \
+            --subsets {input.subsets:q} \
+            --size {params.size:q} \
+            --seeds {params.seeds:q} \
+            --out-counts {output.counts:q} \
+            --out-leaked {output.leaked:q} \
+            2>{log:q}
+        """
+
+
+rule addition:
+    """Add the task vectors of one merge, and let the models answer each of its tasks."""
+    input:
+        model="<results>/data/model",
+        weights=merge_files("taskvectors/{task}/seed{seed}.safetensors"),
+        tokens=merge_files("data/{task}/tokens.safetensors"),
+        subsets=merge_files("data/{task}/subsets.json"),
+    output:
+        "<results>/taskvectors/addition/{merge}.parquet",
+    log:
+        "<logs>/taskvectors/addition-{merge}.log",
+    benchmark:
+        "<benchmarks>/taskvectors/addition-{merge}.tsv"
     conda:
         "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=6000,
-        runtime=120,
+        mem_mb=4000,
+        runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors:merge"),
+        code=code_digest("ntktune.cli.taskvectors:add"),
         blocks=BLOCKS,
-        coefficient=lookup(dpath="taskvectors/coefficient", within=STUDY),
+        tasks=merged_tasks,
+        coefficients=COEFFICIENTS,
+        validation=VALIDATION_ROWS,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),
     shell:
         """
-        python -m ntktune taskvectors merge \
+        python -m ntktune taskvectors add \
             --model {input.model:q} \
             {params.blocks:q} \
+            --tasks {params.tasks:q} \
             --weights {input.weights:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
-            --coefficient {params.coefficient:q} \
+            --coefficients {params.coefficients:q} \
+            {params.validation:q} \
             --batch-tokens {params.batch_tokens:q} \
             --device {params.device:q} \
             --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule negation:
+    """Subtract one task's vector, and let the models answer it and the other tasks."""
+    input:
+        model="<results>/data/model",
+        weights=negation_files("taskvectors/{task}/seed{seed}.safetensors"),
+        tokens=negation_files("data/{task}/tokens.safetensors"),
+        subsets=negation_files("data/{task}/subsets.json"),
+    output:
+        "<results>/taskvectors/negation/{task}.parquet",
+    log:
+        "<logs>/taskvectors/negation-{task}.log",
+    benchmark:
+        "<benchmarks>/taskvectors/negation-{task}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=5000,
+        runtime=240,
+    params:
+        code=code_digest("ntktune.cli.taskvectors:negate"),
+        blocks=BLOCKS,
+        tasks=negated_tasks,
+        coefficients=COEFFICIENTS,
+        validation=VALIDATION_ROWS,
+        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+    shell:
+        """
+        python -m ntktune taskvectors negate \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tasks {params.tasks:q} \
+            --weights {input.weights:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --coefficients {params.coefficients:q} \
+            {params.validation:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --device {params.device:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule disentanglement:
+    """Compute how far two task vectors disturb each other's tasks, on a grid of coefficients."""
+    input:
+        model="<results>/data/model",
+        weights=merge_files("taskvectors/{task}/seed{seed}.safetensors"),
+        tokens=merge_files("data/{task}/tokens.safetensors"),
+        subsets=merge_files("data/{task}/subsets.json"),
+    output:
+        "<results>/taskvectors/disentanglement/{merge}.parquet",
+    log:
+        "<logs>/taskvectors/disentanglement-{merge}.log",
+    benchmark:
+        "<benchmarks>/taskvectors/disentanglement-{merge}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=5000,
+        runtime=240,
+    params:
+        code=code_digest("ntktune.cli.taskvectors:disentangle"),
+        blocks=BLOCKS,
+        tasks=merged_tasks,
+        grid=lookup(dpath="taskvectors/grid", within=STUDY),
+        rows=lookup(dpath="taskvectors/grid_rows", within=STUDY),
+        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        device=lookup(dpath="device", within=STUDY),
+    shell:
+        """
+        python -m ntktune taskvectors disentangle \
+            --model {input.model:q} \
+            {params.blocks:q} \
+            --tasks {params.tasks:q} \
+            --weights {input.weights:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --grid {params.grid:q} \
+            --rows {params.rows:q} \
+            --batch-tokens {params.batch_tokens:q} \
+            --device {params.device:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+rule merged_scores:
+    """Score the merged and the negated models, the coefficient chosen on validation rows."""
+    input:
+        added=collect("<results>/taskvectors/addition/{merge}.parquet", merge=MERGE_TASKS),
+        negated=collect(
+            "<results>/taskvectors/negation/{task}.parquet",
+            task=lookup(dpath="taskvectors/tasks", within=STUDY),
+        ),
+        leaked="<results>/taskvectors/leaked.parquet",
+    output:
+        sweep="<results>/taskvectors/sweep.parquet",
+        merged="<results>/taskvectors/merged.parquet",
+        negated="<results>/taskvectors/negated.parquet",
+    log:
+        "<logs>/taskvectors/scores.log",
+    benchmark:
+        "<benchmarks>/taskvectors/scores.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code_digest("ntktune.cli.taskvectors:score"),
+        coefficient=lookup(dpath="taskvectors/coefficient", within=STUDY),
+    shell:
+        """
+        python -m ntktune taskvectors score \
+            --added {input.added:q} \
+            --negated {input.negated:q} \
+            --leaked {input.leaked:q} \
+            --coefficient {params.coefficient:q} \
+            --out-sweep {output.sweep:q} \
+            --out-merged {output.merged:q} \
+            --out-negated {output.negated:q} \
             2>{log:q}
         """

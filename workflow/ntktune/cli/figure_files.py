@@ -16,6 +16,40 @@ if TYPE_CHECKING:
 
 # of the slopes over networks' widths, which a figure and the verdicts read
 SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
+# of the tables of task vectors, likewise
+COSINE_COLUMNS = ("pair", "task_a", "task_b", "group", "cosine")
+MERGED_COLUMNS = (
+    "merged",
+    "seed",
+    "task",
+    "kind",
+    "metric",
+    "choice",
+    "coefficient",
+    "pretrained",
+    "single",
+    "merged_score",
+    "normalised",
+    "normalised_clean",
+    "rows",
+    "leaked",
+)
+NEGATED_COLUMNS = (
+    "target",
+    "seed",
+    "task",
+    "kind",
+    "metric",
+    "part",
+    "coefficient",
+    "score",
+    "pretrained",
+    "kept",
+    "gap",
+    "predicted_gap",
+    "linear_score",
+    "chosen",
+)
 
 
 def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ntktune.artifacts import Record, read_json, write_csv
 from ntktune.cli import add_command
 from ntktune.cli.figure_files import (
+    COSINE_COLUMNS,
+    MERGED_COLUMNS,
+    NEGATED_COLUMNS,
     SLOPE_COLUMNS,
     add_drawing,
     check_names,
@@ -36,18 +39,6 @@ ERROR_COLUMNS = ("mse", "baseline_mse", "noise_variance", "accuracy", "baseline_
 SCORE_COLUMNS = (*ERROR_COLUMNS, "pearson")
 F1_COLUMNS = ("f1", "baseline_f1")
 STEP_COLUMNS = ("best_step", "sum_learning_rate")
-COSINE_COLUMNS = ("task_a", "task_b", "cosine")
-MERGED_COLUMNS = (
-    "merged",
-    "task",
-    "kind",
-    "metric",
-    "coefficient",
-    "pretrained",
-    "single",
-    "merged_score",
-    "normalised",
-)
 FIT_COLUMNS = (
     "draw",
     "range",
@@ -200,17 +191,6 @@ def fig2(args: argparse.Namespace) -> None:
     write_figure(figure, args, record)
 
 
-def fig3(args: argparse.Namespace) -> None:
-    """Draw figure 3: cosines between task vectors, and merged models against single ones."""
-    from ntktune.figures.fig3 import task_vector_figure
-
-    record = Record("ntktune.cli.figures:fig3", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
-    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
-    figure = task_vector_figure(cosine, merged, args.tasks, args.colormap, args.colors)
-    write_figure(figure, args, record)
-
-
 def decay(args: argparse.Namespace) -> None:
     """Draw one of figures 4-9: one task's eigenvalues and the power law fitted to them."""
     from ntktune.figures.decay import decay_figure
@@ -299,16 +279,6 @@ def table2(args: argparse.Namespace) -> None:
     write_csv(args.out, stopping_table(stopping, metrics), _made(args, record))
 
 
-def table3(args: argparse.Namespace) -> None:
-    """Write table 3: merged models against single-task models."""
-    from ntktune.figures.table3 import merging_table
-
-    record = Record("ntktune.cli.figures:table3", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
-    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
-    write_csv(args.out, merging_table(cosine, merged), _made(args, record))
-
-
 def table4(args: argparse.Namespace) -> None:
     """Write table 4: the test scores of every task and sample size."""
     from ntktune.figures.table4 import SCORES, score_table
@@ -393,6 +363,7 @@ def verdicts(args: argparse.Namespace) -> None:
         stopping=_stopping(args),
         cosine=_optional(args.cosine, COSINE_COLUMNS),
         merged=_optional(args.merged, MERGED_COLUMNS),
+        negated=_optional(args.negated, NEGATED_COLUMNS),
         theory=theory,
         seed=args.seed,
         resamples=_samples(args),
@@ -417,6 +388,7 @@ def _add_inputs(
         "--summary": "the task's spectrum summary (summary.json)",
         "--cosine": "cosines between task vectors (cosine.parquet)",
         "--merged": "scores of merged models (merged.parquet)",
+        "--negated": "scores of negated models (negated.parquet)",
         "--table1": "table 1 (table1.csv)",
         "--errors": "errors of the stopping rules (simulation.parquet)",
         "--radii": "critical radii of power laws (radii.parquet)",
@@ -446,24 +418,16 @@ def _add_table(parser: argparse.ArgumentParser, *, bootstrap: bool) -> None:
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs of this chapter."""
-    from ntktune.cli import figures_theory
+    from ntktune.cli import figures_taskvectors, figures_theory
 
     figures_theory.add_commands(verbs)
+    figures_taskvectors.add_commands(verbs)
     for run in (fig2, fig10):
         parser = add_command(verbs, run.__name__, run)
         _add_inputs(parser, "--metrics")
         if run is fig2:
             _add_untuned(parser)
         add_drawing(parser, tasks=True, color=True)
-
-    parser = add_command(verbs, "fig3", fig3)
-    _add_inputs(parser, "--cosine", "--merged")
-    add_drawing(parser, tasks=True, color=False)
-    what = "a diverging colour map of matplotlib"
-    parser.add_argument("--colormap", default="PuOr", metavar="NAME", help=what)
-    what = "colours of the single-task and the merged models"
-    default = ["#0072B2", "#D55E00"]
-    parser.add_argument("--colors", nargs=2, default=default, metavar="HEX", help=what)
 
     parser = add_command(verbs, "prediction", prediction)
     _add_inputs(parser, "--table1", "--summaries")
@@ -495,10 +459,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     _add_inputs(parser, "--stopping", "--metrics")
     _add_table(parser, bootstrap=False)
 
-    parser = add_command(verbs, "table3", table3)
-    _add_inputs(parser, "--cosine", "--merged")
-    _add_table(parser, bootstrap=False)
-
     parser = add_command(verbs, "table4", table4)
     _add_inputs(parser, "--metrics")
     _add_table(parser, bootstrap=False)
@@ -509,7 +469,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "verdicts", verdicts)
     _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics", "--stopping")
     # a study need not merge tasks, predict by kernels or watch a training
-    _add_inputs(parser, "--cosine", "--merged", "--radii", "--slopes", required=False)
-    _add_inputs(parser, "--table5", "--table6", required=False)
+    _add_inputs(parser, "--cosine", "--merged", "--negated", required=False)
+    _add_inputs(parser, "--radii", "--slopes", "--table5", "--table6", required=False)
     _add_untuned(parser)
     _add_table(parser, bootstrap=True)

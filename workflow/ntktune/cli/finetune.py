@@ -187,7 +187,12 @@ def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
 
 
 def repeats(
-    args: argparse.Namespace, cell: Cell, seeds: Sequence[int], *, test_history: bool = False
+    args: argparse.Namespace,
+    cell: Cell,
+    seeds: Sequence[int],
+    *,
+    test_history: bool = False,
+    samples: Sequence[int] | None = None,
 ) -> tuple[TextModel, Iterator[Repeat]]:
     """Return the model and a cell's repeats, one per seed.
 
@@ -196,7 +201,7 @@ def repeats(
     """
     from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
-    steps = all_steps(cell.examples, cell.subsets, args.size, cell.settings, seeds)
+    steps = all_steps(cell.examples, cell.subsets, args.size, cell.settings, seeds, samples)
     model = pretrained_model(args, cell)
     what = f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds"
     found = fine_tuned_repeats(
@@ -209,6 +214,7 @@ def repeats(
         seeds,
         Progress(what, steps),
         test_history=test_history,
+        samples=samples,
     )
     return model, found
 
@@ -298,8 +304,8 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
         fixed = {"max_epochs": tuning["fixed_epochs"], "evaluate_every": None, "patience": None}
         found.append((f"fixed epochs, n {size}", study["tasks"], size, tuning["seeds"], fixed))
     if merging["tasks"]:
-        size = merging["size"]
-        found.append((f"task vectors, n {size}", merging["tasks"], size, 1, {}))
+        size, seeds = merging["size"], merging["seeds"] + (tuning["seeds"] > 1)  # one more sample
+        found.append((f"task vectors, n {size}", merging["tasks"], size, seeds, {}))
     if theory["tasks"]:
         size, seeds = theory["size"] or min(tuning["sizes"]), theory["seeds"]
         descent = {"max_epochs": theory["max_steps"], "batch_size": size, "method": "sgd"}

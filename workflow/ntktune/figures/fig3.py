@@ -8,19 +8,32 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ntktune.errors import UserError
-from ntktune.figures.merges import parts
-from ntktune.figures.style import BASELINE, WIDTH, checked_color, laid_out, styled
+from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
+from ntktune.figures.merges import FIXED, parts
+from ntktune.figures.style import BASELINE, WIDTH, checked_color, count, laid_out, styled, wrapped
 
 LEAST_SCALE = 0.1  # a colour scale below this would paint rounding as structure
 METRICS = {"pearson": "Pearson r", "accuracy": "accuracy"}
 ROW_HEIGHT = 0.165  # inches
 TITLE_PAD = 30  # points: the scale and the legend stand between title and panel
+MOST_SPREADS = 8  # tasks: in the smaller cells of more, standard deviations can't be read
 
 
-def cosine_matrix(cosine: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
-    """Return the cosines of all ordered pairs as a matrix in the order of ``tasks``.
+def cosine_matrices(
+    cosine: pd.DataFrame, tasks: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Return the cosines of all ordered pairs as matrices in the order of ``tasks``.
+
+    Returns
+    -------
+    mean, sd
+        Over runs (``sd`` NaN of one). The diagonal compares a task with itself: two
+        trainings of it, or where there are none two samples under one head; NaN without either.
+    nulls
+        Which of the two the diagonal holds.
 
     Raises
     ------
@@ -29,14 +42,24 @@ def cosine_matrix(cosine: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """
     if len(tasks) < 2:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
-    matrix = cosine.pivot(index="task_a", columns="task_b", values="cosine")
-    matrix = matrix.reindex(index=tasks, columns=tasks)
+    pairs = whole_cosines(cosine, DIFFERENT)
+    known = list(dict.fromkeys([*pairs["task_a"], *pairs["task_b"]]))
     # a model whose best step is 0 did not move: its cosines are there, and NaN
-    missing = [task for task in tasks if task not in set(cosine["task_a"])]
+    missing = [task for task in tasks if task not in known]
     if missing:
-        known = ", ".join(cosine["task_a"].unique())
-        raise UserError(f"the cosines hold no task {missing[0]!r}, only: {known}")
-    return matrix
+        raise UserError(f"the cosines hold no task {missing[0]!r}, only: {', '.join(known)}")
+    empty = pd.DataFrame(np.nan, index=list(tasks), columns=list(tasks))
+    mean, sd, nulls = empty, empty.copy(), []
+    for row in pairs[pairs["task_a"].isin(tasks) & pairs["task_b"].isin(tasks)].itertuples():
+        for place in ((row.task_a, row.task_b), (row.task_b, row.task_a)):
+            mean.loc[place], sd.loc[place] = row.mean, row.sd
+    for null in NULLS:
+        for row in whole_cosines(cosine, null).itertuples():
+            if row.task_a in tasks and row.count and np.isnan(mean.loc[row.task_a, row.task_a]):
+                place = (row.task_a, row.task_a)
+                mean.loc[place], sd.loc[place] = row.mean, row.sd
+                nulls = list(dict.fromkeys([*nulls, null]))
+    return mean, sd, nulls
 
 
 def _number(value: float, decimals: int = 2) -> str:
@@ -47,30 +70,41 @@ def _number(value: float, decimals: int = 2) -> str:
     return f"{rounded:.{decimals}f}".replace("-", "−")
 
 
-def _draw_cosines(axes: Axes, matrix: pd.DataFrame, colormap: str) -> None:
-    """Draw the heat map; the diagonal is grey, for its 1 would wash out all the rest."""
-    values = matrix.to_numpy()
-    tasks = list(matrix.index)
+def _draw_cosines(
+    axes: Axes, mean: pd.DataFrame, sd: pd.DataFrame, nulls: Sequence[str], colormap: str
+) -> None:
+    """Draw the heat map; the diagonal has no colour, for it would wash out all the rest."""
+    values, spreads = mean.to_numpy(), sd.to_numpy()
+    tasks = list(mean.index)
     hidden = np.eye(len(tasks), dtype=bool) | np.isnan(values)
     off_diagonal = np.ma.masked_array(values, mask=hidden)
     scale = max(LEAST_SCALE, float(np.ma.filled(np.abs(off_diagonal), 0).max()))
     colors = matplotlib.colormaps[colormap].with_extremes(bad="#D9D9D9")
     image = axes.imshow(off_diagonal, cmap=colors, norm=Normalize(-scale, scale))
+    for i in range(len(tasks)):
+        axes.add_patch(
+            Rectangle((i - 0.45, i - 0.45), 0.9, 0.9, facecolor="white", edgecolor=BASELINE)
+        )
     decimals = 2 if len(tasks) > 4 else 3
     size = 7 if len(tasks) <= 4 else 6.2 if len(tasks) <= 6 else 38 / len(tasks)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             red, green, blue, _ = image.cmap(image.norm(value))
             is_dark = not hidden[i, j] and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axes.text(
-                j,
-                i,
-                "1" if i == j else _number(value, decimals),
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="white" if is_dark else "black",
-            )
+            with_spread = len(tasks) <= MOST_SPREADS and np.isfinite(spreads[i, j])
+            lines = [(_number(value, decimals), size, -0.12 * with_spread)]
+            if with_spread:
+                lines.append((f"± {_number(spreads[i, j], decimals)}", 0.72 * size, 0.2))
+            for text, letters, lower in lines:
+                axes.text(
+                    j,
+                    i + lower,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=letters,
+                    color="white" if is_dark else "black",
+                )
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.tick_params(length=0)
@@ -81,28 +115,33 @@ def _draw_cosines(axes: Axes, matrix: pd.DataFrame, colormap: str) -> None:
     bar = axes.inset_axes((0.0, 1.035, 1.0, 0.03))
     axes.figure.colorbar(image, cax=bar, orientation="horizontal", ticklocation="top")
     bar.grid(visible=False)
-    axes.set_title("cosine between task vectors", pad=TITLE_PAD)
+    framed = " or ".join(NULLS[null] for null in nulls) or "one task with itself: unknown"
+    title = f"cosine between task vectors\n(framed: {framed})"
+    axes.set_title(wrapped(title, 42) if len(nulls) > 1 else title, pad=TITLE_PAD)
     axes.set_anchor("N")
 
 
 def merge_rows(merged: pd.DataFrame, tasks: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return task → its rows of the merged models' table, in the order they are drawn.
+    """Return task → its merged models with the configured coefficient, in the order drawn.
 
-    Merges of fewer tasks come first, then in the order of the partners. The column
-    ``label`` names what was added: ``"+ b"``, or ``"+ all 3 others"``.
+    Scores are means over seeds. Merges of fewer tasks come first, then in the order of the
+    partners. The column ``label`` names what was added: ``"+ b"``, or ``"+ all 3 others"``.
 
     Raises
     ------
     UserError
         A task that no merged model was tested on.
     """
+    fixed = merged[merged["choice"] == FIXED]
+    scores = ["coefficient", "pretrained", "single", "merged_score"]
+    means = fixed.groupby(["merged", "task", "metric"], sort=False)[scores].mean().reset_index()
     order = {task: i for i, task in enumerate(tasks)}
     rows = {}
     for task in tasks:
-        own = merged[merged["task"] == task].copy()
+        own = means[means["task"] == task].copy()
         own = own[[order.keys() >= set(parts(name)) for name in own["merged"]]]
         if own.empty:
-            known = ", ".join(merged["task"].unique())
+            known = ", ".join(means["task"].unique())
             raise UserError(f"no merge of the tasks holds {task!r}; there are merges of: {known}")
         others = [[part for part in parts(name) if part != task] for name in own["merged"]]
         own["label"] = [
@@ -188,9 +227,10 @@ def task_vector_figure(
     Parameters
     ----------
     cosine
-        ``task_a``, ``task_b``, ``cosine``: all ordered pairs, the diagonal included.
+        One row per two fine-tunings: ``pair``, ``task_a``, ``task_b``, ``group``, ``cosine``.
     merged
-        ``merged`` (``"a + b"``), ``task`` (the one tested, with its own head), ``metric``,
+        One row per merge, seed, task and choice: ``merged`` (``"a + b"``), ``seed``,
+        ``task`` (the one tested, with its own head), ``metric``, ``choice``,
         ``coefficient``, ``pretrained``, ``single``, ``merged_score``.
     tasks
         The tasks to draw, in order.
@@ -202,8 +242,9 @@ def task_vector_figure(
     Returns
     -------
     Figure
-        Left, the cosines; right, for each task and each merge that holds it, the score
-        of the pretrained, the single-task and the merged weights with the task's head.
+        Left, the cosines, mean ± sd over runs, on the diagonal those of a task with itself;
+        right, for each task and each merge that holds it, the score of the pretrained, the
+        single-task and the merged weights with the task's head, means over seeds.
 
     Raises
     ------
@@ -217,9 +258,10 @@ def task_vector_figure(
         raise UserError(
             f"matplotlib has no colour map {colormap!r}; take a diverging one: PuOr, RdBu, BrBG"
         )
-    matrix = cosine_matrix(cosine, tasks)
+    matrices = cosine_matrices(cosine, tasks)
     rows = merge_rows(merged, tasks)
-    coefficients = sorted({value for own in rows.values() for value in own["coefficient"]})
+    fixed = merged[merged["choice"] == FIXED]
+    coefficients = sorted(fixed["coefficient"].unique())
     if len(coefficients) > 1:
         raise UserError(
             f"the merged models have several coefficients: {', '.join(map(str, coefficients))}; "
@@ -229,9 +271,10 @@ def task_vector_figure(
         lines = sum(len(own) + 1.5 for own in rows.values())
         figure = Figure(figsize=(WIDTH, max(3.4, lines * ROW_HEIGHT + 0.9)))
         left, right = figure.subplots(1, 2, width_ratios=(0.9, 1.1))
-        _draw_cosines(left, matrix, colormap)
+        _draw_cosines(left, *matrices, colormap)
         _draw_merges(right, rows, colors)
-        right.set_title(f"merged models, coefficient {coefficients[0]:g}", pad=TITLE_PAD)
+        seeds = count(fixed["seed"].nunique(), "seed")
+        right.set_title(f"merged models, coefficient {coefficients[0]:g}\n({seeds})", pad=TITLE_PAD)
         right.legend(
             loc="lower center",
             bbox_to_anchor=(0.5, 1.01),

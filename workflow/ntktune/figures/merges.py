@@ -1,6 +1,8 @@
-"""Names of merged models: ``"a + b"`` is the model that tasks a and b are added into."""
+"""Merged models: ``"a + b"`` is the model that tasks a and b are added into."""
 
 JOIN = " + "
+# coefficients: as configured, and chosen on hold-out rows
+FIXED, VALIDATED = "fixed", "validation"
 
 
 def parts(name: str) -> list[str]:

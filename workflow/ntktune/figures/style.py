@@ -121,7 +121,8 @@ def figure_bytes(figure: Figure, ending: str, dpi: int) -> bytes:
 
 def wrapped(title: str, width: int) -> str:
     """Return a title broken into lines of at most ``width`` characters."""
-    return "\n".join(textwrap.wrap(title, width, break_long_words=False)) or title
+    lines = textwrap.wrap(title, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) or title
 
 
 def count(number: int, noun: str) -> str:

@@ -3,31 +3,84 @@
 import numpy as np
 import pandas as pd
 
+from ntktune.errors import UserError
+from ntktune.figures.cosines import DIFFERENT, whole_cosines
 from ntktune.figures.merges import parts
 
 DECIMALS = 4
+SCORES = (
+    "coefficient",
+    "pretrained",
+    "single",
+    "merged_score",
+    "normalised",
+    "normalised_clean",
+)
+OVERLAPS = ("sample_exact", "sample_normalised", "pool_exact", "pool_normalised")
 
 
-def merging_table(cosine: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 3: one row per merge and task tested, in the order of the input.
+def _shared(overlap: pd.DataFrame, task: str, others: list[str]) -> pd.Series:
+    """Return the test rows of a task that other tasks have, summed over them, mean over seeds."""
+    own = overlap[(overlap["task"] == task) & overlap["other"].isin(others)]
+    missing = [other for other in others if other not in set(own["other"])]
+    if missing:
+        raise UserError(
+            f"the overlaps hold no test rows of {task!r} in {missing[0]!r}; count those of all "
+            "merged tasks"
+        )
+    return own.groupby("seed")[list(OVERLAPS)].sum().mean()
+
+
+def merging_table(
+    cosine: pd.DataFrame, merged: pd.DataFrame, overlap: pd.DataFrame
+) -> pd.DataFrame:
+    """Return Table 3: one row per merge, task tested and choice of the coefficient.
 
     Parameters
     ----------
     cosine
-        ``task_a``, ``task_b``, ``cosine`` between task vectors.
+        ``pair``, ``task_a``, ``task_b``, ``group``, ``cosine`` between task vectors.
     merged
-        ``merged`` (``"a + b"``), ``task``, ``kind``, ``metric``, ``coefficient``,
-        ``pretrained``, ``single``, ``merged_score``, ``normalised``.
+        One row per merge, seed, task and choice: ``merged`` (``"a + b"``), ``seed``,
+        ``task``, ``kind``, ``metric``, ``choice``, ``coefficient``, ``pretrained``,
+        ``single``, ``merged_score``, ``normalised``, ``normalised_clean``, ``rows``,
+        ``leaked``.
+    overlap
+        ``task``, ``other``, ``seed``, ``sample_exact``, ``sample_normalised``,
+        ``pool_exact``, ``pool_normalised``.
 
     Returns
     -------
     DataFrame
-        The merged models' table with a column ``cosine``, that of a pair's two task
-        vectors (NaN for merges of more tasks); scores with four decimals.
+        ``merged``, ``cosine`` (mean of a pair's task vectors; NaN for merges of more),
+        ``task``, ``kind``, ``metric``, ``choice``, ``seeds`` (how many); means and ``_sd``
+        over seeds (NaN of one) of coefficient and scores; means of ``rows``, ``leaked``
+        and of the overlaps with the other members, summed over them. Four decimals.
+
+    Raises
+    ------
+    UserError
+        The overlap of two merged tasks is not there.
     """
-    known = cosine.set_index(["task_a", "task_b"])["cosine"]
-    pairs = [tuple(parts(name)) for name in merged["merged"]]
-    values = [known.get(pair, np.nan) if len(pair) == 2 else np.nan for pair in pairs]
-    table = merged.copy()
-    table.insert(list(table.columns).index("merged") + 1, "cosine", values)
-    return table.round(DECIMALS)
+    known = {
+        frozenset((row.task_a, row.task_b)): row.mean
+        for row in whole_cosines(cosine, DIFFERENT).itertuples()
+    }
+    rows = []
+    keys = ["merged", "task", "choice"]
+    for (name, task, choice), own in merged.groupby(keys, sort=False):
+        row = {
+            "merged": name,
+            "cosine": known.get(frozenset(parts(name)), np.nan),
+            "task": task,
+            "kind": own["kind"].iloc[0],
+            "metric": own["metric"].iloc[0],
+            "choice": choice,
+            "seeds": own["seed"].nunique(),
+        }
+        for score in SCORES:
+            row |= {score: own[score].mean(), f"{score}_sd": own[score].std()}
+        row |= {"rows": own["rows"].mean(), "leaked": own["leaked"].mean()}
+        others = [part for part in parts(name) if part != task]
+        rows.append(row | _shared(overlap, task, others).to_dict())
+    return pd.DataFrame(rows).round(DECIMALS)

@@ -13,9 +13,11 @@ import pandas as pd
 
 from ntktune.figures.agreement import kendall_tau, resampled_means, share_in_agreement
 from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, listed
+from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
-from ntktune.figures.merges import parts
+from ntktune.figures.merges import FIXED, parts
 from ntktune.figures.needed import SHARE, gain_points, reached_sizes
+from ntktune.figures.negations import LEAST_KEPT, negated_as_chosen, negated_fully
 from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
 from ntktune.seeds import generator
 
@@ -24,6 +26,7 @@ LEAST_SHARE = 0.95
 MOST_COSINE = 0.1
 LEAST_NORMALISED = 0.9
 LEAST_TASKS = 3
+RTE = "rte"
 ORDER_RULE = f"τ > 0, and τ > 0 in ≥ {LEAST_SHARE:.0%} of bootstrap samples"
 # from the largest exponent to the smallest, as SR26 orders GPT-Neo-1.3B's
 PAPER_ORDERS = {
@@ -327,18 +330,27 @@ def predicted_rate(rates: pd.DataFrame) -> dict[str, Any]:
     )
 
 
-def nearly_orthogonal(cosine: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on task vectors of different tasks being nearly orthogonal."""
-    claim = "Task vectors of different tasks are nearly orthogonal"
-    source, statistic = "section 5.2; figure 3", "largest |cosine| of two tasks"
-    rule = f"≤ {MOST_COSINE} (ours)"
-    every = cosine[cosine["task_a"] < cosine["task_b"]]
-    pairs = every.dropna(subset="cosine")
+def _of_one_task(cosine: pd.DataFrame) -> str:
+    """Return what the cosines of one task's own vectors are, for the detail of a verdict."""
+    found = []
+    for null, name in NULLS.items():
+        known = whole_cosines(cosine, null).dropna(subset="mean")
+        if len(known):
+            means = dict(zip(known["task_a"], known["mean"], strict=True))
+            found.append(f"; {name}: {listed(means)}")
+    return "".join(found) or "; cosines of one task with itself are not known"
+
+
+def _orthogonality(
+    claim: str, statistic: str, every: pd.DataFrame, nulls: str, remark: str = ""
+) -> dict[str, Any]:
+    """Return the verdict on pairs of tasks, with their mean cosines, being nearly orthogonal."""
+    source, rule = "section 5.2; figure 3", f"≤ {MOST_COSINE} (ours)"
+    pairs = every.dropna(subset="mean")
     if pairs.empty:
-        return claim_row(
-            claim, source, statistic, np.nan, rule, UNTESTED, "no pair of tasks that moved"
-        )
-    sizes = pairs["cosine"].abs()
+        detail = "no pair of tasks that moved"
+        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+    sizes = pairs["mean"].abs()
     worst = pairs.loc[sizes.idxmax()]
     unmoved = f"; {len(every) - len(pairs)} pairs with a model that fine-tuning did not move"
     return claim_row(
@@ -348,9 +360,51 @@ def nearly_orthogonal(cosine: pd.DataFrame) -> dict[str, Any]:
         sizes.max(),
         rule,
         REPRODUCED if sizes.max() <= MOST_COSINE else FAILED,
-        f"{worst['task_a']} and {worst['task_b']} {worst['cosine']:.3g}; "
+        f"{worst['task_a']} and {worst['task_b']} {worst['mean']:.3g}; "
         f"mean |cosine| over {len(pairs)} pairs {sizes.mean():.3g}"
+        + remark
+        + nulls
         + (unmoved if len(pairs) < len(every) else ""),
+    )
+
+
+def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the verdicts on task vectors of different tasks being nearly orthogonal.
+
+    Parameters
+    ----------
+    cosine
+        One row per two fine-tunings and group of layers: ``pair``, ``task_a``, ``task_b``,
+        ``group``, ``cosine``. A pair's cosine is the mean over its runs.
+
+    Returns
+    -------
+    list of dict
+        The verdict on all pairs, and, where ``rte`` is among the tasks, that on its own.
+    """
+    every, nulls = whole_cosines(cosine, DIFFERENT), _of_one_task(cosine)
+    claim = "Task vectors of different tasks are nearly orthogonal"
+    statistic = "largest |cosine| of two tasks, means over runs"
+    rows = [_orthogonality(claim, statistic, every, nulls)]
+    with_rte = (every[["task_a", "task_b"]] == RTE).any(axis=1).astype(bool)
+    if with_rte.any():
+        others = every.loc[~with_rte, "mean"].abs().max()
+        remark = f"; largest |cosine| among the other tasks {others:.3g}"
+        claim = "RTE's task vector is nearly orthogonal to the others'"
+        statistic = "largest |cosine| of RTE and another task, means over runs"
+        remark = remark if np.isfinite(others) else "; there are no two other tasks"
+        rows.append(_orthogonality(claim, statistic, every[with_rte], nulls, remark))
+    return rows
+
+
+def _without_leaks(usable: pd.DataFrame) -> str:
+    """Return what is left of the merged models' scores without leaked test rows, for a detail."""
+    if not usable["leaked"].any():
+        return "; no member was fine-tuned on the text of a test row"
+    clean = usable["normalised_clean"].mean()
+    return (
+        f"; mean {clean:.3g} without the test rows whose text a member was fine-tuned on, "
+        f"{usable['leaked'].mean():.3g} of {usable['rows'].mean():.4g} on average"
     )
 
 
@@ -358,23 +412,32 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on models merged of two tasks keeping the single tasks' scores.
 
     A ratio to a score that is not above zero says nothing; such rows are left out.
+
+    Parameters
+    ----------
+    merged
+        One row per merge, seed, task and choice; those with the configured coefficient are
+        judged, by their means over seeds.
     """
     claim = "The sum of two task vectors keeps most of what each reaches alone"
     source = "section 5.2, eqs 22-25; figure 3"
     statistic = "smallest merged score / single-task score over pairs and their tasks"
     rule = f"≥ {LEAST_NORMALISED} (ours)"
-    pairs = merged[merged["merged"].map(lambda name: len(parts(name)) == 2).astype(bool)]
+    fixed = merged[merged["choice"] == FIXED]
+    pairs = fixed[fixed["merged"].map(lambda name: len(parts(name)) == 2).astype(bool)]
     usable = pairs[(pairs["single"] > 0) & pairs["normalised"].notna()]
     left_out = len(pairs) - len(usable)
     if usable.empty:
         detail = f"scores of pairs: {len(pairs)}, none with a single-task score above 0"
         return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    worst = usable.loc[usable["normalised"].idxmin()]
-    untuned = (usable["pretrained"] / usable["single"]).mean()
+    usable = usable.assign(untuned=usable["pretrained"] / usable["single"])
+    names = ["normalised", "normalised_clean", "untuned", "rows", "leaked"]
+    means = usable.groupby(["merged", "task"], sort=False)[names].mean().reset_index()
+    worst = means.loc[means["normalised"].idxmin()]
     detail = (
-        f"smallest for {worst['task']} in {worst['merged']}; mean {usable['normalised'].mean():.3g}"
-        f" over all scores ({len(usable)}), against {untuned:.3g} for the pretrained weights "
-        "with the same heads"
+        f"smallest for {worst['task']} in {worst['merged']}; mean {means['normalised'].mean():.3g}"
+        f" over all scores ({len(means)}), against {means['untuned'].mean():.3g} for the "
+        f"pretrained weights with the same heads{_without_leaks(means)}"
     )
     if left_out:
         detail += f"; {left_out} left out: their single-task score is not above 0, or unknown"
@@ -386,6 +449,69 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
         rule,
         REPRODUCED if worst["normalised"] >= LEAST_NORMALISED else FAILED,
         detail,
+    )
+
+
+def _kept_as_chosen(negated: pd.DataFrame) -> str:
+    """Return what targets and controls keep at the chosen coefficient, for a detail."""
+    chosen = negated_as_chosen(negated).dropna(subset="kept")
+    is_target = chosen["target"] == chosen["task"]
+    kept = chosen.groupby(["target", is_target.rename("own")], sort=False)["kept"].mean()
+    shares = "; ".join(
+        f"{target} {own[target, True]:.3g}"
+        + (f" (controls {own[target, False]:.3g})" if (target, False) in own else "")
+        for target, own in kept.groupby("target", sort=False)
+        if (target, True) in own
+    )
+    if not shares:
+        return ""
+    return (
+        f"; share of its pretrained score that a target keeps at the largest λ that leaves its "
+        f"controls {LEAST_KEPT:.0%} of theirs on validation data: {shares}"
+    )
+
+
+def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on a negated task vector raising its task's error.
+
+    Parameters
+    ----------
+    negated
+        One row per target, seed, tested task, part and coefficient: ``target``, ``seed``,
+        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``predicted_gap``,
+        ``chosen``.
+    """
+    claim = "Negating a task vector raises its task's error"
+    source = "section 5.2, eq 24; Ilharco et al. 2023"
+    at = negated_fully(negated)
+    at = at[at["target"] == at["task"]].dropna(subset="gap")
+    reached = sorted(set(at["coefficient"])) or [1.0]
+    strengths = " or ".join(f"{value:g}" for value in reached)
+    statistic = f"smallest rise over targets of the test MSE, mean over seeds, at λ = {strengths}"
+    rule = "> 0 for every target (ours)"
+    if at.empty:
+        detail = "no task vector was negated"
+        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
+    numbers = ["gap", "predicted_gap"]
+    gaps = at.astype(dict.fromkeys(numbers, float)).groupby("target", sort=False)[numbers].mean()
+    known = gaps[gaps["predicted_gap"].notna()]
+    agree = int((np.sign(known["gap"]) == np.sign(known["predicted_gap"])).sum())
+    by_target = ", ".join(
+        f"{target} {row.gap:.3g} and {row.predicted_gap:.3g}" for target, row in gaps.iterrows()
+    )
+    detail = f"measured and predicted by target, in the linear regime: {by_target}; of the same "
+    detail += f"sign: {agree} of {len(known)}"
+    ratios = (known["gap"] / known["predicted_gap"])[known["predicted_gap"] != 0]
+    if len(ratios):
+        detail += f"; measured over predicted: {listed(ratios.to_dict())}"
+    return claim_row(
+        claim,
+        source,
+        statistic,
+        gaps["gap"].min(),
+        rule,
+        REPRODUCED if gaps["gap"].min() > 0 else FAILED,
+        detail + _kept_as_chosen(negated),
     )
 
 
@@ -444,6 +570,7 @@ def verdict_table(
     stopping: pd.DataFrame,
     cosine: pd.DataFrame,
     merged: pd.DataFrame,
+    negated: pd.DataFrame,
     theory: Sequence[dict[str, Any]],
     seed: int,
     resamples: int,
@@ -458,7 +585,7 @@ def verdict_table(
         Task → decay exponents over all ranks, one per draw.
     r_squared
         Task → mean R² of those fits.
-    metrics, stopping, cosine, merged
+    metrics, stopping, cosine, merged, negated
         The tables of the chapters finetune, theory and taskvectors.
     theory
         Verdicts on the theory (:func:`ntktune.figures.theory_verdicts.theory_rows`).
@@ -483,8 +610,9 @@ def verdict_table(
     rows += [
         error_falls(metrics),
         predicted_rate(rates),
-        nearly_orthogonal(cosine),
+        *nearly_orthogonal(cosine),
         merging_keeps(merged),
+        negation_hurts(negated),
         stopping_order(stopping, metrics, seed, resamples),
         *theory,
     ]

@@ -1,51 +1,53 @@
-"""Arithmetic on named weights: task vectors, their cosine, and weights edited by them.
+"""Arithmetic on named weights: task vectors, their cosines, and weights edited by them.
 
 A task vector is what fine-tuning added to the shared backbone, τ = θ − θ_P (Ilharco
 et al. 2023; SR26 eq 22). Heads are no part of it: each task keeps its own. Everything
 is computed in float64, where the difference of two float32 numbers is exact unless they
 are nine orders of magnitude apart: θ_P + τ gives the fine-tuned weights bit for bit.
+
+Weights are mappings from a name to a tensor, or to anything with ``shape``, ``dtype`` and rows
+that can be asked for (:class:`ntktune.artifacts.StoredTensor`). The small functions return
+whole task vectors; those with a number of fine-tuned models take the weights through memory in
+stretches, whatever the models' size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from ntktune.artifacts import stretches
 from ntktune.errors import UserError
 
-Weights = Mapping[str, torch.Tensor]
+Weights = Mapping[str, Any]
 
 SLICE = 2**18  # numbers at a time: their float64 copies stay in a processor's cache
 
 
-def check_same_shapes(first: Weights, second: Weights) -> None:
-    """Raise UserError unless two sets of weights have the same names and shapes."""
+def check_same_shapes(
+    first: Weights, second: Weights, called: tuple[str, str] = ("the first", "the second")
+) -> None:
+    """Raise UserError unless two sets of weights have the same names and shapes.
+
+    ``called`` is what the message calls them.
+    """
     for name in (*first, *second):
         if name not in first or name not in second:
-            there, missing = ("first", "second") if name in first else ("second", "first")
+            there, missing = called if name in first else called[::-1]
             raise UserError(
-                f"tensor {name} is in the {there} set of weights, not in the {missing}; "
+                f"tensor {name} is in {there} set of weights, not in {missing}; "
                 "use weights of the same model and the same blocks"
             )
         shapes = tuple(first[name].shape), tuple(second[name].shape)
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"tensor {name} has shape {shapes[0]} in one set of weights and {shapes[1]} in "
-                "the other; use weights of the same model and the same blocks"
+                f"tensor {name} has shape {shapes[0]} in {called[0]} set of weights and "
+                f"{shapes[1]} in {called[1]}; use weights of the same model and the same blocks"
             )
-
-
-def slices(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yield the same stretch of several tensors of one shape, flattened, until all is seen.
-
-    So that float64 copies of a stretch, not of a whole tensor, are in memory.
-    """
-    flat = [tensor.flatten() for tensor in tensors]
-    for start in range(0, len(flat[0]), SLICE):
-        yield [tensor[start : start + SLICE] for tensor in flat]
 
 
 def task_vector(base: Weights, tuned: Weights) -> dict[str, torch.Tensor]:
@@ -57,7 +59,27 @@ def task_vector(base: Weights, tuned: Weights) -> dict[str, torch.Tensor]:
         Names or shapes differ.
     """
     check_same_shapes(base, tuned)
-    return {name: tuned[name].double() - base[name].double() for name in base}
+    return {name: tuned[name][...].double() - base[name][...].double() for name in base}
+
+
+def scale(vector: Weights, coefficient: float) -> dict[str, torch.Tensor]:
+    """Return coefficient · τ by name, in float64; −1 negates a task (SR26 eq 24)."""
+    return {name: coefficient * vector[name][...].double() for name in vector}
+
+
+def add(vectors: Sequence[Weights]) -> dict[str, torch.Tensor]:
+    """Return Σ τ by name, in float64 (SR26 eq 23).
+
+    Raises
+    ------
+    UserError
+        There is none, or names or shapes differ.
+    """
+    if not vectors:
+        raise UserError("there is no task vector to add; give one or more")
+    for vector in vectors[1:]:
+        check_same_shapes(vectors[0], vector)
+    return {name: sum(vector[name][...].double() for vector in vectors) for name in vectors[0]}
 
 
 def apply(
@@ -65,27 +87,35 @@ def apply(
 ) -> dict[str, torch.Tensor]:
     """Return base + Σ coefficient · τ by name, in base's precision (SR26 eqs 23, 24).
 
-    A negative coefficient negates a task. Sums are taken in float64 and rounded once.
+    Sums are taken in float64 and rounded once.
 
     Raises
     ------
     UserError
         Names or shapes differ, or there are not as many coefficients as vectors.
     """
+    check_counts(vectors, coefficients)
+    for vector in vectors:
+        check_same_shapes(base, vector)
+    scaled = [scale(vector, c) for vector, c in zip(vectors, coefficients, strict=True)]
+    return {
+        name: sum((vector[name] for vector in scaled), base[name][...].double()).to(
+            base[name].dtype
+        )
+        for name in base
+    }
+
+
+def check_counts(vectors: Sequence[Weights], coefficients: Sequence[float]) -> None:
+    """Raise UserError unless there is one finite coefficient for each task vector."""
     if len(vectors) != len(coefficients):
         raise UserError(
             f"there are {len(vectors)} task vectors and {len(coefficients)} coefficients; "
             "give one coefficient for each"
         )
-    for vector in vectors:
-        check_same_shapes(base, vector)
-    edited = {}
-    for name, tensor in base.items():
-        total = tensor.double()
-        for vector, coefficient in zip(vectors, coefficients, strict=True):
-            total = total + coefficient * vector[name]
-        edited[name] = total.to(tensor.dtype)
-    return edited
+    odd = [c for c in coefficients if not math.isfinite(c)]
+    if odd:
+        raise UserError(f"a coefficient is {odd[0]}; give finite numbers")
 
 
 def dot(first: Weights, second: Weights) -> float:
@@ -98,8 +128,9 @@ def dot(first: Weights, second: Weights) -> float:
     """
     check_same_shapes(first, second)
     return math.fsum(
-        float(torch.dot(first[name].double().flatten(), second[name].double().flatten()))
+        float(torch.sum(first[name][part].double() * second[name][part].double()))
         for name in first
+        for part in stretches(first[name].shape, SLICE)
     )
 
 
@@ -115,23 +146,19 @@ def cosine(first: Weights, second: Weights) -> float:
     return dot(first, second) / norms if norms else math.nan
 
 
-def cosine_matrix(base: Weights, tuned: Sequence[Weights]) -> np.ndarray:
-    """Return the cosines of the task vectors of several fine-tuned models.
+def parts(base: Weights, tuned: Sequence[Weights]) -> Iterator[tuple[str, Any, torch.Tensor, Any]]:
+    """Yield the task vectors of several fine-tuned models, stretch by stretch.
 
-    The numbers of :func:`cosine` for each pair, in one pass over the weights that holds
-    float64 differences of a stretch of one tensor only.
-
-    Parameters
-    ----------
-    base
-        Pretrained weights.
-    tuned
-        K sets of fine-tuned weights.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (K, K), float64, symmetric; NaN in the rows of a model that did not move.
+    Yields
+    ------
+    name : str
+        The tensor's.
+    rows : slice or Ellipsis
+        Which of its rows.
+    start : torch.Tensor
+        The base's stretch, as it is.
+    vectors : torch.Tensor
+        τ of each model, float64: (K, *start.shape).
 
     Raises
     ------
@@ -139,16 +166,139 @@ def cosine_matrix(base: Weights, tuned: Sequence[Weights]) -> np.ndarray:
         Names or shapes differ.
     """
     for weights in tuned:
-        check_same_shapes(base, weights)
-    gram = np.zeros((len(tuned), len(tuned)))
-    for name in base:
-        for start, *ends in slices([base[name], *(weights[name] for weights in tuned)]):
-            vectors = torch.stack(ends).double() - start.double()  # (K, slice)
-            gram += (vectors @ vectors.T).cpu().numpy()
-    gram = (gram + gram.T) / 2  # exactly symmetric, whatever the product's rounding
+        check_same_shapes(base, weights, ("the pretrained", "the fine-tuned"))
+    for name, tensor in base.items():
+        for rows in stretches(tensor.shape, SLICE):
+            start = tensor[rows]
+            origin = start.double()
+            vectors = origin.new_empty((len(tuned), *origin.shape))
+            for vector, weights in zip(vectors, tuned, strict=True):
+                torch.sub(weights[name][rows].to(origin), origin, out=vector)
+            yield name, rows, start, vectors
+
+
+def grams(
+    base: Weights,
+    tuned: Sequence[Weights],
+    group: Callable[[str], str],
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the inner products of the task vectors of several fine-tuned models.
+
+    One pass over the weights, for which a stretch of one tensor is in memory.
+
+    Parameters
+    ----------
+    base
+        Pretrained weights.
+    tuned
+        K sets of fine-tuned weights.
+    group
+        Name → the group that its inner products are summed in, such as a block.
+    progress
+        Called with the share of the numbers seen.
+
+    Returns
+    -------
+    dict
+        Group → Gram matrix, shape (K, K), float64, exactly symmetric; ``"all"`` is their sum.
+
+    Raises
+    ------
+    UserError
+        Names or shapes differ.
+    """
+    found: dict[str, np.ndarray] = {}
+    total, seen = sum(math.prod(tensor.shape) for tensor in base.values()), 0
+    for name, _, start, vectors in parts(base, tuned):
+        flat = vectors.flatten(1)  # (K, stretch)
+        part = (flat @ flat.T).cpu().numpy()
+        key = group(name)
+        found[key] = found.get(key, 0) + (part + part.T) / 2  # whatever the product's rounding
+        seen += start.numel()
+        if progress:
+            progress(seen / total)
+    return {"all": sum(found.values())} | found
+
+
+def cosines(gram: np.ndarray) -> np.ndarray:
+    """Return the cosines that a Gram matrix (K, K) holds; NaN where a vector is zero."""
     norms = np.sqrt(np.diag(gram))
     norms[norms == 0] = math.nan
-    cosines = gram / np.outer(norms, norms)
-    diagonal = np.diag_indices_from(cosines)
-    cosines[diagonal] = np.where(np.isnan(norms), math.nan, 1.0)
-    return cosines
+    found = np.clip(gram / np.outer(norms, norms), -1, 1)
+    diagonal = np.diag_indices_from(found)
+    found[diagonal] = np.where(np.isnan(norms), math.nan, 1.0)
+    return found
+
+
+def merged(
+    base: Weights, tuned: Sequence[Weights], coefficients: Sequence[float]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield θ_P + Σ coefficient · τ by name, in stretches in base's precision (SR26 eqs 23, 24).
+
+    For one model and coefficient 1 these are its fine-tuned weights, bit for bit.
+
+    Raises
+    ------
+    UserError
+        As :func:`apply`.
+    """
+    check_counts(tuned, coefficients)
+    weights = torch.tensor(coefficients, dtype=torch.float64)
+    for name, _, start, vectors in parts(base, tuned):
+        total = start.double() + torch.tensordot(weights, vectors, dims=1)
+        yield name, total.to(start.dtype)
+
+
+def direction(
+    base: Weights, tuned: Sequence[Weights], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to ``dtype``.
+
+    What many merges along one line need at hand.
+
+    Raises
+    ------
+    UserError
+        Names or shapes differ.
+    """
+    found = {name: torch.empty(tuple(t.shape), dtype=dtype) for name, t in base.items()}
+    for name, rows, _, vectors in parts(base, tuned):
+        found[name][rows] = vectors.sum(dim=0).to(dtype)
+    return found
+
+
+class Rebuilt(Mapping):
+    """Fine-tuned weights θ_P + τ of a stored task vector, in float64, read as they are asked for.
+
+    Parameters
+    ----------
+    base
+        Pretrained weights.
+    vector
+        τ by name, in any precision.
+    """
+
+    def __init__(self, base: Weights, vector: Weights):
+        check_same_shapes(base, vector, ("the pretrained", "the task vector's"))
+        self._sums = {name: _Sum(base[name], vector[name]) for name in base}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._sums[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+
+class _Sum:
+    """The sum of two tensors, computed for the rows that are asked for."""
+
+    def __init__(self, first: Any, second: Any):
+        self.terms, self.shape, self.dtype = (first, second), first.shape, torch.float64
+
+    def __getitem__(self, rows: Any) -> torch.Tensor:
+        first, second = (term[rows].double() for term in self.terms)
+        return first + second

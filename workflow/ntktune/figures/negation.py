@@ -1,0 +1,101 @@
+"""Negation of task vectors: the error of the target, and what is kept of all scores."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ntktune.errors import UserError
+from ntktune.figures.negations import LEAST_KEPT
+from ntktune.figures.panels import draw_legend
+from ntktune.figures.style import BASELINE, REFERENCE, WIDTH, laid_out, styled, wrapped
+from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
+
+MOST_COLUMNS = 4
+PANEL_HEIGHT = 1.75  # inches
+ROOM = 1.5  # how much further than the measured gap an axis may reach for the predicted
+
+
+def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
+    """Draw the target's measured and predicted rise of the squared error."""
+    draw_sweep(axes, own, "gap", **look)
+    predicted = own.groupby("coefficient")["predicted_gap"].mean()
+    axes.plot(predicted.index, predicted, color=look["color"], linestyle="--", linewidth=1.2)
+    axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
+    low, high = min(own["gap"].min(), 0.0), max(own["gap"].max(), 0.0)
+    room = ROOM * (high - low) or 1.0
+    both = pd.concat([own["gap"], own["predicted_gap"]])
+    axes.set_ylim(bounds(both, low - room, high + room))
+
+
+def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
+    """Return the figure of the models with a task vector taken away.
+
+    Parameters
+    ----------
+    negated
+        One row per target, seed, tested task, part and coefficient: ``target``, ``seed``,
+        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``predicted_gap``,
+        ``chosen``.
+    colors
+        Colours of the tasks; they come again with another line style where there are more.
+
+    Returns
+    -------
+    Figure
+        Two panels per target, test rows, means over seeds. Above: how much the target's
+        mean squared error rises, measured and (dashed) in the linear regime. Below: the
+        share of the pretrained score that target and controls keep. Triangles: what the
+        seeds chose on validation data.
+
+    Raises
+    ------
+    UserError
+        No test rows, a target that was not tested itself, or no colour.
+    """
+    test = negated[negated["part"] == "test"]
+    targets = list(test["target"].unique())
+    if not targets:
+        raise UserError("the negated models hold no test scores; make them again")
+    looks = task_looks(dict.fromkeys([*targets, *test["task"]]), colors)
+    for target in targets:
+        if not ((test["target"] == target) & (test["task"] == target)).any():
+            raise UserError(f"the model without {target!r} was not tested on {target!r}; do so")
+    bands = math.ceil(len(targets) / MOST_COLUMNS)
+    columns = math.ceil(len(targets) / bands)
+    width = WIDTH if columns > 1 else WIDTH / 2
+    with styled():
+        figure = Figure(figsize=(width, PANEL_HEIGHT * 2 * bands + 0.6))
+        grid = figure.subplots(2 * bands, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_visible(False)
+        handles, references = {}, {}
+        kept_limits = bounds(test["kept"], *CUT)
+        for place, target in enumerate(targets):
+            band, column = divmod(place, columns)
+            above, below = grid[2 * band : 2 * band + 2, column]
+            own = test[test["target"] == target]
+            _draw_gap(above, own[own["task"] == target], looks[target])
+            for task, rows in own.groupby("task", sort=False):
+                look = looks[task] | {"linewidth": 2.2 if task == target else 1.0}
+                line = draw_sweep(below, rows, "kept", **look)
+                if task != target or task not in handles:
+                    handles[task] = line  # thin, where the task is a control too
+            references[f"{LEAST_KEPT:.0%} of the pretrained score"] = below.axhline(
+                LEAST_KEPT, color=BASELINE, linestyle=":", linewidth=1.0, zorder=1
+            )
+            below.set_ylim(kept_limits)
+            below.set_xlabel("coefficient λ")
+            above.set_title(wrapped(f"without {target}", 80 // columns))
+            for axes in (above, below):
+                axes.set_visible(True)
+                chosen = own.loc[own["chosen"].astype(bool), "coefficient"]
+                marks = mark_chosen(axes, chosen)
+            references["λ chosen on validation data"] = marks
+            if column == 0:
+                above.set_ylabel("rise of the test MSE\n(dashed: linear regime)")
+                below.set_ylabel("test score\n/ pretrained score")
+        draw_legend(figure, {t: handles[t] for t in looks if t in handles} | references)
+        return laid_out(figure)

@@ -1,0 +1,79 @@
+"""Cosines of task vectors: of two tasks, and of one task that was trained twice."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntktune.taskvectors.arithmetic import cosines
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: its task, its name, and the seeds of its head and order and of its sample."""
+
+    task: str
+    name: str
+    seed: int
+    sample: int
+
+
+def _pair(first: Run, second: Run) -> str | None:
+    """Return what two runs have in common, None if that is nothing to compare."""
+    own = first.seed == first.sample and second.seed == second.sample
+    if first.task != second.task:
+        return "tasks" if own else None
+    if first.seed == second.seed:
+        return "subsets"
+    return "seeds" if own else None
+
+
+def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return the cosine of every two runs in every group of layers.
+
+    Two tasks are compared between all their runs. What "nearly orthogonal" means is what
+    the same task shows: trained twice with nothing in common, and trained on two random
+    samples from the same head in the same order.
+
+    Parameters
+    ----------
+    runs
+        K runs.
+    grams
+        Group → Gram matrix of their task vectors, shape (K, K).
+
+    Returns
+    -------
+    list of dict
+        ``pair`` (``tasks``: two tasks; of one task ``seeds``: other samples, heads and orders,
+        or ``subsets``: other samples only), ``task_a``, ``run_a``, ``task_b``, ``run_b``,
+        ``group``, ``cosine`` (NaN where a vector is zero), ``norm_a`` and ``norm_b`` (lengths
+        in the group).
+    """
+    order = {task: i for i, task in enumerate(dict.fromkeys(run.task for run in runs))}
+    places = sorted(range(len(runs)), key=lambda i: order[runs[i].task])
+    rows = []
+    for group, gram in grams.items():
+        found = cosines(gram)
+        for i, j in itertools.combinations(places, 2):
+            pair = _pair(runs[i], runs[j])
+            if pair is None:
+                continue
+            rows.append(
+                {
+                    "pair": pair,
+                    "task_a": runs[i].task,
+                    "run_a": runs[i].name,
+                    "task_b": runs[j].task,
+                    "run_b": runs[j].name,
+                    "group": group,
+                    "cosine": found[i, j],
+                    "norm_a": math.sqrt(gram[i, i]),
+                    "norm_b": math.sqrt(gram[j, j]),
+                }
+            )
+    return rows

@@ -1,0 +1,127 @@
+"""How far two task vectors disturb each other's tasks: the disentanglement error ξ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ntktune.errors import UserError
+from ntktune.taskvectors.edited import EditedModel, TunedTask
+
+ARMS = ("standard", "linear")
+
+
+def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
+    """Return how much two models' answers on a task differ, in [0, 1] for usual answers.
+
+    The share of rows with another predicted class, or the mean distance of the scores as a
+    share of the score range (of the labels' range where the task has none).
+
+    Raises
+    ------
+    UserError
+        The scores have no range.
+    """
+    if task.examples.kind == "classification":
+        return float(np.mean((first > 0) != (second > 0)))
+    label = task.examples.label[list(rows)]
+    low, high = task.examples.score_range or (label.min(), label.max())
+    if not high > low:
+        raise UserError(
+            f"the scores of task {task.examples.task} have no range; state its score_range"
+        )
+    return float(np.mean(np.abs(first - second)) / (high - low))
+
+
+def disentanglement_rows(
+    edited: EditedModel,
+    vectors: Sequence[Mapping[str, torch.Tensor]],
+    tasks: Sequence[TunedTask],
+    grid: Sequence[float],
+    progress: Callable[[float], None] | None = None,
+) -> list[dict[str, object]]:
+    """Return ξ(α_a, α_b) of two task vectors on a grid (Ortiz-Jimenez et al. 2023, eq 5).
+
+    ξ = Σ_t E_x[dist(f(x; θ_P + α_t τ_t), f(x; θ_P + α_a τ_a + α_b τ_b))] over the test rows
+    of either task: 0 where neither vector changes what the other's task is answered.
+
+    Parameters
+    ----------
+    edited
+        The network; it ends with the pretrained weights.
+    vectors
+        τ_a and τ_b.
+    tasks
+        Their tasks, each with its own head; all rows of the part ``test`` are compared.
+    grid
+        Values of either coefficient.
+    progress
+        Called with the number of evaluations done, see :func:`evaluations`.
+
+    Returns
+    -------
+    list of dict
+        Per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in
+        f_P + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``,
+        ``error_a``, ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
+
+    Raises
+    ------
+    UserError
+        See :func:`distance`.
+    """
+    edited.point(vectors)
+    rows = [list(task.parts["test"]) for task in tasks]
+    answers, done = {}, 0
+    every = sorted({0.0, *map(float, grid)})
+    edited.restore()
+    starts = [edited.answers(task, some) for task, some in zip(tasks, rows, strict=True)]
+    slopes = [
+        [edited.slopes(task, some, vector) for vector in edited.directions]
+        for task, some in zip(tasks, rows, strict=True)
+    ]
+    for first in every:
+        for second in every:
+            edited.move([first, second])
+            for i, task in enumerate(tasks):
+                linear = starts[i] + first * slopes[i][0] + second * slopes[i][1]
+                own = edited.answers(task, rows[i])
+                answers[i, first, second] = {"standard": own, "linear": linear}
+                done += 1
+                if progress:
+                    progress(done)
+    edited.restore()
+    found = []
+    for arm in ARMS:
+        for first in map(float, grid):
+            for second in map(float, grid):
+                alone = [(first, 0.0), (0.0, second)]
+                errors = [
+                    distance(
+                        task,
+                        rows[i],
+                        answers[i, *alone[i]][arm],
+                        answers[i, first, second][arm],
+                    )
+                    for i, task in enumerate(tasks)
+                ]
+                found.append(
+                    {
+                        "arm": arm,
+                        "alpha_a": first,
+                        "alpha_b": second,
+                        "error_a": errors[0],
+                        "error_b": errors[1],
+                        "error": sum(errors),
+                        "rows_a": len(rows[0]),
+                        "rows_b": len(rows[1]),
+                    }
+                )
+    return found
+
+
+def evaluations(grid: Sequence[float]) -> int:
+    """Return the number of evaluations that ξ on a grid takes."""
+    return 2 * len({0.0, *map(float, grid)}) ** 2

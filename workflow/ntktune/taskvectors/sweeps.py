@@ -1,0 +1,124 @@
+"""What merged and negated models answer, along the coefficient of their task vectors.
+
+A sweep is a table of single answers, from which every score is taken later: on validation or
+test rows, on all of them or without those that leaked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ntktune.taskvectors.edited import EditedModel, TunedTask
+
+Vector = Mapping[str, torch.Tensor]
+
+
+def _answers(task: TunedTask, coefficient: float, found: np.ndarray) -> pd.DataFrame:
+    """Return the table of a task's answers at one coefficient."""
+    return pd.DataFrame(
+        {
+            "task": task.examples.task,
+            "kind": task.examples.kind,
+            "coefficient": coefficient,
+            "part": [name for name, rows in task.parts.items() for _ in rows],
+            "row": task.rows,
+            "label": task.examples.label[task.rows],
+            "output": found,
+        }
+    )
+
+
+def addition_sweep(
+    edited: EditedModel,
+    vector: Vector,
+    tasks: Sequence[TunedTask],
+    coefficients: Sequence[float],
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Return what θ_P + λ Σ τ answers on each task that went into it (SR26 eq 23).
+
+    Parameters
+    ----------
+    edited
+        The network; it ends with the pretrained weights.
+    vector
+        Σ τ of the tasks.
+    tasks
+        They, each with its own head.
+    coefficients
+        λ. At 0 it is the pretrained network, which :func:`negation_sweep` answers for.
+    progress
+        Called with the number of evaluations done.
+
+    Returns
+    -------
+    DataFrame
+        ``task``, ``kind``, ``coefficient``, ``part`` (``validation`` or ``test``), ``row``,
+        ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes).
+    """
+    found, done = [], 0
+    edited.point([vector])
+    for coefficient in coefficients:
+        edited.move([coefficient])
+        for task in tasks:
+            found.append(_answers(task, coefficient, edited.answers(task, task.rows)))
+            done += 1
+            if progress:
+                progress(done)
+    edited.restore()
+    return pd.concat(found, ignore_index=True)
+
+
+def negation_sweep(
+    edited: EditedModel,
+    vector: Vector,
+    target: TunedTask,
+    controls: Sequence[TunedTask],
+    coefficients: Sequence[float],
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Return what θ_P − λτ answers on its own task and on control tasks (SR26 eq 24).
+
+    Parameters
+    ----------
+    edited
+        The network; it ends with the pretrained weights.
+    vector
+        τ of the target.
+    target
+        The task that is negated; it is also answered at λ = 0 and at λ = −1, its own
+        fine-tuned model.
+    controls
+        Tasks that should stay as they are; each is answered at λ = 0 too.
+    coefficients
+        λ > 0.
+    progress
+        Called with the number of evaluations done.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ, which the
+        linear regime's answer f_P − λΔ follows from.
+    """
+    found, done = [], 0
+    edited.point([vector])
+    tasks = [target, *controls]
+    edited.restore()
+    slopes = [edited.slopes(task, task.rows, edited.directions[0]) for task in tasks]
+    for coefficient in (0.0, -1.0, *coefficients):
+        edited.move([-coefficient])
+        for task, slope in zip(tasks, slopes, strict=True):
+            if coefficient < 0 and task is not target:
+                continue
+            answers = _answers(task, coefficient, edited.answers(task, task.rows))
+            found.append(answers.assign(slope=slope))
+            done += 1
+            if progress:
+                progress(done)
+    edited.restore()
+    return pd.concat(found, ignore_index=True)
