@@ -47,7 +47,8 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
     [
         ("kernels", {"kernel", "spectrum"}),
         ("grid", {"subsets", "finetune"}),
-        ("taskvectors", {"tuned_weights", "task_vector_cosines", "merged_models"}),
+        ("taskvectors", {"tuned_weights", "task_vector_cosines", "addition", "negation"}),
+        ("taskvectors", {"disentanglement", "text_overlap", "merged_scores"}),
         ("theory", {"kernel", "stopping", "stopping_rules", "trace", "width", "simulation"}),
         ("fetch", {"fetch_package", "fetch_model", "fetch_task"}),
         ("report", {"verdicts", "fig2", "fig10", "decay_figure"}),

@@ -62,7 +62,7 @@ def test_the_defaults_are_the_study_quickstart(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     shipped = load_yaml(REPOSITORY / "config/config.yaml")
     chosen = {
-        "taskvectors": {"tasks": shipped["taskvectors"]["tasks"]},
+        "taskvectors": {key: shipped["taskvectors"][key] for key in ("tasks", "coefficients")},
         "theory": shipped["theory"],
     }
     assert set(shipped["theory"]) == {"tasks", "size"}  # by default all tasks, the smallest size

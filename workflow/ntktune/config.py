@@ -259,10 +259,9 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: taskvectors.merged_seeds is {vectors['merged_seeds']}, but "
             f"taskvectors.seeds {vectors['seeds']}; choose at most as many"
         )
-    if not any(vectors["coefficients"]):
-        raise UserError(
-            f"{where}: taskvectors.coefficients is {vectors['coefficients']}; give one above 0"
-        )
+    for key in ("coefficients", "negated_coefficients"):
+        if vectors[key] and not any(vectors[key]):
+            raise UserError(f"{where}: taskvectors.{key} is {vectors[key]}; give one above 0")
     watched = study["theory"]["tasks"]
     if watched is None:
         study["theory"]["tasks"] = study["tasks"]

@@ -114,6 +114,7 @@ VALIDATION_ROWS = (
     if STUDY["taskvectors"]["validation_rows"]
     else []
 )
+NEGATED_COEFFICIENTS = STUDY["taskvectors"]["negated_coefficients"] or COEFFICIENTS
 EVALUATION = (
     ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
     if STUDY["finetune"]["evaluate_every"]

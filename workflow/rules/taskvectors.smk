@@ -221,7 +221,7 @@ rule negation:
         code=code_digest("ntktune.cli.taskvectors:negate"),
         blocks=BLOCKS,
         tasks=negated_tasks,
-        coefficients=COEFFICIENTS,
+        coefficients=NEGATED_COEFFICIENTS,
         validation=VALIDATION_ROWS,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),

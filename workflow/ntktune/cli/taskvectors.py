@@ -136,10 +136,10 @@ class Tuned:
         return self.facts["run"]
 
 
-def _base(folder: str, facts: dict) -> dict[str, StoredTensor]:
-    """Return the pretrained weights that a file's backbone was fine-tuned from, by its names."""
+def _base(folder: str, names: Sequence[str]) -> dict[str, StoredTensor]:
+    """Return a model's pretrained weights, as far as it has these, read when asked for."""
     stored = stored_tensors(Path(folder) / "model.safetensors")[0]
-    return {name: stored[name] for name in facts["parameters"] if name in stored}
+    return {name: stored[name] for name in names if name in stored}
 
 
 def read_tuned(paths: Sequence[str], folder: str, blocks: int | None) -> list[Tuned]:
@@ -176,7 +176,7 @@ def read_tuned(paths: Sequence[str], folder: str, blocks: int | None) -> list[Tu
                 f"{owner[key]} and {path} are both of task {key[0]!r}, run {key[1]}; give it once"
             )
         owner[key] = path
-        base = _base(folder, facts)
+        base = _base(folder, facts["parameters"])
         vector = _under(VECTOR, stored)
         weights = Rebuilt(base, vector) if vector else _under(BACKBONE, stored)
         check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
@@ -249,7 +249,7 @@ def cosine(args: argparse.Namespace) -> None:
         raise UserError(f"--weights has {len(read)} file; a cosine needs two or more")
     skeleton = empty_backbone(args.model, args.blocks)
     found = grams(
-        _base(args.model, read[0].facts),
+        _base(args.model, read[0].facts["parameters"]),
         [tuned.backbone for tuned in read],
         lambda name: parameter_group(skeleton, name),
         Progress(f"cosines of {len(read)} task vectors", 1),
@@ -430,18 +430,20 @@ def add(args: argparse.Namespace) -> None:
     """Add task vectors, and let the merged models answer each task that went into them."""
     import pandas as pd
 
+    from ntktune.merges import JOIN
     from ntktune.taskvectors.arithmetic import direction
-    from ntktune.taskvectors.scores import merge_name
     from ntktune.taskvectors.sweeps import addition_sweep
 
     coefficients = _coefficients(args)
     record, facts, edited, count, seeds = _swept(args, "add")
     if len(args.tasks) < 2:
         raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
-    steps, name = len(coefficients) * len(args.tasks), merge_name(args.tasks)
+    steps, name = len(coefficients) * len(args.tasks), JOIN.join(args.tasks)
     progress, found = Progress(f"merging {name}", steps * count), []
     for done, (run, files, tasks) in enumerate(seeds):
-        vector = direction(_base(args.model, files[0].facts), [t.backbone for t in files])
+        vector = direction(
+            _base(args.model, files[0].facts["parameters"]), [t.backbone for t in files]
+        )
         report = _after(progress, done * steps)
         table = addition_sweep(edited, vector, tasks, coefficients, report)
         found.append(table.assign(merged=name, seed=int(run)))
@@ -460,7 +462,7 @@ def negate(args: argparse.Namespace) -> None:
     target, steps = args.tasks[0], 2 + len(args.tasks) * len(coefficients) + len(args.tasks) - 1
     progress, found = Progress(f"negating {target}", steps * count), []
     for done, (run, files, tasks) in enumerate(seeds):
-        vector = direction(_base(args.model, files[0].facts), [files[0].backbone])
+        vector = direction(_base(args.model, files[0].facts["parameters"]), [files[0].backbone])
         report = _after(progress, done * steps)
         table = negation_sweep(edited, vector, tasks[0], tasks[1:], coefficients, report)
         found.append(table.assign(target=target, seed=int(run)))
@@ -484,7 +486,7 @@ def disentangle(args: argparse.Namespace) -> None:
     steps = evaluations(args.grid)
     progress, found = Progress(f"disentangling {' and '.join(args.tasks)}", steps * count), []
     for done, (run, files, tasks) in enumerate(seeds):
-        base = _base(args.model, files[0].facts)
+        base = _base(args.model, files[0].facts["parameters"])
         vectors = [direction(base, [tuned.backbone]) for tuned in files]
         few = [
             dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
@@ -532,8 +534,11 @@ def export(args: argparse.Namespace) -> None:
     read = read_tuned(args.weights, args.model, args.blocks)
     coefficients = args.coefficients or [1.0] * len(read)
     check_counts([tuned.backbone for tuned in read], coefficients)
-    names = [name for name, _ in empty_backbone(args.model, args.blocks).named_parameters()]
-    base = _base(args.model, {"parameters": names})
+    if read:
+        names = read[0].facts["parameters"]
+    else:
+        names = [name for name, _ in empty_backbone(args.model, args.blocks).named_parameters()]
+    base = _base(args.model, names)
     facts = {
         "model": model_facts(args.model),
         "blocks": args.blocks,

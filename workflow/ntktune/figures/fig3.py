@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 
 from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
-from ntktune.figures.merges import FIXED, parts
 from ntktune.figures.style import BASELINE, WIDTH, checked_color, count, laid_out, styled, wrapped
+from ntktune.merges import FIXED, parts
 
 LEAST_SCALE = 0.1  # a colour scale below this would paint rounding as structure
 METRICS = {"pearson": "Pearson r", "accuracy": "accuracy"}

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, whole_cosines
-from ntktune.figures.merges import parts
+from ntktune.merges import parts
 
 DECIMALS = 4
 SCORES = (

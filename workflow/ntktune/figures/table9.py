@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from ntktune.figures.merges import FIXED, VALIDATED
 from ntktune.figures.negations import negated_as_chosen, negated_fully
+from ntktune.merges import FIXED, VALIDATED
 
 DECIMALS = 4
 MEASURES = (

@@ -6,16 +6,16 @@ The coefficient of a merge is chosen on validation rows only, and reported on te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.finetune.metrics import mean_squared_error, pearson
+from ntktune.merges import FIXED, VALIDATED, parts
 
 METRIC = {"regression": "pearson", "classification": "accuracy"}
-JOIN = " + "  # between the tasks of a merge, in its name
 KEPT = 0.95  # of a control task's score (Ilharco et al. 2023)
 
 
@@ -163,9 +163,9 @@ def merged_table(
     own = {key: found[found["part"] == "test"] for key, found in single_answers(negated).items()}
     tests, rows = added[added["part"] == "test"], []
     for (merge, seed), found in tests.groupby(["merged", "seed"], sort=False):
-        members = merge.split(JOIN)
+        members = parts(merge)
         of_merge = (sweep["merged"] == merge) & (sweep["seed"] == seed)
-        choices = {"fixed": coefficient, "validation": chosen_coefficient(sweep[of_merge])}
+        choices = {FIXED: coefficient, VALIDATED: chosen_coefficient(sweep[of_merge])}
         for task in members:
             pretrained, single = own[task, seed, 0.0], own[task, seed, 1.0]
             known = leaked[(leaked["task"] == task) & (leaked["seed"] == seed)]
@@ -271,8 +271,3 @@ def _most_negated(table: pd.DataFrame) -> pd.Series:
         kept = (controls["score"] >= least).groupby(controls["coefficient"]).all()
         chosen.loc[found.index[found["coefficient"] == kept.index[kept].max()]] = True
     return chosen
-
-
-def merge_name(tasks: Sequence[str]) -> str:
-    """Return the name of the merge of some tasks."""
-    return JOIN.join(tasks)
