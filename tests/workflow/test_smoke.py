@@ -109,9 +109,23 @@ def test_a_colour_in_a_figures_code_redraws_that_figure_only(edited):
     assert {k: v for k, v in jobs.items() if k != "all"} == {"fig10": 1}
 
 
-def test_a_caption_reruns_nothing(edited):
-    text = "Learning"
-    assert edited("workflow/report/fig2.rst", text, text + " ") == {}
+@pytest.mark.parametrize(("name", "text"), [("fig2", "Learning"), ("negation", "**")])
+def test_a_caption_reruns_nothing(edited, name, text):
+    assert edited(f"workflow/report/{name}.rst", text, text + " ") == {}
+
+
+def test_other_coefficients_rerun_the_sweeps_and_what_is_drawn_of_them(edited):
+    jobs = edited("config/smoke.yaml", "coefficients: [0, 0.5, 1]", "coefficients: [0, 0.4, 1]")
+    assert {name: count for name, count in jobs.items() if name != "all"} == {
+        **{"addition": 1, "negation": 2, "merged_scores": 1},
+        **dict.fromkeys(("fig3", "addition_figure", "negation_figure"), 1),
+        **dict.fromkeys(("table3", "table9", "verdicts"), 1),
+    }
+
+
+def test_another_grid_reruns_the_disentanglement_only(edited):
+    jobs = edited("config/smoke.yaml", "grid: [-1, 0, 1]", "grid: [0, 1]")
+    assert jobs == {"all": 1, "disentanglement": 1, "disentanglement_figure": 1}
 
 
 def test_another_learning_rate_reruns_fine_tuning_and_no_kernel(edited):

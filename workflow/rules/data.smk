@@ -85,6 +85,7 @@ rule fetch_task:
         "<logs>/data/fetch_task/{task}.log",
     benchmark:
         "<benchmarks>/data/fetch_task/{task}.tsv"
+    priority: 3
     retries: TASK_RETRIES
     conda:
         "../../envs/fetch.yaml"
@@ -118,6 +119,7 @@ rule tokenize:
         "<logs>/data/tokenize/{task}.log",
     benchmark:
         "<benchmarks>/data/tokenize/{task}.tsv"
+    priority: 3
     conda:
         "../../envs/model.yaml"
     threads: 1
