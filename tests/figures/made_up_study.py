@@ -370,6 +370,7 @@ def cosine_of(tasks, scale=0.05, runs=2, blocks=2):
         rows.append(("subsets", task, "0", task, "again", 0.7 - own))
     columns = ["pair", "task_a", "run_a", "task_b", "run_b", "cosine"]
     whole = pd.DataFrame(rows, columns=columns).assign(norm_a=1.0, norm_b=2.0)
+    whole["shared"] = np.where(whole["pair"] == "tasks", NAN, 0.25)
     return pd.concat(
         [
             whole.assign(group=group, cosine=whole["cosine"] / (2 if group == "embedding" else 1))
@@ -416,6 +417,7 @@ def merged_of(tasks, ratio=0.97, seeds=3):
                             "normalised": share,
                             "rows": 200,
                             "leaked": 10,
+                            "validation_rows": 64,
                             "single_clean": single,
                             "merged_clean": single * (share - 0.05),
                             "normalised_clean": share - 0.05,

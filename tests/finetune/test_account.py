@@ -179,7 +179,7 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert "texts    of smoke-classification, smoke-regression: not made yet, so 32 tokens" in said
     assert "less than the 74.5 GiB of one A100-80GB" in said
     assert "n 32: 2 tasks x 2 seeds  steps 12 each" in said
-    assert "task vectors, n 64: 2 tasks x 1 seeds" in said
+    assert "task vectors, n 64: 2 tasks x 3 seeds" in said
     assert "watched, n 32: 2 tasks x 1 seeds  steps 12 each" in said
     assert "descent, n 32: 2 tasks x 1 seeds  steps 16 each" in said
     total = float(said.split("together ")[2].split()[0])

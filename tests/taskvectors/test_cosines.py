@@ -11,9 +11,9 @@ from ntktune.artifacts import read_json, read_table, write_json
 from ntktune.taskvectors.cosines import Run, cosine_rows
 
 RUNS = [
-    Run("a", "0", 0, 0),
-    Run("a", "1", 1, 1),
-    Run("a", "again", 0, 1),
+    Run("a", "0", 0, 0, frozenset([1, 2, 3, 4])),
+    Run("a", "1", 1, 1, frozenset([4, 5, 6, 7])),
+    Run("a", "again", 0, 1, frozenset([4, 5, 6, 7])),
     Run("b", "0", 0, 0),
     Run("b", "again", 0, 1),
 ]
@@ -37,7 +37,9 @@ def test_pairs_are_named_by_what_they_have_in_common():
     wanted = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
     assert one["cosine"] == pytest.approx(wanted)
     assert one["norm_a"] == pytest.approx(np.linalg.norm(vectors[0]))
+    assert one["shared"] == 0.25
     assert np.isnan(found["a", "0", "b", "0"]["cosine"])
+    assert np.isnan(found["a", "0", "b", "0"]["shared"])
     assert len(rows) == 2 * len(found)
 
 

@@ -164,6 +164,57 @@ def test_what_a_vector_does_to_the_other_task_is_the_error():
         assert row["rows_a"] == row["rows_b"] == 3
 
 
+class Bent(Lookup):
+    """The same behind a hyperbolic tangent: not linear in its weights."""
+
+    def forward(self, input_ids, attention_mask):
+        return types.SimpleNamespace(last_hidden_state=torch.tanh(self.table[input_ids]))
+
+
+def test_the_linear_arm_is_that_of_the_linearised_network():
+    """Against finite differences of the network in float64; the network itself differs."""
+    network = TextModel(Bent(torch.float64), 1, torch.Generator().manual_seed(0)).double().eval()
+    tasks = [
+        made_task(name, "regression", range(6), i, torch.float64) for i, name in enumerate("ab")
+    ]
+    generator = torch.Generator().manual_seed(3)
+    vectors = [
+        {"table": torch.randn(20, DIMENSION, generator=generator, dtype=torch.float64)}
+        for _ in range(2)
+    ]
+    edited = EditedModel(network, 64)
+    base = edited.base["table"].clone()
+
+    def bent(task, table):
+        return exact(task, torch.tanh(table))
+
+    found = disentanglement_rows(edited, vectors, tasks, [0, 1])
+    errors = {row["arm"]: row for row in found if row["alpha_a"] == row["alpha_b"] == 1}
+    for i, name in enumerate("ab"):
+        other = vectors[1 - i]["table"]
+        step = 1e-5
+        slope = (
+            (bent(tasks[i], base + step * other) - bent(tasks[i], base - step * other)) / 2 / step
+        )
+        assert errors["linear"][f"error_{name}"] == pytest.approx(
+            np.abs(slope[3:]).mean() / 6, rel=1e-4
+        )
+        alone = base + vectors[i]["table"]
+        change = np.abs(bent(tasks[i], alone + other) - bent(tasks[i], alone))[3:].mean() / 6
+        assert errors["standard"][f"error_{name}"] == pytest.approx(change, rel=1e-4)
+        assert errors["standard"][f"error_{name}"] != pytest.approx(
+            errors["linear"][f"error_{name}"], rel=0.1
+        )
+
+
+def test_answers_that_overflow_are_refused(linear):
+    edited, tasks, vectors = linear
+    edited.point(vectors[:1])
+    edited.move([1e39])
+    with pytest.raises(UserError, match=r"answers to task a are not finite at coefficients 1e\+39"):
+        edited.answers(tasks[0], range(10))
+
+
 def test_distance_of_classes_and_scores():
     two = made_task("c", "classification", range(4), 0)
     one = made_task("r", "regression", range(4), 0)

@@ -9,6 +9,7 @@ import pytest
 
 from ntktune.errors import UserError
 from ntktune.taskvectors.scores import (
+    Leaks,
     chosen_coefficient,
     merged_table,
     negated_table,
@@ -74,7 +75,13 @@ def added():
     return pd.concat(parts, ignore_index=True).assign(merged="a + b", seed=0)
 
 
-NOTHING = pd.DataFrame({"task": [], "other": [], "seed": [], "row": []})
+def leaks(*rows):
+    """Return leaks: task, part, other, seed, row of each."""
+    return Leaks(pd.DataFrame(rows, columns=["task", "part", "other", "seed", "row"]))
+
+
+NOTHING = leaks()
+ALL = (0.0, 0.5, 1.0)
 
 
 def test_score():
@@ -85,7 +92,7 @@ def test_score():
 
 
 def test_the_sweep_has_every_coefficient_and_the_pretrained_model(added):
-    sweep = sweep_table(added, negated(RIGHTS))
+    sweep = sweep_table(added, negated(RIGHTS), NOTHING)
     assert len(sweep) == 2 * 2 * 3
     found = sweep.set_index(["task", "part", "coefficient"])
     assert found["score"]["a"]["test"].to_dict() == {0: 0.5, 0.5: 1.0, 1: 0.5}
@@ -95,68 +102,114 @@ def test_the_sweep_has_every_coefficient_and_the_pretrained_model(added):
     assert found["rows"]["a"]["test"].tolist() == [8, 8, 8]
     without = negated(RIGHTS).query("target != 'b'")
     with pytest.raises(UserError, match=r"a \+ b has answers to task 'b', seed 0, but no negation"):
-        sweep_table(added, without)
+        sweep_table(added, without, NOTHING)
 
 
 def test_the_coefficient_is_chosen_on_validation_rows_only(added):
     """Test rows that contradict the validation rows change nothing."""
-    sweep = sweep_table(added, negated(RIGHTS))
-    assert chosen_coefficient(sweep) == 0.5  # means: 0.5, 0.875, 0.75
+    sweep = sweep_table(added, negated(RIGHTS), NOTHING)
+    assert chosen_coefficient(sweep, ALL) == 0.5  # means: 0.5, 0.875, 0.75
     spoilt = added.copy()
     spoilt.loc[(spoilt["part"] == "test") & (spoilt["coefficient"] == 0.5), "output"] *= -1
-    assert chosen_coefficient(sweep_table(spoilt, negated(RIGHTS))) == 0.5
+    assert chosen_coefficient(sweep_table(spoilt, negated(RIGHTS), NOTHING), ALL) == 0.5
     spoilt = added.copy()
     spoilt.loc[(spoilt["part"] == "validation") & (spoilt["coefficient"] == 0.5), "output"] *= -1
-    assert chosen_coefficient(sweep_table(spoilt, negated(RIGHTS))) == 1.0
-    tied = sweep.assign(score=0.5, normalised=0.5)
-    assert chosen_coefficient(tied) == 0.0  # the least change
+    assert chosen_coefficient(sweep_table(spoilt, negated(RIGHTS), NOTHING), ALL) == 1.0
+    tied = sweep.assign(score_clean=0.5)
+    assert chosen_coefficient(tied, ALL) == 0.0  # the least change
+    assert chosen_coefficient(tied, (0.5, 1.0)) == 0.5
+    assert chosen_coefficient(sweep, (0.0, 1.0)) == 1.0  # 0.5 was swept, but is no candidate
+    with pytest.raises(UserError, match=r"a \+ b to task 'a', seed 0, are given more than once"):
+        sweep_table(pd.concat([added, added]), negated(RIGHTS), NOTHING)
+    fewer = added[added["row"] != 0]
+    with pytest.raises(UserError, match="have answers to other validation rows; make both again"):
+        sweep_table(fewer, negated(RIGHTS), NOTHING)
 
 
-def test_no_share_of_a_score_that_is_not_above_zero_is_averaged():
+def test_validation_rows_that_another_task_was_trained_on_have_no_say(added):
+    lines = negated(RIGHTS)
+    known = leaks(("a", "validation", "b", 0, 0), ("a", "validation", "b", 0, 1))
+    sweep = sweep_table(added, lines, known)
+    rows = sweep.query("task == 'a' and part == 'validation'")
+    assert rows["rows"].tolist() == [4, 4, 4]
+    assert rows["rows_clean"].tolist() == [2, 2, 2]
+    # of a's rows 2 and 3: none right at 0, both at 0.5, none at 1; b: 0.5, 0.75, 1
+    assert rows["score_clean"].tolist() == [0, 1, 0]
+    assert chosen_coefficient(sweep, ALL) == 0.5
+    # with one row left a has no say, and b chooses 1
+    known = leaks(*(("a", "validation", "b", 0, row) for row in range(3)))
+    sweep = sweep_table(added, lines, known)
+    assert chosen_coefficient(sweep, ALL) == 1.0
+    known = leaks(*((task, "validation", "b", 0, row) for task in "ab" for row in range(4)))
+    sweep = sweep_table(added, lines, known)
+    assert math.isnan(chosen_coefficient(sweep, ALL))
+    table = merged_table(sweep, 1.0, ALL).set_index(["task", "choice"])
+    assert (table["validation_rows"] == 0).all()
+    assert math.isnan(table["merged_score"]["a", "validation"])
+    assert table["merged_score"]["a", "fixed"] == 0.5
+
+
+def test_no_share_of_a_score_that_is_not_above_zero_is_averaged(added):
     """Of single scores 0.1 and −0.1 the ratios 3 and −8 would choose by the worse task."""
     rows = [
-        ("a", "validation", 0.0, 0.1, 0.1), ("b", "validation", 0.0, 0.1, -0.1),
-        ("a", "validation", 1.0, 0.3, 0.1), ("b", "validation", 1.0, 0.8, -0.1),
+        ("a", 0.0, 0.1, 0.1), ("b", 0.0, 0.1, -0.1), ("a", 1.0, 0.3, 0.1), ("b", 1.0, 0.8, -0.1),
     ]  # fmt: skip
-    sweep = pd.DataFrame(rows, columns=["task", "part", "coefficient", "score", "single"])
-    sweep["normalised"] = sweep["score"] / sweep["single"]
-    assert sweep.groupby("coefficient")["normalised"].mean().idxmax() == 0.0
-    assert chosen_coefficient(sweep) == 1.0
+    sweep = pd.DataFrame(rows, columns=["task", "coefficient", "score_clean", "single_clean"])
+    ratios = sweep["score_clean"] / sweep["single_clean"]
+    assert ratios.groupby(sweep["coefficient"]).mean().idxmax() == 0.0
+    assert chosen_coefficient(sweep.assign(part="validation", rows_clean=9), ALL) == 1.0
+    lines = negated(RIGHTS)
+    lines.loc[(lines["coefficient"] == -1) & (lines["part"] == "test"), "output"] *= -1  # single 0
+    table = sweep_table(added, lines, NOTHING)
+    test = table["part"] == "test"
+    assert table.loc[test, "normalised"].isna().all()
+    assert table.loc[~test, "normalised"].notna().all()
 
 
 def test_merged_scores_with_and_without_leaked_rows(added):
     lines = negated(RIGHTS)
-    sweep = sweep_table(added, lines)
-    leaked = pd.DataFrame(
-        [("a", "b", 0, 4), ("a", "a", 0, 11), ("a", "c", 0, 5), ("a", "b", 1, 6), ("a", "b", 0, 0)],
-        columns=["task", "other", "seed", "row"],
-    )  # rows 4 and 11 count: c is not merged, seed 1 another, row 0 no test row
-    found = merged_table(added, lines, sweep, leaked, 1.0).set_index(["task", "choice"])
+    known = leaks(
+        *[("a", "test", "b", 0, 4), ("a", "test", "a", 0, 11), ("a", "test", "c", 0, 5)],
+        *[("a", "test", "b", 1, 6), ("a", "validation", "b", 0, 8)],
+    )  # rows 4 and 11 count: c is not merged, seed 1 another, row 8 leaked as no test row
+    sweep = sweep_table(added, lines, known)
+    found = merged_table(sweep, 1.0, ALL).set_index(["task", "choice"])
     assert len(found) == 4
     fixed = found.loc["a", "fixed"]
     assert (fixed["coefficient"], fixed["pretrained"], fixed["single"]) == (1, 0.5, 1)
     assert fixed["merged_score"] == fixed["normalised"] == 0.5
-    assert (fixed["rows"], fixed["leaked"]) == (8, 2)
-    assert fixed["merged_clean"] == fixed["normalised_clean"] == 0.5  # right: 3 of 6
+    assert (fixed["rows"], fixed["leaked"], fixed["validation_rows"]) == (8, 2, 4)
+    # of rows 5 to 10 the first three are right
+    assert fixed["merged_clean"] == fixed["normalised_clean"] == 0.5
     chosen = found.loc["b", "validation"]
     assert (chosen["coefficient"], chosen["merged_score"]) == (0.5, 0.75)
     assert (chosen["leaked"], chosen["merged_clean"]) == (0, 0.75)
-    everything = pd.DataFrame({"task": "a", "other": "b", "seed": 0, "row": list(TEST)})
-    none_left = merged_table(added, lines, sweep, everything, 1.0).iloc[0]
+    everything = leaks(*(("a", "test", "b", 0, row) for row in TEST))
+    none_left = merged_table(sweep_table(added, lines, everything), 1.0, ALL).iloc[0]
     assert none_left["leaked"] == 8
     assert math.isnan(none_left["merged_clean"])
     with pytest.raises(UserError, match=r"a \+ b has no answers at coefficient 0.7, seed 0"):
-        merged_table(added, lines, sweep, NOTHING, 0.7)
-    start = merged_table(added, lines, sweep, NOTHING, 0.0)
+        merged_table(sweep, 0.7, ALL)
+    start = merged_table(sweep, 0.0, ALL)
     assert start.query("choice == 'fixed'")["merged_score"].tolist() == [0.5, 0.5]
 
 
 def test_negation_chooses_the_largest_coefficient_that_controls_bear():
-    table = negated_table(negated(RIGHTS))
+    table = negated_table(negated(RIGHTS), NOTHING)
     assert set(table["coefficient"]) == {0, 0.5, 1}
     chosen = table[table["chosen"]].groupby("target")["coefficient"].agg(["min", "max"])
     assert chosen.loc["a"].tolist() == [0.5, 0.5]  # at 1 the control b falls to a half
     assert chosen.loc["b"].tolist() == [1, 1]
+    # the rows in which the control falls were trained on: they have no say
+    known = leaks(*(("b", "validation", "a", 0, row) for row in (1, 2)))
+    found = negated_table(negated(RIGHTS), known)
+    assert found[found["chosen"]].groupby("target")["coefficient"].max()["a"] == 1
+    control = found.query("target == 'a' and task == 'b' and part == 'validation'")
+    assert control["rows_clean"].tolist() == [2, 2, 2]
+    assert control["score_clean"].tolist() == [0.5, 0.5, 0.5]
+    assert control["score"].tolist() == [0.5, 0.5, 0.25]
+    with pytest.raises(UserError, match="answers of a to task 'a', seed 0, are given more than"):
+        negated_table(pd.concat([negated(RIGHTS)] * 2), NOTHING)
     own = table.query("target == task and target == 'a' and part == 'test'")
     assert own["score"].tolist() == [0.5, 0.25, 0.0]
     assert own["kept"].tolist() == [1, 0.5, 0]
@@ -195,9 +248,15 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
                 )
             )
     # the order of the rows means nothing
-    table = negated_table(pd.concat(rows).sample(frac=1, random_state=0, ignore_index=True))
+    shuffled = pd.concat(rows).sample(frac=1, random_state=0, ignore_index=True)
+    table = negated_table(shuffled, NOTHING)
     np.testing.assert_allclose(table["gap"], table["predicted_gap"], atol=1e-12)
-    np.testing.assert_allclose(table["score"], table["linear_score"], atol=1e-12)
+    # a network that is not linear: the answers change, what the slope says of it does not
+    bent = shuffled.assign(output=shuffled["output"] * (1 - 0.5 * (shuffled["coefficient"] > 0)))
+    curved = negated_table(bent, NOTHING)
+    np.testing.assert_array_equal(curved["predicted_gap"], table["predicted_gap"])
+    np.testing.assert_array_equal(curved["linear_score"], table["score"])
+    assert (curved["gap"] - curved["predicted_gap"]).abs().max() > 0.1
     wanted = 2 * label - 1 if kind == "classification" else label
     at = table.query("task == 'a' and part == 'test' and coefficient == 2").iloc[0]
     error = np.mean((start - 2 * slope - wanted)[10:] ** 2)

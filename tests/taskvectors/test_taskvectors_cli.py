@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, read_tensors, write_table, write_tensors
+from ntktune.artifacts import (
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
 
 
 def run(*words):
@@ -138,8 +145,11 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
     subsets = [study / f"{task}.json" for task in TASKS]
     drawn = read_json(subsets[1])["seeds"]
     rows = [0 in seed["order"][:20] for seed in drawn]
+    drawn_of_a = read_json(subsets[0])["seeds"]
+    facts_of_a = read_tensors(tuned["a"][0])[1]
     command = ["taskvectors", "overlap", "--tables", *overlapping(study), "--subsets", *subsets]
     command += ["--out-counts", study / "o.parquet", "--out-leaked", study / "l.parquet"]
+    overlap_command = command
     assert run(*command, "--size", 20, "--seeds", 2) == 0
     counts = read_table(study / "o.parquet")[0].set_index(["task", "other", "seed"])
     assert len(counts) == 18
@@ -150,6 +160,9 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
     leaked = read_table(study / "l.parquet")[0]
     assert len(leaked) == sum(rows)
     assert set(leaked["row"]) <= {45}
+    assert set(leaked["part"]) == {"test"}
+    assert (counts["validation_rows"] == 4).all()
+    assert counts["validation_leaked"].sum() == 0  # a hold-out is no part of its own training
     assert any(rows)  # the test would show nothing
 
     added, negated = [], []
@@ -166,9 +179,49 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
     assert "merging a + b + c: 100 %" in said
     assert "negating c: 100 %" in said
     outs = {name: study / f"{name}.parquet" for name in ("sweep", "merged", "negated")}
-    flags = ["--added", *added, "--negated", *negated, "--leaked", study / "l.parquet"]
-    flags += [word for name, path in outs.items() for word in (f"--out-{name}", path)]
-    assert run("taskvectors", "score", *flags, "--coefficient", 1) == 0
+    answers = read_table(added[0])[0]
+    for seed in (0, 1):
+        facts = read_tensors(tuned["a"][seed])[1]
+        own = answers.query("task == 'a' and seed == @seed and coefficient == 1")
+        order, held = drawn_of_a[seed]["order"], drawn_of_a[seed]["holdout"]
+        holdout = [row for row, is_held in zip(order, held, strict=True) if is_held]
+        assert own.query("part == 'validation'")["row"].tolist() == holdout
+        assert own.query("part == 'test'")["row"].tolist() == list(range(40, 60))
+        assert facts["rows"]["validation"] == holdout
+        assert sorted(facts["rows"]["train"] + holdout) == sorted(order)
+    flags = [*inputs(study, tuned, "ab"), "--coefficients", 1, "--validation-rows", 2]
+    assert run("taskvectors", "add", *flags, "--out", study / "few.parquet") == 0
+    few = read_table(study / "few.parquet")[0].query("task == 'a' and part == 'validation'")
+    assert few["row"].tolist() == facts_of_a["rows"]["validation"][:2]
+
+    files = ["--leaked", study / "l.parquet", "--overlap", study / "o.parquet"]
+    flags = [word for name, path in outs.items() for word in (f"--out-{name}", path)]
+    flags += ["--coefficient", 1, "--candidates", 0, 0.5, 1]
+    command = ["taskvectors", "score", *flags, "--added", *added, "--negated"]
+    capsys.readouterr()
+    for wrong, message in (
+        ([*negated, negated[0], *files], "are given more than once; give each file once"),
+        ([*added, *files], "lacks the columns target, slope"),
+        ([*negated, "--leaked", study / "o.parquet", *files[2:]], "lacks the columns part, row"),
+    ):
+        assert run(*command, *wrong) == 1
+        assert message in capsys.readouterr().err
+        assert not any(path.exists() for path in outs.values())
+    one_seed = ["--seeds", 1, "--size", 20]
+    others = {study / f"{name}.parquet": study / f"{name}1.parquet" for name in "ol"}
+    again = [others.get(word, word) for word in overlap_command]
+    assert run(*again, *one_seed) == 0
+    wrong = [*negated, *files[:3], study / "o1.parquet"]
+    assert run(*command, *wrong) == 1
+    assert "does not say what 'a' shares with 'a', seed 1; count" in capsys.readouterr().err
+    assert run(*again, "--seeds", 2, "--size", 10) == 0
+    wrong = [*negated, "--leaked", study / "l1.parquet", *files[2:]]
+    assert run(*command, *wrong) == 1
+    assert (
+        "fine-tuned on 20 examples, but the overlap was counted for 10" in capsys.readouterr().err
+    )
+
+    assert run(*command, *negated, *files) == 0
     sweep, merged, lines = (read_table(path)[0] for path in outs.values())
     assert len(sweep) == 9 * 2 * 2 * 3  # members of merges, seeds, parts, coefficients
     assert list(dict.fromkeys(merged["merged"])) == ["a + b", "a + c", "b + c", "a + b + c"]
@@ -187,8 +240,10 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
             assert metric == ("accuracy" if task == "c" else "pearson")
             np.testing.assert_allclose(own["single"], facts["metrics"][metric], rtol=1e-5)
     assert set(lines["task"]) == set(lines["target"]) == set(TASKS)
-    near = lines[(lines["part"] == "test") & (lines["coefficient"] == 0)]
-    assert (near["gap"] == 0).all()
+    start = lines[lines["coefficient"] == 0]
+    assert start["score"].tolist() == start["linear_score"].tolist() == start["pretrained"].tolist()
+    # the linear regime, for the smallest steps: half of one changes twice as much as its half
+    assert (lines["rows_clean"] <= lines["rows"]).all()
 
     out = study / "d.parquet"
     flags = [*inputs(study, tuned, "ac"), "--grid", -1, 0, 1, "--rows", 7, "--out", out]
@@ -238,6 +293,88 @@ def test_export_writes_the_merged_model_as_a_folder_that_loads(study, tuned, tra
     assert all(torch.equal(found[name], start[name]) for name in found)
 
 
+def test_export_replaces_nothing_but_what_it_wrote(study, tuned, capsys):
+    command = ["taskvectors", "export", "--model", study / "model", "--weights", tuned["a"][0]]
+    before = sorted(path.name for path in study.iterdir())
+    for out, message in (
+        (study / "model", "would replace"),
+        (study, "would replace"),
+        (study.parent, "would replace"),
+    ):
+        assert run(*command, "--out", out) == 1
+        assert message in capsys.readouterr().err
+    mine = study / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("precious")
+    assert run(*command, "--out", mine) == 1
+    assert "mine holds other files, which would be lost" in capsys.readouterr().err
+    assert (mine / "notes.txt").read_text() == "precious"
+    (mine / "notes.txt").unlink()
+    (study / "model" / "deep").mkdir()  # a folder of a folder is no file of the model
+    for _ in range(2):  # an empty folder, then its own
+        assert run(*command, "--out", mine) == 0
+    assert sorted(path.name for path in study.iterdir()) == sorted([*before, "mine"])
+
+
+def test_a_pretrained_model_that_is_not_its_manifests_is_refused(study, tuned, capsys):
+    tensors, _ = read_tensors(study / "model" / "model.safetensors")
+    tensors["norm.weight"] = tensors["norm.weight"] + 1
+    write_tensors(study / "model" / "model.safetensors", tensors, {})
+    command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
+    assert run(*command, "--weights", tuned["a"][0], tuned["b"][0]) == 1
+    assert "model.json states" in capsys.readouterr().err
+
+
+def test_weights_of_other_data_rows_or_sizes_are_refused(study, tuned, training_flags, capsys):
+    out = ["--coefficients", 1, "--out", study / "x.parquet"]
+    flags = inputs(study, tuned, "ab")
+    small = study / "small.safetensors"
+    assert run("taskvectors", "tune", *training_flags("a", size=10), "--out", small) == 0
+    tensors, facts = read_tensors(small)
+    facts["run"] = "1"
+    write_tensors(small, tensors, facts)
+    two = ["--weights", tuned["a"][0], small, "--out", study / "c.parquet"]
+    assert run("taskvectors", "cosine", "--model", study / "model", *two) == 1
+    assert "was fine-tuned on 20 examples" in capsys.readouterr().err
+    subsets = read_json(study / "a.json")
+    provenance = subsets.pop("provenance")
+    subsets["seeds"][0]["order"].reverse()
+    write_json(study / "a.json", subsets, provenance)
+    assert run("taskvectors", "add", *flags, *out) == 1
+    assert "was fine-tuned on other rows than" in capsys.readouterr().err
+    for name in ("a.safetensors", "a.json"):
+        if name.endswith("json"):
+            write_json(study / name, subsets, {"data_sha256": "new"})
+        else:
+            tensors, facts = read_tensors(study / name)
+            write_tensors(study / name, tensors, facts | {"data_sha256": "new"})
+    assert run("taskvectors", "add", *flags, *out) == 1
+    assert "was fine-tuned on data data of a, but the tokens hold new" in capsys.readouterr().err
+    write_json(study / "a.json", {"test": []}, {"data_sha256": "new"})
+    assert run("taskvectors", "add", *flags, *out) == 1
+    assert "a.json lacks the keys seeds, holdout_fraction" in capsys.readouterr().err
+
+
+def test_overlap_refuses_what_does_not_fit(study, tuned, capsys):
+    tables, subsets = overlapping(study), [study / f"{task}.json" for task in TASKS]
+    out = ["--out-counts", study / "o.parquet", "--out-leaked", study / "l.parquet"]
+
+    def refused(tables, subsets, size=20, seeds=2):
+        flags = ["--tables", *tables, "--subsets", *subsets, "--size", size, "--seeds", seeds]
+        assert run("taskvectors", "overlap", *flags, *out) == 1
+        assert not (study / "o.parquet").exists()
+        return capsys.readouterr().err
+
+    assert "there are 3 --tables and 2 --subsets" in refused(tables, subsets[:2])
+    assert "both must be 1 or more" in refused(tables, subsets, size=0)
+    assert "both must be 1 or more" in refused(tables, subsets, seeds=0)
+    assert "a subset of 99 rows is asked for" in refused(tables, subsets, size=99)
+    assert "3 seeds are asked for" in refused(tables, subsets, seeds=3)
+    assert "--tables has task 'a' more than once" in refused(tables[:1] * 2, subsets[:1] * 2)
+    write_table(study / "odd.parquet", pd.DataFrame({"x": [1]}), {})
+    assert "lacks the columns text_a, text_b" in refused([study / "odd.parquet"], subsets[:1])
+
+
 def test_blocks_are_kept_in_mind(study, training_flags, capsys):
     files = []
     for task in "ab":
@@ -258,7 +395,7 @@ def test_blocks_are_kept_in_mind(study, training_flags, capsys):
     [
         ("sha256", "beef", "fine-tuned from a model with checksum 'beef'"),
         ("revision", "r2", "fine-tuned from a model with revision 'r2', but that in"),
-        ("name", "other", "fine-tuned from a model with model 'other'"),
+        ("name", "other", "fine-tuned from a model with name 'other'"),
     ],
 )
 def test_weights_of_another_model(study, tuned, capsys, key, value, message):
@@ -277,7 +414,9 @@ def test_wrong_files_are_named(study, tuned, capsys):
     one = tuned["a"][0]
     command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
     assert run(*command, "--weights", one) == 1
-    assert "--weights has 1 file; a cosine needs two or more" in capsys.readouterr().err
+    assert "--weights has 1 files; a cosine needs two or more" in capsys.readouterr().err
+    assert run(*command, "--weights", study, one) == 1
+    assert "is a folder; give the files of weights in it" in capsys.readouterr().err
     assert run(*command, "--weights", one, one) == 1
     assert "are both of task 'a', run 0; give it once" in capsys.readouterr().err
     assert run(*command, "--weights", one, study / "a.safetensors") == 1
@@ -302,6 +441,7 @@ def test_wrong_files_are_named(study, tuned, capsys):
         ("add", {"--tasks": ["a"]}, "there are 1 --tasks, 2 --tokens and 2 --subsets"),
         ("add", {"--tasks": ["a", "c"]}, "is of task 'b', which is none of --tasks a c"),
         ("disentangle", {"--rows": [0]}, "--rows is 0; compare 1 or more"),
+        ("add", {"--batch-tokens": [0]}, "--batch-tokens is 0; give 1 or more"),
     ],
 )
 def test_sweeps_refuse_what_does_not_fit(study, tuned, capsys, verb, changes, message):
@@ -331,6 +471,14 @@ def test_inputs_of_a_sweep_must_belong_together(study, tuned, capsys):
     fewer = [w for w in inputs(study, tuned, "ab", runs=2) if w != tuned["b"][1]]
     assert run("taskvectors", "add", *fewer, *out) == 1
     assert "--weights holds no run 1 of task 'b', but of others" in capsys.readouterr().err
+
+
+def test_the_second_sample_is_no_seed(study, tuned, capsys):
+    flags = [tuned["a"][2] if w == tuned["a"][0] else w for w in inputs(study, tuned, "ab")]
+    flags = [tuned["b"][2] if w == tuned["b"][0] else w for w in flags]
+    out = ["--coefficients", 1, "--out", study / "x.parquet"]
+    assert run("taskvectors", "add", *flags, *out) == 1
+    assert "has the run 'again', which serves for cosines only" in capsys.readouterr().err
 
 
 def test_more_samples_than_there_are(study, training_flags, capsys):

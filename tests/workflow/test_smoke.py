@@ -117,7 +117,9 @@ def test_a_caption_reruns_nothing(edited, name, text):
 def test_other_coefficients_rerun_the_sweeps_and_what_is_drawn_of_them(edited):
     jobs = edited("config/smoke.yaml", "coefficients: [0, 0.5, 1]", "coefficients: [0, 0.4, 1]")
     assert {name: count for name, count in jobs.items() if name != "all"} == {
-        **{"addition": 1, "negation": 2, "merged_scores": 1},
+        "addition": 1,
+        "negation": 2,
+        "merged_scores": 1,
         **dict.fromkeys(("fig3", "addition_figure", "negation_figure"), 1),
         **dict.fromkeys(("table3", "table9", "verdicts"), 1),
     }

@@ -21,6 +21,8 @@ from ntktune.errors import UserError
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 # Folders of results/<study>/data that are no task's.
 RESERVED = ("model", "packages")
+# Names in results/<study>/taskvectors that are no task's.
+RESERVED_MERGED = ("addition", "negation", "disentanglement", "cosine", "overlap", "scores")
 
 
 # JSON schema, with integers that are written as integers: 32.0 is none to a command's option.
@@ -249,6 +251,8 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             "tasks or more ([] merges none)"
         )
     vectors, seeds = study["taskvectors"], study["finetune"]["seeds"]
+    if vectors["seeds"] is None:
+        vectors["seeds"] = min(2, seeds)
     if vectors["seeds"] > seeds:
         raise UserError(
             f"{where}: taskvectors.seeds is {vectors['seeds']}, but finetune.seeds {seeds}; choose "
@@ -279,7 +283,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     named = {"tasks": study["tasks"], "taskvectors.tasks": study["taskvectors"]["tasks"]}
     for key, names in named.items():
         for name in names:
-            if name in RESERVED:
+            if name in RESERVED or (key == "taskvectors.tasks" and name in RESERVED_MERGED):
                 raise UserError(
                     f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
                     "where the study's own do; rename its file"

@@ -114,7 +114,9 @@ VALIDATION_ROWS = (
     if STUDY["taskvectors"]["validation_rows"]
     else []
 )
-NEGATED_COEFFICIENTS = STUDY["taskvectors"]["negated_coefficients"] or COEFFICIENTS
+NEGATED_COEFFICIENTS = (
+    STUDY["taskvectors"]["negated_coefficients"] or STUDY["taskvectors"]["coefficients"]
+)
 EVALUATION = (
     ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
     if STUDY["finetune"]["evaluate_every"]

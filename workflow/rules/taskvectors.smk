@@ -135,7 +135,7 @@ rule text_overlap:
         mem_mb=2000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.taskvectors:overlap"),
+        code=code_digest("ntktune.cli.taskvectors_sweeps:overlap"),
         size=lookup(dpath="taskvectors/size", within=STUDY),
         seeds=lookup(dpath="taskvectors/merged_seeds", within=STUDY),
     shell:
@@ -172,7 +172,7 @@ rule addition:
         mem_mb=4000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors:add"),
+        code=code_digest("ntktune.cli.taskvectors_sweeps:add"),
         blocks=BLOCKS,
         tasks=merged_tasks,
         coefficients=COEFFICIENTS,
@@ -218,7 +218,7 @@ rule negation:
         mem_mb=5000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors:negate"),
+        code=code_digest("ntktune.cli.taskvectors_sweeps:negate"),
         blocks=BLOCKS,
         tasks=negated_tasks,
         coefficients=NEGATED_COEFFICIENTS,
@@ -264,7 +264,7 @@ rule disentanglement:
         mem_mb=5000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors:disentangle"),
+        code=code_digest("ntktune.cli.taskvectors_sweeps:disentangle"),
         blocks=BLOCKS,
         tasks=merged_tasks,
         grid=lookup(dpath="taskvectors/grid", within=STUDY),
@@ -298,6 +298,7 @@ rule merged_scores:
             task=lookup(dpath="taskvectors/tasks", within=STUDY),
         ),
         leaked="<results>/taskvectors/leaked.parquet",
+        overlap="<results>/taskvectors/overlap.parquet",
     output:
         sweep="<results>/taskvectors/sweep.parquet",
         merged="<results>/taskvectors/merged.parquet",
@@ -313,15 +314,18 @@ rule merged_scores:
         mem_mb=2000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.taskvectors:score"),
+        code=code_digest("ntktune.cli.taskvectors_sweeps:score"),
         coefficient=lookup(dpath="taskvectors/coefficient", within=STUDY),
+        candidates=lookup(dpath="taskvectors/coefficients", within=STUDY),
     shell:
         """
         python -m ntktune taskvectors score \
             --added {input.added:q} \
             --negated {input.negated:q} \
             --leaked {input.leaked:q} \
+            --overlap {input.overlap:q} \
             --coefficient {params.coefficient:q} \
+            --candidates {params.candidates:q} \
             --out-sweep {output.sweep:q} \
             --out-merged {output.merged:q} \
             --out-negated {output.negated:q} \

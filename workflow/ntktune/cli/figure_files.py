@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # of the slopes over networks' widths, which a figure and the verdicts read
 SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
 # of the tables of task vectors, likewise
-COSINE_COLUMNS = ("pair", "task_a", "task_b", "group", "cosine")
+COSINE_COLUMNS = ("pair", "task_a", "task_b", "group", "cosine", "shared")
 MERGED_COLUMNS = (
     "merged",
     "seed",
@@ -33,6 +33,7 @@ MERGED_COLUMNS = (
     "normalised_clean",
     "rows",
     "leaked",
+    "validation_rows",
 )
 NEGATED_COLUMNS = (
     "target",

@@ -36,13 +36,26 @@ ERROR_COLUMNS = ("task_a", "task_b", "seed", "arm", "alpha_a", "alpha_b", "error
 TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#444444")
 
 
+# Columns of words; all others are numbers.
+WORDS = {
+    *("pair", "task_a", "task_b", "group", "merged", "task", "kind", "metric", "choice", "part"),
+    *("target", "other", "arm", "chosen"),
+}
+
+
+def _table(path: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read one table of task vectors."""
+    numbers = [name for name in columns if name not in WORDS]
+    return numeric(checked_table(path, columns)[0], numbers, path)
+
+
 def _pairs(paths: list[str]) -> pd.DataFrame:
     """Read the disentanglement errors of many pairs as one table."""
     import pandas as pd
 
     tables, seen = [], set()
     for path in paths:
-        table = numeric(checked_table(path, ERROR_COLUMNS)[0], ERROR_COLUMNS[4:], path)
+        table = _table(path, ERROR_COLUMNS)
         found = set(zip(table["task_a"], table["task_b"], strict=True))
         if found & seen:
             a, b = sorted(found & seen)[0]
@@ -59,8 +72,8 @@ def fig3(args: argparse.Namespace) -> None:
     from ntktune.figures.fig3 import task_vector_figure
 
     record = Record("ntktune.cli.figures_taskvectors:fig3", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
-    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
+    cosine = _table(args.cosine, COSINE_COLUMNS)
+    merged = _table(args.merged, MERGED_COLUMNS)
     figure = task_vector_figure(cosine, merged, args.tasks, args.colormap, args.colors)
     write_figure(figure, args, record)
 
@@ -70,7 +83,7 @@ def layers(args: argparse.Namespace) -> None:
     from ntktune.figures.layers import layer_figure
 
     record = Record("ntktune.cli.figures_taskvectors:layers", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
+    cosine = _table(args.cosine, COSINE_COLUMNS)
     write_figure(layer_figure(cosine, args.colors), args, record)
 
 
@@ -79,8 +92,8 @@ def addition(args: argparse.Namespace) -> None:
     from ntktune.figures.addition import addition_figure
 
     record = Record("ntktune.cli.figures_taskvectors:addition", args)
-    sweep, _ = checked_table(args.sweep, SWEEP_COLUMNS)
-    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
+    sweep = _table(args.sweep, SWEEP_COLUMNS)
+    merged = _table(args.merged, MERGED_COLUMNS)
     write_figure(addition_figure(sweep, merged, args.colors), args, record)
 
 
@@ -89,7 +102,7 @@ def negation(args: argparse.Namespace) -> None:
     from ntktune.figures.negation import negation_figure
 
     record = Record("ntktune.cli.figures_taskvectors:negation", args)
-    negated, _ = checked_table(args.negated, NEGATED_COLUMNS)
+    negated = _table(args.negated, NEGATED_COLUMNS)
     write_figure(negation_figure(negated, args.colors), args, record)
 
 
@@ -107,9 +120,9 @@ def table3(args: argparse.Namespace) -> None:
     from ntktune.figures.table3 import merging_table
 
     record = Record("ntktune.cli.figures_taskvectors:table3", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
-    merged, _ = checked_table(args.merged, MERGED_COLUMNS)
-    overlap, _ = checked_table(args.overlap, OVERLAP_COLUMNS)
+    cosine = _table(args.cosine, COSINE_COLUMNS)
+    merged = _table(args.merged, MERGED_COLUMNS)
+    overlap = _table(args.overlap, OVERLAP_COLUMNS)
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, merging_table(cosine, merged, overlap), provenance)
 
@@ -119,7 +132,7 @@ def table8(args: argparse.Namespace) -> None:
     from ntktune.figures.table8 import cosine_table
 
     record = Record("ntktune.cli.figures_taskvectors:table8", args)
-    cosine, _ = checked_table(args.cosine, COSINE_COLUMNS)
+    cosine = _table(args.cosine, COSINE_COLUMNS)
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, cosine_table(cosine), provenance)
 
@@ -129,7 +142,7 @@ def table9(args: argparse.Namespace) -> None:
     from ntktune.figures.table9 import negation_table
 
     record = Record("ntktune.cli.figures_taskvectors:table9", args)
-    negated, _ = checked_table(args.negated, NEGATED_COLUMNS)
+    negated = _table(args.negated, NEGATED_COLUMNS)
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, negation_table(negated), provenance)
 
@@ -165,7 +178,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "layers", layers)
     _add_inputs(parser, "cosine")
     add_drawing(parser, tasks=False, color=False)
-    what = "colours of two tasks, two samples of one task, and two seeds on one sample"
+    what = "colours of two tasks, one task's two trainings, and its two samples under one head"
     _add_colors(parser, what, TASK_COLORS[:3], 3)
 
     for run, names in ((addition, ("sweep", "merged")), (negation, ("negated",))):

@@ -27,7 +27,7 @@ def _coefficients(merged: pd.DataFrame, name: str, choice: str) -> list[float]:
     own = merged[(merged["merged"] == name) & (merged["choice"] == choice)]
     if own.empty:
         raise UserError(f"the merged models hold no {name!r} with the choice {choice!r}")
-    return sorted(own["coefficient"].unique())
+    return sorted(own["coefficient"].dropna().unique())  # NaN where nothing could be chosen
 
 
 def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[str]) -> Figure:

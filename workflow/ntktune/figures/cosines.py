@@ -21,17 +21,25 @@ def cosine_summary(cosine: pd.DataFrame) -> pd.DataFrame:
     cosine
         One row per two fine-tunings and group of layers: ``pair`` (``"tasks"``,
         ``"subsets"`` or ``"seeds"``), ``task_a``, ``task_b``, ``group``, ``cosine`` (NaN
-        where a vector is zero).
+        where a vector is zero), ``shared`` (NaN of two tasks).
 
     Returns
     -------
     DataFrame
         ``pair``, ``task_a``, ``task_b``, ``group``, ``mean``, ``sd`` (NaN of one),
-        ``least``, ``most``, ``count`` (of the cosines that exist), in the order of the input.
+        ``least``, ``most``, ``count`` (of the cosines that exist), ``shared`` (mean share of
+        the sample that two trainings of one task have in common), in the order of the input.
     """
     keys = ["pair", "task_a", "task_b", "group"]
-    known = cosine.astype({"cosine": float}).groupby(keys, sort=False)["cosine"]
-    return known.agg(mean="mean", sd="std", least="min", most="max", count="count").reset_index()
+    known = cosine.astype({"cosine": float}).groupby(keys, sort=False)
+    return known.agg(
+        mean=("cosine", "mean"),
+        sd=("cosine", "std"),
+        least=("cosine", "min"),
+        most=("cosine", "max"),
+        count=("cosine", "count"),
+        shared=("shared", "mean"),
+    ).reset_index()
 
 
 def whole_cosines(cosine: pd.DataFrame, pair: str) -> pd.DataFrame:

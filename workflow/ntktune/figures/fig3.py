@@ -38,10 +38,13 @@ def cosine_matrices(
     Raises
     ------
     UserError
-        Fewer than two tasks, or a task without its cosines.
+        Fewer than two tasks, one of them twice, or a task without its cosines.
     """
     if len(tasks) < 2:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
+    repeated = [task for task in tasks if list(tasks).count(task) > 1]
+    if repeated:
+        raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
     pairs = whole_cosines(cosine, DIFFERENT)
     known = list(dict.fromkeys([*pairs["task_a"], *pairs["task_b"]]))
     # a model whose best step is 0 did not move: its cosines are there, and NaN

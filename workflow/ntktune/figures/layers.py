@@ -38,7 +38,7 @@ def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
         ``pair``, ``group``, ``mean``, ``sd`` (0 of one), ``part`` (``"attention"``, ``"mlp"``;
         empty for a group that is of no block) and ``block`` (NaN for such a group).
     """
-    known = cosine.dropna(subset="cosine").groupby(["pair", "group"], sort=False)["cosine"]
+    known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()
     found = [BLOCK.fullmatch(group) for group in means["group"]]
     means["part"] = [match[2] if match else "" for match in found]
@@ -76,7 +76,7 @@ def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
     Figure
         Means ± sd over pairs and runs: of the blocks' attention and of their MLPs against
         the block, and of the layers outside of blocks; each for two different tasks, for two
-        samples of one task, and for two seeds on one sample.
+        trainings of one task, and for two samples of one task under one head.
 
     Raises
     ------

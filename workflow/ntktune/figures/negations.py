@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 
-LEAST_KEPT = 0.95  # share of a control's score that the chosen coefficient keeps
-
 
 def negated_fully(negated: pd.DataFrame) -> pd.DataFrame:
     """Return the test rows at λ = 1; of a target without it, at its largest λ.

@@ -54,8 +54,9 @@ def merging_table(
     DataFrame
         ``merged``, ``cosine`` (mean of a pair's task vectors; NaN for merges of more),
         ``task``, ``kind``, ``metric``, ``choice``, ``seeds`` (how many); means and ``_sd``
-        over seeds (NaN of one) of coefficient and scores; means of ``rows``, ``leaked``
-        and of the overlaps with the other members, summed over them. Four decimals.
+        over seeds (NaN of one) of coefficient and scores; means of ``rows``, ``leaked``,
+        ``validation_rows`` and of the overlaps with the other members, summed over them. Four
+        decimals.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def merging_table(
         }
         for score in SCORES:
             row |= {score: own[score].mean(), f"{score}_sd": own[score].std()}
-        row |= {"rows": own["rows"].mean(), "leaked": own["leaked"].mean()}
+        row |= {name: own[name].mean() for name in ("rows", "leaked", "validation_rows")}
         others = [part for part in parts(name) if part != task]
         rows.append(row | _shared(overlap, task, others).to_dict())
     return pd.DataFrame(rows).round(DECIMALS)

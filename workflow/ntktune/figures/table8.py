@@ -22,6 +22,6 @@ def cosine_table(cosine: pd.DataFrame) -> pd.DataFrame:
         ``pair`` (``"tasks"``: two different tasks; ``"seeds"``: one task, two
         trainings; ``"subsets"``: one task and head, two samples), ``task_a``, ``task_b``,
         ``group``; ``mean``, ``sd`` (NaN of one), ``least``, ``most`` and ``count`` over all
-        two runs, with four decimals.
+        two runs, ``shared`` (of their samples, for one task), with four decimals.
     """
     return cosine_summary(cosine).round(DECIMALS)

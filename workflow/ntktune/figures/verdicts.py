@@ -485,12 +485,15 @@ def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
     source = "section 5.2, eq 24; Ilharco et al. 2023"
     at = negated_fully(negated)
     at = at[at["target"] == at["task"]].dropna(subset="gap")
+    # a model whose best step is 0 did not move: its vector is zero, and there is nothing to negate
+    still = (at["gap"] == 0) & (at["predicted_gap"] == 0)
+    unmoved, at = int(still.sum()), at[~still]
     reached = sorted(set(at["coefficient"])) or [1.0]
     strengths = " or ".join(f"{value:g}" for value in reached)
     statistic = f"smallest rise over targets of the test MSE, mean over seeds, at λ = {strengths}"
     rule = "> 0 for every target (ours)"
     if at.empty:
-        detail = "no task vector was negated"
+        detail = "no task vector was negated, or none of them moved"
         return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
     numbers = ["gap", "predicted_gap"]
     gaps = at.astype(dict.fromkeys(numbers, float)).groupby("target", sort=False)[numbers].mean()
@@ -504,6 +507,8 @@ def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
     ratios = (known["gap"] / known["predicted_gap"])[known["predicted_gap"] != 0]
     if len(ratios):
         detail += f"; measured over predicted: {listed(ratios.to_dict())}"
+    if unmoved:
+        detail += f"; {unmoved} left out, whose fine-tuning did not move"
     return claim_row(
         claim,
         source,

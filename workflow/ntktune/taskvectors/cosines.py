@@ -14,12 +14,16 @@ from ntktune.taskvectors.arithmetic import cosines
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its task, its name, and the seeds of its head and order and of its sample."""
+    """A training: its task, its name, the seeds of its head and order and of its sample.
+
+    ``rows`` are the rows of the sample.
+    """
 
     task: str
     name: str
     seed: int
     sample: int
+    rows: frozenset[int] = frozenset()
 
 
 def _pair(first: Run, second: Run) -> str | None:
@@ -32,12 +36,19 @@ def _pair(first: Run, second: Run) -> str | None:
     return "seeds" if own else None
 
 
+def _shared(first: Run, second: Run) -> float:
+    """Return the share of a sample that two runs of a task have in common."""
+    if first.task != second.task or not first.rows:
+        return math.nan
+    return len(first.rows & second.rows) / len(first.rows)
+
+
 def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
     """Return the cosine of every two runs in every group of layers.
 
     Two tasks are compared between all their runs. What "nearly orthogonal" means is what
-    the same task shows: trained twice with nothing in common, and trained on two random
-    samples from the same head in the same order.
+    the same task shows: trained twice with another sample, head and order, and trained on
+    two random samples from the same head in the same order.
 
     Parameters
     ----------
@@ -52,7 +63,8 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
         ``pair`` (``tasks``: two tasks; of one task ``seeds``: other samples, heads and orders,
         or ``subsets``: other samples only), ``task_a``, ``run_a``, ``task_b``, ``run_b``,
         ``group``, ``cosine`` (NaN where a vector is zero), ``norm_a`` and ``norm_b`` (lengths
-        in the group).
+        in the group), ``shared`` (of one task: the share of the sample that both were trained
+        on, by the chance of the draw; NaN of two tasks).
     """
     order = {task: i for i, task in enumerate(dict.fromkeys(run.task for run in runs))}
     places = sorted(range(len(runs)), key=lambda i: order[runs[i].task])
@@ -74,6 +86,7 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
                     "cosine": found[i, j],
                     "norm_a": math.sqrt(gram[i, i]),
                     "norm_b": math.sqrt(gram[j, j]),
+                    "shared": _shared(runs[i], runs[j]),
                 }
             )
     return rows

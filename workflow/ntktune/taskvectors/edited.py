@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
 from ntktune.models import TextModel
@@ -50,11 +51,6 @@ class TunedTask:
         """The rows of all parts, one part after the other."""
         return [row for rows in self.parts.values() for row in rows]
 
-    def target(self, rows: Sequence[int]) -> np.ndarray:
-        """Return what f is to be, (N,): the raw label, or −1 and +1 of classes 0 and 1."""
-        label = self.examples.label[list(rows)]
-        return 2 * label - 1 if self.examples.kind == "classification" else label
-
 
 class EditedModel:
     """A pretrained network at θ_P + Σ coefficient · τ, one copy of the base beside it.
@@ -72,6 +68,7 @@ class EditedModel:
         self.weights = backbone_weights(model)
         self.base = {name: w.clone() for name, w in self.weights.items()}
         self.directions: list[dict[str, torch.Tensor]] = []
+        self.coefficients: list[float] = []
 
     def point(self, directions: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Take the task vectors to move along, by name; they are held where the network is.
@@ -98,6 +95,7 @@ class EditedModel:
             There is not one finite coefficient for each task vector.
         """
         check_counts(self.directions, coefficients)
+        self.coefficients = list(coefficients)
         for name, weight in self.weights.items():
             flat = weight.view(-1)
             start = self.base[name].view(-1)
@@ -106,7 +104,7 @@ class EditedModel:
             step = SLICE if flat.device.type == "cpu" else max(1, flat.numel())
             for first in range(0, flat.numel(), step):
                 part = slice(first, first + step)
-                total = start[part].double()
+                total = start[part].to(torch.float64, copy=True)
                 for vector, coefficient in zip(vectors, coefficients, strict=True):
                     if coefficient:
                         total.add_(vector[part], alpha=coefficient)
@@ -133,10 +131,20 @@ class EditedModel:
         """Return f of a task's rows under its own head, float64, (N,).
 
         Scores on the raw scale, or the logit difference l1 − l0 of two classes.
+
+        Raises
+        ------
+        UserError
+            An answer is not finite.
         """
         with self.under(task) as model:
             found = outputs(model, [task.examples.ids[i] for i in rows], self.batch_tokens)
         found = found.double().numpy()
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"the answers to task {task.examples.task} are not finite at coefficients "
+                f"{', '.join(f'{c:g}' for c in self.coefficients)}; use smaller ones"
+            )
         if task.examples.kind == "classification":
             return found[:, 1] - found[:, 0]
         return found * task.label_sd + task.label_mean

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 
 def plain(text: str) -> str:
-    """Return a text in lower case, without accents' variants, punctuation and white space's kinds.
+    """Return a text's letters, digits and marks in lower case, with one blank between words.
 
-    What is left are letters and digits, with one blank between words.
+    Compatible characters count as one (NFKC); punctuation parts words.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
+    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
+    return " ".join("".join(kept).split())
+
+
+def joined(text_a: str, text_b: str | None, simplify: Callable[[str], str] = str) -> str:
+    """Return a row's one or two texts as one, whichever of the two comes first."""
+    return "\n".join(sorted(filter(None, (simplify(text_a), simplify(text_b or "")))))
 
 
 def shared(tested: Sequence[str], trained: Iterable[str]) -> np.ndarray:
@@ -23,33 +29,35 @@ def shared(tested: Sequence[str], trained: Iterable[str]) -> np.ndarray:
     return np.array([bool(text) and text in known for text in tested], dtype=bool)
 
 
-def overlap_counts(
-    tested: Sequence[str], sample: Sequence[str], pool: Sequence[str]
-) -> tuple[dict[str, int], np.ndarray]:
+Texts = Sequence[tuple[str, str | None]]
+
+
+def overlap_counts(tested: Texts, sample: Texts, pool: Texts) -> tuple[dict[str, int], np.ndarray]:
     """Return how many test texts a task was trained on, and which are in its sample.
 
     Parameters
     ----------
     tested
-        N texts of test rows.
+        The texts of N rows, one or a pair each; of a pair the order means nothing.
     sample
-        Texts of the rows that a model was fine-tuned on, hold-out included.
+        Those of the rows that a model was fine-tuned on, hold-out included.
     pool
-        Texts of all rows that it could have been fine-tuned on.
+        Those of all rows that it could have been fine-tuned on.
 
     Returns
     -------
     counts : dict
-        ``test_rows``, and ``{sample,pool}_{exact,normalised}``: test rows whose text is there,
-        as it stands or as :func:`plain` makes it.
+        ``test_rows``, and ``{sample,pool}_{exact,normalised}``: rows whose text is there, as it
+        stands or as :func:`plain` makes it.
     leaked : numpy.ndarray
-        Which test rows are in the sample, normalised, (N,), bool.
+        Which rows are in the sample, normalised, (N,), bool.
     """
-    simple = [plain(text) for text in tested]
     counts, leaked = {"test_rows": len(tested)}, np.zeros(len(tested), dtype=bool)
     for name, texts in (("sample", sample), ("pool", pool)):
-        same = shared(tested, texts)
-        alike = shared(simple, map(plain, texts)) | same
+        same = shared([joined(*row) for row in tested], (joined(*row) for row in texts))
+        alike = same | shared(
+            [joined(*row, plain) for row in tested], (joined(*row, plain) for row in texts)
+        )
         counts |= {f"{name}_exact": int(same.sum()), f"{name}_normalised": int(alike.sum())}
         if name == "sample":
             leaked = alike

@@ -13,10 +13,11 @@ import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.finetune.metrics import mean_squared_error, pearson
-from ntktune.merges import FIXED, VALIDATED, parts
+from ntktune.merges import FIXED, LEAST_KEPT, VALIDATED, parts
 
 METRIC = {"regression": "pearson", "classification": "accuracy"}
-KEPT = 0.95  # of a control task's score (Ilharco et al. 2023)
+LEAST_ROWS = 2  # validation rows that a task has a say with
+ANSWER = ["seed", "task", "part", "coefficient", "row"]  # what one answer is to
 
 
 def score(kind: str, label: np.ndarray, output: np.ndarray) -> float:
@@ -28,15 +29,48 @@ def score(kind: str, label: np.ndarray, output: np.ndarray) -> float:
     return float(np.mean((output > 0) == (label == 1)))
 
 
-def _ratio(value: float, reference: float) -> float:
-    return value / reference if reference else math.nan
+def _share(value: float, reference: float) -> float:
+    """Return a score as a share of another, NaN where that is not above 0."""
+    return value / reference if reference > 0 else math.nan
 
 
-def _scored(answers: pd.DataFrame, without: Iterable[int] = ()) -> tuple[float, int]:
-    """Return the score of one model's answers on one task, some rows left out; and the rows."""
-    left = answers[~answers["row"].isin(set(without))]
-    kind = answers["kind"].iloc[0]
-    return score(kind, left["label"].to_numpy(), left["output"].to_numpy()), len(left)
+def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
+    """Return the score of one model's answers on one task, some rows left out."""
+    left = answers[~answers["row"].isin(without)]
+    return score(answers["kind"].iloc[0], left["label"].to_numpy(), left["output"].to_numpy())
+
+
+class Leaks:
+    """Which rows of a task were trained on by others.
+
+    Parameters
+    ----------
+    leaked
+        ``task``, ``part`` (``validation`` or ``test``), ``other``, ``seed``, ``row``: rows of a
+        task whose text is in the sample that another task was fine-tuned on, or in its own.
+    """
+
+    def __init__(self, leaked: pd.DataFrame):
+        keys = ["task", "part", "seed", "other"]
+        self._rows = {key: set(found["row"]) for key, found in leaked.groupby(keys, sort=False)}
+
+    def rows(self, task: str, part: str, seed: int, others: Iterable[str]) -> set[int]:
+        """Return the rows of a part of a task that any of the others was fine-tuned on."""
+        return set().union(*(self._rows.get((task, part, seed, other), ()) for other in others))
+
+
+def check_answers(answers: pd.DataFrame, model: str) -> None:
+    """Raise UserError if answers of one model to one row, or none at all, are given twice.
+
+    ``model`` is the column that names the model: ``merged`` or ``target``.
+    """
+    repeated = answers[answers.duplicated([model, *ANSWER])]
+    if len(repeated):
+        name, seed, task = repeated.iloc[0][[model, "seed", "task"]]
+        raise UserError(
+            f"the answers of {name} to task {task!r}, seed {seed}, are given more than once; "
+            "give each file once"
+        )
 
 
 def single_answers(negated: pd.DataFrame) -> dict[tuple[str, int, float], pd.DataFrame]:
@@ -53,7 +87,7 @@ def single_answers(negated: pd.DataFrame) -> dict[tuple[str, int, float], pd.Dat
     return {(task, seed, -value + 0.0): found for (task, seed, value), found in groups}
 
 
-def sweep_table(added: pd.DataFrame, negated: pd.DataFrame) -> pd.DataFrame:
+def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of merged models along the coefficient, λ = 0 included.
 
     Parameters
@@ -63,18 +97,24 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame) -> pd.DataFrame:
         joined by " + ") and ``seed``.
     negated
         As for :func:`single_answers`, of all tasks and seeds that were merged.
+    leaks
+        Rows that the merged tasks were fine-tuned on.
 
     Returns
     -------
     DataFrame
         Per merge, seed, task, part and coefficient: ``kind``, ``metric``, ``score``, ``single``
-        (the task's own model's), ``normalised`` = score / single, ``rows``.
+        (the task's own model's), ``normalised`` = score / single (NaN unless single is above
+        0), ``rows``; ``score_clean``, ``single_clean`` and ``rows_clean`` without the rows that
+        any task of the merge was fine-tuned on.
 
     Raises
     ------
     UserError
-        A merged task's own model has no answers.
+        A merged task's own model has no answers, or answers are given twice.
     """
+    check_answers(added, "merged")
+    check_answers(negated, "target")
     own, rows = single_answers(negated), []
     for (merge, seed, task), found in added.groupby(["merged", "seed", "task"], sort=False):
         for coefficient in (0.0, 1.0):
@@ -84,11 +124,16 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame) -> pd.DataFrame:
                     "that task and seed was given; give it"
                 )
         along = pd.concat([own[task, seed, 0.0].drop(columns=["target", "slope"]), found])
+        kind, alone = found["kind"].iloc[0], own[task, seed, 1.0]
         for (part, coefficient), answers in along.groupby(["part", "coefficient"], sort=True):
-            single = own[task, seed, 1.0]
-            alone = _scored(single[single["part"] == part])[0]
-            reached, count = _scored(answers)
-            kind = answers["kind"].iloc[0]
+            single = alone[alone["part"] == part]
+            if set(single["row"]) != set(answers["row"]):
+                raise UserError(
+                    f"{merge} and the negation sweep of {task!r}, seed {seed}, have answers to "
+                    f"other {part} rows; make both again"
+                )
+            out = leaks.rows(task, part, seed, parts(merge)) & set(answers["row"])
+            reached, reference = _scored(answers), _scored(single)
             rows.append(
                 {
                     "merged": merge,
@@ -99,130 +144,144 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame) -> pd.DataFrame:
                     "part": part,
                     "coefficient": coefficient,
                     "score": reached,
-                    "single": alone,
-                    "normalised": _ratio(reached, alone),
-                    "rows": count,
+                    "single": reference,
+                    "normalised": _share(reached, reference),
+                    "rows": len(answers),
+                    "score_clean": _scored(answers, out),
+                    "single_clean": _scored(single, out),
+                    "rows_clean": len(answers) - len(out),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def chosen_coefficient(sweep: pd.DataFrame) -> float:
+def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> float:
     """Return the coefficient of one merge and seed that validation rows choose.
 
     One for all tasks of the merge, as the merge is one model: the largest mean of the
     normalised scores, or of the plain ones where a task's own model scores 0 or less; of
-    equal ones the smallest.
+    equal ones the smallest. Rows that a task of the merge was fine-tuned on have no say.
 
     Parameters
     ----------
     sweep
         Rows of :func:`sweep_table` of one merge and seed.
+    candidates
+        The coefficients among which is chosen.
+
+    Returns
+    -------
+    float
+        NaN if no task has :data:`LEAST_ROWS` validation rows that did not leak.
     """
-    validation = sweep[sweep["part"] == "validation"]
-    measure = "normalised" if (validation["single"] > 0).all() else "score"
-    means = validation.groupby("coefficient")[measure].mean()
+    usable = (sweep["part"] == "validation") & (sweep["rows_clean"] >= LEAST_ROWS)
+    validation = sweep[usable & sweep["coefficient"].isin(list(candidates))]
+    if validation.empty:
+        return math.nan
+    scores = validation["score_clean"]
+    if (validation["single_clean"] > 0).all():
+        scores = scores / validation["single_clean"]
+    means = scores.groupby(validation["coefficient"]).mean()
     return float(means.index[np.argmax(means.to_numpy())])
 
 
 def merged_table(
-    added: pd.DataFrame,
-    negated: pd.DataFrame,
-    sweep: pd.DataFrame,
-    leaked: pd.DataFrame,
-    coefficient: float,
+    sweep: pd.DataFrame, coefficient: float, candidates: Iterable[float]
 ) -> pd.DataFrame:
     """Return the test scores of merged models at a fixed and at the chosen coefficient.
 
     Parameters
     ----------
-    added, negated
-        As for :func:`sweep_table`.
     sweep
-        What it returns.
-    leaked
-        ``task``, ``other``, ``seed``, ``row``: test rows of a task whose text is in the sample
-        that another (or the same) task was fine-tuned on.
+        What :func:`sweep_table` returns.
     coefficient
         The fixed one.
+    candidates
+        The coefficients among which validation rows choose.
 
     Returns
     -------
     DataFrame
         Per merge, seed, task and ``choice`` (``fixed``, ``validation``): ``kind``, ``metric``,
         ``coefficient``, ``pretrained``, ``single``, ``merged_score``, ``normalised`` =
-        merged_score / single (NaN if single is 0), ``rows``, ``leaked`` (rows that any task
-        of the merge was fine-tuned on), and without those ``single_clean``,
-        ``merged_clean``, ``normalised_clean`` (NaN if no row is left).
+        merged_score / single (NaN unless single is above 0), ``rows``, ``leaked`` (rows that
+        any task of the merge was fine-tuned on), and without those ``single_clean``,
+        ``merged_clean``, ``normalised_clean`` (NaN if no row is left); ``validation_rows``, on
+        which was chosen. Coefficient and scores are NaN where nothing could be chosen.
 
     Raises
     ------
     UserError
         The merges have no answers at the fixed coefficient.
     """
-    own = {key: found[found["part"] == "test"] for key, found in single_answers(negated).items()}
-    tests, rows = added[added["part"] == "test"], []
-    for (merge, seed), found in tests.groupby(["merged", "seed"], sort=False):
-        members = parts(merge)
-        of_merge = (sweep["merged"] == merge) & (sweep["seed"] == seed)
-        choices = {FIXED: coefficient, VALIDATED: chosen_coefficient(sweep[of_merge])}
-        for task in members:
-            pretrained, single = own[task, seed, 0.0], own[task, seed, 1.0]
-            known = leaked[(leaked["task"] == task) & (leaked["seed"] == seed)]
-            out = sorted(set(known.loc[known["other"].isin(members), "row"]) & set(single["row"]))
+    candidates, rows = list(candidates), []
+    for (merge, seed), found in sweep.groupby(["merged", "seed"], sort=False):
+        choices = {FIXED: coefficient, VALIDATED: chosen_coefficient(found, candidates)}
+        for task, along in found.groupby("task", sort=False):
+            tests = along[along["part"] == "test"].set_index("coefficient")
+            if coefficient not in tests.index:
+                raise UserError(
+                    f"{merge} has no answers at coefficient {coefficient:g}, seed {seed}; sweep it "
+                    "with that coefficient among the others"
+                )
+            validation = along.loc[along["part"] == "validation", "rows_clean"]
             for choice, value in choices.items():
-                at = (found["task"] == task) & (found["coefficient"] == value)
-                answers = found[at] if value else pretrained
-                if answers.empty:
-                    raise UserError(
-                        f"{merge} has no answers at coefficient {value:g}, seed {seed}; sweep it "
-                        "with that coefficient among the others"
-                    )
-                alone, alone_clean = _scored(single)[0], _scored(single, out)[0]
-                reached, count = _scored(answers)
-                clean = _scored(answers, out)[0]
-                kind = single["kind"].iloc[0]
+                at = tests.loc[coefficient if math.isnan(value) else value]
+                known = not math.isnan(value)
                 rows.append(
                     {
                         "merged": merge,
                         "seed": seed,
                         "task": task,
-                        "kind": kind,
-                        "metric": METRIC[kind],
+                        "kind": at["kind"],
+                        "metric": at["metric"],
                         "choice": choice,
                         "coefficient": value,
-                        "pretrained": _scored(pretrained)[0],
-                        "single": alone,
-                        "merged_score": reached,
-                        "normalised": _ratio(reached, alone),
-                        "rows": count,
-                        "leaked": len(out),
-                        "single_clean": alone_clean,
-                        "merged_clean": clean,
-                        "normalised_clean": _ratio(clean, alone_clean),
+                        "pretrained": tests["score"][0.0],
+                        "single": at["single"],
+                        "merged_score": at["score"] if known else math.nan,
+                        "normalised": at["normalised"] if known else math.nan,
+                        "rows": at["rows"],
+                        "leaked": at["rows"] - at["rows_clean"],
+                        "single_clean": at["single_clean"],
+                        "merged_clean": at["score_clean"] if known else math.nan,
+                        "normalised_clean": _share(at["score_clean"], at["single_clean"])
+                        if known
+                        else math.nan,
+                        "validation_rows": validation.min() if len(validation) else 0,
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def negated_table(negated: pd.DataFrame) -> pd.DataFrame:
+def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of negated models on their own and on control tasks (SR26 eq 24).
 
     Parameters
     ----------
     negated
         As for :func:`single_answers`.
+    leaks
+        Rows that the targets were fine-tuned on.
 
     Returns
     -------
     DataFrame
         Per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
-        ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained, ``error``
-        (the mean squared error of f: raw scores, or l1 − l0 against −1 and +1), ``gap`` (error
-        minus that at λ = 0), ``predicted_gap`` = E[2λ(y − f_P)Δ + λ²Δ²] and
-        ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``chosen``: the largest λ at which
-        every control keeps 95 % of its validation score.
+        ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (NaN unless
+        that is above 0), ``error`` (the mean squared error of f: raw scores, or l1 − l0 against
+        −1 and +1), ``gap`` (error minus that at λ = 0), ``predicted_gap`` =
+        E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``;
+        ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the target
+        was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its
+        validation score, on such rows.
+
+    Raises
+    ------
+    UserError
+        Answers are given twice, or a task has none at λ = 0.
     """
+    check_answers(negated, "target")
     rows = []
     below = negated[negated["coefficient"] >= 0]
     for (target, seed, task, part), found in below.groupby(
@@ -230,10 +289,16 @@ def negated_table(negated: pd.DataFrame) -> pd.DataFrame:
     ):
         kind = found["kind"].iloc[0]
         start = found[found["coefficient"] == 0].set_index("row")
+        if start.empty:
+            raise UserError(
+                f"the negation sweep of {target!r}, seed {seed}, has no answers to {task!r} at "
+                "coefficient 0; make it again"
+            )
+        out = leaks.rows(task, part, seed, [target]) & set(start.index)
         label = start["label"].to_numpy()
         wanted = 2 * label - 1 if kind == "classification" else label
         before, slope = start["output"].to_numpy(), start["slope"].to_numpy()
-        pretrained = score(kind, label, before)
+        pretrained, pretrained_clean = (_scored(start.reset_index(), left) for left in (set(), out))
         for coefficient, answers in found.groupby("coefficient", sort=True):
             output = answers.set_index("row")["output"].loc[start.index].to_numpy()
             reached, error = score(kind, label, output), mean_squared_error(output, wanted)
@@ -250,11 +315,15 @@ def negated_table(negated: pd.DataFrame) -> pd.DataFrame:
                     "coefficient": coefficient,
                     "score": reached,
                     "pretrained": pretrained,
-                    "kept": _ratio(reached, pretrained),
+                    "kept": _share(reached, pretrained),
                     "error": error,
                     "gap": error - mean_squared_error(before, wanted),
                     "predicted_gap": float(np.mean(change)),
                     "linear_score": score(kind, label, linear),
+                    "rows": len(start),
+                    "score_clean": _scored(answers, out),
+                    "pretrained_clean": pretrained_clean,
+                    "rows_clean": len(start) - len(out),
                 }
             )
     table = pd.DataFrame(rows)
@@ -266,8 +335,12 @@ def _most_negated(table: pd.DataFrame) -> pd.Series:
     chosen = pd.Series(False, index=table.index)
     for (target, _), found in table.groupby(["target", "seed"], sort=False):
         controls = found[(found["task"] != target) & (found["part"] == "validation")]
+        controls = controls[controls["rows_clean"] >= LEAST_ROWS]
+        start = controls["pretrained_clean"]
         # of a score that is not above 0 there is no share to keep
-        least = controls["pretrained"] * np.where(controls["pretrained"] > 0, KEPT, 1.0)
-        kept = (controls["score"] >= least).groupby(controls["coefficient"]).all()
-        chosen.loc[found.index[found["coefficient"] == kept.index[kept].max()]] = True
+        least = start * np.where(start > 0, LEAST_KEPT, 1.0)
+        kept = (controls["score_clean"] >= least).groupby(controls["coefficient"]).all()
+        if kept.any():
+            largest = kept.index[kept].max()
+            chosen.loc[found.index[found["coefficient"] == largest]] = True
     return chosen

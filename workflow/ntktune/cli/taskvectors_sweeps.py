@@ -1,0 +1,439 @@
+"""The commands of the chapter taskvectors that let edited models answer, and score the answers."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ntktune.artifacts import Record, StoredTensor, read_table, write_table
+from ntktune.cli import Progress, add_command
+from ntktune.cli.figure_files import check_names
+from ntktune.cli.finetune import add_model_options, read_examples
+from ntktune.cli.inputs import model_facts, read_samples
+from ntktune.cli.tuned_files import AGAIN, Tuned, read_tuned
+from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ntktune.finetune.repeats import Examples
+    from ntktune.taskvectors.edited import EditedModel, TunedTask
+
+ANSWER_COLUMNS = ("seed", "task", "kind", "coefficient", "part", "row", "label", "output")
+LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": int}
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add these verbs to the chapter."""
+    parser = add_command(verbs, "overlap", overlap)
+    for name, what in (("tables", "texts"), ("subsets", "samples")):
+        help_ = f"the tasks' {what}, in the same order"
+        parser.add_argument(f"--{name}", required=True, nargs="+", metavar="FILE", help=help_)
+    parser.add_argument("--size", type=int, required=True, help="examples that are trained on")
+    parser.add_argument("--seeds", type=int, required=True, help="samples of each task")
+    parser.add_argument("--out-counts", required=True, help="parquet: a row per pair and seed")
+    parser.add_argument("--out-leaked", required=True, help="parquet: a row per shared test row")
+
+    for run, what in ((add, "merged"), (negate, "negated, then controls"), (disentangle, "two")):
+        parser = add_command(verbs, run.__name__, run)
+        add_model_options(parser)
+        help_ = f"tasks: {what}"
+        parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help=help_)
+        help_ = "fine-tuned weights of these tasks, any number of seeds each"
+        parser.add_argument("--weights", nargs="+", required=True, metavar="FILE", help=help_)
+        for name in ("tokens", "subsets"):
+            help_ = f"the tasks' {name}, in their order"
+            parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help=help_)
+        if run is disentangle:
+            help_ = "values of either vector's coefficient"
+            parser.add_argument("--grid", nargs="+", type=float, required=True, help=help_)
+            help_ = "test rows of each task that are compared, at most"
+            parser.add_argument("--rows", type=int, required=True, help=help_)
+        else:
+            help_ = "what the task vectors are multiplied with"
+            parser.add_argument("--coefficients", nargs="+", type=float, required=True, help=help_)
+            help_ = "hold-out rows of each task that are answered, at most (default: all)"
+            parser.add_argument("--validation-rows", type=int, help=help_)
+        parser.add_argument("--out", required=True, metavar="FILE", help="parquet")
+
+    parser = add_command(verbs, "score", score)
+    for name in ("added", "negated"):
+        parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help="answers")
+    for name, help_ in (("leaked", "rows that a task trained on"), ("overlap", "their counts")):
+        parser.add_argument(f"--{name}", required=True, metavar="FILE", help=help_)
+    parser.add_argument("--coefficient", type=float, required=True, help="the fixed coefficient")
+    help_ = "coefficients among which validation rows choose"
+    parser.add_argument("--candidates", nargs="+", type=float, required=True, help=help_)
+    for name in ("sweep", "merged", "negated"):
+        parser.add_argument(f"--out-{name}", required=True, metavar="FILE", help="parquet")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep works with.
+
+    The record, facts for the provenance, the pretrained weights, the network, the number of
+    seeds, and for each seed its name, its files and its tasks.
+    """
+
+    record: Record
+    facts: dict[str, Any]
+    base: dict[str, StoredTensor]
+    edited: EditedModel
+    count: int
+    seeds: Iterator[tuple[str, list[Tuned], list[TunedTask]]]
+
+
+def read_subsets(path: str, data: str, facts: dict, seeds: int) -> dict[str, Any]:
+    """Return a task's subsets, drawn from the data with these facts.
+
+    Raises
+    ------
+    UserError
+        They were drawn from other data, are no subsets, or have fewer seeds.
+    """
+    found = read_samples(path, data, facts)
+    check_names(path, found, ("seeds", "test", "holdout_fraction"), "keys")
+    if seeds > len(found["seeds"]):
+        raise UserError(
+            f"{seeds} seeds are asked for, but {path} has {len(found['seeds'])}; give fewer"
+        )
+    return found
+
+
+def overlap(args: argparse.Namespace) -> None:
+    """Count rows of each task whose text another task was trained on."""
+    import pandas as pd
+
+    from ntktune.data.cleaning import text_or_none
+    from ntktune.data.sampling import training_subset
+    from ntktune.taskvectors.overlap import overlap_counts
+
+    record = Record("ntktune.cli.taskvectors_sweeps:overlap", args)
+    if len(args.tables) != len(args.subsets):
+        raise UserError(
+            f"there are {len(args.tables)} --tables and {len(args.subsets)} --subsets; give one of "
+            "each per task, in the same order"
+        )
+    if args.seeds < 1 or args.size < 1:
+        raise UserError(f"--seeds {args.seeds} --size {args.size}: both must be 1 or more")
+    texts, samples = {}, {}
+    for path, subsets in zip(args.tables, args.subsets, strict=True):
+        table, facts = read_table(path)
+        check_names(path, table.columns, ("text_a", "text_b"), "columns")
+        check_names(path, facts, ("task", "data_sha256"), "facts")
+        task = facts["task"]["name"] if isinstance(facts["task"], dict) else facts["task"]
+        if task in texts:
+            raise UserError(f"--tables has task {task!r} more than once; give it once")
+        pairs = zip(table["text_a"], table["text_b"], strict=True)
+        texts[task] = [(text_a, text_or_none(text_b)) for text_a, text_b in pairs]
+        samples[task] = read_subsets(subsets, path, facts, args.seeds)
+    counts, leaked = [], []
+    for task, tested in samples.items():
+        for other, trained in samples.items():
+            for seed in range(args.seeds):
+                order = trained["seeds"][seed]["order"]
+                train, holdout = training_subset(trained, args.size, seed)
+                sample = [*train, *holdout]
+                pool = [texts[other][row] for row in order]
+                address, count = {"task": task, "other": other, "seed": seed}, {}
+                parts = {
+                    # a hold-out is no part of what its own model's weights were fitted to
+                    "validation": (
+                        training_subset(tested, args.size, seed)[1],
+                        train if other == task else sample,
+                    ),
+                    "test": (tested["test"], sample),
+                }
+                for part, (rows, known) in parts.items():
+                    found, shared = overlap_counts(
+                        [texts[task][row] for row in rows],
+                        [texts[other][row] for row in known],
+                        pool,
+                    )
+                    shared_rows = [row for row, same in zip(rows, shared, strict=True) if same]
+                    leaked += [address | {"part": part, "row": row} for row in shared_rows]
+                    named = {"rows": len(rows), "leaked": len(shared_rows)}
+                    count |= {f"{part}_{name}": number for name, number in named.items()}
+                    count |= found if part == "test" else {}
+                counts.append(address | count)
+    provenance = record.provenance(size=args.size)
+    table = pd.DataFrame(leaked, columns=list(LEAKED_COLUMNS)).astype(LEAKED_COLUMNS)
+    write_table(args.out_counts, pd.DataFrame(counts), provenance)
+    write_table(args.out_leaked, table, provenance)
+
+
+def _swept(args: argparse.Namespace, command: str) -> Sweep:
+    """Return what a sweep works with.
+
+    Raises
+    ------
+    UserError
+        Files are missing, of other tasks or of different seeds.
+    """
+    from ntktune.device import select_device
+    from ntktune.models import text_model
+    from ntktune.taskvectors.edited import EditedModel, TunedTask
+
+    record = Record(f"ntktune.cli.taskvectors_sweeps:{command}", args)
+    repeated = [name for name in args.tasks if args.tasks.count(name) > 1]
+    if repeated:
+        raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
+    counts = {len(args.tasks), len(args.tokens), len(args.subsets)}
+    if len(counts) > 1:
+        raise UserError(
+            f"there are {len(args.tasks)} --tasks, {len(args.tokens)} --tokens and "
+            f"{len(args.subsets)} --subsets; give one of each per task, in the same order"
+        )
+    device, model_is = select_device(args.device), model_facts(args.model)
+    if args.batch_tokens < 1:
+        raise UserError(f"--batch-tokens is {args.batch_tokens}; give 1 or more")
+    base, tuned_files = read_tuned(args.weights, args.model, args.blocks)
+    files = {(tuned.task, tuned.run): tuned for tuned in tuned_files}
+    strange = [tuned for (task, _), tuned in files.items() if task not in args.tasks]
+    if strange:
+        raise UserError(
+            f"{strange[0].path} is of task {strange[0].task!r}, which is none of --tasks "
+            f"{' '.join(args.tasks)}; leave it out, or name its task"
+        )
+    runs = sorted({run for _, run in files})
+    if AGAIN in runs:
+        raise UserError(
+            f"--weights has the run {AGAIN!r}, which serves for cosines only; give the seeds'"
+        )
+    for run in runs:
+        for task in args.tasks:
+            if (task, run) not in files:
+                raise UserError(
+                    f"--weights holds no run {run} of task {task!r}, but of others; give the same "
+                    "runs of every task"
+                )
+    read, holdouts = {}, {}
+    for task, tokens, subsets in zip(args.tasks, args.tokens, args.subsets, strict=True):
+        examples, tokens_facts = read_examples(tokens, task, model_is)
+        read[task] = examples, read_subsets(subsets, tokens, tokens_facts, seeds=len(runs))
+        for run in runs:
+            holdouts[task, run] = _holdout(files[task, run], *read[task], tokens_facts, subsets)
+
+    most = getattr(args, "validation_rows", None)
+    if most is not None and most < 1:
+        raise UserError(f"--validation-rows is {most}; answer 1 or more")
+
+    def tuned_task(tuned: Tuned) -> TunedTask:
+        examples, subsets = read[tuned.task]
+        holdout, facts = holdouts[tuned.task, tuned.run], tuned.facts
+        return TunedTask(
+            examples=examples,
+            parts={"validation": holdout[:most], "test": subsets["test"]},
+            head_weight=tuned.head_weight[...],
+            head_bias=tuned.head_bias[...],
+            label_mean=facts["label_mean"],
+            label_sd=facts["label_sd"],
+        )
+
+    def seeds() -> Iterator[tuple[str, list[Tuned], list[TunedTask]]]:
+        for run in runs:
+            some = [files[task, run] for task in args.tasks]
+            yield run, some, [tuned_task(tuned) for tuned in some]
+
+    model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
+    facts = {
+        "model": model_is,
+        "blocks": args.blocks,
+        "sizes": {tuned.task: tuned.size for tuned in files.values()},
+        "dtype": "float32",
+        "device": str(device),
+    }
+    return Sweep(record, facts, base, EditedModel(model, args.batch_tokens), len(runs), seeds())
+
+
+def _holdout(
+    tuned: Tuned, examples: Examples, subsets: dict, tokens_facts: dict, path: str
+) -> list[int]:
+    """Return the hold-out rows of a file's sample.
+
+    Raises
+    ------
+    UserError
+        It was fine-tuned on other data, or on another sample than the subsets hold.
+    """
+    from ntktune.finetune.repeats import seed_split
+
+    if tuned.facts["data_sha256"] != tokens_facts.get("data_sha256"):
+        raise UserError(
+            f"{tuned.path} was fine-tuned on data {tuned.facts['data_sha256']}, but the tokens "
+            f"hold {tokens_facts.get('data_sha256')}; fine-tune again"
+        )
+    train, holdout = seed_split(examples, subsets, tuned.size, tuned.facts["sample"])
+    if tuned.facts["rows"] != {"train": train, "validation": holdout}:
+        raise UserError(
+            f"{tuned.path} was fine-tuned on other rows than {path} holds for its sample; "
+            "fine-tune again"
+        )
+    return holdout
+
+
+def _after(progress: Progress, done: float) -> Callable[[float], None]:
+    """Return the progress of one of several seeds, ``done`` before it began."""
+    return lambda more: progress(done + more)
+
+
+def _coefficients(args: argparse.Namespace) -> list[float]:
+    """Return the coefficients of a sweep in their order, each once, without 0.
+
+    Raises
+    ------
+    UserError
+        One is negative or not finite, or none is above 0.
+    """
+    odd = [c for c in args.coefficients if c < 0 or not math.isfinite(c)]
+    if odd:
+        raise UserError(f"--coefficients has {odd[0]:g}; give numbers of 0 or above")
+    found = sorted({c for c in args.coefficients if c})
+    if not found:
+        raise UserError("--coefficients has only 0, the pretrained model; give others")
+    return found
+
+
+def add(args: argparse.Namespace) -> None:
+    """Add task vectors, and let the merged models answer each task that went into them."""
+    import pandas as pd
+
+    from ntktune.merges import JOIN
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.sweeps import addition_sweep
+
+    coefficients = _coefficients(args)
+    sweep = _swept(args, "add")
+    if len(args.tasks) < 2:
+        raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
+    steps, name = len(coefficients) * len(args.tasks), JOIN.join(args.tasks)
+    progress, found = Progress(f"merging {name}", steps * sweep.count), []
+    for done, (run, files, tasks) in enumerate(sweep.seeds):
+        vector = direction(sweep.base, [tuned.backbone for tuned in files])
+        report = _after(progress, done * steps)
+        table = addition_sweep(sweep.edited, vector, tasks, coefficients, report)
+        found.append(table.assign(merged=name, seed=int(run)))
+    write_table(
+        args.out, pd.concat(found, ignore_index=True), sweep.record.provenance(**sweep.facts)
+    )
+
+
+def negate(args: argparse.Namespace) -> None:
+    """Subtract a task vector, and let the model answer its task and the control tasks."""
+    import pandas as pd
+
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.sweeps import negation_sweep
+
+    coefficients = _coefficients(args)
+    sweep = _swept(args, "negate")
+    target, steps = args.tasks[0], 2 + len(args.tasks) * len(coefficients) + len(args.tasks) - 1
+    progress, found = Progress(f"negating {target}", steps * sweep.count), []
+    for done, (run, files, tasks) in enumerate(sweep.seeds):
+        vector = direction(sweep.base, [files[0].backbone])
+        report = _after(progress, done * steps)
+        table = negation_sweep(sweep.edited, vector, tasks[0], tasks[1:], coefficients, report)
+        found.append(table.assign(target=target, seed=int(run)))
+    write_table(
+        args.out, pd.concat(found, ignore_index=True), sweep.record.provenance(**sweep.facts)
+    )
+
+
+def disentangle(args: argparse.Namespace) -> None:
+    """Compute the disentanglement error of two tasks' vectors on a grid of coefficients."""
+    import dataclasses
+
+    import pandas as pd
+
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.disentanglement import disentanglement_rows, evaluations
+
+    if len(args.tasks) != 2:
+        raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
+    if args.rows < 1:
+        raise UserError(f"--rows is {args.rows}; compare 1 or more")
+    sweep = _swept(args, "disentangle")
+    steps = evaluations(args.grid)
+    progress, found = Progress(f"disentangling {' and '.join(args.tasks)}", steps * sweep.count), []
+    for done, (run, files, tasks) in enumerate(sweep.seeds):
+        vectors = [direction(sweep.base, [tuned.backbone]) for tuned in files]
+        few = [
+            dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
+            for task in tasks
+        ]
+        report = _after(progress, done * steps)
+        rows = disentanglement_rows(sweep.edited, vectors, few, args.grid, report)
+        address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": int(run)}
+        found += [address | row for row in rows]
+    write_table(args.out, pd.DataFrame(found), sweep.record.provenance(**sweep.facts))
+
+
+def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Read the answers of several sweeps as one table, and the files' provenance.
+
+    ``model`` is the column that names the model: ``merged``, or ``target`` of negations.
+    """
+    import pandas as pd
+
+    tables, facts = [], []
+    for path in paths:
+        table, provenance = read_table(path)
+        slope = ("slope",) if model == "target" else ()
+        check_names(path, table.columns, (model, *slope, *ANSWER_COLUMNS), "columns")
+        check_names(path, provenance, ("model", "blocks", "sizes"), "facts")
+        tables.append(table)
+        facts.append({"path": path} | provenance)
+    return pd.concat(tables, ignore_index=True), facts
+
+
+def _check_one_study(answers: list[dict[str, Any]], size: int) -> None:
+    """Raise UserError unless sweeps and overlap are of one model and one sample size."""
+    first = answers[0]
+    for facts in answers:
+        for what in ("model", "blocks"):
+            if facts[what] != first[what]:
+                raise UserError(
+                    f"{facts['path']} is of {what} {facts[what]}, {first['path']} of "
+                    f"{first[what]}; give the sweeps of one study"
+                )
+        for task, found in facts["sizes"].items():
+            if found != size:
+                raise UserError(
+                    f"{facts['path']} has models of {task} fine-tuned on {found} examples, but the "
+                    f"overlap was counted for {size}; count it again"
+                )
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score merged and negated models, with and without rows that were trained on."""
+    from ntktune.taskvectors.scores import Leaks, merged_table, negated_table, sweep_table
+
+    record = Record("ntktune.cli.taskvectors_sweeps:score", args)
+    added, of_added = _answers(args.added, "merged")
+    negated, of_negated = _answers(args.negated, "target")
+    leaked, facts = read_table(args.leaked)
+    check_names(args.leaked, leaked.columns, LEAKED_COLUMNS, "columns")
+    check_names(args.leaked, facts, ("size",), "facts")
+    counted = read_table(args.overlap)[0]
+    check_names(args.overlap, counted.columns, ("task", "other", "seed"), "columns")
+    _check_one_study([*of_added, *of_negated], facts["size"])
+    known = set(zip(counted["task"], counted["other"], counted["seed"], strict=True))
+    pairs = set(zip(negated["task"], negated["target"], negated["seed"], strict=True))
+    for task, other, seed in sorted(pairs - known):
+        raise UserError(
+            f"{args.overlap} does not say what {other!r} shares with {task!r}, seed {seed}; count "
+            "the overlap of all tasks and seeds"
+        )
+    leaks = Leaks(leaked)
+    sweep = sweep_table(added, negated, leaks)
+    tables = {
+        args.out_sweep: sweep,
+        args.out_merged: merged_table(sweep, args.coefficient, args.candidates),
+        args.out_negated: negated_table(negated, leaks),
+    }
+    for path, table in tables.items():
+        write_table(path, table, record.provenance())

@@ -1,0 +1,121 @@
+"""Reading the files of fine-tuned weights that the chapter taskvectors works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntktune.artifacts import StoredTensor, file_sha256, stored_tensors
+from ntktune.cli.inputs import model_facts
+from ntktune.errors import UserError
+
+BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
+HEAD = ("head.weight", "head.bias")
+AGAIN = "again"  # a training with the first seed's head and order, on the second's sample
+FACTS = ("task", "model", "run", "seeds", "sample", "rows", "parameters", "size", "data_sha256")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A file of fine-tuned weights: its facts, its backbone and its head, read when asked for."""
+
+    path: str
+    facts: dict[str, Any]
+    backbone: Mapping[str, Any]
+    head_weight: StoredTensor
+    head_bias: StoredTensor
+
+    @property
+    def task(self) -> str:
+        """The task it was fine-tuned on."""
+        return self.facts["task"]["name"]
+
+    @property
+    def size(self) -> int:
+        """The labelled examples it was fine-tuned on, hold-out included."""
+        return self.facts["size"]
+
+    @property
+    def run(self) -> str:
+        """Its name among the task's runs."""
+        return self.facts["run"]
+
+
+def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
+    """Return a model's pretrained weights, read when they are asked for.
+
+    Raises
+    ------
+    UserError
+        They are not those that its manifest states.
+    """
+    path, stated = Path(folder) / "model.safetensors", model_facts(folder)["sha256"]
+    stored = stored_tensors(path)[0]
+    found = file_sha256(path)
+    if found != stated:
+        raise UserError(
+            f"{path} has the checksum {found}, but {folder}/model.json states {stated}; fetch the "
+            "model again"
+        )
+    return stored
+
+
+def read_tuned(
+    paths: Sequence[str], folder: str, blocks: int | None
+) -> tuple[dict[str, StoredTensor], list[Tuned]]:
+    """Return the pretrained weights that were fine-tuned, and files of fine-tuned weights.
+
+    Raises
+    ------
+    UserError
+        Two files are of one task and run, or of one task with other sizes, or weights were
+        fine-tuned from another model or from other blocks than given.
+    """
+    from ntktune.taskvectors.arithmetic import Rebuilt, check_same_shapes
+
+    model, stored_base = model_facts(folder), pretrained_weights(folder)
+    base: dict[str, StoredTensor] = {}
+    found: dict[tuple[str, str], Tuned] = {}
+    for path in paths:
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a folder; give the files of weights in it")
+        stored, facts = stored_tensors(path)
+        if set(FACTS) - set(facts) or set(HEAD) - set(stored):
+            raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
+        for what, key in (("name", "name"), ("revision", "revision"), ("checksum", "sha256")):
+            there = facts["model"].get(key)
+            if there != model[key]:
+                raise UserError(
+                    f"{path} was fine-tuned from a model with {what} {there!r}, but that in "
+                    f"{folder} has {model[key]!r}; give the same model, or fine-tune again"
+                )
+        if facts.get("blocks") != blocks:
+            raise UserError(
+                f"{path} was fine-tuned with blocks {facts.get('blocks')}, not {blocks}; "
+                "give the same --blocks, or fine-tune again"
+            )
+        base = {name: stored_base[name] for name in facts["parameters"] if name in stored_base}
+        vector = _under(VECTOR, stored)
+        weights = Rebuilt(base, vector) if vector else _under(BACKBONE, stored)
+        check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
+        tuned = Tuned(path, facts, weights, *(stored[name] for name in HEAD))
+        for other in found.values():
+            if (other.task, other.run) == (tuned.task, tuned.run):
+                raise UserError(
+                    f"{other.path} and {path} are both of task {tuned.task!r}, run {tuned.run}; "
+                    "give it once"
+                )
+            if other.task == tuned.task and other.size != tuned.size:
+                raise UserError(
+                    f"{other.path} was fine-tuned on {other.size} examples, {path} on "
+                    f"{tuned.size}; give runs of one size"
+                )
+        found[tuned.task, tuned.run] = tuned
+    return base, list(found.values())
+
+
+def _under(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
