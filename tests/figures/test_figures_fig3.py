@@ -77,6 +77,11 @@ def test_the_order_of_the_command_is_kept():
     np.testing.assert_array_equal(means, printed(draw(cosine, merged).axes[0])[0][::-1, ::-1])
 
 
+def test_a_task_that_is_named_twice():
+    with pytest.raises(UserError, match="--tasks has 'rte' more than once"):
+        draw(cosine_of(NAMES), merged_of(NAMES), ["rte", "stsb", "rte"])
+
+
 def test_a_model_that_did_not_move_has_dashes_for_cosines():
     cosine = cosine_of(NAMES)
     unmoved = (cosine[["task_a", "task_b"]] == "rte").any(axis=1)

@@ -87,8 +87,19 @@ class TestLayers:
         with pytest.raises(UserError, match="'red-ish' is no colour"):
             layer_figure(cosine, ["red-ish", *COLORS[1:]])
 
+    def test_models_that_did_not_move_leave_empty_panels(self):
+        figure = layer_figure(cosine_of(NAMES).assign(cosine=NAN), COLORS[:3])
+        assert [axes.get_title() for axes in figure.axes][:2] == ["attention", "MLP"]
+
 
 class TestAddition:
+    def test_a_merge_whose_coefficient_could_not_be_chosen_has_no_mark(self):
+        merged = merged_of(NAMES)
+        merged.loc[merged["choice"] == "validation", ["coefficient", "merged_score"]] = NAN
+        axes = addition_figure(sweep_of(NAMES), merged, COLORS).axes[0]
+        marks = [line for line in axes.lines if line.get_marker() == "^"]
+        assert [len(line.get_xdata()) for line in marks] == [0]
+
     def test_a_panel_per_merge_and_a_line_per_task(self):
         figure = addition_figure(sweep_of(NAMES), merged_of(NAMES), COLORS)
         titles = [axes.get_title() for axes in figure.axes]
@@ -300,6 +311,7 @@ def test_table8_by_hand():
     table = cosine_table(cosine_of(NAMES))
     assert list(table.columns) == [
         *("pair", "task_a", "task_b", "group", "mean", "sd", "least", "most", "count"),
+        "shared",
     ]
     assert len(table) == (3 + 3 + 3) * (2 * 2 + 3)
     rows = table.set_index(["pair", "task_a", "task_b", "group"])
@@ -310,6 +322,8 @@ def test_table8_by_hand():
     null = rows.loc[("seeds", "rte", "rte", "embedding")]
     assert (null["mean"], null["least"], null["count"]) == (0.245, 0.245, 1)
     assert np.isnan(null["sd"])
+    assert null["shared"] == 0.25
+    assert np.isnan(first["shared"])
     unknown = cosine_table(cosine_of(NAMES).assign(cosine=NAN))
     assert len(unknown) == len(table)
     assert (unknown["count"] == 0).all()

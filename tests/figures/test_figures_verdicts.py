@@ -299,6 +299,18 @@ class TestNegationHurts:
         assert "measured over predicted: stsb 2, rte 2" in row["detail"]
         assert "stsb 0.85 (controls 0.95); rte 0.85 (controls 0.95)" in row["detail"]
 
+    def test_models_that_did_not_move_are_left_out(self):
+        negated = negated_of(["stsb", "rte"])
+        still = (negated["target"] == "rte") & (negated["seed"] == 0)
+        negated.loc[still, ["gap", "predicted_gap"]] = 0.0
+        row = negation_hurts(negated)
+        # of rte the seeds 1 and 2 are left
+        assert "stsb 0.5 and 0.25, rte 0.55 and 0.275; of the same sign: 2 of 2" in row["detail"]
+        assert "; 1 left out, whose fine-tuning did not move" in row["detail"]
+        row = negation_hurts(negated.assign(gap=0.0, predicted_gap=0.0))
+        assert row["verdict"] == UNTESTED
+        assert "none of them moved" in row["detail"]
+
     def test_one_target_that_does_not_get_worse(self):
         negated = negated_of(["stsb", "rte"])
         negated.loc[negated["target"] == "rte", "gap"] *= -1

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
-from ntktune.figures.negations import LEAST_KEPT
 from ntktune.figures.panels import draw_legend
 from ntktune.figures.style import BASELINE, REFERENCE, WIDTH, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
+from ntktune.merges import LEAST_KEPT
 
 MOST_COLUMNS = 4
 PANEL_HEIGHT = 1.75  # inches

@@ -16,9 +16,9 @@ from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, list
 from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
 from ntktune.figures.needed import SHARE, gain_points, reached_sizes
-from ntktune.figures.negations import LEAST_KEPT, negated_as_chosen, negated_fully
+from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
-from ntktune.merges import FIXED, parts
+from ntktune.merges import FIXED, LEAST_KEPT, parts
 from ntktune.seeds import generator
 
 LEAST_R_SQUARED = 0.9
