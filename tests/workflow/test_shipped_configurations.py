@@ -1,5 +1,7 @@
 """Shipped configurations and schemas: valid, and documented key by key."""
 
+import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -106,3 +108,15 @@ def test_the_lock_holds_everything_that_was_asked_for():
     names = {line.split("==")[0] for line in wanted if line and not line.startswith("#")}
     assert names <= set(locked())
     assert locked()["torch"] == "2.13.0"
+
+
+def test_profiles_and_expected_times_name_rules_that_exist():
+    rules = {
+        name
+        for path in (REPOSITORY / "workflow/rules").glob("*.smk")
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+    }
+    profile = load_yaml(REPOSITORY / "profiles/slurm/profile.v9+.yaml")
+    assert set(profile["set-resources"]) <= rules
+    times = REPOSITORY / "workflow/snakemake_logger_plugin_ntktune/expected_seconds.json"
+    assert set(json.loads(times.read_text())) <= rules
