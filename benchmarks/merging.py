@@ -49,7 +49,8 @@ def make_models(folder: Path) -> None:
         end = {name: p + 1e-3 * torch.randn_like(p) for name, p in start.items()}
         head = {"head.weight": torch.zeros(1, 768), "head.bias": torch.zeros(1)}
         provenance = {"task": {"name": task}, "run": "0", "parameters": list(start)}
-        provenance |= {"model": facts, "blocks": None}
+        provenance |= {"model": facts, "blocks": None, "size": 0, "data_sha256": None}
+        provenance |= {"seeds": {"indices": [0]}, "sample": 0, "rows": {}}
         weights = {f"backbone.{name}": weight for name, weight in end.items()} | head
         write_tensors(folder / f"{task}.safetensors", weights, provenance)
         with torch.no_grad():
