@@ -311,9 +311,11 @@ def test_export_replaces_nothing_but_what_it_wrote(study, tuned, capsys):
     assert (mine / "notes.txt").read_text() == "precious"
     (mine / "notes.txt").unlink()
     (study / "model" / "deep").mkdir()  # a folder of a folder is no file of the model
+    (study / "model" / ".mark").touch()  # nor is what a tool left there
     for _ in range(2):  # an empty folder, then its own
         assert run(*command, "--out", mine) == 0
     assert sorted(path.name for path in study.iterdir()) == sorted([*before, "mine"])
+    assert not {"deep", ".mark"} & {path.name for path in mine.iterdir()}
 
 
 def test_a_pretrained_model_that_is_not_its_manifests_is_refused(study, tuned, capsys):

@@ -188,9 +188,10 @@ def export(args: argparse.Namespace) -> None:
     config |= configuration(args.model, args.blocks).to_diff_dict() if args.blocks else {}
     with atomic_path(args.out) as folder:
         folder.mkdir()
+        made = ("config.json", "model.json", "model.safetensors", MERGED)
         for file in sorted(Path(args.model).iterdir()):
-            made = ("config.json", "model.json", "model.safetensors", MERGED)
-            if file.is_file() and file.name not in made:
+            # hidden files are a tool's own marks
+            if file.is_file() and file.name not in made and not file.name.startswith("."):
                 shutil.copy2(file, folder / file.name)
         text = json.dumps(config, indent=2)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
