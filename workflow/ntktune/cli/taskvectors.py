@@ -115,9 +115,9 @@ def cosine(args: argparse.Namespace) -> None:
     from ntktune.taskvectors.cosines import Run, cosine_rows
 
     record = Record("ntktune.cli.taskvectors:cosine", args)
-    if len(args.weights) < 2:
-        raise UserError(f"--weights has {len(args.weights)} files; a cosine needs two or more")
     base, read = read_tuned(args.weights, args.model, args.blocks)
+    if len(read) < 2:
+        raise UserError(f"--weights has {len(read)} files; a cosine needs two or more")
     skeleton = empty_backbone(args.model, args.blocks)
     found = grams(
         base,
