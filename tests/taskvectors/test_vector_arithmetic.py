@@ -13,7 +13,6 @@ from ntktune.artifacts import stored_tensors, write_tensors
 from ntktune.errors import UserError
 from ntktune.taskvectors import arithmetic
 from ntktune.taskvectors.arithmetic import (
-    Rebuilt,
     add,
     apply,
     cosine,
@@ -22,6 +21,7 @@ from ntktune.taskvectors.arithmetic import (
     dot,
     grams,
     merged,
+    rebuilt,
     scale,
     task_vector,
 )
@@ -168,14 +168,14 @@ def test_a_stored_vector_stands_for_the_weights_it_leads_to(tmp_path):
     base, tuned = weights(0), weights(1, 1e-3)
     vector = {k: v.to(torch.bfloat16) for k, v in task_vector(base, tuned).items()}
     write_tensors(tmp_path / "v.safetensors", vector, {})
-    rebuilt = Rebuilt(base, stored_tensors(tmp_path / "v.safetensors")[0])
-    assert len(rebuilt) == len(base)
-    back = task_vector(base, rebuilt)
+    found = rebuilt(base, stored_tensors(tmp_path / "v.safetensors")[0])
+    assert len(found) == len(base)
+    back = task_vector(base, found)
     for name, tensor in vector.items():
         assert torch.equal(back[name].to(torch.bfloat16), tensor)
-        assert torch.equal(rebuilt[name][2:5], base[name][2:5].double() + tensor[2:5].double())
+        assert torch.equal(found[name][2:5], base[name][2:5].double() + tensor[2:5].double())
     with pytest.raises(UserError, match=r"in the pretrained set of weights, not in the task vec"):
-        Rebuilt(base, {"table": base["table"]})
+        rebuilt(base, {"table": base["table"]})
 
 
 def test_adding_task_vectors_of_linear_models_adds_their_functions():

@@ -217,25 +217,25 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) ->
     write_json(Path(path).with_suffix(".json"), {}, provenance)
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> str:
-    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy."""
+def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray | StoredTensor]) -> str:
+    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy.
+
+    Torch tensors and stored ones are taken stretch by stretch.
+    """
     import numpy as np
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(_described(name, tensor.dtype, tensor.shape))
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
         if isinstance(tensor, np.ndarray):
             flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-        else:
-            flat = _bytes(tensor)
-        digest.update(memoryview(flat))
+            digest.update(memoryview(flat))
+            continue
+        for part in stretches(tensor.shape, STRETCH):
+            digest.update(memoryview(_bytes(tensor[part])))
     return digest.hexdigest()
-
-
-def _described(name: str, dtype: Any, shape: Any) -> bytes:
-    """Return what a checksum takes of a tensor beside its values."""
-    return f"{name} {str(dtype).removeprefix('torch.')} {tuple(shape)}".encode()
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
@@ -324,7 +324,7 @@ def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], di
         names = file.keys()
         shapes = {name: file.get_slice(name).get_shape() for name in names}
     found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
-    if "sha256" in facts and facts["sha256"] != _stored_checksum(found):
+    if "sha256" in facts and facts["sha256"] != _checksum(found):
         raise _damaged(path, "its content does not match its checksum")
     return found, facts.get("provenance", {})
 
@@ -343,19 +343,6 @@ def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
 
 
 STRETCH = 2**20  # numbers that are read or written at a time
-
-
-def _stored_checksum(tensors: Mapping[str, StoredTensor]) -> str:
-    """Return the checksum of :func:`_checksum`, reading stretch by stretch."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(_described(name, tensor.dtype, tensor.shape))
-        for part in stretches(tensor.shape, STRETCH):
-            digest.update(memoryview(_bytes(tensor[part])))
-    return digest.hexdigest()
-
-
 STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -404,7 +391,7 @@ def stream_tensors(
                     raise ValueError(f"the stretches of {name} are not those of its layout")
             if file.tell() != 8 + len(head) + start:
                 raise ValueError(f"{path}: stretches are missing")
-        digest = _stored_checksum(
+        digest = _checksum(
             {name: StoredTensor(temporary, name, shape) for name, (shape, _) in layout.items()}
         )
         with open(temporary, "rb+") as file:

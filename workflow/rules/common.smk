@@ -224,25 +224,9 @@ def grid(pattern):
     ]
 
 
-def vector_files(pattern, tasks):
-    """Files of merged tasks, and of the seeds that are merged."""
-    if not tasks:
-        raise WorkflowError(
-            f"study {STUDY['study']!r} merges no tasks: taskvectors.tasks is empty; name two or more"
-        )
-    seeds = range(STUDY["taskvectors"]["merged_seeds"])
-    files = [f"{RESULTS}/{pattern}".format(task=t, seed=s) for t in tasks for s in seeds]
-    return list(dict.fromkeys(files))
-
-
 def merged_tasks(wildcards):
     """The tasks of a merge, in the study's order."""
     return MERGE_TASKS.get(wildcards.merge, [])
-
-
-def merge_files(pattern):
-    """The files of a merge's tasks."""
-    return lambda wildcards: vector_files(pattern, merged_tasks(wildcards))
 
 
 def negated_tasks(wildcards):
@@ -251,9 +235,20 @@ def negated_tasks(wildcards):
     return sorted(tasks, key=lambda task: task != wildcards.task) * (wildcards.task in tasks)
 
 
-def negation_files(pattern):
-    """The files of a task that is negated and of its controls."""
-    return lambda wildcards: vector_files(pattern, negated_tasks(wildcards))
+def vector_files(pattern, tasks_of):
+    """Files of the tasks that a sweep is about, and of the seeds that are merged."""
+
+    def files(wildcards):
+        tasks, seeds = tasks_of(wildcards), range(STUDY["taskvectors"]["merged_seeds"])
+        if not tasks:
+            raise WorkflowError(
+                f"study {STUDY['study']!r} merges no tasks: taskvectors.tasks is empty; name two "
+                "or more"
+            )
+        found = [f"{RESULTS}/{pattern}".format(task=t, seed=s) for t in tasks for s in seeds]
+        return list(dict.fromkeys(found))
+
+    return files
 
 
 def save_effective_configuration():

@@ -155,9 +155,9 @@ rule addition:
     """Add the task vectors of one merge, and let the models answer each of its tasks."""
     input:
         model="<results>/data/model",
-        weights=merge_files("taskvectors/{task}/seed{seed}.safetensors"),
-        tokens=merge_files("data/{task}/tokens.safetensors"),
-        subsets=merge_files("data/{task}/subsets.json"),
+        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", merged_tasks),
+        tokens=vector_files("data/{task}/tokens.safetensors", merged_tasks),
+        subsets=vector_files("data/{task}/subsets.json", merged_tasks),
     output:
         "<results>/taskvectors/addition/{merge}.parquet",
     log:
@@ -201,9 +201,9 @@ rule negation:
     """Subtract one task's vector, and let the models answer it and the other tasks."""
     input:
         model="<results>/data/model",
-        weights=negation_files("taskvectors/{task}/seed{seed}.safetensors"),
-        tokens=negation_files("data/{task}/tokens.safetensors"),
-        subsets=negation_files("data/{task}/subsets.json"),
+        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", negated_tasks),
+        tokens=vector_files("data/{task}/tokens.safetensors", negated_tasks),
+        subsets=vector_files("data/{task}/subsets.json", negated_tasks),
     output:
         "<results>/taskvectors/negation/{task}.parquet",
     log:
@@ -247,9 +247,9 @@ rule disentanglement:
     """Compute how far two task vectors disturb each other's tasks, on a grid of coefficients."""
     input:
         model="<results>/data/model",
-        weights=merge_files("taskvectors/{task}/seed{seed}.safetensors"),
-        tokens=merge_files("data/{task}/tokens.safetensors"),
-        subsets=merge_files("data/{task}/subsets.json"),
+        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", merged_tasks),
+        tokens=vector_files("data/{task}/tokens.safetensors", merged_tasks),
+        subsets=vector_files("data/{task}/subsets.json", merged_tasks),
     output:
         "<results>/taskvectors/disentanglement/{merge}.parquet",
     log:

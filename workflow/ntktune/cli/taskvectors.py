@@ -173,8 +173,8 @@ def export(args: argparse.Namespace) -> None:
     coefficients = args.coefficients or [1.0] * len(read)
     check_counts([tuned.backbone for tuned in read], coefficients)
     if not read:
-        stored, skeleton = pretrained_weights(args.model), empty_backbone(args.model, args.blocks)
-        base = {name: stored[name] for name, _ in skeleton.named_parameters()}
+        skeleton = empty_backbone(args.model, args.blocks)
+        base = {name: base[name] for name, _ in skeleton.named_parameters()}
     facts = {
         "model": model_facts(args.model),
         "blocks": args.blocks,

@@ -67,24 +67,25 @@ def read_tuned(
 ) -> tuple[dict[str, StoredTensor], list[Tuned]]:
     """Return the pretrained weights that were fine-tuned, and files of fine-tuned weights.
 
+    Without files these are all the pretrained weights.
+
     Raises
     ------
     UserError
         Two files are of one task and run, or of one task with other sizes, or weights were
         fine-tuned from another model or from other blocks than given.
     """
-    from ntktune.taskvectors.arithmetic import Rebuilt, check_same_shapes
+    from ntktune.taskvectors.arithmetic import check_same_shapes, rebuilt
 
-    model, stored_base = model_facts(folder), pretrained_weights(folder)
-    base: dict[str, StoredTensor] = {}
-    found: dict[tuple[str, str], Tuned] = {}
+    model, everything = model_facts(folder), pretrained_weights(folder)
+    base, found = everything, []
     for path in paths:
         if Path(path).is_dir():
             raise UserError(f"{path} is a folder; give the files of weights in it")
         stored, facts = stored_tensors(path)
         if set(FACTS) - set(facts) or set(HEAD) - set(stored):
             raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
-        for what, key in (("name", "name"), ("revision", "revision"), ("checksum", "sha256")):
+        for key, what in (("name", "name"), ("revision", "revision"), ("sha256", "checksum")):
             there = facts["model"].get(key)
             if there != model[key]:
                 raise UserError(
@@ -96,12 +97,12 @@ def read_tuned(
                 f"{path} was fine-tuned with blocks {facts.get('blocks')}, not {blocks}; "
                 "give the same --blocks, or fine-tune again"
             )
-        base = {name: stored_base[name] for name in facts["parameters"] if name in stored_base}
+        base = {name: everything[name] for name in facts["parameters"] if name in everything}
         vector = _under(VECTOR, stored)
-        weights = Rebuilt(base, vector) if vector else _under(BACKBONE, stored)
+        weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
         check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
         tuned = Tuned(path, facts, weights, *(stored[name] for name in HEAD))
-        for other in found.values():
+        for other in found:
             if (other.task, other.run) == (tuned.task, tuned.run):
                 raise UserError(
                     f"{other.path} and {path} are both of task {tuned.task!r}, run {tuned.run}; "
@@ -112,8 +113,8 @@ def read_tuned(
                     f"{other.path} was fine-tuned on {other.size} examples, {path} on "
                     f"{tuned.size}; give runs of one size"
                 )
-        found[tuned.task, tuned.run] = tuned
-    return base, list(found.values())
+        found.append(tuned)
+    return base, found
 
 
 def _under(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -250,10 +250,8 @@ def merged(
         yield name, total.to(start.dtype)
 
 
-def direction(
-    base: Weights, tuned: Sequence[Weights], dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to ``dtype``.
+def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor]:
+    """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to float32.
 
     What many merges along one line need at hand.
 
@@ -262,14 +260,14 @@ def direction(
     UserError
         Names or shapes differ.
     """
-    found = {name: torch.empty(tuple(t.shape), dtype=dtype) for name, t in base.items()}
+    found = {name: torch.empty(tuple(t.shape)) for name, t in base.items()}
     for name, rows, _, vectors in parts(base, tuned):
-        found[name][rows] = vectors.sum(dim=0).to(dtype)
+        found[name][rows] = vectors.sum(dim=0).float()
     return found
 
 
-class Rebuilt(Mapping):
-    """Fine-tuned weights θ_P + τ of a stored task vector, in float64, read as they are asked for.
+def rebuilt(base: Weights, vector: Weights) -> Weights:
+    """Return θ_P + τ of a stored task vector, in float64, computed for the rows asked for.
 
     Parameters
     ----------
@@ -277,20 +275,14 @@ class Rebuilt(Mapping):
         Pretrained weights.
     vector
         τ by name, in any precision.
+
+    Raises
+    ------
+    UserError
+        Names or shapes differ.
     """
-
-    def __init__(self, base: Weights, vector: Weights):
-        check_same_shapes(base, vector, ("the pretrained", "the task vector's"))
-        self._sums = {name: _Sum(base[name], vector[name]) for name in base}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._sums[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sums)
-
-    def __len__(self) -> int:
-        return len(self._sums)
+    check_same_shapes(base, vector, ("the pretrained", "the task vector's"))
+    return {name: _Sum(base[name], vector[name]) for name in base}
 
 
 class _Sum:

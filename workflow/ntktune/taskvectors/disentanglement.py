@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -9,8 +10,6 @@ import torch
 
 from ntktune.errors import UserError
 from ntktune.taskvectors.edited import EditedModel, TunedTask
-
-ARMS = ("standard", "linear")
 
 
 def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
@@ -50,7 +49,7 @@ def disentanglement_rows(
     Parameters
     ----------
     edited
-        The network; it ends with the pretrained weights.
+        The network at the pretrained weights, with which it ends again.
     vectors
         τ_a and τ_b.
     tasks
@@ -76,27 +75,27 @@ def disentanglement_rows(
     for task, some in zip(tasks, rows, strict=True):
         distance(task, some, np.zeros(len(some)), np.zeros(len(some)))  # refused before the work
     edited.point(vectors)
-    answers, done = {}, 0
-    every = sorted({0.0, *map(float, grid)})
-    edited.restore()
-    starts = [edited.answers(task, some) for task, some in zip(tasks, rows, strict=True)]
     slopes = [
         [edited.slopes(task, some, vector) for vector in edited.directions]
         for task, some in zip(tasks, rows, strict=True)
     ]
-    for first in every:
-        for second in every:
-            edited.move([first, second])
-            for i, task in enumerate(tasks):
-                linear = starts[i] + first * slopes[i][0] + second * slopes[i][1]
-                own = edited.answers(task, rows[i])
-                answers[i, first, second] = {"standard": own, "linear": linear}
-                done += 1
-                if progress:
-                    progress(done)
+    standard, done = {}, 0
+    points = list(itertools.product(sorted({0.0, *map(float, grid)}), repeat=2))
+    for point in points:
+        edited.move(point)
+        for i, task in enumerate(tasks):
+            standard[i, *point] = edited.answers(task, rows[i])
+            done += 1
+            if progress:
+                progress(done)
     edited.restore()
+    linear = {
+        (i, *point): standard[i, 0.0, 0.0] + point[0] * slopes[i][0] + point[1] * slopes[i][1]
+        for i in range(len(tasks))
+        for point in points
+    }
     found = []
-    for arm in ARMS:
+    for arm, answers in (("standard", standard), ("linear", linear)):
         for first in map(float, grid):
             for second in map(float, grid):
                 alone = [(first, 0.0), (0.0, second)]
@@ -104,8 +103,8 @@ def disentanglement_rows(
                     distance(
                         task,
                         rows[i],
-                        answers[i, *alone[i]][arm],
-                        answers[i, first, second][arm],
+                        answers[i, *alone[i]],
+                        answers[i, first, second],
                     )
                     for i, task in enumerate(tasks)
                 ]

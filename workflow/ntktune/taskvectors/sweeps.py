@@ -44,7 +44,7 @@ def addition_sweep(
     Parameters
     ----------
     edited
-        The network; it ends with the pretrained weights.
+        The network at the pretrained weights, with which it ends again.
     vector
         Σ τ of the tasks.
     tasks
@@ -86,7 +86,7 @@ def negation_sweep(
     Parameters
     ----------
     edited
-        The network; it ends with the pretrained weights.
+        The network at the pretrained weights, with which it ends again.
     vector
         τ of the target.
     target
@@ -108,7 +108,6 @@ def negation_sweep(
     found, done = [], 0
     edited.point([vector])
     tasks = [target, *controls]
-    edited.restore()
     slopes = [edited.slopes(task, task.rows, edited.directions[0]) for task in tasks]
     for coefficient in (0.0, -1.0, *coefficients):
         edited.move([-coefficient])
