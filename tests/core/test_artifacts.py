@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import stat
 
 import numpy as np
@@ -46,9 +47,109 @@ def test_tables_come_back_with_their_provenance(tmp_path):
 
 
 def test_csv_has_its_provenance_beside_it(tmp_path):
-    artifacts.write_csv(tmp_path / "table1.csv", pd.DataFrame({"a": [1 / 3]}), {"code": "x"})
-    assert (tmp_path / "table1.csv").read_text() == "a\n0.333333\n"
-    assert artifacts.read_json(tmp_path / "table1.json") == {"provenance": {"code": "x"}}
+    path = tmp_path / "table1.csv"
+    artifacts.write_csv(path, pd.DataFrame({"a": [1 / 3]}), {"code": "x"})
+    assert path.read_text() == "a\n0.333333\n"
+    assert artifacts.read_json(tmp_path / "table1.json") == {
+        "csv_sha256": artifacts.file_sha256(path),
+        "provenance": {"code": "x"},
+    }
+    assert artifacts.read_csv(path)["a"].tolist() == [0.333333]
+    path.write_text("a\n0.343333\n")
+    with pytest.raises(UserError, match=r"table1.csv is damaged .*checksum in table1.json"):
+        artifacts.read_csv(path)
+
+
+def test_a_manifest_with_another_number_is_damaged(tmp_path):
+    path = tmp_path / "draws.json"
+    artifacts.write_json(path, {"draws": [[1, 2]], "é": np.float64(0.1)}, {"seeds": (1,)})
+    assert artifacts.read_json(path) == {
+        "draws": [[1, 2]],
+        "é": 0.1,
+        "provenance": {"seeds": [1]},
+    }
+    text = path.read_text()
+    for other in (text.replace("2", "3", 1), text[:-5], "[1]"):
+        path.write_text(other)
+        with pytest.raises(UserError, match=r"draws.json is damaged"):
+            artifacts.read_json(path)
+    path.write_text('{"somebody": "else"}')
+    assert artifacts.read_json(path) == {"somebody": "else"}
+
+
+def test_damage_in_a_studys_results_is_set_aside(tmp_path, monkeypatch):
+    results = tmp_path / "results/s"
+    monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(results))
+    for folder, kept in ((results / "data", False), (tmp_path / "mine", True)):
+        path = folder / "draws.json"
+        artifacts.write_json(path, {"draws": []}, {})
+        path.write_text("{")
+        advice = "delete it and" if kept else "it was renamed to draws.json.damaged:"
+        with pytest.raises(UserError, match=f"{advice} run the same command again"):
+            artifacts.read_json(path)
+        assert path.exists() is kept
+        assert (folder / "draws.json.damaged").exists() is not kept
+    # a folder is replaced where the last damaged one stands
+    for _ in range(2):
+        (results / "model/part").mkdir(parents=True)
+        assert "model.damaged" in str(artifacts.damaged(results / "model", "a test"))
+    assert [p.name for p in results.iterdir() if p.name != "data"] == ["model.damaged"]
+
+
+def test_a_model_folder_is_held_against_its_manifest(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    names = ["config.json", "model.safetensors", "unlisted"]
+    artifacts.check_model_files(tmp_path, names)  # no manifest: another program's
+    digests = {name: artifacts.file_sha256(tmp_path / name) for name in names[:2]}
+    facts = {"sha256": digests["model.safetensors"], "files": digests}
+    artifacts.write_json(tmp_path / "model.json", facts, {})
+    artifacts.check_model_files(tmp_path, names)
+    (tmp_path / "config.json").write_text("[]")
+    artifacts.check_model_files(tmp_path, ["model.safetensors"])
+    with pytest.raises(UserError, match=r"config.json does not match the checksum in model.json"):
+        artifacts.check_model_files(tmp_path, names)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"damaged .*config.json is missing.* delete it and run"):
+        artifacts.check_model_files(tmp_path, names)
+
+
+WRITERS = {
+    "a.safetensors": lambda path: artifacts.write_tensors(path, {"x": torch.ones(50_000)}, {}),
+    "n.safetensors": lambda path: artifacts.write_tensors(path, {"x": np.ones(50_000)}, {}),
+    "t.parquet": lambda path: artifacts.write_table(
+        path, pd.DataFrame({"x": np.random.default_rng(0).random(50_000)}), {}
+    ),
+    "t.csv": lambda path: artifacts.write_csv(path, pd.DataFrame({"x": range(50_000)}), {}),
+    "m.json": lambda path: artifacts.write_json(path, {"x": [0] * 50_000}, {}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_finds_no_room_is_one_clear_error(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{name} cannot be written: .*; free some space and"):
+            WRITERS[name](path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_only_refusals_to_write_are_told_so(tmp_path):
+    for error in (ValueError("a mistake"), OSError(2, "No such file"), UserError("told already")):
+        with (
+            pytest.raises(type(error), match=str(error.args[-1])),
+            artifacts.atomic_path(tmp_path / "x"),
+        ):
+            raise error
+    # what was to be read is not what cannot be written
+    with pytest.raises(PermissionError), artifacts.atomic_path(tmp_path / "x"):
+        raise PermissionError(13, "Permission denied", "/an/input")
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.parquet"])

@@ -1,8 +1,15 @@
-"""Device and precision: one place, clear errors."""
+"""Device and precision: one place, clear errors. Leases of GPUs, with pretended ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 
 import pytest
 import torch
 
+from ntktune import device
 from ntktune.device import (
     DTYPES,
     has_nvidia_gpu,
@@ -29,6 +36,83 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device 'cuda' was asked for, but torch sees no GPU"):
         select_device("cuda")
+
+
+LEASE = """
+import sys, time, torch
+from ntktune import device
+torch.cuda.is_available = lambda: True
+device._gpu_names = lambda: {names}
+print(device.select_device({name!r}), device.select_device({name!r}), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Start processes that lease one of some pretended GPUs and keep it; they end with the test."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    started = []
+
+    def start(names, name="auto"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", LEASE.format(names=names, name=name)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _device(process):
+    """Return what a job got; twice the same."""
+    first, second = process.stdout.readline().split()
+    assert first == second
+    return first
+
+
+def test_jobs_get_gpus_of_their_own_and_a_killed_ones_is_free_again(job):
+    gpus = ["GPU-a", "GPU-b"]
+    first = job(gpus)
+    assert _device(first) == "cuda:0"
+    second = job(gpus, "cuda")
+    assert _device(second) == "cuda:1"
+    third = job(gpus)
+    assert third.stderr.readline().startswith("all 2 GPUs are leased by other jobs; waiting")
+    assert third.poll() is None
+    second.send_signal(signal.SIGKILL)
+    assert _device(third) == "cuda:1"
+    # a cluster shows a job its own GPU as number 0: it is the GPU that counts
+    assert _device(job(["GPU-c"])) == "cuda:0"
+    blocked = job(["GPU-a"])
+    assert blocked.stderr.readline().startswith("the GPU is leased by other jobs")
+    # who names a GPU gets it
+    assert _device(job(gpus, "cuda:0")) == "cuda:0"
+
+
+def test_somebody_elses_folder_of_leases_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(device, "_leases", {})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"ntktune-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is somebody else's: GPUs cannot be leased there"):
+        device.leased_gpu()
+
+
+def test_what_is_out_of_memory():
+    with pytest.raises(RuntimeError) as allocator:
+        torch.empty(2**60)
+    for error in (allocator.value, MemoryError(), torch.OutOfMemoryError("CUDA")):
+        assert device.is_out_of_memory(error)
+    for error in (RuntimeError("shapes"), ValueError("DefaultCPUAllocator"), KeyError()):
+        assert not device.is_out_of_memory(error)
 
 
 def test_an_unknown_dtype_is_told():

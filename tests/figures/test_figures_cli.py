@@ -398,7 +398,7 @@ class TestMistakes:
         assert "t.csv lacks the columns task, predicted_rate" in message
         (tmp_path / "t.csv").write_text("")
         message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
-        assert "t.csv is no table" in message
+        assert "t.csv is damaged or not what it should be (No columns to parse" in message
 
     def test_fits_that_do_not_match_the_summaries(self, refused, study, figures, tmp_path):
         rates = tmp_path / "table1.csv"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_tensors, write_json, write_tensors
+from ntktune.artifacts import file_sha256, read_tensors, write_json, write_tensors
 from ntktune.data.pretrained import write_model
 from ntktune.models import text_model
 from ntktune.seeds import integer_seed
@@ -20,7 +20,8 @@ def study(tmp_path, tiny, texts):
     """Return a function that writes a study's files and returns the command's arguments."""
     model = tiny("gpt_neo").backbone
     model.save_pretrained(tmp_path / "model")
-    manifest = {"name": "tiny", "revision": "r1", "sha256": "m" * 64}
+    digest = file_sha256(tmp_path / "model" / "model.safetensors")
+    manifest = {"name": "tiny", "revision": "r1", "sha256": digest}
     write_json(tmp_path / "model" / "model.json", manifest, {})
 
     def written(kind="regression", draws=ROWS, task="toy", **changes):

@@ -324,7 +324,7 @@ def test_a_pretrained_model_that_is_not_its_manifests_is_refused(study, tuned, c
     write_tensors(study / "model" / "model.safetensors", tensors, {})
     command = ["taskvectors", "cosine", "--model", study / "model", "--out", study / "c.parquet"]
     assert run(*command, "--weights", tuned["a"][0], tuned["b"][0]) == 1
-    assert "model.json states" in capsys.readouterr().err
+    assert "model.safetensors does not match the checksum in model.json" in capsys.readouterr().err
 
 
 def test_weights_of_other_data_rows_or_sizes_are_refused(study, tuned, training_flags, capsys):

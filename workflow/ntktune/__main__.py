@@ -10,7 +10,9 @@ import os
 import sys
 
 from ntktune import __version__
+from ntktune.artifacts import unwritable
 from ntktune.cli import CHAPTERS
+from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError
 
 
@@ -37,9 +39,20 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UserError as error:
-        print(f"ntktune {args._chapter} {args._verb}: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        told = error
+    except OSError as error:
+        told = unwritable(error.filename or "a file", error)
+        if told is None:
+            raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        told = f"memory ran out ({why}); use a machine, or a GPU, with more of it"
+    else:
+        return 0
+    print(f"ntktune {args._chapter} {args._verb}: error: {told}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,18 +3,21 @@
 Every artifact is written under a temporary name in its own folder, synced, and
 renamed: a killed job leaves no half file. Each carries its provenance, inside the
 file where the format has room for it (safetensors, parquet, JSON), in a JSON file
-of the same stem beside it otherwise (CSV). Tensors carry a checksum and tables page
-checksums, so that a damaged file is named instead of believed.
+of the same stem beside it otherwise (CSV). Tensors, manifests and CSV tables carry a
+checksum and parquet tables page checksums, so that a damaged file is named instead of believed;
+within a study's results it is also set aside, so that the next run makes it again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -35,6 +38,19 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "ntktune"
+MODEL_MANIFEST, MODEL_WEIGHTS = "model.json", "model.safetensors"  # in a model's folder
+CHECKSUM = "sha256_of_the_rest"  # of a JSON file
+# Environment variable: the folder in which every file is made by a rule of the running study.
+RESULTS_VARIABLE = "NTKTUNE_RESULTS"
+FREE_SPACE = "free some space and run the same command again"
+UNWRITABLE = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: FREE_SPACE,
+    errno.EROFS: "make the folder writable, or choose another",
+    errno.EACCES: "make the folder writable, or choose another",
+    errno.EPERM: "make the folder writable, or choose another",
+}
 
 
 class Record:
@@ -109,12 +125,28 @@ def _finish_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
+    """Return the error for what the system refused to write, None for any other exception."""
+    number = getattr(error, "errno", None)
+    if number is None:  # safetensors has its own exceptions, with the system's number in the text
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(told.group(1)) if told else None
+    if number not in UNWRITABLE:
+        return None
+    return UserError(f"{path} cannot be written: {os.strerror(number)}; {UNWRITABLE[number]}")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
 
     On an error the temporary file is removed and ``path`` stays as it was. A folder
     may be made at the temporary path as well as a file.
+
+    Raises
+    ------
+    UserError
+        The system refuses to write: no space, no permission.
     """
     import shutil
 
@@ -126,7 +158,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror} ({error.filename})") from None
+        raise unwritable(path, error) or UserError(
+            f"{path} cannot be written: {error.strerror} ({error.filename})"
+        ) from None
     # the suffix is kept: some writers choose the format by it
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
@@ -143,6 +177,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             )
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except Exception as error:
+        refused = unwritable(path, error)
+        # a file that was only to be read has a name of its own
+        about = str(getattr(error, "filename", None) or temporary)
+        if refused and about.startswith(str(temporary)):
+            raise refused from None
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -156,11 +197,26 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damaged(path: str | os.PathLike, why: str) -> UserError:
-    return UserError(
-        f"{path} is damaged or not what it should be ({why}); "
-        "delete it and run the same command again to rebuild it"
-    )
+def damaged(path: str | os.PathLike, why: str) -> UserError:
+    """Return the error for a file, or a folder, that is not what was written.
+
+    In the results of a running study it is renamed to ``<name>.damaged``: its rule then makes
+    it again.
+    """
+    path = Path(path)
+    told = f"{path} is damaged or not what it should be ({why}); "
+    results = os.environ.get(RESULTS_VARIABLE)
+    if results and path.resolve().is_relative_to(Path(results).resolve()):
+        aside = path.with_name(f"{path.name}.damaged")
+        with contextlib.suppress(OSError):  # read-only, or another job was quicker
+            if aside.is_dir():
+                import shutil
+
+                shutil.rmtree(aside)
+            os.replace(path, aside)
+            told += f"it was renamed to {aside.name}: run the same command again to rebuild it"
+            return UserError(told)
+    return UserError(told + "delete it and run the same command again to rebuild it")
 
 
 def _present(path: str | os.PathLike) -> Path:
@@ -172,17 +228,53 @@ def _present(path: str | os.PathLike) -> Path:
 
 def write_json(path: str | os.PathLike, content: dict, provenance: dict) -> None:
     """Write a manifest: ``content`` with its provenance under the key ``provenance``."""
-    text = json.dumps(content | {"provenance": provenance}, indent=1, default=_json_ready)
+    ready = json.loads(json.dumps(content | {"provenance": provenance}, default=_json_ready))
+    text = json.dumps(ready | {CHECKSUM: _json_checksum(ready)}, indent=1)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """Read a manifest, its provenance included."""
+    """Read a manifest, its provenance included; its checksum is verified."""
     try:
-        return json.loads(_present(path).read_text(encoding="utf-8"))
+        content = json.loads(_present(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no JSON object")
+    # files of others carry no checksum of ours
+    stated = content.pop(CHECKSUM, None)
+    if stated not in (None, _json_checksum(content)):
+        raise damaged(path, "its content does not match its checksum")
+    return content
+
+
+def _json_checksum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
+    """Verify files of a model folder whose SHA-256 its manifest states.
+
+    Names without one are passed over, and so is a folder that another program wrote.
+
+    Raises
+    ------
+    UserError
+        One is missing or damaged. The whole folder then is.
+    """
+    folder = Path(folder)
+    if not (folder / MODEL_MANIFEST).is_file():
+        return
+    manifest = read_json(folder / MODEL_MANIFEST)
+    listed = {MODEL_WEIGHTS: manifest.get("sha256")} | manifest.get("files", {})
+    for name in names:
+        if listed.get(name) is None:
+            continue
+        if not (folder / name).is_file():
+            raise damaged(folder, f"{name} is missing")
+        if file_sha256(folder / name) != listed[name]:
+            raise damaged(folder, f"{name} does not match the checksum in {MODEL_MANIFEST}")
 
 
 def write_table(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) -> None:
@@ -205,7 +297,7 @@ def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
     try:
         arrow = pq.read_table(_present(path), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from None
+        raise damaged(path, str(error).splitlines()[0]) from None
     provenance = json.loads((arrow.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     return arrow.to_pandas(), provenance
 
@@ -214,7 +306,25 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) ->
     """Write a small table for people as CSV, its provenance beside it as ``<stem>.json``."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    write_json(Path(path).with_suffix(".json"), {}, provenance)
+        content = {"csv_sha256": file_sha256(temporary)}
+    write_json(Path(path).with_suffix(".json"), content, provenance)
+
+
+def read_csv(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a table that :func:`write_csv` wrote, and verify its checksum.
+
+    A table without its JSON file, or of others, has none.
+    """
+    import pandas as pd
+
+    sidecar = _present(path).with_suffix(".json")
+    stated = read_json(sidecar).get("csv_sha256") if sidecar.is_file() else None
+    if stated not in (None, file_sha256(path)):
+        raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray | StoredTensor]) -> str:
@@ -278,7 +388,7 @@ def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
         with safe_open(_present(path), framework=framework) as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
 
 
 def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
@@ -288,7 +398,7 @@ def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any]
         tensors = {name: file.get_tensor(name) for name in names}
     # files of others, such as a model's weights, carry no checksum of ours
     if "sha256" in facts and facts["sha256"] != _checksum(tensors):
-        raise _damaged(path, "its content does not match its checksum")
+        raise damaged(path, "its content does not match its checksum")
     return tensors, facts.get("provenance", {})
 
 
@@ -325,7 +435,7 @@ def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], di
         shapes = {name: file.get_slice(name).get_shape() for name in names}
     found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
     if "sha256" in facts and facts["sha256"] != _checksum(found):
-        raise _damaged(path, "its content does not match its checksum")
+        raise damaged(path, "its content does not match its checksum")
     return found, facts.get("provenance", {})
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +13,7 @@ from ntktune.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -45,6 +50,16 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory could not be had, without importing torch."""
+    # torch's allocator of the processor has no exception of its own
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
 def select_device(name: str = "auto") -> torch.device:
     """Return the device to compute on and set its arithmetic to full precision.
 
@@ -52,7 +67,7 @@ def select_device(name: str = "auto") -> torch.device:
     ----------
     name
         ``auto`` (a GPU where torch sees one, else the processor), ``cpu``, ``cuda``
-        or ``cuda:1``.
+        or ``cuda:1``. ``auto`` and ``cuda`` lease a GPU, see :func:`leased_gpu`.
 
     Raises
     ------
@@ -69,4 +84,62 @@ def select_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
-    return torch.device(name)
+    return torch.device("cuda", leased_gpu()) if name == "cuda" else torch.device(name)
+
+
+_leases: dict[int, FileLock] = {}  # of this process: number of the GPU → its lock
+
+
+def leased_gpu() -> int:
+    """Return the number of a GPU that no other process has leased; wait until there is one.
+
+    Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one
+    by locking a file that is named after it. The lock is the operating system's: it ends with
+    the process, however that ends.
+
+    Raises
+    ------
+    UserError
+        The folder of the locks belongs to somebody else.
+    """
+    from filelock import FileLock, Timeout
+
+    if _leases:
+        return next(iter(_leases))
+    folder = Path(tempfile.gettempdir()) / f"ntktune-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} is somebody else's: GPUs cannot be leased there; remove it")
+    names, told = _gpu_names(), False
+    while True:
+        for number, name in enumerate(names):
+            lock = FileLock(folder / f"{name}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            _leases[number] = lock
+            return number
+        if not told:
+            every = "the GPU is" if len(names) == 1 else f"all {len(names)} GPUs are"
+            print(
+                f"{every} leased by other jobs; waiting (does --resources gpu=N say more than "
+                "there are?)",
+                file=sys.stderr,
+                flush=True,
+            )
+            told = True
+        time.sleep(0.5)
+
+
+def _gpu_names() -> list[str]:
+    """Return a name of each GPU that torch sees, the same in every process of the machine.
+
+    Numbers are not: a cluster shows each job its own GPUs, counted from 0.
+    """
+    import torch
+
+    return [
+        str(torch.cuda.get_device_properties(number).uuid)
+        for number in range(torch.cuda.device_count())
+    ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ntktune.artifacts import MODEL_WEIGHTS, check_model_files
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ def load_backbone(
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
+    check_model_files(folder, ["config.json", MODEL_WEIGHTS])
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with _reading(f"the model in {folder}"):

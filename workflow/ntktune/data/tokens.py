@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ntktune.artifacts import check_model_files
 from ntktune.data.cleaning import text_or_none
 from ntktune.data.definition import template_filler
 from ntktune.errors import UserError
@@ -48,6 +49,7 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
     """
     folder = Path(folder)
     file = folder / "tokenizer.json"
+    check_model_files(folder, [file.name, "tokenizer_config.json"])
     if file.is_file():
         from tokenizers import Tokenizer
 

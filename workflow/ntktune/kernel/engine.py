@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from torch import nn
 from ntktune.device import free_bytes
 from ntktune.errors import UserError
 from ntktune.kernel.groups import parameter_group
+from ntktune.kernel.memory import Room, computed_within
 from ntktune.kernel.network import (
     LOGITS,
     OUTPUTS,
@@ -26,8 +28,8 @@ from ntktune.kernel.network import (
     numbered,
 )
 from ntktune.kernel.products import VARIANTS
-from ntktune.kernel.sums import TOLERANCES, Task
-from ntktune.kernel.tiles import computed_in_tiles
+from ntktune.kernel.sums import PROCESSOR_TOKENS, TOLERANCES, Computed, Task
+from ntktune.kernel.tiles import computed_in_tiles, token_bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def gram(
         the rest of it, norms, and head.
     max_tokens
         Padded tokens per micro-batch, at most; memory for activations grows with it. A
-        processor takes no more than 512 at once.
+        processor takes no more than 512 at once. Where memory runs out all the same, the
+        computation starts again with half of this and of the two rooms below, and warns.
     dtype, device
         Precision and place of the computation; a model that is elsewhere is copied. None:
         where the model is.
@@ -178,12 +181,11 @@ def gram(
         outputs=outputs,
         variant=variant,
         projection=projection,
-        max_tokens=max_tokens,
-        max_bytes=max_bytes,
-        tile_bytes=tile_bytes,
         device=device,
         check=check and projection is None,
     )
+    most = min(max_tokens, PROCESSOR_TOKENS) if device.type == "cpu" else max_tokens
+    tokens = sum(map(len, examples)) + sum(map(len, other or ()))
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -195,15 +197,23 @@ def gram(
             with torch.no_grad():
                 count = network_outputs(model, examples[:1], outputs, device).shape[1]
             classes = [list(range(count))] if outputs == "full" else [[c] for c in range(count)]
-        parts = [
-            computed_in_tiles(
-                task(
-                    classes=some,
-                    progress=lambda done, n=n: progress((n + done) / len(classes)),
+
+        def all_classes(room: Room) -> list[Computed]:
+            return [
+                computed_in_tiles(
+                    task(
+                        classes=some,
+                        progress=lambda done, n=n: progress((n + done) / len(classes)),
+                        **vars(room),
+                    )
                 )
-            )
-            for n, some in enumerate(classes)
-        ]
+                for n, some in enumerate(classes)
+            ]
+
+        # no more than the whole needs, so that half of it is less
+        need = tokens * sum(map(len, classes)) * token_bytes(parameters.values()) or math.inf
+        room = Room(most, min(max_bytes, 2 * need), min(tile_bytes, need))
+        parts, room = computed_within(all_classes, room, device)
     found = {
         name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))
         for name in parts[0].grams
@@ -223,6 +233,7 @@ def gram(
         "parameters": sum(p.numel() for p in parameters.values()),
         "seconds": round(time.perf_counter() - started, 3),
         "peak_bytes": peak,
+        "tokens_at_once": room.max_tokens,
     } | parts[-1].facts
     kernel = torch.zeros_like(next(iter(found.values())))
     for group in found.values():

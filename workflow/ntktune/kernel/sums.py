@@ -65,11 +65,9 @@ class Task:
         self.values: list[tuple[int, int]] = []  # number → text, output
         self.batches: list[range] = []
         counts = []
-        cpu = self.device.type == "cpu"
-        most = min(self.max_tokens, PROCESSOR_TOKENS) if cpu else self.max_tokens
         for first, last in ((0, len(self.examples)), (len(self.examples), len(self.texts))):
             lengths = [len(text) for text in self.texts[first:last] for _ in self.classes]
-            for batch in token_batches(lengths, most):
+            for batch in token_batches(lengths, self.max_tokens):
                 start = len(self.values)
                 self.values += [
                     (first + i // len(self.classes), self.classes[i % len(self.classes)])

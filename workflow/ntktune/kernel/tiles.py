@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -89,15 +89,20 @@ def _runs(lengths: Sequence[int], most: float) -> list[slice]:
     return [*runs, slice(start, len(lengths))]
 
 
+def token_bytes(parameters: Iterable[torch.Tensor]) -> int:
+    """Return how many bytes are captured of one token at most.
+
+    No layer keeps more of it than its weights' rows and columns.
+    """
+    return sum(sum(p.shape) * p.element_size() for p in parameters if p.dim() > 1)
+
+
 def _tokens_at_once(task: Task) -> float:
     """Return how many tokens fit: their blocks' inputs and one layer's captures."""
-    parameters = list(task.parameters.values())
-    item = parameters[0].element_size()
-    # no layer keeps more of a token than its weights' rows and columns: usually that is enough
-    # to know, and nothing has to be tried out
-    bound = sum(sum(p.shape) for p in parameters if p.dim() > 1)
-    if task.tokens * bound * item <= task.tile_bytes:
+    # usually the bound is enough to know, and nothing has to be tried out
+    if task.tokens * token_bytes(task.parameters.values()) <= task.tile_bytes:
         return task.tokens
+    item = next(iter(task.parameters.values())).element_size()
     pair = probe_pair(task)
     lengths = task.lengths(pair)
     plan = make_plan(task.model, task.scalar, task.parameters, pair, lengths, {})
