@@ -27,6 +27,8 @@ pathvars:
 wildcard_constraints:
     task="|".join(STUDY["task_definitions"]),
     size=r"\d+",
+    row=r"\d+",
+    column=r"\d+",
 
 
 report: "workflow/report/workflow.rst"

@@ -1,11 +1,13 @@
 """A naive reference kernel, tiny random networks, and a study's files for the command."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
+from ntktune.artifacts import file_sha256, write_json, write_tensors
 from ntktune.models import TextModel
 
 VOCABULARY = 50
@@ -173,3 +175,35 @@ def float64_inside(monkeypatch):
         return self.weight * (hidden * torch.rsqrt(variance + self.variance_epsilon))
 
     monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)
+
+
+@pytest.fixture
+def study(tmp_path, tiny, texts):
+    """Return a function that writes a study's files and returns the command's arguments."""
+    model = tiny("gpt_neo").backbone
+    model.save_pretrained(tmp_path / "model")
+    digest = file_sha256(tmp_path / "model" / "model.safetensors")
+    manifest = {"name": "tiny", "revision": "r1", "sha256": digest}
+    write_json(tmp_path / "model" / "model.json", manifest, {})
+
+    def written(kind="regression", draws=((0, 3, 1, 8), (5, 6, 2, 4)), task="toy", **changes):
+        lengths = torch.tensor([0] + [len(t) for t in texts])
+        label = torch.arange(9, dtype=torch.float64)
+        facts = {"task": {"name": task, "kind": kind}, "data_sha256": "d1", "model": manifest}
+        tensors = {
+            "ids": torch.cat(texts).int(),
+            "offsets": lengths.cumsum(0),
+            "label": label if kind == "regression" else label % 2,
+            "label_noise": torch.full((9,), math.nan, dtype=torch.float64),
+            "is_test": torch.zeros(9, dtype=torch.uint8),
+        }
+        write_tensors(tmp_path / "tokens.safetensors", tensors, facts | changes)
+        write_json(tmp_path / "draws.json", {"draws": draws}, {"data_sha256": "d1"})
+        return [
+            *("kernel", "draws", "--task", "toy", "--seed", "7", "--dtype", "float64"),
+            *("--device", "cpu", "--batch-tokens", "40", "--model", str(tmp_path / "model")),
+            *("--tokens", str(tmp_path / "tokens.safetensors")),
+            *("--draws", str(tmp_path / "draws.json"), "--out", str(tmp_path / "gram.safetensors")),
+        ]
+
+    return written

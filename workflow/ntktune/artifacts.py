@@ -453,7 +453,13 @@ def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
 
 
 STRETCH = 2**20  # numbers that are read or written at a time
-STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+STORED_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+}
 
 
 def stream_tensors(
@@ -462,14 +468,14 @@ def stream_tensors(
     parts: Iterable[tuple[str, torch.Tensor]],
     provenance: dict,
 ) -> None:
-    """Write named floating-point tensors as :func:`write_tensors` does, in little memory.
+    """Write named tensors as :func:`write_tensors` does, in little memory.
 
     Parameters
     ----------
     path
         The safetensors file.
     layout
-        Name → shape and dtype.
+        Name → shape and dtype (floating-point, or int64).
     parts
         Name and next stretch of it, tensor after tensor in the order of ``layout``.
     provenance

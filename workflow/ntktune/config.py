@@ -307,6 +307,19 @@ def merges(tasks: list[str]) -> dict[str, list[str]]:
     return pairs | ({"all": list(tasks)} if len(tasks) > 2 else {})
 
 
+def kernel_bands(study: Mapping[str, Any], learning_rows: int) -> dict[str, int]:
+    """Return in how many bands of rows each file of kernels is computed: name → bands.
+
+    ``gram`` has the draws' kernels, ``learning`` those of training subsets with the test rows; of a
+    whole test split of unknown length the training rows alone count.
+    """
+    rows = {
+        "gram": study["kernel"]["rows"],
+        "learning": learning_rows + (study["finetune"]["test_rows"] or 0),
+    }
+    return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
+
+
 def _check_model_path(source: Mapping, where: str) -> None:
     """Check that a local model is there."""
     for kind, path in (

@@ -24,6 +24,7 @@ from ntktune.artifacts import RESULTS_VARIABLE, atomic_path
 from ntktune.code_digest import code_digest
 from ntktune.config import (
     archive_name,
+    kernel_bands,
     merges,
     package_of,
     packages,
@@ -92,6 +93,10 @@ TEST_ROWS = (
 # Subsets larger than this are not predicted by the kernel.
 LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
 LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
+# Kernels of more rows than a job takes: name of the file -> bands of rows.
+KERNEL_BANDS = {
+    name: count for name, count in kernel_bands(STUDY, LEARNING_ROWS).items() if count > 1
+}
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
 # Sample sizes that the kernel predicts.
 LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= LEARNING_ROWS]
@@ -224,6 +229,13 @@ def grid(pattern):
         for task in STUDY["tasks"]
         for size in STUDY["finetune"]["sizes"]
     ]
+
+
+def kernel_tiles(wildcards):
+    """The tiles of a kernel's upper triangle."""
+    bands = range(KERNEL_BANDS[wildcards.kernel])
+    folder = f"{RESULTS}/kernel/{wildcards.task}/tiles/{wildcards.kernel}"
+    return [f"{folder}/{i}-{j}.safetensors" for i in bands for j in bands if i <= j]
 
 
 def merged_tasks(wildcards):

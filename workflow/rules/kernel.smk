@@ -4,8 +4,14 @@ Needs: data/model, and per task data/<task>/tokens.safetensors, draws.json and s
 Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
     G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n),
     its parts by parameter group, the network's outputs and the labels; kernel/<task>/learning.safetensors,
-    the same of training subsets with the test rows.
+    the same of training subsets with the test rows. Of more rows than kernel.tile_rows they are
+    computed in kernel/<task>/tiles/<kernel>/<band>-<band>.safetensors, one job each, and gathered.
 """
+
+
+# What is computed in tiles is gathered.
+ruleorder: gathered_kernel > kernel
+ruleorder: gathered_kernel > learning_kernel
 
 
 rule learning_kernel:
@@ -38,6 +44,7 @@ rule learning_kernel:
         variant=lookup(dpath="kernel/variant", within=STUDY),
         batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),
+        tile=[],
     shell:
         """
         python -m ntktune kernel learning \
@@ -53,6 +60,7 @@ rule learning_kernel:
             --variant {params.variant:q} \
             --batch-tokens {params.batch_tokens:q} \
             --device {params.device:q} \
+            {params.tile:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -87,6 +95,7 @@ rule kernel:
         variant=lookup(dpath="kernel/variant", within=STUDY),
         batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),
+        tile=[],
     shell:
         """
         python -m ntktune kernel draws \
@@ -100,6 +109,59 @@ rule kernel:
             --variant {params.variant:q} \
             --batch-tokens {params.batch_tokens:q} \
             --device {params.device:q} \
+            {params.tile:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
+
+
+use rule learning_kernel as learning_kernel_tile with:
+    output:
+        "<results>/kernel/{task}/tiles/learning/{row}-{column}.safetensors",
+    log:
+        "<logs>/kernel/{task}-learning-{row}-{column}.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}-learning-{row}-{column}.tsv"
+    params:
+        tile=lambda w: ["--tile", w.row, w.column, str(KERNEL_BANDS["learning"])],
+
+
+use rule kernel as kernel_tile with:
+    output:
+        "<results>/kernel/{task}/tiles/gram/{row}-{column}.safetensors",
+    log:
+        "<logs>/kernel/{task}-{row}-{column}.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}-{row}-{column}.tsv"
+    params:
+        tile=lambda w: ["--tile", w.row, w.column, str(KERNEL_BANDS["gram"])],
+
+
+rule gathered_kernel:
+    """Put a large kernel's tiles together, and check that they belong together."""
+    input:
+        kernel_tiles,
+    output:
+        "<results>/kernel/{task}/{kernel}.safetensors",
+    log:
+        "<logs>/kernel/{task}-{kernel}-gathered.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}-{kernel}-gathered.tsv"
+    wildcard_constraints:
+        kernel="|".join(KERNEL_BANDS) or "none",
+    priority: 1
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_digest("ntktune.cli.kernel_tiles:gather"),
+    shell:
+        """
+        python -m ntktune kernel gather \
+            --tiles {input:q} \
             --out {output:q} \
             2>{log:q}
         """

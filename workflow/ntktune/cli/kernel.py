@@ -25,9 +25,13 @@ FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
+    from ntktune.cli import kernel_tiles
+
+    kernel_tiles.add_commands(verbs)
     parser = add_command(verbs, "draws", draws)
     add_study_options(parser)
     parser.add_argument("--draws", required=True, help="the task's draws.json")
+    add_tile(parser)
     add_computing_options(parser)
 
     parser = add_command(verbs, "learning", learning)
@@ -37,6 +41,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seeds", type=int, required=True, help="of how many seeds, from the first"
     )
+    add_tile(parser)
     add_computing_options(parser)
 
     parser = add_command(verbs, "gram", of_file)
@@ -94,6 +99,18 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
     parser.add_argument("--task", required=True, help="the task's name")
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
+
+
+def add_tile(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for a part of the kernels."""
+    parser.add_argument(
+        "--tile",
+        nargs=3,
+        type=int,
+        metavar=("I", "J", "BANDS"),
+        help="only band I of the rows with band J, of so many bands, counted from 0; `kernel "
+        "gather` puts them together (default: the whole)",
+    )
 
 
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
@@ -328,6 +345,25 @@ def plan(args: argparse.Namespace) -> None:
     )
 
 
+def _bands(tile: Sequence[int] | None, rows: int) -> tuple[slice, slice]:
+    """Return the rows and the columns of a tile, all of them without one.
+
+    Raises
+    ------
+    UserError
+        There is no such tile.
+    """
+    from ntktune.kernel.bands import bands
+
+    if tile is None:
+        return slice(0, rows), slice(0, rows)
+    i, j, count = tile
+    if not (0 <= i < count and 0 <= j < count):
+        raise UserError(f"--tile {i} {j} {count}: the bands are counted from 0 to {count - 1}")
+    split = bands(rows, count)
+    return tuple(slice(split[n].start, split[n].stop) for n in (i, j))
+
+
 def _compute(
     args: argparse.Namespace,
     record: Record,
@@ -354,6 +390,8 @@ def _compute(
         )
     if args.batch_tokens < 1:
         raise UserError(f"--batch-tokens is {args.batch_tokens}; a pass needs 1 or more")
+    tile = getattr(args, "tile", None)
+    left, right = _bands(tile, len(rows[0]))
     if Path(args.out).is_dir():
         raise UserError(f"--out {args.out} is a folder; name a file in it")
     task = facts["task"]["name"]
@@ -376,7 +414,8 @@ def _compute(
         found.append(
             gram(
                 model,
-                [examples[row] for row in chosen],
+                [examples[row] for row in chosen[left]],
+                None if left == right else [examples[row] for row in chosen[right]],
                 outputs=function,
                 max_tokens=args.batch_tokens,
                 dtype=dtype,
@@ -385,7 +424,7 @@ def _compute(
                 variant=args.variant,
             )
         )
-    index = torch.tensor(rows, dtype=torch.long)  # (draws, N)
+    index = torch.tensor(rows, dtype=torch.long)[:, left]  # (draws, N)
     tensors = {
         "kernel": torch.stack([r.kernel for r in found]),
         "outputs": torch.stack([r.outputs for r in found]),
@@ -393,6 +432,8 @@ def _compute(
         "label_noise": labels["label_noise"].double()[index],
         "row": index,
     }
+    if tile:
+        tensors["column"] = torch.tensor(rows, dtype=torch.long)[:, right]
     for group in found[0].groups:
         tensors[f"group/{group}"] = torch.stack([r.groups[group] for r in found])
     provenance = record.provenance(
@@ -408,5 +449,6 @@ def _compute(
         seeds={"root": args.seed, "address": ["kernel.head", task, 0, "draw"]},
         head_seeds=seeds,
         kernel=[r.provenance for r in found],
+        **({"tile": tile[:2], "bands": tile[2]} if tile else {}),
     )
     write_tensors(args.out, tensors, provenance)

@@ -1,0 +1,146 @@
+"""Commands of the chapter ``kernel``: a kernel gathered from its tiles."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ntktune.artifacts import Record, StoredTensor, stored_tensors, stream_tensors
+from ntktune.cli import add_command
+from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Tile = tuple[int, int]
+# Facts in which all tiles of a kernel agree.
+SHARED = (
+    *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
+    *("label_words", "dtype", "seeds", "head_seeds", "bands"),
+)
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add the verbs."""
+    parser = add_command(verbs, "gather", gather)
+    what = "safetensors: all tiles of one file of kernels, in any order"
+    parser.add_argument("--tiles", required=True, nargs="+", metavar="FILE", help=what)
+    parser.add_argument("--out", required=True, help="safetensors: kernels, outputs and labels")
+
+
+def gather(args: argparse.Namespace) -> None:
+    """Put the tiles of kernels together, and check that they belong together."""
+    import torch
+
+    from ntktune.device import torch_dtype
+    from ntktune.kernel.bands import assembled_band, bands, check_bound, check_outputs
+
+    record = Record("ntktune.cli.kernel_tiles:gather", args)
+    files, facts = _read_tiles(args.tiles)
+    count = facts["bands"]
+    diagonal = [files[i, i] for i in range(count)]
+    rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
+    _check_rows(files, rows, bands(rows.shape[1], count), args.tiles)
+    dtype = torch_dtype(facts["dtype"])
+    symmetric = facts["variant"] != "asymmetric-signgd"
+    for draw in range(len(rows)):
+        one = slice(draw, draw + 1)
+        check_outputs({name: tile["outputs"][one] for name, tile in files.items()}, dtype)
+        entries = [tile["kernel"][one][0].diagonal() for tile in diagonal]
+        for (i, j), tile in files.items():
+            if symmetric and i != j:
+                kernel = tile["kernel"][one][0]
+                check_bound(kernel, entries[i], entries[j], dtype, f"{i}-{j}")
+
+    names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
+    size = rows.shape[1]
+    layout = {name: ((len(rows), size, size), torch.float64) for name in names}
+    whole = ("label", "label_noise", "outputs")
+    layout |= {name: (tuple(rows.shape), torch.float64) for name in whole}
+    layout["row"] = (tuple(rows.shape), torch.int64)
+
+    def stretches() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in names:
+            for draw in range(len(rows)):
+                for band in range(count):
+                    parts = {
+                        place: tile[name][draw : draw + 1][0]
+                        for place, tile in files.items()
+                        if band in place
+                    }
+                    yield name, assembled_band(parts, band, count)
+        for name in whole:
+            yield name, torch.cat([tile[name][...] for tile in diagonal], dim=1)
+        yield "row", rows
+
+    provenance = record.provenance(**{key: facts.get(key) for key in SHARED[2:]})
+    provenance["kernel"] = facts["kernel"]
+    provenance["tiles"] = facts["tiles"]
+    stream_tensors(args.out, layout, stretches(), provenance)
+
+
+def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], dict[str, Any]]:
+    """Return the tiles by place, and the facts that they share.
+
+    Raises
+    ------
+    UserError
+        A file is no tile, two are of one place, one is missing, or they are of other kernels.
+    """
+    from ntktune.kernel.bands import tiles
+
+    files: dict[Tile, dict[str, StoredTensor]] = {}
+    names: dict[Tile, str] = {}
+    first, made = None, []
+    for path in paths:
+        stored, facts = stored_tensors(path)
+        if "tile" not in facts:
+            raise UserError(f"{path} is no tile of a kernel; make one: kernel draws --tile")
+        first = first or facts
+        for key in SHARED:
+            if facts.get(key) != first.get(key):
+                raise UserError(
+                    f"{path} was made with {key} {facts.get(key)!r}, but {paths[0]} with "
+                    f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
+                )
+        place = tuple(facts["tile"])
+        if place in files:
+            raise UserError(f"{names[place]} and {path} are both tile {place[0]}-{place[1]}")
+        files[place], names[place] = stored, path
+        made.append(
+            {
+                "tile": place,
+                **{key: facts[key] for key in ("device", "wall_seconds", "peak_memory_bytes")},
+                "largest_relative_error": [
+                    found["self_check"] and found["self_check"]["largest_relative_error"]
+                    for found in facts["kernel"]
+                ],
+            }
+        )
+    symmetric = first["variant"] != "asymmetric-signgd"
+    missing = [place for place in tiles(first["bands"], symmetric=symmetric) if place not in files]
+    if missing:
+        raise UserError(
+            f"tile {missing[0][0]}-{missing[0][1]} of {first['bands']} bands is missing; "
+            f"{len(files)} were given"
+        )
+    return files, first | {"tiles": sorted(made, key=lambda tile: tile["tile"])}
+
+
+def _check_rows(
+    files: dict[Tile, dict[str, StoredTensor]],
+    rows: torch.Tensor,
+    split: list[range],
+    paths: list[str],
+) -> None:
+    """Raise UserError unless each tile is of the rows and columns that its place says."""
+    for (i, j), tile in files.items():
+        for axis, band in (("row", i), ("column", j)):
+            wanted = rows[:, split[band].start : split[band].stop]
+            found = tile[axis][...]
+            if found.shape != wanted.shape or not bool((found == wanted).all()):
+                raise UserError(
+                    f"the {axis}s of tile {i}-{j} are not those of tile {band}-{band}; they were "
+                    f"drawn from other data or cut elsewhere: make all again ({paths[0]}, …)"
+                )

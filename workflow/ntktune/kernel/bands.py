@@ -1,0 +1,99 @@
+"""One kernel from many jobs: its tiles, and whether they belong together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ntktune.errors import UserError
+from ntktune.kernel.sums import TOLERANCES
+
+
+def bands(rows: int, count: int) -> list[range]:
+    """Return ``count`` runs of rows, together ``range(rows)``, of equal length up to one.
+
+    Raises
+    ------
+    UserError
+        There are fewer rows than runs.
+    """
+    if not 1 <= count <= rows:
+        raise UserError(f"{rows} rows cannot be split into {count} bands; give 1 to {rows}")
+    ends = [rows * n // count for n in range(count + 1)]
+    return [range(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def tiles(count: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    """Return the tiles of a kernel in ``count`` bands: of a symmetric one the upper triangle."""
+    return [(i, j) for i in range(count) for j in range(i if symmetric else 0, count)]
+
+
+def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.dtype) -> None:
+    """Raise UserError unless all tiles of a band have the same f_0, up to rounding.
+
+    Every tile computes f_0 of its rows anew: another model, head or text would show.
+
+    Parameters
+    ----------
+    outputs
+        Tile → f_0 of its rows.
+    dtype
+        What they were computed in.
+    """
+    for (i, j), found in outputs.items():
+        wanted = outputs[i, i]
+        scale = max(found.abs().max().item(), wanted.abs().max().item())
+        error = (found - wanted).abs().max().item()
+        if not error <= TOLERANCES[dtype] * scale:
+            raise UserError(
+                f"the tiles {i}-{i} and {i}-{j} differ by {error:.3g} in the outputs of the same "
+                f"texts (the largest is {scale:.3g}): they are not of one network; delete both "
+                "and compute them again"
+            )
+
+
+def check_bound(
+    kernel: torch.Tensor, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, name: str
+) -> None:
+    """Raise UserError unless |K(x, x')|² ≤ K(x, x) K(x', x'), up to rounding (Cauchy-Schwarz).
+
+    Parameters
+    ----------
+    kernel
+        A tile beside the diagonal, (N, M).
+    left, right
+        The diagonal's entries for its rows and columns, (N,) and (M,).
+    dtype, name
+        What it was computed in, and which tile it is.
+    """
+    bound = torch.outer(left.clamp(min=0).sqrt(), right.clamp(min=0).sqrt())
+    excess = kernel.abs() - bound * (1 + TOLERANCES[dtype])
+    worst = excess.argmax().item()
+    if not excess.flatten()[worst] <= 0:  # nor where it is no number
+        row, column = divmod(worst, kernel.shape[1])
+        raise UserError(
+            f"tile {name} has {kernel[row, column].item():.6g} in row {row}, column {column}, more "
+            f"than the diagonal allows ({bound[row, column].item():.6g}): it is not of the same "
+            "kernel; delete it and compute it again"
+        )
+
+
+def assembled_band(
+    parts: Mapping[tuple[int, int], torch.Tensor], band: int, count: int
+) -> torch.Tensor:
+    """Return a band's rows of the whole kernel, (rows of the band, N).
+
+    Parameters
+    ----------
+    parts
+        Tiles of this band, (rows, columns) each; of a symmetric kernel those below the diagonal
+        are missing and taken from above it.
+    band, count
+        Which band, of how many.
+    """
+    row: Sequence[torch.Tensor] = [
+        parts[band, j] if (band, j) in parts else parts[j, band].T for j in range(count)
+    ]
+    return torch.cat(list(row), dim=1)
