@@ -5,6 +5,7 @@
 #   make test        all tests (includes smoke)
 #   make lint        formats, lints, schemas and shipped configurations
 #   make lock        renew envs/requirements.txt from envs/requirements.in
+#   make archive     the study's results in one file, without models and texts
 #   make clean       remove what the tools left; results stay (make clean-results asks first)
 #
 #   CONFIG=config/my.yaml  another study      CORES=4  fewer cores      PYTHON=python3.12
@@ -20,7 +21,7 @@ STUDY = $(shell $(BIN)/python -c "import sys; from ntktune.config import study_n
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
 
-.PHONY: reproduce report test lint smoke lock clean clean-results
+.PHONY: reproduce report archive test lint smoke lock clean clean-results
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)
@@ -30,6 +31,9 @@ reproduce: $(READY)
 
 report: $(READY)
 	$(SNAKEMAKE) --quiet all --report results/$(STUDY)/report.html
+
+archive: $(READY)
+	@$(BIN)/python -m ntktune results archive --folder results/$(STUDY) --out $(STUDY).tar.gz
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

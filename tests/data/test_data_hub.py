@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -48,14 +49,22 @@ def hub(tmp_path_factory):
         ("model", "us/pickled"): root / "pickled",
         ("dataset", "us/sentences"): root / "data",
     }
-    with loopback_hub(repositories) as (endpoint, seen):
-        yield root, endpoint, seen
+    faults = {}
+    with loopback_hub(repositories, faults) as (endpoint, seen):
+        yield root, endpoint, seen, faults
+
+
+@pytest.fixture
+def faults(hub):
+    """What the hub does wrong, for one test."""
+    yield hub[3]
+    hub[3].clear()
 
 
 @pytest.fixture
 def run(hub, tmp_path):
     """Run a command in a process of its own: the hub's address is read at import."""
-    _, endpoint, seen = hub
+    _, endpoint, seen, _ = hub
     seen.clear()
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
     dropped = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN")
@@ -86,7 +95,7 @@ def _task(hub_keys=None, **changes):
 
 
 def test_a_model_comes_from_the_hub_with_its_commit_and_without_pickles(hub, run, tmp_path):
-    root, _, seen = hub
+    root, _, seen, _ = hub
     status, said = run("fetch-model", "--source", _model("us/tiny"), "--out", str(tmp_path / "m"))
     assert status == 0, said
     facts = read_json(tmp_path / "m" / "model.json")
@@ -103,6 +112,24 @@ def test_a_model_comes_from_the_hub_with_its_commit_and_without_pickles(hub, run
         "tokenizer_config.json",
     }
     assert not any("onnx" in path for path in seen if "resolve" in path)
+
+
+def test_a_file_that_comes_with_another_checksum_is_fetched_again(hub, run, faults, tmp_path):
+    command = ("fetch-model", "--source", _model("us/tiny"), "--out", str(tmp_path / "m"))
+    faults["damaged"] = ["model.safetensors", "tokenizer.json"]
+    for name in list(faults["damaged"]):
+        status, said = run(*command)
+        assert status == 1
+        assert re.search(
+            rf"{name} came with the checksum \w+, but the hub states \w+; it was", said
+        )
+        assert "run the same command again" in said
+        assert not (tmp_path / "m").exists()
+    status, said = run(*command)
+    assert status == 0, said
+    ours = load_file(tmp_path / "m" / "model.safetensors")
+    theirs = load_file(hub[0] / "model" / "model.safetensors")
+    assert all(torch.equal(w, theirs[f"transformer.{name}"]) for name, w in ours.items())
 
 
 def test_a_model_without_safetensors_is_refused(run, tmp_path):

@@ -110,13 +110,22 @@ def test_the_lock_holds_everything_that_was_asked_for():
     assert locked()["torch"] == "2.13.0"
 
 
-def test_profiles_and_expected_times_name_rules_that_exist():
-    rules = {
+def _rules(chapter="*"):
+    """Return the names of a chapter's rules."""
+    return {
         name
-        for path in (REPOSITORY / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+        for path in (REPOSITORY / "workflow/rules").glob(f"{chapter}.smk")
+        for name in re.findall(r"^(?:rule|use rule \w+ as) (\w+)", path.read_text(), re.MULTILINE)
     }
+
+
+def test_profiles_and_expected_times_name_rules_that_exist():
+    rules = _rules()
     profile = load_yaml(REPOSITORY / "profiles/slurm/profile.v9+.yaml")
     assert set(profile["set-resources"]) <= rules
+    groups = profile["groups"]
+    assert set(groups) <= rules
+    # no figure or table is a job of its own on a cluster
+    assert {rule for rule, group in groups.items() if group == "figures"} == _rules("figures")
     times = REPOSITORY / "workflow/snakemake_logger_plugin_ntktune/expected_seconds.json"
     assert set(json.loads(times.read_text())) <= rules

@@ -3,9 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
 
 import pandas as pd
 import pytest
+from checkout import Checkout
+
+from ntktune.__main__ import main
 
 pytestmark = pytest.mark.workflow
 CONFIG = ("--configfile", "config/smoke.yaml")
@@ -156,6 +162,69 @@ def test_the_same_run_gives_the_same_numbers_and_another_seed_does_not(smoke):
         table = pd.read_csv(smoke.folder / f"results/other/figures/{name}.csv")
         for column in columns:
             assert (table[column] != first[folder / f"figures/{name}.csv"][column]).all()
+
+
+@pytest.fixture(scope="module")
+def unpacked(smoke, tmp_path_factory):
+    """Return a fresh copy of the repository with the study's results from an archive."""
+    packed = subprocess.run(
+        [
+            *(sys.executable, "-m", "ntktune", "results", "archive"),
+            *("--folder", "results/smoke", "--out", "smoke.tar.gz"),
+        ],
+        cwd=smoke.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert packed.returncode == 0, packed.stderr
+    assert "left out: models, texts and weights" in packed.stderr
+    copy = Checkout(tmp_path_factory.mktemp("unpacked") / "ntktune")
+    with tarfile.open(smoke.folder / "smoke.tar.gz") as archive:
+        assert not {m.uname for m in archive} - {""}
+        archive.extractall(copy.folder, filter="data")
+    return copy
+
+
+def test_unpacked_results_rerun_nothing(unpacked):
+    assert not (unpacked.folder / "results/smoke/data/model").exists()
+    assert not list(unpacked.folder.glob("results/smoke/data/*/table.parquet"))
+    touched = unpacked.snakemake(*CONFIG, "--touch", "--cores", "1")
+    assert touched.returncode == 0, touched.stderr
+    assert unpacked.planned(*CONFIG) == {}
+
+
+def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke, unpacked):
+    figures = unpacked.folder / "results/smoke/figures"
+    for path in figures.iterdir():
+        path.unlink()
+    done = unpacked.snakemake(*CONFIG, "--cores", "2", "--", "fig2", "table2")
+    assert done.returncode == 0, done.stderr
+    assert not (unpacked.folder / "results/smoke/data/model").exists()
+    for name in ("fig2.png", "fig2.pdf", "table2.csv"):
+        wanted = smoke.folder / "results/smoke/figures" / name
+        assert (figures / name).read_bytes() == wanted.read_bytes()
+    # a later change of the configuration is noticed, for the records came along
+    jobs = unpacked.planned(*CONFIG, "--config", "spectrum={bootstrap: 201}", "--", "table1")
+    assert jobs["spectrum"] == 2
+    assert "kernel" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("folder", "out", "message"),
+    [
+        ("results/none", "a.tar.gz", "--folder results/none is no study's results"),
+        ("{root}/results/smoke", "a.tar.gz", "is no study's results: give results/<study>, from"),
+        ("results/smoke", "a.zip", "--out a.zip must end in .tar.gz"),
+        ("results/smoke", "results/smoke/a.tar.gz", "would stand in what it packs"),
+    ],
+)
+def test_what_cannot_be_archived_is_told(smoke, monkeypatch, capsys, folder, out, message):
+    monkeypatch.chdir(smoke.folder)
+    arguments = ["--folder", folder.format(root=smoke.folder), "--out", out]
+    assert main(["results", "archive", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (smoke.folder / out).exists()
 
 
 def test_the_report_is_one_file_that_needs_no_network(smoke):

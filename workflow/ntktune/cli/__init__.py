@@ -19,6 +19,7 @@ CHAPTERS = {
     "taskvectors": "task vectors: cosines and merging",
     "theory": "critical radius and stopping time",
     "figures": "figures, tables and verdicts",
+    "results": "a study's results as a whole",
 }
 
 

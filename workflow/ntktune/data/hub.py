@@ -6,13 +6,17 @@ that would have to be run or unpickled.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ntktune.artifacts import file_sha256
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from huggingface_hub import RepoFile, RepoFolder
 
 MODEL_FILES = (
     "*.safetensors",
@@ -118,9 +122,9 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
     Raises
     ------
     UserError
-        The hub cannot be reached, or the repository has no safetensors weights.
+        The hub cannot be reached, or what came is not what the hub says it has.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
         commit = resolved_commit(repository, revision, "model")
@@ -132,6 +136,7 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
                 ignore_patterns=["*/*"],  # other formats' copies lie in folders
             )
         )
+        there = list(HfApi().list_repo_tree(repository, revision=commit, repo_type="model"))
     except HubUnavailableError as error:
         raise UserError(
             f"the model {error}; check the name, the revision and the network, "
@@ -139,4 +144,33 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
         ) from None
     except Exception as error:
         raise UserError(f"the model {repository} at {revision}: {one_line(error)}") from None
+    _check_download(folder, there, f"the model {repository} at {revision}")
     return folder, commit
+
+
+def _check_download(folder: Path, there: Iterable[RepoFile | RepoFolder], what: str) -> None:
+    """Compare downloaded files with the hub's checksums, which its client does not.
+
+    Raises
+    ------
+    UserError
+        One differs; it is removed, so that the next call downloads it again.
+    """
+    for entry in there:
+        file = folder / entry.path
+        if not file.is_file():
+            continue
+        if entry.lfs:
+            stated, found = entry.lfs.sha256, file_sha256(file)
+        else:  # git's name of a file: SHA-1 of its length and content
+            content = file.read_bytes()
+            blob = b"blob %d\0" % len(content) + content
+            stated = entry.blob_id
+            found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+        if found != stated:
+            file.resolve().unlink()
+            file.unlink(missing_ok=True)  # a link into the cache
+            raise UserError(
+                f"{what}: {entry.path} came with the checksum {found}, but the hub states "
+                f"{stated}; it was removed: run the same command again to download it anew"
+            )

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -68,18 +66,3 @@ class Checkout:
         text = path.read_text()
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
         path.write_text(text.replace(old, new))
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """Return a fresh copy of the repository."""
-    return Checkout(tmp_path / "ntktune")
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """Return a copy of the repository in which the study smoke has been run."""
-    copy = Checkout(tmp_path_factory.mktemp("smoke") / "ntktune")
-    copy.run = copy.snakemake("--configfile", "config/smoke.yaml", "--cores", "2")
-    assert copy.run.returncode == 0, copy.run.stdout + copy.run.stderr
-    return copy

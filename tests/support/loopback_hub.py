@@ -11,12 +11,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def _handler(repositories: dict[tuple[str, str], Path], seen: list[str]) -> type:
+def _handler(
+    repositories: dict[tuple[str, str], Path], seen: list[str], faults: dict[str, Any]
+) -> type:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -44,6 +47,10 @@ def _handler(repositories: dict[tuple[str, str], Path], seen: list[str]) -> type
             body = self.rfile.read(length).decode()
             path = unquote(urlsplit(self.path).path).strip("/")
             seen.append(f"{self.command} {path}")
+            if faults.get("failing", 0) > 0:
+                faults["failing"] -= 1
+                self._reply(503, b"not now")
+                return
             parts = path.split("/")
             if parts[0] == "api" and parts[1] in ("models", "datasets"):
                 self._api(parts[1].rstrip("s"), parts[2:], body)
@@ -65,10 +72,7 @@ def _handler(repositories: dict[tuple[str, str], Path], seen: list[str]) -> type
                 return
             files = sorted(f for f in folder.rglob("*") if f.is_file())
             names = [f.relative_to(folder).as_posix() for f in files]
-            entries = [
-                {"type": "file", "path": n, "size": f.stat().st_size, "oid": _digest(f)}
-                for n, f in zip(names, files, strict=True)
-            ]
+            entries = [_entry(n, f) for n, f in zip(names, files, strict=True)]
             if verb == "revision":
                 siblings = [{"rfilename": name} for name in names]
                 name = "/".join(parts[:2])
@@ -103,7 +107,11 @@ def _handler(repositories: dict[tuple[str, str], Path], seen: list[str]) -> type
                 )
             else:
                 headers = {"ETag": f'"{_digest(file)}"', "X_Repo_Commit": COMMIT}
-                self._reply(200, file.read_bytes(), **headers)
+                content = file.read_bytes()
+                if self.command == "GET" and file.name in faults.get("damaged", ()):
+                    faults["damaged"].remove(file.name)
+                    content = content[:-1] + bytes([content[-1] ^ 1])
+                self._reply(200, content, **headers)
 
         do_GET = do_HEAD = do_POST = _answer
 
@@ -111,20 +119,40 @@ def _handler(repositories: dict[tuple[str, str], Path], seen: list[str]) -> type
 
 
 def _digest(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest()
+    """Return git's name of a file's content."""
+    content = file.read_bytes()
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+
+
+def _entry(name: str, file: Path) -> dict[str, Any]:
+    """Return what the hub says of a file; weights are kept outside of git (LFS)."""
+    size = file.stat().st_size
+    entry = {"type": "file", "path": name, "size": size, "oid": _digest(file)}
+    if file.suffix == ".safetensors":
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": size, "pointerSize": 130}
+    return entry
 
 
 @contextlib.contextmanager
-def loopback_hub(repositories: dict[tuple[str, str], Path]) -> Iterator[tuple[str, list[str]]]:
+def loopback_hub(
+    repositories: dict[tuple[str, str], Path], faults: dict[str, Any] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Serve folders as repositories; yield the endpoint and the requests seen so far.
 
     Parameters
     ----------
     repositories
         Folder by kind (model, dataset) and ``owner/name``.
+    faults
+        ``failing``: so many requests are answered by 503. ``damaged``: names of files of which
+        the next copy has its last bit flipped. Both are used up.
     """
     seen: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(repositories, seen))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), _handler(repositories, seen, {} if faults is None else faults)
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
