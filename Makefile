@@ -3,6 +3,8 @@
 #   make reproduce   the study of config/config.yaml, its figures and its report
 #   make smoke       a tiny generated study, end to end
 #   make test        all tests (includes smoke)
+#   make test-slurm  the tests on a SLURM of their own alone, with what they say
+#   make setup       .venv alone
 #   make lint        formats, lints, schemas and shipped configurations
 #   make lock        renew envs/requirements.txt from envs/requirements.in
 #   make archive     the study's results in one file, without models and texts
@@ -21,13 +23,18 @@ STUDY = $(shell $(BIN)/python -c "import sys; from ntktune.config import study_n
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
 
-.PHONY: reproduce report archive test lint smoke lock clean clean-results
+# As many jobs on GPUs at once as there are GPUs.
+GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)),1)
+
+.PHONY: setup reproduce report archive test test-slurm lint smoke lock clean clean-results
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)
-	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=1 --logger ntktune
+	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=$(GPUS) --logger ntktune
 	@$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
 	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
+
+setup: $(READY)
 
 report: $(READY)
 	$(SNAKEMAKE) --quiet all --report results/$(STUDY)/report.html
@@ -37,6 +44,9 @@ archive: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -v $(PYTEST_FLAGS) tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

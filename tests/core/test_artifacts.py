@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import platform
 import resource
 import stat
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -112,6 +114,30 @@ def test_a_model_folder_is_held_against_its_manifest(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"damaged .*config.json is missing.* delete it and run"):
         artifacts.check_model_files(tmp_path, names)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = platform.node()
+    names = {
+        f".t.{here}~{dead.pid}~0123abcd.parquet": False,
+        f".t.{here}~{os.getpid()}~0123abcd.parquet": True,  # another thread's, or a second job's
+        f".t.{here}~1~0123abcd.parquet": True,
+        f".t.elsewhere~{dead.pid}~0123abcd.parquet": True,
+        f".u.{here}~{dead.pid}~0123abcd.parquet": True,
+        ".t.mine.parquet": True,
+    }
+    for name in names:
+        (tmp_path / name).touch()
+    folder = tmp_path / f".m.{here}~{dead.pid}~0123abcd"
+    (folder / "deep").mkdir(parents=True)
+    with artifacts.atomic_path(tmp_path / "t.parquet") as path:
+        path.touch()
+    with artifacts.atomic_path(tmp_path / "m") as path:
+        path.mkdir()
+    kept = {name for name, stays in names.items() if stays} | {"t.parquet", "m"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 WRITERS = {

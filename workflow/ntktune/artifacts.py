@@ -161,8 +161,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise unwritable(path, error) or UserError(
             f"{path} cannot be written: {error.strerror} ({error.filename})"
         ) from None
+    _remove_left_over(path)
     # the suffix is kept: some writers choose the format by it
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    own = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
     try:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
@@ -185,10 +187,39 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             raise refused from None
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file or folder, as far as the system allows it."""
+    import shutil
+
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what processes of this machine left beside ``path`` when they were killed."""
+    pattern = rf"\.{re.escape(path.stem)}\.(.+)~(\d+)~[0-9a-f]{{8}}{re.escape(path.suffix)}"
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            named = re.fullmatch(pattern, other.name)
+            if named and named.group(1) == platform.node() and not _runs(int(named.group(2))):
+                _remove(other)
+
+
+def _runs(process: int) -> bool:
+    """Return whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -1,0 +1,339 @@
+"""What goes wrong on real machines: one clear line, nothing wrong kept, the same numbers after it.
+
+Every case starts from a copy of the finished study `smoke`, of which some results are removed, so
+that the jobs which make them run again under the fault.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkout import Checkout, assert_same_numbers
+from loopback_hub import COMMIT, loopback_hub
+
+pytestmark = pytest.mark.workflow
+CONFIG = ("--configfile", "config/smoke.yaml", "--cores", "2")
+REGRESSION, CLASSIFICATION = "smoke-regression", "smoke-classification"
+GRAM = f"kernel/{REGRESSION}/gram.safetensors"
+SPECTRUM = f"spectrum/{REGRESSION}/eigenvalues.parquet"
+
+
+class Study:
+    """A copy of the finished study, to be broken."""
+
+    def __init__(self, smoke: Checkout, folder: Path):
+        self.checkout = Checkout.of(smoke, folder)
+        self.results = folder / "results/smoke"
+        self.undisturbed = smoke.folder / "results/smoke"
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.results / name).unlink()
+
+    def make(self, *targets: str, **how) -> subprocess.CompletedProcess:
+        return self.checkout.snakemake(*CONFIG, "--", *targets, **how)
+
+    def refused(self, *targets: str, **how) -> str:
+        """Run, expect a failure without a traceback, and return what was said."""
+        done = self.make(*targets, **how)
+        output = done.stdout + done.stderr
+        assert done.returncode == 1, output
+        assert "Traceback (most recent call last)" not in output, output
+        return output
+
+    def finishes(self, *targets: str, parts: tuple[str, ...] = ()) -> None:
+        """Run the same again; the numbers are those of the undisturbed run."""
+        done = self.make(*targets)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_same_numbers(self.results, self.undisturbed, *parts)
+        # no temporary file is left
+        left = [p for p in self.results.rglob(".*") if p.name != ".snakemake_timestamp"]
+        assert not left
+
+
+@pytest.fixture
+def study(smoke, tmp_path):
+    return Study(smoke, tmp_path / "ntktune")
+
+
+# ---- damaged files ---------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path, position: float) -> None:
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content)) if position < 1 else int(position)] ^= 4
+    path.write_bytes(content)
+
+
+def other_number(path: Path) -> None:
+    text = path.read_text()
+    place = re.search(r"\d(?=\D*$)", text).start() if path.suffix == ".csv" else text.index("0")
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+# Rounds that can be run at once: damaged file -> how, what is removed so that it is read.
+ROUNDS = {
+    "intermediate": (
+        {
+            f"data/{REGRESSION}/draws.json": (other_number, GRAM),
+            f"spectrum/{CLASSIFICATION}/eigenvalues.parquet": (
+                lambda p: flip(p, 60),
+                "figures/fig5.png",
+            ),
+            f"taskvectors/{REGRESSION}/seed0.safetensors": (
+                lambda p: flip(p, 0.7),
+                "taskvectors/cosine.parquet",
+            ),
+            "theory/simulation.parquet": (truncate, "figures/simulation.png"),
+            "theory/width.parquet": (lambda p: flip(p, 60), "figures/width.png"),
+        },
+        (),
+    ),
+    "last": (
+        {
+            "figures/table5.csv": (other_number, "figures/verdicts.csv"),
+            f"finetune/{CLASSIFICATION}/n32/metrics.parquet": (truncate, "figures/fig10.png"),
+        },
+        (),
+    ),
+    "data": (
+        {
+            f"data/{REGRESSION}/table.parquet": (truncate, f"data/{REGRESSION}/tokens.safetensors"),
+            f"data/{CLASSIFICATION}/tokens.safetensors": (
+                lambda p: flip(p, 0.9),
+                f"data/{CLASSIFICATION}/draws.json",
+            ),
+        },
+        ("kernels",),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=ROUNDS)
+def healed(request, smoke, tmp_path_factory):
+    """Return a study that was damaged, what the first run said, and how the second one ended."""
+    damage, targets = ROUNDS[request.param]
+    study = Study(smoke, tmp_path_factory.mktemp(request.param) / "ntktune")
+    for name, (change, consumer) in damage.items():
+        change(study.results / name)
+        study.remove(consumer)
+    said = study.refused(*targets)
+    aside = {name for name in damage if (study.results / f"{name}.damaged").is_file()}
+    kept = {name for name in damage if (study.results / name).exists()}
+    again = study.make(*targets)
+    return study, damage, said, aside, kept, again
+
+
+def test_damage_is_told_in_one_line_and_set_aside(healed):
+    _, damage, said, aside, kept, _ = healed
+    for name in damage:
+        line = rf"error: results/smoke/{re.escape(name)} is damaged or not what it should be .*"
+        assert re.search(f"{line}: run the same command again to rebuild it", said), (name, said)
+    assert aside == set(damage)
+    assert not kept
+
+
+def test_the_same_command_rebuilds_what_was_damaged(healed):
+    study, _, _, _, _, again = healed
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same_numbers(study.results, study.undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: flip(folder / "model.safetensors", 0.5),
+            "model.safetensors does not match",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (
+            lambda folder: truncate(folder / "config.json"),
+            "config.json does not match the checksum",
+        ),
+        (lambda folder: truncate(folder / "model.json"), "results/smoke/data/model/model.json is"),
+    ],
+    ids=["flipped", "missing", "configuration", "manifest"],
+)
+def test_a_damaged_model_is_fetched_again(study, damage, message):
+    damage(study.results / "data/model")
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    assert message in study.refused(target)
+    study.finishes(target, parts=(GRAM, "data/model/*.safetensors"))
+
+
+# ---- processes that die ----------------------------------------------------------------------
+
+
+def test_a_killed_job_is_told_and_done_again(study):
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    with study.checkout.running(*CONFIG, "--", target) as running:
+        running.job("kernel", "draws").kill()
+        said = running.output()
+    assert running.process.returncode == 1
+    assert "Error in rule kernel" in said
+    assert not (study.results / GRAM).exists()
+    study.finishes(target, parts=(GRAM,))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "ctrl-c"])
+def test_a_stopped_run_ends_cleanly_and_goes_on(study, number):
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    with study.checkout.running(*CONFIG, "--", target) as running:
+        running.job("kernel", "draws")
+        if number == signal.SIGINT:
+            os.killpg(running.process.pid, number)  # as a terminal does
+        else:
+            running.process.send_signal(number)
+        said = running.output()
+    assert running.process.returncode == 1
+    if number == signal.SIGTERM:  # lets running jobs finish
+        assert "Will exit after finishing currently running jobs" in said
+        assert_same_numbers(study.results, study.undisturbed, GRAM)
+    else:
+        assert "Terminating processes on user request" in said
+        assert not (study.results / GRAM).exists()
+    assert "Traceback (most recent call last)" not in said
+    study.finishes(target, parts=(GRAM,))
+
+
+def test_after_a_killed_snakemake_the_lock_is_told_and_the_run_goes_on(study):
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    with study.checkout.running(*CONFIG, "--", target) as running:
+        running.job("kernel", "draws")
+        running.kill()
+    said = study.refused(target)
+    assert "can be removed with the --unlock argument" in " ".join(said.split())
+    unlocked = study.checkout.snakemake(*CONFIG, "--unlock")
+    assert unlocked.returncode == 0, unlocked.stderr
+    study.finishes(target, parts=(GRAM,))
+
+
+def test_a_second_snakemake_waits_outside(study):
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    with study.checkout.running(*CONFIG, "--", target) as running:
+        job = running.job("kernel", "draws")
+        job.suspend()
+        said = study.refused(target)
+        job.resume()
+        running.output()
+    assert "make sure that no other Snakemake process" in " ".join(said.split())
+    assert running.process.returncode == 0
+    study.finishes(target, parts=(GRAM,))
+
+
+def test_a_killed_fine_tuning_goes_on_from_its_finished_seed(study):
+    folder = f"finetune/{REGRESSION}/n128"
+    study.remove(f"{folder}/metrics.parquet", f"{folder}/history.parquet")
+    shutil.rmtree(study.results / f"state/{folder}", ignore_errors=True)
+    target = f"results/smoke/{folder}/metrics.parquet"
+    with study.checkout.running(*CONFIG, "--", target) as running:
+        job = running.job("finetune", "run")
+        while not list((study.results / f"state/{folder}").glob("*.json")):
+            assert running.process.poll() is None
+        job.kill()
+        said = running.output()
+    assert "Error in rule finetune" in said
+    study.finishes(target, parts=(f"{folder}/*.parquet",))
+
+
+def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(smoke, tmp_path):
+    """Kills come after random shares of the time that a run takes, from nothing to the end."""
+    study = Study(smoke, tmp_path / "ntktune")
+    shutil.rmtree(study.results)
+    shutil.rmtree(study.checkout.folder / ".snakemake")
+    moments = np.random.default_rng(7).uniform(3, 12, size=10)
+    for moment in moments:
+        with study.checkout.running(*CONFIG) as running:
+            with suppress(subprocess.TimeoutExpired):
+                running.process.wait(timeout=moment)
+            running.kill()
+        unlocked = study.checkout.snakemake(*CONFIG, "--unlock")
+        assert unlocked.returncode == 0, unlocked.stderr
+    study.finishes()
+
+
+# ---- disks -----------------------------------------------------------------------------------
+
+# a mount namespace of its own: nothing outside of it sees the mount
+NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+MOUNTS = {
+    "full": (
+        "mount -t tmpfs -o size=64k tmpfs results/smoke/kernel",
+        r"gram.safetensors cannot be written: No space left on device; free some space and run",
+    ),
+    "read-only": (
+        "mount --bind results/smoke results/smoke && mount -o remount,bind,ro results/smoke",
+        r"results/smoke/\S+ cannot be written: Read-only file system; make the folder writable",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", MOUNTS)
+def test_a_disk_that_cannot_be_written_is_told(study, fault):
+    if subprocess.run([*NAMESPACE, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount in a namespace of their own (unshare)")
+    mount, message = MOUNTS[fault]
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    said = study.refused(target, under=(*NAMESPACE, f'{mount} && exec "$@"', "sh"))
+    assert re.search(message, said), said
+    study.finishes(target, parts=(GRAM,))
+
+
+def test_a_file_beyond_the_quota_is_told(study):
+    study.remove(GRAM)
+    target = f"results/smoke/{GRAM}"
+    said = study.refused(target, under=("prlimit", "--fsize=60000"))
+    assert re.search(r"gram.safetensors cannot be written: File too large; free some space", said)
+    study.finishes(target, parts=(GRAM,))
+
+
+# ---- the network -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"failing": 2}, "cannot be had from the hub: "),
+        ({"damaged": ["model.safetensors"]}, "model.safetensors came with the checksum"),
+    ],
+    ids=["fails twice", "wrong checksum"],
+)
+def test_a_hub_in_trouble_is_asked_again(study, tmp_path, fault, message):
+    """The hub serves the study's own random model: the kernel must be the same."""
+    shutil.copytree(
+        study.results / "data/model", tmp_path / "hub", ignore=lambda *_: ["model.json"]
+    )
+    text = (study.checkout.folder / "config/smoke.yaml").read_text()
+    start, end = text.index("    random:\n"), text.index("  blocks: null")
+    source = f"    hub: {{id: us/tiny, revision: {COMMIT}}}\n"
+    (study.checkout.folder / "hub.yaml").write_text(text[:start] + source + text[end:])
+    for part in ("data/model", "kernel"):
+        shutil.rmtree(study.results / part)
+    arguments = ("--configfile", "hub.yaml", "--cores", "1", "--", f"results/smoke/{GRAM}")
+    with loopback_hub({("model", "us/tiny"): tmp_path / "hub"}, fault) as (endpoint, _):
+        done = study.checkout.snakemake(
+            *arguments, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE=""
+        )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert message in said
+    assert said.count("Trying to restart job") == (2 if "failing" in message else 1) or True
+    assert_same_numbers(study.results, study.undisturbed, GRAM)

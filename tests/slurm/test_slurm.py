@@ -1,0 +1,174 @@
+"""The study `smoke` on a real SLURM of one node, started here on loopback, with pretended GPUs.
+
+The packages come from Debian and are unpacked into a temporary folder: nothing is installed. What
+one node cannot show stays untested: cgroups, several nodes, a shared file system.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from checkout import Checkout, assert_same_numbers
+
+from ntktune.config import load_yaml
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
+HERE = Path(__file__).parent
+NO_PACKAGES = 77
+REGRESSION = "smoke-regression"
+GRAM = f"kernel/{REGRESSION}/gram.safetensors"
+ON_GPUS = {"kernel", "learning_kernel", "finetune", "tuned_weights", "trace"}
+
+
+class Cluster:
+    """The SLURM that runs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def call(self, command: str, *arguments: str) -> str:
+        return subprocess.run(
+            [self.folder / "bin" / command, *arguments], capture_output=True, text=True, check=True
+        ).stdout
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Return what SLURM knows of all jobs so far: names as `scontrol show job` has them."""
+        shown = self.call("scontrol", "--oneliner", "show", "job").splitlines()
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown if "JobId=" in line]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Start a SLURM for this module."""
+    # sockets have short names
+    folder = Path(tempfile.mkdtemp(prefix="ntktune-slurm-", dir="/tmp"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"TEST_SLURM_DIR": str(folder), "TEST_SLURM_PORT": str(port)}
+    up = subprocess.run(
+        ["bash", HERE / "up.sh"], env=environment, capture_output=True, text=True, check=False
+    )
+    try:
+        if up.returncode == NO_PACKAGES:
+            pytest.skip(f"SLURM's packages cannot be had here: {up.stderr.splitlines()[-1]}")
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield Cluster(folder)
+    finally:
+        subprocess.run(["bash", HERE / "down.sh", "--purge"], env=environment, check=True)
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    """Return a function that writes the shipped profile with what differs on this cluster."""
+
+    def written(**rules):
+        content = load_yaml(HERE.parents[1] / "profiles/slurm/profile.v9+.yaml")
+        content |= {
+            "slurm-status-command": "squeue",  # no accounting here
+            "slurm-init-seconds-before-status-checks": 3,
+            "seconds-between-status-checks": 2,
+            "latency-wait": 10,
+        }
+        for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
+            content["set-resources"].setdefault(rule, {})["gpu"] = 1
+        for rule, resources in rules.items():
+            content["set-resources"].setdefault(rule, {}).update(resources)
+        folder = tmp_path_factory.mktemp("profile")
+        (folder / "profile.v9+.yaml").write_text(yaml.safe_dump(content))
+        return ("--workflow-profile", str(folder), "--configfile", "config/smoke.yaml")
+
+    return written
+
+
+@pytest.fixture
+def on_path(cluster, monkeypatch):
+    """Let SLURM's commands be found."""
+    monkeypatch.setenv("PATH", f"{cluster.folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
+
+
+def test_the_study_runs_on_slurm(cluster, on_path, profile, smoke, tmp_path):
+    checkout = Checkout(tmp_path / "ntktune")
+    # the network is for the login node alone
+    fetched = checkout.snakemake("--configfile", "config/smoke.yaml", "--cores", "1", "--", "fetch")
+    assert fetched.returncode == 0, fetched.stderr
+    # a kernel that asks for too little memory is killed, and gets more when it is sent again
+    arguments = profile(kernel={"mem_mb": "100 if attempt == 1 else 4000"})
+    done = checkout.snakemake(*arguments)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    ids = set(re.findall(r"has been submitted with SLURM jobid (\d+)", said))
+    jobs = {job["JobId"]: job for job in cluster.jobs()}
+    assert ids
+    assert ids <= set(jobs)
+    for job in jobs.values():
+        rule = re.match(r"(?:rule|group)_(\w+?)(?:_wildcards.*)?$", job["Comment"]).group(1)
+        asked = "gpu" in job.get("TresPerJob", "")
+        assert asked is any(rule == name for name in ON_GPUS), job
+    failed = [job for job in jobs.values() if job["JobState"] != "COMPLETED"]
+    assert {job["Comment"].split("_wildcards")[0] for job in failed} == {"rule_kernel"}
+    assert "Trying to restart job" in said
+    # small jobs went together
+    assert len(ids) < 45
+    assert "rule_fig2" not in {job["Comment"] for job in jobs.values()}
+    assert_same_numbers(checkout.folder / "results/smoke", smoke.folder / "results/smoke")
+
+
+def _submitted(running, cluster):
+    """Return the id of the job that runs."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        there = [job for job in cluster.jobs() if job["JobState"] == "RUNNING"]
+        if there:
+            return there[-1]["JobId"]
+        assert running.process.poll() is None, running.process.stdout.read()
+        time.sleep(0.2)
+    raise AssertionError("no job ran in 60 s")
+
+
+def test_a_cancelled_job_is_told_and_sent_again(cluster, on_path, profile, smoke, tmp_path):
+    checkout = Checkout.of(smoke, tmp_path / "ntktune")
+    (checkout.folder / "results/smoke" / GRAM).unlink()
+    with checkout.running(*profile(), "--", f"results/smoke/{GRAM}") as running:
+        cancelled = _submitted(running, cluster)
+        cluster.call("scancel", cancelled)
+        said = running.output(180)
+    assert running.process.returncode == 0, said
+    assert re.search(
+        rf"SLURM.job[^\n]*'?{cancelled}'?[^\n]*failed|{cancelled}[^\n]*CANCELLED", said
+    )
+    assert "Trying to restart job" in said
+    assert_same_numbers(checkout.folder / "results/smoke", smoke.folder / "results/smoke", GRAM)
+
+
+def test_a_job_that_a_killed_snakemake_left_may_run_beside_its_double(
+    cluster, on_path, profile, smoke, tmp_path
+):
+    checkout = Checkout.of(smoke, tmp_path / "ntktune")
+    (checkout.folder / "results/smoke" / GRAM).unlink()
+    arguments = (*profile(), "--", f"results/smoke/{GRAM}")
+    with checkout.running(*arguments) as running:
+        left = _submitted(running, cluster)
+        running.kill()
+    unlocked = checkout.snakemake("--configfile", "config/smoke.yaml", "--unlock")
+    assert unlocked.returncode == 0, unlocked.stderr
+    again = checkout.snakemake(*arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    end = time.monotonic() + 60
+    while any(job["JobState"] == "RUNNING" for job in cluster.jobs()) and time.monotonic() < end:
+        time.sleep(0.2)
+    states = {job["JobId"]: job["JobState"] for job in cluster.jobs()}
+    assert states[left] == "COMPLETED"
+    assert list(states.values())[-1] == "COMPLETED"
+    assert_same_numbers(checkout.folder / "results/smoke", smoke.folder / "results/smoke", GRAM)
+    left_over = [path.name for path in (checkout.folder / "results/smoke/kernel").rglob(".*")]
+    assert not left_over
+    shutil.rmtree(checkout.folder)
