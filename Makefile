@@ -15,7 +15,7 @@
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/config.yaml
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= --numprocesses auto --dist loadfile
 BIN := .venv/bin
 READY := .venv/.ready
 SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
@@ -46,7 +46,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -v $(PYTEST_FLAGS) tests/slurm
+	$(BIN)/python -m pytest -v tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -43,12 +43,17 @@ class Checkout:
             shutil.copy2(REPOSITORY / name, target)
 
     @classmethod
-    def of(cls, other: "Checkout", folder: Path) -> "Checkout":
-        """Copy a copy, with its results and what Snakemake knows of them."""
-        shutil.copytree(other.folder, folder, symlinks=True)
+    def at(cls, folder: Path) -> "Checkout":
+        """Return the copy that a folder is already."""
         copy = cls.__new__(cls)
         copy.folder = folder
         return copy
+
+    @classmethod
+    def of(cls, other: "Checkout", folder: Path) -> "Checkout":
+        """Copy a copy, with its results and what Snakemake knows of them."""
+        shutil.copytree(other.folder, folder, symlinks=True)
+        return cls.at(folder)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a run here; the package is the copy's own."""

@@ -17,11 +17,18 @@ def test_the_default_study_lists_its_jobs(checkout):
     assert {"fig2", "fig3", "fig10", "prediction"} <= set(jobs)
     assert {"table1", "table2", "table3", "table4", "verdicts"} <= set(jobs)
     assert not {"epochs", "fixed_epochs"} & set(jobs)
+    # kernels of 100 rows are one job each
+    assert not {"kernel_tile", "learning_kernel_tile", "gathered_kernel"} & set(jobs)
 
 
 def test_the_papers_whole_grid_is_listed_without_network(checkout):
     jobs = checkout.planned("--configfile", "config/paper.yaml")
     assert jobs["kernel"] == 6
+    # of 2,048 training rows: three bands, the upper triangle of their tiles
+    assert jobs["learning_kernel_tile"] == 6 * 6
+    assert jobs["gathered_kernel"] == 6
+    assert "learning_kernel" not in jobs
+    assert sum(jobs.values()) >= 200
     assert jobs["finetune"] == 6 * 6
     assert jobs["tuned_weights"] == 4
     assert jobs["fetch_task"] == 8

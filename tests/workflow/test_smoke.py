@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tarfile
 
+import numpy as np
 import pandas as pd
 import pytest
 from checkout import Checkout
 
 from ntktune.__main__ import main
+from ntktune.artifacts import read_arrays
 
 pytestmark = pytest.mark.workflow
 CONFIG = ("--configfile", "config/smoke.yaml")
@@ -162,6 +164,23 @@ def test_the_same_run_gives_the_same_numbers_and_another_seed_does_not(smoke):
         table = pd.read_csv(smoke.folder / f"results/other/figures/{name}.csv")
         for column in columns:
             assert (table[column] != first[folder / f"figures/{name}.csv"][column]).all()
+
+
+def test_kernels_in_tiles_are_those_of_one_job(smoke, tmp_path):
+    copy = Checkout.of(smoke, tmp_path / "ntktune")
+    copy.edit("config/smoke.yaml", "  draws: 2", "  draws: 2\n  tile_rows: 20")
+    folder = "results/smoke/kernel/smoke-classification"
+    (copy.folder / folder / "gram.safetensors").unlink()
+    done = copy.snakemake(*CONFIG, "--cores", "2", "--", f"{folder}/gram.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert len(list((copy.folder / folder / "tiles/gram").iterdir())) == 3
+    found, facts = read_arrays(copy.folder / folder / "gram.safetensors")
+    wanted, _ = read_arrays(smoke.folder / folder / "gram.safetensors")
+    assert len(facts["tiles"]) == 3
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        room = 1e-5 * np.nanmax(np.abs(array), initial=1e-30)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=room, err_msg=name)
 
 
 @pytest.fixture(scope="module")
