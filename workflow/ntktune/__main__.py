@@ -9,15 +9,23 @@ import importlib
 import os
 import sys
 
-from ntktune import __version__
-from ntktune.artifacts import unwritable
-from ntktune.cli import CHAPTERS
-from ntktune.device import is_out_of_memory
-from ntktune.errors import UserError
-
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit status (0 success, 1 a user's mistake)."""
+    """Run one command; return its exit status (0 success, 1 a user's mistake, 130 Ctrl-C)."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:  # also while modules are being imported
+        print("ntktune: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str] | None) -> int:
+    from ntktune import __version__
+    from ntktune.artifacts import unwritable
+    from ntktune.cli import CHAPTERS
+    from ntktune.device import is_out_of_memory
+    from ntktune.errors import UserError
+
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="ntktune", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"ntktune {__version__}")

@@ -228,6 +228,12 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def in_results(path: str | os.PathLike) -> bool:
+    """Return whether a path is among the results of a running study."""
+    results = os.environ.get(RESULTS_VARIABLE)
+    return bool(results) and Path(path).resolve().is_relative_to(Path(results).resolve())
+
+
 def damaged(path: str | os.PathLike, why: str) -> UserError:
     """Return the error for a file, or a folder, that is not what was written.
 
@@ -235,9 +241,10 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
     it again.
     """
     path = Path(path)
+    if path.name == MODEL_MANIFEST:  # without it the folder is of no use
+        path, why = path.parent, f"{path.name}: {why}"
     told = f"{path} is damaged or not what it should be ({why}); "
-    results = os.environ.get(RESULTS_VARIABLE)
-    if results and path.resolve().is_relative_to(Path(results).resolve()):
+    if in_results(path):
         aside = path.with_name(f"{path.name}.damaged")
         with contextlib.suppress(OSError):  # read-only, or another job was quicker
             if aside.is_dir():

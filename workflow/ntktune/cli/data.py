@@ -15,13 +15,13 @@ from ntktune.artifacts import (
     Record,
     atomic_path,
     read_arrays,
-    read_json,
     read_table,
     write_json,
     write_table,
     write_tensors,
 )
 from ntktune.cli import add_command
+from ntktune.cli.inputs import model_manifest
 from ntktune.errors import UserError
 
 
@@ -152,7 +152,7 @@ def tokenize(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
-    model = read_json(Path(args.model) / MODEL_MANIFEST)
+    model = model_manifest(args.model)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
         table,

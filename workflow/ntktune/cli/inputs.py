@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import MODEL_MANIFEST, read_json
+from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_json
 from ntktune.errors import UserError
+
+
+def model_manifest(folder: str) -> dict[str, Any]:
+    """Return the manifest of a model folder.
+
+    Raises
+    ------
+    UserError
+        It is damaged, or not there.
+    """
+    path = Path(folder) / MODEL_MANIFEST
+    if in_results(folder) and Path(folder).is_dir() and not path.is_file():
+        raise damaged(path, "it is missing")
+    return read_json(path)
 
 
 def model_facts(folder: str) -> dict[str, Any]:
     """Return name, revision and checksum of a model folder, from its manifest."""
-    manifest = read_json(Path(folder) / MODEL_MANIFEST)
+    manifest = model_manifest(folder)
     return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
 
 
