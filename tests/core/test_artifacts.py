@@ -201,6 +201,63 @@ def test_every_flipped_byte_of_the_content_is_noticed(tmp_path, name):
         read(path)
 
 
+@pytest.mark.parametrize("other", [b"abcdeg", b'ab"def', b"ab\xffdef"])
+def test_a_changed_provenance_is_damage(tmp_path, other):
+    path = tmp_path / "a.safetensors"
+    artifacts.write_tensors(path, {"x": torch.ones(1)}, {"data": "abcdef"})
+    assert artifacts.read_tensors(path)[1] == {"data": "abcdef"}
+    whole = path.read_bytes()
+    assert whole.count(b"abcdef") == 1
+    path.write_bytes(whole.replace(b"abcdef", other))
+    with pytest.raises(UserError, match="is damaged or not what it should be"):
+        artifacts.read_tensors(path)
+
+
+def test_no_flipped_bit_of_a_parquet_file_is_believed(tmp_path):
+    """Wherever it is: the table and its provenance are read as they were, or not at all."""
+    path = tmp_path / "t.parquet"
+    table = pd.DataFrame({"name": ["a", "b"], "value": [0.5, 2.0]})
+    artifacts.write_table(path, table, {"data": "abcdef", "rows": 2})
+    whole = path.read_bytes()
+    noticed = 0
+    for position in range(0, len(whole), 11):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 2]) + whole[position + 1 :])
+        try:
+            found, provenance = artifacts.read_table(path)
+        except UserError:
+            noticed += 1
+            continue
+        assert provenance == {"data": "abcdef", "rows": 2}
+        pd.testing.assert_frame_equal(found, table, check_dtype=False)
+    assert noticed > 50
+
+
+def test_what_cannot_be_read_for_the_moment_is_not_set_aside(tmp_path, monkeypatch):
+    monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(tmp_path))
+    path = tmp_path / "t.parquet"
+    path.touch()
+    monkeypatch.setattr("pyarrow.parquet.read_table", _raising(OSError(5, "Input/output error")))
+    with pytest.raises(UserError, match=r"t.parquet cannot be read: Input/output error"):
+        artifacts.read_table(path)
+    monkeypatch.setattr("pyarrow.parquet.read_table", _raising(MemoryError("mmap")))
+    with pytest.raises(MemoryError):
+        artifacts.read_table(path)
+    monkeypatch.setattr("safetensors.safe_open", _raising(OSError("locked (os error 13)")))
+    with pytest.raises(UserError, match=r"t.parquet cannot be read: Permission denied"):
+        artifacts.read_tensors(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+    # nor is what another job set aside meanwhile advised to be deleted
+    path.unlink()
+    assert "another job set it aside" in str(artifacts.damaged(path, "a test"))
+
+
+def _raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path):
     for read in (artifacts.read_tensors, artifacts.read_table, artifacts.read_json):
         with pytest.raises(UserError, match="nowhere does not exist"):

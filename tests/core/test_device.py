@@ -42,6 +42,7 @@ LEASE = """
 import sys, time, torch
 from ntktune import device
 torch.cuda.is_available = lambda: True
+torch.cuda.set_device = lambda number: None
 device._gpu_names = lambda: {names}
 print(device.select_device({name!r}), device.select_device({name!r}), flush=True)
 time.sleep(60)

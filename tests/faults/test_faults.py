@@ -262,6 +262,8 @@ def test_a_killed_fine_tuning_goes_on_from_its_finished_seed(study):
         said = running.output()
     assert "Error in rule finetune" in said
     study.finishes(target, parts=(f"{folder}/*.parquet",))
+    log = study.results / "logs" / f"{folder}.log"
+    assert "n=128: seeds 0 were finished before" in log.read_text()
 
 
 def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(smoke, tmp_path):
@@ -346,5 +348,5 @@ def test_a_hub_in_trouble_is_asked_again(study, tmp_path, fault, message):
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert message in said
-    assert said.count("Trying to restart job") == (2 if "failing" in message else 1) or True
+    assert "Trying to restart job" in said
     assert_same_numbers(study.results, study.undisturbed, GRAM)

@@ -44,7 +44,10 @@ def test_no_module_unpickles_evaluates_or_runs_a_shell(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.smk")), ids=lambda path: path.stem)
 def test_every_word_that_a_rule_hands_to_the_shell_is_quoted(path):
-    shells = re.findall(r'shell:\s*"""(.*?)"""', path.read_text(), re.DOTALL)
+    text = path.read_text()
+    shells = re.findall(r'shell:\s*"""(.*?)"""', text, re.DOTALL)
+    assert text.count("shell:") == len(shells)
+    assert not re.search(r"^\s*(run|script|notebook|wrapper):|\bshell\(", text, re.MULTILINE)
     assert shells or path.stem in ("common", "collect")
     for shell in shells:
         fields = re.findall(r"\{[^{}]*\}", shell)

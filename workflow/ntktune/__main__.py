@@ -49,9 +49,9 @@ def _run(argv: list[str] | None) -> int:
     except UserError as error:
         told = error
     except OSError as error:
-        told = unwritable(error.filename or "a file", error)
-        if told is None:
+        if unwritable("", error) is None:
             raise
+        told = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     import torch
 
 METADATA_KEY = "ntktune"
 MODEL_MANIFEST, MODEL_WEIGHTS = "model.json", "model.safetensors"  # in a model's folder
-CHECKSUM = "sha256_of_the_rest"  # of a JSON file
+CHECKSUM = "sha256_of_the_rest"  # of a JSON file, and of provenance
 # Environment variable: the folder in which every file is made by a rule of the running study.
 RESULTS_VARIABLE = "NTKTUNE_RESULTS"
 FREE_SPACE = "free some space and run the same command again"
@@ -125,12 +126,18 @@ def _finish_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
-    """Return the error for what the system refused to write, None for any other exception."""
+def system_error(error: Exception) -> int | None:
+    """Return the number of the system's error that an exception stands for, None if for none."""
     number = getattr(error, "errno", None)
     if number is None:  # safetensors has its own exceptions, with the system's number in the text
         told = re.search(r"\(os error (\d+)\)", str(error))
         number = int(told.group(1)) if told else None
+    return number
+
+
+def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
+    """Return the error for what the system refused to write, None for any other exception."""
+    number = system_error(error)
     if number not in UNWRITABLE:
         return None
     return UserError(f"{path} cannot be written: {os.strerror(number)}; {UNWRITABLE[number]}")
@@ -228,6 +235,20 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _unreadable(path: str | os.PathLike, error: Exception) -> Exception:
+    """Return the error for a file that could not be read: the system's, or its own damage.
+
+    Only what is wrong with the file itself has it set aside: not a missing permission, nor a disk
+    or a memory that failed for the moment.
+    """
+    number = system_error(error)
+    if number is not None:
+        return UserError(f"{path} cannot be read: {os.strerror(number)}")
+    if isinstance(error, MemoryError):
+        return error
+    return damaged(path, (str(error) or type(error).__name__).splitlines()[0])
+
+
 def in_results(path: str | os.PathLike) -> bool:
     """Return whether a path is among the results of a running study."""
     results = os.environ.get(RESULTS_VARIABLE)
@@ -246,7 +267,9 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
     told = f"{path} is damaged or not what it should be ({why}); "
     if in_results(path):
         aside = path.with_name(f"{path.name}.damaged")
-        with contextlib.suppress(OSError):  # read-only, or another job was quicker
+        if not path.exists():
+            return UserError(f"{told}another job set it aside: run the same command again")
+        with contextlib.suppress(OSError):  # read-only
             if aside.is_dir():
                 import shutil
 
@@ -322,22 +345,36 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) 
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = dict(arrow.schema.metadata or {})
-    metadata[METADATA_KEY.encode()] = json.dumps(provenance, default=_json_ready).encode()
+    facts = json.dumps(provenance, default=_json_ready).encode()
+    metadata |= {METADATA_KEY.encode(): facts, CHECKSUM.encode(): _frame_checksum(arrow, facts)}
     with atomic_path(path) as temporary:
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
 
 
 def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
     """Read a parquet table and its provenance."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         arrow = pq.read_table(_present(path), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, str(error).splitlines()[0]) from None
-    provenance = json.loads((arrow.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
-    return arrow.to_pandas(), provenance
+        metadata = arrow.schema.metadata or {}
+        facts = metadata.get(METADATA_KEY.encode(), b"{}")
+        stated = metadata.get(CHECKSUM.encode())
+        if stated not in (None, _frame_checksum(arrow, facts)):
+            raise ValueError("its columns or its provenance do not match their checksum")
+        return arrow.to_pandas(), json.loads(facts)
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged footer breaks is without bound
+        raise _unreadable(path, error) from None
+
+
+def _frame_checksum(arrow: pa.Table, facts: bytes) -> bytes:
+    """Return a checksum of what the pages' own do not cover: columns, rows and provenance."""
+    columns = [(field.name, str(field.type)) for field in arrow.schema]
+    how = (arrow.schema.metadata or {}).get(b"pandas", b"")  # how they become pandas' again
+    content = json.dumps([columns, arrow.num_rows]).encode() + how + facts
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) -> None:
@@ -412,9 +449,24 @@ def write_tensors(
 
         ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # one entry only: safetensors writes several in a random order, other bytes every time
-    facts = json.dumps({"sha256": _checksum(ready), "provenance": provenance}, default=_json_ready)
+    facts = _stated(_checksum(ready), provenance)
     with atomic_path(path) as temporary:
         save_file(ready, temporary, metadata={METADATA_KEY: facts})
+
+
+def _stated(checksum: str, provenance: dict) -> str:
+    """Return what a safetensors file says of itself, with checksums of tensors and provenance."""
+    ready = json.loads(json.dumps(provenance, default=_json_ready))
+    facts = {"sha256": checksum, "provenance": ready, CHECKSUM: _json_checksum(ready)}
+    return json.dumps(facts)
+
+
+def _facts_in(file: Any) -> dict[str, Any]:
+    """Return what a safetensors file says of itself; raise ValueError if it is damaged."""
+    facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    if facts.get(CHECKSUM) not in (None, _json_checksum(facts.get("provenance", {}))):
+        raise ValueError("its provenance does not match its checksum")
+    return facts
 
 
 @contextlib.contextmanager
@@ -425,13 +477,13 @@ def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
     try:
         with safe_open(_present(path), framework=framework) as file:
             yield file
-    except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(path, str(error)) from None
+    except (SafetensorError, OSError, MemoryError, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
     with _opened(path, framework) as file:
-        facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        facts = _facts_in(file)
         names = file.keys()
         tensors = {name: file.get_tensor(name) for name in names}
     # files of others, such as a model's weights, carry no checksum of ours
@@ -468,7 +520,7 @@ def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], di
     The checksum is verified: the file is read through once, in little memory.
     """
     with _opened(path) as file:
-        facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        facts = _facts_in(file)
         names = file.keys()
         shapes = {name: file.get_slice(name).get_shape() for name in names}
     found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
@@ -531,7 +583,7 @@ def stream_tensors(
         header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [start, end]}
         start = end
     unknown = "0" * 64  # the checksum stands before the values that it is of
-    facts = json.dumps({"sha256": unknown, "provenance": provenance}, default=_json_ready)
+    facts = _stated(unknown, provenance)
     header["__metadata__"] = {"format": "pt", METADATA_KEY: facts}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)

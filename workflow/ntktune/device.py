@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from filelock import FileLock
 
+# what torch says in exceptions that are not only of memory: processor, driver, cuBLAS
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -52,15 +54,14 @@ def free_bytes(device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory could not be had, without importing torch."""
-    # torch's allocator of the processor has no exception of its own
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        or (isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY))
     )
 
 
-def select_device(name: str = "auto") -> torch.device:
+def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     """Return the device to compute on and set its arithmetic to full precision.
 
     Parameters
@@ -68,6 +69,8 @@ def select_device(name: str = "auto") -> torch.device:
     name
         ``auto`` (a GPU where torch sees one, else the processor), ``cpu``, ``cuda``
         or ``cuda:1``. ``auto`` and ``cuda`` lease a GPU, see :func:`leased_gpu`.
+    lease
+        False takes the current GPU whoever has it: for a look at it.
 
     Raises
     ------
@@ -84,7 +87,11 @@ def select_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
-    return torch.device("cuda", leased_gpu()) if name == "cuda" else torch.device(name)
+    if name != "cuda" or not lease:
+        return torch.device(name)
+    number = leased_gpu()
+    torch.cuda.set_device(number)  # what names no device, as memory statistics, means this one
+    return torch.device("cuda", number)
 
 
 _leases: dict[int, FileLock] = {}  # of this process: number of the GPU → its lock
@@ -94,19 +101,21 @@ def leased_gpu() -> int:
     """Return the number of a GPU that no other process has leased; wait until there is one.
 
     Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one
-    by locking a file that is named after it. The lock is the operating system's: it ends with
-    the process, however that ends.
+    by locking a file that is named after it, in the temporary folder. The lock is the operating
+    system's: it ends with the process, however that ends. Other users' jobs are not seen.
 
     Raises
     ------
     UserError
-        The folder of the locks belongs to somebody else.
+        The folder of the locks belongs to somebody else, or is none.
     """
     from filelock import FileLock, Timeout
 
     if _leases:
         return next(iter(_leases))
     folder = Path(tempfile.gettempdir()) / f"ntktune-gpus-{os.getuid()}"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: GPUs cannot be leased there; remove it")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} is somebody else's: GPUs cannot be leased there; remove it")

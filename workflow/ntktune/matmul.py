@@ -122,7 +122,7 @@ class FastLinear(TorchFunctionMode):
 
 def measured_rate() -> float:
     """Return the FLOPs per second of a large float32 product on this machine."""
-    side = torch.randn(2_048, 2_048, device=select_device())
+    side = torch.randn(2_048, 2_048, device=select_device(lease=False))
     product_transposed(side, side).sum().item()  # the sum waits for a GPU
     started = time.perf_counter()
     for _ in range(4):

@@ -349,7 +349,7 @@ def plan(args: argparse.Namespace) -> None:
     names += ("patience", "batch_tokens", "checkpointing")
     settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
     shape = architecture(_study_model(study, folder), autocast, weights)
-    device = torch.device("cuda") if args.device_name else select_device()
+    device = torch.device("cuda") if args.device_name else select_device(lease=False)
 
     trainings, rows, unknown, untested = [], 0, set(), set()
     for name, tasks, size, seeds, changes in _study_trainings(study):

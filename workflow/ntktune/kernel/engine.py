@@ -210,10 +210,9 @@ def gram(
                 for n, some in enumerate(classes)
             ]
 
-        # no more than the whole needs, so that half of it is less
         need = tokens * sum(map(len, classes)) * token_bytes(parameters.values()) or math.inf
-        room = Room(most, min(max_bytes, 2 * need), min(tile_bytes, need))
-        parts, room = computed_within(all_classes, room, device)
+        room = Room(most, max_bytes, tile_bytes)
+        parts, room = computed_within(all_classes, room, need, device)
     found = {
         name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))
         for name in parts[0].grams

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError
 
 Found = TypeVar("Found")
-SMALLEST = 2**-6  # of the room at first; weights and single texts need the rest
+HALVINGS = 6  # weights and single texts need the rest
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,29 @@ class Room:
     max_bytes: float
     tile_bytes: float
 
-    def halved(self) -> Room:
-        """Return half of it, one token at least."""
-        tokens = max(1, self.max_tokens // 2)
-        return replace(
-            self, max_tokens=tokens, max_bytes=self.max_bytes / 2, tile_bytes=self.tile_bytes / 2
+    def halved(self, need: float) -> Room:
+        """Return half of it, or of what the whole needs where that is less; one token at least."""
+        return Room(
+            max(1, self.max_tokens // 2),
+            min(self.max_bytes, 2 * need) / 2,
+            min(self.tile_bytes, need) / 2,
         )
 
 
 def computed_within(
-    compute: Callable[[Room], Found], room: Room, device: torch.device
+    compute: Callable[[Room], Found], room: Room, need: float, device: torch.device
 ) -> tuple[Found, Room]:
     """Return what ``compute`` returns, in half the room as often as memory runs out, and the room.
 
-    A warning says each time that it goes on with less.
+    A warning says each time that it goes on with less. ``need`` is what the whole would take,
+    in bytes: half of more than that is no less.
 
     Raises
     ------
     UserError
-        A 64th of the room is still too much.
+        A 64th of it is still too much.
     """
-    first = room
-    while True:
+    for _ in range(HALVINGS + 1):
         try:
             return compute(room), room
         except (MemoryError, RuntimeError) as error:
@@ -65,16 +66,14 @@ def computed_within(
         # outside of the handler: its traceback holds what filled the memory
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        if room.max_bytes <= first.max_bytes * SMALLEST:
-            raise UserError(
-                f"there is too little memory on {device}, even in small pieces ({told}); use a "
-                "device with more, shorter texts (model.max_tokens), or fewer blocks "
-                "(model.blocks)"
-            )
-        room = room.halved()
+        room = room.halved(need)
         warnings.warn(
             f"memory ran out on {device} ({told}); going on with half as much at once: "
             f"{room.max_tokens} tokens per pass",
             RuntimeWarning,
             stacklevel=2,
         )
+    raise UserError(
+        f"there is too little memory on {device}, even in small pieces ({told}); use a device with "
+        "more, shorter texts (model.max_tokens), or fewer blocks (model.blocks)"
+    )
