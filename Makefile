@@ -15,7 +15,8 @@
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/config.yaml
-PYTEST_FLAGS ?= --numprocesses auto --dist loadfile
+# One process per core and one thread in each; files with few and long tests must not come last.
+PYTEST_FLAGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 READY := .venv/.ready
 SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
@@ -43,7 +44,7 @@ archive: $(READY)
 	@$(BIN)/python -m ntktune results archive --folder results/$(STUDY) --out $(STUDY).tar.gz
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -v tests/slurm
