@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from loopback_hub import COMMIT, loopback_hub
 
 from ntktune.artifacts import read_json
 
-pytestmark = pytest.mark.workflow
+# minutes on a busy machine
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
 CONFIG = ("--configfile", "config/smoke.yaml", "--cores", "2")
 REGRESSION, CLASSIFICATION = "smoke-regression", "smoke-classification"
 GRAM = f"kernel/{REGRESSION}/gram.safetensors"
@@ -205,7 +207,9 @@ def test_a_stopped_run_ends_cleanly_and_goes_on(study, number):
     study.remove(GRAM)
     target = f"results/smoke/{GRAM}"
     with study.checkout.running(*CONFIG, "--", target) as running:
-        running.job("kernel", "draws")
+        job = running.job("kernel", "draws")
+        while job.memory_info().rss < 100e6:  # Python itself has started
+            time.sleep(0.02)
         if number == signal.SIGINT:
             os.killpg(running.process.pid, number)  # as a terminal does
         else:
@@ -256,7 +260,7 @@ def test_a_killed_fine_tuning_goes_on_from_its_finished_seed(study):
     target = f"results/smoke/{folder}/metrics.parquet"
     with study.checkout.running(*CONFIG, "--", target) as running:
         job = running.job("finetune", "run")
-        while not list((study.results / f"state/{folder}").glob("*.json")):
+        while not (study.results / f"state/{folder}/seed0.json").is_file():
             assert running.process.poll() is None
         job.kill()
         said = running.output()

@@ -122,7 +122,7 @@ class Running:
         self.process = process
         self.main = psutil.Process(process.pid)
 
-    def job(self, *words: str, seconds: float = 60) -> psutil.Process:
+    def job(self, *words: str, seconds: float = 300) -> psutil.Process:
         """Return the process of a command of ours, as soon as it runs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -136,7 +136,7 @@ class Running:
             time.sleep(0.02)
         raise AssertionError(f"no job {words} in {seconds} s")
 
-    def output(self, seconds: float = 120) -> str:
+    def output(self, seconds: float = 600) -> str:
         """Wait for its end and return what it said."""
         return self.process.communicate(timeout=seconds)[0]
 
