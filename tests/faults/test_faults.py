@@ -215,6 +215,10 @@ def test_a_stopped_run_ends_cleanly_and_goes_on(study, number):
         else:
             running.process.send_signal(number)
         said = running.output()
+    if number == signal.SIGINT and running.process.returncode == 0:
+        # the job was quicker than the key: it is whole
+        assert_same_numbers(study.results, study.undisturbed, GRAM)
+        return
     assert running.process.returncode == 1
     if number == signal.SIGTERM:  # lets running jobs finish
         assert "Will exit after finishing currently running jobs" in said

@@ -115,7 +115,7 @@ def test_the_study_runs_on_slurm(cluster, on_path, profile, smoke, tmp_path):
     assert ids
     assert ids <= set(jobs)
     for job in jobs.values():
-        rule = re.match(r"rule_(\w+?)(_wildcards.*)?$", job["Comment"]).group(1)
+        rule = re.match(r"rule_(\w+?)(_wildcards.*|\.+)?$", job["Comment"]).group(1)
         asked = "gpu" in job.get("TresPerJob", "")
         assert asked is (rule in ON_GPUS), job
     failed = [job for job in jobs.values() if job["JobState"] != "COMPLETED"]

@@ -224,7 +224,8 @@ def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke,
         wanted = smoke.folder / "results/smoke/figures" / name
         assert (figures / name).read_bytes() == wanted.read_bytes()
     # a later change of the configuration is noticed, for the records came along
-    jobs = unpacked.planned(*CONFIG, "--config", "spectrum={bootstrap: 201}", "--", "table1")
+    unpacked.edit("config/smoke.yaml", "spectrum:\n  bootstrap: 200", "spectrum:\n  bootstrap: 201")
+    jobs = unpacked.planned(*CONFIG, "--", "table1")
     assert jobs["spectrum"] == 2
     assert "kernel" not in jobs
 
