@@ -3,8 +3,8 @@
 Every artifact is written under a temporary name in its own folder, synced, and
 renamed: a killed job leaves no half file. Each carries its provenance, inside the
 file where the format has room for it (safetensors, parquet, JSON), in a JSON file
-of the same stem beside it otherwise (CSV). Tensors, manifests and CSV tables carry a
-checksum and parquet tables page checksums, so that a damaged file is named instead of believed;
+of the same stem beside it otherwise (CSV). All carry checksums (parquet tables one on every
+page, and one of the rest), so that a damaged file is named instead of believed;
 within a study's results it is also set aside, so that the next run makes it again.
 """
 
@@ -109,6 +109,11 @@ def _json_ready(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
+def _as_json(content: dict) -> dict:
+    """Return a dict as it is read back from JSON: the form that checksums are of."""
+    return json.loads(json.dumps(content, default=_json_ready))
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -198,7 +203,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a temporary file or folder, as far as the system allows it."""
+    """Remove a file or a folder, if there is one, as far as the system allows it."""
     import shutil
 
     if path.is_dir():
@@ -270,10 +275,7 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
         if not path.exists():
             return UserError(f"{told}another job set it aside: run the same command again")
         with contextlib.suppress(OSError):  # read-only
-            if aside.is_dir():
-                import shutil
-
-                shutil.rmtree(aside)
+            _remove(aside)
             os.replace(path, aside)
             told += f"it was renamed to {aside.name}: run the same command again to rebuild it"
             return UserError(told)
@@ -289,7 +291,7 @@ def _present(path: str | os.PathLike) -> Path:
 
 def write_json(path: str | os.PathLike, content: dict, provenance: dict) -> None:
     """Write a manifest: ``content`` with its provenance under the key ``provenance``."""
-    ready = json.loads(json.dumps(content | {"provenance": provenance}, default=_json_ready))
+    ready = _as_json(content | {"provenance": provenance})
     text = json.dumps(ready | {CHECKSUM: _json_checksum(ready)}, indent=1)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -456,7 +458,7 @@ def write_tensors(
 
 def _stated(checksum: str, provenance: dict) -> str:
     """Return what a safetensors file says of itself, with checksums of tensors and provenance."""
-    ready = json.loads(json.dumps(provenance, default=_json_ready))
+    ready = _as_json(provenance)
     facts = {"sha256": checksum, "provenance": ready, CHECKSUM: _json_checksum(ready)}
     return json.dumps(facts)
 
