@@ -43,13 +43,12 @@ def gather(args: argparse.Namespace) -> None:
     rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
     _check_rows(files, rows, bands(rows.shape[1], count), args.tiles)
     dtype = torch_dtype(facts["dtype"])
-    symmetric = facts["variant"] != "asymmetric-signgd"
     for draw in range(len(rows)):
         one = slice(draw, draw + 1)
         check_outputs({name: tile["outputs"][one] for name, tile in files.items()}, dtype)
         entries = [tile["kernel"][one][0].diagonal() for tile in diagonal]
         for (i, j), tile in files.items():
-            if symmetric and i != j:
+            if facts["symmetric"] and i != j:
                 kernel = tile["kernel"][one][0]
                 check_bound(kernel, entries[i], entries[j], dtype, f"{i}-{j}")
 
@@ -89,6 +88,7 @@ def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], 
         A file is no tile, two are of one place, one is missing, or they are of other kernels.
     """
     from ntktune.kernel.bands import tiles
+    from ntktune.kernel.products import Sides
 
     files: dict[Tile, dict[str, StoredTensor]] = {}
     names: dict[Tile, str] = {}
@@ -118,14 +118,15 @@ def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], 
                 ],
             }
         )
-    symmetric = first["variant"] != "asymmetric-signgd"
+    symmetric = Sides(1, None, first["variant"]).symmetric
     missing = [place for place in tiles(first["bands"], symmetric=symmetric) if place not in files]
     if missing:
         raise UserError(
             f"tile {missing[0][0]}-{missing[0][1]} of {first['bands']} bands is missing; "
             f"{len(files)} were given"
         )
-    return files, first | {"tiles": sorted(made, key=lambda tile: tile["tile"])}
+    made.sort(key=lambda tile: tile["tile"])
+    return files, first | {"tiles": made, "symmetric": symmetric}
 
 
 def _check_rows(
