@@ -47,7 +47,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -v tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rP --durations 0 tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@ Snakemake reruns a job when its ``params`` change. Each rule has this digest amo
 them, so editing kernel code reruns kernels, and what hangs on them, and nothing
 else. The digest is taken over syntax trees without comments, docstrings and
 formatting: those rerun nothing.
+
+All of it happens whenever the workflow is read, on a cluster for each job anew: what
+one entry point has in common with others is looked at once.
 """
 
 import ast
@@ -48,26 +51,37 @@ def _parsed(module: str) -> ast.Module:
     return _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def _imports(nodes: list[ast.stmt], module: str) -> set[str]:
-    """Return the modules of this package that some statements import, directly."""
+@functools.cache
+def _dumped(node: ast.AST) -> str:
+    return ast.dump(node)
+
+
+@functools.cache
+def _imports(statement: ast.stmt, module: str) -> frozenset[str]:
+    """Return the modules of this package that a statement imports, directly."""
     found = set()
     is_package = module_file(module).name == "__init__.py"
-    for top in nodes:
-        for node in ast.walk(top):
-            if isinstance(node, ast.Import):
-                found.update(a.name for a in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:
-                    anchor = module.split(".")
-                    anchor = anchor[: len(anchor) - node.level + is_package]
-                    base = ".".join([*anchor, base] if base else anchor)
-                found.add(base)
-                # ``from package import name``: the name may be a module itself
-                found.update(f"{base}.{a.name}" for a in node.names)
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import):
+            found.update(a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = module.split(".")
+                anchor = anchor[: len(anchor) - node.level + is_package]
+                base = ".".join([*anchor, base] if base else anchor)
+            found.add(base)
+            # ``from package import name``: the name may be a module itself
+            found.update(f"{base}.{a.name}" for a in node.names)
     found = {m for m in found if m.split(".")[0] == PACKAGE and module_file(m)}
     # importing a.b.c runs a and a.b first
-    return found | {".".join(m.split(".")[:i]) for m in found for i in range(1, m.count(".") + 1)}
+    parents = {".".join(m.split(".")[:i]) for m in found for i in range(1, m.count(".") + 1)}
+    return frozenset(found | parents)
+
+
+@functools.cache
+def _names(statement: ast.stmt) -> frozenset[str]:
+    return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
 
 
 def _needed_statements(module: str, function: str) -> list[ast.stmt]:
@@ -85,8 +99,7 @@ def _needed_statements(module: str, function: str) -> list[ast.stmt]:
     while todo:
         name = todo.pop()
         wanted.add(name)
-        used = {n.id for n in ast.walk(functions[name]) if isinstance(n, ast.Name)}
-        todo.extend((used & functions.keys()) - wanted)
+        todo.extend((_names(functions[name]) & functions.keys()) - wanted)
     return [n for n in body if getattr(n, "name", None) not in functions.keys() - wanted]
 
 
@@ -100,12 +113,11 @@ def code_modules(entry: str) -> list[str]:
     """
     module, _, function = entry.partition(":")
     start = _needed_statements(module, function) if function else _parsed(module).body
-    seen, todo = set(), list(_imports(start, module))
+    seen, todo = set(), [(statement, module) for statement in start]
     while todo:
-        name = todo.pop()
-        if name not in seen:
+        for name in _imports(*todo.pop()) - seen:
             seen.add(name)
-            todo.extend(_imports(_parsed(name).body, name) - seen)
+            todo.extend((statement, name) for statement in _parsed(name).body)
     return sorted(seen)
 
 
@@ -123,8 +135,8 @@ def code_digest(entry: str) -> str:
     start = _needed_statements(module, function) if function else _parsed(module).body
     digest = hashlib.sha256()
     for node in start:
-        digest.update(ast.dump(node).encode())
+        digest.update(_dumped(node).encode())
     for name in code_modules(entry):
         if name != PACKAGE:  # the package's own __init__ holds the version, which is no code
-            digest.update(f"\n{name}\n{ast.dump(_parsed(name))}".encode())
+            digest.update(f"\n{name}\n{_dumped(_parsed(name))}".encode())
     return digest.hexdigest()[:16]

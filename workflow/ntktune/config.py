@@ -6,7 +6,9 @@ Snakemake builds its graph of jobs, and said in one line per mistake.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +56,7 @@ def load_yaml(path: str | Path) -> dict:
     return content
 
 
+@functools.cache
 def schema(name: str) -> dict:
     """Return one of the JSON schemas, ``config`` or ``task``."""
     return load_yaml(SCHEMAS / f"{name}.schema.yaml")
@@ -67,7 +70,7 @@ def with_defaults(content: Any, spec: Mapping) -> Any:
             if key in content:
                 completed[key] = with_defaults(content[key], inner)
             elif "default" in inner:
-                completed[key] = with_defaults(inner["default"], inner)
+                completed[key] = with_defaults(copy.deepcopy(inner["default"]), inner)
         return completed
     if isinstance(content, list) and "items" in spec:
         return [with_defaults(item, spec["items"]) for item in content]

@@ -1,7 +1,7 @@
 """Everything that happens while the workflow is read: the one impure place.
 
 Validates the configuration, completes it, and gives the rules the names they use:
-STUDY (the effective configuration), RESULTS, FIGURES, DECAY_FIGURES, TABLES, GPU, and code_digest.
+STUDY (the effective configuration), RESULTS, FIGURES, DECAY_FIGURES, TABLES, GPU, and digest_of.
 """
 
 import json
@@ -134,6 +134,11 @@ PATIENCE = (
 )
 TUNING_DTYPE = STUDY["finetune"]["dtype"] or STUDY["model"]["dtype"]
 CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
+
+
+def digest_of(entry):
+    """The digest of the code that an entry point runs; taken only where a job is planned."""
+    return lambda wildcards: code_digest(entry)
 
 
 def compact_json(value):

@@ -26,7 +26,7 @@ rule fetch_package:
         mem_mb=500,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.data:fetch_package"),
+        code=digest_of("ntktune.cli.data:fetch_package"),
         name=lambda wildcards: PACKAGES[wildcards.archive]["name"],
         version=lambda wildcards: PACKAGES[wildcards.archive]["version"],
         sha256=lambda wildcards: PACKAGES[wildcards.archive]["sha256"],
@@ -61,7 +61,7 @@ rule fetch_model:
         mem_mb=6000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.data:fetch_model"),
+        code=digest_of("ntktune.cli.data:fetch_model"),
         source=model_definition(),
         package=lambda wildcards, input: package_flag(input.package),
     shell:
@@ -94,7 +94,7 @@ rule fetch_task:
         mem_mb=4000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.data:fetch_task"),
+        code=digest_of("ntktune.cli.data:fetch_task"),
         definition=task_definition,
         package=lambda wildcards, input: package_flag(input.package),
     shell:
@@ -127,7 +127,7 @@ rule tokenize:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.data:tokenize"),
+        code=digest_of("ntktune.cli.data:tokenize"),
         max_tokens=lookup(dpath="model/max_tokens", within=STUDY),
         prefix=PREFIX,
     shell:
@@ -161,7 +161,7 @@ rule draws:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.data:draws"),
+        code=digest_of("ntktune.cli.data:draws"),
         seed=lookup(dpath="seed", within=STUDY),
         rows=lookup(dpath="kernel/rows", within=STUDY),
         draws=lookup(dpath="kernel/draws", within=STUDY),
@@ -197,7 +197,7 @@ rule subsets:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.data:subsets"),
+        code=digest_of("ntktune.cli.data:subsets"),
         seed=lookup(dpath="seed", within=STUDY),
         seeds=lookup(dpath="finetune/seeds", within=STUDY),
         holdout_fraction=lookup(dpath="finetune/holdout_fraction", within=STUDY),

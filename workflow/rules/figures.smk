@@ -34,7 +34,7 @@ rule fig2:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:fig2"),
+        code=digest_of("ntktune.cli.figures:fig2"),
         tasks=lookup(dpath="tasks", within=STUDY),
         color=lookup(dpath="figures/fig2/color", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
@@ -77,7 +77,7 @@ rule fig3:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:fig3"),
+        code=digest_of("ntktune.cli.figures_taskvectors:fig3"),
         tasks=lookup(dpath="taskvectors/tasks", within=STUDY),
         colormap=lookup(dpath="figures/fig3/colormap", within=STUDY),
         colors=lookup(dpath="figures/fig3/colors", within=STUDY),
@@ -125,7 +125,7 @@ rule decay_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:decay"),
+        code=digest_of("ntktune.cli.figures:decay"),
         color=lambda wildcards: STUDY["figures"].get(wildcards.figure, STUDY["figures"]["fig9"])[
             "color"
         ],
@@ -168,7 +168,7 @@ rule fig10:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:fig10"),
+        code=digest_of("ntktune.cli.figures:fig10"),
         tasks=lookup(dpath="tasks", within=STUDY),
         color=lookup(dpath="figures/fig10/color", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
@@ -210,7 +210,7 @@ rule prediction:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:prediction"),
+        code=digest_of("ntktune.cli.figures:prediction"),
         colors=lookup(dpath="figures/prediction/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -250,7 +250,7 @@ rule epochs:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:epochs"),
+        code=digest_of("ntktune.cli.figures:epochs"),
         tasks=lookup(dpath="tasks", within=STUDY),
         color=lookup(dpath="figures/epochs/color", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
@@ -292,7 +292,7 @@ rule simulation_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:simulation"),
+        code=digest_of("ntktune.cli.figures:simulation"),
         colors=lookup(dpath="figures/simulation/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -331,7 +331,7 @@ rule table1:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:table1"),
+        code=digest_of("ntktune.cli.figures:table1"),
         seed=lookup(dpath="seed", within=STUDY),
         bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
     shell:
@@ -370,7 +370,7 @@ rule table2:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:table2"),
+        code=digest_of("ntktune.cli.figures:table2"),
     shell:
         """
         python -m ntktune figures table2 \
@@ -406,7 +406,7 @@ rule layers:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:layers"),
+        code=digest_of("ntktune.cli.figures_taskvectors:layers"),
         colors=lookup(dpath="figures/layers/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -446,7 +446,7 @@ rule addition_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:addition"),
+        code=digest_of("ntktune.cli.figures_taskvectors:addition"),
         colors=lookup(dpath="figures/addition/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -486,7 +486,7 @@ rule negation_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:negation"),
+        code=digest_of("ntktune.cli.figures_taskvectors:negation"),
         colors=lookup(dpath="figures/negation/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -527,7 +527,7 @@ rule disentanglement_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:disentanglement"),
+        code=digest_of("ntktune.cli.figures_taskvectors:disentanglement"),
         colormap=lookup(dpath="figures/disentanglement/colormap", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -566,7 +566,7 @@ rule table3:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:table3"),
+        code=digest_of("ntktune.cli.figures_taskvectors:table3"),
     shell:
         """
         python -m ntktune figures table3 \
@@ -601,7 +601,7 @@ rule table4:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:table4"),
+        code=digest_of("ntktune.cli.figures:table4"),
     shell:
         """
         python -m ntktune figures table4 \
@@ -637,7 +637,7 @@ rule descent:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:descent"),
+        code=digest_of("ntktune.cli.figures_theory:descent"),
         tasks=RULED,
         colors=lookup(dpath="figures/descent/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
@@ -679,7 +679,7 @@ rule linearisation:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:linearisation"),
+        code=digest_of("ntktune.cli.figures_theory:linearisation"),
         tasks=TRACED,
         colors=lookup(dpath="figures/linearisation/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
@@ -721,7 +721,7 @@ rule width_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:width"),
+        code=digest_of("ntktune.cli.figures_theory:width"),
         colors=lookup(dpath="figures/width/colors", within=STUDY),
         dpi=lookup(dpath="figures/dpi", within=STUDY),
     shell:
@@ -760,7 +760,7 @@ rule table5:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:table5"),
+        code=digest_of("ntktune.cli.figures_theory:table5"),
     shell:
         """
         python -m ntktune figures table5 \
@@ -796,7 +796,7 @@ rule table6:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:table6"),
+        code=digest_of("ntktune.cli.figures_theory:table6"),
     shell:
         """
         python -m ntktune figures table6 \
@@ -831,7 +831,7 @@ rule table7:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_theory:table7"),
+        code=digest_of("ntktune.cli.figures_theory:table7"),
     shell:
         """
         python -m ntktune figures table7 \
@@ -864,7 +864,7 @@ rule table8:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:table8"),
+        code=digest_of("ntktune.cli.figures_taskvectors:table8"),
     shell:
         """
         python -m ntktune figures table8 \
@@ -897,7 +897,7 @@ rule table9:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures_taskvectors:table9"),
+        code=digest_of("ntktune.cli.figures_taskvectors:table9"),
     shell:
         """
         python -m ntktune figures table9 \
@@ -937,7 +937,7 @@ rule verdicts:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.figures:verdicts"),
+        code=digest_of("ntktune.cli.figures:verdicts"),
         merging=lambda wildcards, input: option_flags(MERGING_TABLES, input.merging),
         theory=lambda wildcards, input: option_flags(THEORY_TABLES, input.theory),
         seed=lookup(dpath="seed", within=STUDY),

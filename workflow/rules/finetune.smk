@@ -31,7 +31,7 @@ rule finetune:
         mem_mb=4000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.finetune:run"),
+        code=digest_of("ntktune.cli.finetune:run"),
         seed=lookup(dpath="seed", within=STUDY),
         blocks=BLOCKS,
         dtype=TUNING_DTYPE,
@@ -109,7 +109,7 @@ rule baselines:
         mem_mb=4000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.finetune:baselines"),
+        code=digest_of("ntktune.cli.finetune:baselines"),
         blocks=BLOCKS,
         sizes=lookup(dpath="finetune/sizes", within=STUDY),
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),

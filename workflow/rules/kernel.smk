@@ -35,7 +35,7 @@ rule learning_kernel:
         mem_mb=6000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.kernel:learning"),
+        code=digest_of("ntktune.cli.kernel:learning"),
         seed=lookup(dpath="seed", within=STUDY),
         blocks=BLOCKS,
         dtype=lookup(dpath="model/dtype", within=STUDY),
@@ -88,7 +88,7 @@ rule kernel:
         mem_mb=4000,
         runtime=120,
     params:
-        code=code_digest("ntktune.cli.kernel:draws"),
+        code=digest_of("ntktune.cli.kernel:draws"),
         seed=lookup(dpath="seed", within=STUDY),
         blocks=BLOCKS,
         dtype=lookup(dpath="model/dtype", within=STUDY),
@@ -157,7 +157,7 @@ rule gathered_kernel:
         mem_mb=4000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.kernel_tiles:gather"),
+        code=digest_of("ntktune.cli.kernel_tiles:gather"),
     shell:
         """
         python -m ntktune kernel gather \

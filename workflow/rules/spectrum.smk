@@ -25,7 +25,7 @@ rule spectrum:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.spectrum:fit"),
+        code=digest_of("ntktune.cli.spectrum:fit"),
         seed=lookup(dpath="seed", within=STUDY),
         bootstrap=lookup(dpath="spectrum/bootstrap", within=STUDY),
     shell:

@@ -32,7 +32,7 @@ rule tuned_weights:
         mem_mb=4000,
         runtime=480,
     params:
-        code=code_digest("ntktune.cli.taskvectors:tune"),
+        code=digest_of("ntktune.cli.taskvectors:tune"),
         seed=lookup(dpath="seed", within=STUDY),
         size=lookup(dpath="taskvectors/size", within=STUDY),
         store=lookup(dpath="taskvectors/store", within=STUDY),
@@ -97,7 +97,7 @@ rule task_vector_cosines:
         mem_mb=2000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.taskvectors:cosine"),
+        code=digest_of("ntktune.cli.taskvectors:cosine"),
         blocks=BLOCKS,
     shell:
         """
@@ -135,7 +135,7 @@ rule text_overlap:
         mem_mb=2000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.taskvectors_sweeps:overlap"),
+        code=digest_of("ntktune.cli.taskvectors_sweeps:overlap"),
         size=lookup(dpath="taskvectors/size", within=STUDY),
         seeds=lookup(dpath="taskvectors/merged_seeds", within=STUDY),
     shell:
@@ -172,7 +172,7 @@ rule addition:
         mem_mb=4000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors_sweeps:add"),
+        code=digest_of("ntktune.cli.taskvectors_sweeps:add"),
         blocks=BLOCKS,
         tasks=merged_tasks,
         coefficients=COEFFICIENTS,
@@ -218,7 +218,7 @@ rule negation:
         mem_mb=5000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors_sweeps:negate"),
+        code=digest_of("ntktune.cli.taskvectors_sweeps:negate"),
         blocks=BLOCKS,
         tasks=negated_tasks,
         coefficients=NEGATED_COEFFICIENTS,
@@ -264,7 +264,7 @@ rule disentanglement:
         mem_mb=5000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.taskvectors_sweeps:disentangle"),
+        code=digest_of("ntktune.cli.taskvectors_sweeps:disentangle"),
         blocks=BLOCKS,
         tasks=merged_tasks,
         grid=lookup(dpath="taskvectors/grid", within=STUDY),
@@ -314,7 +314,7 @@ rule merged_scores:
         mem_mb=2000,
         runtime=10,
     params:
-        code=code_digest("ntktune.cli.taskvectors_sweeps:score"),
+        code=digest_of("ntktune.cli.taskvectors_sweeps:score"),
         coefficient=lookup(dpath="taskvectors/coefficient", within=STUDY),
         candidates=lookup(dpath="taskvectors/coefficients", within=STUDY),
     shell:

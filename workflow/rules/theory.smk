@@ -31,7 +31,7 @@ rule stopping:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.theory:stopping"),
+        code=digest_of("ntktune.cli.theory:stopping"),
         step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
     shell:
         """
@@ -63,7 +63,7 @@ rule stopping_rules:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.theory:rules"),
+        code=digest_of("ntktune.cli.theory:rules"),
         step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
         sizes=LEARNING_SIZES,
     shell:
@@ -102,7 +102,7 @@ rule trace:
         mem_mb=6000,
         runtime=240,
     params:
-        code=code_digest("ntktune.cli.theory:trace"),
+        code=digest_of("ntktune.cli.theory:trace"),
         seed=lookup(dpath="seed", within=STUDY),
         size=TRACED_SIZE,
         seeds=lookup(dpath="theory/seeds", within=STUDY),
@@ -170,7 +170,7 @@ rule width:
         mem_mb=2000,
         runtime=60,
     params:
-        code=code_digest("ntktune.cli.theory:width"),
+        code=digest_of("ntktune.cli.theory:width"),
         seed=lookup(dpath="seed", within=STUDY),
         widths=lookup(dpath="theory/widths", within=STUDY),
         seeds=lookup(dpath="theory/width_seeds", within=STUDY),
@@ -202,7 +202,7 @@ rule simulation:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_digest("ntktune.cli.theory:simulate"),
+        code=digest_of("ntktune.cli.theory:simulate"),
         seed=lookup(dpath="seed", within=STUDY),
         sizes=lookup(dpath="theory/simulation_sizes", within=STUDY),
         repeats=lookup(dpath="theory/simulation_repeats", within=STUDY),
