@@ -34,12 +34,8 @@ wildcard_constraints:
 report: "workflow/report/workflow.rst"
 
 
-# What uses the network runs where Snakemake runs: a cluster's compute nodes often have none.
 localrules:
     all,
-    fetch_package,
-    fetch_model,
-    fetch_task,
 
 
 rule all:

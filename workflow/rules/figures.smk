@@ -8,6 +8,34 @@ Makes: figures/fig2 ... fig10, prediction, epochs, layers, addition, negation, d
 """
 
 
+# On a cluster these run where Snakemake runs: a figure takes seconds, a queue hours.
+localrules:
+    fig2,
+    fig3,
+    decay_figure,
+    fig10,
+    prediction,
+    epochs,
+    simulation_figure,
+    table1,
+    table2,
+    layers,
+    addition_figure,
+    negation_figure,
+    disentanglement_figure,
+    table3,
+    table4,
+    descent,
+    linearisation,
+    width_figure,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+    verdicts,
+
+
 rule fig2:
     """Learning curves: test error against labelled examples (SR26 figure 2)."""
     input:
