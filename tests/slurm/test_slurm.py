@@ -1,21 +1,23 @@
 """The study `smoke` on a real SLURM of one node, started here on loopback, with pretended GPUs.
 
-The packages come from Debian and are unpacked into a temporary folder: nothing is installed. What
-one node cannot show stays untested: cgroups, several nodes, a shared file system.
+It is run once, and meets all that a cluster does to it: its Snakemake is killed, a job is
+cancelled, kernels are killed for memory. The packages come from Debian and are unpacked into a
+temporary folder: nothing is installed. What one node cannot show stays untested: cgroups, several
+nodes, a shared file system.
 """
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from checkout import Checkout, assert_same_numbers
+from checkout import Checkout, Running, assert_same_numbers
 
 from ntktune.config import load_yaml
 
@@ -23,8 +25,7 @@ from ntktune.config import load_yaml
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.timeout(1800)]
 HERE = Path(__file__).parent
 NO_PACKAGES = 77
-REGRESSION = "smoke-regression"
-GRAM = f"kernel/{REGRESSION}/gram.safetensors"
+STUDY = ("--configfile", "config/smoke.yaml")
 ON_GPUS = {"kernel", "learning_kernel", "finetune", "tuned_weights", "trace"}
 GPUS = "3"
 
@@ -40,15 +41,34 @@ class Cluster:
             [self.folder / "bin" / command, *arguments], capture_output=True, text=True, check=True
         ).stdout
 
-    def jobs(self) -> list[dict[str, str]]:
-        """Return what SLURM knows of all jobs so far: names as `scontrol show job` has them."""
+    def jobs(self) -> dict[str, dict[str, str]]:
+        """Return what SLURM knows of all jobs so far: id → names as `scontrol` shows them."""
         shown = self.call("scontrol", "--oneliner", "show", "job").splitlines()
-        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown if "JobId=" in line]
+        found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown if "JobId=" in line]
+        return {job["JobId"]: job for job in found}
+
+    def running(self, rule: str, snakemake: Running) -> str:
+        """Return the id of a job of a rule, as soon as one runs; Snakemake must be there."""
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            for name, job in self.jobs().items():
+                if job["JobState"] == "RUNNING" and job["Comment"].startswith(f"rule_{rule}"):
+                    return name
+            assert snakemake.process.poll() is None, snakemake.process.stdout.read()
+            time.sleep(0.2)
+        raise AssertionError(f"no job of {rule} ran in 300 s")
+
+    def finished(self, name: str) -> str:
+        """Wait for a job's end and return its state."""
+        end = time.monotonic() + 300
+        while (state := self.jobs()[name]["JobState"]) == "RUNNING" and time.monotonic() < end:
+            time.sleep(0.2)
+        return state
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Start a SLURM for this module."""
+    """Start a SLURM for this module, and let its commands be found."""
     # sockets have short names
     folder = Path(tempfile.mkdtemp(prefix="ntktune-slurm-", dir="/tmp"))
     with socket.socket() as free:
@@ -63,107 +83,131 @@ def cluster():
         if up.returncode == NO_PACKAGES:
             pytest.skip(f"SLURM's packages cannot be had here: {up.stderr.splitlines()[-1]}")
         assert up.returncode == 0, up.stdout + up.stderr
-        yield Cluster(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            yield Cluster(folder)
     finally:
         subprocess.run(["bash", HERE / "down.sh", "--purge"], env=environment, check=True)
 
 
+def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
+    """Write the shipped profile with what differs on this cluster; return the options."""
+    content = load_yaml(HERE.parents[1] / "profiles/slurm/profile.v9+.yaml")
+    content |= {
+        "slurm-status-command": "squeue",  # no accounting here
+        "slurm-init-seconds-before-status-checks": 6,
+        "latency-wait": 10,
+    }
+    asked = content["set-resources"]
+    for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
+        asked[rule] = asked.get(rule, {}) | {"gpu": 1}
+    for rule, resources in rules.items():
+        asked[rule] = asked.get(rule, {}) | resources
+    folder.mkdir()
+    (folder / "profile.v9+.yaml").write_text(yaml.safe_dump(content))
+    return ("--workflow-profile", str(folder), *STUDY)
+
+
+@dataclass
+class Study:
+    """A study that was run, what Snakemake said and what SLURM knows."""
+
+    folder: Path
+    said: str
+    jobs: dict[str, dict[str, str]]
+    cancelled: str  # job ids
+    left: str
+    double: str
+    beside: bool
+
+
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    """Return a function that writes the shipped profile with what differs on this cluster."""
-
-    def written(**rules):
-        content = load_yaml(HERE.parents[1] / "profiles/slurm/profile.v9+.yaml")
-        content |= {
-            "slurm-status-command": "squeue",  # no accounting here
-            "slurm-init-seconds-before-status-checks": 6,
-            "latency-wait": 10,
-        }
-        asked = content["set-resources"]
-        for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
-            asked[rule] = asked.get(rule, {}) | {"gpu": 1}
-        for rule, resources in rules.items():
-            asked[rule] = asked.get(rule, {}) | resources
-        folder = tmp_path_factory.mktemp("profile")
-        (folder / "profile.v9+.yaml").write_text(yaml.safe_dump(content))
-        return ("--workflow-profile", str(folder), "--configfile", "config/smoke.yaml")
-
-    return written
-
-
-@pytest.fixture
-def on_path(cluster, monkeypatch):
-    """Let SLURM's commands be found."""
-    monkeypatch.setenv("PATH", f"{cluster.folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
-
-
-def _running(snakemake, cluster, rule):
-    """Return the id of a rule's job, as soon as it runs."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        for job in cluster.jobs():
-            if job["JobState"] == "RUNNING" and job["Comment"].startswith(f"rule_{rule}_"):
-                return job["JobId"]
-        assert snakemake.process.poll() is None, snakemake.process.stdout.read()
-        time.sleep(0.2)
-    raise AssertionError(f"no job of {rule} ran in 300 s")
-
-
-def test_the_study_runs_on_slurm(cluster, on_path, profile, smoke, tmp_path):
-    checkout = Checkout(tmp_path / "ntktune")
+def study(cluster, tmp_path_factory):
+    """Run the study once, with all that happens to it."""
+    folder = tmp_path_factory.mktemp("study")
+    checkout = Checkout(folder / "ntktune")
     # the network is for the login node alone
-    fetched = checkout.snakemake("--configfile", "config/smoke.yaml", "--cores", "1", "--", "fetch")
+    fetched = checkout.snakemake(*STUDY, "--cores", "1", "--", "fetch")
     assert fetched.returncode == 0, fetched.stderr
+
+    # a Snakemake that is killed leaves a job, which stands still until the same job runs beside it
+    one = "finetune_wildcards_smoke-regression_128"
+    metrics = "results/smoke/finetune/smoke-regression/n128/metrics.parquet"
+    with checkout.running(*_profile(folder / "plain"), "--", metrics) as first:
+        left = cluster.running(one, first)
+        cluster.call("scontrol", "suspend", left)
+        first.kill()
+    unlocked = checkout.snakemake(*STUDY, "--unlock")
+    assert unlocked.returncode == 0, unlocked.stderr
+
     # a kernel that asks for too little memory is killed, and gets more when it is sent again
-    arguments = profile(kernel={"mem_mb": "100 if attempt == 1 else 4000"})
-    with checkout.running(*arguments) as running:
-        cancelled = _running(running, cluster, "finetune")
+    memory = {"mem_mb": "100 if attempt == 1 else 4000"}
+    with checkout.running(*_profile(folder / "scarce", kernel=memory)) as second:
+        double = cluster.running(one, second)
+        cluster.call("scontrol", "resume", left)
+        states = cluster.jobs()
+        cancelled = cluster.running("tuned_weights", second)
         cluster.call("scancel", cancelled)
-        said = running.output(1500)
-    assert running.process.returncode == 0, said
-    ids = set(re.findall(r"has been submitted with SLURM jobid (\d+)", said))
-    jobs = {job["JobId"]: job for job in cluster.jobs()}
+        said = second.output(1500)
+    assert second.process.returncode == 0, said
+    assert cluster.finished(left) == "COMPLETED"
+    jobs = cluster.jobs()
     for job in jobs.values():
         print(*(job[name] for name in ("JobId", "JobState", "RunTime", "Comment")))
-    assert ids
-    assert ids <= set(jobs)
-    for job in jobs.values():
-        rule = re.match(r"rule_(\w+?)(_wildcards.*|\.+)?$", job["Comment"]).group(1)
-        asked = "gpu" in job.get("TresPerJob", "")
-        assert asked is (rule in ON_GPUS), job
-    assert jobs[cancelled]["JobState"] == "CANCELLED"
-    assert re.search(rf"SLURM-job '{cancelled}' failed, SLURM status is: '?CANCELLED", said)
-    failed = [job for job in jobs.values() if job["JobState"] != "COMPLETED"]
-    others = [job for job in failed if job["JobId"] != cancelled]
-    assert {job["Comment"].split("_wildcards")[0] for job in others} == {"rule_kernel"}
-    assert said.count("Trying to restart job") == len(failed)
-    steps = int(re.search(r"(\d+) of \1 steps \(100%\) done", said).group(1))
-    assert len(ids) < 0.6 * steps  # small jobs went together
-    assert "rule_fig2" not in {job["Comment"] for job in jobs.values()}
-    assert_same_numbers(checkout.folder / "results/smoke", smoke.folder / "results/smoke")
+    return Study(
+        folder=checkout.folder,
+        said=said,
+        jobs=jobs,
+        cancelled=cancelled,
+        left=left,
+        double=double,
+        beside=states[left]["JobState"] == states[double]["JobState"] == "RUNNING",
+    )
 
 
-def test_a_job_that_a_killed_snakemake_left_may_run_beside_its_double(
-    cluster, on_path, profile, smoke, tmp_path
-):
-    checkout = Checkout.of(smoke, tmp_path / "ntktune")
-    (checkout.folder / "results/smoke" / GRAM).unlink()
-    arguments = (*profile(), "--", f"results/smoke/{GRAM}")
-    with checkout.running(*arguments) as running:
-        left = _running(running, cluster, "kernel")
-        running.kill()
-    unlocked = checkout.snakemake("--configfile", "config/smoke.yaml", "--unlock")
-    assert unlocked.returncode == 0, unlocked.stderr
-    again = checkout.snakemake(*arguments)
-    assert again.returncode == 0, again.stdout + again.stderr
-    end = time.monotonic() + 300
-    while any(job["JobState"] == "RUNNING" for job in cluster.jobs()) and time.monotonic() < end:
-        time.sleep(0.2)
-    states = {job["JobId"]: job["JobState"] for job in cluster.jobs()}
-    assert states[left] == "COMPLETED"
-    assert list(states.values())[-1] == "COMPLETED"
-    assert_same_numbers(checkout.folder / "results/smoke", smoke.folder / "results/smoke", GRAM)
-    left_over = [path.name for path in (checkout.folder / "results/smoke/kernel").rglob(".*")]
-    assert not left_over
-    shutil.rmtree(checkout.folder)
+def _rule(job: dict[str, str]) -> str:
+    """Return the rule of a job, ``group_rule_rule`` for a group."""
+    return re.match(r"rule_(\w+?)(_wildcards.*|\.+)?$", job["Comment"]).group(1)
+
+
+def test_the_numbers_are_those_of_a_local_run(study, smoke):
+    assert_same_numbers(study.folder / "results/smoke", smoke.folder / "results/smoke")
+
+
+def test_snakemake_submitted_what_takes_longer_than_seconds(study):
+    ids = re.findall(r"has been submitted with SLURM jobid (\d+)", study.said)
+    assert {*ids, study.left} == set(study.jobs)
+    rules = {_rule(job) for job in study.jobs.values()}
+    assert {"finetune", "addition", "width"} <= rules
+    assert not {"all", "tokenize", "fig2", "table1"} & rules
+    # small ones went together
+    assert "spectra_spectrum_stopping" in rules
+
+
+def test_jobs_on_gpus_asked_for_one(study):
+    for job in study.jobs.values():
+        assert ("gpu" in job.get("TresPerJob", "")) is (_rule(job) in ON_GPUS), job
+
+
+def test_a_job_that_was_killed_for_memory_got_more(study):
+    kernels = [job for job in study.jobs.values() if _rule(job) == "kernel"]
+    states = {job["MinMemoryNode"]: job["JobState"] for job in kernels}
+    assert states == {"100M": "FAILED", "4000M": "COMPLETED"}
+    assert len(kernels) == 2 * 2
+
+
+def test_a_cancelled_job_was_told_and_sent_again(study):
+    assert study.jobs[study.cancelled]["JobState"] == "CANCELLED"
+    told = rf"SLURM-job '{study.cancelled}' failed, SLURM status is: '?CANCELLED"
+    assert re.search(told, study.said)
+    failed = [job for job in study.jobs.values() if job["JobState"] != "COMPLETED"]
+    assert {_rule(job) for job in failed} == {"kernel", _rule(study.jobs[study.cancelled])}
+    assert study.said.count("Trying to restart job") == len(failed)
+
+
+def test_a_job_that_a_killed_snakemake_left_ran_beside_its_double(study):
+    assert study.left != study.double
+    assert study.beside
+    assert study.jobs[study.left]["JobState"] == study.jobs[study.double]["JobState"] == "COMPLETED"
+    assert not list((study.folder / "results/smoke").rglob(".*~*"))
