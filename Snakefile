@@ -56,4 +56,8 @@ include: "workflow/rules/collect.smk"
 
 
 onstart:
-    save_effective_configuration()
+    begin_run()
+
+
+onsuccess:
+    remember(RESULTS, unfinished(RESULTS))

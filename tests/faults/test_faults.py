@@ -202,6 +202,24 @@ def test_a_killed_job_is_told_and_done_again(study):
     study.finishes(target, parts=(GRAM,))
 
 
+def test_a_job_killed_while_a_finished_study_is_made_anew_is_done_again(study):
+    """What was made of its old files is still there: Snakemake alone would find nothing to do."""
+    trace = f"theory/{CLASSIFICATION}/trace.parquet"
+    with study.checkout.running(*CONFIG, "--forcerun", "trace") as running:
+        running.job("theory", "trace").kill()
+        said = running.output()
+    assert running.process.returncode == 1
+    assert "Error in rule trace" in said
+    assert not (study.results / trace).exists()
+    listed = (study.results / "state/unfinished.txt").read_text().splitlines()
+    assert f"results/smoke/{trace}" in listed
+    assert "results/smoke/figures/table6.csv" in listed  # made of it
+    study.finishes()
+    assert (study.results / trace).is_file()
+    assert not (study.results / "state/unfinished.txt").exists()
+    assert study.checkout.planned("--configfile", "config/smoke.yaml") == {}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "ctrl-c"])
 def test_a_stopped_run_ends_cleanly_and_goes_on(study, number):
     study.remove(GRAM)

@@ -34,6 +34,7 @@ from ntktune.config import (
 from ntktune.data.definition import complete_definition
 from ntktune.device import has_nvidia_gpu
 from ntktune.errors import UserError
+from ntktune.unfinished import remember, unfinished
 
 try:
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
@@ -141,6 +142,16 @@ def digest_of(entry):
     return lambda wildcards: code_digest(entry)
 
 
+def unfinished_first(wildcards):
+    """No files; but what an earlier run began and did not finish is done again, as by --forcerun.
+
+    An input of the rules that all chapters begin with: one of them is in the graph of any target.
+    """
+    if workflow.is_main_process and not workflow.touch:
+        workflow.dag.forcefiles.update(unfinished(RESULTS))
+    return []
+
+
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -151,7 +162,7 @@ def task_definition(wildcards):
     return compact_json(STUDY["task_definitions"][wildcards.task])
 
 
-def model_definition():
+def model_definition(wildcards):
     """The model's source with what its manifest states."""
     model = STUDY["model"]
     return compact_json({"name": model["name"], "licence": model["licence"]} | model["source"])
@@ -270,11 +281,14 @@ def vector_files(pattern, tasks_of):
     return files
 
 
-def save_effective_configuration():
-    """Keep the configuration, defaults filled in, beside the results it made."""
+def begin_run():
+    """Keep the configuration, defaults filled in, and what this run makes beside the results."""
     text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
+    made = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
     try:
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             path.write_text(text, encoding="utf-8")
+        if not workflow.touch:
+            remember(RESULTS, made | unfinished(RESULTS))
     except UserError as error:
         raise WorkflowError(str(error)) from None

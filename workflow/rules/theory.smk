@@ -155,6 +155,8 @@ rule trace:
 
 rule width:
     """Train attention networks of several widths, and measure how linear they are."""
+    input:
+        unfinished_first,
     output:
         networks="<results>/theory/width.parquet",
         slopes="<results>/theory/slopes.parquet",
@@ -188,6 +190,8 @@ rule width:
 
 rule simulation:
     """Repeat the simulation of Raskutti, Wainwright & Yu (2014): four stopping rules, f* known."""
+    input:
+        unfinished_first,
     output:
         errors="<results>/theory/simulation.parquet",
         radii="<results>/theory/radii.parquet",

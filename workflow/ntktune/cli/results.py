@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tarfile
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 from ntktune.artifacts import atomic_path
 from ntktune.cli import add_command
 from ntktune.errors import UserError
+from ntktune.unfinished import unfinished
 
 # Large, or other people's texts and weights: figures and tables are drawn without them.
 LEFT_OUT = (
@@ -20,7 +23,7 @@ LEFT_OUT = (
     "data/*/table.parquet",
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
-    "state/*",
+    "state/*/*",
     "kernel/*/tiles/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",
@@ -48,17 +51,12 @@ def archive(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out} must end in .tar.gz")
     if Path(args.out).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--out {args.out} would stand in what it packs; choose another folder")
-    # hidden ones are what killed jobs left, and tools' own
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
-    )
+    files = sorted(_files(folder, set()))
     kept = [path for path in files if not _left_out(path.relative_to(folder).as_posix())]
     records = [record for record in map(_record, kept) if record.is_file()]
     with (
         atomic_path(args.out) as temporary,
-        tarfile.open(temporary, "w:gz", compresslevel=6) as packed,
+        tarfile.open(temporary, "w:gz", compresslevel=6, dereference=True) as packed,
     ):
         for path in [*kept, *records]:
             packed.add(path, filter=_anonymous)
@@ -69,6 +67,27 @@ def archive(args: argparse.Namespace) -> None:
         f"weights, {left / 1e6:,.0f} MB",
         file=sys.stderr,
     )
+    missing = sorted(unfinished(args.folder))
+    if missing:
+        print(
+            f"warning: the study's last run did not end: {len(missing)} of its files are missing "
+            f"({missing[0]}, ...); where the archive is unpacked, they are made first",
+            file=sys.stderr,
+        )
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, links followed; hidden ones are left-overs, or tools' own."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, seen)
+        elif path.is_file():
+            yield path
 
 
 def _left_out(name: str) -> bool:
@@ -77,7 +96,7 @@ def _left_out(name: str) -> bool:
 
 def _record(path: Path) -> Path:
     """Return where Snakemake keeps what a file was made from: its path in base64, in pieces."""
-    name = urlsafe_b64encode(path.as_posix().encode()).decode()
+    name = urlsafe_b64encode(os.fsencode(path)).decode()
     pieces = [name[i : i + 254] for i in range(0, len(name), 254)]
     return RECORDS.joinpath(*(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
 
