@@ -232,6 +232,52 @@ def test_no_flipped_bit_of_a_parquet_file_is_believed(tmp_path):
     assert noticed > 50
 
 
+@pytest.mark.parametrize("name", ["t.safetensors", "t.parquet", "t.json", "t.csv"])
+def test_in_a_studys_results_damage_that_hides_the_checksum_is_noticed(tmp_path, monkeypatch, name):
+    """Wherever 16 bytes are lost, or one bit: what is read is what was written, or nothing."""
+    path, facts = tmp_path / name, {"task": "t", "rows": 240}
+    table = pd.DataFrame({"name": ["a", "b"] * 120, "value": np.arange(240.0)})
+    if name == "t.safetensors":
+        artifacts.write_tensors(path, {"x": torch.arange(240.0)}, facts)
+        read = artifacts.read_tensors
+    elif name == "t.parquet":
+        artifacts.write_table(path, table, facts)
+        read = artifacts.read_table
+    elif name == "t.json":
+        artifacts.write_json(path, {"draws": [[1, 2, 3]]}, facts)
+        read = artifacts.read_json
+    else:
+        artifacts.write_csv(path, table, facts)
+        read, path = artifacts.read_csv, path.with_suffix(".json")
+    monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(tmp_path))
+    wanted, whole, noticed = str(read(tmp_path / name)), path.read_bytes(), 0
+    for position in range(0, len(whole), 3):
+        flipped = bytes([whole[position] ^ 4])
+        for lost in (flipped, bytes(len(whole[position : position + 16]))):
+            path.write_bytes(whole[:position] + lost + whole[position + len(lost) :])
+            try:
+                found = read(tmp_path / name)
+            except UserError:
+                noticed += 1
+                if not (tmp_path / name).exists():  # it was set aside
+                    (tmp_path / f"{name}.damaged").rename(tmp_path / name)
+                continue
+            assert str(found) == wanted, (position, lost)
+    assert noticed > len(whole) / 4
+
+
+def test_a_folder_in_a_files_place_is_set_aside_in_a_studys_results(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    path.mkdir()
+    with pytest.raises(UserError, match=r"summary.json is a folder; name a file"):
+        artifacts.read_json(path)
+    assert path.is_dir()
+    monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match=r"it is a folder.*renamed to summary.json.damaged"):
+        artifacts.read_json(path)
+    assert not path.exists()
+
+
 def test_what_cannot_be_read_for_the_moment_is_not_set_aside(tmp_path, monkeypatch):
     monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(tmp_path))
     path = tmp_path / "t.parquet"

@@ -260,6 +260,14 @@ def in_results(path: str | os.PathLike) -> bool:
     return bool(results) and Path(path).resolve().is_relative_to(Path(results).resolve())
 
 
+def _lost_checksum(path: str | os.PathLike, stated: object) -> bool:
+    """Return whether a file states no checksum but must: all of a study's results do.
+
+    Damage may hit what names the checksum. Files of others, such as a model's weights, have none.
+    """
+    return stated is None and Path(path).name != MODEL_WEIGHTS and in_results(path)
+
+
 def damaged(path: str | os.PathLike, why: str) -> UserError:
     """Return the error for a file, or a folder, that is not what was written.
 
@@ -284,6 +292,10 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
 
 def _present(path: str | os.PathLike) -> Path:
     path = Path(path)
+    if path.is_dir():
+        if in_results(path):
+            raise damaged(path, "it is a folder")
+        raise UserError(f"{path} is a folder; name a file")
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it first, or correct the path")
     return path
@@ -305,9 +317,8 @@ def read_json(path: str | os.PathLike) -> dict:
         raise damaged(path, str(error)) from None
     if not isinstance(content, dict):
         raise damaged(path, "it holds no JSON object")
-    # files of others carry no checksum of ours
     stated = content.pop(CHECKSUM, None)
-    if stated not in (None, _json_checksum(content)):
+    if stated not in (None, _json_checksum(content)) or _lost_checksum(path, stated):
         raise damaged(path, "its content does not match its checksum")
     return content
 
@@ -362,7 +373,7 @@ def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
         metadata = arrow.schema.metadata or {}
         facts = metadata.get(METADATA_KEY.encode(), b"{}")
         stated = metadata.get(CHECKSUM.encode())
-        if stated not in (None, _frame_checksum(arrow, facts)):
+        if stated not in (None, _frame_checksum(arrow, facts)) or _lost_checksum(path, stated):
             raise ValueError("its columns or its provenance do not match their checksum")
         return arrow.to_pandas(), json.loads(facts)
     except UserError:
@@ -396,7 +407,7 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
 
     sidecar = _present(path).with_suffix(".json")
     stated = read_json(sidecar).get("csv_sha256") if sidecar.is_file() else None
-    if stated not in (None, file_sha256(path)):
+    if stated not in (None, file_sha256(path)) or _lost_checksum(path, stated):
         raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
     try:
         return pd.read_csv(path)
@@ -463,10 +474,13 @@ def _stated(checksum: str, provenance: dict) -> str:
     return json.dumps(facts)
 
 
-def _facts_in(file: Any) -> dict[str, Any]:
+def _facts_in(path: str | os.PathLike, file: Any) -> dict[str, Any]:
     """Return what a safetensors file says of itself; raise ValueError if it is damaged."""
     facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    if facts.get(CHECKSUM) not in (None, _json_checksum(facts.get("provenance", {}))):
+    stated = facts.get(CHECKSUM)
+    if stated not in (None, _json_checksum(facts.get("provenance", {}))) or any(
+        _lost_checksum(path, facts.get(key)) for key in (CHECKSUM, "sha256")
+    ):
         raise ValueError("its provenance does not match its checksum")
     return facts
 
@@ -485,7 +499,7 @@ def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
 
 def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
     with _opened(path, framework) as file:
-        facts = _facts_in(file)
+        facts = _facts_in(path, file)
         names = file.keys()
         tensors = {name: file.get_tensor(name) for name in names}
     # files of others, such as a model's weights, carry no checksum of ours
@@ -522,7 +536,7 @@ def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], di
     The checksum is verified: the file is read through once, in little memory.
     """
     with _opened(path) as file:
-        facts = _facts_in(file)
+        facts = _facts_in(path, file)
         names = file.keys()
         shapes = {name: file.get_slice(name).get_shape() for name in names}
     found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}

@@ -186,6 +186,7 @@ def configuration(folder: str | os.PathLike, blocks: int | None = None) -> Pretr
     """
     from transformers import AutoConfig
 
+    check_model_files(folder, ["config.json"])
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} is no model folder: config.json is missing; correct the path")
     with _reading(f"the configuration in {folder}"):
