@@ -124,6 +124,10 @@ def test_every_mistake_is_told_at_once(study):
     ("changes", "message"),
     [
         ({"sources": [{"files": {"train": "nope.csv"}}]}, r"sources.files names 'nope.csv', which"),
+        (
+            {"sources": [{"files": {"train": ["a.csv", "b{t}.csv"]}}]},
+            r"names 'b\{t\}.csv': Snakemake takes braces for wildcards; rename the file",
+        ),
         ({"kind": "ranking"}, r"tasks/mine.yaml: kind is 'ranking'"),
         ({"sources": []}, r"mine.yaml: sources"),
         ({"titel": "x"}, r"mine.yaml: unknown key 'titel'; did you mean 'title'"),

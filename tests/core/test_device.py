@@ -38,6 +38,12 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
         select_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["", "nosuch", "mps", "meta"])
+def test_a_device_that_is_not_known_is_told(name):
+    with pytest.raises(UserError, match=f"device '{name}' is not known; use cpu, cuda or auto"):
+        select_device(name)
+
+
 LEASE = """
 import sys, time, torch
 from ntktune import device

@@ -250,6 +250,20 @@ def test_the_same_root_gives_the_same_content_and_another_root_another(
     assert provenance["task"]["name"] == "t"
 
 
+@pytest.mark.parametrize(
+    ("verb", "flags"),
+    [
+        ("draws", ["--rows", "20", "--draws", "2"]),
+        ("subsets", ["--seeds", "2", "--holdout-fraction", "0.25"]),
+    ],
+)
+def test_tokens_of_another_task_are_refused(tokens, tmp_path, capsys, verb, flags):
+    out = tmp_path / "a.json"
+    assert _run(verb, tokens, out, 1, *flags, "--task", "u") == 1
+    assert "tokens.safetensors holds task 't', not 'u'; give that task" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_mistakes_of_the_sampling_commands_leave_no_file(tokens, tmp_path, capsys):
     out = tmp_path / "draws.json"
     assert _run("draws", tokens, out, 1, "--rows", "500", "--draws", "2") == 1

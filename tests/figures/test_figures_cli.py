@@ -409,7 +409,11 @@ class TestMistakes:
         arguments = self.verdict_arguments(study, table1=[rates], fits=study.fits[::-1])
         message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
         assert "does not belong to the summary of task 'semrel'" in message
-        assert "give --fits in the order of --summaries" in message
+        assert "give that task's fits, in the order of the summaries" in message
+        arguments = ["--eigenvalues", study.eigenvalues[0], "--summary", study.summaries[0]]
+        arguments += ["--color", "#009E73", "--out", tmp_path / "a.png"]
+        message = refused("decay", "--fits", study.fits[1], *arguments)
+        assert "does not belong to the summary of task" in message
 
 
 def test_a_task_named_as_text_in_the_provenance_is_understood(study, figures, tmp_path):

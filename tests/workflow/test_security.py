@@ -80,7 +80,7 @@ def test_names_paths_and_values_of_a_configuration_are_never_run(checkout):
     (folder / "evil.yaml").write_text(yaml.safe_dump(task))
     study = yaml.safe_load((checkout.folder / "config/smoke.yaml").read_text())
     study |= {"study": "evil", "task_folders": [folder.name], "tasks": ["evil"]}
-    study["model"] |= {"name": EVIL, "licence": EVIL}
+    study["model"] |= {"name": EVIL + " {input}", "licence": EVIL}
     study["kernel"] = {"rows": 10, "draws": 1}
     study["finetune"] |= {"sizes": [16], "test_rows": 10}
     study["taskvectors"] = {"tasks": []}

@@ -190,6 +190,12 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks") -> dict:
     if not task["sources"]:
         raise UserError(f"{path}: sources is empty; name at least one source")
     for source in task["sources"]:
+        for file in source_files(source):
+            if set(file) & set("{}"):
+                raise UserError(
+                    f"{path}: sources.files names {file!r}: Snakemake takes braces for wildcards; "
+                    "rename the file"
+                )
         missing = [f for f in source_files(source) if not Path(f).is_file()]
         if missing and len(task["sources"]) == 1:
             raise UserError(

@@ -87,6 +87,8 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not known; use cpu, cuda or auto")
     if name != "cuda" or not lease:
         return torch.device(name)
     number = leased_gpu()

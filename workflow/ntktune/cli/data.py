@@ -21,7 +21,7 @@ from ntktune.artifacts import (
     write_tensors,
 )
 from ntktune.cli import add_command
-from ntktune.cli.inputs import model_manifest
+from ntktune.cli.inputs import check_task, model_manifest
 from ntktune.errors import UserError
 
 
@@ -198,6 +198,7 @@ def draws(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:draws", args)
     tensors, origin = read_arrays(args.tokens)
+    check_task(args.tokens, origin, args.task)
     chosen = kernel_draws(
         np.flatnonzero(tensors["is_test"] == 0),
         rows=args.rows,
@@ -216,6 +217,7 @@ def subsets(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:subsets", args)
     tensors, origin = read_arrays(args.tokens)
+    check_task(args.tokens, origin, args.task)
     content = training_subsets(
         tensors["label"],
         tensors["is_test"] == 1,

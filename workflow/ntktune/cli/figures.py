@@ -197,8 +197,8 @@ def decay(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:decay", args)
     eigenvalues, _ = checked_table(args.eigenvalues, ("draw", "k", "eigenvalue"))
-    fits, _ = checked_table(args.fits, FIT_COLUMNS)
     summary = _summary(args.summary)
+    fits = _fits(args.fits, summary)
     title = task_facts(summary.get("provenance", {})).get("title") or summary["task"]
     figure = decay_figure(eigenvalues, fits, summary["noise_floor"], title, args.color)
     write_figure(figure, args, record)
@@ -290,25 +290,32 @@ def table4(args: argparse.Namespace) -> None:
 
 def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> dict[str, np.ndarray]:
     """Read task → the decay exponents of its draws; fits come in the order of the summaries."""
-    import numpy as np
-
     if len(fit_paths) != len(summaries):
         raise UserError(
             f"--summaries has {len(summaries)} files and --fits has {len(fit_paths)}; give one of "
             "each per task, in the same order"
         )
-    exponents = {}
-    for summary, path in zip(summaries, fit_paths, strict=True):
-        fits, _ = checked_table(path, FIT_COLUMNS)
-        values = fits.loc[fits["range"] == "1..n", "exponent"].to_numpy()
-        stated = summary["exponent"]["mean"]
-        if len(values) == 0 or not np.isclose(values.mean(), stated, rtol=1e-6):
-            raise UserError(
-                f"{path} does not belong to the summary of task {summary['task']!r}: its mean "
-                f"exponent over 1..n is not {stated:.6g}; give --fits in the order of --summaries"
-            )
-        exponents[summary["task"]] = values
-    return exponents
+    pairs = zip(summaries, fit_paths, strict=True)
+    return {summary["task"]: _exponents(_fits(path, summary)) for summary, path in pairs}
+
+
+def _exponents(fits: pd.DataFrame) -> np.ndarray:
+    """Return the exponents of a task's draws, fitted to all eigenvalues."""
+    return fits.loc[fits["range"] == "1..n", "exponent"].to_numpy()
+
+
+def _fits(path: str, summary: dict[str, Any]) -> pd.DataFrame:
+    """Read the fits that a summary is about; those of another task are refused."""
+    import numpy as np
+
+    fits, _ = checked_table(path, FIT_COLUMNS)
+    values, stated = _exponents(fits), summary["exponent"]["mean"]
+    if len(values) == 0 or not np.isclose(values.mean(), stated, rtol=1e-6):
+        raise UserError(
+            f"{path} does not belong to the summary of task {summary['task']!r}: its mean exponent "
+            f"over 1..n is not {stated:.6g}; give that task's fits, in the order of the summaries"
+        )
+    return fits
 
 
 def show(args: argparse.Namespace) -> None:

@@ -29,6 +29,13 @@ def model_facts(folder: str) -> dict[str, Any]:
     return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
 
 
+def check_task(tokens: str, facts: dict[str, Any], task: str) -> None:
+    """Raise UserError if tokens, of which ``facts`` is the provenance, are another task's."""
+    found = facts.get("task", {}).get("name")
+    if found != task:
+        raise UserError(f"{tokens} holds task {found!r}, not {task!r}; give that task's tokens")
+
+
 def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str, Any]) -> None:
     """Raise UserError if tokens are another task's, or were made for another model.
 
@@ -43,9 +50,7 @@ def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str,
     model
         What :func:`model_facts` says of the model that is used.
     """
-    found = facts.get("task", {}).get("name")
-    if found != task:
-        raise UserError(f"{tokens} holds task {found!r}, not {task!r}; give that task's tokens")
+    check_task(tokens, facts, task)
     made_for = facts.get("model", {})
     if made_for.get("sha256") != model["sha256"]:
         raise UserError(

@@ -358,6 +358,8 @@ def _bands(tile: Sequence[int] | None, rows: int) -> tuple[slice, slice]:
     if tile is None:
         return slice(0, rows), slice(0, rows)
     i, j, count = tile
+    if count < 1:
+        raise UserError(f"--tile {i} {j} {count}: the number of bands must be 1 or more")
     if not (0 <= i < count and 0 <= j < count):
         raise UserError(f"--tile {i} {j} {count}: the bands are counted from 0 to {count - 1}")
     split = bands(rows, count)
