@@ -7,6 +7,7 @@
 #   make setup       .venv alone
 #   make lint        formats, lints, schemas and shipped configurations
 #   make lock        renew envs/requirements.txt from envs/requirements.in
+#   make report      the study's report.html
 #   make archive     the study's results in one file, without models and texts
 #   make clean       remove what the tools left; results stay (make clean-results asks first)
 #
@@ -20,7 +21,7 @@ PYTEST_FLAGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder --dur
 BIN := .venv/bin
 READY := .venv/.ready
 SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
-STUDY = $(shell $(BIN)/python -c "import sys; from ntktune.config import study_name; print(study_name(sys.argv[1]))" "$(CONFIG)")
+STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.tracebacklimit = 0; from ntktune.config import study_name; print(study_name(sys.argv[1]))" "$(CONFIG)"),$(error CONFIG=$(CONFIG) names no study))
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
 

@@ -181,8 +181,9 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     rules = {_rule(job) for job in study.jobs.values()}
     assert {"finetune", "addition", "width"} <= rules
     assert not {"all", "tokenize", "fig2", "table1"} & rules
-    # small ones went together
+    # small ones went together, one after another on one core
     assert "spectra_spectrum_stopping" in rules
+    assert {job["NumCPUs"] for job in study.jobs.values()} == {"1"}
 
 
 def test_jobs_on_gpus_asked_for_one(study):
