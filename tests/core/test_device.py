@@ -12,6 +12,8 @@ import torch
 from ntktune import device
 from ntktune.device import (
     DTYPES,
+    free_bytes,
+    free_in_control_groups,
     has_nvidia_gpu,
     machine_epsilon,
     select_device,
@@ -111,6 +113,58 @@ def test_somebody_elses_folder_of_leases_is_told(tmp_path, monkeypatch):
     (tmp_path / f"ntktune-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is somebody else's: GPUs cannot be leased there"):
         device.leased_gpu()
+
+
+@pytest.fixture
+def control_groups(tmp_path):
+    """Return a function that pretends groups and returns what they leave: folder → its files."""
+
+    def free(listed, groups):
+        (tmp_path / "cgroup").write_text(listed)
+        for folder, files in groups.items():
+            (tmp_path / "mount" / folder).mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (tmp_path / "mount" / folder / name).write_text(f"{content}\n")
+        return free_in_control_groups(tmp_path / "cgroup", tmp_path / "mount")
+
+    return free
+
+
+def test_a_clusters_limit_on_memory_is_what_is_left_of_it(control_groups):
+    stat = "anon 7\ninactive_file 30\nactive_file 9"
+    groups = {
+        "": {"cgroup.controllers": "memory"},
+        "slurm": {"memory.max": "max", "memory.current": 900, "memory.stat": stat},
+        "slurm/job_1": {"memory.max": 500, "memory.current": 200, "memory.stat": stat},
+        "slurm/job_1/step_0": {"memory.max": 800, "memory.current": 100, "memory.stat": stat},
+    }
+    assert control_groups("0::/slurm/job_1/step_0\n", groups) == 500 - 200 + 30
+    assert control_groups("0::/slurm\n", {}) == float("inf")
+    # of a container, whose path is of the machine outside
+    assert control_groups("0::/elsewhere/job\n", {}) == float("inf")
+    over = {"slurm/job_1": {"memory.current": 900}}
+    assert control_groups("0::/slurm/job_1\n", over) == 0
+
+
+def test_limits_of_the_older_control_groups_count_too(control_groups):
+    listed = "5:cpu,cpuacct:/job\n4:memory:/job\n0::/\n"
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    groups = {
+        "memory": dict(zip(names, (2**63 - 4096, 900, "total_inactive_file 0"), strict=True)),
+        "memory/job": dict(zip(names, (500, 200, "total_inactive_file 30"), strict=True)),
+    }
+    assert control_groups(listed, groups) == 500 - 200 + 30
+    assert control_groups("1:memory:/\n", {}) > 2**62
+
+
+def test_a_machine_without_control_groups_has_no_limit_of_theirs(tmp_path):
+    assert free_in_control_groups(tmp_path / "none", tmp_path) == float("inf")
+
+
+def test_a_process_can_have_no_more_than_its_groups_leave(monkeypatch):
+    assert 0 < free_bytes(torch.device("cpu")) < 2**60
+    monkeypatch.setattr(device, "free_in_control_groups", lambda: 1000.0)
+    assert free_bytes(torch.device("cpu")) == 1000
 
 
 def test_what_is_out_of_memory():

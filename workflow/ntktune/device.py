@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -43,13 +46,51 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device, on the processor that which programs can have."""
+    """Return the free memory of a device, on the processor that which this process can have."""
     import psutil
     import torch
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return int(min(psutil.virtual_memory().available, free_in_control_groups()))
+
+
+def free_in_control_groups(
+    groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """Return the bytes that this process's control groups have left, infinity without a limit.
+
+    Clusters and containers limit a job's memory so, on machines that have much more. A group's
+    limit holds for those within it, too. What is cached of files counts as free: it is given back.
+
+    Parameters
+    ----------
+    groups
+        The file that names the groups, ``hierarchy:controllers:path`` a line.
+    mount
+        Where they are mounted, of version 2 or version 1.
+    """
+    free = math.inf
+    lines = groups.read_text().splitlines() if groups.is_file() else []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines):
+        if not controllers:
+            root, names = mount, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = mount / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file; "max" is no number
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                cached = re.search(
+                    rf"^{names[2]} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
+                )
+                free = min(free, max(0, limit - used + int(cached[1] if cached else 0)))
+            if folder == root:
+                break
+    return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:
