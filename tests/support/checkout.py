@@ -57,7 +57,9 @@ class Checkout:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a run here; the package is the copy's own."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
+        # compiled once, not by each of hundreds of processes
+        ignored = ("SNAKEMAKE", "PYTHONDONTWRITEBYTECODE")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
         # no environment is activated: the jobs must find the right Python all the same
         binaries = str(Path(sys.executable).parent)

@@ -138,8 +138,11 @@ CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 
 
 def digest_of(entry):
-    """The digest of the code that an entry point runs; taken only where a job is planned."""
-    return lambda wildcards: code_digest(entry)
+    """The digest of the code that an entry point runs; taken only where a job is planned.
+
+    The Snakemake that runs one job of another's plan, as on a cluster, compares and records nothing.
+    """
+    return lambda wildcards: code_digest(entry) if workflow.is_main_process else ""
 
 
 def unfinished_first(wildcards):
