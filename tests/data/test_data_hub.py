@@ -183,6 +183,44 @@ def test_a_task_comes_from_the_hub_and_offline_from_its_cache(run, tmp_path):
     assert set(table["text_a"]) < set(read_table(out)[0]["text_a"])
 
 
+def test_a_data_file_that_comes_with_another_checksum_is_fetched_again(run, faults, tmp_path):
+    """A flipped bit can leave a file that reads well, with another label."""
+    out = tmp_path / "table.parquet"
+    command = ("fetch-task", "--name", "s", "--definition", _task(), "--out", str(out))
+    faults["damaged"] = ["train.jsonl", "validation.jsonl"]
+    for name in list(faults["damaged"]):
+        status, said = run(*command)
+        assert status == 1
+        assert re.search(rf"{name} came with the checksum \w+, but the hub states \w+; it", said)
+        assert not out.exists()
+    status, said = run(*command)
+    assert status == 0, said
+    table = read_table(out)[0]
+    assert len(table) == 240
+    assert (table["label"] == table["text_a"].str.split().str[1].astype(int) % 2).all()
+
+
+def test_a_hub_in_trouble_is_asked_again_and_not_passed_over(run, faults, tmp_path):
+    out = tmp_path / "table.parquet"
+    sources = [
+        {"hub": {"id": "us/sentences", "revision": "main"}},
+        {"generated": {"rows": {"train": 20, "test": 20}}},
+    ]
+    command = ("fetch-task", "--name", "s", "--definition", _task(sources=sources))
+    faults["failing"] = 20
+    status, said = run(*command, "--out", str(out))
+    assert status == 1
+    assert "us/sentences at main cannot be had from the hub: " in said
+    assert "503" in said
+    assert "try again" in said
+    assert len(said.splitlines()) == 1
+    assert not out.exists()
+    faults.clear()
+    status, said = run(*command, "--out", str(out))
+    assert status == 0, said
+    assert read_table(out)[1]["origin"]["source"] == "hub"
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [

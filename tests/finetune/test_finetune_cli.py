@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, write_json, write_tensors
+from ntktune.artifacts import read_json, read_table, read_tensors, write_json, write_tensors
 
 METRICS = [
     "task", "kind", "n", "seed", "n_train", "n_holdout", "steps", "best_step", "best_epoch",
@@ -231,6 +231,24 @@ def test_finished_seeds_of_other_settings_or_damaged_do_not_count(study, capsys)
     capsys.readouterr()
     assert run(study, state=state) == 0
     assert "seeds 1 were finished before" in capsys.readouterr().err
+    # the same data, tokenised otherwise
+    tokens, facts = read_tensors(study / "score.safetensors")
+    kept = tokens["ids"].clone()
+    tokens["ids"][::2] = tokens["ids"].max() - tokens["ids"][::2]
+    write_tensors(study / "score.safetensors", tokens, facts)
+    assert run(study, state=state) == 0
+    assert "finished before" not in capsys.readouterr().err
+    write_tensors(study / "score.safetensors", tokens | {"ids": kept}, facts | {"wall_seconds": 9})
+    assert run(study, state=state) == 0
+    capsys.readouterr()
+    # the same weights in another configuration
+    model = read_json(study / "model/model.json")
+    write_json(study / "model/model.json", model | {"files": {"vocab.json": "0"}}, {})
+    assert run(study, state=state) == 0
+    assert "finished before" not in capsys.readouterr().err
+    write_json(study / "model/model.json", model, {})
+    assert run(study, state=state) == 0
+    capsys.readouterr()
     # what changes no number does: another place of the outputs, a seed more
     subsets["seeds"].append(subsets["seeds"][0])
     write_json(study / "score.json", subsets, {"data_sha256": "score"})

@@ -513,6 +513,15 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     return _read_named(path, "pt")
 
 
+def content_sha256(path: str | os.PathLike) -> str | None:
+    """Return the checksum that a safetensors file states of its tensors, None if it states none.
+
+    Files of the same tensors have the same, whenever and however they were made.
+    """
+    with _opened(path, "numpy") as file:
+        return _facts_in(path, file).get("sha256")
+
+
 class StoredTensor:
     """A tensor in a safetensors file, of which rows are read when they are asked for.
 

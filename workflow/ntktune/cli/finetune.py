@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_table
+from ntktune.artifacts import MODEL_MANIFEST, Record, content_sha256, read_tensors, write_table
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts, read_samples
+from ntktune.cli.inputs import check_tokens, model_facts, model_manifest, read_samples
 from ntktune.cli.resume import Finished
 from ntktune.code_digest import code_digest
 from ntktune.errors import UserError
@@ -391,18 +391,24 @@ def plan(args: argparse.Namespace) -> None:
 PLACES = ("model", "tokens", "subsets", "state", "device", "out_metrics", "out_history")
 
 
-def _key(record: Record, cell: Cell, size: int, seed: int) -> dict[str, Any]:
-    """Return what a seed's result depends on."""
+def _keys(record: Record, args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
+    """Return what each seed's result depends on."""
     from importlib.metadata import version
 
-    chosen = cell.subsets["seeds"][seed]
-    return {
+    shared = {
         "code": code_digest(record.entry),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "settings": {k: v for k, v in record.settings.items() if k not in PLACES},
-        "facts": cell.facts,
-        "rows": [chosen["order"][:size], chosen["holdout"][:size], cell.subsets["test"]],
+        # any GPU of a machine does
+        "facts": cell.facts | {"device": cell.device.type},
+        "model_files": model_manifest(args.model).get("files"),
+        "tokens": content_sha256(args.tokens),
+        "test": cell.subsets["test"],
     }
+    samples = [
+        [seed["order"][: args.size], seed["holdout"][: args.size]] for seed in cell.subsets["seeds"]
+    ]
+    return [shared | {"rows": rows} for rows in samples]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -414,7 +420,7 @@ def run(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.finetune:run", args)
     cell, finished = read_cell(args), Finished(args.state)
     seeds = range(len(cell.subsets["seeds"]))
-    keys = {seed: _key(record, cell, args.size, seed) for seed in seeds}
+    keys = _keys(record, args, cell)
     done = {seed: finished.get(f"seed{seed}", keys[seed]) for seed in seeds}
     left = [seed for seed in seeds if done[seed] is None]
     if len(left) < len(seeds):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ntktune.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import DatasetBuilder
     from huggingface_hub import RepoFile, RepoFolder
 
 MODEL_FILES = (
@@ -34,6 +36,9 @@ MODEL_FILES = (
 )
 
 
+TOO_MANY_REQUESTS = 429
+
+
 class HubUnavailableError(Exception):
     """The hub, or a repository or revision on it, cannot be reached; one line says why."""
 
@@ -44,6 +49,18 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def _refusal(error: Exception, what: str) -> Exception:
+    """Return what to raise for an error of the hub's client, its transport or Python.
+
+    A hub that is there but in trouble is a UserError, to be tried again: to go on without it would
+    give other data for an outage of seconds.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None) or 0
+    passing = status == TOO_MANY_REQUESTS or status >= 500 or type(error).__name__ == "ReadTimeout"
+    told = f"{what}: {one_line(error)}"
+    return UserError(f"{told}; try again") if passing else HubUnavailableError(told)
+
+
 def resolved_commit(repository: str, revision: str, kind: str) -> str:
     """Return the commit that a revision of a repository (model, dataset) stands for.
 
@@ -51,16 +68,15 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
     ------
     HubUnavailableError
         The hub cannot be reached or does not know the repository or revision.
+    UserError
+        It is in trouble.
     """
     from huggingface_hub import HfApi
 
     try:
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
-    # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
-        raise HubUnavailableError(
-            f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
-        ) from None
+        raise _refusal(error, f"{repository} at {revision} cannot be had from the hub") from None
 
 
 def load_hub_splits(
@@ -86,7 +102,7 @@ def load_hub_splits(
     HubUnavailableError
         The data set cannot be had.
     UserError
-        It has no split of that name.
+        It has no split of that name, the hub is in trouble, or what came is not what it states.
     """
     import datasets
     import pyarrow as pa
@@ -98,11 +114,17 @@ def load_hub_splits(
     else:
         commit = resolved_commit(repository, revision, "dataset")
     try:
-        found = datasets.load_dataset(repository, config, revision=commit, data_files=files)
+        builder = datasets.load_dataset_builder(
+            repository, config, revision=commit, data_files=files
+        )
+        if not constants.HF_HUB_OFFLINE:
+            _fetch_checked(builder, repository, commit)
+        builder.download_and_prepare()
+        found = builder.as_dataset()
+    except UserError:
+        raise
     except Exception as error:
-        raise HubUnavailableError(
-            f"{repository} at {revision} cannot be loaded: {one_line(error)}"
-        ) from None
+        raise _refusal(error, f"{repository} at {revision} cannot be loaded") from None
     tables = {}
     for ours, theirs in splits.items():
         missing = [name for name in theirs if name not in found]
@@ -114,6 +136,21 @@ def load_hub_splits(
         parts = [found[name].with_format("arrow")[:] for name in theirs]
         tables[ours] = pa.concat_tables(parts)
     return tables, commit
+
+
+def _fetch_checked(builder: DatasetBuilder, repository: str, commit: str) -> None:
+    """Download the files that a data set is built from, and compare them with the hub's checksums."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    # hf://datasets/<repository>@<commit>/<path>
+    start = f"hf://datasets/{repository}@{commit}/"
+    chosen = [file for files in (builder.config.data_files or {}).values() for file in files]
+    names = sorted({file.removeprefix(start) for file in chosen if file.startswith(start)})
+    folder = snapshot_download(
+        repository, repo_type="dataset", revision=commit, allow_patterns=list(map(escape, names))
+    )
+    there = HfApi().get_paths_info(repository, names, revision=commit, repo_type="dataset")
+    _check_download(Path(folder), there, f"the data set {repository}")
 
 
 def download_model(repository: str, revision: str) -> tuple[Path, str]:
@@ -137,6 +174,8 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
             )
         )
         there = list(HfApi().list_repo_tree(repository, revision=commit, repo_type="model"))
+    except UserError as error:
+        raise UserError(f"the model {error}") from None
     except HubUnavailableError as error:
         raise UserError(
             f"the model {error}; check the name, the revision and the network, "
