@@ -7,6 +7,8 @@ import platform
 import resource
 import stat
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -125,11 +127,15 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
         f".t.{here}~{os.getpid()}~0123abcd.parquet": True,  # another thread's, or a second job's
         f".t.{here}~1~0123abcd.parquet": True,
         f".t.elsewhere~{dead.pid}~0123abcd.parquet": True,
+        f".t.elsewhere~{dead.pid}~0123abce.parquet": False,  # nobody writes to it for days
+        f".t.{here}~{dead.pid}~0123abcd.parquet~": False,  # was being replaced
         f".u.{here}~{dead.pid}~0123abcd.parquet": True,
         ".t.mine.parquet": True,
     }
     for name in names:
         (tmp_path / name).touch()
+    week = time.time() - 7 * 86400
+    os.utime(tmp_path / f".t.elsewhere~{dead.pid}~0123abce.parquet", (week, week))
     folder = tmp_path / f".m.{here}~{dead.pid}~0123abcd"
     (folder / "deep").mkdir(parents=True)
     with artifacts.atomic_path(tmp_path / "t.parquet") as path:
@@ -138,6 +144,38 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
         path.mkdir()
     kept = {name for name, stays in names.items() if stays} | {"t.parquet", "m"}
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_folder_that_is_replaced_is_there_until_the_new_one_is(tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "old").touch()
+    replace = os.replace
+
+    def fails(source, target):
+        if Path(target) == folder and "old" not in os.listdir(source):
+            raise OSError(5, "a disk that fails", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with (
+        pytest.raises(UserError, match="the file system failed"),
+        artifacts.atomic_path(folder) as new,
+    ):
+        new.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert [path.name for path in folder.iterdir()] == ["old"]
+
+
+def test_a_link_to_a_folder_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/kept").touch()
+    (tmp_path / "m").symlink_to(tmp_path / "elsewhere")
+    with artifacts.atomic_path(tmp_path / "m") as path:
+        path.mkdir()
+    assert (tmp_path / "elsewhere/kept").exists()
+    assert not (tmp_path / "m").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "m"]
 
 
 WRITERS = {
@@ -173,6 +211,8 @@ def test_only_refusals_to_write_are_told_so(tmp_path):
             artifacts.atomic_path(tmp_path / "x"),
         ):
             raise error
+    with artifacts.atomic_path(tmp_path / ("x" * 250)) as path:  # as long as a name can be
+        path.write_text("")
     # what was to be read is not what cannot be written
     with pytest.raises(PermissionError), artifacts.atomic_path(tmp_path / "x"):
         raise PermissionError(13, "Permission denied", "/an/input")

@@ -202,3 +202,29 @@ def test_a_merged_task_cannot_stand_where_the_chapters_own_files_do(study, tmp_p
     assert study({"tasks": ["addition"], "taskvectors": {"tasks": [], "size": 50}})["tasks"]
     with pytest.raises(UserError, match=r"taskvectors.tasks: a task cannot be called 'addition'"):
         study({"taskvectors": {"tasks": ["mine", "addition"], "size": 50}})
+
+
+@pytest.mark.parametrize("name", ["my{model}", "a}b"])
+def test_a_model_path_with_braces_is_told(study, tmp_path, name):
+    (tmp_path / name).mkdir()
+    model = {"model": {"name": "m", "source": {"folder": name}}}
+    with pytest.raises(UserError, match=r"model.source.folder is .*: Snakemake takes braces for"):
+        study(model)
+
+
+def test_the_own_files_of_a_study_that_was_made_elsewhere_need_not_be_here(study, tmp_path):
+    """Its results came in an archive, without model and texts."""
+    elsewhere = {"model": {"name": "m", "source": {"folder": "/elsewhere/model"}}}
+    no_texts = [{"files": {"train": "/elsewhere/texts.csv"}}]
+    with pytest.raises(UserError, match=r"model.source.folder is '/elsewhere/model', which does"):
+        study(elsewhere)
+    with pytest.raises(UserError, match=r"sources.files names '/elsewhere/texts.csv', which does"):
+        study(sources=no_texts)
+    results = tmp_path / "results" / study()["study"]
+    results.mkdir(parents=True)
+    (results / "config.yaml").write_text("")
+    assert study(elsewhere, sources=no_texts)["model"]["name"] == "m"
+    # a study that was made here and whose model has gone is told so
+    (results / "data/model").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"model.source.folder is '/elsewhere/model', which does"):
+        study(elsewhere)

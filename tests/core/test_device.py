@@ -40,10 +40,18 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
         select_device("cuda")
 
 
-@pytest.mark.parametrize("name", ["", "nosuch", "mps", "meta"])
+@pytest.mark.parametrize("name", ["", "nosuch", "mps", "meta", "cpu:x", "cuda:x", "cuda:-1"])
 def test_a_device_that_is_not_known_is_told(name):
     with pytest.raises(UserError, match=f"device '{name}' is not known; use cpu, cuda or auto"):
         select_device(name)
+
+
+def test_a_gpu_beyond_the_last_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert select_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="device 'cuda:2' was asked for, but torch sees 2 GPUs"):
+        select_device("cuda:2")
 
 
 LEASE = """
@@ -170,7 +178,8 @@ def test_a_process_can_have_no_more_than_its_groups_leave(monkeypatch):
 def test_what_is_out_of_memory():
     with pytest.raises(RuntimeError) as allocator:
         torch.empty(2**60)
-    for error in (allocator.value, MemoryError(), torch.OutOfMemoryError("CUDA")):
+    onednn = RuntimeError("could not create a primitive")
+    for error in (allocator.value, MemoryError(), torch.OutOfMemoryError("CUDA"), onednn):
         assert device.is_out_of_memory(error)
     for error in (RuntimeError("shapes"), ValueError("DefaultCPUAllocator"), KeyError()):
         assert not device.is_out_of_memory(error)

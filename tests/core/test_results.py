@@ -1,11 +1,15 @@
 """What an archive of a study's results holds, and what a run began and did not finish."""
 
+import os
+import platform
+import subprocess
 import tarfile
 
 import pytest
 
 from ntktune.__main__ import main
-from ntktune.unfinished import remember, unfinished
+from ntktune.artifacts import write_json
+from ntktune.unfinished import begin, finish, unfinished
 
 RESULTS = "results/s"
 
@@ -47,23 +51,82 @@ def test_a_name_that_is_no_utf8_is_packed(results, tmp_path):
     assert len(packed(tmp_path)) == 3
 
 
-def test_an_unfinished_study_is_packed_with_a_warning(results, tmp_path, capsys):
-    assert "state/unfinished.txt" not in packed(tmp_path)
+FIGURE, MISSING, OTHER = (
+    f"{RESULTS}/figures/{name}" for name in ("fig2.png", "größe.png", "3.png")
+)
+
+
+def listed(results, process, *names, machine=None):
+    """Write the list of another run's Snakemake."""
+    path = results / f"state/unfinished/{machine or platform.node()}~{process}.json"
+    write_json(path, {"files": names}, {})
+    return path
+
+
+@pytest.fixture
+def ended():
+    """Return the number of a process that is gone."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_an_unfinished_study_is_packed_with_a_warning(results, tmp_path, capsys, ended):
+    assert not [name for name in packed(tmp_path) if name.startswith("state")]
     assert "warning" not in capsys.readouterr().err
-    names = [f"{RESULTS}/figures/fig2.png", f"{RESULTS}/figures/fig3.png"]
-    remember(RESULTS, names)
+    path = listed(results, ended, FIGURE, f"{RESULTS}/figures/fig3.png")
     (results / "state/finetune").mkdir()
     (results / "state/finetune/seed0.json").write_text("{}")
     members = packed(tmp_path)
-    assert "state/unfinished.txt" in members
+    assert f"state/unfinished/{path.name}" in members
     assert "state/finetune/seed0.json" not in members
     assert "1 of its files are missing (results/s/figures/fig3.png, ...)" in capsys.readouterr().err
 
 
-def test_what_is_there_is_finished(results):
+def test_what_is_there_is_finished(results, ended):
     assert unfinished(RESULTS) == set()
-    remember(RESULTS, [f"{RESULTS}/figures/fig2.png", f"{RESULTS}/figures/größe 2.png"])
-    assert unfinished(RESULTS) == {f"{RESULTS}/figures/größe 2.png"}
-    remember(RESULTS, [])
-    assert unfinished(RESULTS) == set()
-    assert not (results / "state/unfinished.txt").exists()
+    listed(results, ended, FIGURE, MISSING)
+    assert unfinished(RESULTS) == {MISSING}
+    # of a machine that cannot be asked, too
+    listed(results, ended, OTHER, machine="elsewhere")
+    assert unfinished(RESULTS) == {MISSING, OTHER}
+
+
+def test_a_run_takes_over_what_is_missing_and_forgets_what_it_made(results, ended):
+    old = listed(results, ended, FIGURE, MISSING)
+    begin(RESULTS, [FIGURE])
+    assert not old.exists()
+    assert unfinished(RESULTS) == set()  # this run is about to make it
+    finish(RESULTS)
+    own = old.with_name(f"{platform.node()}~{os.getpid()}.json")
+    own.rename(old)  # this process is gone
+    assert unfinished(RESULTS) == {MISSING}
+    (results / "figures" / MISSING.rsplit("/", 1)[1]).write_text("")
+    begin(RESULTS, [FIGURE])
+    finish(RESULTS)
+    assert not (results / "state/unfinished").exists()
+
+
+def test_runs_beside_each_other_keep_lists_of_their_own(results):
+    beside = subprocess.Popen(["sleep", "60"])
+    try:
+        # begun, but its job has not started yet: the old figure is there
+        path = listed(results, beside.pid, FIGURE, MISSING)
+        begin(RESULTS, [OTHER])
+        assert unfinished(RESULTS) == set()
+        finish(RESULTS)
+    finally:
+        beside.kill()
+        beside.wait()
+    assert path.exists()
+    (results / "figures/fig2.png").unlink()  # the job started, and died with its run
+    assert unfinished(RESULTS) == {FIGURE, MISSING}
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{}", b'{"files": 3}'])
+def test_a_damaged_list_is_told_and_passed_over(results, ended, capsys, content):
+    path = listed(results, ended, MISSING)
+    path.write_bytes(content)
+    begin(RESULTS, [OTHER])
+    assert capsys.readouterr().err.count("warning: a list of unfinished files is passed over") == 1
+    assert not path.exists()

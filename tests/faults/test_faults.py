@@ -211,12 +211,12 @@ def test_a_job_killed_while_a_finished_study_is_made_anew_is_done_again(study):
     assert running.process.returncode == 1
     assert "Error in rule trace" in said
     assert not (study.results / trace).exists()
-    listed = (study.results / "state/unfinished.txt").read_text().splitlines()
+    listed = read_json(next((study.results / "state/unfinished").iterdir()))["files"]
     assert f"results/smoke/{trace}" in listed
     assert "results/smoke/figures/table6.csv" in listed  # made of it
     study.finishes()
     assert (study.results / trace).is_file()
-    assert not (study.results / "state/unfinished.txt").exists()
+    assert not (study.results / "state/unfinished").exists()
     assert study.checkout.planned("--configfile", "config/smoke.yaml") == {}
 
 

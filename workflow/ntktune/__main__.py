@@ -5,18 +5,40 @@ is imported, because torch and transformers take seconds to import.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit status (0 success, 1 a user's mistake, 130 Ctrl-C)."""
+    """Run one command; return its exit status.
+
+    It is 0 for success, 1 for a user's mistake, and 128 more than the number of the signal that
+    ended it: 130 of Ctrl-C, 143 of SIGTERM, as clusters send it. Both remove what is half written.
+    """
+    if argv is None:  # this process is the command
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return _run(argv)
     except KeyboardInterrupt:  # also while modules are being imported
-        print("ntktune: interrupted", file=sys.stderr)
+        _tell("ntktune: interrupted")
         return 130
+    except MemoryError as error:
+        _tell(f"ntktune: error: {_no_memory(error)}")
+        return 1
+
+
+def _tell(line: str) -> None:
+    """Print a line on standard error, if anything can be written there."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _no_memory(error: BaseException) -> str:
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return f"memory ran out ({why}); use a machine, or a GPU, with more of it"
 
 
 def _run(argv: list[str] | None) -> int:
@@ -49,17 +71,16 @@ def _run(argv: list[str] | None) -> int:
     except UserError as error:
         told = error
     except OSError as error:
-        if unwritable("", error) is None:
+        if error.filename is None and unwritable("", error) is None:
             raise
         told = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
-    except (MemoryError, RuntimeError) as error:
+    except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        told = f"memory ran out ({why}); use a machine, or a GPU, with more of it"
+        told = _no_memory(error)
     else:
         return 0
-    print(f"ntktune {args._chapter} {args._verb}: error: {told}", file=sys.stderr)
+    _tell(f"ntktune {args._chapter} {args._verb}: error: {told}")
     return 1
 
 

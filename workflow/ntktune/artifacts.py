@@ -43,14 +43,23 @@ MODEL_MANIFEST, MODEL_WEIGHTS = "model.json", "model.safetensors"  # in a model'
 CHECKSUM = "sha256_of_the_rest"  # of a JSON file, and of provenance
 # Environment variable: the folder in which every file is made by a rule of the running study.
 RESULTS_VARIABLE = "NTKTUNE_RESULTS"
+STEM = 100  # letters of a file's name in that of its temporary one, which is longer
+ABANDONED = 3 * 86400  # seconds after which nobody writes a temporary file any more
 FREE_SPACE = "free some space and run the same command again"
+NOT_WRITABLE = "make the folder writable, or choose another"
+FAILED_SERVER = "the file system failed; run the same command again"
 UNWRITABLE = {
     errno.ENOSPC: FREE_SPACE,
     errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: FREE_SPACE,
-    errno.EROFS: "make the folder writable, or choose another",
-    errno.EACCES: "make the folder writable, or choose another",
-    errno.EPERM: "make the folder writable, or choose another",
+    errno.EROFS: NOT_WRITABLE,
+    errno.EACCES: NOT_WRITABLE,
+    errno.EPERM: NOT_WRITABLE,
+    errno.ENOENT: "no file can be made there; choose another folder",
+    # as file systems on a network have them
+    errno.EIO: FAILED_SERVER,
+    errno.ESTALE: FAILED_SERVER,
+    errno.ETIMEDOUT: FAILED_SERVER,
 }
 
 
@@ -160,8 +169,6 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     UserError
         The system refuses to write: no space, no permission.
     """
-    import shutil
-
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(
@@ -176,37 +183,43 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     _remove_left_over(path)
     # the suffix is kept: some writers choose the format by it
     own = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-    temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:STEM]}.{own}{path.suffix}")
+    replaced = temporary.with_name(f"{temporary.name}~")
     try:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
                 _finish_file(file)
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)  # a folder cannot be renamed over a filled one
-        elif path.exists() and temporary.is_dir() != path.is_dir():
+        if path.exists() and temporary.is_dir() != path.is_dir():
             raise UserError(
                 f"{path} is a {'folder' if path.is_dir() else 'file'}, where a "
                 f"{'folder' if temporary.is_dir() else 'file'} would go; choose another name"
             )
+        if path.is_dir():
+            # a folder cannot be renamed over a filled one; it is whole until it is out of the way
+            os.replace(path, replaced)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except Exception as error:
-        refused = unwritable(path, error)
-        # a file that was only to be read has a name of its own
-        about = str(getattr(error, "filename", None) or temporary)
-        if refused and about.startswith(str(temporary)):
+        refused, about = unwritable(path, error), getattr(error, "filename", None)
+        # a file that was only to be read has a name of its own; what is missing may be one, too
+        if about is None and system_error(error) != errno.ENOENT:
+            about = temporary
+        if refused and str(about).startswith(str(temporary)):
             raise refused from None
         raise
     finally:
+        if os.path.lexists(replaced) and not os.path.lexists(path):
+            os.replace(replaced, path)
         _remove(temporary)
+        _remove(replaced)
 
 
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if there is one, as far as the system allows it."""
     import shutil
 
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
@@ -214,24 +227,33 @@ def _remove(path: Path) -> None:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove what processes of this machine left beside ``path`` when they were killed."""
-    pattern = rf"\.{re.escape(path.stem)}\.(.+)~(\d+)~[0-9a-f]{{8}}{re.escape(path.suffix)}"
+    """Remove what processes left beside ``path`` when they were killed.
+
+    Of this machine those that are gone; of others, where nobody can look, what is days old.
+    """
+    pattern = (
+        rf"\.{re.escape(path.stem[:STEM])}\.(.+)~(\d+)~[0-9a-f]{{8}}{re.escape(path.suffix)}~?"
+    )
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
             named = re.fullmatch(pattern, other.name)
-            if named and named.group(1) == platform.node() and not _runs(int(named.group(2))):
+            if not named:
+                continue
+            here = named.group(1) == platform.node()
+            old = time.time() - other.lstat().st_mtime > ABANDONED
+            if old or (here and has_ended(int(named.group(2)))):
                 _remove(other)
 
 
-def _runs(process: int) -> bool:
-    """Return whether there is a process of this number."""
+def has_ended(process: int) -> bool:
+    """Return whether there is no process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
         return True
-    return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
 
 
 def file_sha256(path: str | os.PathLike) -> str:

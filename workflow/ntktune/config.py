@@ -177,8 +177,10 @@ def source_files(source: Mapping) -> list[str]:
     return [f for split in ("train", "test") for f in _listed(files.get(split))]
 
 
-def resolved_task(name: str, folders: list[str], key: str = "tasks") -> dict:
+def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
     """Return one task's definition, validated and completed; ``key`` named it.
+
+    Of a study that was ``made`` elsewhere the files need not be here.
 
     Raises
     ------
@@ -197,7 +199,7 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks") -> dict:
                     "rename the file"
                 )
         missing = [f for f in source_files(source) if not Path(f).is_file()]
-        if missing and len(task["sources"]) == 1:
+        if missing and len(task["sources"]) == 1 and not made:
             raise UserError(
                 f"{path}: sources.files names {missing[0]!r}, which does not exist "
                 f"(looked in {Path(missing[0]).absolute().parent})"
@@ -300,14 +302,20 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         repeated = {n for n in names if names.count(n) > 1}
         if repeated:
             raise UserError(f"{where}: {key} lists {sorted(repeated)[0]!r} more than once")
+    made = _made_elsewhere(Path("results", study["study"]))
     study["task_definitions"] = {
-        name: resolved_task(name, study["task_folders"], key)
+        name: resolved_task(name, study["task_folders"], key, made=made)
         for key, names in named.items()
         for name in names
     }
     _check_rows(study)
-    _check_model_path(study["model"]["source"], where)
+    _check_model_path(study["model"]["source"], where, made=made)
     return study
+
+
+def _made_elsewhere(results: Path) -> bool:
+    """Return whether a study's results came in an archive: without model and texts."""
+    return (results / "config.yaml").is_file() and not (results / "data/model").exists()
 
 
 def merges(tasks: list[str]) -> dict[str, list[str]]:
@@ -329,13 +337,18 @@ def kernel_bands(study: Mapping[str, Any], learning_rows: int) -> dict[str, int]
     return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
 
 
-def _check_model_path(source: Mapping, where: str) -> None:
-    """Check that a local model is there."""
+def _check_model_path(source: Mapping, where: str, *, made: bool) -> None:
+    """Check that a local model is there, unless the study was ``made`` elsewhere."""
     for kind, path in (
         ("folder", source.get("folder")),
         ("gguf.path", (source.get("gguf") or {}).get("path")),
     ):
-        if path and not Path(path).exists():
+        if path and set(path) & set("{}"):
+            raise UserError(
+                f"{where}: model.source.{kind} is {path!r}: Snakemake takes braces for wildcards; "
+                "rename it"
+            )
+        if path and not Path(path).exists() and not made:
             raise UserError(
                 f"{where}: model.source.{kind} is {path!r}, which does not exist "
                 f"(looked in {Path(path).absolute().parent})"

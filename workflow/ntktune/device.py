@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     import torch
     from filelock import FileLock
 
-# what torch says in exceptions that are not only of memory: processor, driver, cuBLAS
-NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# what torch says in exceptions that are not only of memory: processor (torch, oneDNN, C++), driver,
+# cuBLAS
+NO_MEMORY = (
+    *("DefaultCPUAllocator", "could not create a primitive", "could not create a memory"),
+    *("std::bad_alloc", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -126,10 +130,16 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
-    if name.partition(":")[0] not in ("cpu", "cuda"):
+    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if not named:
         raise UserError(f"device {name!r} is not known; use cpu, cuda or auto")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
+    if int(named[1] or 0) >= max(1, torch.cuda.device_count()):
+        raise UserError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs, "
+            "counted from 0"
+        )
     if name != "cuda" or not lease:
         return torch.device(name)
     number = leased_gpu()

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ntktune.artifacts import MODEL_WEIGHTS, check_model_files
+from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def _reading(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{what} cannot be read: {error}") from error
 
 

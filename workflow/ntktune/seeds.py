@@ -9,6 +9,8 @@ import hashlib
 
 import numpy as np
 
+from ntktune.errors import UserError
+
 
 def _word(name: str) -> int:
     """Return a stable 32-bit number for a name (Python's own hash is salted)."""
@@ -18,7 +20,15 @@ def _word(name: str) -> int:
 def seed_sequence(
     root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
 ) -> np.random.SeedSequence:
-    """Return the seed sequence at one address of the study."""
+    """Return the seed sequence at one address of the study.
+
+    Raises
+    ------
+    UserError
+        The root is negative.
+    """
+    if root < 0:
+        raise UserError(f"the seed is {root}; it must be 0 or more")
     return np.random.SeedSequence(root, spawn_key=(_word(chapter), _word(task), size, repeat))
 
 

@@ -7,6 +7,7 @@ here import nothing heavy at the top; a command imports what it needs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -61,4 +62,5 @@ class Progress:
         spent = now - self.started
         left = spent * (self.total - done) / done if done else float("nan")
         share = f"{self.what}: {100 * done / self.total:3.0f} %"
-        print(f"{share}, {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk is no reason to stop
+            print(f"{share}, {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)

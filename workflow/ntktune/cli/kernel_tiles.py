@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, StoredTensor, stored_tensors, stream_tensors
@@ -24,7 +25,7 @@ SHARED = (
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs."""
     parser = add_command(verbs, "gather", gather)
-    what = "safetensors: all tiles of one file of kernels, in any order"
+    what = "all tiles of one file of kernels, in any order, or the folder that they alone are in"
     parser.add_argument("--tiles", required=True, nargs="+", metavar="FILE", help=what)
     parser.add_argument("--out", required=True, help="safetensors: kernels, outputs and labels")
 
@@ -37,11 +38,12 @@ def gather(args: argparse.Namespace) -> None:
     from ntktune.kernel.bands import assembled_band, bands, check_bound, check_outputs
 
     record = Record("ntktune.cli.kernel_tiles:gather", args)
-    files, facts = _read_tiles(args.tiles)
+    paths = [file for path in args.tiles for file in _files(path)]
+    files, facts = _read_tiles(paths)
     count = facts["bands"]
     diagonal = [files[i, i] for i in range(count)]
     rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
-    _check_rows(files, rows, bands(rows.shape[1], count), args.tiles)
+    _check_rows(files, rows, bands(rows.shape[1], count), paths)
     dtype = torch_dtype(facts["dtype"])
     for draw in range(len(rows)):
         one = slice(draw, draw + 1)
@@ -77,6 +79,16 @@ def gather(args: argparse.Namespace) -> None:
     provenance["kernel"] = facts["kernel"]
     provenance["tiles"] = facts["tiles"]
     stream_tensors(args.out, layout, stretches(), provenance)
+
+
+def _files(path: str) -> list[str]:
+    """Return a file, or those in a folder but for hidden ones and such as were set aside."""
+    if not Path(path).is_dir():
+        return [path]
+    found = sorted(str(file) for file in Path(path).glob("[!.]*.safetensors"))
+    if not found:
+        raise UserError(f"{path} holds no tiles; make them first, or correct the path")
+    return found
 
 
 def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], dict[str, Any]]:

@@ -23,7 +23,7 @@ LEFT_OUT = (
     "data/*/table.parquet",
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
-    "state/*/*",
+    "state/finetune/*",
     "kernel/*/tiles/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",

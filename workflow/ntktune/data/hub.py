@@ -139,7 +139,7 @@ def load_hub_splits(
 
 
 def _fetch_checked(builder: DatasetBuilder, repository: str, commit: str) -> None:
-    """Download the files that a data set is built from, and compare them with the hub's checksums."""
+    """Download the files that a data set is built from, and compare them with its checksums."""
     from huggingface_hub import HfApi, snapshot_download
 
     # hf://datasets/<repository>@<commit>/<path>
