@@ -20,10 +20,12 @@ CONFIG ?= config/config.yaml
 PYTEST_FLAGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
 BIN := .venv/bin
 READY := .venv/.ready
-SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
-STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.tracebacklimit = 0; from ntktune.config import study_name; print(study_name(sys.argv[1]))" "$(CONFIG)"),$(error CONFIG=$(CONFIG) names no study))
+# one word, whatever is in it
+WORD = '$(subst ','\'',$(CONFIG))'
+SNAKEMAKE = $(BIN)/snakemake --configfile $(WORD)
+STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.tracebacklimit = 0; from ntktune.config import study_name; print(study_name(sys.argv[1]))" $(WORD)),$(error CONFIG=$(CONFIG) names no study))
 # Jobs state how much memory they need; this many of them run at once as fit.
-MEMORY_MB = $(shell $(BIN)/python -c "import os; print(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 9 // 10 // 2**20)")
+MEMORY_MB = $(shell $(BIN)/python -c "import psutil; from ntktune.device import free_in_control_groups as left; print(int(min(psutil.virtual_memory().total, left()) * 0.9 / 2**20))")
 
 # As many jobs on GPUs at once as there are GPUs.
 GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)),1)
@@ -33,7 +35,7 @@ GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc 
 
 reproduce: $(READY)
 	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=$(GPUS) --logger ntktune
-	@$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
+	@$(MAKE) --no-print-directory report CONFIG=$(WORD)
 	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
 
 setup: $(READY)

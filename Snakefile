@@ -29,6 +29,7 @@ wildcard_constraints:
     size=r"\d+",
     row=r"\d+",
     column=r"\d+",
+    bands=r"\d+",
 
 
 report: "workflow/report/workflow.rst"
@@ -60,4 +61,4 @@ onstart:
 
 
 onsuccess:
-    remember(RESULTS, unfinished(RESULTS))
+    finish(RESULTS)

@@ -1,5 +1,7 @@
 """A kernel computed in tiles by several jobs, and gathered: the same numbers, or an error."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -66,6 +68,19 @@ def test_the_number_of_tiles_changes_nothing_beyond_rounding(gathered, count):
     there = [tuple(tile["tile"]) for tile in facts["tiles"]]
     assert there == tiles(count, symmetric=True)
     _assert_equal(found["kernel"], found["kernel"].transpose(1, 2))
+
+
+def test_a_folder_of_tiles_is_gathered(gathered, refused, tmp_path):
+    files, (found, _), _ = gathered(3)
+    folder, out = tmp_path / "tiles", tmp_path / "again.safetensors"
+    folder.mkdir()
+    assert "tiles holds no tiles; make them first" in refused([folder])
+    for file in files:
+        shutil.copy(file, folder)
+    shutil.copy(files[0], folder / "0-0.safetensors.damaged")
+    (folder / ".0-0.host~1~0123abcd.safetensors").write_text("half")
+    assert main(["kernel", "gather", "--out", str(out), "--tiles", str(folder)]) == 0
+    assert torch.equal(read_tensors(out)[0]["kernel"], found["kernel"])
 
 
 @pytest.mark.parametrize("variant", ["signgd", "asymmetric-signgd"])

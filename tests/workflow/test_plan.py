@@ -149,6 +149,34 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
 
 
+def test_another_model_at_the_same_place_is_fetched_anew(checkout):
+    """A study of one's own: the files of its model are inputs, as those of its texts are."""
+    readme_study(checkout)
+    model = checkout.folder / "my/tasks"
+    (model / "config.json").write_text('{"model_type": "gpt_neo"}')
+    done = checkout.snakemake(
+        "--dry-run", "--configfile", "my/study.yaml", "--", "results/mine/data/model"
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"rule fetch_model:\s+input: my/tasks/config.json\n", done.stdout + done.stderr
+    )
+
+
+def test_a_kernel_of_many_tiles_fits_a_command_line(checkout):
+    """Linux allows one argument 128 KiB; the names of 5,050 tiles are more."""
+    (checkout.folder / "mine.yaml").write_text(
+        "study: mine\ntasks: [amazon-intensity]\nkernel: {rows: 1000, tile_rows: 10}"
+    )
+    target = "results/mine/kernel/amazon-intensity/gram.safetensors"
+    done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml", "--", target)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    assert re.search(r"^kernel_tile +5050$", output, re.MULTILINE)
+    command = output[output.index("ntktune kernel gather") :][:400]
+    assert "--tiles results/mine/kernel/amazon-intensity/tiles/gram-100 " in command
+
+
 def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):
     (checkout.folder / "mine.yaml").write_text(
         "study: mine\ntasks: [amazon-intensity]\n"

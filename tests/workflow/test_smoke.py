@@ -168,7 +168,7 @@ def test_kernels_in_tiles_are_those_of_one_job(smoke, tmp_path):
     (copy.folder / folder / "gram.safetensors").unlink()
     done = copy.snakemake(*CONFIG, "--cores", "2", "--", f"{folder}/gram.safetensors")
     assert done.returncode == 0, done.stderr
-    assert len(list((copy.folder / folder / "tiles/gram").iterdir())) == 3
+    assert len(list((copy.folder / folder / "tiles/gram-2").iterdir())) == 3
     found, facts = read_arrays(copy.folder / folder / "gram.safetensors")
     wanted, _ = read_arrays(smoke.folder / folder / "gram.safetensors")
     assert len(facts["tiles"]) == 3

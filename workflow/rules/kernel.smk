@@ -5,7 +5,8 @@ Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
     G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n),
     its parts by parameter group, the network's outputs and the labels; kernel/<task>/learning.safetensors,
     the same of training subsets with the test rows. Of more rows than kernel.tile_rows they are
-    computed in kernel/<task>/tiles/<kernel>/<band>-<band>.safetensors, one job each, and gathered.
+    computed in kernel/<task>/tiles/<kernel>-<bands>/<band>-<band>.safetensors, one job each, and
+    gathered.
 """
 
 
@@ -117,24 +118,24 @@ rule kernel:
 
 use rule learning_kernel as learning_kernel_tile with:
     output:
-        "<results>/kernel/{task}/tiles/learning/{row}-{column}.safetensors",
+        "<results>/kernel/{task}/tiles/learning-{bands}/{row}-{column}.safetensors",
     log:
-        "<logs>/kernel/{task}-learning-{row}-{column}.log",
+        "<logs>/kernel/{task}-learning-{row}-{column}-of-{bands}.log",
     benchmark:
-        "<benchmarks>/kernel/{task}-learning-{row}-{column}.tsv"
+        "<benchmarks>/kernel/{task}-learning-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=lambda w: ["--tile", w.row, w.column, str(KERNEL_BANDS["learning"])],
+        tile=lambda wildcards: ["--tile", wildcards.row, wildcards.column, wildcards.bands],
 
 
 use rule kernel as kernel_tile with:
     output:
-        "<results>/kernel/{task}/tiles/gram/{row}-{column}.safetensors",
+        "<results>/kernel/{task}/tiles/gram-{bands}/{row}-{column}.safetensors",
     log:
-        "<logs>/kernel/{task}-{row}-{column}.log",
+        "<logs>/kernel/{task}-{row}-{column}-of-{bands}.log",
     benchmark:
-        "<benchmarks>/kernel/{task}-{row}-{column}.tsv"
+        "<benchmarks>/kernel/{task}-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=lambda w: ["--tile", w.row, w.column, str(KERNEL_BANDS["gram"])],
+        tile=lambda wildcards: ["--tile", wildcards.row, wildcards.column, wildcards.bands],
 
 
 rule gathered_kernel:
@@ -158,10 +159,11 @@ rule gathered_kernel:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.kernel_tiles:gather"),
+        folder=kernel_tile_folder,
     shell:
         """
         python -m ntktune kernel gather \
-            --tiles {input:q} \
+            --tiles {params.folder:q} \
             --out {output:q} \
             2>{log:q}
         """
