@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from checkout import Checkout, assert_same_numbers
 from loopback_hub import COMMIT, loopback_hub
 
-from ntktune.artifacts import read_json
+from ntktune.artifacts import read_arrays, read_json
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
@@ -187,6 +188,49 @@ def test_a_damaged_model_is_fetched_again(study, damage, message):
     study.finishes(target, parts=(GRAM, "data/model/*.safetensors"))
 
 
+def test_a_check_finds_damage_in_what_no_job_reads(study):
+    """Figures, final tables and the weights of a model, a figure's second format among them."""
+    check = ("results", "check", "--folder", "results/smoke")
+    whole = study.checkout.command(*check)
+    assert whole.returncode == 0, whole.stderr
+    assert re.fullmatch(r"results/smoke: \d+ files, none damaged\n", whole.stdout)
+    flip(study.results / "figures/fig4.pdf", 0.5)
+    other_number(study.results / "figures/table4.csv")
+    truncate(study.results / "taskvectors/cosine.parquet")
+    flip(study.results / "data/model/tokenizer.json", 0.5)
+    found = study.checkout.command(*check)
+    assert found.returncode == 1
+    assert "Traceback" not in found.stderr
+    for name, why in {
+        "figures/fig4.pdf": "its content does not match the checksum in fig4.json",
+        "figures/table4.csv": "its content does not match the checksum in table4.json",
+        "taskvectors/cosine.parquet": ".*",
+        "data/model": "tokenizer.json does not match the checksum in model.json",
+    }.items():
+        line = rf"^results/smoke/{re.escape(name)} is damaged or not what it should be \({why}\); "
+        assert re.search(rf"{line}it was renamed to .* again to rebuild it$", found.stderr, re.M), (
+            name
+        )
+        assert not (study.results / name).exists()
+    assert f"error: 4 of {whole.stdout.split()[1]} files are damaged\n" in found.stderr
+    study.finishes()
+    assert study.checkout.command(*check).returncode == 0
+    for name in ("fig4.pdf", "table4.csv"):
+        wanted = study.undisturbed / "figures" / name
+        assert (study.results / "figures" / name).read_bytes() == wanted.read_bytes()
+
+
+def test_damaged_results_are_not_packed(study):
+    truncate(study.results / "figures/fig2.png")
+    command = ("results", "archive", "--folder", "results/smoke", "--out", "smoke.tar.gz")
+    refused = study.checkout.command(*command)
+    assert refused.returncode == 1
+    assert "figures/fig2.png is damaged" in refused.stderr
+    assert not (study.checkout.folder / "smoke.tar.gz").exists()
+    study.finishes()
+    assert study.checkout.command(*command).returncode == 0
+
+
 # ---- processes that die ----------------------------------------------------------------------
 
 
@@ -306,6 +350,70 @@ def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(smoke, tm
         unlocked = study.checkout.snakemake(*CONFIG, "--unlock")
         assert unlocked.returncode == 0, unlocked.stderr
     study.finishes()
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from ntktune.__main__ import main
+status = main(sys.argv[1:])
+print(re.search(r"VmPeak:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+sys.exit(status)
+"""
+
+
+def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study):
+    """A layer of 60,000 units: a batch's inputs and gradients take 118 MB each."""
+    text = (study.checkout.folder / "config/smoke.yaml").read_text()
+    for old, new in (
+        ("study: smoke", "study: wide"),
+        ("      hidden_size: 32\n", "      hidden_size: 32\n      intermediate_size: 60000\n"),
+        ("  draws: 2\n", "  draws: 1\n"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (study.checkout.folder / "wide.yaml").write_text(text)
+    wide = ("--configfile", "wide.yaml", "--cores", "1", "--", "results/wide/" + GRAM)
+    done = study.checkout.snakemake(*wide)
+    assert done.returncode == 0, done.stderr
+    folder = study.checkout.folder / "results/wide"
+    undisturbed = read_arrays(folder / GRAM)[0]["kernel"]
+    data = f"results/wide/data/{REGRESSION}"
+    measured = subprocess.run(
+        [
+            *(sys.executable, "-c", MEASURED, "kernel", "draws", "--device", "cpu", "--seed", "1"),
+            *("--model", "results/wide/data/model", "--tokens", f"{data}/tokens.safetensors"),
+            *(
+                "--draws",
+                f"{data}/draws.json",
+                "--task",
+                REGRESSION,
+                "--out",
+                "measured.safetensors",
+            ),
+        ],
+        cwd=study.checkout.folder,
+        env=study.checkout.environment() | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    limit = int(measured.stdout) * 1024 - 200 * 2**20
+    (folder / GRAM).unlink()
+    done = study.checkout.snakemake(*wide, under=("prlimit", f"--as={limit}"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = (folder / f"logs/kernel/{REGRESSION}.log").read_text()
+    assert re.search(r"memory ran out on cpu \(.*\); going on with half as much at once: \d+", said)
+    found = read_arrays(folder / GRAM)[0]["kernel"]
+    np.testing.assert_allclose(found, undisturbed, rtol=0, atol=1e-5 * np.abs(undisturbed).max())
+    # far too little is one clear line
+    (folder / GRAM).unlink()
+    done = study.checkout.snakemake(*wide, under=("prlimit", f"--as={limit - 400 * 2**20}"))
+    assert done.returncode == 1
+    said = (folder / f"logs/kernel/{REGRESSION}.log").read_text()
+    print(said)
 
 
 # ---- disks -----------------------------------------------------------------------------------

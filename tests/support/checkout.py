@@ -80,6 +80,17 @@ class Checkout:
             check=False,
         )
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run a command of ours here, by hand."""
+        return subprocess.run(
+            [sys.executable, "-m", "ntktune", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=self.environment(),
+            check=False,
+        )
+
     @contextmanager
     def running(self, *arguments: str) -> Iterator["Running"]:
         """Start Snakemake here in a session of its own; what is left at the end is killed."""

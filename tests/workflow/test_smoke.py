@@ -242,6 +242,67 @@ def test_what_cannot_be_archived_is_told(smoke, monkeypatch, capsys, folder, out
     assert not (smoke.folder / out).exists()
 
 
+R = "results/smoke"
+TOKENS, GRAM = (
+    f"{R}/data/smoke-regression/tokens.safetensors",
+    f"{R}/kernel/smoke-regression/gram.safetensors",
+)
+SUBSETS, DRAWS = (f"{R}/data/smoke-regression/{name}.json" for name in ("subsets", "draws"))
+METRICS = f"{R}/finetune/smoke-regression/n32/metrics.parquet"
+SEED, TASK = ("--seed", "1"), ("--task", "smoke-regression")
+KERNEL = ("kernel", "draws", "--model", f"{R}/data/model", *TASK, *SEED)
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "lacks"),
+    [
+        (("spectrum", "fit", "--gram"), TOKENS, "tensors kernel, outputs, row"),
+        (("spectrum", "fit", "--gram"), f"{R}/data/model/model.safetensors", "tensors kernel, "),
+        (("theory", "stopping", "--gram"), TOKENS, "tensors kernel, outputs, row"),
+        ((*KERNEL, "--tokens", TOKENS, "--draws"), SUBSETS, "keys draws"),
+        ((*KERNEL, "--draws", DRAWS, "--tokens"), GRAM, "tensors ids, offsets, is_test"),
+        (
+            (
+                "data",
+                "subsets",
+                *TASK,
+                *SEED,
+                "--seeds",
+                "1",
+                "--holdout-fraction",
+                "0.2",
+                "--tokens",
+            ),
+            GRAM,
+            "tensors ids, offsets, is_test",
+        ),
+        (
+            ("data", "draws", *TASK, *SEED, "--rows", "9", "--draws", "1", "--tokens"),
+            GRAM,
+            "tensors ids, offsets, is_test",
+        ),
+        (
+            ("data", "tokenize", "--model", f"{R}/data/model", "--max-tokens", "9", "--table"),
+            METRICS,
+            "columns text_a, text_b, label, label_noise, split",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value[:2]),
+)
+def test_a_file_of_another_kind_is_told(smoke, monkeypatch, tmp_path, capsys, command, file, lacks):
+    monkeypatch.chdir(smoke.folder)
+    outputs = {
+        "spectrum": ("--out-eigenvalues", "--out-fits", "--out-summary"),
+        "theory": ("--out",),
+    }.get(command[0], ("--out",))
+    named = [word for option in outputs for word in (option, str(tmp_path / option))]
+    assert main([*command, file, *named]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {file} lacks the {lacks}" in said
+    assert "it is of another kind or was made by another version: give the right file" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_report_is_one_file_that_needs_no_network(smoke):
     done = smoke.snakemake(*CONFIG, "--report", "report.html")
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from ntktune.artifacts import (
     write_tensors,
 )
 from ntktune.cli import add_command
-from ntktune.cli.inputs import check_task, model_manifest
+from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
 from ntktune.errors import UserError
 
 
@@ -152,6 +152,9 @@ def tokenize(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
+    columns = ("text_a", "text_b", "label", "label_noise", "split")
+    check_names(args.table, table.columns, columns, "columns")
+    check_names(args.table, origin, ("task", "data_sha256"), "facts")
     model = model_manifest(args.model)
     vocabulary = check_token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
@@ -198,6 +201,7 @@ def draws(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:draws", args)
     tensors, origin = read_arrays(args.tokens)
+    check_names(args.tokens, tensors, TOKEN_TENSORS, "tensors")
     check_task(args.tokens, origin, args.task)
     chosen = kernel_draws(
         np.flatnonzero(tensors["is_test"] == 0),
@@ -217,6 +221,7 @@ def subsets(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.data:subsets", args)
     tensors, origin = read_arrays(args.tokens)
+    check_names(args.tokens, tensors, TOKEN_TENSORS, "tensors")
     check_task(args.tokens, origin, args.task)
     content = training_subsets(
         tensors["label"],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, atomic_path, file_sha256, read_csv, read_table, write_json
+from ntktune.cli.inputs import check_names
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,16 +53,6 @@ NEGATED_COLUMNS = (
     "linear_score",
     "chosen",
 )
-
-
-def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
-    """Raise UserError if a file lacks some of its columns or keys (``what`` they are)."""
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise UserError(
-            f"{path} lacks the {what} {', '.join(missing)}; it is of another kind or was made by "
-            "another version: give the right file, or make it again"
-        )
 
 
 def checked_table(path: str, columns: Iterable[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -171,7 +163,8 @@ def input_digests(args: argparse.Namespace) -> dict[str, str]:
 def write_figure(figure: Figure, args: argparse.Namespace, record: Record) -> None:
     """Write a figure in the formats asked for, with its provenance beside it as JSON.
 
-    It stands beside it, not inside: wall times would make equal figures unequal files.
+    It stands beside it, not inside: wall times would make equal figures unequal files. The files'
+    checksums stand there, too.
     """
     from ntktune.figures.style import figure_bytes
 
@@ -180,7 +173,12 @@ def write_figure(figure: Figure, args: argparse.Namespace, record: Record) -> No
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     for sidecar in sorted({Path(path).with_suffix(".json") for path in args.out}):
-        write_json(sidecar, {}, record.provenance(inputs=input_digests(args)))
+        files = {
+            Path(path).name: hashlib.sha256(content).hexdigest()
+            for path, content in contents.items()
+            if Path(path).with_suffix(".json") == sidecar
+        }
+        write_json(sidecar, {"files": files}, record.provenance(inputs=input_digests(args)))
 
 
 def add_drawing(parser: argparse.ArgumentParser, *, tasks: bool, color: bool) -> None:

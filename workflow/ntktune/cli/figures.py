@@ -19,7 +19,6 @@ from ntktune.cli.figure_files import (
     NEGATED_COLUMNS,
     SLOPE_COLUMNS,
     add_drawing,
-    check_names,
     checked_table,
     input_digests,
     numeric,
@@ -29,6 +28,7 @@ from ntktune.cli.figure_files import (
     task_titles,
     write_figure,
 )
+from ntktune.cli.inputs import check_names
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import MODEL_MANIFEST, Record, content_sha256, read_tensors, write_table
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts, model_manifest, read_samples
+from ntktune.cli.inputs import (
+    KERNEL_TENSORS,
+    TOKEN_TENSORS,
+    check_names,
+    check_tokens,
+    model_facts,
+    model_manifest,
+    read_samples,
+)
 from ntktune.cli.resume import Finished
 from ntktune.code_digest import code_digest
 from ntktune.errors import UserError
@@ -110,6 +118,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
     from ntktune.finetune.repeats import Examples
 
     tensors, facts = read_tensors(tokens)
+    check_names(tokens, tensors, TOKEN_TENSORS, "tensors")
     check_tokens(tokens, facts, task, model)
     lengths = tensors["offsets"].diff().tolist()
     score_range = facts["task"].get("score_range")
@@ -485,6 +494,7 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
         They are of another task, other data, another model or other blocks.
     """
     tensors, made = read_tensors(args.kernels)
+    check_names(args.kernels, tensors, KERNEL_TENSORS, "tensors")
     for what, stated, wanted in (
         ("task", made.get("task", {}).get("name"), args.task),
         ("data", made.get("data_sha256"), facts.get("data_sha256")),

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_json
+from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_arrays, read_json
 from ntktune.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+# What files of tokens, of kernels, and of samples of rows hold.
+TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
+KERNEL_TENSORS = ("kernel", "outputs", "label", "label_noise", "row")
+SUBSET_KEYS = ("seeds", "test", "holdout_fraction")
+
+
+def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
+    """Raise UserError if a file lacks some of its columns or keys (``what`` they are)."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UserError(
+            f"{path} lacks the {what} {', '.join(missing)}; it is of another kind or was made by "
+            "another version: give the right file, or make it again"
+        )
 
 
 def model_manifest(folder: str) -> dict[str, Any]:
@@ -59,15 +79,32 @@ def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str,
         )
 
 
-def read_samples(path: str, tokens: str, tokens_facts: dict) -> dict:
-    """Return a task's samples of rows: its subsets, or the kernel's draws.
+def read_kernels(path: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Return a file of kernels as arrays, and their provenance.
 
     Raises
     ------
     UserError
-        They were drawn from other data than the tokens hold.
+        It is of another kind.
+    """
+    tensors, facts = read_arrays(path)
+    check_names(path, tensors, KERNEL_TENSORS, "tensors")
+    check_names(path, facts, ("task", "data_sha256", "dtype"), "facts")
+    return tensors, facts
+
+
+def read_samples(
+    path: str, tokens: str, tokens_facts: dict, keys: Iterable[str] = SUBSET_KEYS
+) -> dict:
+    """Return a task's samples of rows: its subsets, or what has other ``keys``.
+
+    Raises
+    ------
+    UserError
+        The file is of another kind, or they were drawn from other data than the tokens hold.
     """
     samples = read_json(path)
+    check_names(path, samples, keys, "keys")
     drawn_from = samples.get("provenance", {}).get("data_sha256")
     if drawn_from != tokens_facts.get("data_sha256"):
         raise UserError(

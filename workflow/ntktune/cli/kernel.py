@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import check_tokens, model_facts, read_samples
+from ntktune.cli.inputs import (
+    TOKEN_TENSORS,
+    check_names,
+    check_tokens,
+    model_facts,
+    read_samples,
+)
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -139,7 +145,7 @@ def _checked_inputs(
     model = model_facts(args.model)
     check_tokens(args.tokens, facts, args.task, model)
     rows, available = (
-        read_samples(args.draws, args.tokens, facts)["draws"],
+        read_samples(args.draws, args.tokens, facts, ["draws"])["draws"],
         len(tokens["offsets"]) - 1,
     )
     if not rows or len({len(draw) for draw in rows}) != 1:
@@ -161,6 +167,7 @@ def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
     record = Record("ntktune.cli.kernel:draws", args)
     tokens, facts = read_tensors(args.tokens)
+    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
     rows, model_is = _checked_inputs(args, tokens, facts)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
     _compute(args, record, examples, tokens, rows, facts, model_is)
@@ -170,6 +177,7 @@ def learning(args: argparse.Namespace) -> None:
     """Compute the kernels that predict learning curves: of training subsets and test rows."""
     record = Record("ntktune.cli.kernel:learning", args)
     tokens, facts = read_tensors(args.tokens)
+    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
     model_is = model_facts(args.model)
     check_tokens(args.tokens, facts, args.task, model_is)
     subsets = read_samples(args.subsets, args.tokens, facts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ntktune.artifacts import Record, read_arrays, write_json, write_table
+from ntktune.artifacts import Record, write_json, write_table
 from ntktune.cli import add_command
+from ntktune.cli.inputs import read_kernels
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -32,7 +33,7 @@ def fit(args: argparse.Namespace) -> None:
     from ntktune.spectrum import eigenvalues, fitted_ranges, spectrum_summary
 
     record = Record("ntktune.cli.spectrum:fit", args)
-    tensors, facts = read_arrays(args.gram)
+    tensors, facts = read_kernels(args.gram)
     task = facts["task"]["name"]
     precision = machine_epsilon(facts["dtype"])
     spectra = [eigenvalues(kernel) for kernel in tensors["kernel"]]

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, StoredTensor, read_table, write_table
 from ntktune.cli import Progress, add_command
-from ntktune.cli.figure_files import check_names
 from ntktune.cli.finetune import add_model_options, read_examples
-from ntktune.cli.inputs import model_facts, read_samples
+from ntktune.cli.inputs import check_names, model_facts, read_samples
 from ntktune.cli.tuned_files import AGAIN, Tuned, read_tuned
 from ntktune.errors import UserError
 
@@ -96,7 +95,6 @@ def read_subsets(path: str, data: str, facts: dict, seeds: int) -> dict[str, Any
         They were drawn from other data, are no subsets, or have fewer seeds.
     """
     found = read_samples(path, data, facts)
-    check_names(path, found, ("seeds", "test", "holdout_fraction"), "keys")
     if seeds > len(found["seeds"]):
         raise UserError(
             f"{seeds} seeds are asked for, but {path} has {len(found['seeds'])}; give fewer"

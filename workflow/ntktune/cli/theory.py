@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ntktune.artifacts import Record, read_arrays, write_table
+from ntktune.artifacts import Record, write_table
 from ntktune.cli import add_command
 
 
@@ -93,7 +93,7 @@ def rules(args: argparse.Namespace) -> None:
     """Stop kernel descent by four rules, and compare it with ridge, on a task's nested samples."""
     import pandas as pd
 
-    from ntktune.cli.inputs import read_samples
+    from ntktune.cli.inputs import read_kernels, read_samples
     from ntktune.device import machine_epsilon
     from ntktune.errors import UserError
     from ntktune.theory.equivalence import equivalence_rows
@@ -102,7 +102,7 @@ def rules(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.theory:rules", args)
     if min(args.sizes) < 1 or len(set(args.sizes)) < len(args.sizes):
         raise UserError(f"--sizes {' '.join(map(str, args.sizes))}: give each once, 1 or more")
-    tensors, facts = read_arrays(args.kernels)
+    tensors, facts = read_kernels(args.kernels)
     subsets = read_samples(args.subsets, args.kernels, facts)
     precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
     rows, ridge = [], []
@@ -222,13 +222,14 @@ def stopping(args: argparse.Namespace) -> None:
     """Compute critical radius and stopping time of a task's kernels."""
     import pandas as pd
 
+    from ntktune.cli.inputs import read_kernels
     from ntktune.device import machine_epsilon
     from ntktune.theory import stopping_row
     from ntktune.theory.sensitivity import sensitivity_rows
     from ntktune.theory.shift import rated_noise, standardised_labels
 
     record = Record("ntktune.cli.theory:stopping", args)
-    tensors, facts = read_arrays(args.gram)
+    tensors, facts = read_kernels(args.gram)
     precision = machine_epsilon(facts["dtype"])
     rows, sensitivity, kind = [], [], facts["task"]["kind"]
     for draw in range(len(tensors["kernel"])):
