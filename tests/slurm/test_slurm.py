@@ -96,7 +96,8 @@ def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
     content = load_yaml(HERE.parents[1] / "profiles/slurm/profile.v9+.yaml")
     content |= {
         "slurm-status-command": "squeue",  # no accounting here
-        "slurm-init-seconds-before-status-checks": 6,
+        # asked again after 12 s and then ever more seldom, until a job has ended
+        "slurm-init-seconds-before-status-checks": 2,
         "latency-wait": 10,
     }
     asked = content["set-resources"]
@@ -128,7 +129,7 @@ def study(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     checkout = Checkout(folder / "ntktune")
     # the network is for the login node alone
-    fetched = checkout.snakemake(*STUDY, "--cores", "1", "--", "fetch")
+    fetched = checkout.snakemake(*STUDY, "--cores", "2", "--", "fetch")
     assert fetched.returncode == 0, fetched.stderr
 
     # a Snakemake that is killed leaves a job, which stands still until the same job runs beside it
@@ -179,10 +180,10 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     ids = re.findall(r"has been submitted with SLURM jobid (\d+)", study.said)
     assert {*ids, study.left} == set(study.jobs)
     rules = {_rule(job) for job in study.jobs.values()}
-    assert {"finetune", "addition", "width"} <= rules
+    assert {"finetune", "addition", "trace"} <= rules
     assert not {"all", "tokenize", "fig2", "table1"} & rules
     # small ones went together, one after another on one core
-    assert "spectra_spectrum_stopping" in rules
+    assert {"spectra_spectrum_stopping_stopping_rules", "models_simulation_width"} <= rules
     assert {job["NumCPUs"] for job in study.jobs.values()} == {"1"}
 
 
