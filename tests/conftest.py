@@ -1,5 +1,7 @@
 """A copy of the repository, and one in which the study smoke has been run."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from checkout import Checkout
 from filelock import FileLock
@@ -12,18 +14,29 @@ def checkout(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory, worker_id):
-    """Return a copy of the repository in which the study smoke has been run.
+def smoke_begun(tmp_path_factory, worker_id):
+    """Run the study smoke in a copy of the repository beside what follows; return its end.
 
-    The first of pytest's processes runs it, each has a copy of its own.
+    The first of pytest's processes runs it, the others wait for it.
     """
-    own = tmp_path_factory.mktemp("smoke")
-    shared = own.parent if worker_id == "master" else own.parent.parent
-    with FileLock(shared / "smoke.lock"):
-        finished = shared / "smoke-finished"
-        if not finished.exists():
-            first = Checkout(shared / "smoke-running")
-            run = first.snakemake("--configfile", "config/smoke.yaml", "--cores", "2")
-            assert run.returncode == 0, run.stdout + run.stderr
-            first.folder.rename(finished)
-    return Checkout.of(Checkout.at(finished), own / "ntktune")
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def run():
+        with FileLock(shared / "smoke.lock"):
+            finished = shared / "smoke-finished"
+            if not finished.exists():
+                first = Checkout(shared / "smoke-running")
+                run = first.snakemake("--configfile", "config/smoke.yaml", "--cores", "2")
+                assert run.returncode == 0, run.stdout + run.stderr
+                first.folder.rename(finished)
+        return Checkout.at(finished)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield pool.submit(run)
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_begun, tmp_path_factory):
+    """Return a copy of the repository, this process's own, in which the study smoke has been run."""
+    return Checkout.of(smoke_begun.result(), tmp_path_factory.mktemp("smoke") / "ntktune")

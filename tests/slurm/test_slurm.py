@@ -124,8 +124,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def study(cluster, tmp_path_factory):
-    """Run the study once, with all that happens to it."""
+def study(cluster, smoke_begun, tmp_path_factory):
+    """Run the study once, with all that happens to it; beside it runs the one without a cluster."""
     folder = tmp_path_factory.mktemp("study")
     checkout = Checkout(folder / "ntktune")
     # the network is for the login node alone

@@ -12,6 +12,7 @@ one entry point has in common with others is looked at once.
 import ast
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "ntktune"
@@ -27,19 +28,27 @@ def module_file(module: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def _with_nested(statement: ast.AST) -> Iterator[ast.AST]:
+    """Yield a statement, or a module, and the statements in it; expressions are most of a tree."""
+    todo = [statement]
+    while todo:
+        node = todo.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo.extend(getattr(node, field, ()))
+
+
 def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list) or not body:
+    for node in _with_nested(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        first = body[0]
+        first = node.body[0] if node.body else None
         if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and isinstance(first, ast.Expr)
+            isinstance(first, ast.Expr)
             and isinstance(first.value, ast.Constant)
             and isinstance(first.value.value, str)
         ):
-            node.body = body[1:] or [ast.Pass()]
+            node.body = node.body[1:] or [ast.Pass()]
     return tree
 
 
@@ -61,7 +70,7 @@ def _imports(statement: ast.stmt, module: str) -> frozenset[str]:
     """Return the modules of this package that a statement imports, directly."""
     found = set()
     is_package = module_file(module).name == "__init__.py"
-    for node in ast.walk(statement):
+    for node in _with_nested(statement):
         if isinstance(node, ast.Import):
             found.update(a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
