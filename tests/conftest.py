@@ -38,5 +38,5 @@ def smoke_begun(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session")
 def smoke(smoke_begun, tmp_path_factory):
-    """Return a copy of the repository, this process's own, in which the study smoke has been run."""
+    """Return a copy of the repository, for this process alone, with the study smoke run."""
     return Checkout.of(smoke_begun.result(), tmp_path_factory.mktemp("smoke") / "ntktune")
