@@ -61,4 +61,4 @@ onstart:
 
 
 onsuccess:
-    finish(RESULTS)
+    end_run()

@@ -146,7 +146,7 @@ def test_a_clusters_limit_on_memory_is_what_is_left_of_it(control_groups):
         "slurm/job_1": {"memory.max": 500, "memory.current": 200, "memory.stat": stat},
         "slurm/job_1/step_0": {"memory.max": 800, "memory.current": 100, "memory.stat": stat},
     }
-    assert control_groups("0::/slurm/job_1/step_0\n", groups) == 500 - 200 + 30
+    assert control_groups("0::/slurm/job_1/step_0\n", groups) == 500 - 200 + 30 + 9
     assert control_groups("0::/slurm\n", {}) == float("inf")
     # of a container, whose path is of the machine outside
     assert control_groups("0::/elsewhere/job\n", {}) == float("inf")

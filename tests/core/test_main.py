@@ -4,7 +4,6 @@ import errno
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,7 +11,7 @@ from ntktune import __main__ as command
 from ntktune.cli import Progress
 
 WRITING = """
-import sys, time
+import signal, sys, time
 from ntktune import __main__ as command
 from ntktune.artifacts import atomic_path
 
@@ -23,6 +22,7 @@ def run(argv):
         time.sleep(60)
 
 command._run = run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where tests run in the background
 sys.exit(command.main())
 """
 
@@ -40,11 +40,9 @@ def test_a_command_that_is_ended_removes_what_is_half_written(tmp_path, number, 
     )
     assert process.stdout.readline() == "writing\n"
     assert len(list(out.parent.iterdir())) == 1
-    started = time.monotonic()
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == status
-    assert time.monotonic() - started < 30
     assert "Traceback" not in said
     assert list(out.parent.iterdir()) == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from ntktune.__main__ import main
 from ntktune.artifacts import write_json
-from ntktune.unfinished import begin, finish, unfinished
+from ntktune.unfinished import OWN, begin, finish, unfinished
 
 RESULTS = "results/s"
 
@@ -58,7 +58,7 @@ FIGURE, MISSING, OTHER = (
 
 def listed(results, process, *names, machine=None):
     """Write the list of another run's Snakemake."""
-    path = results / f"state/unfinished/{machine or platform.node()}~{process}.json"
+    path = results / f"state/unfinished/{machine or platform.node()}~{process}~0123abcd.json"
     write_json(path, {"files": names}, {})
     return path
 
@@ -74,11 +74,13 @@ def ended():
 def test_an_unfinished_study_is_packed_with_a_warning(results, tmp_path, capsys, ended):
     assert not [name for name in packed(tmp_path) if name.startswith("state")]
     assert "warning" not in capsys.readouterr().err
-    path = listed(results, ended, FIGURE, f"{RESULTS}/figures/fig3.png")
+    listed(results, ended, FIGURE, f"{RESULTS}/figures/fig3.png")
     (results / "state/finetune").mkdir()
     (results / "state/finetune/seed0.json").write_text("{}")
     members = packed(tmp_path)
-    assert f"state/unfinished/{path.name}" in members
+    packed_list = [name for name in members if name.startswith("state/unfinished/")]
+    assert len(packed_list) == 1
+    assert platform.node() not in packed_list[0]
     assert "state/finetune/seed0.json" not in members
     assert "1 of its files are missing (results/s/figures/fig3.png, ...)" in capsys.readouterr().err
 
@@ -97,13 +99,36 @@ def test_a_run_takes_over_what_is_missing_and_forgets_what_it_made(results, ende
     begin(RESULTS, [FIGURE])
     assert not old.exists()
     assert unfinished(RESULTS) == set()  # this run is about to make it
-    finish(RESULTS)
-    own = old.with_name(f"{platform.node()}~{os.getpid()}.json")
-    own.rename(old)  # this process is gone
+    finish(RESULTS, whole=False)
+    (old.parent / OWN).rename(old)  # this process is gone
     assert unfinished(RESULTS) == {MISSING}
     (results / "figures" / MISSING.rsplit("/", 1)[1]).write_text("")
     begin(RESULTS, [FIGURE])
-    finish(RESULTS)
+    finish(RESULTS, whole=False)
+    assert not (results / "state/unfinished").exists()
+
+
+def test_another_process_of_the_same_number_is_not_the_run(results):
+    """After a reboot, or in a container, where numbers begin anew."""
+    path = listed(results, os.getpid(), MISSING)
+    assert unfinished(RESULTS) == set()
+    os.utime(path, (1e9, 1e9))  # listed before this process began
+    assert unfinished(RESULTS) == {MISSING}
+
+
+def test_the_list_of_a_run_on_another_machine_stays(results):
+    path = listed(results, 7, FIGURE, MISSING, machine="elsewhere")
+    begin(RESULTS, [OTHER])
+    assert path.exists()
+    os.utime(path, (1e9, 1e9))
+    begin(RESULTS, [OTHER])
+    assert not path.exists()
+
+
+def test_a_whole_run_forgets_what_is_no_part_of_the_study_any_more(results, ended):
+    listed(results, ended, MISSING)
+    begin(RESULTS, [OTHER])
+    finish(RESULTS, whole=True)
     assert not (results / "state/unfinished").exists()
 
 
@@ -114,7 +139,7 @@ def test_runs_beside_each_other_keep_lists_of_their_own(results):
         path = listed(results, beside.pid, FIGURE, MISSING)
         begin(RESULTS, [OTHER])
         assert unfinished(RESULTS) == set()
-        finish(RESULTS)
+        finish(RESULTS, whole=False)
     finally:
         beside.kill()
         beside.wait()
@@ -124,9 +149,11 @@ def test_runs_beside_each_other_keep_lists_of_their_own(results):
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"{}", b'{"files": 3}'])
-def test_a_damaged_list_is_told_and_passed_over(results, ended, capsys, content):
+def test_a_damaged_list_is_told_and_passed_over(results, tmp_path, ended, capsys, content):
     path = listed(results, ended, MISSING)
     path.write_bytes(content)
     begin(RESULTS, [OTHER])
-    assert capsys.readouterr().err.count("warning: a list of unfinished files is passed over") == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"warning: {path.relative_to(tmp_path)}, a list of unfinished files, is damaged" in told
     assert not path.exists()

@@ -215,6 +215,13 @@ def test_a_hub_in_trouble_is_asked_again_and_not_passed_over(run, faults, tmp_pa
     assert "try again" in said
     assert len(said.splitlines()) == 1
     assert not out.exists()
+    # it fails only when its files are asked for
+    faults.clear()
+    faults["failing_files"] = 20
+    status, said = run(*command, "--out", str(out))
+    assert status == 1
+    assert "us/sentences at main cannot be loaded: " in said
+    assert not out.exists()
     faults.clear()
     status, said = run(*command, "--out", str(out))
     assert status == 0, said

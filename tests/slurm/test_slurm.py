@@ -26,10 +26,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.timeout(1800)
 HERE = Path(__file__).parent
 NO_PACKAGES = 77
 STUDY = ("--configfile", "config/smoke.yaml")
-# rules that ask for a GPU here, and the jobs that then have one: a group is called by its rules
 ON_GPUS = {"kernel", "learning_kernel", "finetune", "tuned_weights", "trace"}
-LEARNING = "learning_baselines_learning_kernel_stopping_rules"
-JOBS_ON_GPUS = ON_GPUS - {"learning_kernel"} | {LEARNING}
 GPUS = "3"
 
 
@@ -186,13 +183,13 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     assert {"finetune", "addition", "trace"} <= rules
     assert not {"all", "tokenize", "fig2", "table1"} & rules
     # small ones went together, one after another on one core
-    assert {"spectra_spectrum_stopping", "models_simulation_width", LEARNING} <= rules
+    assert {"spectra_spectrum_stopping_stopping_rules", "models_simulation_width"} <= rules
     assert {job["NumCPUs"] for job in study.jobs.values()} == {"1"}
 
 
 def test_jobs_on_gpus_asked_for_one(study):
     for job in study.jobs.values():
-        assert ("gpu" in job.get("TresPerJob", "")) is (_rule(job) in JOBS_ON_GPUS), job
+        assert ("gpu" in job.get("TresPerJob", "")) is (_rule(job) in ON_GPUS), job
 
 
 def test_a_job_that_was_killed_for_memory_got_more(study):

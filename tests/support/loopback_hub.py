@@ -52,6 +52,10 @@ def _handler(
                 self._reply(503, b"not now")
                 return
             parts = path.split("/")
+            if "resolve" in parts and faults.get("failing_files", 0) > 0:
+                faults["failing_files"] -= 1
+                self._reply(503, b"not now")
+                return
             if parts[0] == "api" and parts[1] in ("models", "datasets"):
                 self._api(parts[1].rstrip("s"), parts[2:], body)
             elif "resolve" in parts:
@@ -146,8 +150,9 @@ def loopback_hub(
     repositories
         Folder by kind (model, dataset) and ``owner/name``.
     faults
-        ``failing``: so many requests are answered by 503. ``damaged``: names of files of which
-        the next copy has its last bit flipped. Both are used up.
+        ``failing``: so many requests are answered by 503; ``failing_files``: so many requests for
+        files. ``damaged``: names of files of which
+        the next copy has its last bit flipped. All are used up.
     """
     seen: list[str] = []
     server = ThreadingHTTPServer(

@@ -291,10 +291,9 @@ KERNEL = ("kernel", "draws", "--model", f"{R}/data/model", *TASK, *SEED)
 )
 def test_a_file_of_another_kind_is_told(smoke, monkeypatch, tmp_path, capsys, command, file, lacks):
     monkeypatch.chdir(smoke.folder)
-    outputs = {
-        "spectrum": ("--out-eigenvalues", "--out-fits", "--out-summary"),
-        "theory": ("--out",),
-    }.get(command[0], ("--out",))
+    outputs = ["--out"]
+    if command[0] == "spectrum":
+        outputs = ["--out-eigenvalues", "--out-fits", "--out-summary"]
     named = [word for option in outputs for word in (option, str(tmp_path / option))]
     assert main([*command, file, *named]) == 1
     said = capsys.readouterr().err

@@ -229,7 +229,8 @@ def _remove(path: Path) -> None:
 def _remove_left_over(path: Path) -> None:
     """Remove what processes left beside ``path`` when they were killed.
 
-    Of this machine those that are gone; of others, where nobody can look, what is days old.
+    Of this machine those that are gone; of others, where nobody can look, what is days old. A
+    folder that was out of the way for its successor, which never came, goes back.
     """
     pattern = (
         rf"\.{re.escape(path.stem[:STEM])}\.(.+)~(\d+)~[0-9a-f]{{8}}{re.escape(path.suffix)}~?"
@@ -241,8 +242,11 @@ def _remove_left_over(path: Path) -> None:
                 continue
             here = named.group(1) == platform.node()
             old = time.time() - other.lstat().st_mtime > ABANDONED
-            if old or (here and has_ended(int(named.group(2)))):
-                _remove(other)
+            if not (has_ended(int(named.group(2))) if here else old):
+                continue
+            if other.name.endswith("~") and not os.path.lexists(path):
+                os.replace(other, path)
+            _remove(other)
 
 
 def has_ended(process: int) -> bool:
@@ -274,6 +278,20 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         return error
     return damaged(path, (str(error) or type(error).__name__).splitlines()[0])
+
+
+@contextlib.contextmanager
+def results_of(folder: str | os.PathLike) -> Iterator[None]:
+    """Take a folder for the results of a running study: damaged files there are set aside."""
+    before = os.environ.get(RESULTS_VARIABLE)
+    os.environ[RESULTS_VARIABLE] = os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RESULTS_VARIABLE]
+        else:
+            os.environ[RESULTS_VARIABLE] = before
 
 
 def in_results(path: str | os.PathLike) -> bool:

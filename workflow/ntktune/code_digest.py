@@ -5,8 +5,8 @@ them, so editing kernel code reruns kernels, and what hangs on them, and nothing
 else. The digest is taken over syntax trees without comments, docstrings and
 formatting: those rerun nothing.
 
-All of it happens whenever the workflow is read, on a cluster for each job anew: what
-one entry point has in common with others is looked at once.
+It is taken whenever jobs are planned, and by each command for its provenance: what one entry point
+has in common with others is looked at once.
 """
 
 import ast

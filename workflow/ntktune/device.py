@@ -78,20 +78,19 @@ def free_in_control_groups(
     lines = groups.read_text().splitlines() if groups.is_file() else []
     for controllers, path in (line.split(":", 2)[1:] for line in lines):
         if not controllers:
-            root, names = mount, ("memory.max", "memory.current", "inactive_file")
+            root, names = mount, ("memory.max", "memory.current", "(?:in)?active_file")
         elif "memory" in controllers.split(","):
             root = mount / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file")
         else:
             continue
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
             with contextlib.suppress(OSError, ValueError):  # no such file; "max" is no number
                 limit, used = (int((folder / name).read_text()) for name in names[:2])
-                cached = re.search(
-                    rf"^{names[2]} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
-                )
-                free = min(free, max(0, limit - used + int(cached[1] if cached else 0)))
+                stat = (folder / "memory.stat").read_text()
+                cached = sum(map(int, re.findall(rf"^{names[2]} (\d+)$", stat, re.MULTILINE)))
+                free = min(free, max(0, limit - used + cached))
             if folder == root:
                 break
     return free
@@ -120,7 +119,7 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     Raises
     ------
     UserError
-        A GPU was asked for and torch sees none.
+        The name is none of these, or torch sees no such GPU.
     """
     import torch
 

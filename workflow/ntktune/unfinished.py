@@ -7,45 +7,59 @@ do. So each run's files are listed when it starts, and those that are missing wh
 made first.
 
 Runs of a study that make different files may go on beside each other: each has a list of its own,
-``state/unfinished/<machine>~<process>.json``.
+``state/unfinished/<machine>~<process>~<number>.json``.
 """
 
+import json
 import os
 import platform
 import re
 import sys
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ntktune.artifacts import has_ended, read_json, write_json
-from ntktune.errors import UserError
+from ntktune.artifacts import ABANDONED, write_json
 
 FOLDER = "state/unfinished"
-
-
-def _own(results: str) -> Path:
-    return Path(results, FOLDER, f"{platform.node()}~{os.getpid()}.json")
+OWN = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}.json"
 
 
 def _missing(names: Iterable[str]) -> set[str]:
     return {name for name in names if not os.path.exists(name)}
 
 
-def _of_others(results: str) -> Iterator[tuple[Path, set[str]]]:
-    """Yield the lists of runs that are not known to go on: file, and names in it."""
-    for path in sorted(Path(results, FOLDER).glob("*~*.json")):
-        named = re.fullmatch(r"(.+)~(\d+)", path.stem)
-        here = named and named[1] == platform.node()
-        if path == _own(results) or (here and not has_ended(int(named[2]))):
+def _goes_on(process: int, listed: float) -> bool:
+    """Return whether a process that listed its files at a time is there, and not another one."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).create_time() <= listed
+    return False
+
+
+def _of_others(results: str) -> Iterator[tuple[Path, set[str], bool]]:
+    """Yield the lists of runs not known to go on: file, names, and whether the run has ended."""
+    for path in sorted(Path(results, FOLDER).glob("*.json")):
+        named = re.fullmatch(r"(.+)~(\d+)~[0-9a-f]{8}", path.stem)
+        if path.name == OWN:
             continue
         try:
-            yield path, set(read_json(path)["files"])
-        except (UserError, KeyError, TypeError) as error:
+            listed = path.stat().st_mtime
+            here = bool(named) and named[1] == platform.node()
+            if here and _goes_on(int(named[2]), listed):
+                continue
+            # a run elsewhere cannot be asked
+            ended = here or time.time() - listed > ABANDONED
+            yield path, set(json.loads(path.read_text(encoding="utf-8"))["files"]), ended
+        except (OSError, ValueError, KeyError, TypeError) as error:
             # what it listed is lost: where old figures are there, --forcerun must say it
-            print(f"warning: a list of unfinished files is passed over: {error}", file=sys.stderr)
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            print(
+                f"warning: {path}, a list of unfinished files, is damaged: {error}", file=sys.stderr
+            )
+            yield path, set(), True
 
 
 def unfinished(results: str) -> set[str]:
@@ -58,7 +72,7 @@ def unfinished(results: str) -> set[str]:
     results
         The study's folder.
     """
-    return set().union(*(_missing(names) for _, names in _of_others(results)))
+    return set().union(*(_missing(names) for _, names, _ in _of_others(results)))
 
 
 def begin(results: str, files: Iterable[str]) -> None:
@@ -70,19 +84,23 @@ def begin(results: str, files: Iterable[str]) -> None:
         The list cannot be written.
     """
     names, settled = set(files), []
-    for path, listed in _of_others(results):
+    for path, listed, ended in _of_others(results):
         names |= _missing(listed)
-        settled.append(path)
-    _write(_own(results), names)
+        settled += [path] * ended
+    _write(Path(results, FOLDER, OWN), names)
     for path in settled:
         path.unlink(missing_ok=True)
 
 
-def finish(results: str) -> None:
-    """Forget what this run has made; what it was not asked for and is missing stays listed."""
-    own = _own(results)
+def finish(results: str, *, whole: bool) -> None:
+    """Forget what this run has made; what it was not asked for and is missing stays listed.
+
+    After a ``whole`` study nothing does: what is missing still is no part of it any more.
+    """
+    own = Path(results, FOLDER, OWN)
     if own.is_file():
-        _write(own, _missing(read_json(own)["files"]))
+        listed = json.loads(own.read_text(encoding="utf-8"))["files"]
+        _write(own, set() if whole else _missing(listed))
 
 
 def _write(path: Path, names: set[str]) -> None:

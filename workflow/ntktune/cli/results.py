@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 import tarfile
@@ -13,7 +14,6 @@ from pathlib import Path
 
 from ntktune.artifacts import (
     MODEL_MANIFEST,
-    RESULTS_VARIABLE,
     atomic_path,
     check_model_files,
     damaged,
@@ -21,10 +21,12 @@ from ntktune.artifacts import (
     read_csv,
     read_json,
     read_table,
+    results_of,
     stored_tensors,
 )
 from ntktune.cli import add_command
 from ntktune.errors import UserError
+from ntktune.unfinished import FOLDER as UNFINISHED
 from ntktune.unfinished import begin, unfinished
 
 # Large, or other people's texts and weights: figures and tables are drawn without them.
@@ -39,7 +41,8 @@ LEFT_OUT = (
     "*.damaged",
     "*.damaged/*",
 )
-RECORDS = Path(".snakemake/metadata")
+RECORDS, LOCKS = Path(".snakemake/metadata"), Path(".snakemake/locks")
+FIGURES = (".pdf", ".svg", ".png")
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -53,11 +56,14 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Hold all of a study's files against their checksums; set damaged ones aside."""
+    """Hold what a study has made against its checksums; set aside what is damaged.
+
+    Tables, tensors, manifests, figures and the model have some; downloaded packages have theirs
+    verified when they are read.
+    """
     folder = _study_folder(args.folder)
-    files = sorted(_files(folder, set()))
-    _verify(folder, files)
-    print(f"{folder}: {len(files)} files, none damaged")
+    count = _verify(folder, sorted(_files(folder, set())))
+    print(f"{folder}: {count} files, none damaged")
 
 
 def archive(args: argparse.Namespace) -> None:
@@ -103,57 +109,58 @@ def _study_folder(name: str) -> Path:
     return folder
 
 
-def _verify(folder: Path, files: list[Path]) -> None:
-    """Read files as their readers do.
+def _verify(folder: Path, files: list[Path]) -> int:
+    """Read what rules made as its readers do; return how many files that were.
+
+    Those are the files that Snakemake has a record of: what somebody else put there is left alone.
 
     Raises
     ------
     UserError
         Some are damaged: a line for each. They were set aside, and the next run makes them again,
-        also where nothing else needs them.
+        also where nothing else needs them. Or a Snakemake makes them at the moment.
     """
-    os.environ[RESULTS_VARIABLE] = str(folder.resolve())
-    models = {path.parent for path in files if path.name == MODEL_MANIFEST}
-    told, aside = [], set()
+    if LOCKS.is_dir() and any(LOCKS.iterdir()):
+        raise UserError(
+            "a Snakemake runs here, or was killed: let it finish, or run snakemake --unlock first"
+        )
+    told, aside, count = [], set(), 0
     for path in files:
-        if path.suffix == ".damaged" or (path.parent in models and path.name != MODEL_MANIFEST):
-            continue
-        for about, read in _readings(path):
+        whole = path.parent if path.name == MODEL_MANIFEST else path
+        readings = _readings(path) if _record(whole).is_file() else []
+        count += bool(readings)
+        for about, read in readings:
             if not about.is_file():  # with another one it was set aside, or somebody removed it
                 continue
             try:
-                read()
+                with results_of(folder):
+                    read()
             except UserError as error:
                 told.append(str(error))
-                aside.add(str(about.parent if about.name == MODEL_MANIFEST else about))
+                aside.add(str(whole if about == path else about))
     if told:
         begin(str(folder), aside)
-        raise UserError("\n".join([f"{len(told)} of {len(files)} files are damaged", *told]))
+        raise UserError("\n".join([f"{len(told)} of {count} files are damaged", *told]))
+    return count
 
 
-def _readings(path: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
-    """Yield what a file says of itself and of those beside it: which file, and how to read it."""
-    readers = {".parquet": read_table, ".safetensors": stored_tensors, ".csv": read_csv}
-    if path.suffix in readers:
-        yield path, lambda: readers[path.suffix](path)
-    if path.suffix != ".json":
-        return
-    manifest: dict = {}
-    yield path, lambda: manifest.update(read_json(path))
-    stated = manifest.get("files", {})
+def _readings(path: Path) -> list[tuple[Path, Callable[[], object]]]:
+    """Return what a file can be held against: which file is read, and how."""
+    sidecar = path.with_suffix(".json")
     if path.name == MODEL_MANIFEST:
-        yield path, lambda: check_model_files(path.parent, stated)
-    elif isinstance(stated, dict):
-        for name, digest in stated.items():
-            yield (
-                path.with_name(name),
-                lambda name=name, digest=digest: _check_figure(path.with_name(name), digest),
-            )
+        return [(path, lambda: check_model_files(path.parent, read_json(path).get("files", {})))]
+    if path.suffix == ".csv":  # a damaged sidecar is not the table's fault
+        return [(sidecar, lambda: read_json(sidecar)), (path, lambda: read_csv(path))]
+    if path.suffix in FIGURES:
+        return [(sidecar, lambda: read_json(sidecar)), (path, lambda: _check_figure(path, sidecar))]
+    readers = {".parquet": read_table, ".safetensors": stored_tensors, ".json": read_json}
+    return [(path, lambda: readers[path.suffix](path))] if path.suffix in readers else []
 
 
-def _check_figure(path: Path, digest: str) -> None:
-    if file_sha256(path) != digest:
-        raise damaged(path, f"its content does not match the checksum in {path.stem}.json")
+def _check_figure(path: Path, sidecar: Path) -> None:
+    stated = read_json(sidecar).get("files", {}).get(path.name) if sidecar.is_file() else None
+    if stated is not None and file_sha256(path) != stated:
+        raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
 
 
 def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -182,7 +189,10 @@ def _record(path: Path) -> Path:
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out who packed it."""
+    """Leave out who packed it, and where."""
+    folder, _, name = member.name.rpartition("/")
+    if folder.endswith(UNFINISHED):
+        member.name = f"{folder}/{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntktune.artifacts import file_sha256
+from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,16 +50,10 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _refusal(error: Exception, what: str) -> Exception:
-    """Return what to raise for an error of the hub's client, its transport or Python.
-
-    A hub that is there but in trouble is a UserError, to be tried again: to go on without it would
-    give other data for an outage of seconds.
-    """
+def _in_trouble(error: Exception) -> bool:
+    """Return whether an error of the hub's client says that the hub is there, but in trouble."""
     status = getattr(getattr(error, "response", None), "status_code", None) or 0
-    passing = status == TOO_MANY_REQUESTS or status >= 500 or type(error).__name__ == "ReadTimeout"
-    told = f"{what}: {one_line(error)}"
-    return UserError(f"{told}; try again") if passing else HubUnavailableError(told)
+    return status == TOO_MANY_REQUESTS or status >= 500 or type(error).__name__ == "ReadTimeout"
 
 
 def resolved_commit(repository: str, revision: str, kind: str) -> str:
@@ -69,14 +64,17 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
     HubUnavailableError
         The hub cannot be reached or does not know the repository or revision.
     UserError
-        It is in trouble.
+        It is in trouble: to go on without it would give other data for an outage of seconds.
     """
     from huggingface_hub import HfApi
 
     try:
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
     except Exception as error:
-        raise _refusal(error, f"{repository} at {revision} cannot be had from the hub") from None
+        told = f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
+        raise (
+            UserError(f"{told}; try again") if _in_trouble(error) else HubUnavailableError(told)
+        ) from None
 
 
 def load_hub_splits(
@@ -102,7 +100,8 @@ def load_hub_splits(
     HubUnavailableError
         The data set cannot be had.
     UserError
-        It has no split of that name, the hub is in trouble, or what came is not what it states.
+        It has no split of that name; or the hub, which has it, is in trouble, or sent something
+        that is not what it states or cannot be read.
     """
     import datasets
     import pyarrow as pa
@@ -124,7 +123,11 @@ def load_hub_splits(
     except UserError:
         raise
     except Exception as error:
-        raise _refusal(error, f"{repository} at {revision} cannot be loaded") from None
+        if is_out_of_memory(error):
+            raise
+        told = f"{repository} at {revision} cannot be loaded: {one_line(error)}"
+        offline = constants.HF_HUB_OFFLINE
+        raise (HubUnavailableError(told) if offline else UserError(f"{told}; try again")) from None
     tables = {}
     for ours, theirs in splits.items():
         missing = [name for name in theirs if name not in found]
