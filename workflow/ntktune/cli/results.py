@@ -149,16 +149,20 @@ def _readings(path: Path) -> list[tuple[Path, Callable[[], object]]]:
     sidecar = path.with_suffix(".json")
     if path.name == MODEL_MANIFEST:
         return [(path, lambda: check_model_files(path.parent, read_json(path).get("files", {})))]
-    if path.suffix == ".csv":  # a damaged sidecar is not the table's fault
-        return [(sidecar, lambda: read_json(sidecar)), (path, lambda: read_csv(path))]
-    if path.suffix in FIGURES:
-        return [(sidecar, lambda: read_json(sidecar)), (path, lambda: _check_figure(path, sidecar))]
+    if path.suffix in (".csv", *FIGURES):
+        read = read_csv if path.suffix == ".csv" else _check_figure
+        # without its sidecar it has no checksum: a damaged one is not its fault
+        return [
+            (sidecar, lambda: read_json(sidecar)),
+            (path, lambda: sidecar.is_file() and read(path)),
+        ]
     readers = {".parquet": read_table, ".safetensors": stored_tensors, ".json": read_json}
     return [(path, lambda: readers[path.suffix](path))] if path.suffix in readers else []
 
 
-def _check_figure(path: Path, sidecar: Path) -> None:
-    stated = read_json(sidecar).get("files", {}).get(path.name) if sidecar.is_file() else None
+def _check_figure(path: Path) -> None:
+    sidecar = path.with_suffix(".json")
+    stated = read_json(sidecar).get("files", {}).get(path.name)
     if stated is not None and file_sha256(path) != stated:
         raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
 
