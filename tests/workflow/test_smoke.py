@@ -256,9 +256,9 @@ KERNEL = ("kernel", "draws", "--model", f"{R}/data/model", *TASK, *SEED)
 @pytest.mark.parametrize(
     ("command", "file", "lacks"),
     [
-        (("spectrum", "fit", "--gram"), TOKENS, "tensors kernel, outputs, row"),
-        (("spectrum", "fit", "--gram"), f"{R}/data/model/model.safetensors", "tensors kernel, "),
-        (("theory", "stopping", "--gram"), TOKENS, "tensors kernel, outputs, row"),
+        (("spectrum", "fit", "--gram"), TOKENS, "tensors kernel; it is"),
+        (("spectrum", "fit", "--gram"), f"{R}/data/model/model.safetensors", "tensors kernel; it"),
+        (("theory", "stopping", "--gram"), TOKENS, "tensors kernel, outputs; it"),
         ((*KERNEL, "--tokens", TOKENS, "--draws"), SUBSETS, "keys draws"),
         ((*KERNEL, "--draws", DRAWS, "--tokens"), GRAM, "tensors ids, offsets, is_test"),
         (

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ntktune.artifacts import MODEL_MANIFEST, Record, content_sha256, read_tensors, write_table
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
-    KERNEL_TENSORS,
     TOKEN_TENSORS,
     check_names,
     check_tokens,
@@ -494,7 +493,8 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
         They are of another task, other data, another model or other blocks.
     """
     tensors, made = read_tensors(args.kernels)
-    check_names(args.kernels, tensors, KERNEL_TENSORS, "tensors")
+    names = ("kernel", "outputs", "row")
+    check_names(args.kernels, tensors, names, "tensors")
     for what, stated, wanted in (
         ("task", made.get("task", {}).get("name"), args.task),
         ("data", made.get("data_sha256"), facts.get("data_sha256")),
@@ -505,7 +505,7 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
             raise UserError(
                 f"{args.kernels} was computed for {what} {stated}, not {wanted}; compute it again"
             )
-    parts = (tensors["kernel"], tensors["outputs"], tensors["row"])
+    parts = [tensors[name] for name in names]
     return {
         seed: (gram.numpy(), start.numpy(), rows.tolist())
         for seed, (gram, start, rows) in enumerate(zip(*parts, strict=True))

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# What files of tokens, of kernels, and of samples of rows hold.
+# What files of tokens, and of samples of rows, hold.
 TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
-KERNEL_TENSORS = ("kernel", "outputs", "label", "label_noise", "row")
 SUBSET_KEYS = ("seeds", "test", "holdout_fraction")
 
 
@@ -79,8 +78,8 @@ def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str,
         )
 
 
-def read_kernels(path: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Return a file of kernels as arrays, and their provenance.
+def read_kernels(path: str, names: Iterable[str]) -> tuple[dict[str, np.ndarray], dict]:
+    """Return a file of kernels as arrays, those of some names among them, and their provenance.
 
     Raises
     ------
@@ -88,8 +87,8 @@ def read_kernels(path: str) -> tuple[dict[str, np.ndarray], dict]:
         It is of another kind.
     """
     tensors, facts = read_arrays(path)
-    check_names(path, tensors, KERNEL_TENSORS, "tensors")
-    check_names(path, facts, ("task", "data_sha256", "dtype"), "facts")
+    check_names(path, tensors, names, "tensors")
+    check_names(path, facts, ("task", "dtype"), "facts")
     return tensors, facts
 
 

@@ -33,7 +33,7 @@ def fit(args: argparse.Namespace) -> None:
     from ntktune.spectrum import eigenvalues, fitted_ranges, spectrum_summary
 
     record = Record("ntktune.cli.spectrum:fit", args)
-    tensors, facts = read_kernels(args.gram)
+    tensors, facts = read_kernels(args.gram, ["kernel"])
     task = facts["task"]["name"]
     precision = machine_epsilon(facts["dtype"])
     spectra = [eigenvalues(kernel) for kernel in tensors["kernel"]]

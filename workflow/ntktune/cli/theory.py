@@ -102,7 +102,8 @@ def rules(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.theory:rules", args)
     if min(args.sizes) < 1 or len(set(args.sizes)) < len(args.sizes):
         raise UserError(f"--sizes {' '.join(map(str, args.sizes))}: give each once, 1 or more")
-    tensors, facts = read_kernels(args.kernels)
+    names = ("kernel", "outputs", "label", "row")
+    tensors, facts = read_kernels(args.kernels, names)
     subsets = read_samples(args.subsets, args.kernels, facts)
     precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
     rows, ridge = [], []
@@ -229,13 +230,12 @@ def stopping(args: argparse.Namespace) -> None:
     from ntktune.theory.shift import rated_noise, standardised_labels
 
     record = Record("ntktune.cli.theory:stopping", args)
-    tensors, facts = read_kernels(args.gram)
+    names = ("kernel", "outputs", "label", "label_noise")
+    tensors, facts = read_kernels(args.gram, names)
     precision = machine_epsilon(facts["dtype"])
     rows, sensitivity, kind = [], [], facts["task"]["kind"]
     for draw in range(len(tensors["kernel"])):
-        kernel, outputs, label, noise = (
-            tensors[name][draw] for name in ("kernel", "outputs", "label", "label_noise")
-        )
+        kernel, outputs, label, noise = (tensors[name][draw] for name in names)
         row = stopping_row(
             kernel,
             outputs,
