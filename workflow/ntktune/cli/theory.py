@@ -102,7 +102,7 @@ def rules(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.theory:rules", args)
     if min(args.sizes) < 1 or len(set(args.sizes)) < len(args.sizes):
         raise UserError(f"--sizes {' '.join(map(str, args.sizes))}: give each once, 1 or more")
-    names = ("kernel", "outputs", "label", "row")
+    names = ("kernel", "outputs", "label", "label_noise", "row")
     tensors, facts = read_kernels(args.kernels, names)
     subsets = read_samples(args.subsets, args.kernels, facts)
     precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
