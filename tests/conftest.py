@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from checkout import Checkout
+from checkout import NUMBERS, Checkout
 from filelock import FileLock
 
 
@@ -14,12 +14,14 @@ def checkout(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def smoke_begun(tmp_path_factory, worker_id):
+def smoke_begun(request, tmp_path_factory, worker_id):
     """Run the study smoke in a copy of the repository beside what follows; return its end.
 
     The first of pytest's processes runs it, the others wait for it. What goes on beside it goes
-    first: it has cores enough while that waits for something.
+    first: it has cores enough while that waits for something. Where tests of SLURM alone are run,
+    figures are left out.
     """
+    numbers = all(item.get_closest_marker("slurm") for item in request.session.items)
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
 
@@ -28,8 +30,8 @@ def smoke_begun(tmp_path_factory, worker_id):
             finished = shared / "smoke-finished"
             if not finished.exists():
                 first = Checkout(shared / "smoke-running")
-                study = ("--configfile", "config/smoke.yaml", "--cores", "2")
-                done = first.snakemake(*study, under=("nice", "-n", "5"))
+                study = ("--configfile", "config/smoke.yaml", "--cores", "2", "--")
+                done = first.snakemake(*study, *NUMBERS * numbers, under=("nice", "-n", "5"))
                 assert done.returncode == 0, done.stdout + done.stderr
                 first.folder.rename(finished)
         return Checkout.at(finished)

@@ -1,7 +1,8 @@
 """The study `smoke` on a real SLURM of one node, started here on loopback, with pretended GPUs.
 
 It is run once, and meets all that a cluster does to it: its Snakemake is killed, a job is
-cancelled, kernels are killed for memory. The packages come from Debian and are unpacked into a
+cancelled, kernels are killed for memory. Most figures, which are drawn where Snakemake runs, are
+left out. The packages come from Debian and are unpacked into a
 temporary folder: nothing is installed. What one node cannot show stays untested: cgroups, several
 nodes, a shared file system.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import Checkout, Running, assert_same_numbers
+from checkout import NUMBERS, Checkout, Running, assert_same_numbers
 
 from ntktune.config import load_yaml
 
@@ -100,9 +101,15 @@ def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
         "slurm-init-seconds-before-status-checks": 2,
         "latency-wait": 10,
     }
+    # one node of two cores: what could run beside each other on a cluster goes together, too
+    content["groups"] |= dict.fromkeys(("negation", "addition", "disentanglement"), "merging")
+    content["groups"] |= {"fixed_epochs": "fixed"}
+    content["group-components"] |= {"merging": 2, "fixed": 2}
     asked = content["set-resources"]
     for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
         asked[rule] = asked.get(rule, {}) | {"gpu": 1}
+    for rule in ("negation", "addition", "disentanglement", "fixed_epochs"):
+        asked[rule] = asked.get(rule, {}) | {"slot": 2}
     for rule, resources in rules.items():
         asked[rule] = asked.get(rule, {}) | resources
     folder.mkdir()
@@ -144,7 +151,8 @@ def study(cluster, smoke_begun, tmp_path_factory):
 
     # a kernel that asks for too little memory is killed, and gets more when it is sent again
     memory = {"mem_mb": "100 if attempt == 1 else 4000"}
-    with checkout.running(*_profile(folder / "scarce", kernel=memory)) as second:
+    scarce = _profile(folder / "scarce", kernel=memory)
+    with checkout.running(*scarce, "--", *NUMBERS) as second:
         double = cluster.running(one, second)
         cluster.call("scontrol", "resume", left)
         states = cluster.jobs()
@@ -180,7 +188,7 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     ids = re.findall(r"has been submitted with SLURM jobid (\d+)", study.said)
     assert {*ids, study.left} == set(study.jobs)
     rules = {_rule(job) for job in study.jobs.values()}
-    assert {"finetune", "addition", "trace"} <= rules
+    assert {"finetune", "baselines", "trace"} <= rules
     assert not {"all", "tokenize", "fig2", "table1"} & rules
     # small ones went together, one after another on one core
     assert {"spectra_spectrum_stopping_stopping_rules", "models_simulation_width"} <= rules
