@@ -151,8 +151,8 @@ def loopback_hub(
         Folder by kind (model, dataset) and ``owner/name``.
     faults
         ``failing``: so many requests are answered by 503; ``failing_files``: so many requests for
-        files. ``damaged``: names of files of which
-        the next copy has its last bit flipped. All are used up.
+        files. ``damaged``: names of files of which the next copy has its last bit flipped. All are
+        used up.
     """
     seen: list[str] = []
     server = ThreadingHTTPServer(

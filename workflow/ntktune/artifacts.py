@@ -242,21 +242,21 @@ def _remove_left_over(path: Path) -> None:
                 continue
             here = named.group(1) == platform.node()
             old = time.time() - other.lstat().st_mtime > ABANDONED
-            if not (has_ended(int(named.group(2))) if here else old):
+            if not (_has_ended(int(named.group(2))) if here else old):
                 continue
             if other.name.endswith("~") and not os.path.lexists(path):
                 os.replace(other, path)
             _remove(other)
 
 
-def has_ended(process: int) -> bool:
+def _has_ended(process: int) -> bool:
     """Return whether there is no process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # somebody else's
-        return False
+        pass
     return False
 
 

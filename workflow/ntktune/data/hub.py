@@ -70,6 +70,7 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
 
     try:
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
+    # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
         told = f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
         raise (
