@@ -146,6 +146,32 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_what_killed_processes_left_anywhere_is_removed(tmp_path):
+    """Of files that are not written again, as a job's on another machine."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here, week = platform.node(), time.time() - 7 * 86400
+    names = {
+        f"a/.t.{here}~{dead.pid}~0123abcd.parquet": False,
+        f"a/b/.m.{here}~{dead.pid}~0123abcd/model.json": False,  # a folder
+        f"a/.t.{here}~{os.getpid()}~0123abcd.parquet": True,
+        f"a/.t.elsewhere~{dead.pid}~0123abcd.parquet": True,
+        f"a/.t.node.elsewhere~{dead.pid}~0123abce.parquet": False,  # days old
+        f"a/.t.{here}~{dead.pid}~0123abcd.parquet~": True,  # the only one, perhaps
+        "a/.mine~5~6": True,
+    }
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        if "0123abce" in name:
+            os.utime(tmp_path / name, (week, week))
+    artifacts.remove_left_overs(tmp_path)
+    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {name for name, stays in names.items() if stays}
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == []
+    artifacts.remove_left_overs(tmp_path / "nothing")
+
+
 def test_a_folder_that_is_replaced_is_there_until_the_new_one_is(tmp_path, monkeypatch):
     folder = tmp_path / "m"
     folder.mkdir()
@@ -331,6 +357,12 @@ def test_what_cannot_be_read_for_the_moment_is_not_set_aside(tmp_path, monkeypat
     monkeypatch.setattr("safetensors.safe_open", _raising(OSError("locked (os error 13)")))
     with pytest.raises(UserError, match=r"t.parquet cannot be read: Permission denied"):
         artifacts.read_tensors(path)
+    monkeypatch.setattr("pathlib.Path.read_text", _raising(OSError(5, "Input/output error")))
+    with pytest.raises(UserError, match=r"t.parquet cannot be read: Input/output error"):
+        artifacts.read_json(path)
+    monkeypatch.setattr("hashlib.file_digest", _raising(OSError(5, "Input/output error")))
+    with pytest.raises(UserError, match=r"t.parquet cannot be read: Input/output error"):
+        artifacts.file_sha256(path)
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
     # nor is what another job set aside meanwhile advised to be deleted
     path.unlink()

@@ -226,27 +226,46 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_left_overs(folder: str | os.PathLike) -> None:
+    """Remove what processes anywhere below a folder left half written when they were killed.
+
+    Where the same file is written again, that is done at once; this is for all others.
+    """
+    found: list[Path] = []
+    with contextlib.suppress(OSError):  # others are at work there
+        found += Path(folder).rglob(".*~*~*[!~]")
+    for other in found:
+        with contextlib.suppress(OSError):
+            if _is_left_over(other, ".+?", r"(\..*)?"):
+                _remove(other)
+
+
 def _remove_left_over(path: Path) -> None:
     """Remove what processes left beside ``path`` when they were killed.
 
-    Of this machine those that are gone; of others, where nobody can look, what is days old. A
-    folder that was out of the way for its successor, which never came, goes back.
+    A folder that was out of the way for its successor, which never came, goes back.
     """
-    pattern = (
-        rf"\.{re.escape(path.stem[:STEM])}\.(.+)~(\d+)~[0-9a-f]{{8}}{re.escape(path.suffix)}~?"
-    )
+    stem, suffix = re.escape(path.stem[:STEM]), re.escape(path.suffix)
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
-            named = re.fullmatch(pattern, other.name)
-            if not named:
-                continue
-            here = named.group(1) == platform.node()
-            old = time.time() - other.lstat().st_mtime > ABANDONED
-            if not (_has_ended(int(named.group(2))) if here else old):
-                continue
-            if other.name.endswith("~") and not os.path.lexists(path):
-                os.replace(other, path)
-            _remove(other)
+            if _is_left_over(other, stem, suffix):
+                if other.name.endswith("~") and not os.path.lexists(path):
+                    os.replace(other, path)
+                _remove(other)
+
+
+def _is_left_over(file: Path, stem: str, suffix: str) -> bool:
+    """Return whether a file is a temporary one, its name of some patterns, that nobody writes.
+
+    Of this machine those of processes that are gone; of others, where nobody can look, what is days
+    old.
+    """
+    named = re.fullmatch(rf"\.{stem}\.([^~]+)~(\d+)~[0-9a-f]{{8}}{suffix}~?", file.name)
+    if not named:
+        return False
+    if named[1] == platform.node():
+        return _has_ended(int(named[2]))
+    return time.time() - file.lstat().st_mtime > ABANDONED
 
 
 def _has_ended(process: int) -> bool:
@@ -261,9 +280,18 @@ def _has_ended(process: int) -> bool:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes, hexadecimal.
+
+    Raises
+    ------
+    UserError
+        It cannot be read: a failing disk names no file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> Exception:
@@ -353,8 +381,8 @@ def read_json(path: str | os.PathLike) -> dict:
     """Read a manifest, its provenance included; its checksum is verified."""
     try:
         content = json.loads(_present(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise damaged(path, str(error)) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise damaged(path, "it holds no JSON object")
     stated = content.pop(CHECKSUM, None)
