@@ -1,17 +1,20 @@
 """What an archive of a study's results holds, and what a run began and did not finish."""
 
+import json
 import os
 import platform
 import subprocess
 import tarfile
+from contextlib import contextmanager
 
 import pytest
 
 from ntktune.__main__ import main
 from ntktune.artifacts import write_json
+from ntktune.errors import UserError
 from ntktune.unfinished import OWN, begin, finish, unfinished
 
-RESULTS = "results/s"
+RESULTS, LIST = "results/s", "state/unfinished/archive.json"
 
 
 @pytest.fixture
@@ -77,12 +80,20 @@ def test_an_unfinished_study_is_packed_with_a_warning(results, tmp_path, capsys,
     listed(results, ended, FIGURE, f"{RESULTS}/figures/fig3.png")
     (results / "state/finetune").mkdir()
     (results / "state/finetune/seed0.json").write_text("{}")
-    members = packed(tmp_path)
-    packed_list = [name for name in members if name.startswith("state/unfinished/")]
-    assert len(packed_list) == 1
-    assert platform.node() not in packed_list[0]
-    assert "state/finetune/seed0.json" not in members
+    # of a run whose files are there, as models are that stay here
+    listed(results, 7, FIGURE, machine="elsewhere")
+    assert {name for name in packed(tmp_path) if name.startswith("state")} == {LIST}
     assert "1 of its files are missing (results/s/figures/fig3.png, ...)" in capsys.readouterr().err
+    with tarfile.open("s.tar.gz") as archive:
+        content = json.load(archive.extractfile(f"{RESULTS}/{LIST}"))
+    assert content == {"files": [f"{RESULTS}/figures/fig3.png"]}
+
+
+def test_a_list_out_of_an_archive_is_read_like_a_runs(results, ended):
+    listed(results, ended, MISSING).rename(results / LIST)
+    assert unfinished(RESULTS) == {MISSING}
+    begin(RESULTS, [OTHER])
+    assert not (results / LIST).exists()
 
 
 def test_what_is_there_is_finished(results, ended):
@@ -92,6 +103,15 @@ def test_what_is_there_is_finished(results, ended):
     # of a machine that cannot be asked, too
     listed(results, ended, OTHER, machine="elsewhere")
     assert unfinished(RESULTS) == {MISSING, OTHER}
+
+
+def test_what_was_finished_may_be_deleted(results, ended):
+    """As weights are, for their size. The run was killed between its last job and its end."""
+    listed(results, ended, FIGURE)
+    assert unfinished(RESULTS) == set()
+    (results / "figures/fig2.png").unlink()
+    assert unfinished(RESULTS) == set()
+    assert not (results / "state/unfinished").exists()
 
 
 def test_a_run_takes_over_what_is_missing_and_forgets_what_it_made(results, ended):
@@ -132,20 +152,83 @@ def test_a_whole_run_forgets_what_is_no_part_of_the_study_any_more(results, ende
     assert not (results / "state/unfinished").exists()
 
 
+def test_a_whole_run_forgets_the_lists_before_it_on_other_machines(results):
+    before = listed(results, 7, FIGURE, MISSING, machine="before")
+    os.utime(before, (os.stat(before).st_mtime - 9,) * 2)
+    begin(RESULTS, [OTHER])
+    after = listed(results, 7, FIGURE, MISSING, machine="elsewhere")
+    os.utime(after, (os.stat(after).st_mtime + 9,) * 2)
+    finish(RESULTS, whole=True)
+    assert [path.name for path in after.parent.iterdir()] == [after.name]
+
+
+@contextmanager
+def going_on():
+    """Yield the number of a process that is there."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
 def test_runs_beside_each_other_keep_lists_of_their_own(results):
-    beside = subprocess.Popen(["sleep", "60"])
-    try:
+    with going_on() as process:
         # begun, but its job has not started yet: the old figure is there
-        path = listed(results, beside.pid, FIGURE, MISSING)
+        path = listed(results, process, FIGURE, MISSING)
         begin(RESULTS, [OTHER])
         assert unfinished(RESULTS) == set()
-        finish(RESULTS, whole=False)
-    finally:
-        beside.kill()
-        beside.wait()
+        finish(RESULTS, whole=True)
     assert path.exists()
     (results / "figures/fig2.png").unlink()  # the job started, and died with its run
     assert unfinished(RESULTS) == {FIGURE, MISSING}
+
+
+def test_a_file_that_another_run_makes_is_refused(results):
+    """Also when a third run has ended, and Snakemake's own locks are gone with it."""
+    with going_on() as process:
+        path = listed(results, process, FIGURE, MISSING)
+        with pytest.raises(UserError, match=rf"\(process {process}\) makes {FIGURE} at .*, 1 of"):
+            begin(RESULTS, [FIGURE, OTHER])
+        assert [other.name for other in path.parent.iterdir()] == [path.name]
+    begin(RESULTS, [FIGURE, OTHER])
+
+
+def test_a_study_that_is_made_at_the_moment_is_not_checked(results, tmp_path, capsys):
+    check = ["results", "check", "--folder", RESULTS]
+    lock = tmp_path / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # another study's
+    assert main(check) == 0
+    with going_on() as process:
+        path = listed(results, process, FIGURE)
+        assert main(check) == 1
+        told = f"a Snakemake (process {process}) makes {RESULTS}: let it finish first\n"
+        assert told in capsys.readouterr().err
+        path.unlink()
+    path = listed(results, 7, FIGURE, machine="elsewhere")
+    assert main(check) == 1
+    told = f"a Snakemake on elsewhere makes {RESULTS}, or was killed: let it finish, or remove "
+    assert told + str(path.relative_to(tmp_path)) in capsys.readouterr().err
+    lock.unlink()
+    assert main(check) == 0
+
+
+def test_a_check_that_is_interrupted_remembers_what_it_set_aside(results, monkeypatch, capsys):
+    damaged_one = results / "figures/a.json"
+    damaged_one.write_text("{")
+    (results / "figures/b.parquet").touch()
+    monkeypatch.setattr("ntktune.cli.results._record", lambda path: path)  # rules made them
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ntktune.cli.results.read_table", interrupted)
+    assert main(["results", "check", "--folder", RESULTS]) == 130
+    assert f"{RESULTS}/figures/a.json is damaged" in capsys.readouterr().err
+    assert not damaged_one.exists()
+    own = results / "state/unfinished" / OWN
+    assert json.loads(own.read_text())["files"] == [f"{RESULTS}/figures/a.json"]
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"{}", b'{"files": 3}'])

@@ -1,17 +1,13 @@
 """Processes that die, one at a time."""
 
 import os
+import re
 import shutil
 import signal
 import time
 
 import pytest
-from broken_study import (
-    CLASSIFICATION,
-    CONFIG,
-    GRAM,
-    REGRESSION,
-)
+from broken_study import CLASSIFICATION, CONFIG, GRAM, REGRESSION
 from checkout import assert_same_numbers
 
 from ntktune.artifacts import read_json
@@ -98,9 +94,16 @@ def test_a_second_snakemake_waits_outside(study):
         job = running.job("kernel", "draws")
         job.suspend()
         said = study.refused(target)
+        # so does any Snakemake that ends here, whatever it made
+        shutil.rmtree(study.checkout.folder / ".snakemake/locks")
+        unlocked = study.refused(target)
         job.resume()
         running.output()
     assert "make sure that no other Snakemake process" in " ".join(said.split())
+    assert re.search(
+        rf"another Snakemake \(process {running.process.pid}\) makes {target} at the moment",
+        unlocked,
+    ), unlocked
     assert running.process.returncode == 0
     study.finishes(target, parts=(GRAM,))
 

@@ -19,9 +19,11 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ntktune.artifacts import ABANDONED, write_json
+from ntktune.errors import UserError
 
 FOLDER = "state/unfinished"
 OWN = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}.json"
@@ -40,39 +42,69 @@ def _goes_on(process: int, listed: float) -> bool:
     return False
 
 
-def _of_others(results: str) -> Iterator[tuple[Path, set[str], bool]]:
-    """Yield the lists of runs not known to go on: file, names, and whether the run has ended."""
-    for path in sorted(Path(results, FOLDER).glob("*.json")):
-        named = re.fullmatch(r"(.+)~(\d+)~[0-9a-f]{8}", path.stem)
-        if path.name == OWN:
-            continue
-        try:
-            listed = path.stat().st_mtime
-            here = bool(named) and named[1] == platform.node()
-            if here and _goes_on(int(named[2]), listed):
-                continue
-            # a run elsewhere cannot be asked
-            ended = here or time.time() - listed > ABANDONED
-            yield path, set(json.loads(path.read_text(encoding="utf-8"))["files"]), ended
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            # what it listed is lost: where old figures are there, --forcerun must say it
-            print(
-                f"warning: {path}, a list of unfinished files, is damaged: {error}", file=sys.stderr
-            )
-            yield path, set(), True
+@dataclass(frozen=True)
+class Listed:
+    """What another run of a study set out to make."""
+
+    path: Path
+    files: frozenset[str]
+    machine: str
+    process: int
+    goes_on: bool | None  # None: on another machine, which cannot be asked
 
 
-def unfinished(results: str) -> set[str]:
-    """Return the files that runs of a study began, and that are not there.
-
-    Runs that go on on this machine are left to themselves.
+def runs(results: str) -> Iterator[Listed]:
+    """Yield the lists of a study's other runs.
 
     Parameters
     ----------
     results
         The study's folder.
     """
-    return set().union(*(_missing(names) for _, names, _ in _of_others(results)))
+    for path in sorted(Path(results, FOLDER).glob("*.json")):
+        if path.name == OWN:
+            continue
+        named = re.fullmatch(r"(.+)~(\d+)~[0-9a-f]{8}", path.stem)
+        machine, process = (named[1], int(named[2])) if named else ("", 0)
+        files: frozenset[str] = frozenset()
+        goes_on = False  # an archive's list has no run's name
+        try:
+            listed = path.stat().st_mtime
+            if machine == platform.node():
+                goes_on = _goes_on(process, listed)
+            elif machine and time.time() - listed <= ABANDONED:
+                goes_on = None
+            files = frozenset(json.loads(path.read_text(encoding="utf-8"))["files"])
+        except FileNotFoundError:  # its run has just ended
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # what it listed is lost: where old figures are there, --forcerun must say it
+            print(
+                f"warning: {path}, a list of unfinished files, is damaged: {error}", file=sys.stderr
+            )
+            goes_on = False
+        yield Listed(path, files, machine, process, goes_on)
+
+
+def unfinished(results: str) -> set[str]:
+    """Return the files that runs of a study began, and that are not there.
+
+    Runs that go on on this machine are left to themselves. The list of a run that has ended, and of
+    which nothing is missing, is removed: what is deleted later was finished.
+
+    Parameters
+    ----------
+    results
+        The study's folder.
+    """
+    found = set()
+    for run in runs(results):
+        missing = set() if run.goes_on else _missing(run.files)
+        if run.goes_on is False and not missing:
+            with suppress(OSError):  # a folder that is only looked at
+                _settle(run.path)
+        found |= missing
+    return found
 
 
 def begin(results: str, files: Iterable[str]) -> None:
@@ -81,32 +113,54 @@ def begin(results: str, files: Iterable[str]) -> None:
     Raises
     ------
     UserError
-        The list cannot be written.
+        The list cannot be written, or a run that goes on on this machine makes some of the files.
+        Snakemake's own locks say so, too, but the first of several runs to end removes them all.
     """
-    names, settled = set(files), []
-    for path, listed, ended in _of_others(results):
-        names |= _missing(listed)
-        settled += [path] * ended
+    names, others = set(files), list(runs(results))
+    for run in others:
+        if run.goes_on and (shared := sorted(names & run.files)):
+            raise UserError(
+                f"another Snakemake (process {run.process}) makes {shared[0]} at the moment, "
+                f"{len(shared)} of these files in all; let it finish"
+            )
+    for run in others:
+        if not run.goes_on:
+            names |= _missing(run.files)
     _write(Path(results, FOLDER, OWN), names)
-    for path in settled:
-        path.unlink(missing_ok=True)
+    for run in others:
+        if run.goes_on is False:
+            _settle(run.path)
 
 
 def finish(results: str, *, whole: bool) -> None:
     """Forget what this run has made; what it was not asked for and is missing stays listed.
 
-    After a ``whole`` study nothing does: what is missing still is no part of it any more.
+    After a ``whole`` study nothing does: what is missing still is no part of it any more, whichever
+    run listed it before this one.
     """
     own = Path(results, FOLDER, OWN)
-    if own.is_file():
-        listed = json.loads(own.read_text(encoding="utf-8"))["files"]
-        _write(own, set() if whole else _missing(listed))
+    if not own.is_file():
+        return
+    if whole:
+        begun = own.stat().st_mtime
+        for run in runs(results):
+            with suppress(FileNotFoundError):
+                if not run.goes_on and run.path.stat().st_mtime <= begun:
+                    _settle(run.path)
+        _settle(own)
+        return
+    _write(own, _missing(json.loads(own.read_text(encoding="utf-8"))["files"]))
 
 
 def _write(path: Path, names: set[str]) -> None:
     if names:
         write_json(path, {"files": sorted(names)}, {})
-        return
+    else:
+        _settle(path)
+
+
+def _settle(path: Path) -> None:
+    """Remove a list, and the folder with the last one."""
     path.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or another run's list is in it
         path.parent.rmdir()

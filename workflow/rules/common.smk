@@ -20,7 +20,7 @@ for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", P
     others = os.environ.get(variable)
     os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))
 
-from ntktune.artifacts import RESULTS_VARIABLE, atomic_path
+from ntktune.artifacts import RESULTS_VARIABLE, atomic_path, remove_left_overs
 from ntktune.code_digest import code_digest
 from ntktune.config import (
     archive_name,
@@ -300,7 +300,10 @@ def vector_files(pattern, tasks_of):
 
 
 def begin_run():
-    """Keep the configuration, defaults filled in, and what this run makes beside the results."""
+    """Keep the configuration, defaults filled in, and what this run makes beside the results.
+
+    What killed jobs left half written, and no later job of the same name has removed, goes.
+    """
     text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
     made = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
     try:
@@ -310,8 +313,12 @@ def begin_run():
             begin(RESULTS, made)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    remove_left_overs(RESULTS)
 
 
 def end_run():
     """Forget what was to be made; all of it is."""
-    finish(RESULTS, whole=any(job.rule.name == "all" for job in workflow.dag.jobs))
+    try:
+        finish(RESULTS, whole=any(job.rule.name == "all" for job in workflow.dag.jobs))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None

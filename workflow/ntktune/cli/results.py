@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
+import io
+import json
 import os
 import sys
 import tarfile
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -27,7 +29,7 @@ from ntktune.artifacts import (
 from ntktune.cli import add_command
 from ntktune.errors import UserError
 from ntktune.unfinished import FOLDER as UNFINISHED
-from ntktune.unfinished import begin, unfinished
+from ntktune.unfinished import begin, runs, unfinished
 
 # Large, or other people's texts and weights: figures and tables are drawn without them.
 LEFT_OUT = (
@@ -37,6 +39,7 @@ LEFT_OUT = (
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
     "state/finetune/*",
+    f"{UNFINISHED}/*",  # one list, of what is missing, is packed in their place
     "kernel/*/tiles/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",
@@ -77,12 +80,15 @@ def archive(args: argparse.Namespace) -> None:
     kept = [path for path in files if not _left_out(path.relative_to(folder).as_posix())]
     _verify(folder, kept)
     records = [record for record in map(_record, kept) if record.is_file()]
+    missing = sorted(unfinished(args.folder))
     with (
         atomic_path(args.out) as temporary,
         tarfile.open(temporary, "w:gz", compresslevel=6, dereference=True) as packed,
     ):
         for path in [*kept, *records]:
             packed.add(path, filter=_anonymous)
+        if missing:
+            _add_json(packed, folder / UNFINISHED / "archive.json", {"files": missing})
     left = sum(path.stat().st_size for path in set(files) - set(kept))
     size = Path(args.out).stat().st_size
     print(
@@ -90,7 +96,6 @@ def archive(args: argparse.Namespace) -> None:
         f"weights, {left / 1e6:,.0f} MB",
         file=sys.stderr,
     )
-    missing = sorted(unfinished(args.folder))
     if missing:
         print(
             f"warning: the study's last run did not end: {len(missing)} of its files are missing "
@@ -120,28 +125,43 @@ def _verify(folder: Path, files: list[Path]) -> int:
         Some are damaged: a line for each. They were set aside, and the next run makes them again,
         also where nothing else needs them. Or a Snakemake makes them at the moment.
     """
-    if LOCKS.is_dir() and any(LOCKS.iterdir()):
-        raise UserError(
-            "a Snakemake runs here, or was killed: let it finish, or run snakemake --unlock first"
-        )
-    told, aside, count = [], set(), 0
-    for path in files:
-        whole = path.parent if path.name == MODEL_MANIFEST else path
-        readings = _readings(path) if _record(whole).is_file() else []
-        count += bool(readings)
-        for about, read in readings:
-            if not about.is_file():  # with another one it was set aside, or somebody removed it
-                continue
-            try:
-                with results_of(folder):
-                    read()
-            except UserError as error:
-                told.append(str(error))
-                aside.add(str(whole if about == path else about))
-    if told:
-        begin(str(folder), aside)
-        raise UserError("\n".join([f"{len(told)} of {count} files are damaged", *told]))
+    _check_nothing_runs(folder)
+    aside, count = set(), 0
+    try:
+        for path in files:
+            whole = path.parent if path.name == MODEL_MANIFEST else path
+            readings = _readings(path) if _record(whole).is_file() else []
+            count += bool(readings)
+            for about, read in readings:
+                if not about.is_file():  # with another one it was set aside, or somebody removed it
+                    continue
+                try:
+                    with results_of(folder):
+                        read()
+                except UserError as error:
+                    print(error, file=sys.stderr)
+                    aside.add(str(whole if about == path else about))
+    finally:
+        if aside:
+            begin(str(folder), aside)
+    if aside:
+        raise UserError(f"{len(aside)} of {count} files are damaged")
     return count
+
+
+def _check_nothing_runs(folder: Path) -> None:
+    """Raise UserError if a Snakemake makes the study at the moment."""
+    for run in runs(str(folder)):
+        if run.goes_on:
+            raise UserError(
+                f"a Snakemake (process {run.process}) makes {folder}: let it finish first"
+            )
+        # it cannot be asked; while nobody holds a lock, it has ended
+        if run.goes_on is None and LOCKS.is_dir() and any(LOCKS.iterdir()):
+            raise UserError(
+                f"a Snakemake on {run.machine} makes {folder}, or was killed: let it finish, or "
+                f"remove {run.path}"
+            )
 
 
 def _readings(path: Path) -> list[tuple[Path, Callable[[], object]]]:
@@ -194,9 +214,13 @@ def _record(path: Path) -> Path:
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     """Leave out who packed it, and where."""
-    folder, _, name = member.name.rpartition("/")
-    if folder.endswith(UNFINISHED):
-        member.name = f"{folder}/{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
+
+
+def _add_json(packed: tarfile.TarFile, path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=1).encode()
+    member = tarfile.TarInfo(path.as_posix())
+    member.size, member.mtime = len(text), int(time.time())
+    packed.addfile(member, io.BytesIO(text))
