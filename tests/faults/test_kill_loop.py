@@ -1,8 +1,7 @@
 """A run that is killed again and again."""
 
 import shutil
-import subprocess
-from contextlib import suppress
+import time
 
 import numpy as np
 import pytest
@@ -13,14 +12,19 @@ pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
 
 
 def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(study):
-    """Kills come after random shares of the time that a run takes, from nothing to the end."""
+    """Kills come anywhere between its first job and its last, in the midst of jobs."""
+    jobs = sum(study.checkout.planned(*CONFIG, "--forceall").values())
     shutil.rmtree(study.results)
     shutil.rmtree(study.checkout.folder / ".snakemake")
-    moments = np.random.default_rng(7).uniform(3, 12, size=10)
-    for moment in moments:
+    random, finished = np.random.default_rng(7), 0
+    for share in np.sort(random.uniform(size=10)):
         with study.checkout.running(*CONFIG) as running:
-            with suppress(subprocess.TimeoutExpired):
-                running.process.wait(timeout=moment)
+            # also those that were done before and had to be done again
+            while finished < share * (jobs - 1):
+                line = running.process.stdout.readline()
+                assert line, "the run has ended"
+                finished += line.startswith("Finished jobid: ")
+            time.sleep(random.uniform(0, 2))
             running.kill()
         # as --unlock does, which takes seconds
         shutil.rmtree(study.checkout.folder / ".snakemake/locks", ignore_errors=True)
