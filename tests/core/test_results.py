@@ -240,3 +240,14 @@ def test_a_damaged_list_is_told_and_passed_over(results, tmp_path, ended, capsys
     assert told.count("\n") == 1
     assert f"warning: {path.relative_to(tmp_path)}, a list of unfinished files, is damaged" in told
     assert not path.exists()
+
+
+def test_a_damaged_list_of_a_run_that_goes_on_stays(results):
+    with going_on() as process:
+        path = listed(results, process, MISSING)
+        path.write_bytes(b"{}")
+        begin(RESULTS, [OTHER])
+        assert unfinished(RESULTS) == set()
+        assert path.exists()
+    begin(RESULTS, [OTHER])
+    assert not path.exists()

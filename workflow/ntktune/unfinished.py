@@ -82,7 +82,6 @@ def runs(results: str) -> Iterator[Listed]:
             print(
                 f"warning: {path}, a list of unfinished files, is damaged: {error}", file=sys.stderr
             )
-            goes_on = False
         yield Listed(path, files, machine, process, goes_on)
 
 
