@@ -190,7 +190,9 @@ def _rule(job: dict[str, str]) -> str:
 
 def test_the_numbers_are_those_of_a_local_run(study, smoke_begun):
     local = smoke_begun.result().folder
-    assert_same_numbers(study.folder / "results/smoke", local / "results/smoke")
+    # that one may have all tables: where other tests are run, too
+    parts = ("**/*.parquet", "**/*.safetensors", "figures/table1.csv")
+    assert_same_numbers(study.folder / "results/smoke", local / "results/smoke", *parts)
 
 
 def test_snakemake_submitted_what_takes_longer_than_seconds(study):
