@@ -12,9 +12,11 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from checkout import NUMBERS, Checkout, Running, assert_same_numbers
@@ -58,6 +60,19 @@ class Cluster:
             assert snakemake.process.poll() is None, snakemake.process.stdout.read()
             time.sleep(0.2)
         raise AssertionError(f"no job of {rule} ran in 300 s")
+
+    def command(self, folder: Path, file: str) -> psutil.Process:
+        """Return the process of a job in a folder that is to write a file, as soon as it runs."""
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    words = process.cmdline()
+                    ours = words[1:3] == ["-m", "ntktune"] and file in words[3:]
+                    if ours and process.cwd() == str(folder):
+                        return process
+            time.sleep(0.1)
+        raise AssertionError(f"no job wrote {file} in 300 s")
 
     def finished(self, name: str) -> str:
         """Wait for a job's end and return its state."""
@@ -144,12 +159,15 @@ def study(cluster, smoke_begun, tmp_path_factory):
     one, other = (f"finetune_wildcards_smoke-regression_{size}" for size in (128, 32))
     metrics = [f"results/smoke/finetune/smoke-regression/n{n}/metrics.parquet" for n in (128, 32)]
     with checkout.running(*_profile(folder / "plain"), "--", *metrics) as first:
-        stopped = []
-        for job in (one, other):
-            stopped.append(cluster.running(job, first))
-            cluster.call("scontrol", "suspend", stopped[-1])
+        left = cluster.running(one, first)
+        cluster.call("scontrol", "suspend", left)
+        # where the job itself has begun, which removes what it is to make
+        forgotten, command = (
+            cluster.running(other, first),
+            cluster.command(checkout.folder, metrics[1]),
+        )
+        cluster.call("scontrol", "suspend", forgotten)
         first.kill()
-    left, forgotten = stopped
     unlocked = checkout.snakemake(*STUDY, "--unlock")
     assert unlocked.returncode == 0, unlocked.stderr
 
@@ -165,9 +183,10 @@ def study(cluster, smoke_begun, tmp_path_factory):
         said = second.output(1500)
     assert second.process.returncode == 0, said
     assert cluster.finished(left) == "COMPLETED"
-    # the other one is ended when its double has finished long since
-    cluster.call("scancel", forgotten)
-    assert cluster.finished(forgotten) == "CANCELLED"
+    # the other one fails when its double has finished long since
+    cluster.call("scontrol", "resume", forgotten)
+    command.kill()
+    assert cluster.finished(forgotten) == "FAILED"
     jobs = cluster.jobs()
     for job in jobs.values():
         print(*(job[name] for name in ("JobId", "JobState", "RunTime", "Comment")))
@@ -241,5 +260,5 @@ def test_a_job_that_a_killed_snakemake_left_ran_beside_its_double(study):
 
 def test_a_forgotten_job_that_fails_leaves_its_doubles_file_alone(study):
     job = study.jobs[study.forgotten]
-    assert (job["JobState"], _rule(job)) == ("CANCELLED", "finetune")
+    assert (job["JobState"], _rule(job)) == ("FAILED", "finetune")
     assert (study.folder / "results/smoke/finetune/smoke-regression/n32/metrics.parquet").is_file()
