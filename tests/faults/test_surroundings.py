@@ -27,8 +27,11 @@ sys.exit(status)
 """
 
 
-def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study):
+def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study, monkeypatch):
     """A layer of 60,000 units: a batch's inputs and gradients take 118 MB each."""
+    # What is freed leaves the address space, which is what the limit is on: how much the C library
+    # keeps of it for later differs by hundreds of MB from run to run.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     text = (study.checkout.folder / "config/smoke.yaml").read_text()
     for old, new in (
         ("study: smoke", "study: wide"),
@@ -61,7 +64,7 @@ def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study):
         check=True,
     )
     undisturbed = read_arrays(study.checkout.folder / "measured.safetensors")[0]["kernel"]
-    limit = int(measured.stdout) * 1024 - 200 * 2**20
+    limit = int(measured.stdout) * 1024 - 120 * 2**20
     done = study.checkout.snakemake(
         *wide, f"results/wide/{GRAM}", under=("prlimit", f"--as={limit}")
     )
