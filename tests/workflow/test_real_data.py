@@ -5,10 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+# minutes on a busy machine
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.mark.workflow
 @pytest.mark.skipif(
     not DATA.is_dir(),
     reason=f"the data sets, whose licences forbid shipping them, are not in {DATA}",

@@ -15,7 +15,8 @@ from checkout import Checkout
 from ntktune.__main__ import main
 from ntktune.artifacts import read_arrays, write_json
 
-pytestmark = pytest.mark.workflow
+# minutes on a busy machine
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
 CONFIG = ("--configfile", "config/smoke.yaml")
 
 
