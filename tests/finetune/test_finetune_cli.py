@@ -185,7 +185,7 @@ def test_a_killed_command_goes_on_from_its_last_finished_seed(study):
     subsets = read_json(study / "score.json")
     subsets["seeds"] += subsets["seeds"]  # four seeds, so that the kill comes in time
     write_json(study / "score.json", subsets, {"data_sha256": "score"})
-    long = {"max_epochs": 60, "patience": 999}
+    long = {"max_epochs": 30, "patience": 999}
     assert run(study, **long) == 0
     undisturbed = {n: read_table(study / f"{n}.parquet")[0] for n in ("metrics", "history")}
     for name in undisturbed:
