@@ -58,7 +58,7 @@ class Cluster:
                 if job["JobState"] == "RUNNING" and job["Comment"].startswith(f"rule_{rule}"):
                     return name
             assert snakemake.process.poll() is None, snakemake.process.stdout.read()
-            time.sleep(0.2)
+            time.sleep(0.5)
         raise AssertionError(f"no job of {rule} ran in 300 s")
 
     def command(self, folder: Path, file: str) -> psutil.Process:
@@ -118,9 +118,9 @@ def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
     }
     # one node of two cores: what could run beside each other on a cluster goes together, too
     together = {"negation": "merging", "addition": "merging", "disentanglement": "merging"}
-    together |= {"fixed_epochs": "probes", "baselines": "probes"}
+    together |= {"fixed_epochs": "probes", "baselines": "probes", "learning_kernel": "learning"}
     content["groups"] |= together
-    content["group-components"] |= {"merging": 4, "probes": 4}
+    content["group-components"] |= {"merging": 4, "probes": 4, "learning": 2}
     asked = content["set-resources"]
     for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
         asked[rule] = asked.get(rule, {}) | {"gpu": 1}
@@ -225,7 +225,8 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
 
 def test_jobs_on_gpus_asked_for_one(study):
     for job in study.jobs.values():
-        assert ("gpu" in job.get("TresPerJob", "")) is (_rule(job) in ON_GPUS), job
+        needed = any(_rule(job).endswith(rule) for rule in ON_GPUS)  # a group's name comes first
+        assert ("gpu" in job.get("TresPerJob", "")) is needed, job
 
 
 def test_a_job_that_was_killed_for_memory_got_more(study):
