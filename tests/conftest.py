@@ -13,6 +13,15 @@ def checkout(tmp_path):
     return Checkout(tmp_path / "ntktune")
 
 
+@pytest.fixture
+def freed_memory_goes_back(monkeypatch):
+    """Let what a process frees leave its address space, which is what RLIMIT_AS is on.
+
+    How much of it the C library keeps for later differs by hundreds of MB from run to run.
+    """
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
+
+
 @pytest.fixture(scope="session")
 def smoke_begun(request, tmp_path_factory, worker_id):
     """Run the study smoke in a copy of the repository beside what follows; return its end.

@@ -27,11 +27,9 @@ sys.exit(status)
 """
 
 
-def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study, monkeypatch):
+@pytest.mark.usefixtures("freed_memory_goes_back")
+def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study):
     """A layer of 60,000 units: a batch's inputs and gradients take 118 MB each."""
-    # What is freed leaves the address space, which is what the limit is on: how much the C library
-    # keeps of it for later differs by hundreds of MB from run to run.
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     text = (study.checkout.folder / "config/smoke.yaml").read_text()
     for old, new in (
         ("study: smoke", "study: wide"),

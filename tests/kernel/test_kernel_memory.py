@@ -92,6 +92,7 @@ print(found.provenance["tokens_at_once"])
 """
 
 
+@pytest.mark.usefixtures("freed_memory_goes_back")
 def test_a_real_limit_of_memory_gives_smaller_batches_and_the_same_kernel():
     """480 tokens of 60,000 numbers are 115 MB, several times over."""
     results = []
