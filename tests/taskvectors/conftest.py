@@ -1,17 +1,27 @@
 """A study of three tiny tasks, and the flags of a fine-tuning."""
 
+import shutil
+from functools import partial
+
 import pytest
 from tiny_study import write_model, write_task
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return a folder with a study: model/ and the tasks a, b (scores) and c (classes)."""
+    folder = tmp_path_factory.mktemp("study")
+    model = write_model(folder / "model")
+    write_task(folder, "a", "regression", model)
+    write_task(folder, "b", "regression", model, sign=-1.0)
+    write_task(folder, "c", "classification", model)
+    return folder
+
+
 @pytest.fixture
-def study(tmp_path):
-    """Return the folder of a study: model/ and the tasks a, b (scores) and c (classes)."""
-    model = write_model(tmp_path / "model")
-    write_task(tmp_path, "a", "regression", model)
-    write_task(tmp_path, "b", "regression", model, sign=-1.0)
-    write_task(tmp_path, "c", "classification", model)
-    return tmp_path
+def study(written, tmp_path):
+    """Return a copy of the study, to be changed."""
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 TRAINING = {
@@ -28,11 +38,11 @@ TRAINING = {
 }
 
 
-@pytest.fixture
-def training_flags(study):
-    """Return a function: the flags of a fine-tuning of one task, some of them changed."""
+@pytest.fixture(scope="module")
+def flags_of():
+    """Return a function: the flags of a fine-tuning of one task of a study, some changed."""
 
-    def made(task, **changes):
+    def made(study, task, **changes):
         settings = TRAINING | {
             "model": study / "model",
             "tokens": study / f"{task}.safetensors",
@@ -43,3 +53,9 @@ def training_flags(study):
         return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
     return made
+
+
+@pytest.fixture
+def training_flags(study, flags_of):
+    """Return a function: the flags of a fine-tuning of one task, some of them changed."""
+    return partial(flags_of, study)

@@ -1,5 +1,8 @@
 """The chapter's commands, end to end on files."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,15 +26,23 @@ def run(*words):
 TASKS = "abc"
 
 
-@pytest.fixture
-def tuned(study, training_flags):
+@pytest.fixture(scope="module")
+def tuned_once(written, flags_of, tmp_path_factory):
     """Fine-tune the three tasks with two seeds each and again; return the files, by task."""
-    files = {}
+    folder, files = tmp_path_factory.mktemp("tuned"), {}
     for task in TASKS:
-        files[task] = [study / f"{task}.{run}.safetensors" for run in ("0", "1", "again")]
+        files[task] = [folder / f"{task}.{run}.safetensors" for run in ("0", "1", "again")]
         outs = ["--out", *files[task][:2], "--out-again", files[task][2]]
-        assert run("taskvectors", "tune", *training_flags(task), *outs) == 0
+        assert run("taskvectors", "tune", *flags_of(written, task), *outs) == 0
     return files
+
+
+@pytest.fixture
+def tuned(study, tuned_once):
+    """Return copies of the fine-tuned weights, to be changed, by task."""
+    return {
+        task: [Path(shutil.copy(file, study)) for file in made] for task, made in tuned_once.items()
+    }
 
 
 def inputs(study, files, tasks, runs=1):
