@@ -16,7 +16,7 @@
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/config.yaml
-# One process per core and one thread in each; files with few and long tests must not come last.
+# One process per core and one thread in each; files in the order of tests/conftest.py, long ones first.
 PYTEST_FLAGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
 BIN := .venv/bin
 READY := .venv/.ready

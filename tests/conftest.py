@@ -7,6 +7,11 @@ from checkout import NUMBERS, Checkout
 from filelock import FileLock
 
 
+def pytest_collection_modifyitems(items):
+    """Put the long ones first: at the end of the short ones no process waits long for another."""
+    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """Return a fresh copy of the repository."""

@@ -16,7 +16,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 )
 def test_an_overlay_runs_real_data_sets(checkout):
     (checkout.folder.parent / "shared").symlink_to(DATA.parent)
-    done = checkout.snakemake("--configfile", "tests/overlays/realdata-tiny.yaml", "--cores", "2")
+    study = ("--configfile", "tests/overlays/realdata-tiny.yaml", "--cores", "2", "--")
+    # the chapters that hang on these read the same tokens and numbers
+    done = checkout.snakemake(*study, "table1", "fig5")
     assert done.returncode == 0, done.stdout + done.stderr
     results = checkout.folder / "results/realdata-tiny"
     stsb = pd.read_parquet(results / "data/stsb/table.parquet")
