@@ -69,8 +69,10 @@ $(READY): envs/requirements.txt pyproject.toml
 	    { echo "ntktune needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up .venv from envs/requirements.txt (once; some minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# half of the work, which pip does on one core; some files are for other Pythons
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 lock: $(READY)
