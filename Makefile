@@ -72,7 +72,7 @@ $(READY): envs/requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@# half of the work, which pip does on one core; some files are for other Pythons
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	$(BIN)/python -m compileall -qq -j $(CORES:all=0) .venv/lib || true
 	touch $@
 
 lock: $(READY)

@@ -1,4 +1,4 @@
-"""A study in small: a random two-block model and tasks made from a rule, in the study's files."""
+"""A study in small: a random two-block model, tasks made from a rule, and flags to tune it by."""
 
 import hashlib
 
@@ -67,3 +67,29 @@ def write_task(folder, name, kind, model, sign=1.0):
         "test": list(range(40, 60)),
     }
     write_json(folder / f"{name}.json", subsets, {"data_sha256": f"data of {name}"})
+
+
+TRAINING = {
+    "size": 20,
+    "seed": 1,
+    "learning-rate": 0.01,
+    "weight-decay": 0.01,
+    "batch-size": 4,
+    "max-epochs": 8,
+    "evaluate-every": 2,
+    "patience": 5,
+    "batch-tokens": 64,
+    "device": "cpu",
+}
+
+
+def tuning_flags(study, task, **changes):
+    """Return the flags of a fine-tuning of a study's task, some of them changed."""
+    settings = TRAINING | {
+        "model": study / "model",
+        "tokens": study / f"{task}.safetensors",
+        "subsets": study / f"{task}.json",
+        "task": task,
+    }
+    settings |= {key.replace("_", "-"): value for key, value in changes.items()}
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]

@@ -1,10 +1,10 @@
-"""A study of three tiny tasks, and the flags of a fine-tuning."""
+"""A study of three tiny tasks, and the flags of a fine-tuning of it."""
 
 import shutil
 from functools import partial
 
 import pytest
-from tiny_study import write_model, write_task
+from tiny_study import tuning_flags, write_model, write_task
 
 
 @pytest.fixture(scope="module")
@@ -24,38 +24,7 @@ def study(written, tmp_path):
     return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
-TRAINING = {
-    "size": 20,
-    "seed": 1,
-    "learning-rate": 0.01,
-    "weight-decay": 0.01,
-    "batch-size": 4,
-    "max-epochs": 8,
-    "evaluate-every": 2,
-    "patience": 5,
-    "batch-tokens": 64,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def flags_of():
-    """Return a function: the flags of a fine-tuning of one task of a study, some changed."""
-
-    def made(study, task, **changes):
-        settings = TRAINING | {
-            "model": study / "model",
-            "tokens": study / f"{task}.safetensors",
-            "subsets": study / f"{task}.json",
-            "task": task,
-        }
-        settings |= {key.replace("_", "-"): value for key, value in changes.items()}
-        return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-
-    return made
-
-
 @pytest.fixture
-def training_flags(study, flags_of):
+def training_flags(study):
     """Return a function: the flags of a fine-tuning of one task, some of them changed."""
-    return partial(flags_of, study)
+    return partial(tuning_flags, study)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_study import tuning_flags
 
 from ntktune.__main__ import main
 from ntktune.artifacts import (
@@ -27,13 +28,13 @@ TASKS = "abc"
 
 
 @pytest.fixture(scope="module")
-def tuned_once(written, flags_of, tmp_path_factory):
+def tuned_once(written, tmp_path_factory):
     """Fine-tune the three tasks with two seeds each and again; return the files, by task."""
     folder, files = tmp_path_factory.mktemp("tuned"), {}
     for task in TASKS:
         files[task] = [folder / f"{task}.{run}.safetensors" for run in ("0", "1", "again")]
         outs = ["--out", *files[task][:2], "--out-again", files[task][2]]
-        assert run("taskvectors", "tune", *flags_of(written, task), *outs) == 0
+        assert run("taskvectors", "tune", *tuning_flags(written, task), *outs) == 0
     return files
 
 
