@@ -20,7 +20,7 @@ import yaml
 
 from ntktune.errors import UserError
 
-SCHEMAS = Path(__file__).parent.parent / "schemas"
+SCHEMAS = Path(__file__).parent / "schemas"
 # Folders of results/<study>/data that are no task's.
 RESERVED = ("model", "packages")
 # Names in results/<study>/taskvectors that are no task's.

@@ -1,6 +1,6 @@
 """A task's definition: what its configuration file says, checked and complete.
 
-The form of the file (keys, types) is checked by the schema in workflow/schemas; here
+The form of the file (keys, types) is checked by the schema of ntktune/schemas; here
 stands what a schema cannot say, such as which keys belong to which kind of task.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ntktune.errors import UserError
 
-# The defaults of workflow/schemas/task.schema.yaml, for definitions written by hand.
+# The defaults of schemas/task.schema.yaml, for definitions written by hand.
 DEFAULTS: dict[str, Any] = {
     "columns": {},
     "classes": None,
