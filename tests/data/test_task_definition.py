@@ -11,7 +11,7 @@ from ntktune.data.definition import complete_definition, template_filler
 from ntktune.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/ntktune/schemas/task.schema.yaml").read_text(encoding="utf-8"))
+SCHEMA = yaml.safe_load((ROOT / "workflow/ntktune/schemas/task.schema.yaml").read_text("utf-8"))
 TASKS = sorted((ROOT / "config/tasks").glob("*.yaml"))
 FILES = [{"files": {"train": "a.csv"}}]
 SCORES = {"title": "T", "kind": "regression", "sources": FILES}

@@ -112,9 +112,9 @@ class Checkout:
         finally:
             running.kill()
 
-    def planned(self, *arguments: str) -> dict[str, int]:
+    def planned(self, *arguments: str, **environment: str) -> dict[str, int]:
         """Return the jobs of a dry run: rule → number of jobs."""
-        done = self.snakemake("--dry-run", *arguments)
+        done = self.snakemake("--dry-run", *arguments, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         output = done.stdout + done.stderr
         if "Nothing to be done" in output:

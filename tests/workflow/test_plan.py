@@ -1,6 +1,7 @@
 """What Snakemake plans, and what a mistake in the configuration prints."""
 
 import re
+import shutil
 
 import pytest
 import yaml
@@ -19,6 +20,36 @@ def test_the_default_study_lists_its_jobs(checkout):
     assert not {"epochs", "fixed_epochs"} & set(jobs)
     # kernels of 100 rows are one job each
     assert not {"kernel_tile", "learning_kernel_tile", "gathered_kernel"} & set(jobs)
+
+
+MODULE = """
+configfile: "config/smoke.yaml"
+
+module study:
+    snakefile: "{}/workflow/Snakefile"
+    config: config
+
+use rule * from study as ntk_*
+"""
+
+
+def test_the_catalogs_snakefile_and_a_module_list_the_same_jobs(checkout, tmp_path):
+    """A root Snakefile that merely includes another lists none."""
+    smoke = ("--configfile", "config/smoke.yaml")
+    jobs = checkout.planned(*smoke)
+    assert jobs["kernel"] == jobs["fetch_task"] == 2
+    assert checkout.planned("--snakefile", "workflow/Snakefile", *smoke) == jobs
+
+    other = checkout.at(tmp_path / "another workflow")
+    shutil.copytree(checkout.folder / "config", other.folder / "config")
+    (other.folder / "Snakefile").write_text(MODULE.format(checkout.folder))
+    # the package is found beside the module's rules, not by the path of this test
+    assert other.planned(PYTHONPATH="") == {f"ntk_{rule}": count for rule, count in jobs.items()}
+    target = "results/smoke/data/smoke-regression/table.parquet"
+    done = other.snakemake("--cores", "1", "--", target, PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    assert "localrules" not in done.stderr
+    assert (other.folder / target).is_file()
 
 
 def test_the_papers_whole_grid_is_listed_without_network(checkout):

@@ -18,7 +18,8 @@ FORBIDDEN_CALLS = {
 
 
 def _sources():
-    return sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.smk"), REPOSITORY / "Snakefile"])
+    workflows = [*PACKAGE.rglob("*.smk"), *PACKAGE.glob("Snakefile"), REPOSITORY / "Snakefile"]
+    return sorted([*PACKAGE.rglob("*.py"), *workflows])
 
 
 def test_there_are_sources_to_look_at():

@@ -4,21 +4,6 @@ fig2, fig3, fig10 and the tables are rules of the figures chapter and targets th
 """
 
 
-localrules:
-    fetch,
-    kernels,
-    grid,
-    taskvectors,
-    theory,
-    report,
-    fig4,
-    fig5,
-    fig6,
-    fig7,
-    fig8,
-    fig9,
-
-
 rule fetch:
     """Everything that needs the network: the model and the tasks."""
     input:

@@ -12,10 +12,11 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-PACKAGE_FOLDER = str(Path(workflow.basedir) / "workflow")
+# The folder of this file, also where another workflow uses this one as a module.
+PACKAGE_FOLDER = str(Path(workflow.current_basedir).parent)
 sys.path.insert(0, PACKAGE_FOLDER)
-# The jobs' `python -m ntktune` is the Python that runs Snakemake, activated or not (a conda
-# environment, where one is used, goes before it), and finds the package here, installed or not.
+# The jobs' `python -m ntktune` is the Python that runs Snakemake, activated or not, and finds the
+# package here, installed or not.
 for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", PACKAGE_FOLDER)):
     others = os.environ.get(variable)
     os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))

@@ -5,18 +5,9 @@ Makes: data/model (safetensors, tokenizer, manifest), and per task data/<task>/t
     canonical table), tokens.safetensors (tokenised once), draws.json (the samples of n rows whose
     kernels are computed, SR26 section 5.1) and subsets.json (nested training subsets per seed,
     hold-out, test rows).
+On a cluster these rules run where Snakemake runs: compute nodes often have no network, and the other rules
+    take seconds.
 """
-
-
-# On a cluster these run where Snakemake runs: its compute nodes often have no network, and the rest
-# takes seconds.
-localrules:
-    fetch_package,
-    fetch_model,
-    fetch_task,
-    tokenize,
-    draws,
-    subsets,
 
 
 rule fetch_package:
@@ -30,8 +21,7 @@ rule fetch_package:
     wildcard_constraints:
         archive="|".join(PACKAGES) or "none",
     retries: 3
-    conda:
-        "../../envs/fetch.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=500,
@@ -67,8 +57,7 @@ rule fetch_model:
     benchmark:
         "<benchmarks>/data/fetch_model.tsv"
     retries: MODEL_RETRIES
-    conda:
-        "../../envs/fetch.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=6000,
@@ -100,8 +89,7 @@ rule fetch_task:
         "<benchmarks>/data/fetch_task/{task}.tsv"
     priority: 3
     retries: TASK_RETRIES
-    conda:
-        "../../envs/fetch.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=4000,
@@ -133,8 +121,7 @@ rule tokenize:
     benchmark:
         "<benchmarks>/data/tokenize/{task}.tsv"
     priority: 3
-    conda:
-        "../../envs/model.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=2000,
@@ -167,8 +154,7 @@ rule draws:
         "<benchmarks>/data/draws/{task}.tsv"
     # a moment's work that the long jobs wait for
     priority: 3
-    conda:
-        "../../envs/model.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -203,8 +189,7 @@ rule subsets:
         "<benchmarks>/data/subsets/{task}.tsv"
     # a moment's work that the long jobs wait for
     priority: 3
-    conda:
-        "../../envs/model.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,

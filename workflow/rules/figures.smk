@@ -5,35 +5,8 @@ Makes: figures/fig2 ... fig10, prediction, epochs, layers, addition, negation, d
     (pdf, svg, png), figures/table1.csv (decay rates), table2.csv (stopping), table3.csv (merged models),
     table4.csv (test scores), table5.csv ... table7.csv (theory), table8.csv (cosines), table9.csv (negated
     models) and verdicts.csv (the paper's claims, each with its statistic).
+On a cluster these rules run where Snakemake runs: a figure takes seconds, a queue hours.
 """
-
-
-# On a cluster these run where Snakemake runs: a figure takes seconds, a queue hours.
-localrules:
-    fig2,
-    fig3,
-    decay_figure,
-    fig10,
-    prediction,
-    epochs,
-    simulation_figure,
-    table1,
-    table2,
-    layers,
-    addition_figure,
-    negation_figure,
-    disentanglement_figure,
-    table3,
-    table4,
-    descent,
-    linearisation,
-    width_figure,
-    table5,
-    table6,
-    table7,
-    table8,
-    table9,
-    verdicts,
 
 
 rule fig2:
@@ -55,8 +28,7 @@ rule fig2:
         "<logs>/figures/fig2.log",
     benchmark:
         "<benchmarks>/figures/fig2.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -98,8 +70,7 @@ rule fig3:
         "<logs>/figures/fig3.log",
     benchmark:
         "<benchmarks>/figures/fig3.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -146,8 +117,7 @@ rule decay_figure:
         "<benchmarks>/figures/{figure}.tsv"
     wildcard_constraints:
         figure="|".join(DECAY_FIGURES),
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -189,8 +159,7 @@ rule fig10:
         "<logs>/figures/fig10.log",
     benchmark:
         "<benchmarks>/figures/fig10.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -231,8 +200,7 @@ rule prediction:
         "<logs>/figures/prediction.log",
     benchmark:
         "<benchmarks>/figures/prediction.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -271,8 +239,7 @@ rule epochs:
         "<logs>/figures/epochs.log",
     benchmark:
         "<benchmarks>/figures/epochs.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -313,8 +280,7 @@ rule simulation_figure:
         "<logs>/figures/simulation.log",
     benchmark:
         "<benchmarks>/figures/simulation.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -352,8 +318,7 @@ rule table1:
         "<logs>/figures/table1.log",
     benchmark:
         "<benchmarks>/figures/table1.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -391,8 +356,7 @@ rule table2:
         "<logs>/figures/table2.log",
     benchmark:
         "<benchmarks>/figures/table2.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -427,8 +391,7 @@ rule layers:
         "<logs>/figures/layers.log",
     benchmark:
         "<benchmarks>/figures/layers.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -467,8 +430,7 @@ rule addition_figure:
         "<logs>/figures/addition.log",
     benchmark:
         "<benchmarks>/figures/addition.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -507,8 +469,7 @@ rule negation_figure:
         "<logs>/figures/negation.log",
     benchmark:
         "<benchmarks>/figures/negation.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -548,8 +509,7 @@ rule disentanglement_figure:
         "<logs>/figures/disentanglement.log",
     benchmark:
         "<benchmarks>/figures/disentanglement.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -587,8 +547,7 @@ rule table3:
         "<logs>/figures/table3.log",
     benchmark:
         "<benchmarks>/figures/table3.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -622,8 +581,7 @@ rule table4:
         "<logs>/figures/table4.log",
     benchmark:
         "<benchmarks>/figures/table4.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -658,8 +616,7 @@ rule descent:
         "<logs>/figures/descent.log",
     benchmark:
         "<benchmarks>/figures/descent.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -700,8 +657,7 @@ rule linearisation:
         "<logs>/figures/linearisation.log",
     benchmark:
         "<benchmarks>/figures/linearisation.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -742,8 +698,7 @@ rule width_figure:
         "<logs>/figures/width.log",
     benchmark:
         "<benchmarks>/figures/width.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -781,8 +736,7 @@ rule table5:
         "<logs>/figures/table5.log",
     benchmark:
         "<benchmarks>/figures/table5.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -817,8 +771,7 @@ rule table6:
         "<logs>/figures/table6.log",
     benchmark:
         "<benchmarks>/figures/table6.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -852,8 +805,7 @@ rule table7:
         "<logs>/figures/table7.log",
     benchmark:
         "<benchmarks>/figures/table7.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -885,8 +837,7 @@ rule table8:
         "<logs>/figures/table8.log",
     benchmark:
         "<benchmarks>/figures/table8.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -918,8 +869,7 @@ rule table9:
         "<logs>/figures/table9.log",
     benchmark:
         "<benchmarks>/figures/table9.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
@@ -958,8 +908,7 @@ rule verdicts:
         "<logs>/figures/verdicts.log",
     benchmark:
         "<benchmarks>/figures/verdicts.tsv"
-    conda:
-        "../../envs/tables.yaml"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,

@@ -23,8 +23,6 @@ rule finetune:
         "<benchmarks>/finetune/{task}/n{size}.tsv"
     # the longest jobs first, so that no core idles at the end
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -101,8 +99,6 @@ rule baselines:
         "<logs>/finetune/{task}/baselines.log",
     benchmark:
         "<benchmarks>/finetune/{task}/baselines.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,

@@ -28,8 +28,6 @@ rule learning_kernel:
     benchmark:
         "<benchmarks>/kernel/{task}-learning.tsv"
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -81,8 +79,6 @@ rule kernel:
         "<benchmarks>/kernel/{task}.tsv"
     # a long job: no core must wait for it at the end
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -151,8 +147,6 @@ rule gathered_kernel:
     wildcard_constraints:
         kernel="|".join(KERNEL_BANDS) or "none",
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=4000,

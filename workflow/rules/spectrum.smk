@@ -18,8 +18,6 @@ rule spectrum:
         "<logs>/spectrum/{task}.log",
     benchmark:
         "<benchmarks>/spectrum/{task}.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -24,8 +24,6 @@ rule tuned_weights:
     benchmark:
         "<benchmarks>/taskvectors/{task}.tsv"
     priority: 2
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -90,8 +88,6 @@ rule task_vector_cosines:
         "<logs>/taskvectors/cosine.log",
     benchmark:
         "<benchmarks>/taskvectors/cosine.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -128,8 +124,6 @@ rule text_overlap:
         "<logs>/taskvectors/overlap.log",
     benchmark:
         "<benchmarks>/taskvectors/overlap.tsv"
-    conda:
-        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -164,8 +158,6 @@ rule addition:
         "<logs>/taskvectors/addition-{merge}.log",
     benchmark:
         "<benchmarks>/taskvectors/addition-{merge}.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -210,8 +202,6 @@ rule negation:
         "<logs>/taskvectors/negation-{task}.log",
     benchmark:
         "<benchmarks>/taskvectors/negation-{task}.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -256,8 +246,6 @@ rule disentanglement:
         "<logs>/taskvectors/disentanglement-{merge}.log",
     benchmark:
         "<benchmarks>/taskvectors/disentanglement-{merge}.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -307,8 +295,6 @@ rule merged_scores:
         "<logs>/taskvectors/scores.log",
     benchmark:
         "<benchmarks>/taskvectors/scores.tsv"
-    conda:
-        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -24,8 +24,6 @@ rule stopping:
         "<logs>/theory/{task}.log",
     benchmark:
         "<benchmarks>/theory/{task}.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -56,8 +54,6 @@ rule stopping_rules:
         "<logs>/theory/{task}-rules.log",
     benchmark:
         "<benchmarks>/theory/{task}-rules.tsv"
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -94,8 +90,6 @@ rule trace:
     benchmark:
         "<benchmarks>/theory/{task}-trace.tsv"
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -165,8 +159,6 @@ rule width:
     benchmark:
         "<benchmarks>/theory/width.tsv"
     priority: 1
-    conda:
-        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -199,8 +191,6 @@ rule simulation:
         "<logs>/theory/simulation.log",
     benchmark:
         "<benchmarks>/theory/simulation.tsv"
-    conda:
-        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=2000,
