@@ -38,7 +38,7 @@ def test_each_fate_is_counted_and_they_add_up():
     table, counts = _two(
         (
             ["a", " a ", "a", "b\tc", "b c", "", None, "d", "e", "f", "t1"],
-            [1, 1, 2, 3, 3, 1, 1, "", "x", math.nan, 5],
+            [1, 1, 2, 3, 3, 1, 1, "", "NA", math.nan, 5],
         ),
         (["t1", "t2", "t2"], [4, 1, 1]),
         _task(),
@@ -97,7 +97,9 @@ def test_raw_classes_are_zero_and_one_and_minus_one_is_unlabelled():
     table, counts = _two((list("abcd"), labels), (["x", "y"], [0, 1]), task)
     assert table["label"].tolist() == [0, 1, 1, 0, 1]
     assert counts["train"]["unlabelled"] == 1
-    with pytest.raises(UserError, match=r"row 2 of train \(id train-1\) has label 2, .*exactly"):
+    with pytest.raises(
+        UserError, match=r"row 2 of train \(id train-1\) has the label '2' .*exactly"
+    ):
         _two((list("ab"), [0, 2]), (["x"], [1]), task)
 
 
@@ -163,7 +165,7 @@ def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
 @pytest.mark.parametrize(
     ("train", "test", "changes", "message"),
     [
-        ((["a"], ["x"]), (["b"], [1]), {}, r"0 rows are left in the train split.*1 unlabelled"),
+        ((["a"], [""]), (["b"], [1]), {}, r"0 rows are left in the train split.*1 unlabelled"),
         ((["a"], [1]), (["b"], [None]), {}, r"0 rows are left in the test split, expected at le"),
         ((["a"], [1]), (["b"], [1]), {"train_rows": 2}, r"1 rows .*at least 2 .*correct train_r"),
         ((["a", "b"], [1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
@@ -185,3 +187,46 @@ def test_the_checksum_is_of_the_content():
 
     assert checksum() == checksum(ids=("r", "s")) == checksum(labels=("1.0", 2))
     assert len({checksum(), checksum(labels=(1, 3)), checksum(texts=("a", "B"))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "message"),
+    [
+        ({}, [1, "1,250", "2,5", 3], r"row 2 of train \(id train-1\) has the label '1,250' \(column "
+         r"label\), which is no number; 2 of 4 rows are like it: '1,250', '2,5'; write numbers as"),
+        ({}, [1, 2, 3, math.inf], r"row 4 .* label 'inf' .*1 of 4 rows"),
+        ({}, ["1_000", 2, 3, 4], r"row 1 .* label '1_000'"),
+        ({"kind": "classification", "polarity_band": [0, 0]}, [1, -1, "good", 3], r"'good'.* no num"),
+        ({"kind": "classification"}, ["no", "yes", "maybe", "so so"], r"row 3 .* label 'maybe' .*"
+         r"neither of the classes 'no' and 'yes'; 2 of 4 rows are like it: 'maybe', 'so so'; .*"
+         r"exactly two classes: choose two of its labels with label_map"),
+        ({"kind": "classification", "label_map": {"1": 0, "1.0": 1}}, [1, 1, 1, 1], r"the label 1 f"),
+    ],
+)  # fmt: skip
+def test_a_label_that_is_there_and_cannot_be_used_is_a_mistake(changes, labels, message):
+    with pytest.raises(UserError, match=message):
+        _two((list("abcd"), labels), (["x", "y"], [1, 0]), _task(**changes))
+
+
+def test_a_cell_that_says_that_there_is_no_label_is_no_mistake():
+    labels = ["1", "", " ", None, math.nan, np.float32("nan"), pd.NA, "NaN", "N/A", "null"]
+    table, counts = _two((list("abcdefghij"), labels), (["x"], [1]), _task())
+    assert table["label"].tolist() == [1, 1]
+    assert counts["train"]["unlabelled"] == 9
+
+
+def test_labels_are_the_names_of_the_classes_or_what_the_map_has_however_it_is_written():
+    train, test = (list("abcd"), ["yes", "no", 1.0, ""]), (["x", "y"], ["no", "1"])
+    table, counts = _two(train, test, _task(kind="classification"))
+    assert table["label"].tolist() == [1, 0, 1, 0, 1]
+    assert counts["train"]["unlabelled"] == 1
+    for keys in (("0", "1"), ("0.0", "1.0")):
+        task = _task(kind="classification", label_map=dict(zip(keys, (0, 1), strict=True)))
+        table, _ = _two((list("abc"), ["0.0", "1.0", 1]), (["x", "y"], [0, 1]), task)
+        assert table["label"].tolist() == [0, 1, 1, 0, 1]
+
+
+def test_a_noise_that_is_no_number_is_a_mistake():
+    frame = _frame(["a", "b"], [1, 2], label_noise=[0.1, "0,1"])
+    with pytest.raises(UserError, match=r"row 2 of train \(id train-1\) has the label_noise '0,1'"):
+        task_table({"train": frame, "test": frame}, _task())

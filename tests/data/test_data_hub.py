@@ -44,10 +44,17 @@ def hub(tmp_path_factory):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (root / "data" / f"{split}.jsonl").write_text(text)
     (root / "data" / "README.md").write_text("---\nlicense: mit\n---\n")
+    (root / "words").mkdir()
+    words = ["null", "None", "NA", "nan", "n/a", *(f"word {i}" for i in range(20))]
+    for split in ("train", "test"):
+        text = "".join(f"{word} of {split},{i % 2}.0\n" for i, word in enumerate(words))
+        text = text.replace(" of train", "") + '"a \\"quoted\\" text",1\n'
+        (root / "words" / f"{split}.csv").write_text(f"text,label,\n{text}")
     repositories = {
         ("model", "us/tiny"): root / "model",
         ("model", "us/pickled"): root / "pickled",
         ("dataset", "us/sentences"): root / "data",
+        ("dataset", "us/words"): root / "words",
     }
     faults = {}
     with loopback_hub(repositories, faults) as (endpoint, seen):
@@ -183,6 +190,26 @@ def test_a_task_comes_from_the_hub_and_offline_from_its_cache(run, tmp_path):
     assert set(table["text_a"]) < set(read_table(out)[0]["text_a"])
 
 
+def test_the_same_rows_come_from_the_hub_and_from_its_files(run, hub, tmp_path):
+    """One reader for one format: words such as "null" are texts, wherever they come from."""
+    files = {split: str(hub[0] / "words" / f"{split}.csv") for split in ("train", "test")}
+    revision = {"id": "us/words", "revision": COMMIT}
+    sources = {"hub": {"hub": revision}, "files": {"files": files}}
+    checksums = set()
+    for kind, source in (*sources.items(), ("offline", sources["hub"])):
+        out = tmp_path / f"{kind}.parquet"
+        task = json.dumps({"title": "W", "kind": "classification", "classes": ["no", "yes"]}
+                          | {"sources": [source]})  # fmt: skip
+        offline = {"HF_HUB_OFFLINE": "1"} if kind == "offline" else {}
+        command = ("fetch-task", "--name", "w", "--definition", task, "--out", str(out))
+        status, said = run(*command, **offline)
+        assert status == 0, said
+        table, provenance = read_table(out)
+        assert {"null", "None", "NA", "nan", "n/a", 'a "quoted" text'} < set(table["text_a"])
+        checksums.add(provenance["data_sha256"])
+    assert len(checksums) == 1
+
+
 def test_a_data_file_that_comes_with_another_checksum_is_fetched_again(run, faults, tmp_path):
     """A flipped bit can leave a file that reads well, with another label."""
     out = tmp_path / "table.parquet"
@@ -233,7 +260,7 @@ def test_a_hub_in_trouble_is_asked_again_and_not_passed_over(run, faults, tmp_pa
     [
         (_task(splits={"test": ["tset"]}), "no split 'tset'; it has train, validation; correct"),
         (_task(columns={"text_a": "sentence"}),
-         "us/sentences, train has no column 'sentence' (text_a); its columns are text, label, ext"),
+         "us/sentences, train.jsonl has no column 'sentence' (text_a); its columns are text, label"),
     ],
 )  # fmt: skip
 def test_a_mistake_about_a_data_set_is_told(run, tmp_path, task, message):

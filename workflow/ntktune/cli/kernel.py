@@ -204,7 +204,7 @@ def of_file(args: argparse.Namespace) -> None:
     from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
     from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sampling import kernel_draws
-    from ntktune.data.sources import read_sources
+    from ntktune.data.sources import ColumnError, read_sources
     from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
 
     record = Record("ntktune.cli.kernel:of_file", args)
@@ -227,7 +227,12 @@ def of_file(args: argparse.Namespace) -> None:
         },
         task,
     )
-    frames = read_sources(definition, task).frames
+    try:
+        frames = read_sources(definition, task).frames
+    except ColumnError as error:
+        raise UserError(
+            f"{error}; name the file's own with --text-column, --second-text-column, --label-column"
+        ) from None
     _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
     table, counts = task_table(frames, definition)
     parts = list(counts.values())  # the split into two is undone
@@ -271,11 +276,11 @@ def of_file(args: argparse.Namespace) -> None:
 
 def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
     """Raise UserError if a file's labels are not what the command line says they are."""
-    from ntktune.data.cleaning import number
+    from ntktune.data.cleaning import label_name, number
 
     shown = ", ".join(repr(label) for label in sorted(labels)[:5]) or "nothing"
     shown += ", …" if len(labels) > 5 else ""
-    missing = [name for name in args.classes or () if name not in labels]
+    missing = [name for name in args.classes or () if label_name(name) not in labels]
     if missing:
         raise UserError(
             f"--classes {' '.join(args.classes)}: no row of {args.data} has {missing[0]!r} in the "

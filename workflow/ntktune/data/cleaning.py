@@ -17,19 +17,27 @@ from ntktune.errors import UserError
 # every row that was read is counted in exactly one of these
 FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
 COUNTS = ("read", *FATES, "conflicting", "repeated")
+# How programs write that there is no label.
+MISSING = ("nan", "na", "n/a", "null", "none")
 
 
 def text_or_none(value: Any) -> str | None:
     """Return a cell as text without surrounding blanks; None if there is nothing in it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or value != value:  # NaN of any type
         return None
     return str(value).strip() or None
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell of labels holds nothing, as spreadsheets and programs write that."""
+    text = text_or_none(value)
+    return text is None or text.lower() in MISSING
 
 
 def number(value: Any) -> float:
     """Return a cell as a finite number, NaN if it is none."""
     try:
-        result = float(value)
+        result = math.nan if "_" in str(value) else float(value)  # Python alone reads 1_250
     except (OverflowError, TypeError, ValueError):
         return math.nan
     return result if math.isfinite(result) else math.nan
@@ -63,38 +71,45 @@ def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
 
-def class_or_nan(raw: Any, definition: dict, where: str) -> float:
-    """Return the class of a raw label by a task's label map, NaN if it has none.
+def class_numbers(definition: dict) -> dict[str, int]:
+    """Return the class of each raw label, by :func:`label_name`.
+
+    These are the keys of the task's label map; without one, the names of the classes and their
+    numbers.
 
     Raises
     ------
     UserError
-        Without a label map: a number that is neither 0 nor 1, but a third class.
+        The label map has one label twice, as "1" and "1.0".
     """
-    name = label_name(raw)
     mapping = definition["label_map"]
-    if mapping is not None:
-        return float(mapping.get(name, math.nan))
-    if name in ("0", "1"):
-        return float(name)
-    if math.isnan(number(raw)) or number(raw) < 0:  # -1 stands for "not published" in GLUE
-        return math.nan
-    raise UserError(
-        f"{where} has label {name}, but a classification task has exactly two classes, "
-        "0 and 1; choose two of the labels with label_map"
-    )
+    if mapping is None:
+        names = {label_name(name): i for i, name in enumerate(definition["classes"])}
+        return {"0": 0, "1": 1} | names
+    found: dict[str, int] = {}
+    for raw, number_of_class in mapping.items():
+        name = label_name(raw)
+        if found.setdefault(name, number_of_class) != number_of_class:
+            raise UserError(f"label_map has the label {name} for both classes; correct it")
+    return found
 
 
-def _label(raw: Any, definition: dict, where: str) -> tuple[float, str]:
-    """Return a label and what became of it: kept, unlabelled or neutral."""
-    band = definition["polarity_band"]
-    if definition["kind"] == "classification" and band is None:
-        label = class_or_nan(raw, definition, where)
-        return label, "unlabelled" if math.isnan(label) else "kept"
-    score = number(raw)
+def _label(raw: Any, definition: dict, classes: dict[str, int] | None, where: str) -> tuple:
+    """Return a label and what became of it: kept, unlabelled, neutral, or wrong.
+
+    Wrong is a label that is there, but is no number, or none of the two ``classes``.
+    """
+    if is_missing(raw):
+        return math.nan, "unlabelled"
+    score, name = number(raw), label_name(raw)
+    if classes is not None:
+        if name in classes:
+            return float(classes[name]), "kept"
+        # GLUE has -1 for labels that are not published
+        return math.nan, "unlabelled" if definition["label_map"] or score < 0 else "wrong"
     if math.isnan(score):
-        return score, "unlabelled"
-    bounds = definition["score_range"]
+        return score, "wrong"
+    bounds, band = definition["score_range"], definition["polarity_band"]
     if bounds is not None and not bounds[0] <= score <= bounds[1]:
         raise UserError(
             f"{where} has score {score:g}, outside score_range {bounds}; "
@@ -107,22 +122,52 @@ def _label(raw: Any, definition: dict, where: str) -> tuple[float, str]:
     return float(score > band[1]), "kept"
 
 
+def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, scores: bool) -> str:
+    """Return the message about labels that cannot be used, of ``count`` rows."""
+    where, first = wrong[0]
+    shown = list(dict.fromkeys(repr(text_or_none(raw)) for _, raw in wrong))
+    others = f"{', '.join(shown[:5])}{', …' if len(shown) > 5 else ''}"
+    told = (
+        f"{where} has the label {text_or_none(first)!r} (column {definition['columns']['label']})"
+    )
+    many = f"{len(wrong)} of {count} rows are like it: {others}"
+    if scores:
+        return (
+            f"{told}, which is no number; {many}; write numbers as 1250.5, without separators, and "
+            "leave the cell empty where there is no label"
+        )
+    names = " and ".join(map(repr, definition["classes"]))
+    return (
+        f"{told}, which is neither of the classes {names}; {many}; a task has exactly two classes: "
+        "choose two of its labels with label_map, then rows with other labels are left out"
+    )
+
+
 def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFrame:
     """Return one split's rows with clean cells and each row's fate so far."""
     pairs = "{text_b}" in definition["template"]
     scored = definition["kind"] == "regression"
-    rows = []
+    scores = scored or definition["polarity_band"] is not None
+    classes = None if scores else class_numbers(definition)
+    rows, wrong = [], []
     for i, row in enumerate(frame.to_dict("records")):
         name = text_or_none(row.get("id")) or f"{split}-{i}"
+        where = f"row {i + 1} of {split} (id {name})"
         text_a = text_or_none(row["text_a"])
         text_b = text_or_none(row.get("text_b")) if pairs else None
         noise = number(row.get("label_noise")) if scored else math.nan
-        label, fate = _label(row["label"], definition, f"row {i + 1} of {split} (id {name})")
+        if scored and math.isnan(noise) and not is_missing(row.get("label_noise")):
+            raise UserError(f"{where} has the label_noise {row['label_noise']!r}: no number")
+        label, fate = _label(row["label"], definition, classes, where)
         if text_a is None or (pairs and text_b is None):
             fate = "empty"
+        elif fate == "wrong":
+            wrong.append((where, row["label"]))
         key = "" if fate == "empty" else normalised(text_a, text_b)
         group = text_or_none(row.get("group")) or key
         rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
+    if wrong:
+        raise UserError(_wrong_labels(wrong, len(rows), definition, scores))
     columns = ["id", "text_a", "text_b", "label", "label_noise", "split", "fate", "key", "group"]
     return pd.DataFrame(rows, columns=columns)
 

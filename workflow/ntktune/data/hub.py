@@ -17,8 +17,6 @@ from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from datasets import DatasetBuilder
     from huggingface_hub import RepoFile, RepoFolder
 
 MODEL_FILES = (
@@ -78,14 +76,14 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
         ) from None
 
 
-def load_hub_splits(
+def hub_files(
     repository: str,
     config: str | None,
     revision: str,
     files: dict[str, str | list[str]] | None,
     splits: dict[str, list[str]],
-) -> tuple[dict[str, pa.Table], str]:
-    """Return splits of a data set on the hub as arrow tables, and the commit.
+) -> tuple[dict[str, dict[str, Path]], str]:
+    """Download the files that hold the splits of a data set on the hub.
 
     Parameters
     ----------
@@ -96,65 +94,87 @@ def load_hub_splits(
     splits
         The data set's splits that form each of ours, in order.
 
+    Returns
+    -------
+    files : dict
+        By split of ours: path inside the repository to path here.
+    commit : str
+        What the revision stands for.
+
     Raises
     ------
     HubUnavailableError
         The data set cannot be had.
     UserError
         It has no split of that name; or the hub, which has it, is in trouble, or sent something
-        that is not what it states or cannot be read.
+        that is not what it states.
     """
-    import datasets
-    import pyarrow as pa
     from huggingface_hub import constants
 
-    datasets.disable_progress_bars()
-    if constants.HF_HUB_OFFLINE:
-        commit = revision  # an earlier download may still be in the local cache
-    else:
-        commit = resolved_commit(repository, revision, "dataset")
+    offline = constants.HF_HUB_OFFLINE
+    # offline, an earlier download may still be in the local cache
+    commit = revision if offline else resolved_commit(repository, revision, "dataset")
     try:
-        builder = datasets.load_dataset_builder(
-            repository, config, revision=commit, data_files=files
-        )
-        if not constants.HF_HUB_OFFLINE:
-            _fetch_checked(builder, repository, commit)
-        builder.download_and_prepare()
-        found = builder.as_dataset()
+        found = _data_files(repository, config, commit, files)
+        missing = [name for names in splits.values() for name in names if name not in found]
+        if missing:
+            raise UserError(
+                f"{repository} has no split {missing[0]!r}; it has {', '.join(found)}; "
+                "correct `splits`"
+            )
+        named = {
+            ours: [path for name in theirs for path in found[name]]
+            for ours, theirs in splits.items()
+        }
+        wanted = sorted({path for paths in named.values() for path in paths})
+        folder = _fetched(repository, commit, wanted)
     except UserError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         told = f"{repository} at {revision} cannot be loaded: {one_line(error)}"
-        offline = constants.HF_HUB_OFFLINE
         raise (HubUnavailableError(told) if offline else UserError(f"{told}; try again")) from None
-    tables = {}
-    for ours, theirs in splits.items():
-        missing = [name for name in theirs if name not in found]
-        if missing:
-            raise UserError(
-                f"{repository} has no split {missing[0]!r}; it has {', '.join(found)}; "
-                "correct `splits`"
-            )
-        parts = [found[name].with_format("arrow")[:] for name in theirs]
-        tables[ours] = pa.concat_tables(parts)
-    return tables, commit
+    return {ours: {path: folder / path for path in paths} for ours, paths in named.items()}, commit
 
 
-def _fetch_checked(builder: DatasetBuilder, repository: str, commit: str) -> None:
-    """Download the files that a data set is built from, and compare them with its checksums."""
-    from huggingface_hub import HfApi, snapshot_download
+def _data_files(
+    repository: str, config: str | None, commit: str, files: dict | None
+) -> dict[str, list[str]]:
+    """Return the paths inside a repository of each of a data set's splits.
 
-    # hf://datasets/<repository>@<commit>/<path>
-    start = f"hf://datasets/{repository}@{commit}/"
-    chosen = [file for files in (builder.config.data_files or {}).values() for file in files]
-    names = sorted({file.removeprefix(start) for file in chosen if file.startswith(start)})
+    The library reads the layout (names of files and folders, or the card); of the rows it reads
+    nothing: it takes words such as "null" for missing values.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    datasets.disable_progress_bars()
+    if constants.HF_HUB_OFFLINE:
+        folder = _fetched(repository, commit, [])
+        builder = datasets.load_dataset_builder(str(folder), config, data_files=files)
+        start = f"{folder}/"
+    else:
+        builder = datasets.load_dataset_builder(
+            repository, config, revision=commit, data_files=files
+        )
+        start = f"hf://datasets/{repository}@{commit}/"
+    found = builder.config.data_files or {}
+    return {str(name): [p.removeprefix(start) for p in paths] for name, paths in found.items()}
+
+
+def _fetched(repository: str, commit: str, names: list[str]) -> Path:
+    """Return the folder of a data set's files, downloaded and compared with its checksums."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    names = ["README.md", *names]  # the card tells the layout to an offline run
     folder = snapshot_download(
         repository, repo_type="dataset", revision=commit, allow_patterns=list(map(escape, names))
     )
-    there = HfApi().get_paths_info(repository, names, revision=commit, repo_type="dataset")
-    _check_download(Path(folder), there, f"the data set {repository}")
+    if not constants.HF_HUB_OFFLINE:
+        there = HfApi().get_paths_info(repository, names, revision=commit, repo_type="dataset")
+        _check_download(Path(folder), there, f"the data set {repository}")
+    return Path(folder)
 
 
 def download_model(repository: str, revision: str) -> tuple[Path, str]:

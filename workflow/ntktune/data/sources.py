@@ -7,36 +7,39 @@ going on with another one would hide the mistake.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ntktune.data.archives import archive_texts, check_fetched
 from ntktune.data.cleaning import hash_order, normalised, text_or_none
+from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
-from ntktune.data.hub import HubUnavailableError, load_hub_splits
+from ntktune.data.hub import HubUnavailableError, hub_files
 from ntktune.data.scored_sentences import scored_sentences
 from ntktune.errors import UserError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
 OWN_COLUMNS = {"id": "id", "text_a": "text", "text_b": None, "label": "label"} | {
     "label_noise": "label_noise",
     "group": "group",
 }
 
 
+# What str() would turn into something that nobody wrote.
+UNREADABLE = (bytes, list, tuple, set, dict, np.ndarray)
+
+
 class SourceUnavailableError(Exception):
     """A source cannot be had here and now; the message is the reason, one line."""
+
+
+class ColumnError(UserError):
+    """A column that a task names is not there; how to name another is the command's to say."""
 
 
 @dataclass
@@ -66,101 +69,60 @@ def wanted_columns(
 
     Raises
     ------
-    UserError
+    ColumnError
         One is not; those that are there are listed.
+    UserError
+        One stands there twice.
     """
     there = list(map(str, there))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     missing = [f"{theirs!r} ({ours})" for ours, theirs in wanted.items() if theirs not in there]
     if missing:
-        raise UserError(
+        raise ColumnError(
             f"{where} has no column {' and no '.join(missing)}; "
-            f"its columns are {', '.join(there) or 'none'}; correct `columns`"
+            f"its columns are {', '.join(filter(None, there)) or 'none'}"
         )
+    twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
+    if twice:
+        raise UserError(f"{where}: the column {twice[0]!r} stands there twice; rename one")
     return wanted
 
 
 def own_names(frame: pd.DataFrame, columns: dict[str, str | None], where: str) -> pd.DataFrame:
-    """Return a frame's columns that a task names, under the study's names."""
-    wanted = wanted_columns(columns, frame.columns, where)
-    return pd.DataFrame({ours: frame[theirs] for ours, theirs in wanted.items()})
-
-
-def _delimited(path: Path, delimiter: str, quoting: int) -> pd.DataFrame:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        header = next(reader, [])
-        twice = [name for name in header if header.count(name) > 1]
-        if twice:
-            raise UserError(f"{path}: the column {twice[0]!r} stands there twice; rename one")
-        rows = []
-        for row in reader:
-            if row and len(row) != len(header):
-                hint = "; in tsv quotes hold no field together: use csv for such texts"
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, but the header has "
-                    f"{len(header)}{hint if delimiter != ',' else ''}"
-                )
-            if row:
-                rows.append(row)
-    return pd.DataFrame(rows, columns=header, dtype=object)
-
-
-def _json_lines(path: Path) -> pd.DataFrame:
-    rows = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: no JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object: {line.strip()[:60]}")
-            rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
-
-
-def file_rows(path: str | os.PathLike, form: str | None) -> pd.DataFrame:
-    """Return the rows of one file, columns as they are called there.
-
-    Parameters
-    ----------
-    path
-        The file.
-    form
-        csv, tsv (quotes are text, as in GLUE's files), jsonl or parquet; None takes it
-        from the file's ending.
+    """Return a frame's columns that a task names, under the study's names.
 
     Raises
     ------
     UserError
-        The format is unknown, or the file is damaged or empty.
+        A column is missing, or a cell holds neither text nor number.
     """
-    path = Path(path)
-    form = form or FORMATS.get(path.suffix)
-    try:
-        if form == "csv":
-            frame = _delimited(path, ",", csv.QUOTE_MINIMAL)
-        elif form == "tsv":
-            frame = _delimited(path, "\t", csv.QUOTE_NONE)
-        elif form == "jsonl":
-            frame = _json_lines(path)
-        elif form == "parquet":
-            frame = pd.read_parquet(path)
-        else:
+    wanted = wanted_columns(columns, frame.columns, where)
+    return pd.DataFrame({ours: _readable(frame[c], where) for ours, c in wanted.items()})
+
+
+def _readable(column: pd.Series, where: str) -> pd.Series:
+    """Return a column of texts and numbers: some writers of parquet leave texts as bytes."""
+    if column.dtype != object or not any(issubclass(t, UNREADABLE) for t in set(map(type, column))):
+        return column
+    cells = column.tolist()
+    for i, cell in enumerate(cells):
+        try:
+            if isinstance(cell, bytes):
+                cells[i] = cell.decode()
+            elif isinstance(cell, UNREADABLE):
+                raise ValueError(f"a {type(cell).__name__}")
+        except ValueError as error:
             raise UserError(
-                f"the format of {path} cannot be told from its ending {path.suffix!r}; "
-                f"set `format` to one of {', '.join(FORMATS.values())}"
-            )
-    except (ValueError, csv.Error, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged or not in the format {form}: {reason}") from None
-    if frame.empty:
-        raise UserError(f"{path} holds no rows")
-    return frame
+                f"{where}, row {i + 1}: the column {column.name!r} holds {cell!r:.60}, which is no "
+                f"text ({error}); give a column of texts or numbers"
+            ) from None
+    return pd.Series(cells, column.index, dtype=object)
+
+
+def _joined(files: Mapping[str, str | Path], form: str | None, columns: dict) -> pd.DataFrame:
+    """Return the rows of some files, name to path, under the study's names."""
+    parts = [own_names(file_rows(path, form), columns, name) for name, path in files.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _from_files(source: dict, definition: dict, package: Path | None) -> SourceRows:
@@ -172,11 +134,8 @@ def _from_files(source: dict, definition: dict, package: Path | None) -> SourceR
         if missing:
             raise SourceUnavailableError(f"{split} file {missing[0]} does not exist")
         if paths:
-            parts = [
-                own_names(file_rows(path, source["format"]), definition["columns"], str(path))
-                for path in paths
-            ]
-            frames[split] = pd.concat(parts, ignore_index=True)
+            named = {path: path for path in paths}
+            frames[split] = _joined(named, source["format"], definition["columns"])
             origin[split] = paths
     return SourceRows(frames, origin)
 
@@ -209,38 +168,34 @@ def _from_generator(source: dict, definition: dict, package: Path | None) -> Sou
     return SourceRows(frames, {"source": "generated"} | source)
 
 
-def _normalised_rows(table: pa.Table, names: list[str]) -> Iterator[str]:
+def _normalised_rows(frame: pd.DataFrame, names: list[str]) -> Iterator[str]:
     # in pieces: the texts of a large data set do not fit into memory as Python strings
-    for batch in table.to_batches(max_chunksize=10_000):
-        for row in zip(*(batch[name].to_pylist() for name in names), strict=True):
+    for first in range(0, len(frame), 10_000):
+        part = frame.iloc[first : first + 10_000]
+        for row in zip(*(part[name].tolist() for name in names), strict=True):
             yield normalised(*(text_or_none(text) or "" for text in row))
 
 
 def _from_hub(source: dict, definition: dict, package: Path | None) -> SourceRows:
     splits = {split: names for split, names in definition["splits"].items() if names}
     try:
-        tables, commit = load_hub_splits(
+        files, commit = hub_files(
             source["id"], source["config"], source["revision"], source["files"], splits
         )
     except HubUnavailableError as error:
         raise SourceUnavailableError(str(error)) from None
     frames, beyond = {}, {}
-    for split, table in tables.items():
-        where = f"{source['id']}, {split}"
-        if not table.num_rows:
-            raise UserError(f"{where} holds no rows")
-        wanted = wanted_columns(definition["columns"], table.column_names, where)
-        table = table.select(sorted(set(wanted.values())))
+    for split, paths in files.items():
+        named = {f"{source['id']}, {name}": path for name, path in paths.items()}
+        frame = _joined(named, None, definition["columns"])
         limit = definition["limits"][split]
         # a split of millions of rows is not cleaned whole when a few thousand are wanted;
         # twice as many are taken, so that enough are left when the bad ones are gone
-        if limit is not None and "test" in splits and table.num_rows > 2 * limit:
-            names = [wanted[key] for key in ("text_a", "text_b") if key in wanted]
-            chosen = np.zeros(table.num_rows, dtype=bool)
-            chosen[hash_order(_normalised_rows(table, names), 2 * limit)] = True
-            beyond[split] = table.num_rows - 2 * limit
-            table = table.filter(chosen)
-        frames[split] = own_names(table.to_pandas(), definition["columns"], where)
+        if limit is not None and "test" in splits and len(frame) > 2 * limit:
+            names = [key for key in ("text_a", "text_b") if key in frame]
+            beyond[split] = len(frame) - 2 * limit
+            frame = frame.iloc[hash_order(_normalised_rows(frame, names), 2 * limit)]
+        frames[split] = frame
     origin = {"source": "hub"} | source | {"commit": commit, "splits": splits}
     return SourceRows(frames, origin, beyond)
 
@@ -286,7 +241,7 @@ def read_sources(
         except SourceUnavailableError as reason:
             passed_over.append({"source": kind, "reason": str(reason)})
         except UserError as error:
-            raise UserError(f"{name}, source {i + 1} ({kind}): {error}") from None
+            raise type(error)(f"{name}, source {i + 1} ({kind}): {error}") from None
         else:
             rows.origin["passed_over"] = passed_over
             return rows
