@@ -192,15 +192,15 @@ def test_the_checksum_is_of_the_content():
 @pytest.mark.parametrize(
     ("changes", "labels", "message"),
     [
-        ({}, [1, "1,250", "2,5", 3], r"row 2 of train \(id train-1\) has the label '1,250' \(column "
-         r"label\), which is no number; 2 of 4 rows are like it: '1,250', '2,5'; write numbers as"),
+        ({}, [1, "1,250", "2,5", 3], r"row 2 of train \(id train-1\) has the label '1,250' "
+         r"\(column label\), which is no number; 2 of 4 rows are like it: '1,250', '2,5'; write n"),
         ({}, [1, 2, 3, math.inf], r"row 4 .* label 'inf' .*1 of 4 rows"),
         ({}, ["1_000", 2, 3, 4], r"row 1 .* label '1_000'"),
-        ({"kind": "classification", "polarity_band": [0, 0]}, [1, -1, "good", 3], r"'good'.* no num"),
+        ({"kind": "classification", "polarity_band": [0, 0]}, [1, -1, "good", 3], r"'good'.* no n"),
         ({"kind": "classification"}, ["no", "yes", "maybe", "so so"], r"row 3 .* label 'maybe' .*"
          r"neither of the classes 'no' and 'yes'; 2 of 4 rows are like it: 'maybe', 'so so'; .*"
          r"exactly two classes: choose two of its labels with label_map"),
-        ({"kind": "classification", "label_map": {"1": 0, "1.0": 1}}, [1, 1, 1, 1], r"the label 1 f"),
+        ({"kind": "classification", "label_map": {"1": 0, "1.0": 1}}, [1, 1, 1, 1], r"the label 1"),
     ],
 )  # fmt: skip
 def test_a_label_that_is_there_and_cannot_be_used_is_a_mistake(changes, labels, message):

@@ -1,4 +1,4 @@
-"""Files as people have them: the same rows however they are written, else the line and what to do."""
+"""Files as people have them: the same rows however they are written, else the line at fault."""
 
 import bz2
 import gzip
