@@ -1,6 +1,7 @@
 """How a command ends: signals, full disks under its log, memory."""
 
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def test_memory_that_runs_out_while_modules_are_imported_is_told(monkeypatch, ca
     assert command.main(["kernel"]) == 1
     assert capsys.readouterr().err == (
         "ntktune: error: memory ran out (MemoryError); use a machine, or a GPU, with more of it\n"
+    )
+
+
+def test_a_package_of_an_extra_that_is_not_installed_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    task = {"title": "S", "kind": "regression", "score_range": [0, 1]}
+    task |= {"sources": [{"hub": {"id": "us/scores", "revision": "main"}}]}
+    words = ["data", "fetch-task", "--name", "s", "--out", str(tmp_path / "t.parquet")]
+    assert command.main([*words, "--definition", json.dumps(task)]) == 1
+    assert capsys.readouterr().err == (
+        "ntktune data fetch-task: error: the package 'datasets' is missing; run: pip install "
+        "'ntktune[workflow]'\n"
     )
 
 

@@ -77,6 +77,10 @@ def _run(argv: list[str] | None) -> int:
         return 1
     except UserError as error:
         told = error
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ntktune"):
+            raise
+        told = f"the package {error.name!r} is missing; run: pip install 'ntktune[workflow]'"
     except OSError as error:
         if error.filename is None and unwritable("", error) is None:
             raise
