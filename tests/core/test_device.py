@@ -1,10 +1,12 @@
 """Device and precision: one place, clear errors. Leases of GPUs, with pretended ones."""
 
+import ast
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,3 +195,73 @@ def test_an_unknown_dtype_is_told():
 
 def test_torch_sees_no_gpu_where_there_is_none():
     assert has_nvidia_gpu() or not torch.cuda.is_available()
+
+
+def _parts(node):
+    """Return the names of a dotted expression, a call's being its function's."""
+    found = []
+    while isinstance(node, ast.Attribute | ast.Call):
+        if isinstance(node, ast.Attribute):
+            found.insert(0, node.attr)
+        node = node.value if isinstance(node, ast.Attribute) else node.func
+    return [node.id, *found] if isinstance(node, ast.Name) else found
+
+
+def _device_choices(source):
+    """Yield the lines that look at a GPU, or at what kind a device is."""
+    for node in ast.walk(ast.parse(source)):
+        compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        kinds = [p for p in map(_parts, compared) if p[-1:] == ["type"] and "device" in "".join(p)]
+        parts = _parts(node)
+        gpu = parts[:2] == ["torch", "cuda"] or parts[:3] == ["torch", "backends", "cuda"]
+        if kinds or gpu or parts[-1:] in (["is_cuda"], ["is_cpu"]):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("x.device.type == 'cuda'", "'cpu' != device.type", "next(p).device.type in ('cpu',)"),
+        *("torch.cuda.empty_cache()", "torch.backends.cuda.matmul.allow_tf32 = False", "x.is_cuda"),
+    ],
+)
+def test_a_choice_by_device_is_seen(source):
+    assert list(_device_choices(source))
+
+
+def test_one_module_alone_tells_a_gpu_from_a_processor():
+    files = sorted(Path(device.__file__).parent.rglob("*.py"))
+    found = {file.name: list(_device_choices(file.read_text())) for file in files}
+    assert {name for name, lines in found.items() if lines} == {"device.py"}, found
+
+
+def test_what_a_gpu_is_asked_for_and_a_processor_is_not(monkeypatch):
+    asked = []
+    answers = {"max_memory_allocated": 7, "mem_get_info": (5, 9), "is_available": True}
+    for name in (*answers, "reset_peak_memory_stats", "empty_cache"):
+        told = lambda *at, name=name: asked.append((name, *at)) or answers.get(name)  # noqa: E731
+        monkeypatch.setattr(torch.cuda, name, told)
+    gpu, processor = torch.device("cuda", 1), torch.device("cpu")
+    for place in (gpu, processor):
+        device.reset_peak_memory(place)
+        device.release_cached_memory(place)
+    assert (device.peak_memory_bytes(gpu), device.free_bytes(gpu)) == (7, 5)
+    assert [name for name, *_ in asked] == [
+        *("reset_peak_memory_stats", "empty_cache", "max_memory_allocated", "mem_get_info")
+    ]
+    assert {at for _, *places in asked[:1] + asked[2:] for at in places} == {gpu}
+    assert 2**20 < device.peak_memory_bytes(processor) <= device.peak_memory_bytes()
+    assert device.gpu_peak_memory() == {"gpu_peak_memory_bytes": 7}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.gpu_peak_memory() == {}
+
+
+def test_products_are_in_full_precision_for_a_while():
+    settings, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    settings.allow_tf32 = True
+    try:
+        with device.full_precision_products():
+            assert not settings.allow_tf32
+        assert settings.allow_tf32
+    finally:
+        settings.allow_tf32 = before

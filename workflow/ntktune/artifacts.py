@@ -18,7 +18,6 @@ import math
 import os
 import platform
 import re
-import resource
 import sys
 import time
 import uuid
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune import __version__
 from ntktune.code_digest import code_digest
+from ntktune.device import gpu_peak_memory, peak_memory_bytes
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,9 +88,6 @@ class Record:
         Usual facts: ``model`` and ``data`` (from the inputs' own provenance), ``seeds``,
         ``dtype``, ``device``.
         """
-        # the maximum resident set size is in KiB on Linux, in bytes on macOS
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         versions = {"ntktune": __version__, "python": platform.python_version()}
         for name in ("numpy", "torch", "transformers", "datasets", "pandas", "scipy"):
             if name in sys.modules:
@@ -101,12 +98,9 @@ class Record:
             "code": code_digest(self.entry),
             "versions": versions,
             "wall_seconds": round(time.monotonic() - self.started, 3),
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": peak_memory_bytes(),
         }
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            record["gpu_peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-        return record | facts
+        return record | gpu_peak_memory() | facts
 
 
 def _json_ready(value: Any) -> Any:

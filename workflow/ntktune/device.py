@@ -6,9 +6,11 @@ import contextlib
 import math
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,14 +51,73 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+def is_processor(device: torch.device) -> bool:
+    """Return whether a device is the processor.
+
+    Other modules ask this, and compare no device themselves.
+    """
+    return device.type == "cpu"
+
+
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device, on the processor that which this process can have."""
+    """Return free bytes: of the GPU, or of RAM within this process's cgroup limit."""
     import psutil
     import torch
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(min(psutil.virtual_memory().available, free_in_control_groups()))
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory_bytes` of a GPU count from now; a process's peak stays."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device | None = None) -> int:
+    """Return the most bytes held at once: on a GPU by torch, else by this process."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    # the maximum resident set size is in KiB on Linux, in bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def gpu_peak_memory() -> dict[str, int]:
+    """Return the current GPU's peak memory for a record, nothing where no GPU is in use.
+
+    torch is not imported for it.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu_peak_memory_bytes": torch.cuda.max_memory_allocated()}
+
+
+def release_cached_memory(device: torch.device) -> None:
+    """Give back the memory that torch keeps on a GPU for later."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def full_precision_products() -> Iterator[None]:
+    """Let a GPU multiply float32 in full: TF32 would round the inputs to 10 bits."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def free_in_control_groups(

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ntktune.device import select_device
+from ntktune.device import is_processor, select_device
 
 
 def _onednn() -> Callable[..., torch.Tensor] | None:
@@ -45,7 +45,7 @@ def _checkpointing() -> bool:
 def _suits(*tensors: torch.Tensor) -> bool:
     """Return whether oneDNN can multiply these and is the better choice."""
     return ONEDNN is not None and all(
-        t.device.type == "cpu"
+        is_processor(t.device)
         and t.dtype == torch.float32
         and t.layout == torch.strided
         and t.numel() > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ntktune.device import free_bytes
+from ntktune.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 from ntktune.errors import UserError
 from ntktune.kernel.groups import parameter_group
 from ntktune.kernel.memory import Room, computed_within
@@ -156,8 +155,7 @@ def gram(
             "the model has no trainable parameter (requires_grad is False everywhere); "
             "the kernel is over trainable parameters: switch some on"
         )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     report, done_before = progress or (lambda fraction: None), 0.0
 
     def progress(fraction: float) -> None:
@@ -167,7 +165,7 @@ def gram(
         report(done_before)
 
     if max_bytes is None:
-        max_bytes = 2**30 if device.type == "cpu" else free_bytes(device) / 2
+        max_bytes = 2**30 if is_processor(device) else free_bytes(device) / 2
     if tile_bytes is None:
         tile_bytes = free_bytes(device) / 4
     named = groups or functools.partial(parameter_group, model)
@@ -184,7 +182,7 @@ def gram(
         device=device,
         check=check and projection is None,
     )
-    most = min(max_tokens, PROCESSOR_TOKENS) if device.type == "cpu" else max_tokens
+    most = min(max_tokens, PROCESSOR_TOKENS) if is_processor(device) else max_tokens
     tokens = sum(map(len, examples)) + sum(map(len, other or ()))
     with (
         torch.inference_mode(False),
@@ -219,11 +217,6 @@ def gram(
     }
     progress(1.0)
     values = torch.cat([part.outputs for part in parts], dim=1)
-    peak = (
-        torch.cuda.max_memory_allocated(device)
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     provenance = {
         "function": outputs,
         "variant": variant,
@@ -231,7 +224,7 @@ def gram(
         "device": str(device),
         "parameters": sum(p.numel() for p in parameters.values()),
         "seconds": round(time.perf_counter() - started, 3),
-        "peak_bytes": peak,
+        "peak_bytes": peak_memory_bytes(device),
         "tokens_at_once": room.max_tokens,
     } | parts[-1].facts
     kernel = torch.zeros_like(next(iter(found.values())))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from ntktune.device import is_out_of_memory
+from ntktune.device import is_out_of_memory, release_cached_memory
 from ntktune.errors import UserError
 
 Found = TypeVar("Found")
@@ -64,8 +64,7 @@ def computed_within(
                 raise
             told = str(error).splitlines()[0] if str(error) else "no memory left"
         # outside of the handler: its traceback holds what filled the memory
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_cached_memory(device)
         room = room.halved(need)
         warnings.warn(
             f"memory ran out on {device} ({told}); going on with half as much at once: "

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from ntktune.device import full_precision_products
 from ntktune.errors import UserError
 from ntktune.matmul import FastLinear
 from ntktune.models import fuse_activations, pad
@@ -58,18 +59,15 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
-    # TF32 would round the inputs of float32 products to 10 bits
-    products = torch.backends.cuda.matmul.allow_tf32
     fused = fuse_activations(model)
     try:
-        torch.backends.cuda.matmul.allow_tf32 = False
         model.eval()
         model.requires_grad_(False)
         for config in caching:
             config.use_cache = False
-        yield
+        with full_precision_products():
+            yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = products
         for activation in fused:
             del activation.forward
         for config in caching:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ntktune.device import is_processor
 from ntktune.matmul import product_transposed
 
 # Which products of gradients the kernel has (Malladi et al. 2023).
@@ -120,7 +121,7 @@ def _working(tensor: torch.Tensor) -> torch.Tensor:
 
 def _gram_rows(examples: int, device: torch.device) -> int:
     few, many = GRAM_ROWS
-    return GPU_GRAM_ROWS if device.type != "cpu" else few if examples < 2 * many else many
+    return (few if examples < 2 * many else many) if is_processor(device) else GPU_GRAM_ROWS
 
 
 def _add_product(gram: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -150,7 +151,7 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def _tile_rows(device: torch.device) -> int:
-    return TILE_ROWS if device.type == "cpu" else GPU_TILE_ROWS
+    return TILE_ROWS if is_processor(device) else GPU_TILE_ROWS
 
 
 def linear_costs(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ntktune.device import is_processor
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
@@ -101,7 +102,7 @@ class EditedModel:
             start = self.base[name].view(-1)
             vectors = [vector[name].reshape(-1) for vector in self.directions]
             # a processor's cache holds a stretch; a GPU has no use for them
-            step = SLICE if flat.device.type == "cpu" else max(1, flat.numel())
+            step = SLICE if is_processor(flat.device) else max(1, flat.numel())
             for first in range(0, flat.numel(), step):
                 part = slice(first, first + step)
                 total = start[part].to(torch.float64, copy=True)
