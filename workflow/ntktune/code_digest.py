@@ -1,12 +1,18 @@
 """A digest of the code that a command really runs.
 
-Snakemake reruns a job when its ``params`` change. Each rule has this digest among
-them, so editing kernel code reruns kernels, and what hangs on them, and nothing
-else. The digest is taken over syntax trees without comments, docstrings and
-formatting: those rerun nothing.
+Snakemake reruns a job when its ``params`` change. Each rule has this digest among them. Editing
+kernel code then reruns kernels and what hangs on them, and nothing else.
 
-It is taken whenever jobs are planned, and by each command for its provenance: what one entry point
-has in common with others is looked at once.
+The digest follows names through all modules of this package: from a command's function to the
+functions, classes and constants that it names, to those that they name, and so on. It is taken of
+their text as :mod:`ntktune.code_text` gives it, wherever they are defined. ``INFRASTRUCTURE`` lists
+what is not followed.
+
+Some statements count wherever their module is imported: those that define nothing, and definitions
+with a decorator of this package, which may register them. Code that looks names up at run time
+(``globals()``, ``importlib``) cannot be followed; a test keeps it out.
+
+The digest is taken whenever jobs are planned, and by each command for its provenance.
 """
 
 import ast
@@ -14,120 +20,241 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from ntktune.code_text import code_text
 
 PACKAGE = "ntktune"
 ROOT = Path(__file__).parent
 
+# Raise this by hand when an edit of the infrastructure changes what files hold, or what their
+# readers return. Everything is then made again.
+FORMAT_VERSION = 1
 
+# What no digest follows, with the reason: whole modules, or one name as "module:name".
+INFRASTRUCTURE = {
+    "ntktune": "what is public, and the version",
+    "ntktune.__main__": "the command line and its exit status",
+    "ntktune.artifacts": "how files are read, written, checked and recovered",
+    "ntktune.cli": "options of the command line, and progress lines",
+    "ntktune.cli.resume": "what a killed command had finished; each part has a key of its own",
+    "ntktune.code_digest": "this digest",
+    "ntktune.code_text": "this digest",
+    "ntktune.device:free_bytes": "free memory decides in how many pieces, not what is computed",
+    "ntktune.device:free_in_control_groups": "as free_bytes",
+    "ntktune.device:is_out_of_memory": "as free_bytes",
+    "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
+    "ntktune.errors": "exceptions that only carry a message",
+    "ntktune.unfinished": "what killed runs of a study left to do",
+}
+
+
+class Import(NamedTuple):
+    """A name that an import binds: to a name in a module, or (``name`` is None) to the module."""
+
+    bound: str
+    module: str
+    name: str | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is from this package."""
+        return module_file(self.module) is not None
+
+
+@functools.cache
 def module_file(module: str) -> Path | None:
     """Return the source file of a module of this package, or None if there is none."""
-    path = ROOT.joinpath(*module.split(".")[1:])
-    if path.is_dir():
-        return path / "__init__.py"
-    path = path.with_suffix(".py")
-    return path if path.is_file() else None
+    package, *parts = module.split(".")
+    path = ROOT.joinpath(*parts)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if package == PACKAGE and path.is_file() else None
 
 
-def _with_nested(statement: ast.AST) -> Iterator[ast.AST]:
-    """Yield a statement, or a module, and the statements in it; expressions are most of a tree."""
-    todo = [statement]
-    while todo:
-        node = todo.pop()
-        yield node
-        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            todo.extend(getattr(node, field, ()))
+def _imports(node: ast.stmt, module: str) -> Iterator[Import]:
+    """Yield what an import statement in a module binds."""
+    if isinstance(node, ast.Import):
+        for a in node.names:
+            yield Import(a.asname or a.name.split(".")[0], a.name, None)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            anchor = module.split(".")
+            is_package = module_file(module).name == "__init__.py"
+            anchor = anchor[: len(anchor) - node.level + is_package]
+            base = ".".join([*anchor, base] if base else anchor)
+        for a in node.names:
+            inner = f"{base}.{a.name}"
+            target = (inner, None) if module_file(inner) else (base, a.name)
+            yield Import(a.asname or a.name, *target)
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in _with_nested(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        first = node.body[0] if node.body else None
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
+def _defined(node: ast.stmt) -> list[str]:
+    """Return the names that a statement defines; none if it does anything else, too."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return []
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    parts = [part for target in targets for part in getattr(target, "elts", [target])]
+    return [part.id for part in parts] if all(isinstance(p, ast.Name) for p in parts) else []
 
 
-@functools.cache
-def _parsed(module: str) -> ast.Module:
-    path = module_file(module)
-    if path is None:
-        raise KeyError(f"there is no module {module}")
-    return _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+class Module:
+    """A module's definitions by name, and the statements that count wherever it is imported."""
+
+    def __init__(self, name: str):
+        path = module_file(name)
+        if path is None:
+            raise KeyError(f"there is no module {name}")
+        self.name = name
+        self.definitions: dict[str, list[ast.stmt | Import]] = {}
+        self.always: list[ast.stmt] = []
+        decorated = []
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = _defined(node)
+            found = list(_imports(node, name)) or [node]
+            for one in found:
+                for bound in names or ([one.bound] if isinstance(one, Import) else []):
+                    self.definitions.setdefault(bound, []).append(one)
+            if not names and found == [node] and not _is_type_checking(node):
+                self.always.append(node)
+            decorated += [(node, used) for used in getattr(node, "decorator_list", ())]
+        for node, decorator in decorated:
+            used = (o for n, _ in code_text(decorator).names for o in self.definitions.get(n, ()))
+            if any(not isinstance(one, Import) or one.is_own for one in used):
+                self.always.append(node)
 
 
-@functools.cache
-def _dumped(node: ast.AST) -> str:
-    return ast.dump(node)
+def _is_type_checking(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-@functools.cache
-def _imports(statement: ast.stmt, module: str) -> frozenset[str]:
-    """Return the modules of this package that a statement imports, directly."""
-    found = set()
-    is_package = module_file(module).name == "__init__.py"
-    for node in _with_nested(statement):
-        if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                anchor = module.split(".")
-                anchor = anchor[: len(anchor) - node.level + is_package]
-                base = ".".join([*anchor, base] if base else anchor)
-            found.add(base)
-            # ``from package import name``: the name may be a module itself
-            found.update(f"{base}.{a.name}" for a in node.names)
-    found = {m for m in found if m.split(".")[0] == PACKAGE and module_file(m)}
-    # importing a.b.c runs a and a.b first
-    parents = {".".join(m.split(".")[:i]) for m in found for i in range(1, m.count(".") + 1)}
-    return frozenset(found | parents)
+module_code = functools.cache(Module)
 
 
-@functools.cache
-def _names(statement: ast.stmt) -> frozenset[str]:
-    return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+def _is_left_out(module: str, name: str | None) -> bool:
+    return module in INFRASTRUCTURE or f"{module}:{name}" in INFRASTRUCTURE
 
 
-def _needed_statements(module: str, function: str) -> list[ast.stmt]:
-    """Return a module's statements that matter to one of its functions.
+class Followed:
+    """All that an entry point reaches: ``definitions``, each a module and a name in it.
 
-    Functions of the module that the wanted one does not reach by name are left
-    out: a command file holds several commands, and editing one must not rerun
-    the jobs of its neighbours.
+    ``places`` holds, by name, where it has which meaning: module, text, and what the meaning is
+    told from others by. That is None for an import of a name that is defined in this package.
     """
-    body = _parsed(module).body
-    functions = {n.name: n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    if function not in functions:
-        raise KeyError(f"{module} has no function {function!r}")
-    wanted, todo = set(), [function]
-    while todo:
-        name = todo.pop()
-        wanted.add(name)
-        todo.extend((_names(functions[name]) & functions.keys()) - wanted)
-    return [n for n in body if getattr(n, "name", None) not in functions.keys() - wanted]
+
+    def __init__(self, module: str, name: str | None):
+        self.places: dict[str, set[tuple[str, str, str | None]]] = {}
+        self.imported: set[str] = set()
+        self.definitions: set[tuple[str, str | None]] = set()
+        self.todo = [(module, name)]
+        while self.todo:
+            wanted = self.todo.pop()
+            if wanted not in self.definitions and not _is_left_out(*wanted):
+                self.definitions.add(wanted)
+                self._follow(*wanted)
+
+    def _follow(self, module: str, name: str | None) -> None:
+        """Take up one definition of a module, or all of them."""
+        self._import(module)
+        definitions = module_code(module).definitions
+        if name is None:
+            self.todo += [(module, one) for one in definitions]
+        elif name in definitions:
+            self._take(definitions[name], module, name)
+        elif not name.startswith("__"):
+            raise KeyError(
+                f"{module} defines no {name!r}, so the code digest cannot follow it; import it "
+                "from the module that defines it"
+            )
+
+    def _import(self, module: str) -> None:
+        """Take up what runs when a module is imported."""
+        if module in self.imported or module in INFRASTRUCTURE or not module_file(module):
+            return
+        self.imported.add(module)
+        self._import(module.rpartition(".")[0])
+        code = module_code(module)
+        for definitions in code.definitions.values():
+            for one in definitions:
+                if isinstance(one, Import):
+                    self._import(one.module)
+        self._take(code.always, module, "")
+
+    def _take(self, definitions: list[ast.stmt | Import], module: str, name: str) -> None:
+        """Take up what defines a name in a module."""
+        for one in definitions:
+            if isinstance(one, Import):
+                self._bind(one, module)
+        texts = [self._read(one, module) for one in definitions if not isinstance(one, Import)]
+        if any(texts):
+            self._add(name, module, "\n".join(texts), module)
+
+    def _read(self, statement: ast.stmt, module: str) -> str:
+        """Follow all that a statement names; return its text."""
+        code = code_text(statement)
+        inner = [one for node in code.imports for one in _imports(node, module)]
+        for one in inner:
+            self._import(one.module)
+        outer = module_code(module).definitions
+        for used, attribute in code.names:
+            for one in [one for one in inner if one.bound == used] or outer.get(used, ()):
+                if isinstance(one, Import):
+                    self._bind(one, module, attribute)
+                else:
+                    self.todo.append((module, used))
+        return code.text
+
+    def _bind(self, one: Import, module: str, attribute: str | None = None) -> None:
+        """Follow an import: of a module, the attribute if that alone is used."""
+        self._import(one.module)
+        text, told_by = f"is {one.module}:{one.name}", ""
+        if module_file(one.module):
+            wanted = one.module, one.name or attribute
+            self.todo.append(wanted)
+            if _is_left_out(*wanted):
+                text = "is left out"
+            elif one.bound == one.name:
+                told_by = None
+        self._add(one.bound, module, text, told_by)
+
+    def _add(self, name: str, module: str, text: str, told_by: str | None) -> None:
+        self.places.setdefault(name, set()).add((module, text, told_by))
+
+    def text(self) -> str:
+        """Return all of it; where a name has two meanings, with the modules that have them."""
+        lines = set()
+        for name, places in self.places.items():
+            meanings = {(text, told_by) for _, text, told_by in places if told_by is not None}
+            if len(meanings) == 1:
+                lines.add(f"{name} {meanings.pop()[0]}")
+            elif meanings:
+                lines |= {f"{name} in {module} {text}" for module, text, _ in places}
+        return "\n".join(sorted(lines))
+
+    def modules(self) -> list[str]:
+        """Return the modules whose code counts, sorted."""
+        every = (place for places in self.places.values() for place in places)
+        return sorted({module for module, _, told_by in every if told_by == module})
+
+
+@functools.cache
+def followed(entry: str) -> Followed:
+    """Return all that an entry point reaches; its form is as for :func:`code_modules`."""
+    module, _, name = entry.partition(":")
+    return Followed(module, name or None)
 
 
 def code_modules(entry: str) -> list[str]:
-    """Return the names of the package's modules that an entry point imports, sorted.
+    """Return the names of the package's modules whose code an entry point runs, sorted.
 
     Parameters
     ----------
     entry
-        ``"package.module"`` or ``"package.module:function"``.
+        ``"package.module"``, which is all of it, or ``"package.module:function"``.
     """
-    module, _, function = entry.partition(":")
-    start = _needed_statements(module, function) if function else _parsed(module).body
-    seen, todo = set(), [(statement, module) for statement in start]
-    while todo:
-        for name in _imports(*todo.pop()) - seen:
-            seen.add(name)
-            todo.extend((statement, name) for statement in _parsed(name).body)
-    return sorted(seen)
+    return followed(entry).modules()
 
 
 @functools.cache
@@ -137,15 +264,12 @@ def code_digest(entry: str) -> str:
     Parameters
     ----------
     entry
-        ``"package.module"`` or ``"package.module:function"``. With a function, of its
-        own module only the statements that the function reaches count.
+        As for :func:`code_modules`.
+
+    Raises
+    ------
+    KeyError
+        A name that is imported from this package is not defined there.
     """
-    module, _, function = entry.partition(":")
-    start = _needed_statements(module, function) if function else _parsed(module).body
-    digest = hashlib.sha256()
-    for node in start:
-        digest.update(_dumped(node).encode())
-    for name in code_modules(entry):
-        if name != PACKAGE:  # the package's own __init__ holds the version, which is no code
-            digest.update(f"\n{name}\n{_dumped(_parsed(name))}".encode())
-    return digest.hexdigest()[:16]
+    text = f"{FORMAT_VERSION}\n{followed(entry).text()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
