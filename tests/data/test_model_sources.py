@@ -305,7 +305,7 @@ def _with_configuration(content):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: None, "holds no model: "),
+        (lambda folder: None, "is no model folder: config.json is missing"),
         (_only_pickled, "has no safetensors weights (only pytorch_model.bin, which is not read)"),
         (_of_another_shape, "/in"),
         (_with_blocks_missing, "do not fill the model: 9 tensors are missing"),
@@ -316,7 +316,10 @@ def _with_configuration(content):
         (_with_damaged_weights, "tensor layers.1.mlp.up_proj.weight in"),
         (_with_configuration("[]"), "transformers has no architecture None"),
         (_with_configuration('{"model_type": ["a"]}'), "transformers has no architecture ['a']"),
-        (_with_configuration('{"model_type": "llama", "hidden_size": "x"}'), "is refused: "),
+        (
+            _with_configuration('{"model_type": "llama", "hidden_size": "x"}'),
+            "config.json cannot be read: ",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message):

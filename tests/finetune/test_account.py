@@ -125,7 +125,7 @@ def test_short_positions_and_foreign_kinds_of_network():
     found = architecture(described_configuration(short))
     usual = architecture(described_configuration(ARCHITECTURES["gpt_neo"]))
     assert found.kept[1] == pytest.approx(usual.kept[1], rel=0.05)
-    with pytest.raises(UserError, match="type bart is encoder and decoder"):
+    with pytest.raises(UserError, match="bart is an encoder-decoder"):
         architecture(described_configuration({"model_type": "bart"}))
     with pytest.raises(UserError, match="cost of a model of type vit cannot be counted: "):
         architecture(described_configuration({"model_type": "vit", "num_hidden_layers": 1}))

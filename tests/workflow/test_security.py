@@ -1,13 +1,19 @@
 """Nothing foreign is run: no unpickling, no remote code, no shell words from configuration."""
 
 import ast
+import io
+import json
 import re
-import subprocess
-import sys
 
+import pandas as pd
 import pytest
 import yaml
 from checkout import REPOSITORY
+from tiny_study import tuning_flags, write_model, write_task
+
+from ntktune.__main__ import main
+from ntktune.artifacts import write_json, write_table
+from ntktune.data.pretrained import byte_tokenizer
 
 PACKAGE = REPOSITORY / "workflow"
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -38,7 +44,11 @@ def test_no_module_unpickles_evaluates_or_runs_a_shell(path):
             for keyword in node.keywords:
                 named = f"{keyword.arg}={ast.unparse(keyword.value)}"
                 assert named not in ("shell=True", "allow_pickle=True", "weights_only=False")
-                assert keyword.arg != "trust_remote_code", ast.unparse(node)
+                assert keyword.arg != "trust_remote_code" or path.stem == "loading"
+            if getattr(node.func, "attr", None) in ("from_pretrained", "from_config"):
+                assert path.stem == "loading", f"{path}: {ast.unparse(node)} has a helper there"
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert said["trust_remote_code"] == "False"
             if getattr(node.func, "attr", None) in ("extractall", "extract"):
                 assert any(keyword.arg == "filter" for keyword in node.keywords), ast.unparse(node)
 
@@ -126,18 +136,82 @@ def test_names_that_become_paths_are_plain(checkout, change, message):
     assert not (checkout.folder / "pwned").exists()
 
 
-def test_code_in_a_model_folder_is_not_imported(tmp_path):
-    """A folder whose configuration asks for its own Python code is refused, the code not run."""
-    (tmp_path / "config.json").write_text(
-        '{"model_type": "mine", "auto_map": {"AutoModel": "code.Model", "AutoConfig": "code.C"}}'
+@pytest.fixture
+def code_folder(tmp_path, monkeypatch):
+    """A study whose model folder has code of its own, and somebody who says yes to everything."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("something was asked"))
+    folder = tmp_path / "model"
+    facts = write_model(folder)
+    write_task(tmp_path, "steps", "regression", facts)
+    draws = {"draws": [[0, 1, 2]], "provenance": {}}
+    write_json(tmp_path / "draws.json", draws, {"data_sha256": "data of steps"})
+    ran = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    (folder / "own.py").write_text(
+        f"{ran}from transformers import PreTrainedConfig, PreTrainedTokenizer\n"
+        "class T(PreTrainedTokenizer): pass\nclass C(PreTrainedConfig): model_type = 'mine'\n"
     )
-    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    source = '{"name": "m", "folder": "' + str(tmp_path) + '"}'
-    command = [sys.executable, "-m", "ntktune", "data", "fetch-model", "--source", source]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    (tmp_path / "rows.csv").write_text(
+        "text,label\n" + "".join(f"film {i},{i}\n" for i in range(9))
     )
-    assert done.returncode == 1
-    assert "models that bring their own Python code are not run" in done.stderr
-    assert not (tmp_path / "ran").exists()
+    table = {
+        "text_a": ["a"],
+        "text_b": [None],
+        "label": [1.0],
+        "label_noise": [0.0],
+        "split": ["train"],
+    }
+    definition = {"name": "steps", "kind": "regression", "template": "{text_a}"}
+    write_table(
+        tmp_path / "t.parquet",
+        pd.DataFrame(table),
+        {"task": definition, "data_sha256": "x"},
+    )
+    return tmp_path
+
+
+def _commands(study):
+    """Return the commands that read a model folder: those that need its tokenizer come last."""
+    model, out = ["--model", str(study / "model")], ["--out", str(study / "out")]
+    tokens = ["--tokens", str(study / "steps.safetensors"), "--task", "steps", "--seed", "1"]
+    tuned = ["--out-metrics", str(study / "m"), "--out-history", str(study / "h")]
+    source = json.dumps({"name": "x", "folder": str(study / "model")})
+    return [
+        ["kernel", "plan", *model],
+        ["kernel", "draws", *model, *tokens, "--draws", str(study / "draws.json"), *out],
+        ["finetune", "run", *tuning_flags(study, "steps"), *tuned],
+        ["taskvectors", "export", *model, "--blocks", "1", *out],
+        ["kernel", "gram", *model, "--data", str(study / "rows.csv"), *out],
+        ["data", "fetch-model", "--source", source, *out],
+        [
+            "data",
+            "tokenize",
+            "--table",
+            str(study / "t.parquet"),
+            "--max-tokens",
+            "8",
+            *model,
+            *out,
+        ],
+    ]
+
+
+@pytest.mark.parametrize("command", range(6))
+def test_code_of_a_model_is_not_run_and_nothing_is_asked(code_folder, capsys, command):
+    file = code_folder / "model" / "config.json"
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "own.C"}, "vocab_size": 257}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    byte_tokenizer().save_pretrained(code_folder / "model")
+    assert main(_commands(code_folder)[command]) == 1
+    assert "models that bring their own Python code are not run" in capsys.readouterr().err
+    assert not (code_folder / "ran").exists()
+
+
+@pytest.mark.parametrize("command", [4, 5, 6])
+def test_code_of_a_tokenizer_is_not_run_and_nothing_is_asked(code_folder, capsys, command):
+    own = {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["own.T", None]}}
+    (code_folder / "model" / "tokenizer_config.json").write_text(json.dumps(own))
+    assert main(_commands(code_folder)[command]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("error: the tokenizer in .* cannot be read: ", said)
+    assert not (code_folder / "ran").exists()

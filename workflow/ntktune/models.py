@@ -20,10 +20,17 @@ from torch import nn
 
 from ntktune.artifacts import MODEL_WEIGHTS, check_model_files
 from ntktune.device import is_out_of_memory
-from ntktune.errors import UserError
+from ntktune.errors import UserError, one_line
+from ntktune.loading import (
+    folder_configuration,
+    from_configuration,
+    load_weights,
+    reading,
+    usable,
+)
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedConfig
 
 
 class TextModel(nn.Module):
@@ -44,7 +51,7 @@ class TextModel(nn.Module):
     def __init__(self, backbone: nn.Module, outputs: int, generator: torch.Generator):
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.config.hidden_size, outputs)
+        self.head = nn.Linear(hidden_width(backbone), outputs)
         self.reset_head(generator)
 
     def reset_head(self, generator: torch.Generator) -> None:
@@ -66,6 +73,34 @@ class TextModel(nn.Module):
         ).last_hidden_state  # (N, T, D)
         outputs = self.head(last_token(hidden, attention_mask))  # (N, C)
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
+def hidden_width(backbone: nn.Module) -> int:
+    """Return D, the width of the last hidden state, from a text of one token.
+
+    It may be another than the configuration's ``hidden_size`` (OPT-350M projects it).
+
+    Raises
+    ------
+    UserError
+        The network gives no hidden states of token ids and their mask alone.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(backbone.parameters()).device)
+    why = "returns no hidden state for each token"
+    hidden = None
+    with torch.no_grad():
+        try:
+            found = backbone(input_ids=token, attention_mask=torch.ones_like(token))
+            hidden = getattr(found, "last_hidden_state", None)
+        except Exception as error:  # networks of images or sound fail without bound
+            if is_out_of_memory(error):
+                raise
+            why = f"cannot be run on a text ({one_line(error)})"
+    if not isinstance(hidden, torch.Tensor) or hidden.shape[:2] != token.shape:
+        raise UserError(
+            f"{type(backbone).__name__} {why}; the study needs a decoder or an encoder of text"
+        )
+    return hidden.shape[2]
 
 
 def fuse_activations(model: nn.Module) -> list[nn.Module]:
@@ -156,7 +191,7 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     UserError
         No list of ``config.num_hidden_layers`` modules exists.
     """
-    wanted = backbone.config.num_hidden_layers
+    wanted = getattr(backbone.config, "num_hidden_layers", None)
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not lists:
         raise UserError(
@@ -166,68 +201,84 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
-@contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Say in one line what cannot be read: a damaged or foreign model breaks without bound."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"{what} cannot be read: {error}") from error
-
-
-def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PretrainedConfig:
+def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PreTrainedConfig:
     """Return a model's configuration, or that of its first blocks; the rest is then never read.
 
     Raises
     ------
     UserError
-        The folder holds none that can be read, or the model has fewer blocks.
+        The folder holds none that the study can use, or the model has fewer blocks.
     """
-    from transformers import AutoConfig
-
-    check_model_files(folder, ["config.json"])
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder} is no model folder: config.json is missing; correct the path")
-    with _reading(f"the configuration in {folder}"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return _first_blocks(config, blocks)
+    return _first_blocks(folder_configuration(folder), blocks)
 
 
 def described_configuration(
     settings: Mapping[str, Any], blocks: int | None = None
-) -> PretrainedConfig:
+) -> PreTrainedConfig:
     """Return the configuration that ``model_type`` and its other keys describe.
 
     Raises
     ------
     UserError
-        transformers knows no such model, or it has fewer blocks.
+        transformers knows no such model, the study cannot use it, or it has fewer blocks.
     """
     from transformers import AutoConfig
 
-    with _reading(f"the configuration {dict(settings)}"):
+    where = f"the configuration {dict(settings)}"
+    with reading(where):
         config = AutoConfig.for_model(**settings)
-    return _first_blocks(config, blocks)
+    return _first_blocks(usable(config, where), blocks)
 
 
-def _first_blocks(config: PretrainedConfig, blocks: int | None) -> PretrainedConfig:
-    """Return a configuration cut to the first blocks, in place."""
+def _first_blocks(config: PreTrainedConfig, blocks: int | None) -> PreTrainedConfig:
+    """Return a configuration cut to the first blocks, in place, or as it is without a number."""
     if blocks is None:
         return config
-    there = config.num_hidden_layers
+    there = getattr(config, "num_hidden_layers", None)
+    if not isinstance(there, int):
+        raise UserError(
+            f"a model of type {config.model_type} states no number of blocks (num_hidden_layers); "
+            "use all of it: leave model.blocks, --blocks out"
+        )
     if not 1 <= blocks <= there:
         raise UserError(
             f"{blocks} blocks are asked for (model.blocks, --blocks), but this model has {there}; "
             f"give 1 to {there}, or none of it for all"
         )
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:blocks]
+    return cut_configuration(config, blocks)
+
+
+def cut_configuration(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
+    """Return a configuration cut to the first blocks, in place, its lists per block too.
+
+    transformers refuses a list of another length than the number of blocks. GPT-Neo keeps a
+    list twice: ``attention_types`` is ``attention_layers`` with counts.
+    """
+    there = config.num_hidden_layers
+    for name, value in vars(config).items():
+        per_block = isinstance(value, (list, tuple)) and len(value) == there
+        if per_block and name != "architectures" and not name.endswith("token_id"):
+            setattr(config, name, value[:blocks])
+    if hasattr(config, "attention_layers") and hasattr(config, "attention_types"):
+        config.attention_types = [[list(config.attention_layers), 1]]
     config.num_hidden_layers = blocks
     return config
+
+
+def positions(model: nn.Module) -> int | None:
+    """Return how many tokens a model has positions for, None if it states no limit.
+
+    RoBERTa and its kin count positions from the padding id on: the first rows of the table, and
+    that many of the ``max_position_embeddings``, are never used.
+    """
+    stated = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(stated, int) or stated < 1:  # XLNet says -1: no limit
+        return None
+    for module in model.modules():
+        table = isinstance(module, nn.Embedding) and module is not model.get_input_embeddings()
+        if table and module.num_embeddings == stated and module.padding_idx is not None:
+            return stated - module.padding_idx - 1
+    return stated
 
 
 def load_backbone(
@@ -255,22 +306,19 @@ def load_backbone(
     UserError
         The folder is missing or holds no model that can be read.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
     check_model_files(folder, ["config.json", MODEL_WEIGHTS])
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    with _reading(f"the model in {folder}"):
-        kind = AutoModelForCausalLM if language_head else AutoModel
-        backbone = kind.from_pretrained(
-            folder,
-            config=configuration(folder, blocks),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+    backbone = load_weights(
+        "AutoModelForCausalLM" if language_head else "AutoModel",
+        folder,
+        config=configuration(folder, blocks),
+        dtype=dtype,
+        use_safetensors=True,
+    )
     if blocks is not None:
         block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):
@@ -287,10 +335,15 @@ def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.M
     UserError
         The configuration is missing or is not that of a model.
     """
-    from transformers import AutoModel
+    config = configuration(folder, blocks)
+    with reading(f"the configuration in {folder}"):
+        return skeleton(config)
 
-    with _reading(f"the configuration in {folder}"), torch.device("meta"):
-        return AutoModel.from_config(configuration(folder, blocks))
+
+def skeleton(config: PreTrainedConfig) -> nn.Module:
+    """Return a configuration's backbone without weights, on the ``meta`` device."""
+    with torch.device("meta"):
+        return from_configuration(config)
 
 
 def text_model(

@@ -237,8 +237,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
     """
     from pathlib import Path
 
-    from ntktune.finetune.account import positions
-    from ntktune.models import configuration, described_configuration
+    from ntktune.models import configuration, described_configuration, positions, skeleton
 
     model, source = study["model"], study["model"]["source"]
     fetched = Path(folder) / "data" / "model"
@@ -258,7 +257,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
             f"the model {model['name']} is not fetched yet, and model.architecture does not say "
             "what it is like; run `snakemake fetch` first, or describe it there"
         )
-    most = positions(found)
+    most = positions(skeleton(found))
     if most and model["max_tokens"] > most:
         raise UserError(
             f"model.max_tokens is {model['max_tokens']}, but the model has {most} positions"

@@ -324,7 +324,7 @@ def plan(args: argparse.Namespace) -> None:
     """Print what a kernel will cost: FLOPs, memory and time, before anything is computed."""
     from ntktune.kernel.account import account
     from ntktune.matmul import measured_rate
-    from ntktune.models import block_list, empty_backbone
+    from ntktune.models import block_list, empty_backbone, positions
 
     shortest, longest = args.lengths
     if args.examples < 1 or not 1 <= shortest <= longest:
@@ -337,10 +337,10 @@ def plan(args: argparse.Namespace) -> None:
     steps = max(1, args.examples - 1)
     lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
     backbone = empty_backbone(args.model, args.blocks)
-    positions = getattr(backbone.config, "max_position_embeddings", None)
-    if positions is not None and longest > positions:
+    most = positions(backbone)
+    if most is not None and longest > most:
         raise UserError(
-            f"--lengths {shortest} {longest}: this model has {positions} positions; give fewer"
+            f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
     found = account(backbone, list(block_list(backbone)), lengths)
     rate = args.tflops * 1e12 if args.tflops else measured_rate()

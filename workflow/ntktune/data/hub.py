@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ntktune.artifacts import file_sha256
 from ntktune.device import is_out_of_memory
-from ntktune.errors import UserError
+from ntktune.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile, RepoFolder
@@ -40,12 +40,6 @@ TOO_MANY_REQUESTS = 429
 
 class HubUnavailableError(Exception):
     """The hub, or a repository or revision on it, cannot be reached; one line says why."""
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an exception says, white space collapsed, at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _in_trouble(error: Exception) -> bool:

@@ -5,7 +5,6 @@ The backbone alone is kept (no language-model head): the study puts its own head
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -13,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import MODEL_WEIGHTS, file_sha256
 from ntktune.data.archives import check_fetched, check_sha256, copy_wheel_member, installed_member
-from ntktune.data.hub import download_model, one_line
-from ntktune.errors import UserError
+from ntktune.data.hub import download_model
+from ntktune.errors import UserError, one_line
+from ntktune.loading import (
+    folder_configuration,
+    from_configuration,
+    from_folder,
+    load_weights,
+    reading,
+    usable,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 
 SOURCES = ("hub", "folder", "gguf", "random")
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
-POOLER = "pooler."  # a layer on top of the last hidden state, which the study never reads
 
 
 def model_source(source: dict) -> tuple[str, Any]:
@@ -88,7 +94,7 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         transformers does not know the model type or refuses the configuration.
     """
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     tokenizer = byte_tokenizer()
     settings = {
@@ -104,24 +110,13 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
             f"its tokenizer has {len(tokenizer)} tokens"
         )
     try:
-        config = AutoConfig.for_model(model_type, **settings)
+        config = usable(AutoConfig.for_model(model_type, **settings), "the configuration")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModel.from_config(config, dtype=torch.float32)
+            model = from_configuration(config, dtype=torch.float32)
     except Exception as error:  # what a configuration of one's own can break is without bound
         raise UserError(f"no random model of type {model_type!r}: {one_line(error)}") from error
     return model, tokenizer
-
-
-def _check_weights(info: dict, folder: Path) -> None:
-    missing = [n for n in sorted(info["missing_keys"]) if not n.startswith(POOLER)]
-    wrong = sorted(map(str, info.get("mismatched_keys") or ()))
-    if missing or wrong:
-        raise UserError(
-            f"the weights in {folder} do not fill the model: {len(missing)} tensors are missing "
-            f"and {len(wrong)} have another shape, such as {(missing + wrong)[0]}; "
-            "they belong to another architecture or configuration"
-        )
 
 
 def _check_content(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -153,29 +148,18 @@ def pretrained_model(
         architecture cannot be used.
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    config = None if gguf_file else _readable_config(folder)
-    how = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True, "config": config}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # for a pooler that the checkpoint may lack
-            model, info = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-                **how,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
+    if gguf_file:
+        how = {"gguf_file": gguf_file}
+        model = load_weights("AutoModel", folder, dtype=torch.float32, **how)
+        usable(model.config, gguf_file)
+    else:
+        config, how = _readable_config(folder), {}
+        model = load_weights(
+            "AutoModel", folder, dtype=torch.float32, use_safetensors=True, config=config
         )
-    # readers of weights and tokenizers raise errors of several libraries
-    except Exception as error:
-        raise UserError(
-            f"the model in {folder / (gguf_file or '')} cannot be read: {one_line(error)}"
-        ) from error
-    _check_weights(info, folder)
+    with reading(f"the tokenizer in {folder / (gguf_file or '')}"):
+        tokenizer = from_folder("AutoTokenizer", folder, **how)
     _check_content(model, tokenizer, folder)
     if gguf_file:
         # the weights are float32 now; what says otherwise would stop save_pretrained
@@ -190,33 +174,14 @@ def pretrained_model(
 
 
 def _readable_config(folder: Path) -> PreTrainedConfig:
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
-    model_type = content.get("model_type") if isinstance(content, dict) else None
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise UserError(
-            f"{file}: transformers has no architecture {model_type!r}; "
-            "models that bring their own Python code are not run"
-        )
+    """Return the configuration of a folder with safetensors weights."""
+    config = folder_configuration(folder)
     if not list(folder.glob("*.safetensors")):
         others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
         raise UserError(
             f"{folder} has no safetensors weights"
             + (f" (only {', '.join(others)}, which is not read)" if others else "")
             + "; convert them, or choose a revision that has them"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # what a foreign configuration can break is without bound
-        raise UserError(f"{file} is refused: {one_line(error)}") from error
-    if config.is_encoder_decoder:
-        raise UserError(
-            f"{file}: {model_type} is an encoder-decoder; the study needs a decoder or an encoder"
         )
     return config
 

@@ -14,6 +14,7 @@ from ntktune.artifacts import check_model_files
 from ntktune.data.cleaning import text_or_none
 from ntktune.data.definition import template_filler
 from ntktune.errors import UserError
+from ntktune.loading import from_folder, reading
 
 # what a tokenizer may consist of
 TOKENIZER_FILES = (
@@ -68,13 +69,8 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
         return TextEncoder(
             lambda texts: [row.ids for row in fast.encode_batch(list(texts))], fast.token_to_id
         )
-    from transformers import AutoTokenizer
-
-    try:
-        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{folder} holds no tokenizer that can be read: {reason}") from None
+    with reading(f"the tokenizer in {folder}"):
+        slow = from_folder("AutoTokenizer", folder)
 
     def token_id(token: str) -> int | None:
         return slow.convert_tokens_to_ids(token) if token in slow.get_vocab() else None
@@ -96,11 +92,18 @@ def check_token_limit(folder: str | os.PathLike, max_tokens: int) -> int | None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    if max_tokens < 1 or (positions and max_tokens > positions):
+    stated = config.get("max_position_embeddings") or config.get("n_positions")
+    # the model may use fewer than it states: a number close to that is worth importing torch
+    padding = config.get("pad_token_id")
+    unused = padding + 1 if isinstance(padding, int) else (stated or 0) // 2
+    if isinstance(stated, int) and stated > 0 and max_tokens > stated - unused:
+        from ntktune.models import empty_backbone, positions
+
+        stated = positions(empty_backbone(folder))
+    if max_tokens < 1 or (isinstance(stated, int) and 0 < stated < max_tokens):
         raise UserError(
             f"max_tokens is {max_tokens}; it must be at least 1 and at most the model's "
-            f"{positions or 'number of'} positions"
+            f"{stated or 'number of'} positions"
         )
     return config.get("vocab_size")
 

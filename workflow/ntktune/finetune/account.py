@@ -17,10 +17,19 @@ from torch import nn
 from ntktune.errors import UserError
 from ntktune.finetune.last_rows import read_layers
 from ntktune.finetune.training import Settings, batch_rows, passes
-from ntktune.models import TextModel, block_list, pad, token_batches
+from ntktune.loading import from_configuration, usable
+from ntktune.models import (
+    TextModel,
+    block_list,
+    cut_configuration,
+    pad,
+    positions,
+    skeleton,
+    token_batches,
+)
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedConfig
 
 PROBE_VOCABULARY = 64
 LONGEST_PROBE = 48  # tokens
@@ -115,20 +124,15 @@ class Memory:
         return sum(dataclasses.astuple(self))
 
 
-def _probe(config: PretrainedConfig, blocks: int, dtype: torch.dtype) -> TextModel:
+def _probe(config: PreTrainedConfig, blocks: int, dtype: torch.dtype) -> TextModel:
     """Return a model of a few blocks with random weights, of full width and few token ids."""
-    from transformers import AutoModel
-
-    config = copy.deepcopy(config)
-    config.num_hidden_layers, config.vocab_size = blocks, PROBE_VOCABULARY
+    config = cut_configuration(copy.deepcopy(config), blocks)
+    config.vocab_size = PROBE_VOCABULARY
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if hasattr(config, name):
             setattr(config, name, 0)
-    for name in ("layer_types", "attention_layers"):
-        if getattr(config, name, None):
-            setattr(config, name, getattr(config, name)[:blocks])
     with torch.random.fork_rng(devices=[]):
-        backbone = AutoModel.from_config(config).eval()
+        backbone = from_configuration(config).eval()
     backbone.config.use_cache = False
     return TextModel(backbone, 1, torch.Generator().manual_seed(0)).to(dtype)
 
@@ -156,7 +160,7 @@ def _kept_bytes(model: TextModel, length: int, autocast: torch.dtype | None) -> 
 
 
 def architecture(
-    config: PretrainedConfig,
+    config: PreTrainedConfig,
     autocast: torch.dtype | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Shape:
@@ -177,8 +181,7 @@ def architecture(
         It cannot be counted: another kind of network, or impossible numbers in it.
     """
     kind = getattr(config, "model_type", type(config).__name__)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"a model of type {kind} is encoder and decoder; only one can be planned")
+    usable(config, "the model")
     try:
         return _counted(config, autocast, dtype)
     except Exception as error:  # models break on foreign settings without bound
@@ -188,18 +191,15 @@ def architecture(
         ) from error
 
 
-def _counted(config: PretrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype) -> Shape:
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        backbone = AutoModel.from_config(config)
+def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype) -> Shape:
+    backbone = skeleton(config)
     blocks = list(block_list(backbone))
     table = backbone.get_input_embeddings().weight
     layers = [m for m in backbone.modules() if _product(m)]
     some = min(2, len(blocks))
     probes = [_probe(config, count, dtype) for count in range(1, some + 1)]
     pair = [torch.arange(1, n + 1) for n in (5, 3)]
-    longest = min(LONGEST_PROBE, positions(config) or LONGEST_PROBE)
+    longest = min(LONGEST_PROBE, positions(backbone) or LONGEST_PROBE)
     lengths = [longest // 3, 2 * longest // 3, longest]
     reading = {
         name
@@ -216,7 +216,7 @@ def _counted(config: PretrainedConfig, autocast: torch.dtype | None, dtype: torc
         parameters=sum(p.numel() for p in backbone.parameters()),
         rows=len(table),
         row_width=table.shape[1],
-        width=config.hidden_size,
+        width=probes[0].head.in_features,
         blocks=len(blocks),
         dense=float(sum(map(_product, layers)) - read),
         read=float(read),
@@ -224,11 +224,6 @@ def _counted(config: PretrainedConfig, autocast: torch.dtype | None, dtype: torc
         kept=tuple(np.linalg.solve(powers, one).clip(min=0).tolist()),
         uncounted=sum(p.numel() for p in backbone.parameters() if p.dim() > 2),
     )
-
-
-def positions(config: PretrainedConfig) -> int | None:
-    """Return how many tokens a model has positions for, None where it does not say."""
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _product(module: nn.Module) -> int:

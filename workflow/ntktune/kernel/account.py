@@ -87,7 +87,8 @@ def account(
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
     tokens, count = sum(lengths), len(lengths)
     parameters = sum(p.numel() for p in backbone.parameters())
-    width = backbone.config.hidden_size
+    embedded = backbone.get_input_embeddings().embedding_dim
+    width = getattr(backbone.config, "hidden_size", embedded)
     shapes = _linear_shapes(backbone)
     products = 2.0 * tokens * sum(a * b for a, b in shapes)
     # queries with keys, weights with values: T x T x D each

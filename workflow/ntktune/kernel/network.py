@@ -12,7 +12,7 @@ from torch import nn
 from ntktune.device import full_precision_products
 from ntktune.errors import UserError
 from ntktune.matmul import FastLinear
-from ntktune.models import fuse_activations, pad
+from ntktune.models import fuse_activations, pad, positions
 
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
@@ -155,7 +155,7 @@ def _limits(model: nn.Module) -> tuple[int | None, int | None]:
         if config is not None and hasattr(module, "get_input_embeddings"):
             words = module.get_input_embeddings()
             vocabulary = words.num_embeddings if isinstance(words, nn.Embedding) else None
-            return vocabulary, getattr(config, "max_position_embeddings", None)
+            return vocabulary, positions(module)
     return None, None
 
 
@@ -178,12 +178,11 @@ def check_ids(
     UserError
         Naming the first example that does not fit.
     """
-    vocabulary, positions = _limits(model)
+    vocabulary, most = _limits(model)
     for name, text in numbered(examples, other):
-        if positions is not None and len(text) > positions:
+        if most is not None and len(text) > most:
             raise UserError(
-                f"{name} has {len(text)} tokens, but the model has {positions} positions; "
-                "cut the text"
+                f"{name} has {len(text)} tokens, but the model has {most} positions; cut the text"
             )
         lowest, highest = int(text.min()), int(text.max())
         if lowest < 0 or (vocabulary is not None and highest >= vocabulary):

@@ -1,0 +1,158 @@
+"""Model folders as transformers reads them: local files only, and none of their code is run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntktune.artifacts import check_model_files
+from ntktune.device import is_out_of_memory
+from ntktune.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+POOLER = "pooler."  # a layer on top of the last hidden state, which the study never reads
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn any error but lack of memory into one line that names what is read.
+
+    A damaged or foreign model raises errors of several libraries, of any class.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{what} cannot be read: {one_line(error)}") from error
+
+
+def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
+    """Return what a class of transformers reads from a local folder.
+
+    Every call of ``from_pretrained`` goes through here: without ``trust_remote_code=False``
+    transformers asks on standard input whether to run the folder's own Python code.
+
+    Parameters
+    ----------
+    kind
+        Name of the class, such as ``AutoTokenizer``.
+    folder
+        The model's folder.
+    how
+        Further arguments of ``from_pretrained``.
+    """
+    import transformers
+
+    reader = getattr(transformers, kind)
+    return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
+
+
+def from_configuration(config: PreTrainedConfig, **how: Any) -> nn.Module:
+    """Return a backbone with random weights; the model's own code is never run."""
+    from transformers import AutoModel
+
+    return AutoModel.from_config(config, trust_remote_code=False, **how)
+
+
+def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
+    """Return the configuration in a model folder.
+
+    Raises
+    ------
+    UserError
+        It is missing or cannot be read, or the study cannot use such a model.
+    """
+    from transformers import CONFIG_MAPPING
+
+    check_model_files(folder, ["config.json"])
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        adapter = (Path(folder) / "adapter_config.json").is_file()
+        raise UserError(
+            f"{folder} is no model folder: config.json is missing; "
+            + ("it holds an adapter: merge it into its model" if adapter else "correct the path")
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{file} cannot be read: transformers has no architecture {model_type!r}; "
+            "models that bring their own Python code are not run"
+        )
+    with reading(str(file)):
+        config = from_folder("AutoConfig", folder)
+    if "/" in str(config._attn_implementation):
+        config._attn_implementation = None  # attention code to be fetched from a hub
+    return usable(config, str(file))
+
+
+def usable(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
+    """Return a configuration if it is that of one encoder or decoder of text.
+
+    Raises
+    ------
+    UserError
+        It has an encoder and a decoder, or its text model is one part of it.
+    """
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{where}: {config.model_type} is an encoder-decoder; the study needs a decoder or "
+            "an encoder"
+        )
+    text = config.get_text_config(decoder=True)
+    if text is not config:
+        raise UserError(
+            f"{where}: {config.model_type} has several parts, and its text model "
+            f"({text.model_type}) is one of them; give a folder with the text model alone"
+        )
+    return config
+
+
+def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
+    """Return a pretrained network; refuse weights that do not fill it.
+
+    transformers fills gaps with random numbers. Only a pooler may be missing, which the study
+    never reads; it gets the same numbers every time.
+
+    Parameters
+    ----------
+    kind
+        ``AutoModel`` or ``AutoModelForCausalLM``.
+    folder
+        The model's folder.
+    how
+        Further arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    UserError
+        The weights cannot be read, or tensors are missing or have another shape.
+    """
+    import torch
+
+    where = Path(folder, how.get("gguf_file", ""))
+    with reading(f"the model in {where}"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, info = from_folder(kind, folder, output_loading_info=True, **how)
+    missing = [n for n in sorted(info["missing_keys"]) if not n.startswith(POOLER)]
+    wrong = sorted(map(str, info.get("mismatched_keys") or ()))
+    if missing or wrong:
+        raise UserError(
+            f"the weights in {where} do not fill the model: {len(missing)} tensors are missing "
+            f"and {len(wrong)} have another shape, such as {(missing + wrong)[0]}; they belong to "
+            "another architecture or configuration, or were saved without the language head"
+        )
+    return model
