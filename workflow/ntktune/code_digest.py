@@ -40,12 +40,15 @@ INFRASTRUCTURE = {
     "ntktune.cli.resume": "what a killed command had finished; each part has a key of its own",
     "ntktune.code_digest": "this digest",
     "ntktune.code_text": "this digest",
-    "ntktune.device:free_bytes": "free memory decides in how many pieces, not what is computed",
-    "ntktune.device:free_in_control_groups": "as free_bytes",
-    "ntktune.device:is_out_of_memory": "as free_bytes",
     "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.errors": "exceptions that only carry a message",
     "ntktune.unfinished": "what killed runs of a study left to do",
+} | {
+    f"ntktune.device:{name}": "memory decides in how many pieces, not what is computed"
+    for name in (
+        *("free_bytes", "free_in_control_groups", "gpu_peak_memory", "is_out_of_memory"),
+        *("peak_memory_bytes", "release_cached_memory", "reset_peak_memory"),
+    )
 }
 
 
