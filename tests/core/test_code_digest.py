@@ -3,9 +3,11 @@
 ``python tests/core/test_code_digest.py`` writes code_modules.txt anew.
 """
 
+import argparse
 import ast
 import copy
 import hashlib
+import importlib
 import re
 import shutil
 import subprocess
@@ -460,6 +462,19 @@ def test_no_module_looks_names_up_where_the_digest_cannot_follow():
             text = re.sub(r"\.eval\(\)", "", file.read_text())
             assert not re.search(unseen, text), file
             assert "import *" not in text, file
+
+
+@pytest.mark.parametrize("file", sorted(RULES.glob("*.smk")), ids=lambda file: file.stem)
+def test_rules_give_every_option_that_has_a_default(file):
+    """The digest does not follow the command line's parser: no default there may decide a job."""
+    for chapter, verb, words in re.findall(
+        r"python -m ntktune (\S+) (\S+)(.*?)\"{3}", file.read_text(), re.DOTALL
+    ):
+        verbs = argparse.ArgumentParser().add_subparsers()
+        importlib.import_module(f"ntktune.cli.{chapter}").add_commands(verbs)
+        for option in verbs.choices[verb]._actions:
+            given = any(f"{flag} " in words for flag in option.option_strings)
+            assert given or option.default in (None, False, [], argparse.SUPPRESS), option
 
 
 @pytest.fixture(scope="module")
