@@ -76,6 +76,10 @@ PACKAGE = {
         from ntktune.merges import half as part
         if TYPE_CHECKING:
             from ntktune.kernel import ONE
+        try:
+            from ntktune.fast import quick
+        except ImportError:
+            quick = None
         LIMIT = 3
         UNUSED = 1
 
@@ -88,7 +92,7 @@ PACKAGE = {
             if tools.odd(args):
                 raise Stop("at", args)
             assert args, "nothing"
-            return helper(decay(args)) + part(args)
+            return helper(decay(args)) + part(quick(args))
 
         def more(x):
             return "give fewer"
@@ -112,6 +116,7 @@ PACKAGE = {
         """,
     "spectrum/others.py": "def rate(x):\n    return x\n",
     "kernel/__init__.py": "ONE = 1\n",
+    "fast.py": "def quick(x):\n    return x\ndef slow(x):\n    return x\n",
     "tools.py": "def odd(x):\n    return x % 2\ndef even(x):\n    return not odd(x)\n",
     "merges.py": "def half(x):\n    return x / 2\ndef third(x):\n    return x / 3\n",
     "registry.py": """
@@ -154,8 +159,8 @@ def package(root):
 
 def test_it_follows_what_the_function_names(package):
     assert module.code_modules(ENTRY) == [
-        *("ntktune.cli.spectrum", "ntktune.merges", "ntktune.registry", "ntktune.spectrum.fits"),
-        "ntktune.tools",
+        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.merges", "ntktune.registry"),
+        *("ntktune.spectrum.fits", "ntktune.tools"),
     ]
     assert "ntktune.kernel" in module.code_modules("ntktune.cli.spectrum:other")
 
@@ -176,6 +181,8 @@ def test_it_follows_what_the_function_names(package):
         ("spectrum/fits.py", "BASE += 1", "BASE += 2"),
         ("spectrum/__init__.py", "from .fits import decay", "from .others import rate as decay"),
         ("tools.py", "return x % 2", "return x % 3"),
+        ("fast.py", "quick(x):\n    return x", "quick(x):\n    return -x"),
+        ("cli/spectrum.py", "quick = None", "quick = abs"),
         ("merges.py", "return x / 2", "return x / 4"),
         # what a module does when it is imported
         ("registry.py", "return x", "return -x"),
@@ -210,6 +217,7 @@ def test_what_the_function_computes_counts(package, file, old, new):
         ("cli/__init__.py", "Progress", "Bar"),
         ("tools.py", "return not odd(x)", "return True"),  # a neighbour in the same module
         ("spectrum/others.py", "return x", "return -x"),
+        ("fast.py", "slow(x):\n    return x", "slow(x):\n    return -x"),
         ("kernel/__init__.py", "ONE = 1", "ONE = 2"),
     ],
 )

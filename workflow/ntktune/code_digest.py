@@ -122,6 +122,9 @@ class Module:
                     self.definitions.setdefault(bound, []).append(one)
             if not names and found == [node] and not _is_type_checking(node):
                 self.always.append(node)
+                for inner in code_text(node).imports:  # as in ``try: import``
+                    for one in _imports(inner, name):
+                        self.definitions.setdefault(one.bound, []).append(one)
             decorated += [(node, used) for used in getattr(node, "decorator_list", ())]
         for node, decorator in decorated:
             used = (o for n, _ in code_text(decorator).names for o in self.definitions.get(n, ()))
@@ -130,7 +133,11 @@ class Module:
 
 
 def _is_type_checking(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return (
+        isinstance(node, ast.If)
+        and not node.orelse
+        and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    )
 
 
 module_code = functools.cache(Module)

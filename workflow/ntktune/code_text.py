@@ -13,7 +13,7 @@ MESSAGES = {"Progress", "UserError", "damaged", "print", "warn"} | {
     f"{kind}Error" for kind in ("Key", "Lookup", "Memory", "OS", "Runtime", "Type", "Value")
 }
 # Fields of a syntax tree that change nothing, or that only some Python versions fill.
-IGNORED = {"ctx", "kind", "type_comment"}
+IGNORED = {"ctx", "type_comment"}
 IGNORED_OF = {
     "Assert": {"msg"},
     "AsyncFunctionDef": {"returns"},
