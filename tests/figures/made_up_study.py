@@ -59,6 +59,7 @@ def metrics_table(task, size, seeds=SEEDS, noise=0.05, scatter=0.02):
             {
                 "task": task,
                 "kind": kind,
+                "metric": metric_of(task),
                 "n": size,
                 "seed": seed,
                 "n_train": size * 4 // 5,

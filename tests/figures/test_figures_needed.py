@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from made_up_study import NAN, SIZES, metrics_table
 
+from ntktune.figures.measures import METRIC_LABELS
 from ntktune.figures.needed import gain_points, needed_size, reached_sizes
 
 
@@ -27,12 +28,15 @@ def test_where_a_curve_reaches_a_share_by_hand():
     np.testing.assert_allclose(reached_sizes(sizes, curves[:1], share=0.45), 10**1.5)
 
 
-def test_gain_is_the_score_above_what_needs_no_learning():
-    for task, expected in (("stsb", "pearson"), ("rte", "accuracy")):
-        metrics = metrics_of(task)
-        gain = gain_points(metrics)
-        above = 0.55 if expected == "accuracy" else 0.0
-        np.testing.assert_allclose(gain["gain"], metrics[expected] - above)
+@pytest.mark.parametrize("metric", METRIC_LABELS)
+def test_gain_is_the_score_above_what_needs_no_learning(metric):
+    metrics = metrics_of("rte" if metric in ("accuracy", "f1") else "stsb").assign(metric=metric)
+    constant = {"mse": 2.2, "accuracy": 0.55, "f1": 0.45}.get(metric, 0.0)
+    sign = -1 if metric == "mse" else 1
+    gain = gain_points(metrics)
+    np.testing.assert_allclose(gain["gain"], sign * (metrics[metric] - constant))
+    found = needed_size(metrics, 50, np.random.default_rng(0))
+    assert found["best_gain"] == pytest.approx(gain.groupby("n")["gain"].mean().max())
 
 
 def test_interval_over_seeds():

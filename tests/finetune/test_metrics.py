@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as peer
 
+from ntktune.config import schema
+from ntktune.data import definition
+from ntktune.figures.measures import METRIC_LABELS
 from ntktune.finetune.metrics import (
+    METRICS,
     classification_metrics,
     f1_score,
     pearson,
     regression_metrics,
+    score,
+    share_reached,
     spearman,
 )
 
@@ -90,3 +96,27 @@ def test_f1_against_scikit_learn(pairs):
     assert f1_score(prediction, label) == pytest.approx(
         peer.f1_score(label, prediction, zero_division=0)
     )
+
+
+def test_every_metric_that_a_task_may_name_is_a_score():
+    """The schema, the check of a definition, what is computed and what figures print agree."""
+    stated = schema("task")["properties"]["metric"]["enum"]
+    known = {kind: tuple(some) for kind, some in METRICS.items()}
+    assert known == definition.METRICS
+    assert {name for name in stated if name} == {name for some in known.values() for name in some}
+    assert set(METRIC_LABELS) == {name for name in stated if name}
+    label, output = np.array([1.0, 2, 4]), np.array([2.0, 2.5, 9])
+    assert score("pearson", output, label) == pearson(output, label)
+    assert score("spearman", output, label) == pytest.approx(1)
+    assert score("mse", output, label) == pytest.approx((1 + 0.25 + 25) / 3)
+    classes, predicted = np.array([0, 1, 1, 0]), np.array([True, True, False, False])
+    assert score("accuracy", predicted, classes) == 0.5
+    assert score("f1", predicted, classes) == 0.5
+    assert all(math.isnan(score(name, label[:0], label[:0])) for name in METRIC_LABELS)
+
+
+def test_of_an_error_the_share_is_the_inverse():
+    assert share_reached("accuracy", 0.6, 0.8) == pytest.approx(0.75)
+    assert share_reached("mse", 0.8, 0.6) == pytest.approx(0.75)
+    assert math.isnan(share_reached("pearson", 0.5, -0.1))
+    assert math.isnan(share_reached("mse", 0.0, 0.5))

@@ -30,7 +30,7 @@ def write_model(folder, seed=0):
     return facts
 
 
-def write_task(folder, name, kind, model, sign=1.0):
+def write_task(folder, name, kind, model, sign=1.0, metric=None):
     """Write tokens and subsets (20 rows, two seeds) of a task made from a rule."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(3, 10, (60,), generator=generator).tolist()
@@ -44,6 +44,7 @@ def write_task(folder, name, kind, model, sign=1.0):
         "task": {
             "name": name,
             "kind": kind,
+            "metric": metric or ("pearson" if kind == "regression" else "accuracy"),
             "score_range": [-4.0, 4.0] if kind == "regression" else None,
         },
         "data_sha256": f"data of {name}",

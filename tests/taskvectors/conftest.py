@@ -13,8 +13,8 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     model = write_model(folder / "model")
     write_task(folder, "a", "regression", model)
-    write_task(folder, "b", "regression", model, sign=-1.0)
-    write_task(folder, "c", "classification", model)
+    write_task(folder, "b", "regression", model, sign=-1.0, metric="mse")
+    write_task(folder, "c", "classification", model, metric="f1")
     return folder
 
 

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from sklearn import metrics as peer
 
 from ntktune.errors import UserError
 from ntktune.taskvectors.scores import (
@@ -13,7 +15,6 @@ from ntktune.taskvectors.scores import (
     chosen_coefficient,
     merged_table,
     negated_table,
-    score,
     sweep_table,
 )
 
@@ -35,6 +36,7 @@ def answers(task, kind, coefficient, right, **more):
         {
             "task": task,
             "kind": kind,
+            "metric": "pearson" if kind == "regression" else "accuracy",
             "coefficient": float(coefficient),
             "part": ["validation"] * 4 + ["test"] * 8,
             "row": rows,
@@ -82,13 +84,6 @@ def leaks(*rows):
 
 NOTHING = leaks()
 ALL = (0.0, 0.5, 1.0)
-
-
-def test_score():
-    assert score("classification", np.array([0, 1, 1]), np.array([-1.0, 2, -3])) == 2 / 3
-    label = np.array([1.0, 2, 4])
-    assert score("regression", label, 3 * label - 1) == pytest.approx(1)
-    assert math.isnan(score("regression", label[:0], label[:0]))
 
 
 def test_the_sweep_has_every_coefficient_and_the_pretrained_model(added):
@@ -155,6 +150,7 @@ def test_no_share_of_a_score_that_is_not_above_zero_is_averaged(added):
         ("a", 0.0, 0.1, 0.1), ("b", 0.0, 0.1, -0.1), ("a", 1.0, 0.3, 0.1), ("b", 1.0, 0.8, -0.1),
     ]  # fmt: skip
     sweep = pd.DataFrame(rows, columns=["task", "coefficient", "score_clean", "single_clean"])
+    sweep["metric"] = "pearson"
     ratios = sweep["score_clean"] / sweep["single_clean"]
     assert ratios.groupby(sweep["coefficient"]).mean().idxmax() == 0.0
     assert chosen_coefficient(sweep.assign(part="validation", rows_clean=9), ALL) == 1.0
@@ -238,6 +234,7 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
                         "seed": 0,
                         "task": task,
                         "kind": kind,
+                        "metric": "pearson" if kind == "regression" else "accuracy",
                         "coefficient": coefficient,
                         "part": ["validation"] * 10 + ["test"] * 20,
                         "row": range(30),
@@ -262,3 +259,79 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
     error = np.mean((start - 2 * slope - wanted)[10:] ** 2)
     assert at["error"] == pytest.approx(error)
     assert at["gap"] == pytest.approx(error - np.mean((start - wanted)[10:] ** 2))
+
+
+PEERS = {
+    "pearson": lambda label, output: stats.pearsonr(label, output)[0],
+    "spearman": lambda label, output: stats.spearmanr(label, output)[0],
+    "mse": peer.mean_squared_error,
+    "accuracy": lambda label, output: peer.accuracy_score(label, output > 0),
+    "f1": lambda label, output: peer.f1_score(label, output > 0),
+}
+
+
+def wrong_by(size, metric, **more):
+    """Return 12 validation and 28 test answers that differ from their labels by noise of a size."""
+    random = np.random.default_rng(0)
+    kind = "classification" if metric in ("accuracy", "f1") else "regression"
+    label, noise = random.normal(0, 1, 40), random.normal(0, 1, 40)
+    label = (label > 0.4).astype(float) if kind == "classification" else label
+    right = 2 * label - 1 if kind == "classification" else label
+    return pd.DataFrame(
+        {
+            "task": "a",
+            "kind": kind,
+            "metric": metric,
+            "seed": 0,
+            "slope": 0.0,
+            "part": ["validation"] * 12 + ["test"] * 28,
+            "row": range(40),
+            "label": label,
+            "output": right + size * noise,
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize("metric", PEERS)
+def test_every_metric_is_the_score_and_the_better_model_is_chosen(metric):
+    """An MSE is better the smaller: what is chosen, normalised and kept goes by that."""
+    sizes = {0.0: 4.0, 0.5: 0.9, 1.0: 2.0}
+    merged = [wrong_by(sizes[c], metric, coefficient=c, merged="a + b") for c in (0.5, 1.0)]
+    start, single = (
+        wrong_by(size, metric, coefficient=c, target="a") for c, size in ((0, 4.0), (-1, 0.6))
+    )
+    sweep = sweep_table(pd.concat(merged), pd.concat([start, single]), NOTHING)
+    assert set(sweep["metric"]) == {metric}
+    of = PEERS[metric]
+    for row in sweep.itertuples():
+        found, alone = (
+            table[table["part"] == row.part]
+            for table in (wrong_by(sizes[row.coefficient], metric), single)
+        )
+        expected, reference = (of(some["label"], some["output"]) for some in (found, alone))
+        assert row.score == pytest.approx(expected)
+        share = reference / expected if metric == "mse" else expected / reference
+        assert row.normalised == pytest.approx(share)
+    assert chosen_coefficient(sweep, ALL) == 0.5
+    unknown = sweep.assign(single_clean=0.0)  # nothing to normalise by
+    assert chosen_coefficient(unknown.assign(score_clean=sweep["score_clean"]), ALL) == 0.5
+    table = merged_table(sweep, 1.0, ALL).set_index("choice")
+    assert (table["normalised_clean"] == table["normalised"]).all()
+    assert table["normalised"]["validation"] > table["normalised"]["fixed"]
+
+
+@pytest.mark.parametrize("metric", PEERS)
+def test_a_control_keeps_its_score_by_every_metric(metric):
+    sizes = {"a": {0: 1.0, 0.5: 3.0, 1: 5.0}, "b": {0: 0.5, 0.5: 0.502, 1: 2.0}}
+    answered = [
+        wrong_by(size, metric, coefficient=c, target="a").assign(task=task)
+        for task, of in sizes.items()
+        for c, size in of.items()
+    ]
+    table = negated_table(pd.concat(answered), NOTHING)
+    assert table.loc[table["chosen"], "coefficient"].unique().tolist() == [0.5]
+    kept = table[(table["task"] == "b") & (table["part"] == "test")].set_index("coefficient")
+    assert (kept["metric"] == metric).all()
+    assert kept["kept"][0] == 1
+    assert kept["kept"][0.5] >= 0.95 > kept["kept"][1]

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ERROR_COLUMNS = ("mse", "baseline_mse", "noise_variance", "accuracy", "baseline_accuracy")
-SCORE_COLUMNS = (*ERROR_COLUMNS, "pearson")
 F1_COLUMNS = ("f1", "baseline_f1")
+SCORE_COLUMNS = (*ERROR_COLUMNS, *F1_COLUMNS, "pearson", "spearman")
 STEP_COLUMNS = ("best_step", "sum_learning_rate")
 FIT_COLUMNS = (
     "draw",
@@ -126,7 +126,7 @@ def _metrics(
 
     tables, facts = [], {}
     for path in paths:
-        table, provenance = checked_table(path, ("task", "kind", "n", "seed", *columns))
+        table, provenance = checked_table(path, ("task", "kind", "metric", "n", "seed", *columns))
         unknown = sorted(set(table["kind"]) - {"regression", "classification"})
         if unknown:
             raise UserError(
@@ -151,7 +151,7 @@ def _untuned(paths: list[str]) -> pd.DataFrame:
     """Read the predictions without fine-tuning of many tasks as one table; none have no rows."""
     import pandas as pd
 
-    columns = ("task", "kind", "method", "n", "seed", *SCORE_COLUMNS)
+    columns = ("task", "kind", "metric", "method", "n", "seed", *SCORE_COLUMNS)
     tables = [checked_table(path, columns)[0] for path in paths]
     found = pd.concat([pd.DataFrame(columns=list(columns)), *tables], ignore_index=True)
     return numeric(found, SCORE_COLUMNS, "--untuned")

@@ -128,6 +128,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
         label=tensors["label"].double().numpy(),
         label_noise=tensors["label_noise"].double().numpy(),
         score_range=tuple(score_range) if score_range else None,
+        metric=facts["task"].get("metric", ""),
     )
     return examples, facts
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ntktune.finetune.repeats import Examples
     from ntktune.taskvectors.edited import EditedModel, TunedTask
 
-ANSWER_COLUMNS = ("seed", "task", "kind", "coefficient", "part", "row", "label", "output")
+ANSWER_COLUMNS = (
+    *("seed", "task", "kind", "metric", "coefficient", "part", "row", "label", "output"),
+)
 LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": int}
 
 

@@ -12,11 +12,11 @@ from matplotlib.patches import Rectangle
 
 from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
+from ntktune.figures.measures import METRIC_LABELS
 from ntktune.figures.style import BASELINE, WIDTH, checked_color, count, laid_out, styled, wrapped
 from ntktune.merges import FIXED, parts
 
 LEAST_SCALE = 0.1  # a colour scale below this would paint rounding as structure
-METRICS = {"pearson": "Pearson r", "accuracy": "accuracy"}
 ROW_HEIGHT = 0.165  # inches
 TITLE_PAD = 30  # points: the scale and the legend stand between title and panel
 MOST_SPREADS = 8  # tasks: in the smaller cells of more, standard deviations can't be read
@@ -168,7 +168,7 @@ def _draw_merges(axes: Axes, rows: dict[str, pd.DataFrame], colors: Sequence[str
     labels, places, headers, y = [], [], [], 0.0
     points: dict[str, list[float]] = {name: [] for name in series}
     for task, own in rows.items():
-        headers.append((y, f"{task} ({METRICS.get(own['metric'].iloc[0], own['metric'].iloc[0])})"))
+        headers.append((y, f"{task} ({METRIC_LABELS[own['metric'].iloc[0]]})"))
         for row in own.itertuples():
             y += 1
             labels.append(row.label)

@@ -3,7 +3,15 @@
 import pandas as pd
 
 from ntktune.errors import UserError
+from ntktune.finetune.metrics import CLASSIFICATION, ERRORS, REGRESSION
 
+METRIC_LABELS = {
+    "pearson": "Pearson r",
+    "spearman": "Spearman ρ",
+    "mse": "MSE",
+    "accuracy": "accuracy",
+    "f1": "F1 score",
+}
 # Kind of task → what its error is, for an axis; in the order in which figures show the kinds.
 ERROR_LABELS = {
     "regression": "test MSE\n(squared score units)",
@@ -25,6 +33,20 @@ def with_error(metrics: pd.DataFrame) -> pd.DataFrame:
             is_regression, 1 - metrics["baseline_accuracy"]
         ),
     )
+
+
+def gains(metrics: pd.DataFrame) -> pd.Series:
+    """Return each row's score, in its task's metric, above what needs no learning.
+
+    That is predicting the training mean or majority: a correlation of 0, or the accuracy, F1
+    score or error of the columns ``baseline_*``. A smaller error is a larger gain.
+    """
+    found = pd.Series(float("nan"), metrics.index)
+    for metric, rows in metrics.groupby("metric"):
+        constant = f"baseline_{metric}"
+        above = rows[metric] - (rows[constant] if constant in REGRESSION + CLASSIFICATION else 0.0)
+        found[rows.index] = -above if metric in ERRORS else above
+    return found
 
 
 def of_task(metrics: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -72,9 +94,9 @@ def curve(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
     return values
 
 
-def kinds(metrics: pd.DataFrame) -> dict[str, str]:
-    """Return task → ``"regression"`` or ``"classification"``, in the order of the rows."""
-    return metrics.drop_duplicates("task").set_index("task")["kind"].to_dict()
+def kinds(metrics: pd.DataFrame, column: str = "kind") -> dict[str, str]:
+    """Return task → its kind (or its metric, by ``column``), in the order of the rows."""
+    return metrics.drop_duplicates("task").set_index("task")[column].to_dict()
 
 
 def nearest_size(sizes: pd.Series, n: int) -> int:

@@ -7,24 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ntktune.figures.measures import gains
 from ntktune.figures.rates import interval, resampled_curves
 
 SHARE = 0.95
-GAINS = {
-    "regression": "Pearson correlation",
-    "classification": "accuracy above the majority's",
-}
 
 
 def gain_points(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return ``n``, ``seed`` and ``gain`` of one task: its score above what needs no learning.
-
-    The Pearson correlation, which is 0 without learning, or the accuracy above that of
-    predicting the training majority.
-    """
-    is_regression = metrics["kind"] == "regression"
-    above = metrics["accuracy"] - metrics["baseline_accuracy"]
-    points = metrics.assign(gain=metrics["pearson"].where(is_regression, above))
+    """Return ``n``, ``seed`` and ``gain`` of one task: see :func:`measures.gains`."""
+    points = metrics.assign(gain=gains(metrics))
     return points.loc[points["gain"].notna(), ["n", "seed", "gain"]]
 
 
@@ -66,8 +57,7 @@ def needed_size(
     Parameters
     ----------
     metrics
-        Rows of one task: ``kind``, ``n``, ``seed``, ``pearson``, ``accuracy``,
-        ``baseline_accuracy``.
+        Rows of one task: ``metric``, ``n``, ``seed``, that metric and its baseline.
     resamples
         Bootstrap samples of the seeds.
     random

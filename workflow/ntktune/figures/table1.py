@@ -38,14 +38,14 @@ def decay_table(
     Returns
     -------
     DataFrame
-        ``task``, ``kind``; of the kernel ``n``, ``draws``, ``exponent`` a with ``_sd`` over
-        draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the
-        exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
+        ``task``, ``kind``, ``metric``; of the kernel ``n``, ``draws``, ``exponent`` a with
+        ``_sd`` over draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``,
+        the exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
         interval (eq 30), no interval for one draw; and of the learning curve what
         :func:`ntktune.figures.rates.measured_exponent` and
         :func:`ntktune.figures.needed.needed_size` return.
     """
-    kind = kinds(metrics)
+    kind, metric = kinds(metrics), kinds(metrics, "metric")
     rows = []
     for summary in summaries:
         task = summary["task"]
@@ -57,6 +57,7 @@ def decay_table(
         row = {
             "task": task,
             "kind": kind.get(task, ""),
+            "metric": metric.get(task, ""),
             "n": summary["n"],
             "draws": summary["draws"],
             "exponent": exponent["mean"],

@@ -19,11 +19,11 @@ def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``task``, ``kind``, ``n``, ``seeds`` (which, as "0 1 2"), and of each metric its mean
-        and ``_sd`` over seeds (NaN with one seed): ``mse`` in squared score units,
-        ``mse_unit`` on scores rescaled to [0, 1], ``pearson``, ``spearman``, the error of the
-        training mean, the variance of the labels' noise; ``accuracy``, ``f1``,
-        ``cross_entropy``, and the training majority's accuracy and F1 score.
+        ``task``, ``kind``, ``metric`` (which is the task's score), ``n``, ``seeds`` (which, as
+        "0 1 2"), and of each metric its mean and ``_sd`` over seeds (NaN with one seed): ``mse``
+        in squared score units, ``mse_unit`` on scores rescaled to [0, 1], ``pearson``,
+        ``spearman``, the error of the training mean, the variance of the labels' noise;
+        ``accuracy``, ``f1``, ``cross_entropy``, and the training majority's accuracy and F1 score.
     """
     names = [name for some in SCORES.values() for name in some]
     rows = []
@@ -31,6 +31,7 @@ def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
         row = {
             "task": task,
             "kind": runs["kind"].iloc[0],
+            "metric": runs["metric"].iloc[0],
             "n": n,
             "seeds": " ".join(str(seed) for seed in sorted(runs["seed"])),
         }

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, listed
+from ntktune.figures.measures import gains
 
 MOST_OVER_HINDSIGHT = 1.25
 MOST_APART = 0.05
@@ -196,13 +197,6 @@ def linear_recovers(linear: pd.DataFrame) -> dict[str, Any]:
     )
 
 
-def _score(rows: pd.DataFrame) -> float:
-    """Return the mean Pearson correlation, or accuracy above that of the majority."""
-    if rows["kind"].iloc[0] == "regression":
-        return rows["pearson"].mean()
-    return (rows["accuracy"] - rows["baseline_accuracy"]).mean()
-
-
 def kernel_is_as_good(untuned: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on kernel regression coming near fine-tuning.
 
@@ -222,8 +216,8 @@ def kernel_is_as_good(untuned: pd.DataFrame, metrics: pd.DataFrame) -> dict[str,
         tuned = metrics[
             (metrics["task"] == task) & (metrics["n"] == n) & metrics["seed"].isin(kernel["seed"])
         ]
-        reached = _score(tuned)
-        shares[task] = _score(kernel) / reached if reached > 0 else np.nan
+        reached = gains(tuned).mean()
+        shares[task] = gains(kernel).mean() / reached if reached > 0 else np.nan
     return _judged(
         "Regression with the kernel comes within 10 % of fine-tuning",
         "section 3; Malladi et al. 2023",

@@ -18,6 +18,7 @@ from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_e
 from ntktune.figures.needed import SHARE, gain_points, reached_sizes
 from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
+from ntktune.finetune.metrics import share_reached
 from ntktune.merges import FIXED, LEAST_KEPT, parts
 from ntktune.seeds import generator
 
@@ -430,7 +431,8 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     if usable.empty:
         detail = f"scores of pairs: {len(pairs)}, none with a single-task score above 0"
         return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    usable = usable.assign(untuned=usable["pretrained"] / usable["single"])
+    scores = (usable[name] for name in ("metric", "pretrained", "single"))
+    usable = usable.assign(untuned=list(map(share_reached, *scores)))
     names = ["normalised", "normalised_clean", "untuned", "rows", "leaked"]
     means = usable.groupby(["merged", "task"], sort=False)[names].mean().reset_index()
     worst = means.loc[means["normalised"].idxmin()]

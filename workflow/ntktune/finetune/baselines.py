@@ -123,9 +123,9 @@ def baseline_rows(
     Returns
     -------
     list
-        ``task``, ``kind``, ``method`` (``probe``, ``kernel-ridge``, ``kernel-descent``),
-        ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``, and the metrics of
-        fine-tuning.
+        ``task``, ``kind``, ``metric``, ``method`` (``probe``, ``kernel-ridge``,
+        ``kernel-descent``), ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``,
+        and the metrics of fine-tuning.
     """
     test, found = list(subsets["test"]), []
     for seed in range(len(subsets["seeds"])):
@@ -169,6 +169,7 @@ def baseline_rows(
                     {
                         "task": examples.task,
                         "kind": examples.kind,
+                        "metric": examples.metric,
                         "method": method,
                         "n": size,
                         "seed": seed,

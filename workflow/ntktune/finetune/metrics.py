@@ -45,6 +45,44 @@ def f1_score(prediction: np.ndarray, label: np.ndarray) -> float:
     return float(2 * found / counted) if counted else 0.0
 
 
+def accuracy(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Return the share of right classes, of predictions of shape (N,)."""
+    return float(np.mean(np.asarray(prediction) == np.asarray(label)))
+
+
+# Kind of task → the metrics that can be its score; the first is the default.
+METRICS = {
+    "regression": {"pearson": pearson, "spearman": spearman, "mse": mean_squared_error},
+    "classification": {"accuracy": accuracy, "f1": f1_score},
+}
+ERRORS = ("mse",)  # less of these is better
+
+
+def score(metric: str, prediction: np.ndarray, label: np.ndarray) -> float:
+    """Return a task's score by its metric; NaN of no rows.
+
+    Parameters
+    ----------
+    metric
+        The ``metric`` of the task's definition, one of :data:`METRICS`.
+    prediction, label
+        Shape (N,): scores, or classes 0 and 1.
+    """
+    measures = {name: measure for some in METRICS.values() for name, measure in some.items()}
+    return measures[metric](prediction, label) if len(label) else math.nan
+
+
+def share_reached(metric: str, value: float, reference: float) -> float:
+    """Return which share of a reference score another one reaches, 1 being all of it.
+
+    That is value / reference, of an error reference / value; NaN where the denominator is not
+    above 0.
+    """
+    if metric in ERRORS:
+        value, reference = reference, value
+    return value / reference if reference > 0 else math.nan
+
+
 def regression_metrics(
     prediction: np.ndarray,
     label: np.ndarray,
@@ -102,9 +140,9 @@ def classification_metrics(
     majority = np.bincount(np.asarray(training_label).astype(int), minlength=2).argmax()
     predicted, constant = logits.argmax(axis=1), np.full(len(label), majority)
     return {
-        "accuracy": float(np.mean(predicted == label)),
+        "accuracy": accuracy(predicted, label),
         "f1": f1_score(predicted, label),
         "cross_entropy": float(np.mean(log_sum - logits[np.arange(len(label)), label])),
-        "baseline_accuracy": float(np.mean(constant == label)),
+        "baseline_accuracy": accuracy(constant, label),
         "baseline_f1": f1_score(constant, label),
     }

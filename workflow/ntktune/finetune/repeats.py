@@ -14,6 +14,7 @@ from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.metrics import (
     CLASSIFICATION,
+    METRICS,
     REGRESSION,
     classification_metrics,
     regression_metrics,
@@ -49,6 +50,8 @@ class Examples:
         errors, NaN where unknown.
     score_range
         Lowest and highest possible score, or None.
+    metric
+        Which metric is the task's score; by default Pearson's correlation, or the accuracy.
     """
 
     task: str
@@ -57,11 +60,19 @@ class Examples:
     label: np.ndarray
     label_noise: np.ndarray
     score_range: tuple[float, float] | None = None
+    metric: str = ""
 
     def __post_init__(self):
         if self.kind not in OUTPUTS:
             raise UserError(
                 f"task {self.task} is of kind {self.kind!r}; it must be one of {', '.join(OUTPUTS)}"
+            )
+        known = METRICS[self.kind]
+        object.__setattr__(self, "metric", self.metric or next(iter(known)))
+        if self.metric not in known:
+            raise UserError(
+                f"task {self.task} has the metric {self.metric!r}; a {self.kind} has one of "
+                f"{', '.join(known)}"
             )
         if self.kind == "classification" and not np.isin(self.label, (0, 1)).all():
             odd = self.label[~np.isin(self.label, (0, 1))][0]
@@ -327,6 +338,7 @@ def fine_tuned_repeats(
             row = {
                 "task": examples.task,
                 "kind": examples.kind,
+                "metric": examples.metric,
                 "n": size,
                 "seed": seed,
                 "n_train": len(start.train),

@@ -12,32 +12,22 @@ import numpy as np
 import pandas as pd
 
 from ntktune.errors import UserError
-from ntktune.finetune.metrics import mean_squared_error, pearson
+from ntktune.finetune.metrics import ERRORS, mean_squared_error, score, share_reached
 from ntktune.merges import FIXED, LEAST_KEPT, VALIDATED, parts
 
-METRIC = {"regression": "pearson", "classification": "accuracy"}
 LEAST_ROWS = 2  # validation rows that a task has a say with
 ANSWER = ["seed", "task", "part", "coefficient", "row"]  # what one answer is to
 
 
-def score(kind: str, label: np.ndarray, output: np.ndarray) -> float:
-    """Return Pearson's correlation of scores, or the accuracy of l1 − l0; NaN of no rows."""
-    if not len(label):
-        return math.nan
-    if kind == "regression":
-        return pearson(output, label)
-    return float(np.mean((output > 0) == (label == 1)))
-
-
-def _share(value: float, reference: float) -> float:
-    """Return a score as a share of another, NaN where that is not above 0."""
-    return value / reference if reference > 0 else math.nan
-
-
 def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
-    """Return the score of one model's answers on one task, some rows left out."""
-    left = answers[~answers["row"].isin(without)]
-    return score(answers["kind"].iloc[0], left["label"].to_numpy(), left["output"].to_numpy())
+    """Return the score of one model's answers on one task, some rows left out.
+
+    ``output`` is the raw score, or l1 − l0 of two classes.
+    """
+    left, first = answers[~answers["row"].isin(without)], answers.iloc[0]
+    output, label = left["output"].to_numpy(), left["label"].to_numpy()
+    prediction = output > 0 if first["kind"] == "classification" else output
+    return score(first["metric"], prediction, label)
 
 
 class Leaks:
@@ -104,9 +94,9 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
     -------
     DataFrame
         Per merge, seed, task, part and coefficient: ``kind``, ``metric``, ``score``, ``single``
-        (the task's own model's), ``normalised`` = score / single (NaN unless single is above
-        0), ``rows``; ``score_clean``, ``single_clean`` and ``rows_clean`` without the rows that
-        any task of the merge was fine-tuned on.
+        (the task's own model's), ``normalised`` = score / single (of an error single / score;
+        NaN unless the denominator is above 0), ``rows``; ``score_clean``, ``single_clean`` and
+        ``rows_clean`` without the rows that any task of the merge was fine-tuned on.
 
     Raises
     ------
@@ -124,7 +114,7 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                     "that task and seed was given; give it"
                 )
         along = pd.concat([own[task, seed, 0.0].drop(columns=["target", "slope"]), found])
-        kind, alone = found["kind"].iloc[0], own[task, seed, 1.0]
+        (kind, metric), alone = found[["kind", "metric"]].iloc[0], own[task, seed, 1.0]
         for (part, coefficient), answers in along.groupby(["part", "coefficient"], sort=True):
             single = alone[alone["part"] == part]
             if set(single["row"]) != set(answers["row"]):
@@ -140,12 +130,12 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                     "seed": seed,
                     "task": task,
                     "kind": kind,
-                    "metric": METRIC[kind],
+                    "metric": metric,
                     "part": part,
                     "coefficient": coefficient,
                     "score": reached,
                     "single": reference,
-                    "normalised": _share(reached, reference),
+                    "normalised": share_reached(metric, reached, reference),
                     "rows": len(answers),
                     "score_clean": _scored(answers, out),
                     "single_clean": _scored(single, out),
@@ -159,7 +149,7 @@ def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> floa
     """Return the coefficient of one merge and seed that validation rows choose.
 
     One for all tasks of the merge, as the merge is one model: the largest mean of the
-    normalised scores, or of the plain ones where a task's own model scores 0 or less; of
+    normalised scores, or of the plain ones (errors negative) where one cannot be normalised; of
     equal ones the smallest. Rows that a task of the merge was fine-tuned on have no say.
 
     Parameters
@@ -178,9 +168,11 @@ def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> floa
     validation = sweep[usable & sweep["coefficient"].isin(list(candidates))]
     if validation.empty:
         return math.nan
-    scores = validation["score_clean"]
-    if (validation["single_clean"] > 0).all():
-        scores = scores / validation["single_clean"]
+    columns = (validation[name] for name in ("metric", "score_clean", "single_clean"))
+    scores = pd.Series(map(share_reached, *columns), validation.index)
+    if scores.isna().any():
+        is_error = validation["metric"].isin(ERRORS)
+        scores = validation["score_clean"] * np.where(is_error, -1, 1)
     means = scores.groupby(validation["coefficient"]).mean()
     return float(means.index[np.argmax(means.to_numpy())])
 
@@ -204,7 +196,7 @@ def merged_table(
     DataFrame
         Per merge, seed, task and ``choice`` (``fixed``, ``validation``): ``kind``, ``metric``,
         ``coefficient``, ``pretrained``, ``single``, ``merged_score``, ``normalised`` =
-        merged_score / single (NaN unless single is above 0), ``rows``, ``leaked`` (rows that
+        merged_score / single (as in :func:`sweep_table`), ``rows``, ``leaked`` (rows that
         any task of the merge was fine-tuned on), and without those ``single_clean``,
         ``merged_clean``, ``normalised_clean`` (NaN if no row is left); ``validation_rows``, on
         which was chosen. Coefficient and scores are NaN where nothing could be chosen.
@@ -245,7 +237,9 @@ def merged_table(
                         "leaked": at["rows"] - at["rows_clean"],
                         "single_clean": at["single_clean"],
                         "merged_clean": at["score_clean"] if known else math.nan,
-                        "normalised_clean": _share(at["score_clean"], at["single_clean"])
+                        "normalised_clean": share_reached(
+                            at["metric"], at["score_clean"], at["single_clean"]
+                        )
                         if known
                         else math.nan,
                         "validation_rows": validation.min() if len(validation) else 0,
@@ -268,8 +262,9 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     -------
     DataFrame
         Per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
-        ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (NaN unless
-        that is above 0), ``error`` (the mean squared error of f: raw scores, or l1 − l0 against
+        ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (of an error
+        pretrained / score; NaN unless the denominator is above 0), ``error`` (the mean squared
+        error of f: raw scores, or l1 − l0 against
         −1 and +1), ``gap`` (error minus that at λ = 0), ``predicted_gap`` =
         E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``;
         ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the target
@@ -287,7 +282,7 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     for (target, seed, task, part), found in below.groupby(
         ["target", "seed", "task", "part"], sort=False
     ):
-        kind = found["kind"].iloc[0]
+        kind, metric = found[["kind", "metric"]].iloc[0]
         start = found[found["coefficient"] == 0].set_index("row")
         if start.empty:
             raise UserError(
@@ -300,9 +295,10 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
         before, slope = start["output"].to_numpy(), start["slope"].to_numpy()
         pretrained, pretrained_clean = (_scored(start.reset_index(), left) for left in (set(), out))
         for coefficient, answers in found.groupby("coefficient", sort=True):
-            output = answers.set_index("row")["output"].loc[start.index].to_numpy()
-            reached, error = score(kind, label, output), mean_squared_error(output, wanted)
-            linear = before - coefficient * slope
+            answers = answers.set_index("row").loc[start.index].reset_index()
+            output = answers["output"].to_numpy()
+            reached, error = _scored(answers), mean_squared_error(output, wanted)
+            linear = start.reset_index().assign(output=before - coefficient * slope)
             change = 2 * coefficient * (wanted - before) * slope + (coefficient * slope) ** 2
             rows.append(
                 {
@@ -310,16 +306,16 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
                     "seed": seed,
                     "task": task,
                     "kind": kind,
-                    "metric": METRIC[kind],
+                    "metric": metric,
                     "part": part,
                     "coefficient": coefficient,
                     "score": reached,
                     "pretrained": pretrained,
-                    "kept": _share(reached, pretrained),
+                    "kept": share_reached(metric, reached, pretrained),
                     "error": error,
                     "gap": error - mean_squared_error(before, wanted),
                     "predicted_gap": float(np.mean(change)),
-                    "linear_score": score(kind, label, linear),
+                    "linear_score": _scored(linear),
                     "rows": len(start),
                     "score_clean": _scored(answers, out),
                     "pretrained_clean": pretrained_clean,
@@ -339,7 +335,10 @@ def _most_negated(table: pd.DataFrame) -> pd.Series:
         start = controls["pretrained_clean"]
         # of a score that is not above 0 there is no share to keep
         least = start * np.where(start > 0, LEAST_KEPT, 1.0)
-        kept = (controls["score_clean"] >= least).groupby(controls["coefficient"]).all()
+        is_kept = (controls["score_clean"] >= least).where(
+            ~controls["metric"].isin(ERRORS), controls["score_clean"] * LEAST_KEPT <= start
+        )
+        kept = is_kept.groupby(controls["coefficient"]).all()
         if kept.any():
             largest = kept.index[kept].max()
             chosen.loc[found.index[found["coefficient"] == largest]] = True

@@ -23,6 +23,7 @@ def _answers(task: TunedTask, coefficient: float, found: np.ndarray) -> pd.DataF
         {
             "task": task.examples.task,
             "kind": task.examples.kind,
+            "metric": task.examples.metric,
             "coefficient": coefficient,
             "part": [name for name, rows in task.parts.items() for _ in rows],
             "row": task.rows,
@@ -57,8 +58,9 @@ def addition_sweep(
     Returns
     -------
     DataFrame
-        ``task``, ``kind``, ``coefficient``, ``part`` (``validation`` or ``test``), ``row``,
-        ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes).
+        ``task``, ``kind``, ``metric``, ``coefficient``, ``part`` (``validation`` or
+        ``test``), ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two
+        classes).
     """
     found, done = [], 0
     edited.point([vector])
