@@ -88,8 +88,8 @@ def test_damage_in_a_studys_results_is_set_aside(tmp_path, monkeypatch):
         path = folder / "draws.json"
         artifacts.write_json(path, {"draws": []}, {})
         path.write_text("{")
-        advice = "delete it and" if kept else "it was renamed to draws.json.damaged:"
-        with pytest.raises(UserError, match=f"{advice} run the same command again"):
+        advice = "it was renamed to draws.json.damaged: run the same command again"
+        with pytest.raises(UserError, match="give the right file" if kept else advice):
             artifacts.read_json(path)
         assert path.exists() is kept
         assert (folder / "draws.json.damaged").exists() is not kept
@@ -114,7 +114,7 @@ def test_a_model_folder_is_held_against_its_manifest(tmp_path):
     with pytest.raises(UserError, match=r"config.json does not match the checksum in model.json"):
         artifacts.check_model_files(tmp_path, names)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match=r"damaged .*config.json is missing.* delete it and run"):
+    with pytest.raises(UserError, match=r"damaged .*config.json is missing.* give the right file"):
         artifacts.check_model_files(tmp_path, names)
 
 
@@ -260,7 +260,7 @@ def test_every_flipped_byte_of_the_content_is_noticed(tmp_path, name):
         broken = bytearray(whole)
         broken[position] ^= 0xFF
         path.write_bytes(broken)
-        with pytest.raises(UserError, match=r"a\.\w+ is damaged .*run the same command again"):
+        with pytest.raises(UserError, match=r"a\.\w+ is damaged .*give the right file"):
             read(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="damaged"):

@@ -121,7 +121,7 @@ def test_somebody_elses_folder_of_leases_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_leases", {})
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"ntktune-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="is somebody else's: GPUs cannot be leased there"):
+    with pytest.raises(UserError, match="belongs to another user; set TMPDIR"):
         device.leased_gpu()
 
 

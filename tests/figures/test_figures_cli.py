@@ -234,7 +234,7 @@ def test_a_rule_reruns_for_its_own_figure_only(verb):
     own = {m.rsplit(".", 1)[1] for m in modules if m.startswith("ntktune.figures.")}
     assert own & set(VERBS) == {verb}
     chapters = {m.split(".")[1] for m in modules}
-    assert chapters <= {"cli", "figures", "merges", "seeds"}
+    assert chapters <= {"cli", "figures", "merges", "scores", "seeds"}
 
 
 class TestMistakes:
@@ -269,7 +269,7 @@ class TestMistakes:
         message = refused(
             *("fig2", "--metrics", study.cosine, "--tasks", "rte", "--out", tmp_path / "a.png")
         )
-        assert "cosine.parquet lacks the columns task, kind, n, seed, mse" in message
+        assert "cosine.parquet lacks the columns task, kind, metric, n, seed, mse" in message
 
     def test_empty_table(self, refused, tmp_path):
         write_table(tmp_path / "empty.parquet", metrics_table("rte", 64).iloc[:0], {})

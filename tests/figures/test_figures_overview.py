@@ -43,4 +43,4 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
 
 def test_a_study_that_has_not_run_is_told(tmp_path, capsys):
     assert main(["figures", "show", "--folder", str(tmp_path)]) == 1
-    assert "table1.csv does not exist; make it with" in capsys.readouterr().err
+    assert "figures); make it with: ntktune figures table1" in capsys.readouterr().err

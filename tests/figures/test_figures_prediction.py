@@ -112,6 +112,7 @@ def test_scores_by_hand():
         {
             "task": ["b", "b", "a"],
             "kind": "regression",
+            "metric": "mse",
             "n": 32,
             "seed": [1, 0, 0],
             "mse": [1.0, 3.0, 5.0],
@@ -122,6 +123,7 @@ def test_scores_by_hand():
     )
     table = score_table(runs)
     assert table["task"].tolist() == ["b", "a"]
+    assert table["metric"].tolist() == ["mse", "mse"]
     assert table["seeds"].tolist() == ["0 1", "0"]
     assert table["mse"].tolist() == [2.0, 5.0]
     assert table.loc[0, "mse_sd"] == pytest.approx(2**0.5)

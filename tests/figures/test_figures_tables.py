@@ -53,6 +53,7 @@ def test_table1_row_by_hand(summaries, metrics):
     assert row == {
         "task": "stsb",
         "kind": "regression",
+        "metric": "pearson",
         "n": 100,
         "draws": 5,
         "exponent": 1.5,

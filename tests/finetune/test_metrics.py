@@ -10,18 +10,17 @@ from scipy import stats
 from sklearn import metrics as peer
 
 from ntktune.config import schema
-from ntktune.data import definition
 from ntktune.figures.measures import METRIC_LABELS
 from ntktune.finetune.metrics import (
-    METRICS,
+    MEASURES,
     classification_metrics,
     f1_score,
     pearson,
     regression_metrics,
     score,
-    share_reached,
     spearman,
 )
+from ntktune.scores import METRICS, share_reached
 
 
 def test_regression_by_hand():
@@ -100,11 +99,9 @@ def test_f1_against_scikit_learn(pairs):
 
 def test_every_metric_that_a_task_may_name_is_a_score():
     """The schema, the check of a definition, what is computed and what figures print agree."""
-    stated = schema("task")["properties"]["metric"]["enum"]
-    known = {kind: tuple(some) for kind, some in METRICS.items()}
-    assert known == definition.METRICS
-    assert {name for name in stated if name} == {name for some in known.values() for name in some}
-    assert set(METRIC_LABELS) == {name for name in stated if name}
+    stated = {name for name in schema("task")["properties"]["metric"]["enum"] if name}
+    assert stated == {name for some in METRICS.values() for name in some}
+    assert stated == set(MEASURES) == set(METRIC_LABELS)
     label, output = np.array([1.0, 2, 4]), np.array([2.0, 2.5, 9])
     assert score("pearson", output, label) == pearson(output, label)
     assert score("spearman", output, label) == pytest.approx(1)
@@ -112,7 +109,7 @@ def test_every_metric_that_a_task_may_name_is_a_score():
     classes, predicted = np.array([0, 1, 1, 0]), np.array([True, True, False, False])
     assert score("accuracy", predicted, classes) == 0.5
     assert score("f1", predicted, classes) == 0.5
-    assert all(math.isnan(score(name, label[:0], label[:0])) for name in METRIC_LABELS)
+    assert all(math.isnan(score(name, label[:0], label[:0])) for name in stated)
 
 
 def test_of_an_error_the_share_is_the_inverse():
@@ -120,3 +117,4 @@ def test_of_an_error_the_share_is_the_inverse():
     assert share_reached("mse", 0.8, 0.6) == pytest.approx(0.75)
     assert math.isnan(share_reached("pearson", 0.5, -0.1))
     assert math.isnan(share_reached("mse", 0.0, 0.5))
+    assert math.isnan(share_reached("mse", 0.5, 0.0))

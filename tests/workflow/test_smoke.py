@@ -238,7 +238,7 @@ def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke,
 @pytest.mark.parametrize(
     ("folder", "out", "message"),
     [
-        ("results/none", "a.tar.gz", "--folder results/none is no study's results"),
+        ("results/none", "a.tar.gz", "results/none does not exist (looked in"),
         ("{root}/results/smoke", "a.tar.gz", "is no study's results: give results/<study>, from"),
         ("results/smoke", "a.zip", "--out a.zip must end in .tar.gz"),
         ("results/smoke", "results/smoke/a.tar.gz", "would stand in what it packs"),

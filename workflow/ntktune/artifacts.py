@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ntktune import __version__
 from ntktune.code_digest import code_digest
 from ntktune.device import gpu_peak_memory, peak_memory_bytes
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
     import argparse
@@ -288,18 +288,19 @@ def file_sha256(path: str | os.PathLike) -> str:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: str | os.PathLike, error: Exception) -> Exception:
+def _unreadable(path: str | os.PathLike, error: Exception, form: str = "") -> Exception:
     """Return the error for a file that could not be read: the system's, or its own damage.
 
-    Only what is wrong with the file itself has it set aside: not a missing permission, nor a disk
-    or a memory that failed for the moment.
+    A file is set aside only for what is wrong with the file itself, not for a missing permission
+    or a disk or memory that failed. ``form`` is what it should be, as "a JSON file".
     """
     number = system_error(error)
     if number is not None:
         return UserError(f"{path} cannot be read: {os.strerror(number)}")
     if isinstance(error, MemoryError):
         return error
-    return damaged(path, (str(error) or type(error).__name__).splitlines()[0])
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return damaged(path, f"read as {form}: {why}" if form else why)
 
 
 @contextlib.contextmanager
@@ -334,7 +335,7 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
     """Return the error for a file, or a folder, that is not what was written.
 
     In the results of a running study it is renamed to ``<name>.damaged``: its rule then makes
-    it again.
+    it again. A file elsewhere may be the user's own: nothing advises to delete it.
     """
     path = Path(path)
     if path.name == MODEL_MANIFEST:  # without it the folder is of no use
@@ -349,7 +350,8 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
             os.replace(path, aside)
             told += f"it was renamed to {aside.name}: run the same command again to rebuild it"
             return UserError(told)
-    return UserError(told + "delete it and run the same command again to rebuild it")
+        return UserError(told + "delete it and run the same command again to rebuild it")
+    return UserError(told + "give the right file, or make it again")
 
 
 def _present(path: str | os.PathLike) -> Path:
@@ -359,7 +361,7 @@ def _present(path: str | os.PathLike) -> Path:
             raise damaged(path, "it is a folder")
         raise UserError(f"{path} is a folder; name a file")
     if not path.is_file():
-        raise UserError(f"{path} does not exist; make it first, or correct the path")
+        raise not_there(path, "make it first, or correct the path")
     return path
 
 
@@ -376,7 +378,7 @@ def read_json(path: str | os.PathLike) -> dict:
     try:
         content = json.loads(_present(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, "a JSON file") from None
     if not isinstance(content, dict):
         raise damaged(path, "it holds no JSON object")
     stated = content.pop(CHECKSUM, None)
@@ -400,6 +402,8 @@ def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
         One is missing or damaged. The whole folder then is.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise not_there(folder, "correct the path of the model's folder")
     if not (folder / MODEL_MANIFEST).is_file():
         return
     manifest = read_json(folder / MODEL_MANIFEST)
@@ -441,7 +445,7 @@ def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
     except UserError:
         raise
     except Exception as error:  # what a damaged footer breaks is without bound
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, "a parquet table") from None
 
 
 def _frame_checksum(arrow: pa.Table, facts: bytes) -> bytes:
@@ -556,7 +560,7 @@ def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
         with safe_open(_present(path), framework=framework) as file:
             yield file
     except (SafetensorError, OSError, MemoryError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, "a safetensors file") from None
 
 
 def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:

@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 SCHEMAS = Path(__file__).parent / "schemas"
 # Folders of results/<study>/data that are no task's.
@@ -42,7 +42,7 @@ def load_yaml(path: str | Path) -> dict:
     try:
         content = _parsed_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise not_there(path, "correct the path") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"
@@ -168,8 +168,9 @@ def _task_file(name: str, folders: list[str], key: str) -> Path:
     known = sorted({p.stem for f in folders for p in Path(f).glob("*.yaml")})
     if not known:
         raise UserError(
-            f"{key}: there is no task {name!r}: task_folders ({', '.join(folders)}) hold no "
-            "task at all; correct the folders"
+            f"{key}: there is no task {name!r}: task_folders ({', '.join(folders)}) hold no task "
+            f"at all (looked in {Path.cwd()}); correct the folders, or run Snakemake where they "
+            "are (--directory)"
         )
     raise UserError(
         f"{key}: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"

@@ -227,11 +227,12 @@ def leased_gpu() -> int:
     if _leases:
         return next(iter(_leases))
     folder = Path(tempfile.gettempdir()) / f"ntktune-gpus-{os.getuid()}"
+    elsewhere = "set TMPDIR to a folder of your own, the same for all jobs of this machine"
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: GPUs cannot be leased there; remove it")
+        raise UserError(f"{folder} is a file, not a folder for locks of GPUs; {elsewhere}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder} is somebody else's: GPUs cannot be leased there; remove it")
+        raise UserError(f"{folder}, for locks of GPUs, belongs to another user; {elsewhere}")
     names, told = _gpu_names(), False
     while True:
         for number, name in enumerate(names):

@@ -1,5 +1,10 @@
 """The exception for a mistake that a user can mend, and what other exceptions say."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something in the input is wrong; the message says what, where, and what to do.
@@ -12,3 +17,16 @@ def one_line(error: BaseException) -> str:
     """Return what an exception says, white space collapsed, at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:
+    """Return the error for a file or folder that is not there.
+
+    A missing folder on the way is named, and where a relative path was looked for.
+    """
+    path = Path(path)
+    absent = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
+    why = f"there is no folder {absent}" if absent else ""
+    if not path.is_absolute():
+        why = f"{why or 'looked'} in {Path.cwd()}"
+    return UserError(f"{path} does not exist{f' ({why})' if why else ''}; {what_to_do}")

@@ -8,9 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, atomic_path, file_sha256, read_csv, read_table, write_json
+from ntktune.artifacts import (
+    Record,
+    atomic_path,
+    file_sha256,
+    read_csv,
+    read_table,
+    write_json,
+)
 from ntktune.cli.inputs import check_names
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,10 +150,7 @@ def check_same_tasks(tables: dict[str, pd.DataFrame]) -> None:
 def own_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read one of this chapter's own tables."""
     if not Path(path).is_file():
-        raise UserError(
-            f"{path} does not exist; make it with: ntktune figures {Path(path).stem}, or run "
-            "the study"
-        )
+        raise not_there(path, f"make it with: ntktune figures {Path(path).stem}, or run the study")
     table = read_csv(path)
     check_names(str(path), table.columns, columns, "columns")
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_arrays, read_json
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,8 @@ def model_manifest(folder: str) -> dict[str, Any]:
         It is damaged, or not there.
     """
     path = Path(folder) / MODEL_MANIFEST
+    if not Path(folder).exists():
+        raise not_there(folder, "correct the path of the model's folder")
     if in_results(folder) and Path(folder).is_dir() and not path.is_file():
         raise damaged(path, "it is missing")
     return read_json(path)

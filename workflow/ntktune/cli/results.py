@@ -27,7 +27,7 @@ from ntktune.artifacts import (
     stored_tensors,
 )
 from ntktune.cli import add_command
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 from ntktune.unfinished import FOLDER as UNFINISHED
 from ntktune.unfinished import begin, runs, unfinished
 
@@ -106,6 +106,8 @@ def archive(args: argparse.Namespace) -> None:
 
 def _study_folder(name: str) -> Path:
     folder = Path(name)
+    if not folder.is_dir():
+        raise not_there(folder, "run the study first, or name its folder, as results/quickstart")
     if folder.is_absolute() or ".." in folder.parts or not (folder / "config.yaml").is_file():
         raise UserError(
             f"--folder {folder} is no study's results: give results/<study>, from the "

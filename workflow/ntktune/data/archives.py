@@ -38,7 +38,7 @@ def check_sha256(path: str | os.PathLike, expected: str, what: str) -> None:
     if found != expected:
         raise UserError(
             f"{what} ({path}) has sha256 {found}, expected {expected}; "
-            "delete the file and fetch it again, or correct the checksum in the configuration"
+            "fetch it again, or correct the checksum in the configuration"
         )
 
 

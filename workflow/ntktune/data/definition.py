@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ntktune.errors import UserError
+from ntktune.scores import METRICS
 
 # The defaults of schemas/task.schema.yaml, for definitions written by hand.
 DEFAULTS: dict[str, Any] = {
@@ -52,7 +53,6 @@ SOURCE_REQUIRED = {
     "package": ("name", "version", "sha256", "reader", "member"),
     "generated": ("rows",),
 }
-METRICS = {"regression": ("pearson", "spearman", "mse"), "classification": ("accuracy", "f1")}
 # the part of a definition that later chapters see, in the provenance of the tables
 SUMMARY = ("title", "kind", "classes", "score_range", "template", "metric", "licence", "citation")
 

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from ntktune.errors import UserError
-from ntktune.finetune.metrics import CLASSIFICATION, ERRORS, REGRESSION
+from ntktune.scores import ERRORS
 
+BASELINES = {"mse": "baseline_mse", "accuracy": "baseline_accuracy", "f1": "baseline_f1"}
 METRIC_LABELS = {
     "pearson": "Pearson r",
     "spearman": "Spearman ρ",
@@ -43,8 +44,8 @@ def gains(metrics: pd.DataFrame) -> pd.Series:
     """
     found = pd.Series(float("nan"), metrics.index)
     for metric, rows in metrics.groupby("metric"):
-        constant = f"baseline_{metric}"
-        above = rows[metric] - (rows[constant] if constant in REGRESSION + CLASSIFICATION else 0.0)
+        constant = BASELINES.get(metric)
+        above = rows[metric] - (rows[constant] if constant else 0.0)
         found[rows.index] = -above if metric in ERRORS else above
     return found
 

@@ -18,8 +18,8 @@ from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_e
 from ntktune.figures.needed import SHARE, gain_points, reached_sizes
 from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
-from ntktune.finetune.metrics import share_reached
 from ntktune.merges import FIXED, LEAST_KEPT, parts
+from ntktune.scores import share_reached
 from ntktune.seeds import generator
 
 LEAST_R_SQUARED = 0.9

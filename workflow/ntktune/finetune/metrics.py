@@ -50,12 +50,13 @@ def accuracy(prediction: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean(np.asarray(prediction) == np.asarray(label)))
 
 
-# Kind of task → the metrics that can be its score; the first is the default.
-METRICS = {
-    "regression": {"pearson": pearson, "spearman": spearman, "mse": mean_squared_error},
-    "classification": {"accuracy": accuracy, "f1": f1_score},
+MEASURES = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "mse": mean_squared_error,
+    "accuracy": accuracy,
+    "f1": f1_score,
 }
-ERRORS = ("mse",)  # less of these is better
 
 
 def score(metric: str, prediction: np.ndarray, label: np.ndarray) -> float:
@@ -64,23 +65,11 @@ def score(metric: str, prediction: np.ndarray, label: np.ndarray) -> float:
     Parameters
     ----------
     metric
-        The ``metric`` of the task's definition, one of :data:`METRICS`.
+        The ``metric`` of the task's definition: a key of :data:`MEASURES`.
     prediction, label
         Shape (N,): scores, or classes 0 and 1.
     """
-    measures = {name: measure for some in METRICS.values() for name, measure in some.items()}
-    return measures[metric](prediction, label) if len(label) else math.nan
-
-
-def share_reached(metric: str, value: float, reference: float) -> float:
-    """Return which share of a reference score another one reaches, 1 being all of it.
-
-    That is value / reference, of an error reference / value; NaN where the denominator is not
-    above 0.
-    """
-    if metric in ERRORS:
-        value, reference = reference, value
-    return value / reference if reference > 0 else math.nan
+    return MEASURES[metric](prediction, label) if len(label) else math.nan
 
 
 def regression_metrics(

@@ -14,7 +14,6 @@ from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.metrics import (
     CLASSIFICATION,
-    METRICS,
     REGRESSION,
     classification_metrics,
     regression_metrics,
@@ -28,6 +27,7 @@ from ntktune.finetune.training import (
     outputs,
 )
 from ntktune.models import TextModel
+from ntktune.scores import METRICS
 from ntktune.seeds import generator, integer_seed
 
 OUTPUTS = {"regression": 1, "classification": 2}
@@ -68,7 +68,7 @@ class Examples:
                 f"task {self.task} is of kind {self.kind!r}; it must be one of {', '.join(OUTPUTS)}"
             )
         known = METRICS[self.kind]
-        object.__setattr__(self, "metric", self.metric or next(iter(known)))
+        object.__setattr__(self, "metric", self.metric or known[0])
         if self.metric not in known:
             raise UserError(
                 f"task {self.task} has the metric {self.metric!r}; a {self.kind} has one of "

@@ -10,6 +10,8 @@ import torch
 from ntktune.errors import UserError
 from ntktune.kernel.sums import TOLERANCES
 
+IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_tile learning_kernel_tile"
+
 
 def bands(rows: int, count: int) -> list[range]:
     """Return ``count`` runs of rows, together ``range(rows)``, of equal length up to one.
@@ -49,8 +51,8 @@ def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.
         if not error <= TOLERANCES[dtype] * scale:
             raise UserError(
                 f"the tiles {i}-{i} and {i}-{j} differ by {error:.3g} in the outputs of the same "
-                f"texts (the largest is {scale:.3g}): they are not of one network; delete both "
-                "and compute them again"
+                f"texts (the largest is {scale:.3g}): they are not of one network; compute "
+                f"both again{IN_A_STUDY}"
             )
 
 
@@ -76,7 +78,7 @@ def check_bound(
         raise UserError(
             f"tile {name} has {kernel[row, column].item():.6g} in row {row}, column {column}, more "
             f"than the diagonal allows ({bound[row, column].item():.6g}): it is not of the same "
-            "kernel; delete it and compute it again"
+            f"kernel; compute it again{IN_A_STUDY}"
         )
 
 
