@@ -8,6 +8,7 @@ import tarfile
 
 import pandas as pd
 import pytest
+import yaml
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_table
@@ -177,6 +178,34 @@ def test_a_wrong_source_is_not_passed_over(tmp_path, out, capsys):
     generated = {"generated": {"rows": {"train": 9, "test": 3}}}
     assert _fetch(out, SCORES | {"sources": [{"files": {"train": str(path)}}, generated]}) == 1
     assert "t, source 1 (files): " in capsys.readouterr().err
+
+
+def test_a_definition_may_be_the_tasks_file(tmp_path, out, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "a.csv", [{"text": f"t{i}", "score": i} for i in range(30)])
+    task = SCORES | {"sources": [{"files": {"train": "a.csv"}}]}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(task))
+    command = ["data", "fetch-task", "--name", "t", "--out", str(out), "--definition"]
+    assert main([*command, "t.yaml"]) == 0
+    provenance = read_table(out)[1]
+    assert provenance["settings"]["definition"]["columns"]["label"] == "score"
+    assert _fetch(out, task) == 0
+    assert read_table(out)[1]["settings"] == provenance["settings"]
+    for content, message in (
+        (None, "t.yaml does not exist"),
+        ("[]", "t.yaml must hold keys and values"),
+        ("title: T\nkind: regression\nsources: [a.csv]", "t.sources[0]: a source has exactly one"),
+        ("title: T\nkind: regression\nsources: [a]\ncolumns: [a]", "t.columns is ['a']; it must"),
+    ):
+        (tmp_path / "t.yaml").unlink()
+        if content:
+            (tmp_path / "t.yaml").write_text(content)
+        else:
+            assert main([*command, "t.yaml"]) == 1
+            (tmp_path / "t.yaml").touch()
+            continue
+        assert main([*command, "t.yaml"]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_a_definition_that_is_no_json_is_told(out, capsys):

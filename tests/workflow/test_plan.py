@@ -1,10 +1,15 @@
 """What Snakemake plans, and what a mistake in the configuration prints."""
 
+import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
+
+from ntktune.data.pretrained import random_model
 
 pytestmark = pytest.mark.workflow
 
@@ -180,18 +185,39 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
 
 
-def test_another_model_at_the_same_place_is_fetched_anew(checkout):
-    """A study of one's own: the files of its model are inputs, as those of its texts are."""
-    readme_study(checkout)
+def test_the_users_own_files_are_watched_by_content(checkout):
+    """A corpus of many files, one of them large, and a model: touched, then replaced by older ones.
+
+    Linux allows one argument of a command 128 KiB; the names of the corpus's files are more.
+    """
+    readme_study(checkout, rows=6000)
+    corpus = Path("my", *("part-of-the-collection-" * 10 for _ in range(15)))
+    (checkout.folder / corpus).mkdir(parents=True)
+    files = [str(corpus / f"{i}.jsonl") for i in range(40)]
+    for i, name in enumerate(files):
+        (checkout.folder / name).write_text(json.dumps({"review": f"t{i}", "stars": 2}))
+    assert sum(map(len, files)) > 2**17
+    large = checkout.folder / "my/reviews.csv"
+    large.write_text(large.read_text().replace("text", "text " * 50))
+    assert large.stat().st_size > 10**6  # Snakemake's limit for checksums
+    checkout.edit("my/tasks/reviews.yaml", "my/reviews.csv", json.dumps(["my/reviews.csv", *files]))
     model = checkout.folder / "my/tasks"
-    (model / "config.json").write_text('{"model_type": "gpt_neo"}')
-    done = checkout.snakemake(
-        "--dry-run", "--configfile", "my/study.yaml", "--", "results/mine/data/model"
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(
-        r"rule fetch_model:\s+input: my/tasks/config.json\n", done.stdout + done.stderr
-    )
+    settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 2, "num_heads": 2}
+    network, tokenizer = random_model(settings | {"attention_types": [[["global", "local"], 1]]})
+    network.save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    study = ("--configfile", "my/study.yaml")
+    targets = ("--", "results/mine/data/model", "results/mine/data/reviews/table.parquet")
+    done = checkout.snakemake("--cores", "2", *study, *targets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    own = [large, *(checkout.folder / name for name in files[:3]), *model.iterdir()]
+    for file in own:
+        os.utime(file)
+    assert checkout.planned(*study, *targets) == {}
+    for file in (large, model / "tokenizer.json"):
+        file.write_text(file.read_text() + "\n")
+        os.utime(file, (10**9, 10**9))
+    assert checkout.planned(*study, *targets) == {"fetch_task": 1, "fetch_model": 1}
 
 
 def test_a_kernel_of_many_tiles_fits_a_command_line(checkout):

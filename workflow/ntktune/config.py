@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
-from ntktune.errors import UserError, not_there
+from ntktune.errors import UserError
+from ntktune.yaml_files import load_yaml
 
 SCHEMAS = Path(__file__).parent / "schemas"
 # Folders of results/<study>/data that are no task's.
@@ -34,35 +34,6 @@ _Validator = jsonschema.validators.extend(
         "integer", lambda checker, value: isinstance(value, int) and not isinstance(value, bool)
     ),
 )
-
-
-def load_yaml(path: str | Path) -> dict:
-    """Read one YAML file that holds a mapping."""
-    path = Path(path)
-    try:
-        content = _parsed_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise not_there(path, "correct the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold keys and values, not {type(content).__name__}")
-    return content
-
-
-def _parsed_yaml(text: str) -> Any:
-    """Do what yaml.safe_load does, in C where PyYAML has it: each job on a cluster reads all."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
 
 
 @functools.cache
@@ -160,7 +131,14 @@ def validated(content: dict, schema_name: str, where: str) -> dict:
     return with_defaults(content, spec)
 
 
-def _task_file(name: str, folders: list[str], key: str) -> Path:
+def task_file(name: str, folders: list[str], key: str = "tasks") -> Path:
+    """Return the file that defines a task; ``key`` of the configuration named it.
+
+    Raises
+    ------
+    UserError
+        There is none in these folders.
+    """
     for folder in folders:
         path = Path(folder) / f"{name}.yaml"
         if path.is_file():
@@ -197,7 +175,7 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bo
     UserError
         No such task, a mistake in its file, or no source that could ever be read.
     """
-    path = _task_file(name, folders, key)
+    path = task_file(name, folders, key)
     task = validated(load_yaml(path), "task", str(path))
     if not task["sources"]:
         raise UserError(f"{path}: sources is empty; name at least one source")

@@ -31,12 +31,14 @@ from ntktune.config import (
     packages,
     resolved_study,
     source_files,
+    task_file,
 )
 from ntktune.data.definition import complete_definition
 from ntktune.data.hub import MODEL_FILES
 from ntktune.device import has_nvidia_gpu
 from ntktune.errors import UserError
 from ntktune.unfinished import begin, finish, unfinished
+from ntktune.user_files import content_digest
 
 try:
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
@@ -147,6 +149,20 @@ def digest_of(entry):
     return lambda wildcards: code_digest(entry) if workflow.is_main_process else ""
 
 
+def content_of(files):
+    """The digest of the user's own files that a job reads, by content; as digest_of, only planned."""
+
+    def digest(wildcards):
+        if not workflow.is_main_process:
+            return ""
+        try:
+            return content_digest(files(wildcards), f"{RESULTS}/state/user_files.json")
+        except (OSError, UserError) as error:
+            raise WorkflowError(str(error)) from None
+
+    return digest
+
+
 def unfinished_first(wildcards):
     """No files; but what an earlier run began and did not finish is done again, as by --forcerun.
 
@@ -165,6 +181,11 @@ def compact_json(value):
 def task_definition(wildcards):
     """The task's whole definition: the part of the configuration that its table depends on."""
     return compact_json(STUDY["task_definitions"][wildcards.task])
+
+
+def task_definition_file(wildcards):
+    """The file that holds the task's definition."""
+    return str(task_file(wildcards.task, STUDY["task_folders"]))
 
 
 def model_definition(wildcards):

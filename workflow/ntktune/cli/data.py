@@ -23,6 +23,7 @@ from ntktune.artifacts import (
 from ntktune.cli import add_command
 from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
 from ntktune.errors import UserError
+from ntktune.yaml_files import load_yaml
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -41,7 +42,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     task = add_command(verbs, "fetch-task", fetch_task, network=True)
     task.add_argument("--name", required=True, help="the task's name")
-    task.add_argument("--definition", required=True, help="the task's definition as JSON")
+    task.add_argument(
+        "--definition", required=True, help="the task's definition: its YAML file, or JSON"
+    )
     task.add_argument("--package-file", help="the archive that a package source reads")
     task.add_argument("--out", required=True, help="the task's table (parquet)")
 
@@ -80,6 +83,16 @@ def _json_argument(text: str, flag: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{flag} must be a JSON object, not {text[:60]}")
     return content
+
+
+def _definition(given: str) -> dict:
+    """Return a task's definition, from JSON or from the file that holds it.
+
+    A corpus of thousands of files does not fit into a command line.
+    """
+    if given.lstrip().startswith(("{", "[")):
+        return _json_argument(given, "--definition")
+    return load_yaml(given)
 
 
 def _say(text: str) -> None:
@@ -126,7 +139,8 @@ def fetch_task(args: argparse.Namespace) -> None:
     from ntktune.data.sources import ColumnError, read_sources
 
     record = Record("ntktune.cli.data:fetch_task", args)
-    definition = complete_definition(_json_argument(args.definition, "--definition"), args.name)
+    definition = complete_definition(_definition(args.definition), args.name)
+    record.settings["definition"] = definition
     try:
         rows = read_sources(definition, args.name, args.package_file)
     except ColumnError as error:

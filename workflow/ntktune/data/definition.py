@@ -85,6 +85,8 @@ def template_filler(template: str) -> Callable[[str, str | None], str]:
 
 
 def _keys(found: dict, known: set[str], required: tuple[str, ...], where: str) -> None:
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is {found!r:.60}; it must hold keys and values")
     unknown = sorted(set(found) - known)
     if unknown:
         raise UserError(
@@ -96,7 +98,7 @@ def _keys(found: dict, known: set[str], required: tuple[str, ...], where: str) -
 
 
 def _complete_source(source: dict, where: str) -> dict:
-    if len(source) != 1 or next(iter(source)) not in SOURCES:
+    if not isinstance(source, dict) or len(source) != 1 or next(iter(source)) not in SOURCES:
         raise UserError(
             f"{where}: a source has exactly one of the keys {', '.join(SOURCES)}, "
             f"this one has {', '.join(map(str, source)) or 'none'}"

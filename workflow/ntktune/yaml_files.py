@@ -1,0 +1,45 @@
+"""YAML files: configurations and definitions of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ntktune.errors import UserError, not_there
+
+
+def load_yaml(path: str | Path) -> dict:
+    """Read one YAML file that holds a mapping.
+
+    Raises
+    ------
+    UserError
+        It is missing, unreadable, not UTF-8, no YAML, or holds something else.
+    """
+    path = Path(path)
+    try:
+        content = _parsed_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise not_there(path, "correct the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, not {type(content).__name__}")
+    return content
+
+
+def _parsed_yaml(text: str) -> Any:
+    """Do what yaml.safe_load does, in C where PyYAML has it: each job on a cluster reads all."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
