@@ -1,5 +1,7 @@
 """The few lines that a run ends with."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -7,11 +9,15 @@ from ntktune.__main__ import main
 
 RATES = pd.DataFrame(
     {
-        "task": ["film", "news-intensity"],
-        "exponent": [1.234, 2.0],
-        "r_squared": [0.98765, 0.9],
-        "predicted_rate": [0.5524, 2 / 3],
-        "measured_exponent": [0.41, None],
+        "task": ["film", "news-intensity", "tweets", "reviews"],
+        "needed": [130.7, 231.4, None, 16.0],
+        "needed_low": [98.6, None, None, 16.0],
+        "needed_high": [201.2, None, None, 17.2],
+        "needed_bound": ["", "least", "", "most"],
+        "exponent": [1.234, 2.0, 1.0, 1.0],
+        "r_squared": [0.98765, 0.9, 1.0, 1.0],
+        "predicted_rate": [0.5524, 2 / 3, 0.5, 0.5],
+        "measured_exponent": [0.41, None, 0.3, 0.3],
     }
 )
 VERDICTS = pd.DataFrame(
@@ -31,9 +37,15 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     (folder / "report.html").write_text("")
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split("  ")[0] == "task"
-    assert lines[2].split() == ["film", "1.23", "0.988", "0.55", "0.41"]
-    assert lines[3].split() == ["news-intensity", "2.00", "0.900", "0.67", "-"]
+    cells = [re.split(r"\s{2,}", line) for line in lines[1:6]]
+    assert cells[0][:2] == ["task", "examples needed"]
+    assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
+    assert cells[2] == ["news-intensity", "at least 231", "2.00", "0.900", "0.67", "-"]
+    assert cells[3][:2] == ["tweets", "unknown"]
+    assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
+    assert any(
+        line.startswith("examples needed: labelled examples that reach 95%") for line in lines
+    )
     assert "  reproduced     Short claim" in lines
     assert any(line.startswith("  not tested     word") for line in lines)
     assert max(map(len, lines[:-2])) <= 95

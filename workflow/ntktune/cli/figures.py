@@ -319,11 +319,12 @@ def _fits(path: str, summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Print where a study's figures are, and its rates and verdicts in a few lines."""
+    """Print the examples needed, rates and verdicts of a study, and where its figures are."""
     from ntktune.figures.overview import overview
 
     folder = Path(args.folder)
-    columns = ("task", "exponent", "r_squared", "predicted_rate", "measured_exponent")
+    needed = ("needed", "needed_low", "needed_high", "needed_bound")
+    columns = ("task", *needed, "exponent", "r_squared", "predicted_rate", "measured_exponent")
     rates = own_table(folder / "figures" / "table1.csv", columns)
     claims = own_table(folder / "figures" / "verdicts.csv", ("claim", "verdict"))
     print(f"\n{overview(rates, claims)}\n")

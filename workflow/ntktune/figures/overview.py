@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import pandas as pd
+
+from ntktune.figures.needed import SHARE
+
+NOTE = textwrap.fill(
+    f"examples needed: labelled examples that reach {SHARE:.0%} of the best score over the sizes "
+    "tried, with its 95 % interval over seeds where there are several; 'at least' where the "
+    "largest size is the best, 'at most' where the smallest is good enough. Rates b: error ~ n^-b, "
+    "predicted a/(a+1).",
+    width=95,
+)
 
 
 def _plain_table(rows: list[list[str]]) -> str:
@@ -22,22 +33,35 @@ def _number(value: float, digits: int) -> str:
     return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
+def _needed(row: dict[str, Any]) -> str:
+    """Return how many examples a task needs: whether that is a bound, and its interval."""
+    if pd.isna(row["needed"]):
+        return "unknown"
+    text = _number(row["needed"], 0)
+    if isinstance(row["needed_bound"], str) and row["needed_bound"]:
+        text = f"at {row['needed_bound']} {text}"
+    low, high = (_number(row[key], 0) for key in ("needed_low", "needed_high"))
+    return text if low == "-" else f"{text} ({low} to {high})"
+
+
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return decay rates and verdicts as text.
+    """Return the examples needed, decay rates and verdicts as text.
 
     Parameters
     ----------
     rates
-        Table 1: columns task, exponent, r_squared, predicted_rate, measured_exponent.
+        Table 1: columns task, needed, needed_low, needed_high, needed_bound, exponent,
+        r_squared, predicted_rate, measured_exponent.
     verdicts
         The verdict table: columns claim, verdict.
     """
-    rows = [["task", "decay exponent a", "R²", "predicted rate a/(a+1)", "measured rate"]]
+    rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
-        rows.append([row["task"], *(_number(row[key], n) for key, n in digits.items())])
+        numbers = (_number(row[key], n) for key, n in digits.items())
+        rows.append([row["task"], _needed(row), *numbers])
     claims = []
     for row in verdicts.to_dict("records"):
         lines = textwrap.wrap(row["claim"], width=78)
         claims.append(f"  {row['verdict']:<15}" + f"\n{'':17}".join(lines))
-    return "\n\n".join([_plain_table(rows), "\n".join(claims)])
+    return "\n\n".join([_plain_table(rows), NOTE, "\n".join(claims)])
