@@ -1,6 +1,8 @@
 """The progress display: names, estimates, failures."""
 
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -72,5 +74,30 @@ def test_a_failed_job_shows_the_end_of_its_log(send, tmp_path, capsys):
 def test_a_late_job_does_not_make_the_estimate_negative():
     estimate = plugin.Estimate({"kernel": 1, "fig2": 1}, cores=2)
     assert estimate.seconds_left([("kernel", 1e6)]) >= 0
-    unknown = plugin.Estimate({"something": 3}, cores=1)
-    assert unknown.seconds_left([]) > 0
+
+
+def test_rules_that_nobody_measured_are_told_until_one_of_their_jobs_has_ended(send, now, capsys):
+    known = plugin.EXPECTED["fig2"]
+    send(LogEvent.RESOURCES_INFO, cores=1)
+    send(LogEvent.RUN_INFO, stats={"fig2": 2, "new": 2, "newer": 1, "all": 1, "total": 6})
+    for number, rule, seconds in ((1, "fig2", 2 * known), (2, "new", 50), (3, "newer", 10)):
+        job(send, number, rule)
+        now.time += seconds
+        send(LogEvent.JOB_FINISHED, job_id=number)
+    told = [line for line in capsys.readouterr().err.splitlines() if "finished" in line]
+    left = plugin.clock(2 * known)
+    assert told[0].endswith(f"(1 of 5 done, at least {left} left, 2 rules unknown)")
+    left = plugin.clock(2 * known + 50)
+    assert told[1].endswith(f"(2 of 5 done, at least {left} left, 1 rule unknown)")
+    assert told[2].endswith(f"(3 of 5 done, about {left} left)")
+
+
+def test_every_expected_time_is_of_a_rule():
+    """A renamed rule takes its time with it."""
+    rules = Path(plugin.__file__).parents[1] / "rules"
+    texts = "".join(path.read_text(encoding="utf-8") for path in rules.glob("*.smk"))
+    names = set(re.findall(r"^rule (\w+):", texts, re.M)) | set(
+        re.findall(r"^use rule \w+ as (\w+) with:", texts, re.M)
+    )
+    assert set(plugin.EXPECTED) <= names
+    assert all(seconds > 0 for seconds in plugin.EXPECTED.values())

@@ -17,7 +17,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 # Seconds that a job of each rule took when the study quickstart was measured. Only their
-# ratios matter: they are rescaled by what the jobs of this run really take.
+# ratios matter: they are rescaled by what the jobs of this run really take. A rule that was not
+# measured is unknown until its first job ends.
 EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_text())
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
@@ -32,7 +33,7 @@ def clock(seconds: float) -> str:
 
 
 class Estimate:
-    """How much of a run is done and how long the rest will take.
+    """How much of a run is done and how long the rest will take, by the rules that are known.
 
     Parameters
     ----------
@@ -43,28 +44,42 @@ class Estimate:
     """
 
     def __init__(self, counts: dict[str, int], cores: int):
-        known = [EXPECTED[rule] for rule in counts if rule in EXPECTED]
-        self.typical = sum(known) / len(known) if known else 1.0
+        self.known = dict(EXPECTED)
         self.remaining = dict(counts)
         self.total, self.done, self.cores = sum(counts.values()), 0, max(cores, 1)
         self.expected_of_finished = self.spent_on_finished = 0.0
 
     def expected(self, rule: str) -> float:
-        """Return the expected seconds of one job of a rule, before any rescaling."""
-        return EXPECTED.get(rule, self.typical)
+        """Return the expected seconds of one job of a rule, before any rescaling; 0 if unknown."""
+        return self.known.get(rule, 0.0)
+
+    @property
+    def scale(self) -> float:
+        """How many times as long as expected the finished jobs took."""
+        known = self.expected_of_finished
+        return self.spent_on_finished / known if known else 1.0
+
+    @property
+    def unknown(self) -> int:
+        """How many rules have jobs left of which nobody knows how long they take."""
+        return sum(count > 0 and rule not in self.known for rule, count in self.remaining.items())
 
     def finished(self, rule: str, seconds: float) -> None:
         """Count one job of a rule as finished after ``seconds``."""
         self.done += 1
         self.remaining[rule] = max(self.remaining.get(rule, 0) - 1, 0)
+        if rule not in self.known:
+            self.known[rule] = seconds / (self.scale or 1.0)
+            return
         self.expected_of_finished += self.expected(rule)
         self.spent_on_finished += seconds
 
     def seconds_left(self, running: list[tuple[str, float]]) -> float:
-        """Return the expected seconds to the end, given (rule, seconds so far) of running jobs."""
-        scale = 1.0
-        if self.expected_of_finished:
-            scale = self.spent_on_finished / self.expected_of_finished
+        """Return the expected seconds to the end, given (rule, seconds so far) of running jobs.
+
+        Jobs of unknown rules are left out.
+        """
+        scale = self.scale
         work = scale * sum(n * self.expected(rule) for rule, n in self.remaining.items())
         # a job that outlasts its estimate is not counted as negative work
         work -= sum(min(spent, scale * self.expected(rule)) for rule, spent in running)
@@ -162,7 +177,11 @@ class LogHandler(LogHandlerBase):
         now = time.monotonic()
         running = [(self.names[j][0], now - t) for j, t in self.running.items() if j in self.names]
         left = self.estimate.seconds_left(running)
-        return f"{self.estimate.done} of {self.estimate.total} done, about {clock(left)} left"
+        time_left = f"about {clock(left)} left"
+        if unknown := self.estimate.unknown:
+            rules = "rule" if unknown == 1 else "rules"
+            time_left = f"at least {clock(left)} left, {unknown} {rules} unknown"
+        return f"{self.estimate.done} of {self.estimate.total} done, {time_left}"
 
     def _print(self, text: str, state: bool = False) -> None:
         self.last_line = time.monotonic()
