@@ -59,11 +59,6 @@ class Import(NamedTuple):
     module: str
     name: str | None
 
-    @property
-    def is_own(self) -> bool:
-        """Whether it is from this package."""
-        return module_file(self.module) is not None
-
 
 @functools.cache
 def module_file(module: str) -> Path | None:
@@ -74,12 +69,12 @@ def module_file(module: str) -> Path | None:
     return path if package == PACKAGE and path.is_file() else None
 
 
-def _imports(node: ast.stmt, module: str) -> Iterator[Import]:
+def _imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[Import]:
     """Yield what an import statement in a module binds."""
     if isinstance(node, ast.Import):
         for a in node.names:
             yield Import(a.asname or a.name.split(".")[0], a.name, None)
-    elif isinstance(node, ast.ImportFrom):
+    else:
         base = node.module or ""
         if node.level:
             anchor = module.split(".")
@@ -110,26 +105,27 @@ class Module:
         path = module_file(name)
         if path is None:
             raise KeyError(f"there is no module {name}")
-        self.name = name
         self.definitions: dict[str, list[ast.stmt | Import]] = {}
         self.always: list[ast.stmt] = []
-        decorated = []
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = _defined(node)
-            found = list(_imports(node, name)) or [node]
-            for one in found:
-                for bound in names or ([one.bound] if isinstance(one, Import) else []):
-                    self.definitions.setdefault(bound, []).append(one)
-            if not names and found == [node] and not _is_type_checking(node):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for node in body:
+            for defined in _defined(node):
+                self.definitions.setdefault(defined, []).append(node)
+            if _defined(node) or _is_type_checking(node):
+                continue
+            for statement in code_text(node).imports:  # the node itself, or those in a ``try``
+                for one in _imports(statement, name):
+                    self.definitions.setdefault(one.bound, []).append(one)
+            if code_text(node).text:
                 self.always.append(node)
-                for inner in code_text(node).imports:  # as in ``try: import``
-                    for one in _imports(inner, name):
-                        self.definitions.setdefault(one.bound, []).append(one)
-            decorated += [(node, used) for used in getattr(node, "decorator_list", ())]
-        for node, decorator in decorated:
-            used = (o for n, _ in code_text(decorator).names for o in self.definitions.get(n, ()))
-            if any(not isinstance(one, Import) or one.is_own for one in used):
-                self.always.append(node)
+        self.always += [
+            node
+            for node in body
+            for decorator in getattr(node, "decorator_list", ())
+            for used, _ in code_text(decorator).names
+            for one in self.definitions.get(used, ())
+            if not isinstance(one, Import) or module_file(one.module)
+        ]
 
 
 def _is_type_checking(node: ast.stmt) -> bool:
@@ -198,8 +194,8 @@ class Followed:
             if isinstance(one, Import):
                 self._bind(one, module)
         texts = [self._read(one, module) for one in definitions if not isinstance(one, Import)]
-        if any(texts):
-            self._add(name, module, "\n".join(texts), module)
+        if texts:
+            self.places.setdefault(name, set()).add((module, "\n".join(texts), module))
 
     def _read(self, statement: ast.stmt, module: str) -> str:
         """Follow all that a statement names; return its text."""
@@ -227,10 +223,7 @@ class Followed:
                 text = "is left out"
             elif one.bound == one.name:
                 told_by = None
-        self._add(one.bound, module, text, told_by)
-
-    def _add(self, name: str, module: str, text: str, told_by: str | None) -> None:
-        self.places.setdefault(name, set()).add((module, text, told_by))
+        self.places.setdefault(one.bound, set()).add((module, text, told_by))
 
     def text(self) -> str:
         """Return all of it; where a name has two meanings, with the modules that have them."""
