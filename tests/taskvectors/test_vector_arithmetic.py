@@ -1,6 +1,10 @@
 """Task vectors: exact differences, cosines, sums."""
 
+import importlib
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import ntktune
+from ntktune import taskvectors
 from ntktune.artifacts import stored_tensors, write_tensors
 from ntktune.errors import UserError
 from ntktune.taskvectors import arithmetic
@@ -230,3 +236,22 @@ def test_coefficients_must_match():
         apply(base, [base], [1.0, 2.0])
     with pytest.raises(UserError, match="a coefficient is nan"):
         next(merged(base, [base], [math.nan]))
+
+
+def test_the_package_offers_its_functions_itself_and_imports_nothing_heavy_for_it():
+    assert set(taskvectors.__all__) == {"add", "apply", "cosine", "scale", "task_vector"}
+    for name in taskvectors.__all__:
+        assert getattr(taskvectors, name) is getattr(arithmetic, name)
+    with pytest.raises(AttributeError, match=r"'ntktune\.taskvectors' has no attribute 'nothing'"):
+        taskvectors.nothing  # noqa: B018
+    code = "import sys, ntktune.taskvectors; print({'numpy', 'pandas', 'torch'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_what_the_package_calls_public_is_there():
+    modules = re.findall(r"``ntktune\.(\w+)``", ntktune.__doc__)
+    assert modules == ["kernel", "spectrum", "taskvectors", "theory", "models"]
+    for name in modules[:-1]:
+        module = importlib.import_module(f"ntktune.{name}")
+        assert all(hasattr(module, public) for public in module.__all__)
+    assert {"text_model", "label_word_model"} <= {*dir(importlib.import_module("ntktune.models"))}
