@@ -378,7 +378,7 @@ class TestMistakes:
         message = refused(
             *("disentanglement", "--disentanglement", *twice, "--out", tmp_path / "a.png")
         )
-        assert "--disentanglement holds the pair semrel, sts12 more than once" in message
+        assert "--disentanglement lists the pair semrel, sts12 more than once" in message
 
     def test_a_wrong_colour_of_a_task(self, refused, study, tmp_path):
         arguments = ["--colors", "blueish", "--out", tmp_path / "a.png"]

@@ -223,7 +223,7 @@ def _remove(path: Path) -> None:
 def remove_left_overs(folder: str | os.PathLike) -> None:
     """Remove what processes anywhere below a folder left half written when they were killed.
 
-    Where the same file is written again, that is done at once; this is for all others.
+    Writing a file removes its own left-overs; this removes the rest.
     """
     found: list[Path] = []
     with contextlib.suppress(OSError):  # others are at work there
@@ -249,10 +249,9 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _is_left_over(file: Path, stem: str, suffix: str) -> bool:
-    """Return whether a file is a temporary one, its name of some patterns, that nobody writes.
+    """Return whether a file is an abandoned temporary one, by patterns of its name.
 
-    Of this machine those of processes that are gone; of others, where nobody can look, what is days
-    old.
+    It is if its process has ended (this machine), or if it is days old (other machines).
     """
     named = re.fullmatch(rf"\.{stem}\.([^~]+)~(\d+)~[0-9a-f]{{8}}{suffix}~?", file.name)
     if not named:

@@ -1,12 +1,10 @@
-"""What runs set out to make and did not.
+"""The files that a run planned and did not make.
 
-Snakemake removes a job's files when the job starts, and asks for them again only where something
-needs them that is missing, too. Where a run makes a finished study anew, with other settings, and a
-job dies, the figures of the old settings are still there: the same command would find nothing to
-do. So each run's files are listed when it starts, and those that are missing when it is gone are
-made first.
+Snakemake deletes a job's outputs when the job starts. If the run dies, the figures of older
+settings still exist, so the next run would see nothing to do. So each run lists its planned
+outputs when it starts; the next run makes those that are missing first.
 
-Runs of a study that make different files may go on beside each other: each has a list of its own,
+Runs of a study may work beside each other if they make different files. Each has its own list,
 ``state/unfinished/<machine>~<process>~<number>.json``.
 """
 
@@ -86,10 +84,10 @@ def runs(results: str) -> Iterator[Listed]:
 
 
 def unfinished(results: str) -> set[str]:
-    """Return the files that runs of a study began, and that are not there.
+    """Return the files that runs of a study planned and that do not exist.
 
-    Runs that go on on this machine are left to themselves. The list of a run that has ended, and of
-    which nothing is missing, is removed: what is deleted later was finished.
+    Runs that are still running on this machine are left out. The list of an ended run whose files
+    all exist is removed, so that a file deleted later does not count as unfinished.
 
     Parameters
     ----------
@@ -112,8 +110,8 @@ def begin(results: str, files: Iterable[str]) -> None:
     Raises
     ------
     UserError
-        The list cannot be written, or a run that goes on on this machine makes some of the files.
-        Snakemake's own locks say so, too, but the first of several runs to end removes them all.
+        The list cannot be written, or another run on this machine is making some of the files.
+        Snakemake's own locks do not suffice: the first of several runs to end removes them all.
     """
     names, others = set(files), list(runs(results))
     for run in others:
@@ -132,10 +130,10 @@ def begin(results: str, files: Iterable[str]) -> None:
 
 
 def finish(results: str, *, whole: bool) -> None:
-    """Forget what this run has made; what it was not asked for and is missing stays listed.
+    """Take off the list what this run has made; other missing files stay listed.
 
-    After a ``whole`` study nothing does: what is missing still is no part of it any more, whichever
-    run listed it before this one.
+    After a run of the ``whole`` study every list is removed: what is still missing is no longer
+    part of the study.
     """
     own = Path(results, FOLDER, OWN)
     if not own.is_file():

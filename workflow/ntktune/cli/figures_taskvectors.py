@@ -60,7 +60,7 @@ def _pairs(paths: list[str]) -> pd.DataFrame:
         if found & seen:
             a, b = sorted(found & seen)[0]
             raise UserError(
-                f"--disentanglement holds the pair {a}, {b} more than once; once is due"
+                f"--disentanglement lists the pair {a}, {b} more than once; give each pair once"
             )
         seen |= found
         tables.append(table)

@@ -35,7 +35,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     parser = add_command(verbs, "run", run)
     add_training_options(parser)
-    parser.add_argument("--state", help="folder for finished seeds, to go on from after a kill")
+    help_ = "folder that keeps finished seeds, for the same command after it was killed"
+    parser.add_argument("--state", help=help_)
     parser.add_argument(
         "--test-history",
         action="store_true",
@@ -86,17 +87,17 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a fine-tuning: model, task, sample and how to train."""
     add_model_options(parser)
     add_task_options(parser)
-    parser.add_argument("--size", type=int, required=True, help="labelled examples, hold-out in")
+    parser.add_argument("--size", type=int, required=True, help="examples, the hold-out included")
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     parser.add_argument("--learning-rate", type=float, required=True, help="AdamW's step size")
-    parser.add_argument("--weight-decay", type=float, required=True, help="of weight matrices")
+    parser.add_argument("--weight-decay", type=float, required=True, help="of matrices only")
     parser.add_argument("--batch-size", type=int, required=True, help="examples per step")
-    parser.add_argument("--max-epochs", type=int, required=True, help="passes, at most")
+    parser.add_argument("--max-epochs", type=int, required=True, help="most passes over the sample")
     parser.add_argument(
         "--evaluate-every", type=int, help="steps between hold-out evaluations (default: a pass)"
     )
     parser.add_argument(
-        "--patience", type=int, help="evaluations without a new best, then stop (default: never)"
+        "--patience", type=int, help="stop after so many evaluations without a better one"
     )
     parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
     parser.add_argument(

@@ -59,7 +59,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Hold what a study has made against its checksums; set aside what is damaged.
+    """Verify a study's files against their checksums; set damaged ones aside.
 
     Tables, tensors, manifests, figures and the model have some; downloaded packages have theirs
     verified when they are read.
@@ -117,9 +117,10 @@ def _study_folder(name: str) -> Path:
 
 
 def _verify(folder: Path, files: list[Path]) -> int:
-    """Read what rules made as its readers do; return how many files that were.
+    """Verify every file that a rule made; return the number checked.
 
-    Those are the files that Snakemake has a record of: what somebody else put there is left alone.
+    Those are the files that Snakemake has a record of. Files that somebody else put there are left
+    alone.
 
     Raises
     ------

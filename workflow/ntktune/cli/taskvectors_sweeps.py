@@ -38,10 +38,13 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--out-counts", required=True, help="parquet: a row per pair and seed")
     parser.add_argument("--out-leaked", required=True, help="parquet: a row per shared test row")
 
-    for run, what in ((add, "merged"), (negate, "negated, then controls"), (disentangle, "two")):
+    for run, help_ in (
+        (add, "the tasks to merge"),
+        (negate, "the task to negate, then the control tasks"),
+        (disentangle, "the two tasks"),
+    ):
         parser = add_command(verbs, run.__name__, run)
         add_model_options(parser)
-        help_ = f"tasks: {what}"
         parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help=help_)
         help_ = "fine-tuned weights of these tasks, any number of seeds each"
         parser.add_argument("--weights", nargs="+", required=True, metavar="FILE", help=help_)
@@ -49,27 +52,36 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             help_ = f"the tasks' {name}, in their order"
             parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help=help_)
         if run is disentangle:
-            help_ = "values of either vector's coefficient"
+            help_ = "coefficients tried for both task vectors"
             parser.add_argument("--grid", nargs="+", type=float, required=True, help=help_)
-            help_ = "test rows of each task that are compared, at most"
+            help_ = "most test rows that are compared, of each task"
             parser.add_argument("--rows", type=int, required=True, help=help_)
         else:
-            help_ = "what the task vectors are multiplied with"
+            help_ = "coefficients λ that multiply the task vectors"
             parser.add_argument("--coefficients", nargs="+", type=float, required=True, help=help_)
-            help_ = "hold-out rows of each task that are answered, at most (default: all)"
+            help_ = "most hold-out rows that are evaluated, of each task (default: all)"
             parser.add_argument("--validation-rows", type=int, help=help_)
-        parser.add_argument("--out", required=True, metavar="FILE", help="parquet")
+        parser.add_argument("--out", required=True, metavar="FILE", help="parquet: the answers")
 
     parser = add_command(verbs, "score", score)
     for name in ("added", "negated"):
-        parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help="answers")
-    for name, help_ in (("leaked", "rows that a task trained on"), ("overlap", "their counts")):
+        help_ = f"answers of {name.replace('added', 'merged')} models, one file each"
+        parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help=help_)
+    for name, help_ in (
+        ("leaked", "rows whose text another task was trained on (leaked.parquet)"),
+        ("overlap", "how many those are (overlap.parquet)"),
+    ):
         parser.add_argument(f"--{name}", required=True, metavar="FILE", help=help_)
     parser.add_argument("--coefficient", type=float, required=True, help="the fixed coefficient")
     help_ = "coefficients among which validation rows choose"
     parser.add_argument("--candidates", nargs="+", type=float, required=True, help=help_)
-    for name in ("sweep", "merged", "negated"):
-        parser.add_argument(f"--out-{name}", required=True, metavar="FILE", help="parquet")
+    for name, help_ in (
+        ("sweep", "scores of merged models at every coefficient"),
+        ("merged", "scores at the fixed and at the chosen coefficient"),
+        ("negated", "scores of negated models"),
+    ):
+        what = f"parquet: {help_}"
+        parser.add_argument(f"--out-{name}", required=True, metavar="FILE", help=what)
 
 
 @dataclass(frozen=True)

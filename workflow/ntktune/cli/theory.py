@@ -16,7 +16,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
     _add_step_size(parser)
     parser.add_argument("--out", required=True, help="parquet: one row per draw")
-    parser.add_argument("--out-sensitivity", help="parquet: by how noise and radius are estimated")
+    parser.add_argument("--out-sensitivity", help="parquet: by estimate of noise and radius")
 
     parser = add_command(verbs, "rules", rules)
     parser.add_argument("--kernels", required=True, help="the task's learning.safetensors")
@@ -28,9 +28,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
     parser = add_command(verbs, "trace", trace)
     add_training_options(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="of how many seeds (default: 1)")
-    parser.add_argument("--test-rows", type=int, required=True, help="test rows looked at, at most")
-    parser.add_argument("--max-steps", type=int, required=True, help="of gradient descent")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds that are watched (default: 1)")
+    parser.add_argument("--test-rows", type=int, required=True, help="most test rows that are used")
+    parser.add_argument("--max-steps", type=int, required=True, help="steps of gradient descent")
     _add_step_size(parser)
     parser.add_argument(
         "--constant", type=float, default=1.0, help="C of the stopping time T_op (default: 1)"
@@ -40,7 +40,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--out-stops", required=True, help="parquet: one row per seed")
 
     parser = add_command(verbs, "width", width)
-    parser.add_argument("--widths", nargs="+", type=int, required=True, help="of the networks")
+    parser.add_argument("--widths", nargs="+", type=int, required=True, help="their widths")
     parser.add_argument("--seeds", type=int, required=True, help="networks per width")
     parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
     parser.add_argument("--out", required=True, help="parquet: a row per width, seed and phase")

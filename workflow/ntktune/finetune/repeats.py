@@ -279,8 +279,8 @@ def fine_tuned_repeats(
     test_history
         Measure the test rows at every evaluation; it changes no step and no choice.
     samples
-        For each of ``seeds`` the seed whose sample it is trained on, instead of its own: what
-        is left to it are the fresh head and the order of the batches.
+        For each of ``seeds``, which seed's sample to train on, by default its own. The head and
+        the order of the batches still come from the seed itself.
 
     Raises
     ------

@@ -309,7 +309,7 @@ def _check_arguments(
         raise UserError(f"max_tokens={max_tokens} is too few; a micro-batch needs at least 1")
     for name, room in rooms.items():
         if room is not None and not (isinstance(room, (int, float)) and room > 0):
-            raise UserError(f"{name}={room!r} is no room; give a number of bytes above 0, or None")
+            raise UserError(f"{name} must be a positive number of bytes, or None, not {room!r}")
     if not (groups is None or callable(groups)):
         raise UserError(
             f"groups is a {type(groups).__name__}; give a function of a parameter's name, or None"

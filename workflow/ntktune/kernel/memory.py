@@ -46,10 +46,10 @@ class Room:
 def computed_within(
     compute: Callable[[Room], Found], room: Room, need: float, device: torch.device
 ) -> tuple[Found, Room]:
-    """Return what ``compute`` returns, in half the room as often as memory runs out, and the room.
+    """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
 
-    A warning says each time that it goes on with less. ``need`` is what the whole would take,
-    in bytes: half of more than that is no less.
+    A warning tells each halving. ``need`` is the bytes that the whole computation takes: room
+    above it is cut to it first, otherwise halving has no effect.
 
     Raises
     ------
