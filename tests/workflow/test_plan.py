@@ -254,3 +254,21 @@ def test_what_the_documents_link_to_is_in_the_repository(checkout):
     assert len(targets) > 5
     for document, target in targets:
         assert (document.parent / target).exists(), f"{document} links to {target}"
+
+
+def test_another_working_folder_is_told(checkout, tmp_path):
+    """What is relative is looked for where Snakemake runs, wherever the Snakefile is."""
+    (tmp_path / "empty").mkdir()
+    empty = ("--dry-run", "--directory", str(tmp_path / "empty"))
+    for arguments, message in (
+        (
+            (),
+            f"there is no config/config.yaml in {tmp_path / 'empty'}: run Snakemake in the folder",
+        ),
+        (("--configfile", "config/smoke.yaml"), f"hold no task at all (looked in {tmp_path}"),
+    ):
+        done = checkout.snakemake(*empty, *arguments)
+        output = done.stdout + done.stderr
+        assert done.returncode == 1
+        assert message in output
+        assert "Traceback" not in output
