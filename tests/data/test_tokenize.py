@@ -222,7 +222,25 @@ def test_the_command_writes_tokens_labels_and_what_it_did(table, tmp_path, capsy
     assert provenance["task"]["name"] == "t"
     assert provenance["data_sha256"] == "abc"
     said = "t: 3 rows, 3.0 tokens on average, longest 4, 1 cut to 4\n"
-    assert capsys.readouterr().err == said
+    printed = capsys.readouterr()
+    assert printed.err == said
+    # the log is a file: that texts were cut is said where the study runs, too
+    assert printed.out == "t: 1 of 3 texts were cut to 4 tokens (model.max_tokens)\n"
+
+
+@pytest.mark.parametrize(
+    ("positions", "limit"), [(8, 8), (2048, 512), (-1, 512), (None, 512), (512, 512)]
+)
+def test_without_a_limit_texts_are_as_long_as_the_model_takes(
+    table, tmp_path, capsys, positions, limit
+):
+    out, model = tmp_path / "out.safetensors", _model(tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = positions
+    (model / "config.json").write_text(json.dumps(config))
+    assert _tokenize(table, model, out) == 0
+    assert read_tensors(out)[1]["tokens"]["max_tokens"] == limit
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ def study(tmp_path, **changes):
     config = {
         "study": "planned",
         "device": "cpu",
+        "chapters": ["data", "finetune", "taskvectors", "theory"],
         "model": {
             "name": "m",
             "source": {"hub": {"id": "a/b", "revision": "0" * 40}},
@@ -157,7 +158,8 @@ def study(tmp_path, **changes):
         },
         "tasks": ["smoke-regression", "smoke-classification"],
         "taskvectors": {"tasks": ["smoke-regression", "smoke-classification"], "size": 64},
-        "finetune": {"sizes": [32, 64], "seeds": 2, "test_rows": 50, "patience": None},
+        "finetune": {"sizes": [32, 64], "seeds": 2, "test_rows": 50, "patience": None}
+        | {"max_epochs": 4, "evaluate_every": 3},
     }
     for key, value in changes.items():
         chapter, _, name = key.partition("__")
@@ -249,6 +251,8 @@ def test_an_unknown_architecture(tmp_path, capsys):
     path = study(tmp_path, model__architecture={"model_type": "nothing"})
     assert planned(path, "--results", tmp_path) == 1
     assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err
+    assert planned(study(tmp_path, model__max_tokens=None), "--results", tmp_path) == 0
+    assert "not made yet, so 64 tokens each" in capsys.readouterr().out
     path = study(tmp_path, model__max_tokens=65)
     assert planned(path, "--results", tmp_path) == 1
     assert "max_tokens is 65, but the model has 64 positions" in capsys.readouterr().err

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.timeout(1800)
 HERE = Path(__file__).parent
 NO_PACKAGES = 77
 STUDY = ("--configfile", "config/smoke.yaml")
-ON_GPUS = {"kernel", "learning_kernel", "finetune", "tuned_weights", "trace"}
+ON_GPUS = {"kernel_draws", "learning_kernel", "finetune_run", "tuned_weights", "trace"}
 GPUS = "4"  # two of them are held by jobs that stand still
 GOING_ON = {"RUNNING", "SUSPENDED", "COMPLETING"}
 
@@ -157,7 +157,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
     assert fetched.returncode == 0, fetched.stderr
 
     # a Snakemake that is killed leaves jobs, which stand still until the same jobs run beside them
-    one, other = (f"finetune_wildcards_smoke-regression_{size}" for size in (128, 32))
+    one, other = (f"finetune_run_wildcards_smoke-regression_{size}" for size in (128, 32))
     metrics = [f"results/smoke/finetune/smoke-regression/n{n}/metrics.parquet" for n in (128, 32)]
     with checkout.running(*_profile(folder / "plain"), "--", *metrics) as first:
         left = cluster.running(one, first)
@@ -172,7 +172,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
 
     # a kernel that asks for too little memory is killed, and gets more when it is sent again
     memory = {"mem_mb": "100 if attempt == 1 else 4000"}
-    scarce = _profile(folder / "scarce", kernel=memory)
+    scarce = _profile(folder / "scarce", kernel_draws=memory)
     with checkout.running(*scarce, "--", *NUMBERS) as second:
         double = cluster.running(one, second)
         cluster.call("scontrol", "resume", left)
@@ -216,11 +216,12 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     assert {*ids, study.left, study.forgotten} == set(study.jobs)
     rules = {_rule(job) for job in study.jobs.values()}
     named = {name for rule in rules for name in rule.split("_")}  # within groups, too
-    assert {"finetune", "addition", "width", "baselines", "trace"} <= named
+    assert {"finetune", "taskvectors", "width", "baselines", "trace"} <= named
     assert not {"all", "tokenize", "fig2", "table1"} & named
     assert "epochs" not in rules  # a figure; fixed_epochs is a training
     # small ones went together, one after another on one core
-    assert {"spectra_spectrum_stopping_stopping_rules", "models_simulation_width"} <= rules
+    assert {"spectra_spectrum_fit_stopping_stopping_rules"} <= rules
+    assert {"models_theory_simulate_theory_width"} <= rules
     assert {job["NumCPUs"] for job in study.jobs.values()} == {"1"}
 
 
@@ -231,7 +232,7 @@ def test_jobs_on_gpus_asked_for_one(study):
 
 
 def test_a_job_that_was_killed_for_memory_got_more(study):
-    kernels = [job for job in study.jobs.values() if _rule(job) == "kernel"]
+    kernels = [job for job in study.jobs.values() if _rule(job) == "kernel_draws"]
     states = {job["MinMemoryNode"]: job["JobState"] for job in kernels}
     assert states == {"100M": "FAILED", "4000M": "COMPLETED"}
     assert len(kernels) == 2 * 2
@@ -246,7 +247,7 @@ def test_a_cancelled_job_was_told_and_sent_again(study):
         for name, job in study.jobs.items()
         if job["JobState"] != "COMPLETED" and name != study.forgotten
     ]
-    assert {_rule(job) for job in failed} == {"kernel", _rule(study.jobs[study.cancelled])}
+    assert {_rule(job) for job in failed} == {"kernel_draws", _rule(study.jobs[study.cancelled])}
     assert study.said.count("Trying to restart job") == len(failed)
 
 
@@ -259,5 +260,5 @@ def test_a_job_that_a_killed_snakemake_left_ran_beside_its_double(study):
 
 def test_a_forgotten_job_that_fails_leaves_its_doubles_file_alone(study):
     job = study.jobs[study.forgotten]
-    assert (job["JobState"], _rule(job)) == ("FAILED", "finetune")
+    assert (job["JobState"], _rule(job)) == ("FAILED", "finetune_run")
     assert (study.folder / "results/smoke/finetune/smoke-regression/n32/metrics.parquet").is_file()

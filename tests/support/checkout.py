@@ -19,7 +19,7 @@ from ntktune.artifacts import read_arrays
 
 REPOSITORY = Path(__file__).parents[2]
 # Targets that make all of a study's numbers, and one of its figures.
-NUMBERS = ("kernels", "grid", "taskvectors", "theory", "epochs", "verdicts")
+NUMBERS = ("spectrum", "finetune", "taskvectors", "theory", "epochs", "verdicts")
 NUMBERS += tuple(f"table{number}" for number in range(1, 10))
 
 

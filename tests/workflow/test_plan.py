@@ -14,10 +14,18 @@ from ntktune.data.pretrained import random_model
 pytestmark = pytest.mark.workflow
 
 
+def write_study(checkout, **changes):
+    """Write mine.yaml: a model, a task, and what else is given; null takes a key away."""
+    random = {"model_type": "gpt_neo"}
+    study = {"tasks": ["amazon-intensity"], "model": {"source": {"random": random}}} | changes
+    content = {key: value for key, value in study.items() if value is not None}
+    (checkout.folder / "mine.yaml").write_text(yaml.safe_dump(content))
+
+
 def test_the_default_study_lists_its_jobs(checkout):
     jobs = checkout.planned()
-    assert jobs["kernel"] == jobs["fetch_task"] == jobs["stopping"] == 6
-    assert jobs["finetune"] == 6 * 3
+    assert jobs["kernel_draws"] == jobs["fetch_task"] == jobs["stopping"] == 6
+    assert jobs["finetune_run"] == 6 * 3
     assert jobs["decay_figure"] == 6
     assert jobs["fetch_package"] == 2
     assert {"fig2", "fig3", "fig10", "prediction"} <= set(jobs)
@@ -42,7 +50,7 @@ def test_the_catalogs_snakefile_and_a_module_list_the_same_jobs(checkout, tmp_pa
     """A root Snakefile that merely includes another lists none."""
     smoke = ("--configfile", "config/smoke.yaml")
     jobs = checkout.planned(*smoke)
-    assert jobs["kernel"] == jobs["fetch_task"] == 2
+    assert jobs["kernel_draws"] == jobs["fetch_task"] == 2
     assert checkout.planned("--snakefile", "workflow/Snakefile", *smoke) == jobs
 
     other = checkout.at(tmp_path / "another workflow")
@@ -59,13 +67,13 @@ def test_the_catalogs_snakefile_and_a_module_list_the_same_jobs(checkout, tmp_pa
 
 def test_the_papers_whole_grid_is_listed_without_network(checkout):
     jobs = checkout.planned("--configfile", "config/paper.yaml")
-    assert jobs["kernel"] == 6
+    assert jobs["kernel_draws"] == 6
     # of 2,048 training rows: three bands, the upper triangle of their tiles
     assert jobs["learning_kernel_tile"] == 6 * 6
     assert jobs["gathered_kernel"] == 6
     assert "learning_kernel" not in jobs
     assert sum(jobs.values()) >= 200
-    assert jobs["finetune"] == 6 * 6
+    assert jobs["finetune_run"] == 6 * 6
     assert jobs["tuned_weights"] == 4
     assert jobs["fetch_task"] == 8
     assert "fetch_package" not in jobs
@@ -78,8 +86,8 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
         "fetch_task": 1,
         "tokenize": 1,
         "draws": 1,
-        "kernel": 1,
-        "spectrum": 1,
+        "kernel_draws": 1,
+        "spectrum_fit": 1,
         "decay_figure": 1,
         "fig4": 1,
     }
@@ -88,36 +96,62 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("kernels", {"kernel", "spectrum"}),
-        ("grid", {"subsets", "finetune"}),
-        ("taskvectors", {"tuned_weights", "task_vector_cosines", "addition", "negation"}),
-        ("taskvectors", {"disentanglement", "text_overlap", "merged_scores"}),
-        ("theory", {"kernel", "stopping", "stopping_rules", "trace", "width", "simulation"}),
+        ("data", {"fetch_model", "fetch_task", "tokenize", "draws", "subsets"}),
+        ("kernel", {"kernel_draws", "learning_kernel"}),
+        ("spectrum", {"kernel_draws", "spectrum_fit"}),
+        ("finetune", {"subsets", "finetune_run", "baselines"}),
+        (
+            "taskvectors",
+            {"tuned_weights", "task_vector_cosines", "text_overlap", "merged_scores"}
+            | {f"taskvectors_{verb}" for verb in ("add", "negate", "disentangle")},
+        ),
+        (
+            "theory",
+            {"kernel_draws", "stopping", "stopping_rules", "trace"}
+            | {"theory_width", "theory_simulate"},
+        ),
+        ("figures", {"verdicts", "fig2", "fig10", "decay_figure", "addition", "simulation"}),
         ("fetch", {"fetch_package", "fetch_model", "fetch_task"}),
-        ("report", {"verdicts", "fig2", "fig10", "decay_figure"}),
     ],
 )
 def test_named_targets_plan_their_part(checkout, target, rules):
-    assert rules <= set(checkout.planned(target))
+    """A chapter's name makes the chapter, and of the figures chapter nothing."""
+    jobs = checkout.planned(target)
+    assert rules <= set(jobs)
+    assert jobs[target] == 1
+    assert ("fig2" in jobs) == (target == "figures")
+
+
+def test_a_figures_name_makes_the_figure(checkout):
+    names = ("addition", "negation", "disentanglement", "simulation", "width", "layers")
+    done = checkout.snakemake("--dry-run", "--quiet", "rules", "--", *names)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert re.search(rf"^{name} +1$", done.stdout + done.stderr, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ("finetune: {lerning_rate: 1}", "unknown key 'finetune.lerning_rate'; did you mean"),
+        ("tasks: null", "mine.yaml: tasks is missing: The study's tasks by file name"),
+        ("model: null", "mine.yaml: model is missing: "),
         ("tasks: [amazon-intensty]", "there is no task 'amazon-intensty' in config/tasks; did"),
         ("finetune: {sizes: [100000]}", "finetune.sizes asks for 100000 rows, but the training"),
-        ("theory: {tasks: [rte]}", "theory.tasks has 'rte', which is none of the study's tasks"),
+        (
+            "{chapters: [theory], theory: {tasks: [rte]}}",
+            "theory.tasks has 'rte', which is none of the study's tasks",
+        ),
         ("theory: {seeds: 9}", "theory.seeds is 9, but finetune.seeds 3; choose at most as many"),
         ("finetune: {learning_rate: -1}", "finetune.learning_rate is -1: must be greater than 0"),
         (
-            "{task_folders: [mine], tasks: [a], taskvectors: {tasks: []}}",
+            "{task_folders: [mine], tasks: [a], finetune: {sizes: [8]}, kernel: {rows: 8}}",
             "a.score_range [5, 1] must be [lowest, highest]",
         ),
     ],
 )
 def test_a_mistake_is_told_before_the_graph_is_built(checkout, config, message):
-    (checkout.folder / "mine.yaml").write_text(config)
+    write_study(checkout, **yaml.safe_load(config))
     (checkout.folder / "mine").mkdir()
     (checkout.folder / "mine/a.yaml").write_text(
         "{title: A, kind: regression, score_range: [5, 1], sources: [{files: {train: README.md}}]}"
@@ -132,34 +166,55 @@ def test_a_mistake_is_told_before_the_graph_is_built(checkout, config, message):
 
 def test_trainings_without_stopping_must_be_asked_for(checkout):
     jobs = checkout.planned("epochs", "--configfile", "config/paper.yaml")
-    assert (jobs["fixed_epochs"], jobs["epochs"], "finetune" in jobs) == (6, 1, False)
+    assert (jobs["fixed_epochs"], jobs["epochs"], "finetune_run" in jobs) == (6, 1, False)
     done = checkout.snakemake("epochs", "--dry-run")
     output = done.stdout + done.stderr
     assert done.returncode == 1
-    assert "finetune.fixed_epochs is null; set it to a number of epochs" in output
+    assert "makes no epochs: finetune.fixed_epochs is null; set it to a number of" in output
     assert "Traceback (most recent call last)" not in output
 
 
 def test_a_figure_that_the_study_has_not_is_told(checkout):
-    (checkout.folder / "mine.yaml").write_text("theory: {tasks: []}\nkernel: {learning_seeds: 0}")
+    chapters = ["kernel", "spectrum", "finetune", "theory", "figures"]
+    write_study(checkout, chapters=chapters, theory={"tasks": []}, kernel={"learning_seeds": 0})
     jobs = checkout.planned("--configfile", "mine.yaml")
     assert not {"trace", "table6", "stopping_rules", "table5", "descent"} & set(jobs)
-    for target in ("linearisation", "descent"):
+    for target, why in {
+        "linearisation": "theory.tasks is empty; name tasks",
+        "descent": "no kernel predicts a sample; raise kernel.learning_seeds",
+        "results/mine/figures/fig3.png": "`chapters` does not list taskvectors; add it there",
+        "taskvectors": "`chapters` does not list taskvectors; add it there",
+        "fig10": "it draws the F1 score, and no task is a classification",
+        "fig7": "it draws the eigenvalue decay of task number 4, and `tasks` lists 1: amazon-in",
+    }.items():
         done = checkout.snakemake(target, "--dry-run", "--configfile", "mine.yaml")
         output = done.stdout + done.stderr
         assert done.returncode == 1
-        assert "theory.tasks is empty, or no kernel predicts a sample" in output
+        name = target.split("/")[-1].removesuffix(".png")
+        assert f"study 'mine' makes no {name}: {why}" in output
         assert "Traceback (most recent call last)" not in output
-    done = checkout.snakemake("fig7", "--dry-run", "--configfile", "config/smoke.yaml")
+
+
+def test_a_study_is_lean_unless_it_asks_for_more(checkout):
+    """The model, the tasks and no other key: the chapters that a question about labels needs."""
+    write_study(checkout)
+    done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml")
+    assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
-    assert done.returncode == 1
-    assert "fig7 draws the eigenvalue decay of task number 4, but study 'smoke' has 2" in output
-    assert "Traceback (most recent call last)" not in output
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    figures = {"fig2", "decay_figure", "prediction", "table1", "table4", "verdicts"}
+    samples = {"draws", "subsets", "tokenize", "fetch_model", "fetch_package", "fetch_task"}
+    computed = {"kernel_draws", "learning_kernel", "spectrum_fit", "finetune_run", "baselines"}
+    assert set(jobs) - {"total", "all"} == figures | samples | computed
+    # the whole model, no token put first, texts as long as it takes, all test rows
+    for option in ("--blocks", "--prefix-token", "--max-tokens", "--test-rows", "--stopping"):
+        assert f"{option} " not in output
+    assert jobs["finetune_run"] == "7"  # 16 to 1,024 of the task's 1,800 training rows
 
 
 def test_a_configuration_given_by_hand_stands_alone(checkout):
-    (checkout.folder / "mine.yaml").write_text("study: mine\ntasks: [amazon-intensity]\n")
-    assert checkout.planned("--configfile", "mine.yaml")["kernel"] == 1
+    write_study(checkout)
+    assert checkout.planned("--configfile", "mine.yaml")["kernel_draws"] == 1
 
 
 def readme_study(checkout, rows=200):
@@ -178,8 +233,8 @@ def readme_study(checkout, rows=200):
 def test_the_readmes_own_study_is_planned_whole(checkout):
     study = readme_study(checkout)
     jobs = checkout.planned("--configfile", "my/study.yaml")
-    assert jobs["fetch_task"] == jobs["kernel"] == jobs["decay_figure"] == 1
-    assert jobs["finetune"] == len(study["finetune"]["sizes"])
+    assert jobs["fetch_task"] == jobs["kernel_draws"] == jobs["decay_figure"] == 1
+    assert jobs["finetune_run"] == len(study["finetune"]["sizes"])
     assert {"fig2", "table1", "table2", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
     assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
@@ -222,9 +277,7 @@ def test_the_users_own_files_are_watched_by_content(checkout):
 
 def test_a_kernel_of_many_tiles_fits_a_command_line(checkout):
     """Linux allows one argument 128 KiB; the names of 5,050 tiles are more."""
-    (checkout.folder / "mine.yaml").write_text(
-        "study: mine\ntasks: [amazon-intensity]\nkernel: {rows: 1000, tile_rows: 10}"
-    )
+    write_study(checkout, kernel={"rows": 1000, "tile_rows": 10})
     target = "results/mine/kernel/amazon-intensity/gram.safetensors"
     done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml", "--", target)
     assert done.returncode == 0, done.stderr
@@ -235,10 +288,9 @@ def test_a_kernel_of_many_tiles_fits_a_command_line(checkout):
 
 
 def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):
-    (checkout.folder / "mine.yaml").write_text(
-        "study: mine\ntasks: [amazon-intensity]\n"
-        "taskvectors: {tasks: [amazon-intensity, film-polarity]}\n"
-    )
+    merged = ["amazon-intensity", "film-polarity"]
+    chapters = ["taskvectors", "figures"]
+    write_study(checkout, chapters=chapters, taskvectors={"tasks": merged, "size": 64})
     jobs = checkout.planned("--configfile", "mine.yaml")
     assert "fig10" not in jobs
     assert jobs["fig3"] == 1

@@ -59,20 +59,6 @@ def test_every_key_has_a_description_and_every_optional_key_a_default(name):
     assert seen > 20
 
 
-def test_the_defaults_are_the_study_quickstart(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-    shipped = load_yaml(REPOSITORY / "config/config.yaml")
-    chosen = {
-        "taskvectors": {key: shipped["taskvectors"][key] for key in ("tasks", "coefficients")},
-        "theory": shipped["theory"],
-    }
-    assert set(shipped["theory"]) == {"tasks", "size"}  # by default all tasks, the smallest size
-    defaults = resolved_study(chosen)
-    for key in ("licence", "architecture"):
-        defaults["model"][key] = shipped["model"][key]  # a default would be a guess
-    assert resolved_study(shipped) == defaults
-
-
 def test_every_key_is_explained_in_the_configurations_readme():
     text = (REPOSITORY / "config/README.md").read_text()
     for name in ("config", "task"):

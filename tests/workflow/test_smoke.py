@@ -94,17 +94,17 @@ def test_comments_docstrings_and_messages_of_all_modules_plan_nothing(smoke):
 
 def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
     jobs = edited("workflow/ntktune/spectrum/decay.py", "LEAST_VALUES = 3", "LEAST_VALUES = 4")
-    assert jobs["spectrum"] == 2
+    assert jobs["spectrum_fit"] == 2
     assert {"decay_figure", "table1", "verdicts"} <= set(jobs)
-    assert not {"finetune", "kernel", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
+    assert not {"finetune_run", "kernel_draws", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
 
 
 def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
     jobs = edited("workflow/ntktune/kernel/engine.py", "for i in range(8)", "for i in range(7)")
-    assert jobs["kernel"] == jobs["spectrum"] == jobs["stopping"] == 2
+    assert jobs["kernel_draws"] == jobs["spectrum_fit"] == jobs["stopping"] == 2
     # the kernel's own learning curves stand in figure 2
     assert jobs["learning_kernel"] == jobs["baselines"] == 2
-    assert not {"finetune", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
+    assert not {"finetune_run", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
 
 
 def test_a_colour_redraws_its_figure_only(edited):
@@ -126,23 +126,23 @@ def test_a_caption_reruns_nothing(edited, name, text):
 def test_other_coefficients_rerun_the_sweeps_and_what_is_drawn_of_them(edited):
     jobs = edited("config/smoke.yaml", "coefficients: [0, 0.5, 1]", "coefficients: [0, 0.4, 1]")
     assert {name: count for name, count in jobs.items() if name != "all"} == {
-        "addition": 1,
-        "negation": 2,
+        "taskvectors_add": 1,
+        "taskvectors_negate": 2,
         "merged_scores": 1,
-        **dict.fromkeys(("fig3", "addition_figure", "negation_figure"), 1),
+        **dict.fromkeys(("fig3", "addition", "negation"), 1),
         **dict.fromkeys(("table3", "table9", "verdicts"), 1),
     }
 
 
 def test_another_grid_reruns_the_disentanglement_only(edited):
     jobs = edited("config/smoke.yaml", "grid: [-1, 0, 1]", "grid: [0, 1]")
-    assert jobs == {"all": 1, "disentanglement": 1, "disentanglement_figure": 1}
+    assert jobs == {"all": 1, "taskvectors_disentangle": 1, "disentanglement": 1}
 
 
 def test_another_learning_rate_reruns_fine_tuning_and_no_kernel(edited):
     jobs = edited("config/smoke.yaml", "learning_rate: 0.003", "learning_rate: 0.002")
-    assert jobs["finetune"] == 4
-    assert "kernel" not in jobs
+    assert jobs["finetune_run"] == 4
+    assert "kernel_draws" not in jobs
 
 
 # That the same seed gives the same numbers is seen in tests/faults and tests/slurm, on whole runs.
@@ -231,8 +231,8 @@ def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke,
     # a later change of the configuration is noticed, for the records came along
     unpacked.edit("config/smoke.yaml", "spectrum:\n  bootstrap: 200", "spectrum:\n  bootstrap: 201")
     jobs = unpacked.planned(*CONFIG, "--", "table1")
-    assert jobs["spectrum"] == 2
-    assert "kernel" not in jobs
+    assert jobs["spectrum_fit"] == 2
+    assert "kernel_draws" not in jobs
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import difflib
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         wanted = error.validator_value
         what = f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
     elif error.validator == "required":
-        what = error.message
+        missing = next(k for k in error.validator_value if k not in error.instance)
+        about = error.schema["properties"].get(missing, {})
+        return [f"{f'{key}.' if key else ''}{missing} is missing: {about.get('description', '')}"]
     else:
         what = f"{error.message}: {error.schema.get('description', 'see config/README.md')}"
     return [f"{key or 'the configuration'} is {error.instance!r}: {what}"]
@@ -165,6 +168,13 @@ def source_files(source: Mapping) -> list[str]:
     return [f for split in ("train", "test") for f in _listed(files.get(split))]
 
 
+def _is_here(source: Mapping) -> bool:
+    """Return whether a task's source can be read without network, before any job runs."""
+    return "generated" in source or (
+        "files" in source and all(Path(file).is_file() for file in source_files(source))
+    )
+
+
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
     """Return one task's definition, validated and completed; ``key`` named it.
 
@@ -195,8 +205,48 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bo
     return task
 
 
-def _check_rows(study: dict) -> None:
-    """Check sample sizes against the numbers of rows that the tasks' files state."""
+def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
+    """Choose the sizes that a study leaves to its data; return the tasks' numbers of rows.
+
+    Raises
+    ------
+    UserError
+        A task's own files cannot be used, or its rows are unknown before they are fetched.
+    """
+    from ntktune.data.sizes import FIRST, chosen_sizes, smallest_sample, training_labels
+
+    tuning, kernel = study["finetune"], study["kernel"]
+    tasks = study["task_definitions"]
+    rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
+    for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
+        if _is_here(tasks[name]["sources"][0]):
+            labels = training_labels(tasks[name], name)
+            rows[name] = len(labels)
+            classes = labels if tasks[name]["kind"] == "classification" else labels * 0
+            smallest = max(smallest, smallest_sample(classes, tuning["holdout_fraction"]) or 0)
+    counts = [rows[name] for name in study["tasks"]]
+    made = Path("results", study["study"], "config.yaml")
+    if None in counts and made.is_file():  # the texts were read where the study was made
+        for chapter, key in (("finetune", "sizes"), ("kernel", "rows")):
+            if study[chapter][key] is None:
+                study[chapter][key] = load_yaml(made).get(chapter, {}).get(key)
+    if kernel["rows"] is None:
+        kernel["rows"] = min(100, *(count or 100 for count in counts))
+    if tuning["sizes"] is None:
+        if None in counts:
+            raise UserError(
+                f"{where}: finetune.sizes is missing, and how many rows task "
+                f"{study['tasks'][counts.index(None)]!r} has is not known before they are fetched; "
+                "give sizes, as [16, 32, 64], or the task's train_rows"
+            )
+        tuning["sizes"] = chosen_sizes(min(counts), smallest)
+    if study["taskvectors"]["size"] is None:
+        study["taskvectors"]["size"] = max(tuning["sizes"])
+    return rows
+
+
+def _check_rows(study: dict, known: dict[str, int | None]) -> None:
+    """Check sample sizes against the numbers of rows that the tasks have."""
     wanted = [
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
         ("finetune.fixed_size", study["finetune"]["fixed_size"] or 0, study["tasks"]),
@@ -206,7 +256,7 @@ def _check_rows(study: dict) -> None:
     ]
     for key, size, tasks in wanted:
         for name in tasks:
-            rows = study["task_definitions"][name]["train_rows"]
+            rows = known[name]
             if rows is not None and size > rows:
                 raise UserError(
                     f"{key} asks for {size} rows, but the training set of task {name!r} has "
@@ -236,12 +286,10 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         One line per mistake.
     """
     study = validated(dict(config), "config", where)
-    given = config.get("model") or {}
-    if "name" in given and "source" not in given:
-        raise UserError(
-            f"{where}: model.name is {given['name']!r}, but model.source is missing: the weights "
-            "would be another model's; say where they come from (hub, folder or gguf)"
-        )
+    study["study"] = study["study"] or _file_name(where)
+    study["model"]["name"] = study["model"]["name"] or _model_name(study["model"]["source"])
+    for chapter in {"taskvectors", "theory"} - {*study["chapters"]}:
+        study[chapter]["tasks"] = []
     if study["taskvectors"]["tasks"] is None:
         study["taskvectors"]["tasks"] = study["tasks"][:4] if len(study["tasks"]) > 1 else []
     elif len(study["taskvectors"]["tasks"]) == 1:
@@ -296,9 +344,27 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         for key, names in named.items()
         for name in names
     }
-    _check_rows(study)
+    _check_rows(study, _fill_from_data(study, where))
     _check_model_path(study["model"]["source"], where, made=made)
     return study
+
+
+def _file_name(where: str) -> str:
+    """Return the name of a study that states none: its configuration file's."""
+    name = Path(where).stem
+    if not re.fullmatch(schema("config")["properties"]["study"]["pattern"], name):
+        raise UserError(f"{where}: study is missing; name it: its results go to results/<study>")
+    return name
+
+
+def _model_name(source: Mapping) -> str:
+    """Return a model's name from where it comes from."""
+    (kind, content), *_ = source.items()
+    if kind == "folder":
+        return Path(content).absolute().name
+    if kind == "gguf":
+        return Path(content.get("path") or content["member"]).stem
+    return content["id"].split("/")[-1] if kind == "hub" else f"random-{content['model_type']}"
 
 
 def _made_elsewhere(results: Path) -> bool:
@@ -351,7 +417,7 @@ def study_name(path: str | Path) -> str:
     UserError
         The file is no valid configuration.
     """
-    return validated(load_yaml(path), "config", str(path))["study"]
+    return validated(load_yaml(path), "config", str(path))["study"] or _file_name(str(path))
 
 
 def packages(study: Mapping) -> dict[str, dict]:

@@ -1,6 +1,7 @@
-"""Named targets for parts of the study: `snakemake --cores 2 fig4`.
+"""Named targets for parts of the study: `snakemake --cores 2 kernel`.
 
-fig2, fig3, fig10 and the tables are rules of the figures chapter and targets themselves.
+Every chapter's name makes the chapter. Figures and tables are rules of the figures chapter and
+targets themselves; fig4 ... fig9 stand here, because one rule draws them all.
 """
 
 
@@ -11,21 +12,47 @@ rule fetch:
         collect("<results>/data/{task}/table.parquet", task=STUDY["task_definitions"]),
 
 
-rule kernels:
-    """All kernels and the decay of their eigenvalues."""
+rule data:
+    """The model, and the tasks' texts, tokens and samples of rows."""
     input:
+        offered("data"),
+        rules.fetch.input,
+        collect("<results>/data/{task}/subsets.json", task=STUDY["task_definitions"]),
+        collect("<results>/data/{task}/draws.json", task=STUDY["tasks"]),
+
+
+rule kernel:
+    """The kernel of every task."""
+    input:
+        offered("kernel"),
+        collect("<results>/kernel/{task}/gram.safetensors", task=STUDY["tasks"]),
+        collect(LEARNING_KERNELS, task=STUDY["tasks"]),
+
+
+rule spectrum:
+    """The kernels' eigenvalues and their decay."""
+    input:
+        offered("spectrum"),
         collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
 
 
-rule grid:
-    """All fine-tuning runs."""
+rule finetune:
+    """Fine-tuning on every task and size, and predictions without it."""
     input:
+        offered("finetune"),
         grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+        collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
+        collect(
+            "<results>/finetune/{task}/fixed/n{size}/history.parquet",
+            task=STUDY["tasks"] * FIXED_EPOCHS,
+            size=FIXED_SIZE,
+        ),
 
 
 rule taskvectors:
     """Task vectors: cosines, merged and negated models, disentanglement."""
     input:
+        offered("taskvectors"),
         "<results>/taskvectors/cosine.parquet",
         "<results>/taskvectors/overlap.parquet",
         "<results>/taskvectors/merged.parquet",
@@ -35,6 +62,7 @@ rule taskvectors:
 rule theory:
     """Stopping rules, linearisation, drift, widths, and the check on a known target."""
     input:
+        offered("theory"),
         "<results>/theory/simulation.parquet",
         "<results>/theory/width.parquet",
         collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
@@ -42,43 +70,19 @@ rule theory:
         collect("<results>/theory/{task}/trace.parquet", task=TRACED),
 
 
-rule report:
-    """Everything that the report shows; `snakemake --report FILE` then writes it."""
+rule figures:
+    """Every figure and table of the study's chapters."""
     input:
-        rules.all.input,
+        offered("figures"),
+        collect("<results>/figures/{figure}.png", figure=FIGURES),
+        collect("<results>/figures/{table}.csv", table=TABLES),
 
 
-rule fig4:
-    """Eigenvalue decay of the study's first task."""
-    input:
-        decay_figure_files("fig4"),
+for number in range(4, 10):
 
-
-rule fig5:
-    """Eigenvalue decay of the study's second task."""
-    input:
-        decay_figure_files("fig5"),
-
-
-rule fig6:
-    """Eigenvalue decay of the study's third task."""
-    input:
-        decay_figure_files("fig6"),
-
-
-rule fig7:
-    """Eigenvalue decay of the study's fourth task."""
-    input:
-        decay_figure_files("fig7"),
-
-
-rule fig8:
-    """Eigenvalue decay of the study's fifth task."""
-    input:
-        decay_figure_files("fig8"),
-
-
-rule fig9:
-    """Eigenvalue decay of the study's sixth task."""
-    input:
-        decay_figure_files("fig9"),
+    rule:
+        name:
+            f"fig{number}"
+        input:
+            offered(f"fig{number}"),
+            collect(f"<results>/figures/fig{number}.{{ending}}", ending=["pdf", "svg", "png"]),

@@ -1,7 +1,7 @@
 """Everything that happens while the workflow is read: the one impure place.
 
 Validates the configuration, completes it, and gives the rules the names they use:
-STUDY (the effective configuration), RESULTS, FIGURES, DECAY_FIGURES, TABLES, GPU, and digest_of.
+STUDY (the effective configuration), RESULTS, CHAPTERS, FIGURES, TABLES, ABSENT, GPU, and digest_of.
 """
 
 import json
@@ -51,13 +51,33 @@ RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
 os.environ[RESULTS_VARIABLE] = os.path.abspath(RESULTS)
 PACKAGES = packages(STUDY)
+CHAPTERS = STUDY["chapters"]
+# A chapter, figure or table that this study does not make -> why, and which key changes that.
+ABSENT = {}
+
+
+def present(names, chapters=(), condition=True, otherwise=""):
+    """Return names of figures or tables, or none if the study lacks a chapter or misses a condition."""
+    missing = [chapter for chapter in chapters if chapter not in CHAPTERS]
+    if missing:
+        otherwise = f"`chapters` does not list {', '.join(missing)}; add it there"
+    if missing or not condition:
+        ABSENT.update(dict.fromkeys(names, otherwise))
+        return []
+    return list(names)
+
+
+def flag(option, value):
+    """An option with its value or values, or nothing where there is none."""
+    if isinstance(value, list):
+        return [option, *value] if value else []
+    return [] if value is None else [option, str(value)]
+
+
 # SR26's figures 4-9 are one task each; a study's seventh task and further ones get a name.
 DECAY_FIGURES = {
     f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(STUDY["tasks"])
 }
-HAS_CLASSES = any(
-    STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]
-)
 MERGES = bool(STUDY["taskvectors"]["tasks"])
 # One task is trained on a second sample from the same head: how alike may task vectors be?
 TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
@@ -69,11 +89,6 @@ COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
-TASK_VECTOR_FIGURES = ["fig3", "layers", "addition", "negation", "disentanglement"] * MERGES
-FIGURES = ["fig2"] + TASK_VECTOR_FIGURES + [*DECAY_FIGURES] + ["fig10"] * HAS_CLASSES
-FIGURES += ["prediction", "simulation"] + ["epochs"] * FIXED_EPOCHS
-TABLES = ["table1", "table2"] + ["table3"] * MERGES + ["table4"]
-TABLES += ["table8", "table9"] * MERGES
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {
     f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet"
@@ -87,17 +102,17 @@ MODEL_RETRIES = 3 * ("hub" in STUDY["model"]["source"])
 # Snakemake counts GPUs only where a job asks for one.
 GPU = int(STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu()))
 
-# Options that a command gets only where the configuration sets them.
-BLOCKS = ["--blocks", str(STUDY["model"]["blocks"])] if STUDY["model"]["blocks"] else []
-PREFIX = (
-    ["--prefix-token", STUDY["model"]["prefix_token"]] if STUDY["model"]["prefix_token"] else []
-)
-TEST_ROWS = (
-    ["--test-rows", str(STUDY["finetune"]["test_rows"])] if STUDY["finetune"]["test_rows"] else []
-)
+BLOCKS = flag("--blocks", STUDY["model"]["blocks"])
+MAX_TOKENS = flag("--max-tokens", STUDY["model"]["max_tokens"])
+PREFIX = flag("--prefix-token", STUDY["model"]["prefix_token"])
+TEST_ROWS = flag("--test-rows", STUDY["finetune"]["test_rows"])
+EVALUATION = flag("--evaluate-every", STUDY["finetune"]["evaluate_every"])
+PATIENCE = flag("--patience", STUDY["finetune"]["patience"])
+VALIDATION_ROWS = flag("--validation-rows", STUDY["taskvectors"]["validation_rows"])
 # Subsets larger than this are not predicted by the kernel.
 LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
 LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
+LEARNING_SEEDS *= "kernel" in CHAPTERS
 # Kernels of more rows than a job takes: name of the file -> bands of rows.
 KERNEL_BANDS = {
     name: count for name, count in kernel_bands(STUDY, LEARNING_ROWS).items() if count > 1
@@ -110,35 +125,57 @@ TRACED = STUDY["theory"]["tasks"]
 TRACED_SIZE = STUDY["theory"]["size"] or min(STUDY["finetune"]["sizes"])
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
-FIGURES += ["descent"] * bool(RULED) + ["linearisation"] * bool(TRACED) + ["width"]
-TABLES += ["table5"] * bool(RULED) + ["table6"] * bool(TRACED) + ["table7", "verdicts"]
-# What the verdicts on the theory need: option of a command -> file.
-THEORY_TABLES = {
-    "--radii": f"{RESULTS}/theory/radii.parquet",
-    "--slopes": f"{RESULTS}/theory/slopes.parquet",
-}
-if RULED:
-    THEORY_TABLES["--table5"] = f"{RESULTS}/figures/table5.csv"
-if TRACED:
-    THEORY_TABLES["--table6"] = f"{RESULTS}/figures/table6.csv"
-VALIDATION_ROWS = (
-    ["--validation-rows", str(STUDY["taskvectors"]["validation_rows"])]
-    if STUDY["taskvectors"]["validation_rows"]
-    else []
-)
 NEGATED_COEFFICIENTS = (
     STUDY["taskvectors"]["negated_coefficients"] or STUDY["taskvectors"]["coefficients"]
 )
-EVALUATION = (
-    ["--evaluate-every", str(STUDY["finetune"]["evaluate_every"])]
-    if STUDY["finetune"]["evaluate_every"]
-    else []
-)
-PATIENCE = (
-    ["--patience", str(STUDY["finetune"]["patience"])] if STUDY["finetune"]["patience"] else []
-)
 TUNING_DTYPE = STUDY["finetune"]["dtype"] or STUDY["model"]["dtype"]
 CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
+
+for chapter in ("data", "kernel", "spectrum", "finetune", "theory", "figures"):
+    present([chapter], [chapter])
+MERGING = ["taskvectors"], MERGES, "taskvectors.tasks is empty; name two tasks or more"
+WATCHED = ["theory"], TRACED, "theory.tasks is empty; name tasks, or null for all"
+STOPPED = (
+    ["theory", "kernel"],
+    RULED,
+    ("no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows"),
+)
+present(["taskvectors"], *MERGING)
+FIGURES = present(["fig2"], ["finetune"])
+FIGURES += present(["fig3", "layers", "addition", "negation", "disentanglement"], *MERGING)
+FIGURES += present(DECAY_FIGURES, ["spectrum"])
+FIGURES += present(
+    ["fig10"],
+    ["finetune"],
+    any(STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]),
+    "it draws the F1 score, and no task is a classification",
+)
+FIGURES += present(["prediction"], ["spectrum", "finetune"])
+FIGURES += present(["simulation", "width"], ["theory"])
+FIGURES += present(
+    ["epochs"],
+    ["finetune"],
+    FIXED_EPOCHS,
+    "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
+)
+FIGURES += present(["descent"], *STOPPED) + present(["linearisation"], *WATCHED)
+TABLES = present(["table1", "verdicts"], ["spectrum", "finetune"])
+TABLES += present(["table2"], ["theory", "finetune"]) + present(["table7"], ["theory"])
+TABLES += present(["table3", "table8", "table9"], *MERGING) + present(["table4"], ["finetune"])
+TABLES += present(["table5"], *STOPPED) + present(["table6"], *WATCHED)
+for number in range(4 + len(STUDY["tasks"]), 10):
+    ABSENT[f"fig{number}"] = (
+        f"it draws the eigenvalue decay of task number {number - 3}, and `tasks` lists "
+        f"{len(STUDY['tasks'])}: {', '.join(STUDY['tasks'])}"
+    )
+# What the verdicts read of chapters that a study may lack: option of a command -> file.
+STOPPING = [f"{RESULTS}/theory/{{task}}/stopping.parquet"] * ("theory" in CHAPTERS)
+THEORY_TABLES = {
+    f"--{name}": f"{RESULTS}/theory/{name}.parquet"
+    for name in ["radii", "slopes"] * ("theory" in CHAPTERS)
+} | {
+    f"--{name}": f"{RESULTS}/figures/{name}.csv" for name in ("table5", "table6") if name in TABLES
+}
 
 
 def digest_of(entry):
@@ -227,50 +264,20 @@ def option_flags(options, files):
     return [word for pair in zip(options, files) for word in pair]
 
 
-def theory_tables(name, tasks):
-    """A table of the chapter theory for some tasks, or an error that says why there is none."""
+def offered(name):
+    """No files; but an error where this study has no such chapter, figure or table."""
 
-    def files(wildcards):
-        if not tasks:
-            raise WorkflowError(
-                f"no task of study {STUDY['study']!r} has {name}.parquet: theory.tasks is empty, "
-                "or no kernel predicts a sample (kernel.learning_seeds, kernel.learning_rows)"
-            )
-        return [f"{RESULTS}/theory/{task}/{name}.parquet" for task in tasks]
+    def check(wildcards):
+        if name in ABSENT:
+            raise WorkflowError(f"study {STUDY['study']!r} makes no {name}: {ABSENT[name]}")
+        return []
 
-    return files
+    return check
 
 
-def package_flag(archives):
-    """The option that hands a downloaded archive to a command."""
-    return ["--package-file", *archives] if archives else []
-
-
-def decay_figure_files(figure):
-    """The files of one of SR26's figures 4-9, or an error that names the study's tasks."""
-
-    def files(wildcards):
-        if figure not in DECAY_FIGURES:
-            raise WorkflowError(
-                f"{figure} draws the eigenvalue decay of task number {int(figure[3:]) - 3}, but "
-                f"study {STUDY['study']!r} has {len(STUDY['tasks'])}: "
-                f"{', '.join(STUDY['tasks'])}"
-            )
-        return [f"{RESULTS}/figures/{figure}.{ending}" for ending in ("pdf", "svg", "png")]
-
-    return files
-
-
-def fixed_histories(wildcards):
-    """The evaluations of the trainings without early stopping, or an error that says how to ask."""
-    if not FIXED_EPOCHS:
-        raise WorkflowError(
-            "the figure `epochs` draws trainings without early stopping, but "
-            "finetune.fixed_epochs is null; set it to a number of epochs"
-        )
-    return [
-        f"{RESULTS}/finetune/{task}/fixed/n{FIXED_SIZE}/history.parquet" for task in STUDY["tasks"]
-    ]
+def theory_files(name, tasks):
+    """A table of the chapter theory for some tasks."""
+    return [f"{RESULTS}/theory/{task}/{name}.parquet" for task in tasks]
 
 
 def grid(pattern):
@@ -310,11 +317,6 @@ def vector_files(pattern, tasks_of):
 
     def files(wildcards):
         tasks, seeds = tasks_of(wildcards), range(STUDY["taskvectors"]["merged_seeds"])
-        if not tasks:
-            raise WorkflowError(
-                f"study {STUDY['study']!r} merges no tasks: taskvectors.tasks is empty; name two "
-                "or more"
-            )
         found = [f"{RESULTS}/{pattern}".format(task=t, seed=s) for t in tasks for s in seeds]
         return list(dict.fromkeys(found))
 

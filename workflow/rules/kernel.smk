@@ -11,7 +11,7 @@ Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
 
 
 # What is computed in tiles is gathered.
-ruleorder: gathered_kernel > kernel
+ruleorder: gathered_kernel > kernel_draws
 ruleorder: gathered_kernel > learning_kernel
 
 
@@ -65,7 +65,7 @@ rule learning_kernel:
         """
 
 
-rule kernel:
+rule kernel_draws:
     """Compute the Gram matrices of all of a task's draws, in one model load."""
     input:
         model="<results>/data/model",
@@ -123,7 +123,7 @@ use rule learning_kernel as learning_kernel_tile with:
         tile=lambda wildcards: ["--tile", wildcards.row, wildcards.column, wildcards.bands],
 
 
-use rule kernel as kernel_tile with:
+use rule kernel_draws as kernel_tile with:
     output:
         "<results>/kernel/{task}/tiles/gram-{bands}/{row}-{column}.safetensors",
     log:

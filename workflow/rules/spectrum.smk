@@ -6,7 +6,7 @@ Makes: spectrum/<task>/eigenvalues.parquet, decay.parquet (log lambda_k = c - a 
 """
 
 
-rule spectrum:
+rule spectrum_fit:
     """Fit the decay exponent of every draw's eigenvalues."""
     input:
         "<results>/kernel/{task}/gram.safetensors",

@@ -45,7 +45,7 @@ rule tuned_weights:
         patience=PATIENCE,
         checkpointing=CHECKPOINTING,
         batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
-        again=lambda wildcards, output: option_flags(["--out-again"], output.again),
+        again=lambda wildcards, output: flag("--out-again", output.again),
     shell:
         """
         python -m ntktune taskvectors tune \
@@ -145,7 +145,7 @@ rule text_overlap:
         """
 
 
-rule addition:
+rule taskvectors_add:
     """Add the task vectors of one merge, and let the models answer each of its tasks."""
     input:
         model="<results>/data/model",
@@ -189,7 +189,7 @@ rule addition:
         """
 
 
-rule negation:
+rule taskvectors_negate:
     """Subtract one task's vector, and let the models answer it and the other tasks."""
     input:
         model="<results>/data/model",
@@ -233,7 +233,7 @@ rule negation:
         """
 
 
-rule disentanglement:
+rule taskvectors_disentangle:
     """Compute how far two task vectors disturb each other's tasks, on a grid of coefficients."""
     input:
         model="<results>/data/model",

@@ -147,7 +147,7 @@ rule trace:
         """
 
 
-rule width:
+rule theory_width:
     """Train attention networks of several widths, and measure how linear they are."""
     input:
         unfinished_first,
@@ -180,7 +180,7 @@ rule width:
         """
 
 
-rule simulation:
+rule theory_simulate:
     """Repeat the simulation of Raskutti, Wainwright & Yu (2014): four stopping rules, f* known."""
     input:
         unfinished_first,

@@ -21,7 +21,7 @@ from ntktune.artifacts import (
     write_tensors,
 )
 from ntktune.cli import add_command
-from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
+from ntktune.cli.inputs import MAX_TOKENS, TOKEN_TENSORS, check_names, check_task, model_manifest
 from ntktune.errors import UserError
 from ntktune.yaml_files import load_yaml
 
@@ -51,7 +51,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     tokens = add_command(verbs, "tokenize", tokenize)
     tokens.add_argument("--table", required=True, help="the task's table")
     tokens.add_argument("--model", required=True, help="the model's folder")
-    tokens.add_argument("--max-tokens", type=int, required=True, help="most tokens of a row")
+    tokens.add_argument("--max-tokens", type=int, help=MAX_TOKENS)
     tokens.add_argument("--prefix-token", help="a token to put before each row")
     tokens.add_argument("--out", required=True, help="the token ids (safetensors)")
 
@@ -165,7 +165,7 @@ def tokenize(args: argparse.Namespace) -> None:
     """Turn a task's texts into the model's token ids."""
     import numpy as np
 
-    from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
+    from ntktune.data.tokens import row_tokens, text_encoder, token_limit
 
     record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
@@ -173,12 +173,12 @@ def tokenize(args: argparse.Namespace) -> None:
     check_names(args.table, table.columns, columns, "columns")
     check_names(args.table, origin, ("task", "data_sha256"), "facts")
     model = model_manifest(args.model)
-    vocabulary = check_token_limit(args.model, args.max_tokens)
+    limit, vocabulary = token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
         table,
         origin["task"]["template"],
         text_encoder(args.model),
-        max_tokens=args.max_tokens,
+        max_tokens=limit,
         prefix_token=args.prefix_token,
         vocabulary=vocabulary,
     )
@@ -191,7 +191,7 @@ def tokenize(args: argparse.Namespace) -> None:
         "is_test": (table["split"] == "test").to_numpy(np.uint8),
     }
     tokens = {
-        "max_tokens": args.max_tokens,
+        "max_tokens": limit,
         "prefix_token": args.prefix_token,
         "mean_length": float(lengths.mean()),
         "longest": int(lengths.max()),
@@ -206,8 +206,14 @@ def tokenize(args: argparse.Namespace) -> None:
     write_tensors(args.out, tensors, provenance)
     _say(
         f"{origin['task']['name']}: {len(rows)} rows, {tokens['mean_length']:.1f} tokens on "
-        f"average, longest {tokens['longest']}, {overlong} cut to {args.max_tokens}"
+        f"average, longest {tokens['longest']}, {overlong} cut to {limit}"
     )
+    if overlong:  # not for the log alone
+        print(
+            f"{origin['task']['name']}: {overlong} of {len(rows)} texts were cut to {limit} tokens "
+            "(model.max_tokens)",
+            flush=True,
+        )
 
 
 def draws(args: argparse.Namespace) -> None:

@@ -165,7 +165,11 @@ def _summary(path: str) -> dict[str, Any]:
 
 
 def _stopping(args: argparse.Namespace) -> pd.DataFrame:
-    """Read the stopping times of all tasks."""
+    """Read the stopping times of all tasks; a study without the chapter theory has none."""
+    import pandas as pd
+
+    if not args.stopping:
+        return pd.DataFrame(columns=["task", *STOPPING_COLUMNS])
     return tables_of_tasks(args.stopping, STOPPING_COLUMNS, "--stopping", kinds=False)[0]
 
 
@@ -475,9 +479,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--folder", required=True, help="results of a study, as results/quickstart")
 
     parser = add_command(verbs, "verdicts", verdicts)
-    _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics", "--stopping")
-    # a study need not merge tasks, predict by kernels or watch a training
-    _add_inputs(parser, "--cosine", "--merged", "--negated", required=False)
+    _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics")
+    # of chapters that a study need not make
+    _add_inputs(parser, "--stopping", "--cosine", "--merged", "--negated", required=False)
     _add_inputs(parser, "--radii", "--slopes", "--table5", "--table6", required=False)
     _add_untuned(parser)
     _add_table(parser, bootstrap=True)

@@ -239,6 +239,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
     """
     from pathlib import Path
 
+    from ntktune.data.tokens import MOST_TOKENS
     from ntktune.models import configuration, described_configuration, positions, skeleton
 
     model, source = study["model"], study["model"]["source"]
@@ -260,6 +261,8 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
             "what it is like; run `snakemake fetch` first, or describe it there"
         )
     most = positions(skeleton(found))
+    if model["max_tokens"] is None:
+        model["max_tokens"] = min(MOST_TOKENS, most or MOST_TOKENS)
     if most and model["max_tokens"] > most:
         raise UserError(
             f"model.max_tokens is {model['max_tokens']}, but the model has {most} positions"
@@ -350,7 +353,7 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--results {args.results} is no folder; correct it, or leave it out")
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
-    tuning, longest = study["finetune"], study["model"]["max_tokens"]
+    tuning = study["finetune"]
     dtype = tuning["dtype"] or study["model"]["dtype"]
     autocast = torch_dtype(dtype) if dtype == "bfloat16" else None
     weights = torch_dtype("float32" if autocast else dtype)
@@ -386,7 +389,8 @@ def plan(args: argparse.Namespace) -> None:
     print(f"study {study['study']}: {study['model']['name']}, {precision}")
     if unknown:
         print(
-            f"texts    of {', '.join(sorted(unknown))}: not made yet, so {longest} tokens each, "
+            f"texts    of {', '.join(sorted(unknown))}: not made yet, so "
+            f"{study['model']['max_tokens']} tokens each, "
             "the most they can have"
         )
     if untested:

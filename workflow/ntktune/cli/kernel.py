@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
+    MAX_TOKENS,
     TOKEN_TENSORS,
     check_names,
     check_tokens,
@@ -74,7 +75,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
     )
     parser.add_argument("--prefix-token", help="a token to put first, as <|endoftext|>")
-    parser.add_argument("--max-tokens", type=int, default=64, help="cut longer rows (default: 64)")
+    parser.add_argument("--max-tokens", type=int, help=MAX_TOKENS)
     parser.add_argument(
         "--rows", type=int, help="rows drawn at random (default: 100, or all of a smaller file)"
     )
@@ -205,7 +206,7 @@ def of_file(args: argparse.Namespace) -> None:
     from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sampling import kernel_draws
     from ntktune.data.sources import ColumnError, read_sources
-    from ntktune.data.tokens import check_token_limit, row_tokens, text_encoder
+    from ntktune.data.tokens import row_tokens, text_encoder, token_limit
 
     record = Record("ntktune.cli.kernel:of_file", args)
     task = Path(args.data).stem
@@ -240,17 +241,17 @@ def of_file(args: argparse.Namespace) -> None:
     print(counts_line({f"{task}:": together}), file=sys.stderr)
     encoder = text_encoder(args.model)
     words = _word_ids(args, encoder.encode)
-    vocabulary = check_token_limit(args.model, args.max_tokens)
+    limit, vocabulary = token_limit(args.model, args.max_tokens)
     ids, overlong = row_tokens(
         table,
         definition["template"],
         encoder,
-        max_tokens=args.max_tokens,
+        max_tokens=limit,
         prefix_token=args.prefix_token,
         vocabulary=vocabulary,
     )
     if overlong:
-        print(f"{task}: {overlong} rows were cut to {args.max_tokens} tokens", file=sys.stderr)
+        print(f"{task}: {overlong} rows were cut to {limit} tokens", file=sys.stderr)
     size = min(100, len(table)) if args.rows is None else args.rows
     if not 2 <= size <= len(table):
         raise UserError(

@@ -21,6 +21,8 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
 )
+# of a text, where nobody says how many and the model has positions for more
+MOST_TOKENS = 512
 Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 
@@ -78,8 +80,15 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
     return TextEncoder(lambda texts: [slow(text)["input_ids"] for text in texts], token_id)
 
 
-def check_token_limit(folder: str | os.PathLike, max_tokens: int) -> int | None:
-    """Check a token limit against a model's positions; return its vocabulary size, if stated.
+def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int, int | None]:
+    """Return most tokens of a text for a model, and its vocabulary size, if stated.
+
+    Parameters
+    ----------
+    folder
+        The model's folder.
+    max_tokens
+        The limit that is asked for; None takes as many as there are positions, at most 512.
 
     Raises
     ------
@@ -93,19 +102,24 @@ def check_token_limit(folder: str | os.PathLike, max_tokens: int) -> int | None:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
     stated = config.get("max_position_embeddings") or config.get("n_positions")
+    limited = isinstance(stated, int) and stated > 0  # -1: no limit
+    wanted = MOST_TOKENS if max_tokens is None else max_tokens
     # the model may use fewer than it states: a number close to that is worth importing torch
     padding = config.get("pad_token_id")
     unused = padding + 1 if isinstance(padding, int) else (stated or 0) // 2
-    if isinstance(stated, int) and stated > 0 and max_tokens > stated - unused:
+    if limited and wanted > stated - unused:
         from ntktune.models import empty_backbone, positions
 
         stated = positions(empty_backbone(folder))
-    if max_tokens < 1 or (isinstance(stated, int) and 0 < stated < max_tokens):
+        limited = stated is not None
+    if max_tokens is None and limited:
+        wanted = min(wanted, stated)
+    if wanted < 1 or (limited and stated < wanted):
         raise UserError(
-            f"max_tokens is {max_tokens}; it must be at least 1 and at most the model's "
+            f"max_tokens is {wanted}; it must be at least 1 and at most the model's "
             f"{stated or 'number of'} positions"
         )
-    return config.get("vocab_size")
+    return wanted, config.get("vocab_size")
 
 
 def _cut(text: str, characters: int) -> str:
