@@ -234,10 +234,10 @@ def test_the_command_writes_tokens_labels_and_what_it_did(table, tmp_path, capsy
 def test_without_a_limit_texts_are_as_long_as_the_model_takes(
     table, tmp_path, capsys, positions, limit
 ):
-    out, model = tmp_path / "out.safetensors", _model(tmp_path / "m")
-    config = json.loads((model / "config.json").read_text())
-    config["max_position_embeddings"] = positions
-    (model / "config.json").write_text(json.dumps(config))
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size"), 8)
+    sizes |= dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1)
+    stated = {"model_type": "bert", "pad_token_id": 0, "max_position_embeddings": positions}
+    out, model = tmp_path / "out.safetensors", _model(tmp_path / "m", **sizes, **stated)
     assert _tokenize(table, model, out) == 0
     assert read_tensors(out)[1]["tokens"]["max_tokens"] == limit
     assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ import numpy as np
 from ntktune.data.definition import complete_definition
 from ntktune.data.sampling import _class_pattern, holdout_pattern
 
-FIRST, MOST = 16, 1024  # smallest and largest sample that is chosen without being asked for
+FIRST, MOST = 16, 512  # smallest and largest sample that is chosen without being asked for
 
 
 def training_labels(definition: dict, name: str) -> np.ndarray:
