@@ -51,6 +51,12 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert lines[-1].endswith(str(folder / "report.html"))
 
 
+def test_a_study_without_these_tables_ends_with_its_places(folder, capsys):
+    (folder / "figures/verdicts.csv").unlink()
+    assert main(["figures", "show", "--folder", str(folder)]) == 0
+    assert capsys.readouterr().out == f"figures and tables  {folder / 'figures'}\n"
+
+
 def test_a_study_that_has_not_run_is_told(tmp_path, capsys):
     assert main(["figures", "show", "--folder", str(tmp_path)]) == 1
-    assert "figures); make it with: ntktune figures table1" in capsys.readouterr().err
+    assert f"{tmp_path / 'figures'} does not exist; run the study" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from ntktune.cli.figure_files import (
     write_figure,
 )
 from ntktune.cli.inputs import check_names
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
     import numpy as np
@@ -327,12 +327,16 @@ def show(args: argparse.Namespace) -> None:
     from ntktune.figures.overview import overview
 
     folder = Path(args.folder)
-    needed = ("needed", "needed_low", "needed_high", "needed_bound")
-    columns = ("task", *needed, "exponent", "r_squared", "predicted_rate", "measured_exponent")
-    rates = own_table(folder / "figures" / "table1.csv", columns)
-    claims = own_table(folder / "figures" / "verdicts.csv", ("claim", "verdict"))
-    print(f"\n{overview(rates, claims)}\n")
-    print(f"figures and tables  {folder / 'figures'}")
+    figures = folder / "figures"
+    if not figures.is_dir():
+        raise not_there(figures, "run the study first, or name its folder, as results/quickstart")
+    if (figures / "verdicts.csv").is_file():  # made of table 1; a study need not have them
+        needed = ("needed", "needed_low", "needed_high", "needed_bound")
+        columns = ("task", *needed, "exponent", "r_squared", "predicted_rate", "measured_exponent")
+        rates = own_table(figures / "table1.csv", columns)
+        claims = own_table(figures / "verdicts.csv", ("claim", "verdict"))
+        print(f"\n{overview(rates, claims)}\n")
+    print(f"figures and tables  {figures}")
     if (folder / "report.html").is_file():
         print(f"report              {folder / 'report.html'}")
 
