@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from made_up_study import SIZES, TASKS, history_of, metrics_table, stopping_of
 
 from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
+from ntktune.cli import figures as cli_figures
+from ntktune.cli import figures_theory
 from ntktune.code_digest import code_modules
 
 THEORY = ["descent", "linearisation", "width", "table5", "table6", "table7"]
@@ -421,3 +424,31 @@ def test_a_task_named_as_text_in_the_provenance_is_understood(study, figures, tm
     arguments = ["--stopping", tmp_path / "stopping.parquet", "--metrics", *study.metrics]
     assert figures("table2", *arguments, "--out", tmp_path / "a.csv") == 0
     assert np.array_equal(pd.read_csv(tmp_path / "a.csv")["task"], ["rte"])
+
+
+@pytest.mark.parametrize(
+    "verb", ["fig2", "fig10", "decay", "prediction", "epochs", "descent", "linearisation"]
+)
+@pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
+def test_users_words_are_drawn_as_they_are(verb, study, tmp_path, monkeypatch):
+    """Two dollars begin no mathematics, and letters that the font lacks stop nothing."""
+    words = "電_$5 or $10_"
+    for module in (cli_figures, figures_theory):
+        monkeypatch.setattr(module, "task_titles", lambda facts: dict.fromkeys(facts, words))
+    monkeypatch.setattr(cli_figures, "task_facts", lambda provenance: {"title": words})
+    arguments = [*drawing(verb, study), "--out", *outputs(tmp_path, verb)]
+    assert main(["figures", *map(str, arguments)]) == 0
+    assert words in (tmp_path / f"{verb}.svg").read_text(encoding="utf-8")
+
+
+def test_a_notebooks_backend_stops_no_figure(study, tmp_path):
+    """A command that a notebook starts inherits its backend, which may not be installed."""
+    arguments = [*drawing("decay", study), "--out", tmp_path / "a.svg"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ntktune", "figures", *map(str, arguments)],
+        env=os.environ | {"MPLBACKEND": "module://not_installed.backend"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

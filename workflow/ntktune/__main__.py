@@ -69,6 +69,7 @@ def _run(argv: list[str] | None) -> int:
         # read by the Hugging Face libraries when they are imported
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be installed here
     try:
         args._run(args)
         sys.stdout.flush()

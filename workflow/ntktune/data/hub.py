@@ -103,8 +103,10 @@ def hub_files(
         It has no split of that name; or the hub, which has it, is in trouble, or sent something
         that is not what it states.
     """
+    import datasets
     from huggingface_hub import constants
 
+    datasets.disable_progress_bars()
     offline = constants.HF_HUB_OFFLINE
     # offline, an earlier download may still be in the local cache
     commit = revision if offline else resolved_commit(repository, revision, "dataset")
@@ -143,7 +145,6 @@ def _data_files(
     import datasets
     from huggingface_hub import constants
 
-    datasets.disable_progress_bars()
     if constants.HF_HUB_OFFLINE:
         folder = _fetched(repository, commit, [])
         builder = datasets.load_dataset_builder(str(folder), config, data_files=files)

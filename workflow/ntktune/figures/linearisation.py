@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
-from ntktune.figures.style import WIDTH, checked_color, laid_out, styled
+from ntktune.figures.style import WIDTH, checked_color, laid_out, plain, styled
 
 # method → what it is called, and whether its markers are filled
 METHODS = {"adamw": ("AdamW", True), "gradient-descent": ("gradient descent", False)}
@@ -63,7 +63,7 @@ def linearisation_figure(
                 for method, (name, filled) in METHODS.items():
                     own = moving[(moving["task"] == task) & (moving["method"] == method)]
                     for _, line in own.groupby("seed"):
-                        (entries[f"{titles.get(task, task)}, {name}"],) = axes.plot(
+                        (entries[f"{plain(titles.get(task, task))}, {name}"],) = axes.plot(
                             line["distance"],
                             line[column],
                             color=of_method[method],

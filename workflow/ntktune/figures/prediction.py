@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from ntktune.figures.needed import SHARE
-from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
+from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
 # every task has its own, so that a grey print can be read; full ones are regressions
 MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
@@ -115,7 +115,7 @@ def prediction_figure(
                     0.5, 0.5, "no task has both numbers", ha="center", transform=axes.transAxes
                 )
         shown = [task for task in rates["task"] if task in drawn]
-        names = [titles.get(task, task) for task in shown]
+        names = [plain(titles.get(task, task)) for task in shown]
         entries = {
             name if names.count(name) == 1 else f"{name} ({task})": drawn[task]
             for task, name in zip(shown, names, strict=True)

@@ -119,10 +119,15 @@ def figure_bytes(figure: Figure, ending: str, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
+def plain(words: str) -> str:
+    """Return a user's words so that they are drawn as they are: two ``$`` begin no mathematics."""
+    return words.replace("$", r"\$")
+
+
 def wrapped(title: str, width: int) -> str:
-    """Return a title broken into lines of at most ``width`` characters."""
+    """Return a title, to be drawn as it is, in lines of at most ``width`` characters."""
     lines = textwrap.wrap(title, width, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(lines) or title
+    return plain("\n".join(lines) or title)
 
 
 def count(number: int, noun: str) -> str:
