@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # Seconds that a job of each rule took when the study quickstart was measured. Only their
 # ratios matter: they are rescaled by what the jobs of this run really take. A rule that was not
-# measured is unknown until its first job ends.
+# measured is unknown until its first job ends; a target runs nothing and takes 0.
 EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_text())
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
