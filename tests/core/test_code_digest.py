@@ -74,6 +74,7 @@ PACKAGE = {
         from ntktune.errors import UserError
         from ntktune import tools, registry
         from ntktune.merges import half as part
+        from ntktune.lazy import late
         if TYPE_CHECKING:
             from ntktune.kernel import ONE
         try:
@@ -92,7 +93,7 @@ PACKAGE = {
             if tools.odd(args):
                 raise Stop("at", args)
             assert args, "nothing"
-            return helper(decay(args)) + part(quick(args))
+            return helper(decay(args)) + part(quick(late(args)))
 
         def more(x):
             return "give fewer"
@@ -117,6 +118,12 @@ PACKAGE = {
     "spectrum/others.py": "def rate(x):\n    return x\n",
     "kernel/__init__.py": "ONE = 1\n",
     "fast.py": "def quick(x):\n    return x\ndef slow(x):\n    return x\n",
+    "lazy/__init__.py": """
+        def __getattr__(name):
+            from ntktune.lazy import functions
+            return getattr(functions, name)
+        """,
+    "lazy/functions.py": "def late(x):\n    return x\n",
     "tools.py": "def odd(x):\n    return x % 2\ndef even(x):\n    return not odd(x)\n",
     "merges.py": "def half(x):\n    return x / 2\ndef third(x):\n    return x / 3\n",
     "registry.py": """
@@ -159,8 +166,8 @@ def package(root):
 
 def test_it_follows_what_the_function_names(package):
     assert module.code_modules(ENTRY) == [
-        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.merges", "ntktune.registry"),
-        *("ntktune.spectrum.fits", "ntktune.tools"),
+        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.lazy", "ntktune.lazy.functions"),
+        *("ntktune.merges", "ntktune.registry", "ntktune.spectrum.fits", "ntktune.tools"),
     ]
     assert "ntktune.kernel" in module.code_modules("ntktune.cli.spectrum:other")
 
@@ -183,6 +190,7 @@ def test_it_follows_what_the_function_names(package):
         ("tools.py", "return x % 2", "return x % 3"),
         ("fast.py", "quick(x):\n    return x", "quick(x):\n    return -x"),
         ("cli/spectrum.py", "quick = None", "quick = abs"),
+        ("lazy/functions.py", "return x", "return -x"),
         ("merges.py", "return x / 2", "return x / 4"),
         # what a module does when it is imported
         ("registry.py", "return x", "return -x"),

@@ -169,6 +169,8 @@ class Followed:
             self.todo += [(module, one) for one in definitions]
         elif name in definitions:
             self._take(definitions[name], module, name)
+        elif "__getattr__" in definitions:
+            self.todo.append((module, "__getattr__"))
         elif not name.startswith("__"):
             raise KeyError(
                 f"{module} defines no {name!r}, so the code digest cannot follow it; import it "
