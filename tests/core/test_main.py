@@ -1,7 +1,6 @@
 """How a command ends: signals, full disks under its log, memory."""
 
 import errno
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,9 @@ import pytest
 
 from ntktune import __main__ as command
 from ntktune.cli import Progress
+from ntktune.device import DTYPES
+from ntktune.finetune.devices import DEVICES
+from ntktune.kernel.products import VARIANTS
 
 WRITING = """
 import signal, sys, time
@@ -59,16 +61,32 @@ def test_memory_that_runs_out_while_modules_are_imported_is_told(monkeypatch, ca
     )
 
 
-def test_a_package_of_an_extra_that_is_not_installed_is_told(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    task = {"title": "S", "kind": "regression", "score_range": [0, 1]}
-    task |= {"sources": [{"hub": {"id": "us/scores", "revision": "main"}}]}
-    words = ["data", "fetch-task", "--name", "s", "--out", str(tmp_path / "t.parquet")]
-    assert command.main([*words, "--definition", json.dumps(task)]) == 1
+def test_a_package_that_is_not_installed_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert command.main(["kernel", "plan", "--model", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        "ntktune data fetch-task: error: the package 'datasets' is missing; run: pip install "
+        "ntktune kernel plan: error: the package 'transformers' is missing; run: pip install "
         "'ntktune[workflow]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "known"),
+    [
+        ("kernel gram --variant", "adam", VARIANTS),
+        ("kernel gram --dtype", "float16", DTYPES),
+        ("kernel draws --variant", "SGD", VARIANTS),
+        ("finetune run --dtype", "half", DTYPES),
+        ("finetune plan --device-name", "A1000", DEVICES),
+        ("taskvectors tune --store", "int8", ("float32", "bfloat16")),
+    ],
+)
+def test_a_value_that_is_none_of_a_few_is_told_with_them(option, value, known, capsys):
+    with pytest.raises(SystemExit):
+        command.main([*option.split(), value])
+    said = capsys.readouterr().err
+    assert f"argument {option.split()[-1]}: invalid choice: '{value}' (choose from" in said
+    assert all(name in said for name in known)
 
 
 class Full:

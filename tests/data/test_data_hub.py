@@ -12,7 +12,8 @@ from loopback_hub import COMMIT, loopback_hub
 from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from ntktune.artifacts import read_json, read_table
+from ntktune.__main__ import main
+from ntktune.artifacts import read_json, read_table, read_tensors
 from ntktune.data.pretrained import byte_tokenizer
 
 
@@ -77,9 +78,9 @@ def run(hub, tmp_path):
     dropped = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN")
     environment = {k: v for k, v in os.environ.items() if k not in dropped} | settings
 
-    def run_command(*args, **changes):
+    def run_command(*args, chapter="data", **changes):
         done = subprocess.run(
-            [sys.executable, "-m", "ntktune", "data", *args],
+            [sys.executable, "-m", "ntktune", chapter, *args],
             env=environment | changes,
             capture_output=True,
             text=True,
@@ -286,3 +287,64 @@ def test_without_the_hub_the_next_source_is_used(run, tmp_path):
     assert origin["passed_over"][0]["source"] == "hub"
     assert "Connection refused" in origin["passed_over"][0]["reason"]
     assert "s: source hub passed over: us/sentences at main cannot be had from the hub" in said
+
+
+def _gram(tmp_path, model, *more):
+    (tmp_path / "scores.csv").write_text("text,label\n" + "".join(f"a {i},{i}\n" for i in range(9)))
+    words = ["gram", "--model", str(model), *more, "--data", str(tmp_path / "scores.csv")]
+    return [*words, "--max-tokens", "8", "--out", str(tmp_path / "gram.safetensors")]
+
+
+def test_commands_without_a_study_take_a_model_of_the_hub(hub, run, tmp_path):
+    root, _, seen, _ = hub
+    status, said = run(*_gram(tmp_path, "us/tiny", "--revision", COMMIT), chapter="kernel")
+    assert status == 0, said
+    assert f"model us/tiny of the hub, commit {COMMIT}" in said
+    found, facts = read_tensors(tmp_path / "gram.safetensors")
+    assert facts["model"] == {"name": "us/tiny", "revision": COMMIT, "sha256": None}
+    assert main(["kernel", *_gram(tmp_path, root / "model")]) == 0
+    assert torch.equal(found["kernel"], read_tensors(tmp_path / "gram.safetensors")[0]["kernel"])
+
+    seen.clear()
+    words = ["plan", "--model", "us/tiny", "--lengths", "9", "32", "--tflops", "1"]
+    status, said = run(*words, chapter="kernel", HF_HOME=f"{tmp_path}/new")
+    assert status == 0, said
+    assert {path for path in seen if "safetensors" in path or "tokenizer" in path} == set()
+
+    out = tmp_path / "exported"
+    status, said = run("export", "--model", "us/tiny", "--out", str(out), chapter="taskvectors")
+    assert status == 0, said
+    assert read_json(out / "merge.json")["model"]["revision"] == COMMIT
+    theirs = load_file(root / "model/model.safetensors")
+    for name, weight in load_file(out / "model.safetensors").items():
+        assert torch.equal(weight, theirs[f"transformer.{name}"])
+
+
+def test_a_model_that_is_neither_a_folder_nor_on_the_hub_is_told_as_missing(run, tmp_path):
+    status, said = run(*_gram(tmp_path, "us/none"), chapter="kernel")
+    assert status == 1
+    assert "--model us/none: there is no such folder, and the model us/none at main can" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["kernel gram", "kernel plan", "taskvectors export"])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/none/model", "/none/model does not exist (there is no folder /none); correct --model"),
+        ("./model", "correct --model, or give an id of the hub (owner/name)"),
+        ("a/model/folder", "a/model/folder does not exist (there is no folder a in "),
+        ("file", "--model file is a file; give the model's folder"),
+        ("here", "--revision v1 is for models of the hub, but --model here is a folder; leave"),
+    ],
+)
+def test_a_missing_model_folder_is_told_without_the_hub(
+    command, model, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    words = [*command.split(), *_gram(tmp_path, model)[1:]] if command == "kernel gram" else None
+    words = words or [*command.split(), "--model", model, *["--out", "new"] * ("export" in command)]
+    assert main([*words, *["--revision", "v1"] * (model == "here")]) == 1
+    assert message in capsys.readouterr().err

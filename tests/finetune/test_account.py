@@ -233,7 +233,6 @@ def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--device-name", "A1000"], "--device-name A1000 is unknown; choose one of A10, "),
         (["--share", "0"], "--share is 0.0; it must be above 0 and at most 1"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--results", "nowhere"], "--results nowhere is no folder"),

@@ -188,7 +188,6 @@ def test_label_words_and_signs(folder):
             ],
             "begin with the same token",
         ),
-        (["--label-column", "stars", "--variant", "adam"], "--variant 'adam' is unknown"),
         (["--label-column", "stars", "--batch-tokens", "0"], "--batch-tokens is 0"),
         (["--label-column", "mark"], "mark"),
         (["--label-column", "good"], "holds no score but 'no', 'yes'; for two classes give"),

@@ -1,4 +1,4 @@
-"""``python -m ntktune <chapter> <verb>``: the command line of the study.
+"""``ntktune <chapter> <verb>``: the command line.
 
 Each chapter's commands live in :mod:`ntktune.cli`; only the chapter that is called
 is imported, because torch and transformers take seconds to import.
@@ -12,17 +12,34 @@ import os
 import signal
 import sys
 
+DESCRIPTION = """\
+From a pretrained language model and labelled texts: how many labels does the task need,
+and when should fine-tuning stop? A study is run by snakemake, which calls these commands.
+Some need no study; the examples below are such."""
+EXAMPLES = """\
+`ntktune CHAPTER --help` lists a chapter's commands, `ntktune CHAPTER COMMAND --help` its options.
+
+examples: the kernel of a model on a CSV, the decay of its eigenvalues, and a figure of it
+  ntktune kernel gram --model my-model --data reviews.csv --text-column review \\
+      --label-column stars --out gram.safetensors
+  ntktune spectrum fit --gram gram.safetensors --out-eigenvalues eigenvalues.parquet \\
+      --out-fits fits.parquet --out-summary summary.json
+  ntktune figures decay --eigenvalues eigenvalues.parquet --fits fits.parquet \\
+      --summary summary.json --out decay.png
+  ntktune kernel plan --model my-model --examples 500     what a kernel will cost
+  ntktune finetune plan --config my/study.yaml            what a study will cost"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status.
 
-    It is 0 for success, 1 for a user's mistake, and 128 more than the number of the signal that
-    ended it: 130 of Ctrl-C, 143 of SIGTERM, as clusters send it. Both remove what is half written.
+    Exit status: 0 success, 1 user error, 128 + N if signal N ended it (Ctrl-C 130, SIGTERM 143,
+    which clusters send). Both signals remove partial files.
     """
     if argv is None:  # this process is the command
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        # torch and transformers make a million objects when they are imported, and no garbage:
-        # to look for some among them takes a quarter of the time of a small job
+        # Importing torch and transformers makes a million objects. Looking for garbage among them
+        # takes a quarter of a small job's time.
         gc.set_threshold(50_000)
     try:
         return _run(argv)
@@ -34,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         if argv is None:
-            gc.freeze()  # nor does the interpreter look through them when it ends
+            gc.freeze()  # the interpreter does not look for garbage when it ends
 
 
 def _tell(line: str) -> None:
@@ -56,21 +73,33 @@ def _run(argv: list[str] | None) -> int:
     from ntktune.errors import UserError
 
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="ntktune", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="ntktune",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"ntktune {__version__}")
-    chapters = parser.add_subparsers(dest="_chapter", required=True, metavar="chapter")
+    chapters = parser.add_subparsers(
+        dest="_chapter", required=True, metavar="CHAPTER", title="chapters"
+    )
     for name, summary in CHAPTERS.items():
         chapter = chapters.add_parser(name, help=summary, description=summary)
         if argv and argv[0] == name:
-            verbs = chapter.add_subparsers(dest="_verb", required=True, metavar="verb")
+            verbs = chapter.add_subparsers(
+                dest="_verb", required=True, metavar="COMMAND", title="commands"
+            )
             importlib.import_module(f"ntktune.cli.{name}").add_commands(verbs)
+    if not argv:
+        parser.print_help()
+        return 0
     args = parser.parse_args(argv)
-    if not args._network:
-        # read by the Hugging Face libraries when they are imported
-        os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be installed here
     try:
+        if not (args._network(args) if callable(args._network) else args._network):
+            # read by the Hugging Face libraries when they are imported
+            os.environ["HF_HUB_OFFLINE"] = "1"
         args._run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has gone, as `head` does; nothing is left to say

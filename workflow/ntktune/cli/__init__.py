@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 
 CHAPTERS = {
-    "data": "fetch the model and the tasks, tokenise, sample",
-    "kernel": "empirical Neural Tangent Kernels",
-    "spectrum": "eigenvalues and their power-law decay",
-    "finetune": "fine-tuning with hold-out early stopping",
-    "taskvectors": "task vectors: cosines and merging",
-    "theory": "critical radius and stopping time",
-    "figures": "figures, tables and verdicts",
-    "results": "a study's results as a whole",
+    "data": "fetch the model and the tasks, tokenise, draw samples",
+    "kernel": "empirical Neural Tangent Kernels of a model on a task",
+    "spectrum": "eigenvalues of a kernel and their power-law decay",
+    "finetune": "fine-tuning with hold-out early stopping; what it will cost",
+    "taskvectors": "task vectors: cosines; merged, negated and exported models",
+    "theory": "stopping rules, linearisation, width, simulation",
+    "figures": "figures, tables and verdicts, from tables only",
+    "results": "a study's results as a whole: check, pack",
 }
 
 
@@ -29,12 +29,12 @@ def add_command(
     verb: str,
     run: Callable[[argparse.Namespace], None],
     *,
-    network: bool = False,
+    network: bool | Callable[[argparse.Namespace], bool] = False,
 ) -> argparse.ArgumentParser:
     """Add one verb to a chapter and return its parser; its help is the function's docstring.
 
-    Only a command with ``network=True`` may reach the network; all others run with the
-    hub switched off.
+    Only a command with ``network=True``, or whose arguments make ``network`` true, may reach
+    the network; all others run with the hub switched off.
     """
     summary = run.__doc__.strip().splitlines()[0]
     parser = verbs.add_parser(verb, help=summary, description=summary)

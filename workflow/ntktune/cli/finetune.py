@@ -19,7 +19,9 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.resume import Finished
 from ntktune.code_digest import code_digest
+from ntktune.device import DTYPES
 from ntktune.errors import UserError
+from ntktune.finetune.devices import DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +51,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", required=True, help="a study's configuration")
     parser.add_argument("--results", help="its results, for the texts' lengths (default: its own)")
     parser.add_argument(
-        "--device-name", help="a GPU by name, as A100-80GB (default: this machine's processor)"
+        "--device-name",
+        choices=list(DEVICES),
+        help="count for this GPU (default: this machine's processor)",
     )
     parser.add_argument(
         "--share",
@@ -99,7 +103,8 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=int, help="stop after so many evaluations without a better one"
     )
-    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
+    what = "of the products (default: float32)"
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=what)
     parser.add_argument(
         "--checkpointing",
         action="store_true",
@@ -338,15 +343,11 @@ def plan(args: argparse.Namespace) -> None:
 
     from ntktune.config import load_yaml, resolved_study
     from ntktune.device import select_device, torch_dtype
-    from ntktune.finetune.account import DEVICES, architecture, memory, plan_text, training_cost
+    from ntktune.finetune.account import architecture, memory, plan_text, training_cost
     from ntktune.finetune.repeats import OUTPUTS
     from ntktune.finetune.training import Settings
     from ntktune.matmul import measured_rate
 
-    if args.device_name not in (None, *DEVICES):
-        raise UserError(
-            f"--device-name {args.device_name} is unknown; choose one of {', '.join(DEVICES)}"
-        )
     if not 0 < args.share <= 1:
         raise UserError(f"--share is {args.share}; it must be above 0 and at most 1")
     if args.results and not Path(args.results).is_dir():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntktune.artifacts import MODEL_MANIFEST, Record, read_tensors, write_tensors
+from ntktune.artifacts import Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
     MAX_TOKENS,
@@ -18,6 +18,8 @@ from ntktune.cli.inputs import (
     model_facts,
     read_samples,
 )
+from ntktune.cli.model_option import add_model, from_hub, located_model
+from ntktune.device import DTYPES
 from ntktune.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     import torch
 
+# Those of ntktune.kernel.products, whose import takes seconds.
+VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
 FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
@@ -51,8 +55,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     add_tile(parser)
     add_computing_options(parser)
 
-    parser = add_command(verbs, "gram", of_file)
-    parser.add_argument("--model", required=True, help="model folder: Hugging Face, safetensors")
+    parser = add_command(verbs, "gram", of_file, network=from_hub)
+    add_model(parser)
     parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
     parser.add_argument("--data", required=True, help="csv, tsv, jsonl or parquet file")
     parser.add_argument("--text-column", default="text", help="the texts (default: text)")
@@ -82,8 +86,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the rows and the head (default: 0)")
     add_computing_options(parser)
 
-    parser = add_command(verbs, "plan", plan)
-    parser.add_argument("--model", required=True, help="model folder; its config.json is enough")
+    parser = add_command(verbs, "plan", plan, network=from_hub)
+    add_model(parser, "model folder, of which config.json is enough")
     parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
     parser.add_argument("--examples", type=int, default=100, help="N (default: 100)")
     parser.add_argument(
@@ -123,9 +127,10 @@ def add_tile(parser: argparse.ArgumentParser) -> None:
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how kernels are computed, and where they go."""
     parser.add_argument(
-        "--variant", default="sgd", help="sgd, signgd or asymmetric-signgd (default: sgd)"
+        "--variant", choices=VARIANTS, default="sgd", help="of the kernel (default: sgd)"
     )
-    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
+    what = "of the network (default: float32)"
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=what)
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="padded tokens in one pass (default: 1024)"
     )
@@ -239,6 +244,7 @@ def of_file(args: argparse.Namespace) -> None:
     parts = list(counts.values())  # the split into two is undone
     together = {fate: sum(part[fate] for part in parts) for fate in parts[0]}
     print(counts_line({f"{task}:": together}), file=sys.stderr)
+    model_is = located_model(args)
     encoder = text_encoder(args.model)
     words = _word_ids(args, encoder.encode)
     limit, vocabulary = token_limit(args.model, args.max_tokens)
@@ -264,13 +270,6 @@ def of_file(args: argparse.Namespace) -> None:
         "task": {"name": task} | {key: definition[key] for key in SUMMARY},
         "data_sha256": content_sha256(table),
     }
-    # a folder that another program wrote has no manifest
-    manifest = Path(args.model) / MODEL_MANIFEST
-    model_is = (
-        model_facts(args.model)
-        if manifest.is_file()
-        else {"name": Path(args.model).resolve().name, "revision": None, "sha256": None}
-    )
     examples = [torch.tensor(row) for row in ids]
     _compute(args, record, examples, labels, chosen, facts, model_is, words)
 
@@ -337,6 +336,7 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--tflops is {args.tflops}; it must be a number above 0")
     steps = max(1, args.examples - 1)
     lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
+    located_model(args, ["config.json"])
     backbone = empty_backbone(args.model, args.blocks)
     most = positions(backbone)
     if most is not None and longest > most:
@@ -395,15 +395,10 @@ def _compute(
 
     from ntktune.device import select_device, torch_dtype
     from ntktune.kernel import gram
-    from ntktune.kernel.products import VARIANTS
     from ntktune.models import label_word_model, text_model
     from ntktune.seeds import integer_seed
 
     # what only the engine or the end would find, before a large model is loaded
-    if args.variant not in VARIANTS:
-        raise UserError(
-            f"--variant {args.variant!r} is unknown; choose one of {', '.join(VARIANTS)}"
-        )
     if args.batch_tokens < 1:
         raise UserError(f"--batch-tokens is {args.batch_tokens}; a pass needs 1 or more")
     tile = getattr(args, "tile", None)

@@ -18,6 +18,7 @@ from ntktune.artifacts import (
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import add_training_options, read_cell, repeats
 from ntktune.cli.inputs import model_facts
+from ntktune.cli.model_option import add_model, from_hub, study_model
 from ntktune.cli.tuned_files import AGAIN, BACKBONE, VECTOR, pretrained_weights, read_tuned
 from ntktune.errors import UserError
 
@@ -43,11 +44,13 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--out-again", metavar="FILE", help=what)
 
     parser = add_command(verbs, "cosine", cosine)
-    _add_base(parser)
+    parser.add_argument("--model", required=True, help="folder of the pretrained model")
+    _add_tuned(parser)
     parser.add_argument("--out", required=True, help="parquet: a row per pair and group of layers")
 
-    parser = add_command(verbs, "export", export)
-    _add_base(parser)
+    parser = add_command(verbs, "export", export, network=from_hub)
+    add_model(parser, "folder of the pretrained model")
+    _add_tuned(parser)
     parser.add_argument(
         "--coefficients", nargs="+", type=float, help="one for each file (default: 1 each)"
     )
@@ -56,9 +59,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
 
 
-def _add_base(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a pretrained model and weights that were fine-tuned from it."""
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
+def _add_tuned(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name weights that were fine-tuned from a model."""
     parser.add_argument("--blocks", type=int, help="the blocks that were kept (default: all)")
     help_ = "fine-tuned weights"
     parser.add_argument("--weights", nargs="*", default=[], metavar="FILE", help=help_)
@@ -167,6 +169,14 @@ def check_new_folder(out: str, sources: Sequence[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a merged model in Hugging Face format, in memory for a stretch of one tensor."""
+    record = Record("ntktune.cli.taskvectors:export", args)
+    check_new_folder(args.out, [args.model, *args.weights])
+    with study_model(args) as folder:
+        _export(args, record, folder)
+
+
+def _export(args: argparse.Namespace, record: Record, model: str) -> None:
+    """Merge fine-tuned weights into the model in a folder, as a study has it."""
     import json
     import shutil
 
@@ -174,16 +184,14 @@ def export(args: argparse.Namespace) -> None:
     from ntktune.models import configuration, empty_backbone
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
-    record = Record("ntktune.cli.taskvectors:export", args)
-    check_new_folder(args.out, [args.model, *args.weights])
-    base, read = read_tuned(args.weights, args.model, args.blocks)
+    base, read = read_tuned(args.weights, model, args.blocks)
     coefficients = args.coefficients or [1.0] * len(read)
     check_counts([tuned.backbone for tuned in read], coefficients)
     if not read:
-        skeleton = empty_backbone(args.model, args.blocks)
+        skeleton = empty_backbone(model, args.blocks)
         base = {name: base[name] for name, _ in skeleton.named_parameters()}
     facts = {
-        "model": model_facts(args.model),
+        "model": model_facts(model),
         "blocks": args.blocks,
         "merged": [
             {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
@@ -191,12 +199,12 @@ def export(args: argparse.Namespace) -> None:
         ],
     }
     layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
-    config = json.loads((Path(args.model) / "config.json").read_text(encoding="utf-8"))
-    config |= configuration(args.model, args.blocks).to_diff_dict() if args.blocks else {}
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
     with atomic_path(args.out) as folder:
         folder.mkdir()
         made = ("config.json", MODEL_MANIFEST, MODEL_WEIGHTS, MERGED)
-        for file in sorted(Path(args.model).iterdir()):
+        for file in sorted(Path(model).iterdir()):
             # hidden files are a tool's own marks
             if file.is_file() and file.name not in made and not file.name.startswith("."):
                 shutil.copy2(file, folder / file.name)

@@ -78,12 +78,13 @@ def read_tuned(
         stored, facts = stored_tensors(path)
         if set(FACTS) - set(facts) or set(HEAD) - set(stored):
             raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
-        for key, what in (("name", "name"), ("revision", "revision"), ("sha256", "checksum")):
+        for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
             there = facts["model"].get(key)
             if there != model[key]:
                 raise UserError(
-                    f"{path} was fine-tuned from a model with {what} {there!r}, but that in "
-                    f"{folder} has {model[key]!r}; give the same model, or fine-tune again"
+                    f"{path} was fine-tuned from {facts['model'].get('name')}, {what} {there!r}, "
+                    f"but {model['name']} in {folder} has {model[key]!r}; give the same model, or "
+                    "fine-tune again"
                 )
         if facts.get("blocks") != blocks:
             raise UserError(

@@ -7,7 +7,7 @@ that would have to be run or unpickled.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,8 +172,12 @@ def _fetched(repository: str, commit: str, names: list[str]) -> Path:
     return Path(folder)
 
 
-def download_model(repository: str, revision: str) -> tuple[Path, str]:
+def download_model(
+    repository: str, revision: str, files: Sequence[str] = MODEL_FILES
+) -> tuple[Path, str]:
     """Download a model's configuration, tokenizer and safetensors weights; return folder, commit.
+
+    With ``files`` only those whose names match one of these patterns.
 
     Raises
     ------
@@ -188,7 +192,7 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
             snapshot_download(
                 repository,
                 revision=commit,
-                allow_patterns=list(MODEL_FILES),
+                allow_patterns=list(files),
                 ignore_patterns=["*/*"],  # other formats' copies lie in folders
             )
         )
@@ -197,8 +201,7 @@ def download_model(repository: str, revision: str) -> tuple[Path, str]:
         raise UserError(f"the model {error}") from None
     except HubUnavailableError as error:
         raise UserError(
-            f"the model {error}; check the name, the revision and the network, "
-            "or use a `folder`, `gguf` or `random` source"
+            f"the model {error}; check the name, the revision and the network"
         ) from None
     except Exception as error:
         raise UserError(f"the model {repository} at {revision}: {one_line(error)}") from None

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.finetune.devices import DEVICES
 from ntktune.finetune.last_rows import read_layers
 from ntktune.finetune.training import Settings, batch_rows, passes
 from ntktune.loading import from_configuration, usable
@@ -33,17 +34,6 @@ if TYPE_CHECKING:
 
 PROBE_VOCABULARY = 64
 LONGEST_PROBE = 48  # tokens
-# Peak TFLOP/s of float32 and of bfloat16 products, and memory in 10^9 bytes: makers' data sheets,
-# dense, float32 without TF32 (which this package leaves off).
-DEVICES = {
-    "A10": (31.2, 125.0, 24),
-    "A100-40GB": (19.5, 312.0, 40),
-    "A100-80GB": (19.5, 312.0, 80),
-    "H100": (67.0, 989.0, 80),
-    "H200": (67.0, 989.0, 141),
-    "L40S": (91.6, 362.0, 48),
-    "RTX-4090": (82.6, 165.2, 24),
-}
 
 
 @dataclass(frozen=True)
@@ -352,7 +342,7 @@ def plan_text(
     trainings
         Name, seeds, and the cost of one seed of each task.
     device_name
-        One of :data:`DEVICES`, or None for this machine.
+        One of :data:`ntktune.finetune.devices.DEVICES`, or None for this machine.
     share
         Share of a named device's peak speed.
     measured
