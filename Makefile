@@ -1,17 +1,21 @@
-# Every target does its own set-up in .venv and is quick when that is done.
+# make reproduce    run the study of config/config.yaml, and write its figures, tables and report
+# make smoke        run a tiny generated study from end to end
+# make report       write the study's report.html again
+# make archive      pack the study's results into one file, without models and texts
+# make setup        install the packages into .venv; every other target does that first
+# make test         run all tests, the smoke study included
+# make test-slurm   run only the tests on a SLURM cluster of their own, and show what they say
+# make lint         check formats, lints, schemas and shipped configurations
+# make lock         choose the newest packages: envs/requirements.txt and envs/cuda.txt
+# make clean        remove .venv and caches; results stay
+# make clean-results  remove results; asks first
 #
-#   make reproduce   the study of config/config.yaml, its figures and its report
-#   make smoke       a tiny generated study, end to end
-#   make test        all tests (includes smoke)
-#   make test-slurm  the tests on a SLURM of their own alone, with what they say
-#   make setup       .venv alone
-#   make lint        formats, lints, schemas and shipped configurations
-#   make lock        renew envs/requirements.txt from envs/requirements.in
-#   make report      the study's report.html
-#   make archive     the study's results in one file, without models and texts
-#   make clean       remove what the tools left; results stay (make clean-results asks first)
-#
-#   CONFIG=config/my.yaml  another study      CORES=4  fewer cores      PYTHON=python3.12
+# Settings, as in: make reproduce CONFIG=config/my.yaml CORES=4
+#   CONFIG=FILE       the study's configuration
+#   CORES=N           use N cores (default: all)
+#   PYTHON=python3.12 the Python that .venv is made with
+#   TORCH_INDEX=URL   where torch comes from: PyTorch's index for processors alone, or for a GPU's
+#                     older driver; PyTorch's installation page lists them (default: PyPI)
 
 PYTHON ?= python3
 CORES ?= all
@@ -19,7 +23,17 @@ CONFIG ?= config/config.yaml
 # One process per core and one thread in each; files in the order of tests/conftest.py, long ones first.
 PYTEST_FLAGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
 BIN := .venv/bin
+# Written at the end of the set-up; holds the index that torch came from.
 READY := .venv/.ready
+SET_UP_WITH := $(shell cat .venv/.ready 2>/dev/null)
+TORCH_INDEX ?= $(SET_UP_WITH)
+# For another index .venv is made anew: pip keeps a torch of the same version.
+ifneq ($(TORCH_INDEX),$(SET_UP_WITH))
+.PHONY: $(READY)
+endif
+# PyPI's torch for Linux is a build for CUDA 13; envs/cuda.txt pins what it asks for, and adds nothing
+# to a build that asks for nothing.
+TORCH_FROM = $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)',--constraint envs/cuda.txt)
 # one word, whatever is in it
 WORD = '$(subst ','\'',$(CONFIG))'
 SNAKEMAKE = $(BIN)/snakemake --configfile $(WORD)
@@ -30,8 +44,11 @@ MEMORY_MB = $(shell $(BIN)/python -c "import psutil; from ntktune.device import 
 # As many jobs on GPUs at once as there are GPUs.
 GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)),1)
 
-.PHONY: setup reproduce report archive test test-slurm lint smoke lock clean clean-results
+.PHONY: help setup reproduce report archive test test-slurm lint smoke lock clean clean-results
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 reproduce: $(READY)
 	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=$(GPUS) --logger ntktune
@@ -63,25 +80,27 @@ smoke: $(READY)
 	$(SNAKEMAKE) --cores $(CORES) --forceall --logger ntktune
 	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
 
-$(READY): envs/requirements.txt pyproject.toml
+$(READY): envs/requirements.txt envs/cuda.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 	    { echo "ntktune needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up .venv from envs/requirements.txt (once; some minutes) ..."
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/requirements.txt
+	$(PYTHON) -m venv $(if $(TORCH_INDEX),--clear) .venv
+	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/requirements.txt $(TORCH_FROM)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@# half of the work, which pip does on one core; some files are for other Pythons
 	$(BIN)/python -m compileall -qq -j $(CORES:all=0) .venv/lib || true
-	touch $@
+	@echo '$(TORCH_INDEX)' > $@
 
+# Resolved for Linux, where torch asks for CUDA's packages; these go to a file of their own.
 lock: $(READY)
 	$(BIN)/python -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet uv
-	{ echo "# Locked by 'make lock' from envs/requirements.in; every command of the Makefile uses it."; \
-	  .venv/lock/bin/uv pip compile --quiet --no-header --python-version 3.11 \
-	      $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} envs/requirements.in \
-	  | sed 's/^\(torch==[0-9.]*\)+cpu/\1/'; } > envs/requirements.txt.new
-	mv envs/requirements.txt.new envs/requirements.txt
+	.venv/lock/bin/uv pip compile --quiet --no-header --strip-extras --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_28 envs/requirements.in > .venv/lock/all.txt
+	awk -v note="# Locked by 'make lock' from envs/requirements.in; the Makefile installs it." \
+	    'BEGIN {print note > "envs/requirements.txt"; print note > "envs/cuda.txt"} \
+	     /^[^ ]/ {file = /^(cuda|nvidia|triton)/ ? "envs/cuda.txt" : "envs/requirements.txt"} \
+	     {print > file}' .venv/lock/all.txt
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,8 @@
 """Device and precision: one place, clear errors. Leases of GPUs, with pretended ones."""
 
 import ast
+import importlib.machinery
+import importlib.util
 import os
 import signal
 import subprocess
@@ -185,6 +187,44 @@ def test_what_is_out_of_memory():
         assert device.is_out_of_memory(error)
     for error in (RuntimeError("shapes"), ValueError("DefaultCPUAllocator"), KeyError()):
         assert not device.is_out_of_memory(error)
+
+
+OLDER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n"
+NEWER = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+
+
+@pytest.mark.parametrize(
+    ("stated", "cuda", "wanted"),
+    [
+        (OLDER, "'13.0'", "the NVIDIA driver 535 is too old for this torch (CUDA 13 needs 580 or"),
+        (OLDER, "'12.6'", None),
+        (NEWER, "'13.0'", None),
+        (OLDER, "None", None),  # a build for processors alone
+        (None, "'13.0'", None),
+        ("something else", "'13.0'", None),
+    ],
+)
+def test_a_driver_that_is_too_old_for_torch_is_told(tmp_path, monkeypatch, stated, cuda, wanted):
+    (tmp_path / "version.py").write_text(f"debug = False\ncuda: Optional[str] = {cuda}\n")
+    found = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    driver = tmp_path / "driver"
+    if stated:
+        driver.write_text(stated)
+    told = device.old_driver(driver)
+    assert told is None if wanted is None else told.startswith(wanted)
+    assert wanted is None or ("make setup TORCH_INDEX=" in told and "\n" not in told)
+
+
+def test_jobs_say_that_the_driver_is_too_old(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "old_driver", lambda: "the driver is too old")
+    assert device.select_device("auto") == torch.device("cpu")
+    assert capsys.readouterr().err == "the driver is too old\n"
+    with pytest.raises(UserError, match="device 'cuda' was asked for, but the driver is too old"):
+        device.select_device("cuda")
+    assert device.select_device("cpu") == torch.device("cpu")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unknown_dtype_is_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import re
@@ -26,12 +27,36 @@ NO_MEMORY = (
     *("DefaultCPUAllocator", "could not create a primitive", "could not create a memory"),
     *("std::bad_alloc", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
 )
+# By CUDA's major version: the oldest driver that runs it (NVIDIA's CUDA compatibility table).
+OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 DTYPES = ("float32", "float64", "bfloat16")
 
 
 def has_nvidia_gpu() -> bool:
     """Return whether this machine has an NVIDIA GPU, without importing torch."""
     return Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+def old_driver(driver: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Return one line if the NVIDIA driver is too old for the installed torch, else None.
+
+    It reads two files: ``driver``, where the driver states its version, and torch's. So it takes
+    no import of torch.
+    """
+    spec = importlib.util.find_spec("torch")
+    if not driver.is_file() or spec is None:
+        return None
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    cuda = re.search(r"^cuda\b.*'(\d+)\.[\d.]*'", text, re.MULTILINE)
+    found = re.search(r"Kernel Module.*?\s(\d+)\.\d+", driver.read_text(encoding="utf-8"))
+    wanted = OLDEST_DRIVERS.get(int(cuda[1])) if cuda else None
+    if wanted is None or found is None or int(found[1]) >= wanted:
+        return None
+    return (
+        f"the NVIDIA driver {found[1]} is too old for this torch (CUDA {cuda[1]} needs {wanted} or "
+        "newer): no GPU can be used; update the driver, or install a torch for an older one, as "
+        "`make setup TORCH_INDEX=URL` does"
+    )
 
 
 def machine_epsilon(name: str) -> float:
@@ -188,13 +213,17 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     # eigenvalues would drown in that.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    too_old = None if name == "cpu" or torch.cuda.is_available() else old_driver()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if too_old:
+            print(too_old, file=sys.stderr, flush=True)
     named = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if not named:
         raise UserError(f"device {name!r} is not known; use cpu, cuda or auto")
     if name != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
+        why = too_old or "torch sees no GPU; use cpu or auto"
+        raise UserError(f"device {name!r} was asked for, but {why}")
     if int(named[1] or 0) >= max(1, torch.cuda.device_count()):
         raise UserError(
             f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs, "

@@ -35,7 +35,7 @@ from ntktune.config import (
 )
 from ntktune.data.definition import complete_definition
 from ntktune.data.hub import MODEL_FILES
-from ntktune.device import has_nvidia_gpu
+from ntktune.device import has_nvidia_gpu, old_driver
 from ntktune.errors import UserError
 from ntktune.unfinished import begin, finish, unfinished
 from ntktune.user_files import content_digest
@@ -99,8 +99,11 @@ TASK_RETRIES = 3 * any("hub" in s for t in STUDY["task_definitions"].values() fo
 MODEL_RETRIES = 3 * ("hub" in STUDY["model"]["source"])
 
 
+TOO_OLD = None if STUDY["device"] == "cpu" else old_driver()
 # Snakemake counts GPUs only where a job asks for one.
-GPU = int(STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu()))
+GPU = int(
+    STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu() and not TOO_OLD)
+)
 
 BLOCKS = flag("--blocks", STUDY["model"]["blocks"])
 MAX_TOKENS = flag("--max-tokens", STUDY["model"]["max_tokens"])
@@ -328,6 +331,8 @@ def begin_run():
 
     What killed jobs left half written, and no later job of the same name has removed, goes.
     """
+    if TOO_OLD:
+        print(TOO_OLD, file=sys.stderr, flush=True)
     text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
     made = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
     try:
