@@ -137,6 +137,12 @@ CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 for chapter in ("data", "kernel", "spectrum", "finetune", "theory", "figures"):
     present([chapter], [chapter])
 MERGING = ["taskvectors"], MERGES, "taskvectors.tasks is empty; name two tasks or more"
+if len(STUDY["tasks"]) == 1 and not MERGES:  # the chapter alone would not help
+    MERGING = (
+        [],
+        False,
+        f"it compares tasks, and `tasks` lists one, {STUDY['tasks'][0]}; add another",
+    )
 WATCHED = ["theory"], TRACED, "theory.tasks is empty; name tasks, or null for all"
 STOPPED = (
     ["theory", "kernel"],
