@@ -141,6 +141,11 @@ def test_every_mistake_is_told_at_once(study):
             {"sources": [{"files": {"train": ["a.csv", "b{t}.csv"]}}]},
             r"names 'b\{t\}.csv': Snakemake takes braces for wildcards; rename the file",
         ),
+        ({"sources": [{"files": {"train": "tasks"}}]}, r"names 'tasks', which is a folder; name i"),
+        (
+            {"kind": "classification", "classes": ["a", "b", "c"]},
+            r"classes is \['a', 'b', 'c'\]: 3 entries, must be at most 2: .*: exactly two \(of",
+        ),
         ({"kind": "ranking"}, r"tasks/mine.yaml: kind is 'ranking'"),
         ({"sources": []}, r"mine.yaml: sources"),
         ({"titel": "x"}, r"mine.yaml: unknown key 'titel'; did you mean 'title'"),

@@ -194,6 +194,7 @@ def test_the_checksum_is_of_the_content():
     [
         ({}, [1, "1,250", "2,5", 3], r"row 2 of train \(id train-1\) has the label '1,250' "
          r"\(column label\), which is no number; 2 of 4 rows are like it: '1,250', '2,5'; write n"),
+        ({}, ["good", "bad", "", "good"], r"row 1 .*3 of 4 rows .*'good', 'bad'; labels that are"),
         ({}, [1, 2, 3, math.inf], r"row 4 .* label 'inf' .*1 of 4 rows"),
         ({}, ["1_000", 2, 3, 4], r"row 1 .* label '1_000'"),
         ({"kind": "classification", "polarity_band": [0, 0]}, [1, -1, "good", 3], r"'good'.* no n"),

@@ -1,5 +1,6 @@
 """``kernel draws`` and ``kernel gram``: from files to kernels."""
 
+import argparse
 import json
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_tensors
+from ntktune.cli import kernel
+from ntktune.data.cleaning import label_name
 from ntktune.data.pretrained import write_model
+from ntktune.errors import UserError
 from ntktune.models import text_model
 from ntktune.seeds import integer_seed
 
@@ -177,6 +181,14 @@ def test_label_words_and_signs(folder):
     assert (signs["kernel"] - signs["kernel"].round()).abs().max() < 1e-9  # counts of signs
 
 
+def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
+    """A program may write 1.0 for the class 1."""
+    args = argparse.Namespace(classes=["0.0", "1"], data="a.csv", label_column="label")
+    kernel._check_labels(args, {label_name(cell) for cell in ("0.0", "1.0", "1")})
+    with pytest.raises(UserError, match=r"no row of a.csv has '1' in .* which holds '0', '2'"):
+        kernel._check_labels(args, {label_name(cell) for cell in ("0", "2.0")})
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -188,6 +200,9 @@ def test_label_words_and_signs(folder):
             ],
             "begin with the same token",
         ),
+        (["--label-column", "sters"], "name the file's own with --text-column, --second-text-"),
+        (["--data", "my/reviews.csv"], "my/reviews.csv does not exist (there is no folder my in "),
+        (["--data", "/"], "--data / is a folder; give one file"),
         (["--label-column", "stars", "--batch-tokens", "0"], "--batch-tokens is 0"),
         (["--label-column", "mark"], "mark"),
         (["--label-column", "good"], "holds no score but 'no', 'yes'; for two classes give"),

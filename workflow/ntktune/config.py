@@ -74,6 +74,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         return [f"unknown key {prefix + str(k)!r}; {_suggestion(str(k), known)}" for k in unknown]
     if error.validator == "maxProperties" and isinstance(error.instance, Mapping):
         return [f"{key} has {' and '.join(error.instance)}; give exactly one of them"]
+    about = error.schema.get("description", "see config/README.md")
     limits = {
         "minimum": "at least",
         "exclusiveMinimum": "greater than",
@@ -87,12 +88,16 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     elif error.validator == "type":
         wanted = error.validator_value
         what = f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+    elif error.validator in ("minItems", "maxItems"):
+        bound = "at least" if error.validator == "minItems" else "at most"
+        count = len(error.instance)
+        what = f"{count} entries, must be {bound} {error.validator_value}: {about}"
     elif error.validator == "required":
         missing = next(k for k in error.validator_value if k not in error.instance)
         about = error.schema["properties"].get(missing, {})
         return [f"{f'{key}.' if key else ''}{missing} is missing: {about.get('description', '')}"]
     else:
-        what = f"{error.message}: {error.schema.get('description', 'see config/README.md')}"
+        what = f"{error.message}: {about}"
     return [f"{key or 'the configuration'} is {error.instance!r}: {what}"]
 
 
@@ -199,8 +204,9 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bo
         missing = [f for f in source_files(source) if not Path(f).is_file()]
         if missing and len(task["sources"]) == 1 and not made:
             raise UserError(
-                f"{path}: sources.files names {missing[0]!r}, which does not exist "
-                f"(looked in {Path(missing[0]).absolute().parent})"
+                f"{path}: sources.files names {missing[0]!r}, which "
+                + ("is a folder; name its files" if Path(missing[0]).is_dir() else "does not exist")
+                + f" (looked in {Path(missing[0]).absolute().parent})"
             )
     return task
 

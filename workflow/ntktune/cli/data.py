@@ -136,15 +136,12 @@ def fetch_task(args: argparse.Namespace) -> None:
     _no_progress_bars()
     from ntktune.data.cleaning import content_sha256, counts_line, task_table
     from ntktune.data.definition import SUMMARY, complete_definition
-    from ntktune.data.sources import ColumnError, read_sources
+    from ntktune.data.sources import read_sources
 
     record = Record("ntktune.cli.data:fetch_task", args)
     definition = complete_definition(_definition(args.definition), args.name)
     record.settings["definition"] = definition
-    try:
-        rows = read_sources(definition, args.name, args.package_file)
-    except ColumnError as error:
-        raise UserError(f"{error}; correct `columns` in the task's file") from None
+    rows = read_sources(definition, args.name, args.package_file)
     for passed in rows.origin["passed_over"]:
         _say(f"{args.name}: source {passed['source']} passed over: {passed['reason']}")
     try:

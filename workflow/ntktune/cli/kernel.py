@@ -20,7 +20,7 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.model_option import add_model, from_hub, located_model
 from ntktune.device import DTYPES
-from ntktune.errors import UserError
+from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +58,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser = add_command(verbs, "gram", of_file, network=from_hub)
     add_model(parser)
     parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--data", required=True, help="csv, tsv, jsonl or parquet file")
+    parser.add_argument("--data", required=True, help="csv, tsv, json, jsonl or parquet file")
     parser.add_argument("--text-column", default="text", help="the texts (default: text)")
     parser.add_argument("--second-text-column", help="the second texts, of a task on pairs")
     parser.add_argument("--label-column", default="label", help="the labels (default: label)")
@@ -210,10 +210,14 @@ def of_file(args: argparse.Namespace) -> None:
     from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
     from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sampling import kernel_draws
-    from ntktune.data.sources import ColumnError, read_sources
+    from ntktune.data.sources import read_sources
     from ntktune.data.tokens import row_tokens, text_encoder, token_limit
 
     record = Record("ntktune.cli.kernel:of_file", args)
+    if Path(args.data).is_dir():
+        raise UserError(f"--data {args.data} is a folder; give one file")
+    if not Path(args.data).exists():
+        raise not_there(args.data, "correct --data")
     task = Path(args.data).stem
     pair = args.second_text_column is not None
     definition = complete_definition(
@@ -233,12 +237,8 @@ def of_file(args: argparse.Namespace) -> None:
         },
         task,
     )
-    try:
-        frames = read_sources(definition, task).frames
-    except ColumnError as error:
-        raise UserError(
-            f"{error}; name the file's own with --text-column, --second-text-column, --label-column"
-        ) from None
+    advice = "name the file's own with --text-column, --second-text-column, --label-column"
+    frames = read_sources(definition, task, columns_advice=advice).frames
     _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
     table, counts = task_table(frames, definition)
     parts = list(counts.values())  # the split into two is undone

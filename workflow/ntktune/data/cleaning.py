@@ -132,9 +132,13 @@ def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, sc
     )
     many = f"{len(wrong)} of {count} rows are like it: {others}"
     if scores:
+        if any(letter.isdigit() for letter in text_or_none(first)):
+            advice = "write numbers as 1250.5, without separators or units"
+        else:
+            advice = "labels that are words make a classification: name two of them as its classes"
         return (
-            f"{told}, which is no number; {many}; write numbers as 1250.5, without separators, and "
-            "leave the cell empty where there is no label"
+            f"{told}, which is no number; {many}; {advice}, and leave the cell empty where there "
+            "is no label"
         )
     names = " and ".join(map(repr, definition["classes"]))
     return (

@@ -39,7 +39,7 @@ class SourceUnavailableError(Exception):
 
 
 class ColumnError(UserError):
-    """A column that a task names is not there; how to name another is the command's to say."""
+    """A column that a task names is not there."""
 
 
 @dataclass
@@ -132,7 +132,9 @@ def _from_files(source: dict, definition: dict, package: Path | None) -> SourceR
         paths = [paths] if isinstance(paths, str) else paths
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
-            raise SourceUnavailableError(f"{split} file {missing[0]} does not exist")
+            folder = Path(missing[0]).is_dir()
+            told = "is a folder; name its files" if folder else "does not exist"
+            raise SourceUnavailableError(f"{split} file {missing[0]} {told}")
         if paths:
             named = {path: path for path in paths}
             frames[split] = _joined(named, source["format"], definition["columns"])
@@ -209,7 +211,10 @@ READERS = {
 
 
 def read_sources(
-    definition: dict, name: str, package_file: str | os.PathLike | None = None
+    definition: dict,
+    name: str,
+    package_file: str | os.PathLike | None = None,
+    columns_advice: str = "correct `columns` in the task's file",
 ) -> SourceRows:
     """Return the rows of the first of a task's sources that can be had here.
 
@@ -221,6 +226,8 @@ def read_sources(
         The task's name, for messages.
     package_file
         The downloaded archive that a ``package`` source reads.
+    columns_advice
+        How another column is named, for the message about one that is not there.
 
     Returns
     -------
@@ -241,7 +248,8 @@ def read_sources(
         except SourceUnavailableError as reason:
             passed_over.append({"source": kind, "reason": str(reason)})
         except UserError as error:
-            raise type(error)(f"{name}, source {i + 1} ({kind}): {error}") from None
+            advice = f"; {columns_advice}" if isinstance(error, ColumnError) else ""
+            raise UserError(f"{name}, source {i + 1} ({kind}): {error}{advice}") from None
         else:
             rows.origin["passed_over"] = passed_over
             return rows
