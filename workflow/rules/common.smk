@@ -188,9 +188,9 @@ THEORY_TABLES = {
 
 
 def digest_of(entry):
-    """The digest of the code that an entry point runs; taken only where a job is planned.
+    """The digest of the code that an entry point runs.
 
-    The Snakemake that runs one job of another's plan, as on a cluster, compares and records nothing.
+    Snakemake subprocesses that run one job get "": they do not compare parameters.
     """
     return lambda wildcards: code_digest(entry) if workflow.is_main_process else ""
 
@@ -210,9 +210,9 @@ def content_of(files):
 
 
 def unfinished_first(wildcards):
-    """No files; but what an earlier run began and did not finish is done again, as by --forcerun.
+    """Returns no files. Side effect: forces outputs that an interrupted run left missing, like --forcerun.
 
-    An input of the rules that all chapters begin with: one of them is in the graph of any target.
+    Used by the rules that all chapters begin with, so every target triggers it.
     """
     if workflow.is_main_process and not workflow.touch:
         workflow.dag.forcefiles.update(unfinished(RESULTS))

@@ -35,7 +35,7 @@ def kernel_prediction(
     others: Sequence[int],
     method: str,
 ) -> tuple[np.ndarray, float]:
-    """Return predictions of kernel regression, as regularised as the hold-out likes it best.
+    """Return predictions of kernel regression, the regularisation chosen on the hold-out.
 
     f̂ = f_0 + K(·, X) g(K(X, X)) (y − f_0(X)): with ``ridge`` g(λ) = 1/(λ + ρ λ_1), with
     ``descent`` g(λ) = (1 − (1 − λ/λ_1)^t)/λ, kernel gradient descent stopped after t steps
