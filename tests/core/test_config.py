@@ -5,6 +5,8 @@ import pytest
 import yaml
 
 from ntktune.config import (
+    check_own_files,
+    choices,
     load_yaml,
     packages,
     resolved_study,
@@ -333,3 +335,31 @@ def test_the_smallest_sample_has_every_class_in_both_parts():
         training_subset(subsets, smallest - 1, 0, classes)
     assert smallest_sample(np.zeros(100), 0.1) == 10
     assert smallest_sample(np.arange(1000) == 0, 0.25) is None
+
+
+def test_a_run_says_what_the_study_chose(study, tmp_path):
+    minimal = dict.fromkeys(("study", "chapters", "taskvectors", "finetune", "kernel"))
+    said = choices(study(minimal, train_rows=None))
+    for words in (
+        "study my",
+        "data, kernel, spectrum, finetune, figures (not taskvectors and theory)",
+        "model: all blocks, no prefix token, most tokens of a text: as many as the model takes",
+        "100 examples, 3 draws",
+        "examples, 3 seeds, at most 50 epochs (fewer after 5 evaluations without progress; eval",
+        "all test rows",
+    ):
+        assert words in said
+    (tmp_path / "model/config.json").write_text('{"num_hidden_layers": 24}')
+    source = {"source": {"folder": "model"}}
+    model = source | {"blocks": 15, "prefix_token": "<s>", "max_tokens": 64}
+    said = choices(study({"model": model}))
+    assert "only the first 15 of 24 blocks, the token <s> first, most tokens of a text: 64" in said
+    assert "all blocks" in choices(study({"model": source | {"blocks": 24}}))
+
+
+def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
+    good = study()
+    check_own_files(good, ["mine"])
+    bad = study(columns={"text_a": "texts", "label": "score"})
+    with pytest.raises(UserError, match=r"mine.csv has no column 'texts'"):
+        check_own_files(bad, ["mine"])

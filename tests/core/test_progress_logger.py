@@ -1,7 +1,9 @@
 """The progress display: names, estimates, failures."""
 
 import logging
+import os
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +22,22 @@ def now(monkeypatch):
 
 
 @pytest.fixture
-def send(now):
-    handler = plugin.LogHandler(SimpleNamespace(), None)
+def dryrun():
+    return False
+
+
+@pytest.fixture
+def send(now, dryrun):
+    former = signal.getsignal(signal.SIGINT)
+    handler = plugin.LogHandler(SimpleNamespace(dryrun=dryrun), None)
 
     def event(kind, **facts):
         record = logging.LogRecord("snakemake", logging.INFO, "", 0, facts.pop("msg", ""), (), None)
         record.__dict__.update(facts, event=kind)
         handler.emit(record)
 
-    return event
+    yield event
+    signal.signal(signal.SIGINT, former)
 
 
 def job(send, number, rule, log=(), **wildcards):
@@ -41,38 +50,39 @@ def test_clock(seconds, text):
 
 
 def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys):
-    kernel = plugin.EXPECTED["kernel"]
+    kernel = plugin.EXPECTED["kernel_draws"]
     send(LogEvent.RESOURCES_INFO, cores=2)
-    send(LogEvent.RUN_INFO, stats={"kernel": 4, "all": 1, "total": 5})
-    job(send, 1, "kernel", task="amazon")
-    job(send, 2, "kernel", task="film")
+    send(LogEvent.RUN_INFO, stats={"kernel_draws": 4, "all": 1, "total": 5})
+    job(send, 1, "kernel_draws", task="amazon")
+    job(send, 2, "kernel_draws", task="film")
     now.time += 2 * kernel  # twice as slow as expected
     send(LogEvent.JOB_FINISHED, job_id=1)
     send(LogEvent.JOB_FINISHED, job_id=2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "[0:00] 4 jobs: 4 kernel"
-    assert lines[1] == "[0:00] started   kernel amazon"
+    assert lines[0] == "[0:00] 4 jobs: 4 kernel_draws"
+    assert lines[1] == "[0:00] started   kernel_draws amazon"
     took = plugin.clock(2 * kernel)
     # two jobs are left on two cores, each expected to be as slow as the first two
-    assert lines[-1].endswith(f"finished  kernel film in {took}  (2 of 4 done, about {took} left)")
+    ended = f"finished  kernel_draws film in {took}  (2 of 4 done, about {took} left)"
+    assert lines[-1].endswith(ended)
 
 
 def test_a_failed_job_shows_the_end_of_its_log(send, tmp_path, capsys):
     log = tmp_path / "job.log"
     log.write_text("\n".join(f"line {i}" for i in range(100)))
-    send(LogEvent.RUN_INFO, stats={"kernel": 1, "total": 1})
-    job(send, 1, "kernel", log=[log], task="film")
+    send(LogEvent.RUN_INFO, stats={"kernel_draws": 1, "total": 1})
+    job(send, 1, "kernel_draws", log=[log], task="film")
     send(LogEvent.ERROR, msg="RuleException: CalledProcessError in file ...")
     send(LogEvent.JOB_ERROR, jobid=1)
     printed = capsys.readouterr().err
-    assert "FAILED    kernel film" in printed
+    assert "FAILED    kernel_draws film" in printed
     assert printed.rstrip().endswith("line 99")
     assert "line 84" not in printed
     assert "CalledProcessError" not in printed
 
 
 def test_a_late_job_does_not_make_the_estimate_negative():
-    estimate = plugin.Estimate({"kernel": 1, "fig2": 1}, cores=2)
+    estimate = plugin.Estimate({"kernel_draws": 1, "fig2": 1}, cores=2)
     assert estimate.seconds_left([("kernel", 1e6)]) >= 0
 
 
@@ -101,3 +111,27 @@ def test_every_expected_time_is_of_a_rule():
     assert set(plugin.EXPECTED) <= {name for some in names.values() for name in some}
     targets = {name for name, seconds in plugin.EXPECTED.items() if seconds == 0}
     assert targets == set(names["collect"])
+
+
+@pytest.mark.parametrize("dryrun", [True])
+def test_a_dry_run_says_what_would_run_once_and_starts_nothing(send, capsys):
+    for _ in range(2):  # Snakemake tells the numbers of jobs at the begin and at the end
+        send(LogEvent.RUN_INFO, stats={"kernel_draws": 4, "total": 4})
+    job(send, 1, "kernel_draws", task="film")
+    assert capsys.readouterr().err == "[0:00] 4 jobs: 4 kernel_draws\n"
+
+
+def test_ctrl_c_is_no_failure(send, capsys, tmp_path):
+    (tmp_path / "job.log").write_text("a traceback")
+    send(LogEvent.RUN_INFO, stats={"kernel_draws": 1, "total": 1})
+    job(send, 1, "kernel_draws", log=[tmp_path / "job.log"], task="film")
+    with pytest.raises(KeyboardInterrupt):  # Snakemake stops as it does without this display
+        os.kill(os.getpid(), signal.SIGINT)
+    send(LogEvent.JOB_ERROR, jobid=1)  # the job was interrupted by the same Ctrl-C
+    send(None, msg="Terminating processes on user request, this might take some time.")
+    send(LogEvent.ERROR, msg="WorkflowError: At least one job did not complete successfully.")
+    lines = capsys.readouterr().err.splitlines()[2:]
+    assert lines == [
+        "[0:00] stopped   kernel_draws film",
+        "[0:00] interrupted; the same command goes on from here",
+    ]

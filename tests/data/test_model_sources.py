@@ -368,3 +368,23 @@ def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
     assert not (out / "stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert AutoModel.from_pretrained(out).config.hidden_size == 16
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_weights_of_an_own_folder_are_linked_where_they_fit(tmp_path, linked):
+    """Other weights (here bfloat16) are converted; the owner's files stay as they are."""
+    own = tmp_path / "own"
+    model = AutoModel.from_config(AutoConfig.for_model(**NEO))
+    (model if linked else model.bfloat16()).save_pretrained(own)
+    byte_tokenizer().save_pretrained(own)
+    file = own / "model.safetensors"
+    file.chmod(0o444)
+    before = (file_sha256(file), file.stat().st_mode)
+    assert _fetch(tmp_path / "model", {"name": "own", "folder": str(own)}) == 0
+    made = tmp_path / "model/model.safetensors"
+    assert made.is_symlink() == linked
+    assert read_json(tmp_path / "model/model.json")["sha256"] == file_sha256(made)
+    assert (file_sha256(file), file.stat().st_mode) == before
+    kept = load_backbone(tmp_path / "model").state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(kept[name], weight.float()), name

@@ -182,7 +182,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():  # a link's file is its owner's
                 _finish_file(file)
         if path.exists() and temporary.is_dir() != path.is_dir():
             raise UserError(

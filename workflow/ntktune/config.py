@@ -373,6 +373,61 @@ def _model_name(source: Mapping) -> str:
     return content["id"].split("/")[-1] if kind == "hub" else f"random-{content['model_type']}"
 
 
+def _all_blocks(study: Mapping[str, Any]) -> int | None:
+    """Return how many blocks a study's model has, None while nobody knows."""
+    model, own = study["model"], study["model"]["source"].get("folder")
+    fetched = Path("results", study["study"], "data/model/model.json")
+    for file, key in ((fetched, "blocks"), (Path(own or "", "config.json"), "num_hidden_layers")):
+        if file.is_file():
+            return load_yaml(file).get(key)
+    return (model["architecture"] or {}).get("num_hidden_layers")
+
+
+def choices(study: Mapping[str, Any]) -> str:
+    """Return what a study makes, with which model and sizes, in a few lines for its start."""
+    model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
+    left_out = [c for c in ("taskvectors", "theory") if c not in study["chapters"]]
+    blocks, there = "all blocks", _all_blocks(study)
+    if model["blocks"] and model["blocks"] != there:
+        blocks = f"only the first {model['blocks']}{f' of {there}' if there else ''} blocks"
+    prefix = (
+        f"the token {model['prefix_token']} first" if model["prefix_token"] else "no prefix token"
+    )
+    tokens = f"{model['max_tokens'] or 'as many as the model takes, at most 512'}"
+    sizes = ", ".join(map(str, tuning["sizes"]))
+    every = f"{tuning['evaluate_every']} steps" if tuning["evaluate_every"] else "epoch"
+    patience = "made in full"
+    if tuning["patience"]:
+        patience = f"fewer after {tuning['patience']} evaluations without progress"
+    lines = {
+        "chapters": ", ".join(study["chapters"])
+        + (f" (not {' and '.join(left_out)})" if left_out else ""),
+        "model": f"{model['name']}: {blocks}, {prefix}, most tokens of a text: {tokens}",
+        "kernel": f"{kernel['rows']} examples, {kernel['draws']} draws",
+        "finetune": f"{sizes} examples, {tuning['seeds']} seeds, at most {tuning['max_epochs']} "
+        f"epochs ({patience}; evaluated every {every}), {tuning['test_rows'] or 'all'} test rows",
+    }
+    return "\n".join(
+        [f"study {study['study']}: this is made", *(f"  {k:9} {v}" for k, v in lines.items())]
+    )
+
+
+def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> None:
+    """Read tasks' own files, before anything is fetched.
+
+    Raises
+    ------
+    UserError
+        One cannot be used.
+    """
+    from ntktune.data.sizes import training_labels
+
+    for name in tasks:
+        definition = study["task_definitions"][name]
+        if "files" in definition["sources"][0] and _is_here(definition["sources"][0]):
+            training_labels(definition, name)
+
+
 def _made_elsewhere(results: Path) -> bool:
     """Return whether a study's results came in an archive: without model and texts."""
     return (results / "config.yaml").is_file() and not (results / "data/model").exists()

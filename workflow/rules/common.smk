@@ -6,6 +6,7 @@ STUDY (the effective configuration), RESULTS, CHAPTERS, FIGURES, TABLES, ABSENT,
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ntktune.artifacts import RESULTS_VARIABLE, atomic_path, remove_left_overs
 from ntktune.code_digest import code_digest
 from ntktune.config import (
     archive_name,
+    check_own_files,
+    choices,
     kernel_bands,
     merges,
     package_of,
@@ -333,15 +336,21 @@ def vector_files(pattern, tasks_of):
 
 
 def begin_run():
-    """Keep the configuration, defaults filled in, and what this run makes beside the results.
+    """Say what the study is, and keep its configuration and what this run makes beside the results.
 
-    What killed jobs left half written, and no later job of the same name has removed, goes.
+    A task's own file that cannot be used is told before anything is fetched. What killed jobs left
+    half written, and no later job of the same name has removed, goes.
     """
     if TOO_OLD:
         print(TOO_OLD, file=sys.stderr, flush=True)
     text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
-    made = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    jobs = list(workflow.dag.needrun_jobs())
+    made = {str(file) for job in jobs for file in job.output}
+    print(choices(STUDY), file=sys.stderr, flush=True)
     try:
+        check_own_files(
+            STUDY, [job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")]
+        )
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             path.write_text(text, encoding="utf-8")
         if not workflow.touch:
@@ -352,8 +361,14 @@ def begin_run():
 
 
 def end_run():
-    """Forget what was to be made; all of it is."""
+    """Forget what was to be made; all of it is. Say where it is."""
+    whole = any(job.rule.name.endswith("all") for job in workflow.dag.jobs)
     try:
-        finish(RESULTS, whole=any(job.rule.name == "all" for job in workflow.dag.jobs))
+        finish(RESULTS, whole=whole)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    files = " ".join(shlex.quote(str(file)) for file in workflow.configfiles)
+    said = f"results  {RESULTS}/figures" if whole else f"results  {RESULTS}"
+    if whole:
+        said += f"\nreport   snakemake --configfile {files} --report {RESULTS}/report.html"
+    print(said, file=sys.stderr, flush=True)

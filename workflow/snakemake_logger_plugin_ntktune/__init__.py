@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_tex
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 NOTHING = "Nothing to be done"
+STOPPING = "Terminating processes on user request"
 
 
 def clock(seconds: float) -> str:
@@ -103,6 +105,9 @@ class LogHandler(LogHandlerBase):
         self.names: dict[int, tuple[str, str, list[str]]] = {}
         self.running: dict[int, float] = {}
         self.started = self.last_line = time.monotonic()
+        self.planning = self.common_settings.dryrun
+        self.interrupted = False
+        self._watch_interrupts()
         # reentrant: a line may be printed while an event is being handled
         self.guard = threading.RLock()
         threading.Thread(target=self._heartbeat, daemon=True).start()
@@ -117,7 +122,10 @@ class LogHandler(LogHandlerBase):
 
     def _handle(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
-        if event == LogEvent.RUN_INFO:
+        if event is None and record.getMessage().startswith(STOPPING):
+            self.interrupted = True
+            self._print("interrupted; the same command goes on from here")
+        elif event == LogEvent.RUN_INFO and not (self.planning and self.estimate):
             stats = record.__dict__.get("stats") or {}
             counts = {k: v for k, v in stats.items() if k not in ("total", "all")}
             self.estimate = Estimate(counts, self.cores)
@@ -125,7 +133,7 @@ class LogHandler(LogHandlerBase):
             self._print(f"{self.estimate.total} jobs: {jobs}")
         elif event == LogEvent.RESOURCES_INFO:
             self.cores = int(record.__dict__.get("cores") or self.cores)
-        elif event == LogEvent.JOB_INFO:
+        elif event == LogEvent.JOB_INFO and not self.planning:
             details = record.__dict__
             wildcards = ", ".join(str(v) for v in (details.get("wildcards") or {}).values())
             logs = [str(path) for path in details.get("log") or []]
@@ -141,8 +149,22 @@ class LogHandler(LogHandlerBase):
         ):
             message = record.getMessage()
             # a failed command is told by JOB_ERROR, with the end of its log
-            if message not in ("", "None") and "CalledProcessError" not in message:
+            told = self.interrupted or "CalledProcessError" in message
+            if message not in ("", "None") and not told:
                 self._print(message)
+
+    def _watch_interrupts(self) -> None:
+        """Note Ctrl-C before the jobs that it ends, too, are reported as failed."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        former = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: object) -> None:
+            self.interrupted = True
+            if callable(former):
+                former(number, frame)
+
+        signal.signal(signal.SIGINT, interrupt)
 
     def _job_name(self, job: int) -> str:
         rule, wildcards, _ = self.names.get(job, ("job", str(job), []))
@@ -164,6 +186,9 @@ class LogHandler(LogHandlerBase):
 
     def _fail(self, job: int) -> None:
         self.running.pop(job, None)
+        if self.interrupted:
+            self._print(f"stopped   {self._job_name(job)}")
+            return
         self._print(f"FAILED    {self._job_name(job)}")
         for log in self.names.get(job, ("", "", []))[2]:
             path = Path(log)

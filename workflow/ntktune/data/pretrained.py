@@ -236,7 +236,7 @@ def write_model(
         model, tokenizer = pretrained_model(gguf.parent, gguf.name)
         if gguf.parent == folder:
             gguf.unlink()
-    _save(model, tokenizer, folder)
+    _save(model, tokenizer, folder, Path(content) if kind == "folder" else None)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -274,9 +274,28 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     return path
 
 
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, source: Path | None
+) -> None:
+    """Write a model's folder; the weights are a link where ``source`` has them as they would be."""
     strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
     if strange != ["torch.float32"]:
         raise UserError(f"the model's weights are {', '.join(strange)} after loading, not float32")
-    model.save_pretrained(folder, max_shard_size="1TB")  # one file, one checksum
+    if source and _has_same_weights(source / MODEL_WEIGHTS, model):
+        model.config.save_pretrained(folder)
+        (folder / MODEL_WEIGHTS).symlink_to((source / MODEL_WEIGHTS).resolve())
+    else:
+        model.save_pretrained(folder, max_shard_size="1TB")  # one file, one checksum
     tokenizer.save_pretrained(folder)
+
+
+def _has_same_weights(file: Path, model: nn.Module) -> bool:
+    """Return whether a safetensors file holds all of a network's weights, by name, in float32."""
+    from safetensors import safe_open
+
+    if not file.is_file():
+        return False
+    with safe_open(file, "pt") as stored:
+        names = stored.keys()
+        there = {name for name in names if stored.get_slice(name).get_dtype() == "F32"}
+    return model.state_dict().keys() <= there
