@@ -22,6 +22,7 @@ from ntktune.device import (
     machine_epsilon,
     select_device,
     torch_dtype,
+    training_dtypes,
 )
 from ntktune.errors import UserError
 
@@ -29,6 +30,12 @@ from ntktune.errors import UserError
 @pytest.mark.parametrize("name", DTYPES)
 def test_epsilon_is_torchs(name):
     assert machine_epsilon(name) == torch.finfo(torch_dtype(name)).eps
+
+
+def test_weights_that_are_trained_are_never_bfloat16():
+    assert training_dtypes("float64") == (torch.float64, None)
+    assert training_dtypes("float32") == (torch.float32, None)
+    assert training_dtypes("bfloat16") == (torch.float32, torch.bfloat16)
 
 
 def test_auto_takes_the_gpu_that_torch_sees():

@@ -76,6 +76,16 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+def training_dtypes(name: str) -> tuple[torch.dtype, torch.dtype | None]:
+    """Return the precision of a training's weights, and that of its matrix products if another.
+
+    bfloat16 has too few digits for small steps: its weights stay float32, and only the network's
+    matrix products are bfloat16.
+    """
+    dtype = torch_dtype(name)
+    return (torch_dtype("float32"), dtype) if name == "bfloat16" else (dtype, None)
+
+
 def is_processor(device: torch.device) -> bool:
     """Return whether a device is the processor.
 

@@ -155,10 +155,10 @@ class Cell:
 
 def read_cell(args: argparse.Namespace) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet."""
-    from ntktune.device import select_device, torch_dtype
+    from ntktune.device import select_device, training_dtypes
     from ntktune.finetune.training import Settings
 
-    dtype, device = torch_dtype(args.dtype), select_device(args.device)
+    autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     settings = Settings(
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
@@ -167,9 +167,7 @@ def read_cell(args: argparse.Namespace) -> Cell:
         evaluate_every=args.evaluate_every,
         patience=args.patience,
         batch_tokens=args.batch_tokens,
-        # bfloat16 has too few digits for small steps: its weights stay float32, and only the
-        # network's matrix products are bfloat16
-        autocast=dtype if args.dtype == "bfloat16" else None,
+        autocast=autocast,
         checkpointing=args.checkpointing,
     )
     model_is = model_facts(args.model)
@@ -188,7 +186,7 @@ def read_cell(args: argparse.Namespace) -> Cell:
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed draws its own head."""
-    from ntktune.device import torch_dtype
+    from ntktune.device import training_dtypes
     from ntktune.finetune.repeats import OUTPUTS
     from ntktune.models import text_model
 
@@ -197,7 +195,7 @@ def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
         outputs=OUTPUTS[cell.examples.kind],
         head_seed=0,
         blocks=args.blocks,
-        dtype=torch_dtype("float32" if cell.settings.autocast else args.dtype),
+        dtype=training_dtypes(args.dtype)[0],
     ).to(cell.device)
 
 
@@ -342,7 +340,7 @@ def plan(args: argparse.Namespace) -> None:
     import torch
 
     from ntktune.config import load_yaml, resolved_study
-    from ntktune.device import select_device, torch_dtype
+    from ntktune.device import select_device, training_dtypes
     from ntktune.finetune.account import architecture, memory, plan_text, training_cost
     from ntktune.finetune.repeats import OUTPUTS
     from ntktune.finetune.training import Settings
@@ -356,8 +354,7 @@ def plan(args: argparse.Namespace) -> None:
     folder = args.results or f"results/{study['study']}"
     tuning = study["finetune"]
     dtype = tuning["dtype"] or study["model"]["dtype"]
-    autocast = torch_dtype(dtype) if dtype == "bfloat16" else None
-    weights = torch_dtype("float32" if autocast else dtype)
+    weights, autocast = training_dtypes(dtype)
     names = ("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every")
     names += ("patience", "batch_tokens", "checkpointing")
     settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
