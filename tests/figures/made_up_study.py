@@ -25,7 +25,7 @@ NAN = float("nan")
 REGRESSION_METRICS = ("mse", "mse_unit", "pearson", "spearman", "baseline_mse", "noise_variance")
 CLASSIFICATION_METRICS = ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1")
 FIT_COLUMNS = ["draw", "range", "first", "last", "exponent", "intercept", "stderr"]
-FIT_COLUMNS += ["r_squared", "dropped"]
+FIT_COLUMNS += ["r_squared", "exponential", "dropped"]
 
 
 def task_facts(task):
@@ -97,7 +97,9 @@ def fit_table(eigenvalues, dropped=0):
             x, y = np.log(part["k"]), np.log(part["eigenvalue"])
             slope, intercept = np.polyfit(x, y, 1)
             r_squared = np.corrcoef(x, y)[0, 1] ** 2
-            rows.append((draw, name, first, last, -slope, intercept, 0.01, r_squared, dropped))
+            control = np.corrcoef(part["k"], y)[0, 1] ** 2
+            row = (draw, name, first, last, -slope, intercept, 0.01, r_squared, control, dropped)
+            rows.append(row)
     return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
 
@@ -109,6 +111,7 @@ def summary_of(task, fits, n=100, noise_floor=1e-12):
         "task": task,
         "n": n,
         "draws": len(main),
+        "shared": 0.01,
         "noise_floor": noise_floor,
         "exponent": {"mean": mean, "sd": sd, "low": low, "high": high, "stderr_mean": 0.01},
         "r_squared": {"mean": main["r_squared"].mean(), "min": main["r_squared"].min()},
@@ -125,6 +128,11 @@ def summary_of(task, fits, n=100, noise_floor=1e-12):
         },
         "dropped": int(main["dropped"].sum()),
     }
+
+
+def orders_of(task, rows=400, seeds=SEEDS):
+    """Seeds whose first 256 rows, the largest sample, share 8 with each other's."""
+    return np.stack([(np.arange(rows) + 248 * seed) % 1000 for seed in range(seeds)])
 
 
 def stopping_of(task, draws=5):
@@ -333,14 +341,18 @@ def widths_of():
 
 
 def baselines_of(task, seeds=SEEDS):
-    """Kernel ridge reaches 95 % of fine-tuning's score, above the majority's accuracy."""
+    """Kernel ridge reaches 95 % of fine-tuning's score, above the majority's; a probe 50."""
     tuned = pd.concat([metrics_table(task, size, seeds) for size in (32, 64)])
     excess = tuned["accuracy"] - tuned["baseline_accuracy"]
-    return tuned.assign(
-        method="kernel-ridge",
-        pearson=0.95 * tuned["pearson"],
-        accuracy=tuned["baseline_accuracy"] + 0.95 * excess,
-    )
+    parts = [
+        tuned.assign(
+            method=method,
+            pearson=share * tuned["pearson"],
+            accuracy=tuned["baseline_accuracy"] + share * excess,
+        )
+        for method, share in (("kernel-ridge", 0.95), ("probe", 0.5))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def layer_groups(blocks):
@@ -454,7 +466,7 @@ def sweep_of(tasks, seeds=3):
 def negated_of(tasks, seeds=3):
     """The target's gap is 0.4 λ + 0.1 λ seed, predicted half; it loses 0.3 λ, controls 0.1 λ.
 
-    The largest λ that leaves the controls 95 % is 0.5.
+    A random vector's is 0.01. The largest λ that leaves the controls 95 % is 0.5.
     """
     rows = []
     for target in tasks:
@@ -477,6 +489,7 @@ def negated_of(tasks, seeds=3):
                                 "pretrained": 0.6,
                                 "kept": kept,
                                 "gap": gap,
+                                "random_gap": 0.01 if task == target else NAN,
                                 "predicted_gap": gap / 2,
                                 "linear_score": 0.58,
                                 "chosen": coefficient == 0.5,
@@ -536,7 +549,7 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
     study = SimpleNamespace(
         folder=folder, tasks=list(tasks), metrics=[], summaries=[], fits=[], eigenvalues=[],
         stopping=[], histories=[], rules=[], ridge=[], traces=[], solutions=[], stops=[],
-        sensitivity=[], baselines=[], table1=folder / "table1.csv",
+        sensitivity=[], baselines=[], subsets=[], table1=folder / "table1.csv",
         merging=merged, disentanglement=[],
     )  # fmt: skip
     for task in tasks:
@@ -563,9 +576,13 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             write_table(folder / task / f"{name}.parquet", table, stated)
         study.summaries.append(folder / task / "summary.json")
         write_json(study.summaries[-1], summary_of(task, fits), stated)
+        study.subsets.append(folder / task / "subsets.json")
+        order = orders_of(task, seeds=seeds).tolist()
+        write_json(study.subsets[-1], {"seeds": [{"order": rows} for rows in order]}, stated)
     metrics = pd.concat([read_table(path)[0] for path in study.metrics], ignore_index=True)
     summaries = [read_json(path) for path in study.summaries]
-    write_csv(study.table1, decay_table(summaries, metrics, 0, 200), {})
+    orders = {task: orders_of(task, seeds=seeds) for task in tasks}
+    write_csv(study.table1, decay_table(summaries, metrics, orders), {})
     made = (*simulation_of(), *widths_of())
     for name, table in zip(("errors", "radii", "networks", "slopes"), made, strict=True):
         setattr(study, name, folder / f"{name}.parquet")

@@ -18,7 +18,6 @@ def rendered(name, config):
     snakemake = SimpleNamespace(
         config=config,
         input=SimpleNamespace(eigenvalues="results/paper/spectrum/stsb/eigenvalues.parquet"),
-        params=SimpleNamespace(bootstrap=2000),
     )
     # stricter than Snakemake: a name that does not exist is an error
     environment = Environment(
@@ -38,11 +37,6 @@ def test_captions_are_valid_and_open_with_what_is_shown(name):
 
 def test_the_caption_of_a_decay_names_its_task():
     assert "Eigenvalue decay of task stsb" in rendered("decay", {})
-
-
-def test_bootstrap_samples_are_stated():
-    assert "2000" in rendered("table1", {})
-    assert "2000" in rendered("verdicts", {})
 
 
 def test_introduction_needs_no_key_of_the_configuration():

@@ -4,7 +4,7 @@ import pytest
 from made_up_study import NAN, SIZES, metrics_table
 
 from ntktune.figures.measures import METRIC_LABELS
-from ntktune.figures.needed import gain_points, needed_size, reached_sizes
+from ntktune.figures.needed import gain_points, needed_interval, needed_size, reached_sizes
 
 
 def metrics_of(task):
@@ -43,21 +43,45 @@ def test_interval_over_seeds():
     metrics = metrics_of("stsb")
     random = np.random.default_rng(1)
     metrics["pearson"] += random.normal(0, 0.05, len(metrics))
-    found = needed_size(metrics, 300, np.random.default_rng(0))
-    assert found["needed_low"] < found["needed"] < found["needed_high"] <= 256
+    found = needed_size(metrics)
+    assert found["needed_low"] < found["needed"] < found["needed_high"]
     assert found["best_size"] == 256
-    one = needed_size(metrics[metrics["seed"] == 0], 300, np.random.default_rng(0))
+    one = needed_size(metrics[metrics["seed"] == 0])
     assert np.isfinite(one["needed"])
     assert np.isnan([one["needed_low"], one["needed_high"]]).all()
 
 
+@pytest.mark.parametrize("count", [3, 5, 10])
+@pytest.mark.parametrize(
+    ("sizes", "curve"),
+    [((16, 32, 64), (0.2, 0.45, 0.55)), ((32, 96, 320, 1024), (0.2, 0.5, 0.7, 0.75))],
+)
+def test_the_interval_covers_with_few_seeds(count, sizes, curve):
+    random, sizes, curve = np.random.default_rng(count), np.array(sizes), np.array(curve)
+    truth, held, repeats = reached_sizes(sizes, curve[None])[0], 0, 500
+    for _ in range(repeats):
+        low, high = needed_interval(sizes, curve + random.normal(0, 0.02, (count, len(sizes))))
+        held += low <= truth <= high
+    assert held / repeats == pytest.approx(0.95, abs=0.02)
+
+
+def test_an_interval_without_an_end():
+    sizes, curve = np.array([16, 32, 64]), np.array([0.0, 0.2, 0.3])
+    unsure = curve + np.array([[0.0, 0.0, 0.0], [0.3, 0.3, 0.1], [-0.3, -0.3, -0.1]])
+    low, high = needed_interval(sizes, unsure)
+    assert (low, high) == (pytest.approx(16), np.inf)
+    assert np.isnan(needed_interval(sizes, unsure[:1])).all()
+    sure = needed_interval(sizes, curve + np.zeros((3, 3)))
+    assert sure == pytest.approx([reached_sizes(sizes, curve[None])[0]] * 2, rel=0.01)
+
+
 def test_a_task_that_learns_nothing_needs_no_number():
     metrics = metrics_of("stsb").assign(pearson=-0.1)
-    found = needed_size(metrics, 50, np.random.default_rng(0))
+    found = needed_size(metrics)
     assert np.isnan(found["needed"])
     assert found["best_gain"] == pytest.approx(-0.1)
     unknown = metrics_of("stsb").assign(pearson=NAN)
-    assert np.isnan(needed_size(unknown, 50, np.random.default_rng(0))["needed"])
+    assert np.isnan(needed_size(unknown)["needed"])
 
 
 def test_where_the_number_is_a_bound_it_is_said():
@@ -73,8 +97,8 @@ def test_where_the_number_is_a_bound_it_is_said():
         )
         bounds[name] = found["needed_bound"]
     assert bounds == {"rises": "least", "flat": "most", "between": ""}
-    one = needed_size(metrics[metrics["n"] == 64], 50, np.random.default_rng(0))
+    one = needed_size(metrics[metrics["n"] == 64])
     assert np.isnan([one["needed"], one["needed_low"]]).all()
     # a size without a known score is left out, and not the task
     partly = metrics.assign(pearson=metrics["pearson"].where(metrics["n"] > 32))
-    assert np.isfinite(needed_size(partly, 50, np.random.default_rng(0))["needed"])
+    assert np.isfinite(needed_size(partly)["needed"])

@@ -8,8 +8,6 @@ import torch
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_json, read_table, write_tensors
-from ntktune.errors import UserError
-from ntktune.spectrum import bootstrap_interval
 
 EXPONENTS = [1.0, 1.2, 1.4]
 
@@ -23,7 +21,7 @@ def kernels(exponents=EXPONENTS, n=40):
 
 @pytest.fixture
 def fitted(tmp_path):
-    def run(stack, dtype="float64", status=0, **options):
+    def run(stack, dtype="float64", status=0, row=None, **options):
         facts = {
             "task": {"name": "toy", "kind": "regression"},
             "data_sha256": "d1",
@@ -31,11 +29,11 @@ def fitted(tmp_path):
             "function": "scalar",
             "dtype": dtype,
         }
-        write_tensors(tmp_path / "gram.safetensors", {"kernel": torch.tensor(stack)}, facts)
+        tensors = {"kernel": torch.tensor(stack)}
+        tensors |= {} if row is None else {"row": torch.tensor(row)}
+        write_tensors(tmp_path / "gram.safetensors", tensors, facts)
         arguments = {
             "gram": tmp_path / "gram.safetensors",
-            "seed": 7,
-            "bootstrap": 300,
             "out-eigenvalues": tmp_path / "eigenvalues.parquet",
             "out-fits": tmp_path / "decay.parquet",
             "out-summary": tmp_path / "summary.json",
@@ -58,7 +56,7 @@ def test_three_files(fitted):
         table["eigenvalue"].to_numpy().reshape(3, 40)[1], 5 * np.arange(1, 41) ** -1.2, rtol=1e-9
     )
     assert table["k"].tolist() == list(range(1, 41)) * 3
-    columns = ["exponent", "intercept", "stderr", "r_squared", "dropped"]
+    columns = ["exponent", "intercept", "stderr", "r_squared", "exponential", "dropped"]
     assert list(fits.columns) == ["draw", "range", "first", "last", *columns]
     assert len(fits) == 12
     for draw, part in fits.groupby("draw"):
@@ -70,8 +68,9 @@ def test_three_files(fitted):
     assert summary["noise_floor"] == pytest.approx(40 * 2**-52 * 5)
     assert summary["exponent"]["mean"] == pytest.approx(1.2)
     assert summary["exponent"]["sd"] == pytest.approx(0.2)
-    assert summary["exponent"]["low"] == pytest.approx(1.0, abs=0.07)
-    assert summary["exponent"]["high"] == pytest.approx(1.4, abs=0.07)
+    # t of 0.975 with two degrees of freedom is 4.303
+    assert summary["exponent"]["low"] == pytest.approx(1.2 - 4.303 * 0.2 / 3**0.5, abs=1e-3)
+    assert summary["exponent"]["high"] == pytest.approx(1.2 + 4.303 * 0.2 / 3**0.5, abs=1e-3)
     assert summary["exponent"]["stderr_mean"] == pytest.approx(0, abs=1e-9)
     assert summary["r_squared"] == pytest.approx({"mean": 1.0, "min": 1.0})
     assert summary["intercept"] == pytest.approx(math.log(5))
@@ -83,10 +82,7 @@ def test_three_files(fitted):
     assert summary["sensitivity"]["2..n"] == pytest.approx({"mean": 1.2, "sd": 0.2})
     assert summary["dropped"] == 0
     assert facts["command"] == "spectrum fit"
-    assert (facts["data_sha256"], facts["model"]["name"], facts["seeds"]["root"]) == (
-        *("d1", "tiny"),
-        7,
-    )
+    assert (facts["data_sha256"], facts["model"]["name"]) == ("d1", "tiny")
 
 
 def test_the_floor_is_that_of_the_kernels_precision(fitted):
@@ -102,7 +98,9 @@ def test_the_floor_is_that_of_the_kernels_precision(fitted):
 def test_one_small_draw_has_no_spread(fitted):
     _, fits, summary, _ = fitted(kernels([1.0], n=4))
     assert summary["exponent"]["sd"] is None
-    assert summary["exponent"]["low"] == summary["exponent"]["high"] == pytest.approx(1.0)
+    for what in ("exponent", "predicted_rate"):
+        assert summary[what]["low"] is None
+        assert summary[what]["high"] is None
     # ranks 1..2 are too few for a fit: said, not made up
     assert summary["sensitivity"]["1..n/2"] == {"mean": None, "sd": None}
     assert fits.set_index("range")["exponent"].isna().to_dict() == {
@@ -113,20 +111,20 @@ def test_one_small_draw_has_no_spread(fitted):
     }
 
 
-def test_the_interval_comes_from_the_seed(fitted):
-    first, again, other = (fitted(kernels(), seed=s)[2]["exponent"]["low"] for s in (7, 7, 8))
-    assert first == again
-    assert first == pytest.approx(other, abs=0.2)
+def test_draws_that_share_rows_have_a_wider_interval(fitted):
+    row = np.arange(40) + np.array([[0], [20], [40]])  # neighbours share half, the ends nothing
+    alone, sharing = (fitted(kernels(), row=r)[2] for r in (None, row))
+    assert (alone["shared"], sharing["shared"]) == (0.0, pytest.approx(1 / 3))
+    widths = [s["exponent"]["high"] - s["exponent"]["low"] for s in (alone, sharing)]
+    assert widths[1] / widths[0] == pytest.approx(((1 + 2 / 3) / (2 / 3)) ** 0.5)
 
 
-def test_bootstrap_interval_of_a_known_mean():
-    values = np.random.default_rng(0).standard_normal(400)
-    low, high = bootstrap_interval(values, 4000, np.random.default_rng(1))
-    width = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - width, abs=0.01)
-    assert high == pytest.approx(values.mean() + width, abs=0.01)
-    with pytest.raises(UserError, match="bootstrap samples: 0"):
-        bootstrap_interval(values, 0, np.random.default_rng(1))
+def test_the_power_laws_control_is_an_exponential_decay(fitted):
+    k = np.arange(1, 41.0)
+    for values, better in ((k**-1.2, "r_squared"), (np.exp(-0.2 * k), "exponential")):
+        _, fits, _, _ = fitted(np.diag(values)[None])
+        assert fits.loc[0, better] == pytest.approx(1.0)
+        assert fits.loc[0, ["r_squared", "exponential"]].min() < 0.95
 
 
 def test_a_kernel_of_zeros_is_a_clear_error(fitted, capsys, tmp_path):

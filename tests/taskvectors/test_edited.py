@@ -232,18 +232,27 @@ def test_distance_of_classes_and_scores():
 
 def test_negation_of_a_linear_model_is_what_the_slope_says(linear):
     edited, tasks, vectors = linear
-    told = []
-    table = negation_sweep(edited, vectors[0], tasks[0], tasks[1:], [0.5, 2.0], told.append)
-    assert told == list(range(1, 4 + 3 + 1))
+    told, vector = [], vectors[0]["table"].clone()
+    table = negation_sweep(edited, vectors[0], tasks[0], tasks[1:], [0.5, 2.0], 7, told.append)
+    assert told == list(range(1, 4 + 3 + 1 + 1))
     own = table[table["task"] == "a"].set_index(["coefficient", "row"])
     assert sorted(set(own.index.get_level_values(0))) == [-1, 0, 0.5, 2]
     for coefficient in (-1, 0.5, 2):
         linear_answer = own["output"][0] - coefficient * own["slope"][0]
         np.testing.assert_allclose(own["output"][coefficient], linear_answer, atol=2e-5)
     np.testing.assert_allclose(
-        own["output"][-1], exact(tasks[0], edited.base["table"] + vectors[0]["table"]), atol=1e-5
+        own["output"][-1], exact(tasks[0], edited.base["table"] + vector), atol=1e-5
     )
+    # the control: a random vector as long, at the largest λ where 1 is not among them
+    random = vectors[0]["table"]
+    assert random.norm() == pytest.approx(float(vector.norm()), rel=1e-5)
+    assert abs(float(torch.sum(random * vector))) < 0.7 * float(vector.norm()) ** 2
+    np.testing.assert_allclose(
+        own["random"][2.0], exact(tasks[0], edited.base["table"] - 2 * random), atol=2e-5
+    )
+    assert own["random"].drop(2.0).isna().all()
     control = table[table["task"] == "b"]
+    assert control["random"].isna().all()
     assert sorted(set(control["coefficient"])) == [0, 0.5, 2]
     assert (control["slope"] == 0).all()
     assert torch.equal(edited.weights["table"], edited.base["table"])

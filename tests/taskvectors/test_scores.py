@@ -52,7 +52,7 @@ def negated(rights, slope=0.0):
     parts = []
     for target, task in itertools.product("ab", repeat=2):
         for coefficient, right in rights[target, task].items():
-            found = answers(task, "classification", coefficient, right, slope=slope)
+            found = answers(task, "classification", coefficient, right, slope=slope, random=np.nan)
             parts.append(found.assign(target=target, seed=0))
     return pd.concat(parts, ignore_index=True)
 
@@ -241,6 +241,10 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
                         "label": label,
                         "output": start - coefficient * moved,
                         "slope": moved,
+                        # half of what the task vector does, where the target was asked
+                        "random": start - moved
+                        if task == "a" and coefficient == 2
+                        else np.full(30, np.nan),
                     }
                 )
             )
@@ -259,6 +263,9 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
     error = np.mean((start - 2 * slope - wanted)[10:] ** 2)
     assert at["error"] == pytest.approx(error)
     assert at["gap"] == pytest.approx(error - np.mean((start - wanted)[10:] ** 2))
+    before = np.mean((start - wanted)[10:] ** 2)
+    assert at["random_gap"] == pytest.approx(np.mean((start - slope - wanted)[10:] ** 2) - before)
+    assert table["random_gap"].notna().sum() == 2  # validation and test
 
 
 PEERS = {

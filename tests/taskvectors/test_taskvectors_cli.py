@@ -213,7 +213,7 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
     capsys.readouterr()
     for wrong, message in (
         ([*negated, negated[0], *files], "are given more than once; give each file once"),
-        ([*added, *files], "lacks the columns target, slope"),
+        ([*added, *files], "lacks the columns target, slope, random"),
         ([*negated, "--leaked", study / "o.parquet", *files[2:]], "lacks the columns part, row"),
     ):
         assert run(*command, *wrong) == 1

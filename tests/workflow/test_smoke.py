@@ -229,10 +229,10 @@ def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke,
         wanted = smoke.folder / "results/smoke/figures" / name
         assert (figures / name).read_bytes() == wanted.read_bytes()
     # a later change of the configuration is noticed, for the records came along
-    unpacked.edit("config/smoke.yaml", "spectrum:\n  bootstrap: 200", "spectrum:\n  bootstrap: 201")
-    jobs = unpacked.planned(*CONFIG, "--", "table1")
-    assert jobs["spectrum_fit"] == 2
-    assert "kernel_draws" not in jobs
+    unpacked.edit("config/smoke.yaml", "dpi: 100", "dpi: 101")
+    jobs = unpacked.planned(*CONFIG, "--", "fig2")
+    assert jobs["fig2"] == 1
+    assert "finetune_train" not in jobs
 
 
 @pytest.mark.parametrize(

@@ -181,12 +181,20 @@ for number in range(4 + len(STUDY["tasks"]), 10):
         f"{len(STUDY['tasks'])}: {', '.join(STUDY['tasks'])}"
     )
 # What the verdicts read of chapters that a study may lack: option of a command -> file.
-STOPPING = [f"{RESULTS}/theory/{{task}}/stopping.parquet"] * ("theory" in CHAPTERS)
-THEORY_TABLES = {
+SIMULATED_TABLES = {
     f"--{name}": f"{RESULTS}/theory/{name}.parquet"
     for name in ["radii", "slopes"] * ("theory" in CHAPTERS)
-} | {
-    f"--{name}": f"{RESULTS}/figures/{name}.csv" for name in ("table5", "table6") if name in TABLES
+}
+THEORY_LISTS = {  # option of a command -> table, tasks
+    option: (f"{RESULTS}/theory/{{task}}/{name}.parquet", tasks * ("theory" in CHAPTERS))
+    for option, name, tasks in (
+        ("stopping", "stopping", STUDY["tasks"]),
+        ("rules", "rules", RULED),
+        ("paths", "ridge", RULED),
+        ("traces", "trace", TRACED),
+        ("solutions", "trace_ridge", TRACED),
+        ("stops", "stops", TRACED),
+    )
 }
 
 

@@ -317,6 +317,7 @@ rule table1:
         offered("table1"),
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+        subsets=collect("<results>/data/{task}/subsets.json", task=STUDY["tasks"]),
     output:
         csv=report(
             "<results>/figures/table1.csv",
@@ -336,15 +337,12 @@ rule table1:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.figures:table1"),
-        seed=lookup(dpath="seed", within=STUDY),
-        bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
     shell:
         """
         python -m ntktune figures table1 \
             --summaries {input.summaries:q} \
             --metrics {input.metrics:q} \
-            --seed {params.seed:q} \
-            --bootstrap {params.bootstrap:q} \
+            --subsets {input.subsets:q} \
             --out {output.csv:q} \
             2>{log:q}
         """
@@ -915,12 +913,12 @@ rule verdicts:
     """The paper's claims, each with its statistic on this study."""
     input:
         offered("verdicts"),
+        **{name: collect(table, task=tasks) for name, (table, tasks) in THEORY_LISTS.items()},
         table1="<results>/figures/table1.csv",
         summaries=collect("<results>/spectrum/{task}/summary.json", task=STUDY["tasks"]),
         metrics=grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
-        stopping=collect(STOPPING, task=STUDY["tasks"]),
         merging=MERGING_TABLES.values(),
-        theory=THEORY_TABLES.values(),
+        simulated=SIMULATED_TABLES.values(),
         untuned=collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
         fits=collect("<results>/spectrum/{task}/decay.parquet", task=STUDY["tasks"]),
     output:
@@ -942,11 +940,8 @@ rule verdicts:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.figures:verdicts"),
-        stopping=lambda wildcards, input: flag("--stopping", input.stopping),
         merging=lambda wildcards, input: option_flags(MERGING_TABLES, input.merging),
-        theory=lambda wildcards, input: option_flags(THEORY_TABLES, input.theory),
-        seed=lookup(dpath="seed", within=STUDY),
-        bootstrap=lookup(dpath="figures/bootstrap", within=STUDY),
+        simulated=lambda wildcards, input: option_flags(SIMULATED_TABLES, input.simulated),
     shell:
         """
         python -m ntktune figures verdicts \
@@ -954,12 +949,15 @@ rule verdicts:
             --summaries {input.summaries:q} \
             --fits {input.fits:q} \
             --metrics {input.metrics:q} \
-            {params.stopping:q} \
+            --stopping {input.stopping:q} \
             {params.merging:q} \
-            {params.theory:q} \
+            {params.simulated:q} \
+            --rules {input.rules:q} \
+            --paths {input.paths:q} \
+            --traces {input.traces:q} \
+            --solutions {input.solutions:q} \
+            --stops {input.stops:q} \
             --untuned {input.untuned:q} \
-            --seed {params.seed:q} \
-            --bootstrap {params.bootstrap:q} \
             --out {output.csv:q} \
             2>{log:q}
         """

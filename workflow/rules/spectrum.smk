@@ -24,14 +24,10 @@ rule spectrum_fit:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.spectrum:fit"),
-        seed=lookup(dpath="seed", within=STUDY),
-        bootstrap=lookup(dpath="spectrum/bootstrap", within=STUDY),
     shell:
         """
         python -m ntktune spectrum fit \
             --gram {input:q} \
-            --seed {params.seed:q} \
-            --bootstrap {params.bootstrap:q} \
             --out-eigenvalues {output.eigenvalues:q} \
             --out-fits {output.fits:q} \
             --out-summary {output.summary:q} \

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # of the slopes over networks' widths, which a figure and the verdicts read
 SLOPE_COLUMNS = ("phase", "quantity", "slope", "low", "high", "networks")
 # of the tables of task vectors, likewise
-COSINE_COLUMNS = ("pair", "task_a", "task_b", "group", "cosine", "shared")
+COSINE_COLUMNS = ("pair", "task_a", "run_a", "task_b", "run_b", "group", "cosine", "shared")
 MERGED_COLUMNS = (
     "merged",
     "seed",
@@ -56,10 +56,70 @@ NEGATED_COLUMNS = (
     "pretrained",
     "kept",
     "gap",
+    "random_gap",
     "predicted_gap",
     "linear_score",
     "chosen",
 )
+# of the theory's tables, one file per task, likewise
+RULE_COLUMNS = (
+    "seed",
+    "n",
+    "rule",
+    "time",
+    "eta",
+    "test_error",
+    "start_error",
+    "sigma_source",
+)
+PATH_COLUMNS = ("seed", "n", "eta", "distance_test", "error_descent", "error_ridge")
+TRACE_COLUMNS = (
+    "n",
+    "seed",
+    "method",
+    "step",
+    "best",
+    "eta",
+    "distance",
+    "linear_gap",
+    "kernel_gap",
+    "error",
+    "error_linear",
+    "start_error",
+    "loss",
+    "loss_linear",
+    "start_loss",
+    "drift",
+    "drift_frobenius",
+    "alignment",
+    "exponent",
+    "start_exponent",
+)
+SOLUTION_COLUMNS = ("seed", "holdout", "gap", "error_network", "error_ridge")
+STOP_COLUMNS = (
+    "seed",
+    "step_size",
+    "theory",
+    "operator_crossing",
+    "operator_minimiser",
+    "kernel_holdout",
+    "network_holdout",
+    "network_steps",
+)
+THEORY_COLUMNS = {
+    "rules": RULE_COLUMNS,
+    "paths": PATH_COLUMNS,
+    "traces": TRACE_COLUMNS,
+    "solutions": SOLUTION_COLUMNS,
+    "stops": STOP_COLUMNS,
+}
+THEORY_LISTS = {
+    "rules": "stops of four rules (rules.parquet)",
+    "paths": "descent beside ridge (ridge.parquet)",
+    "traces": "evaluations of watched trainings (trace.parquet)",
+    "solutions": "networks at ridge solutions (trace_ridge.parquet)",
+    "stops": "stops on one clock (stops.parquet)",
+}
 
 
 def checked_table(path: str, columns: Iterable[str]) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -18,6 +18,8 @@ from ntktune.cli.figure_files import (
     MERGED_COLUMNS,
     NEGATED_COLUMNS,
     SLOPE_COLUMNS,
+    THEORY_COLUMNS,
+    THEORY_LISTS,
     add_drawing,
     checked_table,
     input_digests,
@@ -47,6 +49,7 @@ FIT_COLUMNS = (
     "exponent",
     "intercept",
     "r_squared",
+    "exponential",
     "dropped",
 )
 STOPPING_COLUMNS = (
@@ -68,28 +71,11 @@ RATE_COLUMNS = (
     "error_measure",
     "measured_low",
     "measured_high",
+    "slope_exponent",
     "needed",
-)
-RULES_COLUMNS = (
-    "task",
-    "n",
-    *(f"{rule}_error" for rule in ("theory", "holdout", "sure", "oracle")),
-    "ridge_lowest",
-    "ridge_distance",
-)
-LINEAR_COLUMNS = (
-    "task",
-    *(f"{method}_{name}" for method in ("adamw", "descent") for name in ("linear_gap", "drift")),
-    "adamw_alignment",
-    "gain_recovered",
-    "ridge_error",
-    "ridge_network_error",
-    "ridge_gap",
-    "theory",
-    "operator_crossing",
-    "operator_minimiser",
-    "network_holdout",
-    "network_turned",
+    "seeds",
+    "shared_draws",
+    "shared_seeds",
 )
 RADII_COLUMNS = ("decay", "predicted", "measured")
 PREDICTION_COLUMNS = (
@@ -107,6 +93,7 @@ SUMMARY_KEYS = (
     "task",
     "n",
     "draws",
+    "shared",
     "noise_floor",
     "exponent",
     "r_squared",
@@ -165,18 +152,13 @@ def _summary(path: str) -> dict[str, Any]:
 
 
 def _stopping(args: argparse.Namespace) -> pd.DataFrame:
-    """Read the stopping times of all tasks; a study without the chapter theory has none."""
-    import pandas as pd
-
-    if not args.stopping:
-        return pd.DataFrame(columns=["task", *STOPPING_COLUMNS])
-    return tables_of_tasks(args.stopping, STOPPING_COLUMNS, "--stopping", kinds=False)[0]
+    """Read the stopping times of all tasks."""
+    return _of_some_tasks(args.stopping, STOPPING_COLUMNS, "--stopping", kinds=False)
 
 
 def _made(args: argparse.Namespace, record: Record) -> dict[str, Any]:
-    """Return a table's provenance: its inputs' digests, and the root seed where one is used."""
-    seeds = {"seeds": {"root": args.seed}} if "seed" in args else {}
-    return record.provenance(inputs=input_digests(args), **seeds)
+    """Return a table's provenance: its inputs' digests."""
+    return record.provenance(inputs=input_digests(args))
 
 
 def fig2(args: argparse.Namespace) -> None:
@@ -255,11 +237,18 @@ def simulation(args: argparse.Namespace) -> None:
     write_figure(simulation_figure(errors, radii, args.colors), args, record)
 
 
-def _samples(args: argparse.Namespace) -> int:
-    """Return the number of bootstrap samples that was asked for."""
-    if args.bootstrap < 1:
-        raise UserError(f"--bootstrap {args.bootstrap} draws no sample; give 1000, say")
-    return args.bootstrap
+def _orders(paths: list[str], tasks: Iterable[str]) -> dict[str, np.ndarray]:
+    """Read task → the order in which each of its seeds takes training rows, (seeds, rows)."""
+    import numpy as np
+
+    found = {}
+    for path in paths:
+        subsets = read_json(path)
+        check_names(path, subsets, ("seeds", "provenance"), "keys")
+        task = task_facts(subsets["provenance"]).get("name")
+        found[task] = np.array([seed["order"] for seed in subsets["seeds"]])
+    check_names("--subsets", found, tasks, "tasks")
+    return found
 
 
 def table1(args: argparse.Namespace) -> None:
@@ -268,8 +257,8 @@ def table1(args: argparse.Namespace) -> None:
 
     record = Record("ntktune.cli.figures:table1", args)
     summaries = [_summary(path) for path in args.summaries]
-    metrics, _ = _metrics(args.metrics, SCORE_COLUMNS)
-    table = decay_table(summaries, metrics, args.seed, _samples(args))
+    metrics, facts = _metrics(args.metrics, SCORE_COLUMNS)
+    table = decay_table(summaries, metrics, _orders(args.subsets, facts))
     write_csv(args.out, table, _made(args, record))
 
 
@@ -292,15 +281,15 @@ def table4(args: argparse.Namespace) -> None:
     write_csv(args.out, score_table(metrics), _made(args, record))
 
 
-def _draw_exponents(summaries: list[dict[str, Any]], fit_paths: list[str]) -> dict[str, np.ndarray]:
-    """Read task → the decay exponents of its draws; fits come in the order of the summaries."""
+def _draw_fits(summaries: list[dict[str, Any]], fit_paths: list[str]) -> dict[str, pd.DataFrame]:
+    """Read task → the fits of its draws; fits come in the order of the summaries."""
     if len(fit_paths) != len(summaries):
         raise UserError(
             f"--summaries has {len(summaries)} files and --fits has {len(fit_paths)}; give one of "
             "each per task, in the same order"
         )
     pairs = zip(summaries, fit_paths, strict=True)
-    return {summary["task"]: _exponents(_fits(path, summary)) for summary, path in pairs}
+    return {summary["task"]: _fits(path, summary) for summary, path in pairs}
 
 
 def _exponents(fits: pd.DataFrame) -> np.ndarray:
@@ -348,41 +337,50 @@ def _optional(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(columns=list(columns)) if path is None else checked_table(path, columns)[0]
 
 
-def _optional_own(path: str | None, columns: Iterable[str]) -> pd.DataFrame:
-    """Read one of this chapter's tables that a study may lack; it then has no rows."""
+def _of_some_tasks(
+    paths: list[str], columns: Iterable[str], option: str, *, kinds: bool = True
+) -> pd.DataFrame:
+    """Read one table per task, of which a study may have none: then it has no rows."""
     import pandas as pd
 
-    return pd.DataFrame(columns=list(columns)) if path is None else own_table(path, columns)
+    if not paths:
+        return pd.DataFrame(columns=[*columns, "task", "kind"])
+    return tables_of_tasks(paths, columns, option, kinds=kinds)[0]
 
 
 def verdicts(args: argparse.Namespace) -> None:
     """Write the verdicts: the paper's claims, each with its statistic on this study."""
-    from ntktune.figures.theory_verdicts import theory_rows
+    from ntktune.figures.table5 import rules_table
+    from ntktune.figures.table6 import linear_table
+    from ntktune.figures.theory_verdicts import by_seed, theory_rows
     from ntktune.figures.verdicts import verdict_table
 
     record = Record("ntktune.cli.figures:verdicts", args)
     summaries = [_summary(path) for path in args.summaries]
     metrics, _ = _metrics(args.metrics, (*SCORE_COLUMNS, *STEP_COLUMNS))
+    rates = own_table(args.table1, RATE_COLUMNS)
+    lists = [
+        _of_some_tasks(getattr(args, name), columns, f"--{name}")
+        for name, columns in THEORY_COLUMNS.items()
+    ]
     theory = theory_rows(
-        rules=_optional_own(args.table5, RULES_COLUMNS),
-        linear=_optional_own(args.table6, LINEAR_COLUMNS),
+        rules=by_seed(rules_table, *lists[:2]),
+        linear=by_seed(linear_table, *lists[2:]),
         untuned=_untuned(args.untuned),
         metrics=metrics,
         radii=_optional(args.radii, RADII_COLUMNS),
         slopes=_optional(args.slopes, SLOPE_COLUMNS),
+        shared=rates.set_index("task")["shared_seeds"],
     )
     table = verdict_table(
-        rates=own_table(args.table1, RATE_COLUMNS),
-        exponents=_draw_exponents(summaries, args.fits),
-        r_squared={summary["task"]: summary["r_squared"]["mean"] for summary in summaries},
+        rates=rates,
+        fits=_draw_fits(summaries, args.fits),
         metrics=metrics,
         stopping=_stopping(args),
         cosine=_optional(args.cosine, COSINE_COLUMNS),
         merged=_optional(args.merged, MERGED_COLUMNS),
         negated=_optional(args.negated, NEGATED_COLUMNS),
         theory=theory,
-        seed=args.seed,
-        resamples=_samples(args),
     )
     write_csv(args.out, table, _made(args, record))
 
@@ -397,6 +395,7 @@ def _add_inputs(
         "--fits": "decay fits (decay.parquet), one per task, in the order of --summaries",
         "--stopping": "stopping times (stopping.parquet), one file per task",
         "--histories": "evaluations with test metrics (history.parquet), one file per task",
+        "--subsets": "samples of each seed (subsets.json), one file per task",
     }
     single = {
         "--eigenvalues": "the task's eigenvalues (eigenvalues.parquet)",
@@ -409,8 +408,6 @@ def _add_inputs(
         "--errors": "errors of the stopping rules (simulation.parquet)",
         "--radii": "critical radii of power laws (radii.parquet)",
         "--slopes": "slopes over networks' widths (slopes.parquet)",
-        "--table5": "table 5 (table5.csv)",
-        "--table6": "table 6 (table6.csv)",
     }
     for flag in flags:
         if flag in lists and not one_task:
@@ -424,11 +421,8 @@ def _add_untuned(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--untuned", nargs="+", default=[], metavar="FILE", help=what)
 
 
-def _add_table(parser: argparse.ArgumentParser, *, bootstrap: bool) -> None:
-    """Add the options of a table."""
-    if bootstrap:
-        parser.add_argument("--seed", type=int, default=0, help="the study's root seed")
-        parser.add_argument("--bootstrap", type=int, default=2000, help="bootstrap samples")
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a table."""
     parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")
 
 
@@ -468,24 +462,28 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     add_drawing(parser, tasks=False, color=True)
 
     parser = add_command(verbs, "table1", table1)
-    _add_inputs(parser, "--summaries", "--metrics")
-    _add_table(parser, bootstrap=True)
+    _add_inputs(parser, "--summaries", "--metrics", "--subsets")
+    _add_table(parser)
 
     parser = add_command(verbs, "table2", table2)
     _add_inputs(parser, "--stopping", "--metrics")
-    _add_table(parser, bootstrap=False)
+    _add_table(parser)
 
     parser = add_command(verbs, "table4", table4)
     _add_inputs(parser, "--metrics")
-    _add_table(parser, bootstrap=False)
+    _add_table(parser)
 
     parser = add_command(verbs, "show", show)
     parser.add_argument("--folder", required=True, help="results of a study, as results/quickstart")
 
     parser = add_command(verbs, "verdicts", verdicts)
     _add_inputs(parser, "--table1", "--summaries", "--fits", "--metrics")
-    # of chapters that a study need not make
-    _add_inputs(parser, "--stopping", "--cosine", "--merged", "--negated", required=False)
-    _add_inputs(parser, "--radii", "--slopes", "--table5", "--table6", required=False)
+    # a study need not have the chapter theory, merge tasks, predict by kernels or watch a training
+    _add_inputs(parser, "--cosine", "--merged", "--negated", required=False)
+    _add_inputs(parser, "--radii", "--slopes", required=False)
+    lists = {"stopping": "stopping times (stopping.parquet)"} | THEORY_LISTS
+    for name, what in lists.items():
+        what += ", one file per task, or none"
+        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE", help=what)
     _add_untuned(parser)
-    _add_table(parser, bootstrap=True)
+    _add_table(parser)

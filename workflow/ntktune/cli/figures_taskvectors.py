@@ -39,7 +39,7 @@ TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#444444")
 # Columns of words; all others are numbers.
 WORDS = {
     *("pair", "task_a", "task_b", "group", "merged", "task", "kind", "metric", "choice", "part"),
-    *("target", "other", "arm", "chosen"),
+    *("target", "other", "arm", "chosen", "run_a", "run_b"),
 }
 
 

@@ -7,7 +7,13 @@ import argparse
 from ntktune.artifacts import Record, write_csv
 from ntktune.cli import add_command
 from ntktune.cli.figure_files import (
+    PATH_COLUMNS,
+    RULE_COLUMNS,
     SLOPE_COLUMNS,
+    SOLUTION_COLUMNS,
+    STOP_COLUMNS,
+    THEORY_LISTS,
+    TRACE_COLUMNS,
     add_drawing,
     check_same_tasks,
     checked_table,
@@ -18,40 +24,6 @@ from ntktune.cli.figure_files import (
     write_figure,
 )
 
-RULE_COLUMNS = (
-    "seed",
-    "n",
-    "rule",
-    "time",
-    "eta",
-    "test_error",
-    "start_error",
-    "sigma_source",
-)
-PATH_COLUMNS = ("seed", "n", "eta", "distance_test", "error_descent", "error_ridge")
-TRACE_COLUMNS = (
-    "n",
-    "seed",
-    "method",
-    "step",
-    "best",
-    "eta",
-    "distance",
-    "linear_gap",
-    "kernel_gap",
-    "error",
-    "error_linear",
-    "start_error",
-    "loss",
-    "loss_linear",
-    "start_loss",
-    "drift",
-    "drift_frobenius",
-    "alignment",
-    "exponent",
-    "start_exponent",
-)
-SOLUTION_COLUMNS = ("seed", "holdout", "gap", "error_network", "error_ridge")
 SENSITIVITY_COLUMNS = (
     "draw",
     "sigma_source",
@@ -112,12 +84,12 @@ def table5(args: argparse.Namespace) -> None:
 
 def table6(args: argparse.Namespace) -> None:
     """Write table 6: the linear picture along real fine-tuning."""
-    from ntktune.figures.table6 import STOPS, linear_table
+    from ntktune.figures.table6 import linear_table
 
     record = Record("ntktune.cli.figures_theory:table6", args)
     trace, _ = tables_of_tasks(args.traces, TRACE_COLUMNS, "--traces")
     ridge, _ = tables_of_tasks(args.solutions, SOLUTION_COLUMNS, "--solutions")
-    stops, _ = tables_of_tasks(args.stops, ("seed", *STOPS), "--stops")
+    stops, _ = tables_of_tasks(args.stops, STOP_COLUMNS, "--stops")
     check_same_tasks({"--traces": trace, "--solutions": ridge, "--stops": stops})
     provenance = record.provenance(inputs=input_digests(args))
     write_csv(args.out, linear_table(trace, ridge, stops), provenance)
@@ -135,12 +107,12 @@ def table7(args: argparse.Namespace) -> None:
     write_csv(args.out, sensitivity_table(found), provenance)
 
 
-def _add_lists(parser: argparse.ArgumentParser, **options: str) -> None:
+def _add_lists(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add options that take one file per task."""
-    for name, what in options.items():
-        parser.add_argument(
-            f"--{name}", required=True, nargs="+", metavar="FILE", help=f"{what}, one file per task"
-        )
+    lists = THEORY_LISTS | {"sensitivity": "stopping times by estimate (sensitivity.parquet)"}
+    for name in names:
+        what = f"{lists[name]}, one file per task"
+        parser.add_argument(f"--{name}", required=True, nargs="+", metavar="FILE", help=what)
 
 
 def _add_colors(parser: argparse.ArgumentParser, what: str, *defaults: str) -> None:
@@ -151,17 +123,14 @@ def _add_colors(parser: argparse.ArgumentParser, what: str, *defaults: str) -> N
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add these verbs to the chapter."""
-    rules, paths = "stops of four rules (rules.parquet)", "descent beside ridge (ridge.parquet)"
-    traces = "evaluations of watched trainings (trace.parquet)"
-
     parser = add_command(verbs, "descent", descent)
-    _add_lists(parser, rules=rules, paths=paths)
+    _add_lists(parser, "rules", "paths")
     add_drawing(parser, tasks=True, color=False)
     what = "colours of the rules theory, hold-out, SURE and oracle"
     _add_colors(parser, what, "#0072B2", "#D55E00", "#009E73", "#444444")
 
     parser = add_command(verbs, "linearisation", linearisation)
-    _add_lists(parser, traces=traces)
+    _add_lists(parser, "traces")
     add_drawing(parser, tasks=True, color=False)
     _add_colors(parser, "colours of AdamW and gradient descent", "#0072B2", "#D55E00")
 
@@ -173,17 +142,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     _add_colors(parser, what, "#444444", "#0072B2", "#D55E00")
 
     for run, lists in (
-        (table5, {"rules": rules, "paths": paths}),
-        (
-            table6,
-            {
-                "traces": traces,
-                "solutions": "networks at ridge solutions (trace_ridge.parquet)",
-                "stops": "stops on one clock (stops.parquet)",
-            },
-        ),
-        (table7, {"sensitivity": "stopping times by estimate (sensitivity.parquet)"}),
+        (table5, ("rules", "paths")),
+        (table6, ("traces", "solutions", "stops")),
+        (table7, ("sensitivity",)),
     ):
         parser = add_command(verbs, run.__name__, run)
-        _add_lists(parser, **lists)
+        _add_lists(parser, *lists)
         parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")

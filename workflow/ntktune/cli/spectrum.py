@@ -14,10 +14,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     parser = add_command(verbs, "fit", fit)
     parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
-    parser.add_argument("--seed", type=int, default=0, help="the study's root seed (default: 0)")
-    parser.add_argument(
-        "--bootstrap", type=int, default=1000, help="resamplings of the draws (default: 1000)"
-    )
     parser.add_argument("--out-eigenvalues", required=True, help="parquet: draw, k, eigenvalue")
     parser.add_argument("--out-fits", required=True, help="parquet: one row per draw and range")
     parser.add_argument("--out-summary", required=True, help="JSON: the decay over the draws")
@@ -29,7 +25,7 @@ def fit(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.device import machine_epsilon
-    from ntktune.seeds import generator
+    from ntktune.intervals import shared_rows
     from ntktune.spectrum import eigenvalues, fitted_ranges, spectrum_summary
 
     record = Record("ntktune.cli.spectrum:fit", args)
@@ -38,8 +34,9 @@ def fit(args: argparse.Namespace) -> None:
     precision = machine_epsilon(facts["dtype"])
     spectra = [eigenvalues(kernel) for kernel in tensors["kernel"]]
     fits = fitted_ranges(spectra, precision)
-    random = generator(args.seed, "spectrum.bootstrap", task)
-    summary = spectrum_summary(spectra, fits, precision, args.bootstrap, random)
+    # a kernel from elsewhere need not say which rows it is of
+    shared = shared_rows(tensors["row"]) if "row" in tensors else 0.0
+    summary = spectrum_summary(spectra, fits, precision, shared)
     count = len(spectra[0])
     table = pd.DataFrame(
         {
@@ -49,8 +46,7 @@ def fit(args: argparse.Namespace) -> None:
         }
     )
     origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
-    seeds = {"root": args.seed, "address": ["spectrum.bootstrap", task]}
-    provenance = record.provenance(**origin, seeds=seeds)
+    provenance = record.provenance(**origin)
     write_table(args.out_eigenvalues, table, provenance)
     write_table(args.out_fits, fits, provenance)
     write_json(args.out_summary, {"task": task} | summary, provenance)

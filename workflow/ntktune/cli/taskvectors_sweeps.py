@@ -338,17 +338,21 @@ def negate(args: argparse.Namespace) -> None:
     """Subtract a task vector, and let the model answer its task and the control tasks."""
     import pandas as pd
 
+    from ntktune.seeds import integer_seed
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import negation_sweep
 
     coefficients = _coefficients(args)
     sweep = _swept(args, "negate")
-    target, steps = args.tasks[0], 2 + len(args.tasks) * len(coefficients) + len(args.tasks) - 1
+    target, steps = args.tasks[0], 2 + len(args.tasks) * (len(coefficients) + 1)
     progress, found = Progress(f"negating {target}", steps * sweep.count), []
     for done, (run, files, tasks) in enumerate(sweep.seeds):
         vector = direction(sweep.base, [files[0].backbone])
         report = _after(progress, done * steps)
-        table = negation_sweep(sweep.edited, vector, tasks[0], tasks[1:], coefficients, report)
+        seed = integer_seed(0, "taskvectors.random", target, repeat=int(run))
+        table = negation_sweep(
+            sweep.edited, vector, tasks[0], tasks[1:], coefficients, seed, report
+        )
         found.append(table.assign(target=target, seed=int(run)))
     write_table(
         args.out, pd.concat(found, ignore_index=True), sweep.record.provenance(**sweep.facts)
@@ -394,8 +398,8 @@ def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[
     tables, facts = [], []
     for path in paths:
         table, provenance = read_table(path)
-        slope = ("slope",) if model == "target" else ()
-        check_names(path, table.columns, (model, *slope, *ANSWER_COLUMNS), "columns")
+        more = ("slope", "random") if model == "target" else ()
+        check_names(path, table.columns, (model, *more, *ANSWER_COLUMNS), "columns")
         check_names(path, provenance, ("model", "blocks", "sizes"), "facts")
         tables.append(table)
         facts.append({"path": path} | provenance)

@@ -1,7 +1,12 @@
 """Agreement of two orders, with its uncertainty."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import kendalltau
+
+from ntktune.figures.claims import Span
 
 
 def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
@@ -11,25 +16,33 @@ def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
     return float(kendalltau(a, b).statistic)
 
 
-def share_in_agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of bootstrap draws in which two lists have Kendall's τ above 0.
+def order_span(a: Sequence[Span], b: Sequence[Span], open_pairs: frozenset = frozenset()) -> Span:
+    """Return Kendall's τ of two lists of N things, and the interval that their intervals leave.
+
+    Two things are in a certain order where their intervals do not overlap. Pairs that are certain
+    in both lists agree or do not; all others may do either. If all 2N intervals hold at once, so
+    does that of τ.
 
     Parameters
     ----------
     a, b
-        (draws, N); N things, drawn together.
-
-    Returns
-    -------
-    float
-        A draw with a value that is not a number counts as no agreement: its τ is unknown.
+        Value and interval of each thing.
+    open_pairs
+        Pairs (i, j), i < j, that may do either whatever the intervals say.
     """
-    first, second = np.triu_indices(a.shape[1], k=1)
-    signs = np.sign(a[:, first] - a[:, second]) * np.sign(b[:, first] - b[:, second])
-    return float(np.mean(signs.sum(axis=1) > 0))
+
+    def certain(own: Sequence[Span], i: int, j: int) -> int:
+        if own[i].low > own[j].high:
+            return 1
+        return -1 if own[j].low > own[i].high else 0
+
+    pairs = [(i, j) for i in range(len(a)) for j in range(i + 1, len(a))]
+    signs = [certain(a, i, j) * certain(b, i, j) * ((i, j) not in open_pairs) for i, j in pairs]
+    agree, differ = signs.count(1), signs.count(-1)
+    tau = kendall_tau(np.array([x.value for x in a]), np.array([x.value for x in b]))
+    return Span(tau, 2 * agree / len(pairs) - 1, 1 - 2 * differ / len(pairs))
 
 
-def resampled_means(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Return the means of ``resamples`` bootstrap samples of N values, (resamples,)."""
-    chosen = random.integers(len(values), size=(resamples, len(values)))
-    return values[chosen].mean(axis=1)
+def chance_of_order(things: int) -> float:
+    """Return the probability that a random order of N things is the right one."""
+    return 1 / math.factorial(things)

@@ -1,27 +1,371 @@
-"""What every verdict on a claim consists of."""
+"""What a verdict on a claim consists of, and the one rule that gives it.
 
-from collections.abc import Mapping
-from typing import Any
+A claim is about units: tasks, pairs of tasks, widths. Each unit has a 95 % interval of what is
+measured. The claim is
 
-REPRODUCED, FAILED, UNTESTED = "reproduced", "not reproduced", "not tested"
+- ``contradicted`` where the interval of some unit excludes it. With k units their intervals
+  are those that hold all at once in 95 % (Bonferroni: 1 − 0.05/k each).
+- ``reproduced`` where it holds in the whole interval of every unit, and every unit surely does
+  better than a trivial control.
+- ``not tested`` where no unit has a value.
+- ``inconclusive`` else: it is said which units are undecided and how many seeds, draws or tasks
+  would decide, or that the control does as well.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ntktune.intervals import LEVEL, count_that_decides, half_width
+
+REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
+INCONCLUSIVE, UNTESTED = "inconclusive", "not tested"
+STUDY, SIMULATED = "study", "simulated"
+NOT_RUN = "not run"
+# why a unit has no value
+STILL = "fine-tuning chose step 0"
+NO_SCORE = "the score it is compared with may be 0"
 
 
-def claim_row(
-    claim: str,
-    source: str,
-    statistic: str,
-    value: float,
-    threshold: str,
-    verdict: str,
-    detail: str,
+class Span(NamedTuple):
+    """A value and its interval; both ends NaN where it is not known."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One unit's values, one per seed or draw.
+
+    Parameters
+    ----------
+    values
+        Shape (m,); on the scale on which they scatter evenly (logarithms of ratios).
+    beyond
+        By how much each does better than the control, shape (m,): above 0 where it does. None
+        where there is no control.
+    shared
+        Mean share of rows that two seeds or draws have in common.
+    scale
+        From the values' scale to the claim's.
+    missing
+        Why the unit has no values ("" if it has).
+    """
+
+    values: np.ndarray
+    beyond: np.ndarray | None = None
+    shared: float = 0.0
+    scale: Callable[[float], float] = float
+    missing: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of seeds or draws."""
+        return len(self.values)
+
+    def known(self) -> bool:
+        """Return whether there are values, all of them numbers."""
+        return not self.missing and self.count > 0 and bool(np.isfinite(self.values).all())
+
+    def span(self, level: float) -> Span:
+        """Return mean and interval on the claim's scale."""
+        mean, half = np.mean(self.values), half_width(self.values, self.shared, level)
+        return Span(*(float(self.scale(end)) for end in (mean, mean - half, mean + half)))
+
+    def better(self) -> bool | None:
+        """Return whether it surely is better than the control; None without one."""
+        if self.beyond is None or not np.isfinite(self.beyond).all():
+            return None
+        return bool(np.mean(self.beyond) - half_width(self.beyond, self.shared) > 0)
+
+
+def ratio_sample(
+    part: np.ndarray,
+    whole: np.ndarray,
+    bound: float,
+    beyond: np.ndarray | None,
+    shared: float = 0.0,
+    rows: float = np.inf,
+) -> Sample:
+    """Return the values for "the ratio of two scores is at least a bound".
+
+    The difference part − bound · whole is judged, so that no score is divided by but their mean;
+    and that must be surely above 0: over seeds, and, a correlation, for its number of test rows.
+
+    Parameters
+    ----------
+    part, whole
+        Scores, one per seed, (m,).
+    beyond
+        By how much ``part`` is above the control's score, (m,).
+    shared
+        See :func:`ntktune.intervals.half_width`.
+    rows
+        Test rows of a correlation, whose 95 % bound without any relation is 1.96 / √rows.
+    """
+    mean, half = float(np.mean(whole)), float(half_width(whole, shared))
+    least = max(1.96 / np.sqrt(rows), half if np.isfinite(half) else 0.0)
+    return Sample(
+        part - bound * whole,
+        beyond,
+        shared,
+        lambda value: bound + value / mean if mean else np.nan,
+        "" if mean > least else NO_SCORE,
+    )
+
+
+@dataclass(frozen=True)
+class Given:
+    """One unit whose interval comes from elsewhere.
+
+    Parameters
+    ----------
+    span
+        Coverage → value and interval.
+    is_better
+        Whether the unit is surely better than the control; None where that is not known.
+    count
+        Number of seeds, draws or networks behind it.
+    """
+
+    span: Callable[[float], Span]
+    is_better: bool | None = True
+    count: int = 0
+
+    def known(self) -> bool:
+        """Return whether it has a value."""
+        return bool(np.isfinite(self.span(LEVEL).value))
+
+    def better(self) -> bool | None:
+        """Return whether it surely is better than the control."""
+        return self.is_better
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of each unit.
+
+    Parameters
+    ----------
+    claim, source, statistic
+        The claim, where SR26 has it, and what is measured.
+    bound
+        What the statistic is held against.
+    side
+        ``"≤"``, ``"≥"``, or ``"="``: then the bound must lie in the interval, and the whole
+        interval within ``tolerance`` of it.
+    control
+        What the claim must do better than.
+    group
+        :data:`STUDY`, or :data:`SIMULATED` where none of the study's data is used.
+    repeats
+        What the values of a unit are.
+    units
+        What a unit is.
+    """
+
+    claim: str
+    source: str
+    statistic: str
+    bound: float
+    side: str
+    control: str
+    group: str = STUDY
+    repeats: str = "seeds"
+    units: str = "tasks"
+    tolerance: float = np.inf
+    ours: bool = True
+
+    @property
+    def threshold(self) -> str:
+        """The rule in words."""
+        within = f" within {self.tolerance:g}" if self.side == "=" else ""
+        return f"{self.side} {self.bound:g}{within}{' (ours)' if self.ours else ''}"
+
+    def holds(self, span: Span) -> bool:
+        """Return whether it holds in the whole interval."""
+        if self.side == "=":
+            inside = span.low <= self.bound <= span.high
+            return inside and max(self.bound - span.low, span.high - self.bound) <= self.tolerance
+        return span.high <= self.bound if self.side == "≤" else span.low >= self.bound
+
+    def excluded(self, span: Span) -> bool:
+        """Return whether it holds nowhere in the interval."""
+        return (span.low > self.bound and self.side != "≥") or (
+            span.high < self.bound and self.side != "≤"
+        )
+
+    def slack(self, span: Span) -> float:
+        """Return by how much the value keeps the bound."""
+        over = span.value - self.bound
+        return -abs(over) if self.side == "=" else over * (1 if self.side == "≥" else -1)
+
+
+@dataclass
+class Judged:
+    """Units sorted by what their intervals say; see :func:`judge`."""
+
+    held: list[str] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    as_control: list[str] = field(default_factory=list)
+    uncontrolled: list[str] = field(default_factory=list)
+
+
+def _pooled(units: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Return one unit, the mean over units of one value each, whose scatter is their own."""
+    own = list(units.values())
+    beyond = None
+    if all(unit.beyond is not None for unit in own):
+        beyond = np.concatenate([unit.beyond for unit in own])
+    values = np.concatenate([unit.values for unit in own])
+    return {"their mean": Sample(values, beyond, 0.0, own[0].scale)}
+
+
+def _sorted(claim: Claim, units: Mapping[str, Sample | Given]) -> Judged:
+    """Sort the units by their intervals."""
+    found, together = Judged(), 1 - (1 - LEVEL) / len(units)
+    for name, unit in units.items():
+        if claim.excluded(unit.span(together)):
+            found.excluded.append(name)
+        elif claim.holds(unit.span(LEVEL)):
+            found.held.append(name)
+        else:
+            found.undecided.append(name)
+        better = unit.better()
+        if better is None:
+            found.uncontrolled.append(name)
+        elif not better:
+            found.as_control.append(name)
+    return found
+
+
+def _remedy(claim: Claim, unit: Sample | Given, repeats: str) -> str:
+    """Return what would decide an undecided unit."""
+    if isinstance(unit, Given):
+        return ""
+    if unit.count < 2:
+        return f"an interval needs two {repeats} or more"
+    span, half = unit.span(LEVEL), float(half_width(unit.values, unit.shared))
+    distance = abs(claim.bound - span.value)
+    if claim.side == "=":  # outside the tolerance, or all of the interval within it
+        distance = max(distance, claim.tolerance - distance)
+    reach = span.high - span.value if claim.bound > span.value else span.value - span.low
+    # from the claim's scale to the values': near enough for a number of seeds
+    count = count_that_decides(unit.values, half * distance / reach, unit.shared) if reach else None
+    if count is None:
+        return f"1,000 {repeats} would not decide"
+    return f"about {count} {repeats} would decide"
+
+
+def _names(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def judge(
+    claim: Claim,
+    units: Mapping[str, Sample | Given],
+    control: str = "",
+    detail: str = "",
+    power: str = "",
+    missing: str = "",
 ) -> dict[str, Any]:
-    """Return one claim of SR26 with its statistic, the rule that judges it, and the verdict."""
+    """Return the verdict on a claim: one row of the table.
+
+    Parameters
+    ----------
+    claim
+        What is claimed.
+    units
+        Unit → its values. Where each has one seed only, the mean over units is judged, and the
+        units' own scatter gives its interval. Units without values are said, and none is left
+        out: with one of them a claim is not reproduced.
+    control
+        The control's number, for the column; "" where there is none.
+    detail
+        What else is to be said.
+    power
+        What else would decide, or how likely chance is.
+    missing
+        The detail where no unit has a value.
+
+    Returns
+    -------
+    dict
+        ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``: of the unit
+        that keeps the bound least, or that excludes the claim; ``threshold``, ``control``,
+        ``power``, ``verdict``, ``detail``.
+    """
+    known = {name: unit for name, unit in units.items() if unit.known()}
+    lacking = [name for name in units if name not in known]
+    if not known:
+        reasons = sorted({getattr(unit, "missing", "") for unit in units.values()} - {""})
+        remark = "; ".join(reasons) or missing
+        return _row(claim, Span(np.nan, np.nan, np.nan), control, power, UNTESTED, remark)
+    repeats, asked = claim.repeats, known
+    counts = {unit.count for unit in known.values() if isinstance(unit, Sample)}
+    if counts == {1} and len(known) > 1:
+        repeats, known = claim.units, _pooled(known)
+    found = _sorted(claim, known)
+    worst = min(
+        found.excluded or found.undecided or known,
+        key=lambda name: claim.slack(known[name].span(LEVEL)),
+    )
+    together = 1 - (1 - LEVEL) / len(known)
+    span = known[worst].span(together if found.excluded else LEVEL)
+    remarks, verdict = [], REPRODUCED
+    if found.excluded:
+        verdict = CONTRADICTED
+        remarks.append(f"excluded by {_names(found.excluded)}")
+    elif found.undecided or lacking:
+        verdict = INCONCLUSIVE
+    if found.undecided and known is asked:
+        remarks.append(f"undecided: {_names(found.undecided)}")
+    if lacking:
+        why = sorted({getattr(units[name], "missing", "") for name in lacking} - {""})
+        remarks.append(f"no value: {_names(lacking)}" + (f" ({'; '.join(why)})" if why else ""))
+    if verdict == REPRODUCED and (found.as_control or found.uncontrolled):
+        verdict = INCONCLUSIVE
+        if found.as_control:
+            whose = "" if len(known) == 1 else f" on {_names(found.as_control)}"
+            remarks.append(f"the control does as well{whose}")
+        else:
+            remarks.append("its control was not run")
+    if known is not asked:
+        remarks.append(f"one of the {claim.repeats} each: judged by the mean over {claim.units}")
+    elif len(known) > 1:
+        remarks.append(f"held on {len(found.held)} of {len(known)}; decisive: {worst}")
+    least = min((unit.count for unit in asked.values()), default=0)
+    how = []
+    if least:
+        number = len(asked) if known is not asked else least
+        how.append(f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}")
+    if found.undecided and verdict == INCONCLUSIVE:
+        how.append(_remedy(claim, known[worst], repeats))
+    power = "; ".join(filter(None, [*how, power]))
+    return _row(
+        claim, span, control, power, verdict, "; ".join([*remarks, *filter(None, [detail])])
+    )
+
+
+def _row(
+    claim: Claim, span: Span, control: str, power: str, verdict: str, detail: str
+) -> dict[str, Any]:
     return {
-        "claim": claim,
-        "source": f"SR26 {source}",
-        "statistic": statistic,
-        "value": value,
-        "threshold": threshold,
+        "group": claim.group,
+        "claim": claim.claim,
+        "source": f"SR26 {claim.source}",
+        "statistic": claim.statistic,
+        **span._asdict(),
+        "threshold": claim.threshold,
+        "control": f"{claim.control}: {control}" if control else claim.control,
+        "power": power,
         "verdict": verdict,
         "detail": detail,
     }

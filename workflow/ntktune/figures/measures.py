@@ -103,3 +103,8 @@ def kinds(metrics: pd.DataFrame, column: str = "kind") -> dict[str, str]:
 def nearest_size(sizes: pd.Series, n: int) -> int:
     """Return the size of the grid that is nearest to ``n``, the smaller of two."""
     return min(sorted(set(sizes)), key=lambda size: abs(size - n))
+
+
+def learned(metrics: pd.DataFrame) -> bool:
+    """Return whether some training of a task's largest size went beyond step 0."""
+    return bool((metrics.loc[metrics["n"] == metrics["n"].max(), "best_step"] > 0).any())

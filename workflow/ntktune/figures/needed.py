@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ntktune.figures.measures import gains
-from ntktune.figures.rates import interval, resampled_curves
+from ntktune.figures.rates import by_seed
+from ntktune.intervals import LEVEL, half_width
 
 SHARE = 0.95
 
@@ -49,27 +50,63 @@ def reached_sizes(sizes: np.ndarray, means: np.ndarray, share: float = SHARE) ->
     return np.where(best > 0, reached, np.nan)
 
 
-def needed_size(
-    metrics: pd.DataFrame, resamples: int, random: np.random.Generator
-) -> dict[str, Any]:
+def needed_interval(
+    sizes: np.ndarray,
+    curves: np.ndarray,
+    shared: float = 0.0,
+    level: float = LEVEL,
+    share: float = SHARE,
+) -> tuple[float, float]:
+    """Return the interval of the size where a task reaches a share of its best score.
+
+    Between two sizes a seed's score is a line in log n, as in :func:`reached_sizes`. The interval
+    goes from the first n whose mean score may be the share of the best one, by the t-interval of
+    their difference over seeds, to the first from which on it surely is more.
+
+    Parameters
+    ----------
+    sizes, share
+        As for :func:`reached_sizes`.
+    curves
+        Scores, shape (seeds, S).
+    shared, level
+        See :func:`ntktune.intervals.half_width`.
+
+    Returns
+    -------
+    tuple
+        Lowest and highest n. The highest is infinite where no size tried is surely enough.
+        NaN with one seed, or with a missing value.
+    """
+    tried = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), 1001)
+    lines = np.stack([np.interp(tried, np.log(sizes), curve) for curve in curves])  # (seeds, n)
+    above = lines - share * curves[:, [curves.mean(axis=0).argmax()]]
+    half = half_width(above, shared, level)
+    if np.isnan(half).any():
+        return np.nan, np.nan
+    maybe, unsure = above.mean(axis=0) + half >= 0, above.mean(axis=0) - half < 0
+    last = len(tried) - unsure[::-1].argmax() if unsure.any() else 0
+    low = np.exp(tried[maybe.argmax()]) if maybe.any() else sizes[-1]
+    return float(low), float(np.exp(tried[last])) if last < len(tried) else np.inf
+
+
+def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL) -> dict[str, Any]:
     """Return how many labelled examples reach 95 % of a task's best score.
 
     Parameters
     ----------
     metrics
         Rows of one task: ``metric``, ``n``, ``seed``, that metric and its baseline.
-    resamples
-        Bootstrap samples of the seeds.
-    random
-        Source of randomness.
+    shared, level
+        See :func:`ntktune.intervals.half_width`.
 
     Returns
     -------
     dict
         ``needed``, see :func:`reached_sizes`, of the mean over seeds (NaN with one size);
-        ``needed_low``, ``needed_high``, the 95 % percentile interval of the bootstrap over
-        seeds (NaN with one seed); ``best_gain``, the highest mean gain over the sizes tried, and
-        ``best_size``, where it is. ``needed_bound`` says what it bounds: ``most`` where the
+        ``needed_low``, ``needed_high``, see :func:`needed_interval` (NaN with one
+        seed); ``best_gain``, the highest mean gain over the sizes tried, and ``best_size``, where
+        it is. ``needed_bound`` says what it bounds: ``most`` where the
         smallest size reaches that much already, ``least`` where the best is at the largest
         size, so that more examples may reach more; else "".
     """
@@ -81,11 +118,10 @@ def needed_size(
     means = points.groupby("n")["gain"].mean()
     sizes = means.index.to_numpy()
     needed = float(reached_sizes(sizes, means.to_numpy()[None])[0])
-    _, curves = resampled_curves(points, resamples, random)
     found = {"best_gain": means.max(), "best_size": int(means.idxmax()), "needed": needed}
     if np.isnan(needed):
         return unknown | found
-    found["needed_low"], found["needed_high"] = interval(reached_sizes(sizes, curves))
+    found["needed_low"], found["needed_high"] = needed_interval(*by_seed(points), shared, level)
     if needed == sizes[0]:
         found["needed_bound"] = "most"
     elif found["best_size"] == sizes[-1]:

@@ -1,7 +1,8 @@
 """Negated task vectors: the two coefficients that are reported."""
 
-import numpy as np
 import pandas as pd
+
+from ntktune.merges import full_coefficient
 
 
 def negated_fully(negated: pd.DataFrame) -> pd.DataFrame:
@@ -13,12 +14,8 @@ def negated_fully(negated: pd.DataFrame) -> pd.DataFrame:
         ``target``, ``part``, ``coefficient`` and more.
     """
     test = negated[negated["part"] == "test"]
-    wanted = []
-    for _, own in test.groupby("target", sort=False):
-        is_one = np.isclose(own["coefficient"].astype(float), 1.0)
-        largest = own["coefficient"] == own["coefficient"].max()
-        wanted.append(own[is_one if is_one.any() else largest])
-    return pd.concat(wanted) if wanted else test
+    full = test.groupby("target")["coefficient"].agg(full_coefficient)
+    return test[test["coefficient"] == test["target"].map(full)]
 
 
 def negated_as_chosen(negated: pd.DataFrame) -> pd.DataFrame:

@@ -31,9 +31,9 @@ def _draw_points(
         bars = {}
         for side, name, stem in (("xerr", x, x_stem), ("yerr", y, y_stem)):
             low, high = row[f"{stem}_low"], row[f"{stem}_high"]
-            if np.isfinite([low, high]).all():
-                # a percentile interval need not hold the value itself
-                bars[side] = [[max(row[name] - low, 0.0)], [max(high - row[name], 0.0)]]
+            ends = [max(row[name] - low, 0.0), max(high - row[name], 0.0)]
+            if np.isfinite(low):  # an interval may have no upper end
+                bars[side] = [[end if np.isfinite(end) else 0.0] for end in ends]
         marker, color = looks[row["task"]]
         found[row["task"]] = axes.errorbar(
             [row[x]],
@@ -72,7 +72,8 @@ def prediction_figure(
     Figure
         Left: the learning curve's exponent against a/(a+1), and where they would be equal.
         Right: the examples that reach 95 % of the best score against a. Bars are 95 %
-        intervals; a task without both numbers is left out.
+        intervals, without their upper part where they have no upper end; a task without both
+        numbers is left out.
 
     Raises
     ------

@@ -11,12 +11,19 @@ import numpy as np
 import pandas as pd
 
 from ntktune.figures.measures import with_error
+from ntktune.intervals import LEVEL, half_width
 
 EXCESS, PLAIN, RATE = "MSE − label noise", "MSE", "error rate"
 # Three numbers are fitted: with fewer sizes the floor is not, and E is 0.
 LEAST_SIZES = 4
-LEAST_FINITE = 0.95  # of the bootstrap samples, for an interval
 EXPONENTS = np.linspace(0.005, 3.0, 600)
+# column → range of ranks that the decay is fitted over instead of 1..n
+SENSITIVITY = {
+    "exponent_2_to_n": "2..n",
+    "exponent_1_to_half": "1..n/2",
+    "exponent_middle": "n/10..9n/10",
+}
+RANGES = ("1..n", *SENSITIVITY.values())
 
 
 def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -56,38 +63,17 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     return points, facts
 
 
-def resampled_curves(
-    points: pd.DataFrame, resamples: int, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean curves of bootstrap samples of the seeds.
-
-    All sizes of a seed are drawn together: its subsets are nested.
+def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sizes, ascending, (S,), and each seed's values, (seeds, S), NaN where missing.
 
     Parameters
     ----------
     points
         ``n``, ``seed`` and one further column, the value.
-    resamples, random
-        Number of samples, and the source of randomness.
-
-    Returns
-    -------
-    sizes : numpy.ndarray
-        (S,), ascending.
-    means : numpy.ndarray
-        (resamples, S); NaN in samples without a value at some size, and everywhere if
-        there are fewer than two seeds.
     """
     values = next(name for name in points.columns if name not in ("n", "seed"))
-    table = points.pivot(index="seed", columns="n", values=values)  # (seeds, S)
-    there = table.notna().to_numpy(dtype=float)
-    count = len(table)
-    if count < 2:
-        return table.columns.to_numpy(), np.full((resamples, table.shape[1]), np.nan)
-    times = random.multinomial(count, np.full(count, 1 / count), size=resamples)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where no seed of a sample has the size
-        means = (times @ table.fillna(0.0).to_numpy()) / (times @ there)
-    return table.columns.to_numpy(), means
+    table = points.pivot(index="seed", columns="n", values=values)
+    return table.columns.to_numpy(), table.to_numpy()
 
 
 def floor_fits(
@@ -166,30 +152,55 @@ def curve_exponents(
     return -(y @ x) / (x @ x), nothing
 
 
-def resampled_exponents(
-    points: pd.DataFrame, resamples: int, random: np.random.Generator
-) -> np.ndarray:
-    """Return the exponent in bootstrap samples of the seeds, (resamples,).
+def exponent_interval(
+    sizes: np.ndarray,
+    curves: np.ndarray,
+    scale: np.ndarray,
+    shared: float = 0.0,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Return the interval of the exponent b of E + B n^−b, from few seeds' curves.
 
-    See :func:`curve_exponents` and :func:`resampled_curves`.
+    If b is the exponent, the mean of any combination of errors that is orthogonal to 1 and n^−b
+    is zero, whatever E and B are. Of these combinations one changes most with b. The interval
+    holds each b for which the seeds' values of it have a t-interval that holds zero: so its
+    coverage is that of :func:`ntktune.intervals.half_width`, with no bias from the fit.
+
+    Parameters
+    ----------
+    sizes
+        n, shape (S,).
+    curves
+        Errors, shape (seeds, S). Below :data:`LEAST_SIZES` sizes E is 0, as in the fit.
+    scale
+        What a size's deviation is measured in, shape (S,).
+    shared, level
+        See :func:`ntktune.intervals.half_width`.
+
+    Returns
+    -------
+    tuple
+        The lowest and the highest such b: at an end of the range that is tried, the interval
+        may go on. NaN with one seed, with a missing value, or where no b fits.
     """
-    sizes, means = resampled_curves(points, resamples, random)
-    return curve_exponents(sizes, means, points.groupby("n")["error"].mean().to_numpy())[0]
-
-
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of bootstrap samples.
-
-    NaN if more than a twentieth of them has no value: what is left says too little.
-    """
-    if np.mean(np.isfinite(samples)) < LEAST_FINITE:
-        return np.nan, np.nan
-    low, high = np.nanquantile(samples, [0.025, 0.975])
-    return float(low), float(high)
+    floor = len(sizes) >= LEAST_SIZES
+    tried = EXPONENTS if floor else np.linspace(-EXPONENTS[-1], EXPONENTS[-1], 1201)
+    logs = np.log(sizes / sizes[0])
+    shapes = np.exp(-tried[:, None] * logs) / scale  # (b, S)
+    known = np.stack([shapes, np.broadcast_to(1 / scale, shapes.shape)][: 1 + floor], axis=2)
+    span, _ = np.linalg.qr(known)  # (b, S, 1 or 2)
+    change = shapes * logs
+    change = change - np.einsum("bsk,bk->bs", span, np.einsum("bsk,bs->bk", span, change))
+    values = (curves / scale) @ change.T  # (seeds, b)
+    mean, half = values.mean(axis=0), half_width(values, shared, level)
+    # seeds that agree to the last digit leave an interval between two exponents that are tried
+    crossed = np.append(np.diff(np.sign(mean)) != 0, False) & np.isfinite(half)
+    inside = tried[crossed | (np.abs(mean) <= half)]
+    return (float(inside[0]), float(inside[-1])) if len(inside) else (np.nan, np.nan)
 
 
 def measured_exponent(
-    metrics: pd.DataFrame, resamples: int, random: np.random.Generator
+    metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL
 ) -> dict[str, Any]:
     """Return the exponent of one task's learning curve, with its uncertainty.
 
@@ -197,21 +208,21 @@ def measured_exponent(
     ----------
     metrics
         As for :func:`curve_points`.
-    resamples
-        Bootstrap samples of the seeds.
-    random
-        Source of randomness.
+    shared
+        Mean share of labelled examples that two seeds have in common.
+    level
+        Coverage of the interval.
 
     Returns
     -------
     dict
         ``measured_exponent``, b of E + B n^−b fitted to the mean errors, and ``floor``, E
         above the labels' noise where that is known (see :func:`curve_exponents`).
-        ``measured_low``, ``measured_high``, the :func:`interval` of the bootstrap over seeds
-        (NaN with one seed). ``slope_exponent``, minus the ordinary least squares slope of log error
-        on log n over all (n, seed), as if there were no floor, and ``slope_stderr``, its
-        standard error. ``sizes``, ``seeds``, the facts of :func:`curve_points`, and
-        ``reason``, why a number is missing ("" if none is).
+        ``measured_low``, ``measured_high``: :func:`exponent_interval` over seeds, for the test
+        rows at hand (NaN with one seed). ``slope_exponent``, minus the ordinary
+        least squares slope of log error on log n over all (n, seed), as if there were no floor,
+        and ``slope_stderr``, its standard error. ``sizes``, ``seeds``, the facts of
+        :func:`curve_points`, and ``reason``, why a number is missing ("" if none is).
     """
     points, facts = curve_points(metrics)
     sizes, seeds = points["n"].nunique(), points["seed"].nunique()
@@ -235,14 +246,16 @@ def measured_exponent(
     means = points.groupby("n")["error"].mean()
     fit = curve_exponents(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
     found["measured_exponent"], found["floor"] = (float(values[0]) for values in fit)
-    samples = resampled_exponents(points, resamples, random)
-    found["measured_low"], found["measured_high"] = interval(samples)
+    ends = exponent_interval(*by_seed(points), means.to_numpy(), shared, level)
+    # where E must not be negative, the fit may lie beyond what the seeds alone say
+    found["measured_low"] = min(ends[0], found["measured_exponent"])
+    found["measured_high"] = max(ends[1], found["measured_exponent"])
     if found["measured_exponent"] >= EXPONENTS[-1]:
         found["reason"] = f"the exponent is at the largest that is tried, {EXPONENTS[-1]:g}"
     elif found["measured_exponent"] == 0:
         found["reason"] = "the error does not fall with n"
     elif seeds < 2:
         found["reason"] = "an interval needs two seeds"
-    elif np.isnan(found["measured_low"]):
-        found["reason"] = "too many bootstrap samples of the seeds have no exponent"
+    elif np.isnan(ends[0]):
+        found["reason"] = "no exponent fits the seeds' curves, or a seed lacks a size"
     return facts | found

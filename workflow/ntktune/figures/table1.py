@@ -8,19 +8,14 @@ import pandas as pd
 
 from ntktune.figures.measures import kinds
 from ntktune.figures.needed import needed_size
-from ntktune.figures.rates import measured_exponent
-from ntktune.seeds import generator
-
-# column → range of ranks that the decay is fitted over instead of 1..n
-SENSITIVITY = {
-    "exponent_2_to_n": "2..n",
-    "exponent_1_to_half": "1..n/2",
-    "exponent_middle": "n/10..9n/10",
-}
+from ntktune.figures.rates import SENSITIVITY, measured_exponent
+from ntktune.intervals import shared_rows
 
 
 def decay_table(
-    summaries: Sequence[Mapping[str, Any]], metrics: pd.DataFrame, seed: int, resamples: int
+    summaries: Sequence[Mapping[str, Any]],
+    metrics: pd.DataFrame,
+    orders: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
     """Return Table 1: one row per task.
 
@@ -30,18 +25,19 @@ def decay_table(
         The spectrum's summaries, one per task.
     metrics
         Fine-tuning metrics, one row per task, size and seed.
-    seed
-        The study's root seed.
-    resamples
-        Bootstrap samples of the seeds, for the measured exponent's interval.
+    orders
+        Task → the order in which each seed takes training rows, (seeds, rows): a sample of n
+        is the first n.
 
     Returns
     -------
     DataFrame
-        ``task``, ``kind``, ``metric``; of the kernel ``n``, ``draws``, ``exponent`` a with
-        ``_sd`` over draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``,
-        the exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
-        interval (eq 30), no interval for one draw; and of the learning curve what
+        ``task``, ``kind``, ``metric``; of the kernel ``n``, ``draws``, ``shared_draws`` (mean
+        share of rows that two draws have in common, which widens intervals), ``exponent`` a with ``_sd`` over
+        draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the
+        exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
+        interval (eq 30), no interval for one draw; and of the learning curve ``shared_seeds``,
+        the share that two seeds' largest samples have in common, and what
         :func:`ntktune.figures.rates.measured_exponent` and
         :func:`ntktune.figures.needed.needed_size` return.
     """
@@ -49,17 +45,14 @@ def decay_table(
     rows = []
     for summary in summaries:
         task = summary["task"]
-        exponent, rate = dict(summary["exponent"]), dict(summary["predicted_rate"])
-        if summary["draws"] < 2:
-            # resampling one draw gives an interval without width, which is no knowledge
-            for interval in (exponent, rate):
-                interval["low"] = interval["high"] = np.nan
+        exponent, rate = summary["exponent"], summary["predicted_rate"]
         row = {
             "task": task,
             "kind": kind.get(task, ""),
             "metric": metric.get(task, ""),
             "n": summary["n"],
             "draws": summary["draws"],
+            "shared_draws": summary["shared"],
             "exponent": exponent["mean"],
             "exponent_sd": exponent["sd"],
             "exponent_low": exponent["low"],
@@ -75,10 +68,10 @@ def decay_table(
             "predicted_high": rate["high"],
         }
         if task in kind:
-            random = generator(seed, "figures.bootstrap", task)
             mine = metrics[metrics["task"] == task]
-            row |= measured_exponent(mine, resamples, random)
-            row |= needed_size(mine, resamples, generator(seed, "figures.bootstrap", task))
+            shared = shared_rows(orders[task][:, : mine["n"].max()])
+            row |= {"shared_seeds": shared} | measured_exponent(mine, shared)
+            row |= needed_size(mine, shared)
         else:
             row["reason"] = "the task was not fine-tuned"
         rows.append(row)

@@ -23,13 +23,15 @@ def rules_table(rules: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
         standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and
         ``_error_sd`` over seeds (NaN of one);
         ``ridge_lowest``, the lowest test error along ridge with λ = 1/η, the oracle's
-        counterpart; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows
+        counterpart; ``never_error``, that at the end of descent's path, as if nothing stopped
+        it; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows
         at descent's best t >= 1 (SR26 eq 27).
     """
     table = []
     for (task, n), own in rules.groupby(["task", "n"], sort=False):
         path = paths[(paths["task"] == task) & (paths["n"] == n)]
         best = path.loc[path.groupby("seed")["error_descent"].idxmin()]
+        last = path.loc[path.groupby("seed")["eta"].idxmax()]
         row = {
             "task": task,
             "kind": own["kind"].iloc[0],
@@ -51,6 +53,7 @@ def rules_table(rules: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
                 path.groupby("seed")["error_ridge"].min(),
                 own.groupby("seed")["start_error"].first(),
             ).mean(),
+            "never_error": last["error_descent"].mean(),
             "ridge_distance": best["distance_test"].mean(),
         }
         table.append(row)

@@ -59,11 +59,12 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
         K_t; NaN for a gap of a network that did not move. ``start_exponent``, that of K_0;
         ``start_error``; ``linear_error`` (f_lin at AdamW's weights), ``ridge_error`` (kernel
         ridge at the hold-out's λ), ``ridge_network_error`` and ``ridge_gap`` (the network at
-        θ_P + Δ̂): squared errors of standardised scores, or error rates. ``gain_recovered``,
-        the share of the fall of AdamW's test loss (squared, or logistic) that its
-        linearisation has too; NaN where the loss does not fall. In steps of gradient descent
-        with ``step_size``: ``theory``, ``operator_crossing``, ``operator_minimiser`` (NaN where
-        the drift is not known so far in some seed), ``kernel_holdout``, ``network_holdout``
+        θ_P + Δ̂): squared errors of standardised scores, or error rates. ``gain``, the fall of
+        AdamW's test loss (squared, or logistic) as a share of that at the start, and
+        ``gain_recovered``, the share of the fall that its linearisation has too; NaN where
+        the loss does not fall. In steps of gradient descent with ``step_size``:
+        ``theory``, ``operator_crossing``, ``operator_minimiser`` (NaN where the drift is not known
+        so far in some seed), ``kernel_holdout``, ``network_holdout``
         and ``network_steps``; ``network_turned``, whether its hold-out loss was lowest before
         the last step, in all seeds.
     """
@@ -90,6 +91,7 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
             "start_exponent": adamw["start_exponent"].mean(),
             "start_error": adamw["start_error"].mean(),
             "linear_error": adamw["error_linear"].mean(),
+            "gain": _share(start - tuned, start),
             "gain_recovered": _share(start - linear, start - tuned),
             "ridge_error": solution["error_ridge"].mean(),
             "ridge_network_error": solution["error_network"].mean(),

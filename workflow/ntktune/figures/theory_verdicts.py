@@ -5,84 +5,80 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
-from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, listed
-from ntktune.figures.measures import gains
+from ntktune.figures.claims import (
+    SIMULATED,
+    STILL,
+    Claim,
+    Given,
+    Sample,
+    Span,
+    judge,
+    listed,
+    ratio_sample,
+)
+from ntktune.figures.measures import gains, learned
+from ntktune.intervals import LEVEL
 
 MOST_OVER_HINDSIGHT = 1.25
 MOST_APART = 0.05
 MOST_GAP = 0.1
 MOST_DRIFT = 0.1
 LEAST_RECOVERED = 0.5
+LEAST_GAIN = 0.05  # of the loss at the start: less is no gain to have a share of
 LEAST_KERNEL_SHARE = 0.9
 MOST_TIMES_APART = 2.0
 MOST_EXPONENT_APART = 0.03
 MOST_UNCERTAIN = 0.15
-# for a bound, and for an exact power
-WIDTH_RULES = (
-    "each start's 95 % interval at or below −1/2; not reproduced if one lies above",
-    f"each start's 95 % interval holds −1/2, half its width {MOST_UNCERTAIN} at most (ours)",
-)
+NOT_SAMPLED = "no kernel of a training sample and the test rows"
+NOT_WATCHED = "no task was watched (theory.tasks)"
 
 
-def _judged(
-    claim: str,
-    source: str,
-    statistic: str,
-    values: Mapping[str, float],
-    worst: Callable,
-    threshold: str,
-    holds: Callable[[float], bool],
-    detail: str,
-    missing: str,
-) -> dict[str, Any]:
-    """Return the verdict on a claim that must hold for every task.
+def by_seed(
+    table: Callable[..., pd.DataFrame], first: pd.DataFrame, *others: pd.DataFrame
+) -> pd.DataFrame:
+    """Return what a table would be for each seed on its own, with the column ``seed``.
 
     Parameters
     ----------
-    values
-        Task → its value; NaN where it has none.
-    worst
-        ``max`` or ``min``: which value is the statistic.
-    holds
-        Whether the claim holds for that value.
-    detail
-        What follows the tasks' values.
-    missing
-        The detail where no task has a value.
+    table
+        :func:`~ntktune.figures.table5.rules_table` or
+        :func:`~ntktune.figures.table6.linear_table`.
+    first, others
+        Its arguments, each with the column ``seed``; without rows where a study has none.
     """
-    known = {task: value for task, value in values.items() if np.isfinite(value)}
-    if not known:
-        return claim_row(claim, source, statistic, np.nan, threshold, UNTESTED, missing)
-    value = worst(known.values())
-    verdict = REPRODUCED if holds(value) else FAILED
-    rest = f"; not known: {', '.join(t for t in values if t not in known)}"
-    return claim_row(
-        claim,
-        source,
-        statistic,
-        value,
-        threshold,
-        verdict,
-        f"by task: {listed(known)}" + (rest if len(known) < len(values) else "") + detail,
-    )
+    found = [
+        table(own, *(other[other["seed"] == seed] for other in others)).assign(seed=seed)
+        for seed, own in first.groupby("seed")
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _at_most(bound: float) -> tuple[Callable, str, Callable[[float], bool]]:
-    """Return ``worst``, ``threshold`` and ``holds`` of :func:`_judged` for a bound of ours."""
-    return max, f"≤ {bound:g} (ours)", lambda value: value <= bound
+def _units(rows: pd.DataFrame, made: Callable[[pd.DataFrame], Sample]) -> dict[str, Sample]:
+    """Return the unit of each task; of each task and size where those have two seeds or more."""
+    if rows.empty:
+        return {}
+    sizes = rows["n"].nunique() > 1 and rows["seed"].nunique() > 1
+    if sizes:
+        groups = rows.groupby(["task", "n"], sort=False)
+        return {f"{task}, n = {n}": made(own) for (task, n), own in groups}
+    return {task: made(own) for task, own in rows.groupby("task", sort=False)}
 
 
-def _largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Return each task's row of the largest n, by task."""
-    return (
-        table.sort_values("n", kind="stable").drop_duplicates("task", keep="last").set_index("task")
-    )
+def _worst_cell(rows: pd.DataFrame, values: pd.Series) -> str:
+    """Return the largest of a column's values, with its task and size."""
+    worst = rows.loc[values.idxmax()]
+    return f"largest single one {values.max():.3g} ({worst['task']}, n = {worst['n']})"
 
 
-def _by_task(values: pd.Series) -> dict[str, float]:
-    """Return task → value of a column of a table with the index ``task``."""
-    return values.astype(float).to_dict()
+def _numbers(own: pd.DataFrame, *names: str) -> list[np.ndarray]:
+    return [own[name].to_numpy(dtype=float) for name in names]
+
+
+def _seed_means(own: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+    """Return the mean over sizes of a value, per seed."""
+    return pd.Series(values).groupby(own["seed"].to_numpy()).mean().to_numpy()
 
 
 def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
@@ -91,24 +87,32 @@ def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
     Parameters
     ----------
     rules
-        Table 5.
+        Table 5 of each seed. All sizes count.
     """
-    own = _largest(rules)
-    ratios = {
-        rule: own[f"{rule}_error"] / own["oracle_error"] for rule in ("theory", "holdout", "sure")
-    }
-    others = "; mean ratio of the hold-out {:.3g}, of SURE {:.3g}".format(
-        ratios["holdout"].mean(), ratios["sure"].mean()
+    claim = Claim(
+        claim="In the kernel model the theory's stopping time is nearly as good as hindsight",
+        source="sections 3.5 and 6.1, eqs 10-11",
+        statistic="largest ratio of the test error at T̂_max to the lowest along the path",
+        bound=MOST_OVER_HINDSIGHT,
+        side="≤",
+        control="never stopping, mean ratio",
     )
-    return _judged(
-        "In the kernel model the theory's stopping time is nearly as good as hindsight",
-        "sections 3.5 and 6.1, eqs 10-11",
-        "largest ratio over tasks of the test error at T̂_max to the lowest along the path",
-        _by_task(ratios["theory"]),
-        *_at_most(MOST_OVER_HINDSIGHT),
-        others,
-        "no kernel of a training sample and the test rows",
-    )
+
+    def made(own: pd.DataFrame) -> Sample:
+        theory, oracle, never = (np.log(values) for values in _numbers(own, *columns))
+        return Sample(
+            _seed_means(own, theory - oracle), _seed_means(own, never - theory), scale=np.exp
+        )
+
+    columns = ("theory_error", "oracle_error", "never_error")
+    control = detail = ""
+    if len(rules):
+        ratio = {name: rules[name] / rules["oracle_error"] for name in columns}
+        better = int((ratio["never_error"] < ratio["theory_error"]).sum())
+        control = f"{np.exp(np.log(ratio['never_error']).mean()):.3g}"
+        control += f"; better than T̂_max in {better} of {len(rules)}"
+        detail = _worst_cell(rules, ratio["theory_error"])
+    return judge(claim, _units(rules, made), control, detail, missing=NOT_SAMPLED)
 
 
 def stopping_is_ridge(rules: pd.DataFrame) -> dict[str, Any]:
@@ -117,119 +121,188 @@ def stopping_is_ridge(rules: pd.DataFrame) -> dict[str, Any]:
     Parameters
     ----------
     rules
-        Table 5.
+        Table 5 of each seed.
     """
-    own = _largest(rules)
-    return _judged(
-        "Early-stopped gradient descent is as good as kernel ridge regression",
-        "eqs 27-28",
-        "largest relative difference over tasks of their lowest test errors along the path",
-        _by_task((own["ridge_lowest"] / own["oracle_error"] - 1).abs()),
-        *_at_most(MOST_APART),
-        "; ‖f_t − f_ridge‖/‖f_t − f_0‖ with λ = 1/η_t where descent is at its best: "
-        + listed(_by_task(own["ridge_distance"])),
-        "no kernel of a training sample and the test rows",
+    claim = Claim(
+        claim="Early-stopped gradient descent is as good as kernel ridge regression",
+        source="eqs 27-28",
+        statistic="largest relative difference of their lowest test errors along the path",
+        bound=MOST_APART,
+        side="≤",
+        control="never stopping, mean difference",
     )
+
+    def made(own: pd.DataFrame) -> Sample:
+        oracle, ridge, never = _numbers(own, "oracle_error", "ridge_lowest", "never_error")
+        apart = np.abs(ridge / oracle - 1)
+        return Sample(_seed_means(own, apart), _seed_means(own, np.abs(never / oracle - 1) - apart))
+
+    control = detail = ""
+    if len(rules):
+        control = f"{(rules['never_error'] / rules['oracle_error'] - 1).abs().mean():.3g}"
+        detail = _worst_cell(rules, (rules["ridge_lowest"] / rules["oracle_error"] - 1).abs())
+        detail += "; predictions ‖f_t − f_ridge‖/‖f_t − f_0‖ where descent is best: mean "
+        detail += f"{rules['ridge_distance'].mean():.3g}"
+    return judge(claim, _units(rules, made), control, detail, missing=NOT_SAMPLED)
+
+
+def _moved(own: pd.DataFrame, method: str) -> str:
+    """Return why trainings say nothing: "" where all of them left their start."""
+    return "" if (own[f"{method}_distance"].astype(float) > 0).all() else STILL
+
+
+def _means(linear: pd.DataFrame, column: str) -> str:
+    """Return a column's means by task."""
+    return listed(linear.groupby("task", sort=False)[column].mean().astype(float).to_dict())
+
+
+def _gap(
+    claim: Claim, linear: pd.DataFrame, column: str, method: str | None, detail: str
+) -> dict[str, Any]:
+    """Return the verdict on a distance relative to how far the network went being small."""
+
+    def made(own: pd.DataFrame) -> Sample:
+        (gap,) = _numbers(own, column)
+        gone = _moved(own, method) if method else ""
+        with np.errstate(divide="ignore"):
+            return Sample(np.log(gap), -np.log(gap), scale=np.exp, missing=gone)
+
+    control = "1 by definition"
+    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
 
 
 def network_at_ridge(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the network at θ_P + Δ̂ being the ridge prediction (table 6)."""
-    own = linear.set_index("task")
-    errors = "; test errors of network and ridge: " + ", ".join(
-        f"{task} {row.ridge_network_error:.3g} and {row.ridge_error:.3g}"
-        for task, row in own.iterrows()
+    """Return the verdict on the network at θ_P + Δ̂ being the ridge prediction."""
+    claim = Claim(
+        claim="The network at the ridge solution's weights predicts as ridge does",
+        source="eq 28",
+        statistic="largest ‖f_{θ_P+Δ̂} − f_ridge‖/‖f_ridge − f_P‖ over tasks, on test rows",
+        bound=MOST_GAP,
+        side="≤",
+        control="the pretrained network",
     )
-    return _judged(
-        "The network at the ridge solution's weights predicts as ridge does",
-        "eq 28",
-        "largest ‖f_{θ_P+Δ̂} − f_ridge‖/‖f_ridge − f_P‖ over tasks, on test rows",
-        _by_task(own["ridge_gap"]),
-        *_at_most(MOST_GAP),
-        errors,
-        "no task was watched (theory.tasks)",
-    )
+    detail = ""
+    if len(linear):
+        errors = (_means(linear, f"{name}_error") for name in ("ridge_network", "ridge"))
+        detail = "test errors of network: {}; of ridge: {}".format(*errors)
+    return _gap(claim, linear, "ridge_gap", None, detail)
 
 
 def stays_linear(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on fine-tuning staying near its linearisation (table 6)."""
-    own = linear.set_index("task")
-    plain = _by_task(own["descent_linear_gap"])
-    return _judged(
-        "Fine-tuning stays near the network linearised at its pretrained weights",
-        "Lemma 1, eq 14",
-        "largest ‖f − f_lin‖/‖f − f_P‖ over tasks, on test rows, at the hold-out's choice",
-        _by_task(own["adamw_linear_gap"]),
-        *_at_most(MOST_GAP),
-        "; with gradient descent instead of AdamW: " + listed(plain),
-        "no task was watched, or no training moved before the hold-out stopped it",
+    """Return the verdict on fine-tuning staying near its linearisation."""
+    claim = Claim(
+        claim="Fine-tuning stays near the network linearised at its pretrained weights",
+        source="Lemma 1, eq 14",
+        statistic="largest ‖f − f_lin‖/‖f − f_P‖ over tasks, test rows, at the hold-out's choice",
+        bound=MOST_GAP,
+        side="≤",
+        control="the pretrained network instead of the linearised one",
     )
+    detail = f"gradient descent: {_means(linear, 'descent_linear_gap')}" if len(linear) else ""
+    return _gap(claim, linear, "adamw_linear_gap", "adamw", detail)
 
 
 def kernel_stays(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the kernel hardly changing along fine-tuning (table 6)."""
-    own = linear.set_index("task")
-    more = "; with gradient descent: " + listed(_by_task(own["descent_drift"]))
-    more += "; alignment of K_t and K_0: " + listed(_by_task(own["adamw_alignment"]))
-    return _judged(
-        "The kernel hardly changes while the network is fine-tuned",
-        "eq 17",
-        "largest ‖K_t − K_0‖/‖K_0‖ over tasks, operator norm, at the hold-out's choice",
-        _by_task(own["adamw_drift"]),
-        *_at_most(MOST_DRIFT),
-        more,
-        "no task was watched (theory.tasks)",
+    """Return the verdict on the kernel hardly changing along fine-tuning.
+
+    A kernel that no training changed does so, too: the test loss must have fallen.
+    """
+    claim = Claim(
+        claim="The kernel hardly changes while the network is fine-tuned",
+        source="eq 17",
+        statistic="largest ‖K_t − K_0‖/‖K_0‖ over tasks, operator norm, at the hold-out's choice",
+        bound=MOST_DRIFT,
+        side="≤",
+        control="no training, without drift or gain; share of the test loss that training took",
     )
+
+    def made(own: pd.DataFrame) -> Sample:
+        drift, gain = _numbers(own, "adamw_drift", "gain")
+        with np.errstate(divide="ignore"):
+            return Sample(np.log(drift), gain, scale=np.exp, missing=_moved(own, "adamw"))
+
+    control = detail = ""
+    if len(linear):
+        control = _means(linear, "gain")
+        detail = f"gradient descent: {_means(linear, 'descent_drift')}; alignment of K_t and K_0: "
+        detail += _means(linear, "adamw_alignment")
+    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
 
 
 def linear_recovers(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the linearised network having most of fine-tuning's gain (table 6)."""
-    own = linear.set_index("task")
-    return _judged(
-        "The linearised network recovers more than half of fine-tuning's gain",
-        "Lemma 1; Malladi et al. 2023",
-        "smallest share over tasks of the test loss's fall that f_lin has too",
-        _by_task(own["gain_recovered"]),
-        min,
-        f"> {LEAST_RECOVERED}",
-        lambda value: value > LEAST_RECOVERED,
-        "",
-        "no watched task has a smaller test loss after fine-tuning",
+    """Return the verdict on the linearised network having most of fine-tuning's gain."""
+    claim = Claim(
+        claim="The linearised network recovers more than half of fine-tuning's gain",
+        source="Lemma 1; Malladi et al. 2023",
+        statistic="smallest share over tasks of the test loss's fall that f_lin has too",
+        bound=LEAST_RECOVERED,
+        side="≥",
+        control="the pretrained network",
+        ours=False,
     )
 
+    def made(own: pd.DataFrame) -> Sample:
+        gain, share = _numbers(own, "gain", "gain_recovered")
+        if _moved(own, "adamw"):
+            return Sample(np.array([]), missing=STILL)
+        if not (gain >= LEAST_GAIN).all():
+            lost = f"the test loss did not fall by {LEAST_GAIN:.0%}: no gain to recover"
+            return Sample(np.array([]), missing=lost)
+        return Sample(share, share)
 
-def kernel_is_as_good(untuned: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Any]:
+    detail = f"fall of the test loss: {_means(linear, 'gain')}" if len(linear) else ""
+    return judge(claim, _units(linear, made), "0 by definition", detail, missing=NOT_WATCHED)
+
+
+def _score(rows: pd.DataFrame) -> pd.Series:
+    """Return each seed's score in the task's metric, above what needs no learning."""
+    return pd.Series(gains(rows).to_numpy(), rows["seed"])
+
+
+def kernel_is_as_good(
+    untuned: pd.DataFrame, metrics: pd.DataFrame, shared: Mapping[str, float]
+) -> dict[str, Any]:
     """Return the verdict on kernel regression coming near fine-tuning.
 
     Parameters
     ----------
     untuned
-        Predictions without fine-tuning: ``task``, ``kind``, ``method``, ``n``, ``seed``,
-        ``pearson``, ``accuracy``, ``baseline_accuracy``.
+        Predictions without fine-tuning: ``task``, ``metric``, ``method``, ``n``, ``seed``, that
+        metric and its baseline.
     metrics
-        Fine-tuning's, the same columns but ``method``.
+        Fine-tuning's, the same columns but ``method``, and ``best_step``.
+    shared
+        Task → mean share of labelled examples that two seeds have in common.
     """
+    claim = Claim(
+        claim="Regression with the kernel comes within 10 % of fine-tuning",
+        source="section 3; Malladi et al. 2023",
+        statistic="smallest ratio over tasks of kernel ridge's test score to fine-tuning's",
+        bound=LEAST_KERNEL_SHARE,
+        side="≥",
+        control="a linear probe, ratio to fine-tuning",
+        ours=False,
+    )
+    units, probes = {}, {}
     ridge = untuned[untuned["method"] == "kernel-ridge"] if len(untuned) else untuned
-    shares = {}
     for task, own in ridge.groupby("task", sort=False):
         n = own["n"].max()
-        kernel = own[own["n"] == n]
-        tuned = metrics[
-            (metrics["task"] == task) & (metrics["n"] == n) & metrics["seed"].isin(kernel["seed"])
-        ]
-        reached = gains(tuned).mean()
-        shares[task] = gains(kernel).mean() / reached if reached > 0 else np.nan
-    return _judged(
-        "Regression with the kernel comes within 10 % of fine-tuning",
-        "section 3; Malladi et al. 2023",
-        "smallest ratio over tasks of kernel ridge's test score to fine-tuning's, same samples",
-        shares,
-        min,
-        f"≥ {LEAST_KERNEL_SHARE}",
-        lambda value: value >= LEAST_KERNEL_SHARE,
-        " (Pearson correlations, and accuracies above the majority's, at the largest n that a "
-        "kernel predicts)",
-        "no kernel predictions, or no score above 0",
-    )
+        kernel = _score(own[own["n"] == n])
+        runs = metrics[(metrics["task"] == task) & (metrics["n"] == n)]
+        runs = runs[runs["seed"].isin(kernel.index)]
+        tuned = _score(runs).loc[kernel.index].to_numpy()
+        if not learned(runs):
+            units[task] = Sample(np.array([]), missing=STILL)
+            continue
+        named = (untuned["task"] == task) & (untuned["method"] == "probe") & (untuned["n"] == n)
+        probe = _score(untuned[named]).reindex(kernel.index).to_numpy() if named.any() else None
+        kernel = kernel.to_numpy()
+        beyond = None if probe is None else kernel - probe
+        units[task] = ratio_sample(kernel, tuned, LEAST_KERNEL_SHARE, beyond, shared.get(task, 0.0))
+        if probe is not None and not units[task].missing:
+            probes[task] = np.mean(probe) / np.mean(tuned)
+    detail = "scores above what needs no learning, at the largest n that a kernel predicts"
+    return judge(claim, units, listed(probes), detail, missing="no kernel predictions")
 
 
 def _step(value: float) -> str:
@@ -237,30 +310,41 @@ def _step(value: float) -> str:
 
 
 def networks_own_stop(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the network's gradient descent stopping when theory says (table 6)."""
-    own = linear.set_index("task")
-    turned = own["network_turned"].astype(bool)
-    theory = own["theory"].astype(float).clip(lower=1)
-    network = own["network_holdout"].astype(float).clip(lower=1)
-    ratio = np.maximum(theory, network) / np.minimum(theory, network)
-    # a training that ended while its hold-out loss fell says how late the stop is at least
-    known = turned | (network > MOST_TIMES_APART * theory)
-    steps = "; T̂_max, T̂_op in both forms (– where the drift is not known so far) and the "
-    steps += "hold-out's stop, in steps: " + ", ".join(
-        f"{task} {row.theory:.3g}, {_step(row.operator_crossing)} and "
-        f"{_step(row.operator_minimiser)}, "
-        f"{'' if row.network_turned else '≥ '}{row.network_holdout:.3g}"
-        for task, row in own.iterrows()
+    """Return the verdict on the network's gradient descent stopping when theory says."""
+    claim = Claim(
+        claim="The theory's stopping time is that of the network's own gradient descent",
+        source="sections 3.5 and 6.1, eqs 10-11, 26",
+        statistic="largest factor over tasks between T̂_max and the hold-out's stop",
+        bound=MOST_TIMES_APART,
+        side="≤",
+        control="the last step, factor to the hold-out's stop",
     )
-    return _judged(
-        "The theory's stopping time is that of the network's own gradient descent",
-        "sections 3.5 and 6.1, eqs 10-11, 26",
-        "largest factor over tasks between T̂_max and the hold-out's stop",
-        _by_task(ratio.where(known)),
-        *_at_most(MOST_TIMES_APART),
-        steps,
-        "no task was watched, or every hold-out loss still fell at the last step" + steps,
-    )
+
+    def factors(own: pd.DataFrame) -> list[np.ndarray]:
+        names = ("theory", "network_holdout", "network_steps")
+        theory, stop, last = (np.log(np.clip(v, 1, None)) for v in _numbers(own, *names))
+        return [np.abs(theory - stop), last - stop]
+
+    def made(own: pd.DataFrame) -> Sample:
+        apart, at_last = factors(own)
+        # a training that ended while its hold-out loss fell says how late the stop is at least
+        known = own["network_turned"].astype(bool) | (
+            own["network_holdout"] > MOST_TIMES_APART * own["theory"].clip(lower=1)
+        )
+        lost = "" if known.all() else "the hold-out loss still fell at the last step"
+        return Sample(apart, at_last - apart, scale=np.exp, missing=lost)
+
+    control = detail = ""
+    if len(linear):
+        control = f"mean {np.exp(factors(linear)[1].mean()):.3g}"
+        steps = ", ".join(
+            f"{row.task} {row.theory:.3g} / {_step(row.operator_crossing)} / "
+            f"{_step(row.operator_minimiser)} / {'' if row.network_turned else '≥ '}"
+            f"{row.network_holdout:.3g}"
+            for row in linear.itertuples()
+        )
+        detail = f"T̂_max / T̂_op in both forms / the hold-out's stop, in steps: {steps}"
+    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
 
 
 def radius_exponent(radii: pd.DataFrame) -> dict[str, Any]:
@@ -271,32 +355,26 @@ def radius_exponent(radii: pd.DataFrame) -> dict[str, Any]:
     radii
         ``decay``, ``predicted``, ``measured``.
     """
-    apart = (radii["measured"] - radii["predicted"]).abs().max() if len(radii) else np.nan
-    numbers = ", ".join(
-        f"a = {r.decay:g}: {r.measured:.3f} ({r.predicted:.3f})" for r in radii.itertuples()
+    claim = Claim(
+        claim="For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
+        source="eqs 11 and 30",
+        statistic="largest distance of the measured exponent from −a/(a+1), n from 10⁴",
+        bound=MOST_EXPONENT_APART,
+        side="≤",
+        control="n^(−1/2) whatever a is, largest distance",
+        group=SIMULATED,
+        units="exponents",
+        ours=False,
     )
-    return claim_row(
-        "For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
-        "eqs 11 and 30",
-        "largest distance of the measured exponent from −a/(a+1), n from 10⁴",
-        apart,
-        f"≤ {MOST_EXPONENT_APART}",
-        UNTESTED if np.isnan(apart) else REPRODUCED if apart <= MOST_EXPONENT_APART else FAILED,
-        f"measured (predicted): {numbers}" if numbers else "it was not computed",
-    )
-
-
-def _width_verdict(own: pd.DataFrame, *, exactly: bool) -> str:
-    """Return the verdict on slopes over fine-tuning's starts; see :data:`WIDTH_RULES`."""
-    if exactly:
-        wide = (own["high"] - own["low"]) / 2 > MOST_UNCERTAIN
-        holds = (own["low"] <= -0.5) & (own["high"] >= -0.5)
-        if not holds.all():
-            return FAILED
-        return UNTESTED if wide.any() else REPRODUCED
-    if (own["low"] > -0.5).any():
-        return FAILED
-    return REPRODUCED if (own["high"] <= -0.5).all() else UNTESTED
+    units, control = {}, ""
+    if len(radii):
+        other = float((radii["measured"] + 0.5).abs().max())
+        apart = float((radii["measured"] - radii["predicted"]).abs().max())
+        exact = Span(apart, apart, apart)
+        units = {"all": Given(lambda _: exact, apart < other)}
+        control = f"{other:.3g}"
+    power = "computed without sampling"
+    return judge(claim, units, control, power=power, missing="it was not computed")
 
 
 def width_slopes(slopes: pd.DataFrame) -> list[dict[str, Any]]:
@@ -318,24 +396,32 @@ def width_slopes(slopes: pd.DataFrame) -> list[dict[str, Any]]:
             "eqs 14, 17-18",
         ),
     }
-    statistic = "flattest slope of its logarithm on log N, over fine-tuning's two starts"
     found = []
-    for quantity, (claim, source) in claims.items():
-        own = slopes[slopes["quantity"] == quantity]
-        tuned = own[own["phase"] != "pretraining"]
-        rule = WIDTH_RULES[quantity == "distance"]
-        if tuned.empty:
-            row = (np.nan, rule, UNTESTED, "no networks were trained")
-        else:
-            verdict = _width_verdict(tuned, exactly=quantity == "distance")
-            numbers = ", ".join(
-                f"{r.phase} {r.slope:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in own.itertuples()
-            )
-            detail = f"slopes: {numbers}; networks per slope: {own['networks'].iloc[0]}"
-            if verdict == UNTESTED:
-                detail = f"too uncertain for a verdict; {detail}"
-            row = (tuned["slope"].max(), rule, verdict, detail)
-        found.append(claim_row(claim, source, statistic, *row))
+    for quantity, (text, source) in claims.items():
+        claim = Claim(
+            claim=text,
+            source=source,
+            statistic="slope of its logarithm on log N, of the start that keeps the claim least",
+            bound=-0.5,
+            side="=" if quantity == "distance" else "≤",
+            tolerance=MOST_UNCERTAIN,
+            control="a quantity that does not change with the width, slope",
+            group=SIMULATED,
+            repeats="networks",
+            units="starts",
+            ours=quantity == "distance",
+        )
+        units = {}
+        own = slopes[(slopes["quantity"] == quantity) & (slopes["phase"] != "pretraining")]
+        for row in own.itertuples():
+
+            def span(level: float, row=row) -> Span:
+                free, half = row.networks - 2, (row.high - row.low) / 2
+                half *= stdtrit(free, (1 + level) / 2) / stdtrit(free, (1 + LEVEL) / 2)
+                return Span(row.slope, row.slope - half, row.slope + half)
+
+            units[row.phase] = Given(span, row.high < 0, count=row.networks)
+        found.append(judge(claim, units, "0", missing="no networks were trained"))
     return found
 
 
@@ -346,20 +432,20 @@ def theory_rows(
     metrics: pd.DataFrame,
     radii: pd.DataFrame,
     slopes: pd.DataFrame,
+    shared: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Return the verdicts on the theory, one dict per claim.
 
     Parameters
     ----------
     rules, linear
-        Tables 5 and 6; without rows where a study has none of it.
-    untuned, metrics
+        Tables 5 and 6 of each seed (:func:`by_seed`); without rows where a study has none.
+    untuned, metrics, shared
         See :func:`kernel_is_as_good`.
     radii, slopes
         See :func:`radius_exponent` and :func:`width_slopes`.
     """
     return [
-        radius_exponent(radii),
         stopping_is_near_hindsight(rules),
         networks_own_stop(linear),
         stopping_is_ridge(rules),
@@ -367,6 +453,7 @@ def theory_rows(
         stays_linear(linear),
         kernel_stays(linear),
         linear_recovers(linear),
-        kernel_is_as_good(untuned, metrics),
+        kernel_is_as_good(untuned, metrics, shared),
+        radius_exponent(radii),
         *width_slopes(slopes),
     ]

@@ -1,237 +1,240 @@
-"""The claims of Sun & Raskutti 2026 (SR26), each with its statistic on this study.
+"""The claims of Sun & Raskutti 2026 (SR26) about a study's own data, each with its verdict.
 
-Every claim is ``reproduced``, ``not reproduced`` or ``not tested`` by a rule that stands
-in the column ``threshold``. An order counts as reproduced only if it also holds in at
-least 95 % of bootstrap samples: of the kernel's draws, and of the fine-tuning's seeds.
+:mod:`ntktune.figures.claims` has the rule by which all are judged.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ntktune.figures.agreement import kendall_tau, resampled_means, share_in_agreement
-from ntktune.figures.claims import FAILED, REPRODUCED, UNTESTED, claim_row, listed
-from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
-from ntktune.figures.measures import curve, kinds, nearest_size, of_task, with_error
-from ntktune.figures.needed import SHARE, gain_points, reached_sizes
+from ntktune.figures.agreement import chance_of_order, order_span
+from ntktune.figures.claims import (
+    NOT_RUN,
+    STILL,
+    Claim,
+    Given,
+    Sample,
+    Span,
+    judge,
+    listed,
+    ratio_sample,
+)
+from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
+from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with_error
+from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.negations import negated_as_chosen, negated_fully
-from ntktune.figures.rates import RATE, curve_points, resampled_curves, resampled_exponents
+from ntktune.figures.rates import RANGES, RATE, measured_exponent
+from ntktune.intervals import LEVEL, half_width
 from ntktune.merges import FIXED, LEAST_KEPT, parts
-from ntktune.scores import share_reached
-from ntktune.seeds import generator
+from ntktune.scores import ERRORS, share_reached
 
 LEAST_R_SQUARED = 0.9
-LEAST_SHARE = 0.95
 MOST_COSINE = 0.1
 LEAST_NORMALISED = 0.9
 LEAST_TASKS = 3
+MOST_RATE_APART = 0.15
+MOST_CHANCE = 1 - LEVEL
 RTE = "rte"
-ORDER_RULE = f"τ > 0, and τ > 0 in ≥ {LEAST_SHARE:.0%} of bootstrap samples"
 # from the largest exponent to the smallest, as SR26 orders GPT-Neo-1.3B's
 PAPER_ORDERS = {
     "regression": {"semrel": "SemRel", "sts12": "STS-12", "stsb": "STS-B"},
     "classification": {"amazon": "Amazon", "mrpc": "MRPC", "rte": "RTE"},
 }
+Spans = Callable[[float], Span]  # coverage → value and interval
 
 
-def _order_verdict(tau: float, share: float, samples: str) -> tuple[str, str]:
-    """Return verdict and remark for the agreement of two orders, by :data:`ORDER_RULE`.
-
-    Parameters
-    ----------
-    tau
-        Kendall's τ of the means.
-    share
-        Share of bootstrap samples with τ > 0; NaN where there is nothing to resample.
-    samples
-        What is resampled, for the remark.
-    """
-    if np.isnan(tau):
-        return UNTESTED, "all values are equal, so they have no order"
-    if np.isnan(share):
-        if tau <= 0:
-            return FAILED, f"its uncertainty is unknown: that needs two {samples} per task"
-        return UNTESTED, f"the uncertainty of the order needs two {samples} per task"
-    if tau > 0 and share < LEAST_SHARE:
-        return FAILED, f"the order is the claimed one, but uncertain: τ > 0 in {share:.1%}"
-    return REPRODUCED if tau > 0 else FAILED, f"τ > 0 in {share:.1%} of bootstrap samples"
+def _rate(exponent: float) -> float:
+    """Return a/(a+1)."""
+    return exponent / (exponent + 1)
 
 
-def power_law(r_squared: Mapping[str, float]) -> dict[str, Any]:
+def power_law(fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> dict[str, Any]:
     """Return the verdict on the decay being a power law.
 
     Parameters
     ----------
-    r_squared
-        Task → mean R² over draws of the fit of log λ_k on log k.
+    fits
+        Task → its fits: ``draw``, ``range``, ``exponent``, ``r_squared``, ``exponential``.
+    shared
+        Task → mean share of rows that two draws have in common.
     """
-    worst = min(r_squared.values())
-    return claim_row(
-        "The kernel's eigenvalues decay as a power of their rank",
-        "eqs 29, 31-32; figures 4-9",
-        "smallest mean R² of the log-log fit over the tasks",
-        worst,
-        f"≥ {LEAST_R_SQUARED} (ours)",
-        REPRODUCED if worst >= LEAST_R_SQUARED else FAILED,
-        f"mean R² by task: {listed(r_squared)}",
+    claim = Claim(
+        claim="The kernel's eigenvalues decay as a power of their rank",
+        source="eqs 29, 31-32; figures 4-9",
+        statistic="smallest R² over tasks of log λ_k on log k, mean over draws",
+        bound=LEAST_R_SQUARED,
+        side="≥",
+        control="an exponential decay, R² of log λ_k on k",
+        repeats="draws",
     )
+    units, others, ranges = {}, {}, {}
+    for task, own in fits.items():
+        main = own[own["range"] == RANGES[0]]
+        r_squared, control = main["r_squared"].to_numpy(), main["exponential"].to_numpy()
+        units[task] = Sample(r_squared, r_squared - control, shared.get(task, 0.0))
+        others[task] = control.mean()
+        ranges[task] = own.groupby("range")["r_squared"].mean().min()
+    detail = f"smallest over ranges of ranks {min(ranges.values()):.3g}"
+    return judge(claim, units, listed(others), detail)
 
 
-def _decay_order(
-    kind: str,
-    what: str,
-    claim: str,
-    statistic: str,
-    exponents: Mapping[str, np.ndarray],
-    values: Mapping[str, float],
-    samples: Callable[[str], np.ndarray],
-    seed: int,
-    resamples: int,
-    sign: int = 1,
-) -> dict[str, Any]:
-    """Return the verdict on the order of decay exponents being that of something else.
-
-    Parameters
-    ----------
-    kind
-        ``"regression"`` or ``"classification"``: their errors do not compare.
-    what
-        What the values are, for the detail.
-    claim, statistic
-        What is claimed, and the statistic.
-    exponents
-        Task → its decay exponents, one per draw.
-    values
-        Task of that kind → the other value; NaN where it is unknown.
-    samples
-        Returns a task's values in bootstrap samples of the seeds, (resamples,).
-    seed, resamples
-        Root seed, and number of bootstrap samples.
-    sign
-        −1 if the claim is that the value falls with the exponent.
-    """
-    tasks = [t for t in exponents if np.isfinite(values.get(t, np.nan))]
-    if len(tasks) < LEAST_TASKS:
-        detail = f"{kind} tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
-        detail += " or more"
-        return claim_row(claim, "eq 30", statistic, np.nan, ORDER_RULE, UNTESTED, detail)
-    decay = np.array([exponents[t].mean() for t in tasks])
-    others = np.array([values[t] for t in tasks])
-    tau = kendall_tau(decay, sign * others)
-    drawn = np.stack([samples(t) for t in tasks], axis=1)  # (resamples, tasks)
-    share = np.nan
-    if all(len(exponents[t]) > 1 for t in tasks) and np.isfinite(drawn).any(axis=0).all():
-        decays = _resampled(exponents, tasks, seed, resamples)
-        share = share_in_agreement(decays, sign * drawn)
-    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
-    pairs = ", ".join(
-        f"{t} {a:.3g} and {b:.3g}" for t, a, b in zip(tasks, decay, others, strict=True)
-    )
-    detail = f"{remark}; decay exponent and {what} by task: {pairs}"
-    return claim_row(claim, "eq 30", statistic, tau, ORDER_RULE, verdict, detail)
+def _exponent_spans(
+    fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]
+) -> dict[str, Spans]:
+    """Return task → coverage → decay exponent over all ranks and its interval over draws."""
+    found = {}
+    for task, own in fits.items():
+        values = own.loc[own["range"] == RANGES[0], "exponent"].to_numpy()
+        found[task] = Sample(values, shared=shared.get(task, 0.0)).span
+    return found
 
 
-def _of_kind(metrics: pd.DataFrame, kind: str) -> list[str]:
-    return [task for task, is_of in kinds(metrics).items() if is_of == kind]
+def _fit_means(fits: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """Return task → mean exponents over draws, one per range of ranks."""
+    return {
+        task: own.groupby("range")["exponent"].mean().reindex(RANGES).to_numpy()
+        for task, own in fits.items()
+    }
 
 
-def faster_decay_faster_fall(
-    kind: str,
-    exponents: Mapping[str, np.ndarray],
-    measured: Mapping[str, float],
-    metrics: pd.DataFrame,
-    seed: int,
-    resamples: int,
-) -> dict[str, Any]:
-    """Return the verdict on the order of decay exponents being that of learning curves.
-
-    Parameters
-    ----------
-    kind
-        ``"regression"`` or ``"classification"``: their errors do not compare.
-    exponents
-        Task → its decay exponents, one per draw.
-    measured
-        Task → exponent of its learning curve.
-    metrics
-        Fine-tuning metrics, for the bootstrap over seeds.
-    seed, resamples
-        Root seed, and number of bootstrap samples.
-    """
-
-    def samples(task: str) -> np.ndarray:
-        points = curve_points(of_task(metrics, task))[0]
-        return resampled_exponents(points, resamples, generator(seed, "figures.bootstrap", task))
-
-    return _decay_order(
-        kind,
-        "learning-curve exponent",
-        f"The faster the decay, the faster the error falls with n ({kind} tasks)",
-        "Kendall τ of decay exponent and learning-curve exponent",
-        exponents,
-        {t: measured.get(t, np.nan) for t in _of_kind(metrics, kind)},
-        samples,
-        seed,
-        resamples,
-    )
+def _flipped(tasks: Sequence[str], *fits: Mapping[str, np.ndarray]) -> frozenset:
+    """Return the pairs (i, j) whose order is another with another range or form of the fit."""
+    found = set()
+    for i, first in enumerate(tasks):
+        for j, second in enumerate(tasks[i + 1 :], i + 1):
+            for values in fits:
+                signs = np.sign(values[first] - values[second])
+                if len(set(signs[np.isfinite(signs)])) > 1:
+                    found.add((i, j))
+    return frozenset(found)
 
 
-def faster_decay_fewer_samples(
-    kind: str,
-    exponents: Mapping[str, np.ndarray],
-    needed: Mapping[str, float],
-    metrics: pd.DataFrame,
-    seed: int,
-    resamples: int,
-) -> dict[str, Any]:
-    """Return the verdict on fast-decaying tasks needing fewer examples.
-
-    Parameters
-    ----------
-    needed
-        Task → labelled examples that reach 95 % of its best score.
-    kind, exponents, metrics, seed, resamples
-        As for :func:`faster_decay_faster_fall`.
-    """
-
-    def samples(task: str) -> np.ndarray:
-        points = gain_points(of_task(metrics, task))
-        random = generator(seed, "figures.bootstrap", task)
-        return reached_sizes(*resampled_curves(points, resamples, random))
-
-    return _decay_order(
-        kind,
-        f"examples for {SHARE:.0%} of the best score",
-        f"The faster the decay, the fewer examples the task needs ({kind} tasks)",
-        f"Kendall τ of decay exponent and −n at {SHARE:.0%} of the best score",
-        exponents,
-        {t: needed.get(t, np.nan) for t in _of_kind(metrics, kind)},
-        samples,
-        seed,
-        resamples,
-        sign=-1,
-    )
-
-
-def _resampled(
-    values: Mapping[str, np.ndarray],
+def _order_row(
+    claim: Claim,
     tasks: Sequence[str],
-    seed: int,
-    resamples: int,
-    what: str = "draws",
-) -> np.ndarray:
-    """Return bootstrap means over draws or seeds, (resamples, tasks)."""
-    address = f"figures.{what}"
-    return np.stack(
-        [resampled_means(values[t], resamples, generator(seed, address, t)) for t in tasks],
-        axis=1,
+    first: Mapping[str, Spans],
+    second: Mapping[str, Spans],
+    flips: frozenset = frozenset(),
+    *,
+    law: bool = True,
+    detail: str = "",
+) -> dict[str, Any]:
+    """Return the verdict on two orders of tasks being one.
+
+    Parameters
+    ----------
+    first, second
+        Task → its value and interval in either order; the claim is Kendall's τ = 1.
+    flips
+        Pairs of tasks that stay open, as their order depends on the fit.
+    law
+        Whether the claim goes beyond these tasks: then so good an order must be unlikely by
+        chance.
+    """
+    chance = chance_of_order(len(tasks))
+    control = f"right by chance once in {round(1 / chance):,}"
+    if len(tasks) < LEAST_TASKS:
+        missing = f"tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
+        return judge(claim, {}, missing=missing)
+
+    def span(level: float) -> Span:
+        each = 1 - (1 - level) / (2 * len(tasks))
+        return order_span(*([own[t](each) for t in tasks] for own in (first, second)), flips)
+
+    notes, power = [detail] if detail else [], f"{2 * len(tasks)} intervals that hold together"
+    if flips:
+        names = "; ".join(f"{tasks[i]} and {tasks[j]}" for i, j in sorted(flips))
+        notes.insert(0, f"the order depends on the range or form of the fit: {names}")
+    if law and chance > MOST_CHANCE:
+        power += "; four tasks are needed for a chance below 5 %"
+    unit = Given(span, not law or chance <= MOST_CHANCE)
+    missing = "all values are equal, so they have no order"
+    return judge(claim, {"the order": unit}, control, "; ".join(notes), power, missing)
+
+
+def _order_claim(claim: str, source: str, statistic: str) -> Claim:
+    return Claim(claim, source, statistic, 1, "≥", control="a random order", ours=False)
+
+
+def _listed_pairs(tasks: Sequence[str], *columns: Mapping[str, Spans]) -> str:
+    """Return "task value / value, …" for a detail."""
+    return ", ".join(
+        f"{task} " + " / ".join(f"{own[task](LEVEL).value:.3g}" for own in columns)
+        for task in tasks
     )
+
+
+def decay_orders(
+    kind: str,
+    fits: Mapping[str, pd.DataFrame],
+    rates: pd.DataFrame,
+    metrics: pd.DataFrame,
+) -> list[dict[str, Any]]:
+    """Return the verdicts on fast-decaying tasks learning faster and needing fewer examples.
+
+    Parameters
+    ----------
+    kind
+        ``"regression"`` or ``"classification"``: their errors do not compare.
+    fits
+        Task → its fits, as for :func:`power_law`.
+    rates
+        Table 1, by task.
+    metrics
+        Fine-tuning metrics.
+    """
+    own = {t: of_task(metrics, t) for t, is_of in kinds(metrics).items() if is_of == kind}
+    own = {task: rows for task, rows in own.items() if task in fits and learned(rows)}
+    decay = _exponent_spans(fits, rates["shared_draws"])
+    falls, needs = {}, {}
+    for task, rows in own.items():
+        shared = rates["shared_seeds"][task]
+
+        @cache
+        def fall(level: float, rows=rows, shared=shared) -> Span:
+            found = measured_exponent(rows, shared, level)
+            return Span(*(found[f"measured_{name}"] for name in ("exponent", "low", "high")))
+
+        @cache
+        def fewer(level: float, rows=rows, shared=shared) -> Span:
+            found = needed_size(rows, shared, level)
+            return Span(*(-found[name] for name in ("needed", "needed_high", "needed_low")))
+
+        falls[task], needs[task] = fall, fewer
+    means = _fit_means(fits)
+    forms = {
+        task: rates.loc[task, ["measured_exponent", "slope_exponent"]].to_numpy(dtype=float)
+        for task in own
+    }
+    rows = []
+    for spans, claim, what, others in (
+        (falls, "faster the error falls with n", "learning-curve exponent", [forms]),
+        (needs, "fewer examples the task needs", f"−n at {SHARE:.0%} of the best score", []),
+    ):
+        tasks = [t for t in own if np.isfinite(spans[t](LEVEL).value)]
+        row = _order_row(
+            _order_claim(
+                f"The faster the decay, the {claim} ({kind} tasks)",
+                "eq 30",
+                f"Kendall τ of decay exponent and {what}",
+            ),
+            tasks,
+            decay,
+            spans,
+            _flipped(tasks, means, *others),
+            detail=_listed_pairs(tasks, decay, spans),
+        )
+        rows.append(row)
+    return rows
 
 
 def paper_order(
-    kind: str, exponents: Mapping[str, np.ndarray], seed: int, resamples: int
+    kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the verdict on the paper's own order of decay exponents.
 
@@ -239,134 +242,140 @@ def paper_order(
     ----------
     kind
         ``"regression"`` or ``"classification"``.
-    exponents
-        Task → its decay exponents, one per draw.
-    seed, resamples
-        Root seed, and number of bootstrap samples.
+    fits, shared
+        As for :func:`power_law`.
     """
     titles = PAPER_ORDERS[kind]
-    claim = f"The decay exponents come in the order {' > '.join(titles.values())}"
-    source, statistic = "section 6; figures 4-9", "Kendall τ against that order"
-    rule = f"τ = 1, and the whole order in ≥ {LEAST_SHARE:.0%} of bootstrap samples"
-    missing = [task for task in titles if task not in exponents]
+    claim = _order_claim(
+        f"The decay exponents come in the order {' > '.join(titles.values())}",
+        "section 6; figures 4-9",
+        "Kendall τ against that order",
+    )
+    missing = [task for task in titles if task not in fits]
     if missing:
-        detail = f"not among the study's tasks: {', '.join(missing)}"
-        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    tasks = list(titles)
-    means = {task: exponents[task].mean() for task in tasks}
-    tau = kendall_tau(np.array(list(means.values())), -np.arange(len(tasks)))
-    detail = f"exponents: {listed(means)}; the paper's order is GPT-Neo-1.3B's"
-    if all(len(exponents[task]) > 1 for task in tasks):
-        samples = _resampled(exponents, tasks, seed, resamples)
-        share = float(np.mean((np.diff(samples, axis=1) < 0).all(axis=1)))
-        kept = tau == 1 and share >= LEAST_SHARE
-        verdict = REPRODUCED if kept else FAILED
-        detail = f"the whole order in {share:.1%} of bootstrap samples; {detail}"
-    else:
-        verdict = UNTESTED if tau == 1 else FAILED
-        detail = f"the order's uncertainty is unknown: that needs two draws per task; {detail}"
-    return claim_row(claim, source, statistic, tau, rule, verdict, detail)
+        return judge(claim, {}, missing=f"not among the study's tasks: {', '.join(missing)}")
+    tasks, decay = list(titles), _exponent_spans(fits, shared)
+    paper = {task: lambda _, v=-place: Span(v, v, v) for place, task in enumerate(tasks)}
+    flips = _flipped(tasks, _fit_means(fits))
+    detail = f"{_listed_pairs(tasks, decay)}; the paper's order is GPT-Neo-1.3B's"
+    return _order_row(claim, tasks, decay, paper, flips, law=False, detail=detail)
 
 
-def error_falls(metrics: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the error being smaller at the largest n than at the smallest."""
-    metrics = with_error(metrics)
-    claim, source = "The test error falls with the number of labelled examples", "figure 2"
-    curves = {t: curve(of_task(metrics, t), "error")["mean"] for t in kinds(metrics)}
-    curves = {t: means for t, means in curves.items() if len(means) > 1}
-    statistic = "tasks whose mean test error is lower at the largest n than at the smallest"
-    if not curves:
-        detail = "one sample size only; a comparison needs two"
-        return claim_row(claim, source, statistic, np.nan, "all tasks", UNTESTED, detail)
-    ratios = {t: means.iloc[-1] / means.iloc[0] for t, means in curves.items()}
-    fell = sum(means.iloc[-1] < means.iloc[0] for means in curves.values())
-    return claim_row(
-        claim,
-        source,
-        statistic,
-        fell,
-        f"all tasks ({len(curves)})",
-        REPRODUCED if fell == len(curves) else FAILED,
-        f"mean error at the largest n over that at the smallest, by task: {listed(ratios)}",
+def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> dict[str, Any]:
+    """Return the verdict on the error being smaller at the largest n than at the smallest.
+
+    Parameters
+    ----------
+    metrics
+        Fine-tuning metrics.
+    shared
+        Task → mean share of labelled examples that two seeds have in common.
+    """
+    claim = Claim(
+        claim="The test error falls with the number of labelled examples",
+        source="figure 2",
+        statistic="largest ratio over tasks of the error at the largest n to that at the smallest",
+        bound=1,
+        side="≤",
+        control="predicting the mean or the majority; error there over the model's",
+        ours=False,
+    )
+    units, trivial = {}, {}
+    for task in kinds(metrics):
+        own = with_error(of_task(metrics, task))
+        table = own.pivot(index="seed", columns="n", values=["error", "baseline_error"])
+        few, many = own["n"].min(), own["n"].max()
+        if few == many:
+            continue
+        errors, baseline = table["error"], table["baseline_error"][many].to_numpy()
+        start = float(errors[few].mean())
+        units[task] = Sample(
+            (errors[many] - errors[few]).to_numpy(),
+            baseline - errors[many].to_numpy(),
+            shared.get(task, 0.0),
+            lambda value, start=start: 1 + value / start,
+            "" if learned(own) else STILL,
+        )
+        trivial[task] = baseline.mean() / errors[many].mean()
+    return judge(
+        claim, units, listed(trivial), missing="one sample size only; a comparison needs two"
     )
 
 
-def predicted_rate(rates: pd.DataFrame) -> dict[str, Any]:
+def predicted_rate(
+    rates: pd.DataFrame, fits: Mapping[str, pd.DataFrame], metrics: pd.DataFrame
+) -> dict[str, Any]:
     """Return the verdict on a/(a+1) being the exponent of the learning curve.
+
+    The prediction reaches over its interval and over the ranges of ranks that a is fitted to.
 
     Parameters
     ----------
     rates
-        Table 1: ``task``, ``predicted_rate``, ``measured_exponent``, ``measured_low``,
-        ``measured_high``, ``error_measure``.
+        Table 1, by task.
+    fits, metrics
+        As for :func:`decay_orders`.
     """
-    claim = "The error falls as n^(−a/(a+1)), a being the kernel's decay exponent"
-    statistic = "share of tasks whose a/(a+1) lies in the measured exponent's 95 % interval"
-    known = rates.dropna(subset=["predicted_rate", "measured_low", "measured_high"])
-    if known.empty:
-        detail = "no task has an interval; it needs two sizes and two seeds"
-        return claim_row(claim, "eq 30", statistic, np.nan, "all tasks", UNTESTED, detail)
-    inside = known["predicted_rate"].between(known["measured_low"], known["measured_high"])
-    numbers = ", ".join(
-        f"{r.task} {r.predicted_rate:.3g} and {r.measured_exponent:.3g} "
-        f"[{r.measured_low:.3g}, {r.measured_high:.3g}]"
-        for r in known.itertuples()
+    claim = Claim(
+        claim="The error falls as n^(−a/(a+1)), a being the kernel's decay exponent",
+        source="eq 30",
+        statistic="largest distance over tasks of measured exponent and a/(a+1)",
+        bound=0,
+        side="=",
+        tolerance=MOST_RATE_APART,
+        control="the exponent 1/2 for every task",
     )
-    detail = f"predicted and measured by task: {numbers}"
-    if (known["error_measure"] == RATE).any():
-        detail += (
-            "; the prediction is about squared error, for which the error rate stands in "
-            "on classifications"
-        )
-    if len(known) < len(rates):
-        detail += f"; tasks without an interval: {len(rates) - len(known)} of {len(rates)}"
-    return claim_row(
-        claim,
-        "eq 30",
-        statistic,
-        inside.mean(),
-        f"all tasks ({len(known)})",
-        REPRODUCED if inside.all() else FAILED,
-        detail,
-    )
+    units, at_half = {}, 0
+    decay, means = _exponent_spans(fits, rates["shared_draws"]), _fit_means(fits)
+    for task, row in rates.iterrows():
+        if task not in kinds(metrics):
+            continue
+        own = of_task(metrics, task)
+        if not learned(own):
+            units[task] = Sample(np.array([]), missing=STILL)
+            continue
+
+        @cache
+        def span(level: float, task=task, own=own, row=row) -> Span:
+            found = measured_exponent(own, row["shared_seeds"], level)
+            a, fitted = decay[task](level), means[task][np.isfinite(means[task])]
+            low = _rate(max(np.min([a.low, *fitted]), 0.0))
+            high = _rate(np.max([a.high, *fitted]))
+            return Span(
+                found["measured_exponent"] - _rate(a.value),
+                found["measured_low"] - high,
+                found["measured_high"] - low,
+            )
+
+        inside = row["measured_low"] <= 0.5 <= row["measured_high"]
+        at_half += inside
+        units[task] = Given(span, not inside, count=int(row["seeds"]))
+    spans = {task: unit.span(LEVEL) for task, unit in units.items() if isinstance(unit, Given)}
+    holding = sum(span.low <= 0 <= span.high for span in spans.values())
+    detail = f"a/(a+1) in the interval of {holding} of {len(spans)} tasks"
+    if (rates["error_measure"] == RATE).any():
+        detail += "; it is about squared error, and classifications have the error rate"
+    control = f"in the interval of {at_half} of {len(spans)} tasks"
+    missing = "no task has an exponent; it needs two sizes"
+    return judge(claim, units, control if spans else "", detail if spans else "", missing=missing)
 
 
-def _of_one_task(cosine: pd.DataFrame) -> str:
-    """Return what the cosines of one task's own vectors are, for the detail of a verdict."""
-    found = []
-    for null, name in NULLS.items():
-        known = whole_cosines(cosine, null).dropna(subset="mean")
-        if len(known):
-            means = dict(zip(known["task_a"], known["mean"], strict=True))
-            found.append(f"; {name}: {listed(means)}")
-    return "".join(found) or "; cosines of one task with itself are not known"
+def crossed_span(cosines: np.ndarray, level: float) -> Span:
+    """Return |mean cosine| of two tasks' runs and its interval.
 
+    Cosines of one run with several others are not independent: the scatter of the mean is that
+    of the first task's runs and that of the second's.
 
-def _orthogonality(
-    claim: str, statistic: str, every: pd.DataFrame, nulls: str, remark: str = ""
-) -> dict[str, Any]:
-    """Return the verdict on pairs of tasks, with their mean cosines, being nearly orthogonal."""
-    source, rule = "section 5.2; figure 3", f"≤ {MOST_COSINE} (ours)"
-    pairs = every.dropna(subset="mean")
-    if pairs.empty:
-        detail = "no pair of tasks that moved"
-        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    sizes = pairs["mean"].abs()
-    worst = pairs.loc[sizes.idxmax()]
-    unmoved = f"; {len(every) - len(pairs)} pairs with a model that fine-tuning did not move"
-    return claim_row(
-        claim,
-        source,
-        statistic,
-        sizes.max(),
-        rule,
-        REPRODUCED if sizes.max() <= MOST_COSINE else FAILED,
-        f"{worst['task_a']} and {worst['task_b']} {worst['mean']:.3g}; "
-        f"mean |cosine| over {len(pairs)} pairs {sizes.mean():.3g}"
-        + remark
-        + nulls
-        + (unmoved if len(pairs) < len(every) else ""),
-    )
+    Parameters
+    ----------
+    cosines
+        Shape (runs of the first task, runs of the second).
+    level
+        Coverage.
+    """
+    mean = float(np.abs(cosines.mean()))
+    half = float(np.hypot(*(half_width(cosines.mean(axis=axis), level=level) for axis in (0, 1))))
+    return Span(mean, mean - half if not half > mean else 0.0, mean + half)
 
 
 def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
@@ -375,83 +384,97 @@ def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
     Parameters
     ----------
     cosine
-        One row per two fine-tunings and group of layers: ``pair``, ``task_a``, ``task_b``,
-        ``group``, ``cosine``. A pair's cosine is the mean over its runs.
+        One row per two fine-tunings and group of layers: ``pair``, ``task_a``, ``run_a``,
+        ``task_b``, ``run_b``, ``group``, ``cosine``.
 
     Returns
     -------
     list of dict
         The verdict on all pairs, and, where ``rte`` is among the tasks, that on its own.
     """
-    every, nulls = whole_cosines(cosine, DIFFERENT), _of_one_task(cosine)
-    claim = "Task vectors of different tasks are nearly orthogonal"
-    statistic = "largest |cosine| of two tasks, means over runs"
-    rows = [_orthogonality(claim, statistic, every, nulls)]
-    with_rte = (every[["task_a", "task_b"]] == RTE).any(axis=1).astype(bool)
-    if with_rte.any():
-        others = every.loc[~with_rte, "mean"].abs().max()
-        remark = f"; largest |cosine| among the other tasks {others:.3g}"
+    again = {
+        null: dict(known[["task_a", "mean"]].dropna().to_numpy())
+        for null, known in ((null, whole_cosines(cosine, null)) for null in NULLS)
+    }
+    twice = again["seeds"]
+    units: dict[str, Given | Sample] = {}
+    different = cosine[(cosine["pair"] == DIFFERENT) & (cosine["group"] == ALL)]
+    for (a, b), own in different.groupby(["task_a", "task_b"], sort=False):
+        if own["cosine"].isna().any():
+            units[f"{a} and {b}"] = Sample(np.array([]), missing=STILL)
+            continue
+        runs = own.pivot(index="run_a", columns="run_b", values="cosine").to_numpy()
+        span, known = partial(crossed_span, runs), [twice[t] for t in (a, b) if t in twice]
+        better = bool(span(LEVEL).high < min(known)) if known else None
+        units[f"{a} and {b}"] = Given(span, better, count=len(runs))
+    same = again["subsets"]
+    detail = f"{NULLS['subsets']}: {listed(same)}" if same else ""
+
+    def row(claim: str, pairs: str, some: dict[str, Given | Sample]) -> dict[str, Any]:
+        stated = Claim(
+            claim=claim,
+            source="section 5.2; figure 3",
+            statistic=f"largest |cosine| of {pairs}, means over runs",
+            bound=MOST_COSINE,
+            side="≤",
+            control=NULLS["seeds"],
+            units="pairs",
+        )
+        missing = "no pair of tasks that moved"
+        return judge(stated, some, listed(twice) or NOT_RUN, detail, missing=missing)
+
+    found = [row("Task vectors of different tasks are nearly orthogonal", "two tasks", units)]
+    with_rte = {name: unit for name, unit in units.items() if RTE in name.split(" and ")}
+    if with_rte:
         claim = "RTE's task vector is nearly orthogonal to the others'"
-        statistic = "largest |cosine| of RTE and another task, means over runs"
-        remark = remark if np.isfinite(others) else "; there are no two other tasks"
-        rows.append(_orthogonality(claim, statistic, every[with_rte], nulls, remark))
-    return rows
-
-
-def _without_leaks(usable: pd.DataFrame) -> str:
-    """Return what is left of the merged models' scores without leaked test rows, for a detail."""
-    if not usable["leaked"].any():
-        return "; no member was fine-tuned on the text of a test row"
-    clean = usable["normalised_clean"].mean()
-    return (
-        f"; mean {clean:.3g} without the test rows whose text a member was fine-tuned on, "
-        f"{usable['leaked'].mean():.3g} of {usable['rows'].mean():.4g} on average"
-    )
+        found.append(row(claim, "RTE and another task", with_rte))
+    return found
 
 
 def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on models merged of two tasks keeping the single tasks' scores.
 
-    A ratio to a score that is not above zero says nothing; such rows are left out.
-
     Parameters
     ----------
     merged
         One row per merge, seed, task and choice; those with the configured coefficient are
-        judged, by their means over seeds.
+        judged.
     """
-    claim = "The sum of two task vectors keeps most of what each reaches alone"
-    source = "section 5.2, eqs 22-25; figure 3"
-    statistic = "smallest merged score / single-task score over pairs and their tasks"
-    rule = f"≥ {LEAST_NORMALISED} (ours)"
+    claim = Claim(
+        claim="The sum of two task vectors keeps most of what each reaches alone",
+        source="section 5.2, eqs 22-25; figure 3",
+        statistic="smallest merged score / single-task score over pairs and their tasks",
+        bound=LEAST_NORMALISED,
+        side="≥",
+        control="the pretrained weights under the same heads, score / single-task score",
+        units="scores",
+    )
     fixed = merged[merged["choice"] == FIXED]
     pairs = fixed[fixed["merged"].map(lambda name: len(parts(name)) == 2).astype(bool)]
-    usable = pairs[(pairs["single"] > 0) & pairs["normalised"].notna()]
-    left_out = len(pairs) - len(usable)
-    if usable.empty:
-        detail = f"scores of pairs: {len(pairs)}, none with a single-task score above 0"
-        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    scores = (usable[name] for name in ("metric", "pretrained", "single"))
-    usable = usable.assign(untuned=list(map(share_reached, *scores)))
-    names = ["normalised", "normalised_clean", "untuned", "rows", "leaked"]
-    means = usable.groupby(["merged", "task"], sort=False)[names].mean().reset_index()
-    worst = means.loc[means["normalised"].idxmin()]
-    detail = (
-        f"smallest for {worst['task']} in {worst['merged']}; mean {means['normalised'].mean():.3g}"
-        f" over all scores ({len(means)}), against {means['untuned'].mean():.3g} for the "
-        f"pretrained weights with the same heads{_without_leaks(means)}"
-    )
-    if left_out:
-        detail += f"; {left_out} left out: their single-task score is not above 0, or unknown"
-    return claim_row(
-        claim,
-        source,
-        statistic,
-        worst["normalised"],
-        rule,
-        REPRODUCED if worst["normalised"] >= LEAST_NORMALISED else FAILED,
-        detail,
-    )
+    units, untuned = {}, {}
+    for (merge, task), own in pairs.groupby(["merged", "task"], sort=False):
+        score, single, start = (
+            own[name].to_numpy(dtype=float) for name in ("merged_score", "single", "pretrained")
+        )
+        metric, name = own["metric"].iloc[0], f"{task} in {merge}"
+        if metric in ERRORS:  # less is better
+            units[name] = ratio_sample(single, score, LEAST_NORMALISED, start - score)
+        else:
+            rows = np.inf if own["kind"].iloc[0] == "classification" else own["rows"].mean()
+            units[name] = ratio_sample(score, single, LEAST_NORMALISED, score - start, rows=rows)
+        if not units[name].missing:
+            untuned[name] = share_reached(metric, start.mean(), single.mean())
+    detail = ""
+    if len(pairs):
+        leaked, clean = pairs["leaked"].mean(), pairs["normalised_clean"].mean()
+        detail = (
+            f"mean {clean:.3g} without the test rows whose text a member was fine-tuned on, "
+            f"{leaked:.3g} of {pairs['rows'].mean():.4g}"
+            if leaked
+            else "no member was fine-tuned on the text of a test row"
+        )
+    control = f"mean {np.mean(list(untuned.values())):.3g}" if untuned else ""
+    return judge(claim, units, control, detail, missing="no two task vectors were added")
 
 
 def _kept_as_chosen(negated: pd.DataFrame) -> str:
@@ -459,18 +482,10 @@ def _kept_as_chosen(negated: pd.DataFrame) -> str:
     chosen = negated_as_chosen(negated).dropna(subset="kept")
     is_target = chosen["target"] == chosen["task"]
     kept = chosen.groupby(["target", is_target.rename("own")], sort=False)["kept"].mean()
-    shares = "; ".join(
-        f"{target} {own[target, True]:.3g}"
-        + (f" (controls {own[target, False]:.3g})" if (target, False) in own else "")
-        for target, own in kept.groupby("target", sort=False)
-        if (target, True) in own
-    )
+    shares = {target: kept[target, True] for target, own in kept.index if own}
     if not shares:
         return ""
-    return (
-        f"; share of its pretrained score that a target keeps at the largest λ that leaves its "
-        f"controls {LEAST_KEPT:.0%} of theirs on validation data: {shares}"
-    )
+    return f"score kept where other tasks keep {LEAST_KEPT:.0%} of theirs: {listed(shares)}"
 
 
 def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
@@ -480,50 +495,40 @@ def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
     ----------
     negated
         One row per target, seed, tested task, part and coefficient: ``target``, ``seed``,
-        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``predicted_gap``,
-        ``chosen``.
+        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``random_gap`` (a random vector's
+        of equal length; NaN where it was not asked), ``predicted_gap``, ``chosen``.
     """
-    claim = "Negating a task vector raises its task's error"
-    source = "section 5.2, eq 24; Ilharco et al. 2023"
     at = negated_fully(negated)
     at = at[at["target"] == at["task"]].dropna(subset="gap")
-    # a model whose best step is 0 did not move: its vector is zero, and there is nothing to negate
-    still = (at["gap"] == 0) & (at["predicted_gap"] == 0)
-    unmoved, at = int(still.sum()), at[~still]
-    reached = sorted(set(at["coefficient"])) or [1.0]
-    strengths = " or ".join(f"{value:g}" for value in reached)
-    statistic = f"smallest rise over targets of the test MSE, mean over seeds, at λ = {strengths}"
-    rule = "> 0 for every target (ours)"
-    if at.empty:
-        detail = "no task vector was negated, or none of them moved"
-        return claim_row(claim, source, statistic, np.nan, rule, UNTESTED, detail)
-    numbers = ["gap", "predicted_gap"]
-    gaps = at.astype(dict.fromkeys(numbers, float)).groupby("target", sort=False)[numbers].mean()
-    known = gaps[gaps["predicted_gap"].notna()]
-    agree = int((np.sign(known["gap"]) == np.sign(known["predicted_gap"])).sum())
-    by_target = ", ".join(
-        f"{target} {row.gap:.3g} and {row.predicted_gap:.3g}" for target, row in gaps.iterrows()
+    strengths = " or ".join(f"{value:g}" for value in sorted(set(at["coefficient"])) or [1.0])
+    claim = Claim(
+        claim="Negating a task vector raises its task's error",
+        source="section 5.2, eq 24; Ilharco et al. 2023",
+        statistic=f"smallest rise over targets of the test MSE at λ = {strengths}",
+        bound=0,
+        side="≥",
+        control="a random vector of equal length in every tensor, rise of the test MSE",
     )
-    detail = f"measured and predicted by target, in the linear regime: {by_target}; of the same "
-    detail += f"sign: {agree} of {len(known)}"
-    ratios = (known["gap"] / known["predicted_gap"])[known["predicted_gap"] != 0]
-    if len(ratios):
-        detail += f"; measured over predicted: {listed(ratios.to_dict())}"
-    if unmoved:
-        detail += f"; {unmoved} left out, whose fine-tuning did not move"
-    return claim_row(
-        claim,
-        source,
-        statistic,
-        gaps["gap"].min(),
-        rule,
-        REPRODUCED if gaps["gap"].min() > 0 else FAILED,
-        detail + _kept_as_chosen(negated),
-    )
+    units, random = {}, {}
+    for target, own in at.groupby("target", sort=False):
+        gap, other = (own[name].to_numpy(dtype=float) for name in ("gap", "random_gap"))
+        still = (own["gap"] == 0) & (own["predicted_gap"] == 0)
+        there = np.isfinite(other).all()
+        units[target] = Sample(
+            gap, gap - other if there else None, missing=STILL if still.any() else ""
+        )
+        if there:
+            random[target] = other.mean()
+    means = at.groupby("target", sort=False)[["gap", "predicted_gap"]].mean().astype(float)
+    ratios = (means["gap"] / means["predicted_gap"])[means["predicted_gap"].abs() > 0]
+    notes = [f"over the linear regime's prediction: {listed(ratios.to_dict())}"] * bool(len(ratios))
+    detail = "; ".join([*notes, *filter(None, [_kept_as_chosen(negated)])])
+    control = listed(random) or NOT_RUN
+    return judge(claim, units, control, detail, missing="no task vector was negated")
 
 
 def stopping_order(
-    stopping: pd.DataFrame, metrics: pd.DataFrame, seed: int, resamples: int
+    stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the verdict on the theory's stopping ordering tasks as the hold-out's does.
 
@@ -534,53 +539,35 @@ def stopping_order(
     metrics
         Fine-tuning metrics: ``task``, ``n``, ``seed``, ``best_step``,
         ``sum_learning_rate``; those at the size nearest to the kernel's n are used.
-    seed, resamples
-        Root seed, and number of bootstrap samples.
+    rates
+        Table 1, by task: ``shared_draws``, ``shared_seeds``.
     """
-    claim = "The tasks that theory trains longer are those that the hold-out trains longer"
-    statistic = "Kendall τ of η at T̂_max and of the summed learning rate at the hold-out's stop"
-    source = "sections 3.5 and 6.1, eqs 10-11"
-    theory, holdout, steps, times = {}, {}, {}, {}
+    claim = _order_claim(
+        "The tasks that theory trains longer are those that the hold-out trains longer",
+        "sections 3.5 and 6.1, eqs 10-11",
+        "Kendall τ of η at T̂_max and of the summed learning rate at the hold-out's stop",
+    )
+    theory, holdout = {}, {}
     for task, draws in stopping.groupby("task", sort=False):
         runs = of_task(metrics, task)
         runs = runs[runs["n"] == nearest_size(runs["n"], draws["n"].iloc[0])]
-        sums = runs["sum_learning_rate"].dropna().to_numpy()
-        if np.isfinite(draws["eta"]).all() and len(sums):
-            theory[task], holdout[task] = draws["eta"].to_numpy(), sums
-            times[task], steps[task] = draws["stopping_time"].mean(), runs["best_step"].mean()
+        sums, etas = runs["sum_learning_rate"].dropna().to_numpy(), draws["eta"].to_numpy()
+        if np.isfinite(etas).all() and len(sums):
+            theory[task] = Sample(etas, shared=rates["shared_draws"].get(task, 0.0)).span
+            holdout[task] = Sample(sums, shared=rates["shared_seeds"].get(task, 0.0)).span
     tasks = list(theory)
-    if len(tasks) < LEAST_TASKS:
-        detail = f"tasks with both stops: {len(tasks)}; an order needs {LEAST_TASKS} or more"
-        return claim_row(claim, source, statistic, np.nan, ORDER_RULE, UNTESTED, detail)
-    tau = kendall_tau(
-        np.array([theory[t].mean() for t in tasks]), np.array([holdout[t].mean() for t in tasks])
-    )
-    share = np.nan
-    if all(len(theory[t]) > 1 and len(holdout[t]) > 1 for t in tasks):
-        share = share_in_agreement(
-            _resampled(theory, tasks, seed, resamples, "draws"),
-            _resampled(holdout, tasks, seed, resamples, "seeds"),
-        )
-    verdict, remark = _order_verdict(tau, share, "draws and two seeds")
-    by_steps = kendall_tau(np.array(list(times.values())), np.array(list(steps.values())))
-    numbers = ", ".join(f"{t} {theory[t].mean():.3g} and {holdout[t].mean():.3g}" for t in tasks)
-    detail = f"{remark}; η and summed learning rate by task: {numbers}; τ of T̂_max and of the "
-    detail += f"hold-out's best step {by_steps:.3g}"
-    return claim_row(claim, source, statistic, tau, ORDER_RULE, verdict, detail)
+    return _order_row(claim, tasks, theory, holdout, detail=_listed_pairs(tasks, theory, holdout))
 
 
 def verdict_table(
     rates: pd.DataFrame,
-    exponents: Mapping[str, np.ndarray],
-    r_squared: Mapping[str, float],
+    fits: Mapping[str, pd.DataFrame],
     metrics: pd.DataFrame,
     stopping: pd.DataFrame,
     cosine: pd.DataFrame,
     merged: pd.DataFrame,
     negated: pd.DataFrame,
     theory: Sequence[dict[str, Any]],
-    seed: int,
-    resamples: int,
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim.
 
@@ -588,39 +575,32 @@ def verdict_table(
     ----------
     rates
         Table 1.
-    exponents
-        Task → decay exponents over all ranks, one per draw.
-    r_squared
-        Task → mean R² of those fits.
+    fits
+        Task → its fits of the decay.
     metrics, stopping, cosine, merged, negated
         The tables of the chapters finetune, theory and taskvectors.
     theory
         Verdicts on the theory (:func:`ntktune.figures.theory_verdicts.theory_rows`).
-    seed
-        The study's root seed.
-    resamples
-        Bootstrap samples of draws and seeds.
 
     Returns
     -------
     DataFrame
-        ``claim``, ``source``, ``statistic``, ``value``, ``threshold``, ``verdict``
-        ("reproduced", "not reproduced", "not tested"), ``detail``.
+        The columns of :func:`ntktune.figures.claims.judge`; claims about networks and spectra
+        that are made up, which say nothing of a user's data, come last.
     """
-    by_task = rates.set_index("task")
-    measured, needed = by_task["measured_exponent"].to_dict(), by_task["needed"].to_dict()
-    rows = [power_law(r_squared)]
+    rates = rates.set_index("task")
+    draws, seeds = rates["shared_draws"], rates["shared_seeds"]
+    rows = [power_law(fits, draws)]
     for kind in PAPER_ORDERS:
-        rows.append(faster_decay_faster_fall(kind, exponents, measured, metrics, seed, resamples))
-        rows.append(faster_decay_fewer_samples(kind, exponents, needed, metrics, seed, resamples))
-    rows.extend(paper_order(kind, exponents, seed, resamples) for kind in PAPER_ORDERS)
+        rows += decay_orders(kind, fits, rates, metrics)
+    rows += [paper_order(kind, fits, draws) for kind in PAPER_ORDERS]
     rows += [
-        error_falls(metrics),
-        predicted_rate(rates),
+        error_falls(metrics, seeds),
+        predicted_rate(rates, fits, metrics),
         *nearly_orthogonal(cosine),
         merging_keeps(merged),
         negation_hurts(negated),
-        stopping_order(stopping, metrics, seed, resamples),
+        stopping_order(stopping, metrics, rates),
         *theory,
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")

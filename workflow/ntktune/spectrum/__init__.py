@@ -8,11 +8,10 @@ from ntktune.spectrum.decay import (
     rank_ranges,
 )
 from ntktune.spectrum.eigenvalues import eigenvalues
-from ntktune.spectrum.summary import bootstrap_interval, fitted_ranges, spectrum_summary
+from ntktune.spectrum.summary import fitted_ranges, spectrum_summary
 
 __all__ = [
     "DecayFit",
-    "bootstrap_interval",
     "decay_exponent",
     "eigenvalues",
     "fitted_ranges",

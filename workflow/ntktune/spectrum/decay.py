@@ -27,6 +27,8 @@ class DecayFit:
         The slope's standard error, as if the residuals were independent.
     r_squared
         Share of the variance of log λ_k that the line explains.
+    exponential
+        The same share of a line in k, that is of an exponential decay: the power law's control.
     dropped
         Eigenvalues of the range at or below the noise level, left out.
     first, last
@@ -37,6 +39,7 @@ class DecayFit:
     intercept: float
     stderr: float
     r_squared: float
+    exponential: float
     dropped: int
     first: int
     last: int
@@ -135,6 +138,7 @@ def decay_exponent(
         stderr=math.sqrt(unexplained / (len(x) - 2) / (dx @ dx)),
         # equal eigenvalues: the horizontal line explains all there is
         r_squared=float(1 - unexplained / total) if total > 0 else 1.0,
+        exponential=float(np.corrcoef(ranks[usable], y)[0, 1] ** 2) if total > 0 else 1.0,
         dropped=int((~usable).sum()),
         first=first,
         last=last,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntktune.errors import UserError
+from ntktune.intervals import mean_interval
 from ntktune.spectrum.decay import (
     LEAST_VALUES,
     decay_exponent,
@@ -36,7 +36,8 @@ def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFra
     Returns
     -------
     DataFrame
-        Columns draw, range, first, last, exponent, intercept, stderr, r_squared, dropped.
+        Columns draw, range, first, last, exponent, intercept, stderr, r_squared, exponential,
+        dropped.
         Of a sensitivity range with fewer than three usable values the numbers are NaN.
 
     Raises
@@ -58,31 +59,9 @@ def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFra
             rows.append(row)
     columns = [
         *("draw", "range", "first", "last"),
-        *("exponent", "intercept", "stderr", "r_squared", "dropped"),
+        *("exponent", "intercept", "stderr", "r_squared", "exponential", "dropped"),
     ]
     return pd.DataFrame(rows, columns=columns)
-
-
-def bootstrap_interval(
-    values: np.ndarray, samples: int, random: np.random.Generator
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of some values, by resampling them.
-
-    Parameters
-    ----------
-    values
-        One value per draw, shape (draws,).
-    samples
-        Number of bootstrap samples.
-    random
-        Source of the resampling.
-    """
-    if samples < 1:
-        raise UserError(f"bootstrap samples: {samples}; at least 1 is needed")
-    values = np.asarray(values, dtype=np.float64)
-    means = values[random.integers(len(values), size=(samples, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _number(value: float) -> float | None:
@@ -94,8 +73,7 @@ def spectrum_summary(
     spectra: Sequence[np.ndarray],
     fits: pd.DataFrame,
     precision: float,
-    samples: int,
-    random: np.random.Generator,
+    shared: float,
 ) -> dict[str, Any]:
     """Return what a task's decay is, over its draws.
 
@@ -105,31 +83,33 @@ def spectrum_summary(
         As for :func:`fitted_ranges`.
     fits
         Its result.
-    samples, random
-        The bootstrap over draws.
+    shared
+        Mean share of rows that two draws have in common.
 
     Returns
     -------
     dict
-        n, draws, noise_floor (the highest of the draws'), exponent {mean, sd, low, high,
-        stderr_mean}, r_squared {mean, min}, intercept (mean), predicted_rate {mean, low,
+        n, draws, shared, noise_floor (the highest of the draws'), exponent {mean, sd, low,
+        high, stderr_mean}, r_squared {mean, min}, intercept (mean), predicted_rate {mean, low,
         high}, sensitivity {range: {mean, sd}}, dropped (over all draws). Standard
-        deviations are those of a sample (divided by draws − 1), None for one draw.
+        deviations are those of a sample (divided by draws − 1); low and high are the 95 %
+        interval of :func:`ntktune.intervals.mean_interval`. None for one draw.
     """
     main = fits[fits["range"] == MAIN_RANGE]
     exponent = main["exponent"].to_numpy()
     mean = float(exponent.mean())
-    low, high = bootstrap_interval(exponent, samples, random)
+    ends = zip(("low", "high"), map(_number, mean_interval(exponent, shared)), strict=True)
+    interval = dict(ends)
     others = fits[fits["range"] != MAIN_RANGE].groupby("range", sort=False)["exponent"]
     return {
         "n": len(spectra[0]),
         "draws": len(spectra),
+        "shared": shared,
         "noise_floor": max(noise_level(values, precision) for values in spectra),
         "exponent": {
             "mean": mean,
             "sd": _number(main["exponent"].std()),
-            "low": low,
-            "high": high,
+            **interval,
             "stderr_mean": float(main["stderr"].mean()),
         },
         "r_squared": {
@@ -139,8 +119,10 @@ def spectrum_summary(
         "intercept": float(main["intercept"].mean()),
         "predicted_rate": {
             "mean": predicted_rate(mean),
-            "low": predicted_rate(low),
-            "high": predicted_rate(high),
+            **{
+                end: value if value is None else predicted_rate(max(value, 0.0))
+                for end, value in interval.items()
+            },
         },
         "sensitivity": {
             name: {"mean": _number(part.mean()), "sd": _number(part.std())} for name, part in others

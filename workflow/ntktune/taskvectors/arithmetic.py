@@ -266,6 +266,18 @@ def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor
     return found
 
 
+def randomize(vector: Weights, seed: int) -> None:
+    """Replace each tensor of a task vector, in place, by a random one of the same length.
+
+    What does as much to every tensor and knows nothing of the task.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in vector.values():
+        length = tensor.norm()
+        tensor.normal_(generator=generator)
+        tensor.mul_(length / tensor.norm())
+
+
 def rebuilt(base: Weights, vector: Weights) -> Weights:
     """Return θ_P + τ of a stored task vector, in float64, computed for the rows asked for.
 

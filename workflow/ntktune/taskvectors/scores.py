@@ -114,7 +114,8 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                     f"{merge} has answers to task {task!r}, seed {seed}, but no negation sweep of "
                     "that task and seed was given; give it"
                 )
-        along = pd.concat([own[task, seed, 0.0].drop(columns=["target", "slope"]), found])
+        answered = own[task, seed, 0.0].drop(columns=["target", "slope", "random"])
+        along = pd.concat([answered, found])
         (kind, metric), alone = found[["kind", "metric"]].iloc[0], own[task, seed, 1.0]
         for (part, coefficient), answers in along.groupby(["part", "coefficient"], sort=True):
             single = alone[alone["part"] == part]
@@ -266,7 +267,8 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
         ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (of an error
         pretrained / score; NaN unless the denominator is above 0), ``error`` (the mean squared
         error of f: raw scores, or l1 − l0 against
-        −1 and +1), ``gap`` (error minus that at λ = 0), ``predicted_gap`` =
+        −1 and +1), ``gap`` (error minus that at λ = 0), ``random_gap``, that of a random vector
+        of the same length (NaN where it was not asked), ``predicted_gap`` =
         E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``;
         ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the target
         was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its
@@ -297,7 +299,7 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
         pretrained, pretrained_clean = (_scored(start.reset_index(), left) for left in (set(), out))
         for coefficient, answers in found.groupby("coefficient", sort=True):
             answers = answers.set_index("row").loc[start.index].reset_index()
-            output = answers["output"].to_numpy()
+            output, random = (answers[name].to_numpy() for name in ("output", "random"))
             reached, error = _scored(answers), mean_squared_error(output, wanted)
             linear = start.reset_index().assign(output=before - coefficient * slope)
             change = 2 * coefficient * (wanted - before) * slope + (coefficient * slope) ** 2
@@ -315,6 +317,8 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
                     "kept": share_reached(metric, reached, pretrained),
                     "error": error,
                     "gap": error - mean_squared_error(before, wanted),
+                    "random_gap": mean_squared_error(random, wanted)
+                    - mean_squared_error(before, wanted),
                     "predicted_gap": float(np.mean(change)),
                     "linear_score": _scored(linear),
                     "rows": len(start),

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ntktune.merges import full_coefficient
+from ntktune.taskvectors.arithmetic import randomize
 from ntktune.taskvectors.edited import EditedModel, TunedTask
 
 Vector = Mapping[str, torch.Tensor]
@@ -81,6 +83,7 @@ def negation_sweep(
     target: TunedTask,
     controls: Sequence[TunedTask],
     coefficients: Sequence[float],
+    seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Return what θ_P − λτ answers on its own task and on control tasks (SR26 eq 24).
@@ -90,7 +93,7 @@ def negation_sweep(
     edited
         The network at the pretrained weights, with which it ends again.
     vector
-        τ of the target.
+        τ of the target. It is used up: a random vector stands there in the end.
     target
         The task that is negated; it is also answered at λ = 0 and at λ = −1, its own
         fine-tuned model.
@@ -98,6 +101,8 @@ def negation_sweep(
         Tasks that should stay as they are; each is answered at λ = 0 too.
     coefficients
         λ > 0.
+    seed
+        Of the random vector.
     progress
         Called with the number of evaluations done.
 
@@ -105,7 +110,9 @@ def negation_sweep(
     -------
     DataFrame
         As :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ, which the
-        linear regime's answer f_P − λΔ follows from.
+        linear regime's answer f_P − λΔ follows from; and ``random``, what the target is
+        answered with a random vector of the same length in every tensor, at the λ that counts
+        (:func:`ntktune.merges.full_coefficient`), else NaN.
     """
     found, done = [], 0
     edited.point([vector])
@@ -122,4 +129,13 @@ def negation_sweep(
             if progress:
                 progress(done)
     edited.restore()
-    return pd.concat(found, ignore_index=True)
+    table, full = pd.concat(found, ignore_index=True), full_coefficient(coefficients)
+    randomize(vector, seed)
+    edited.point([vector])
+    edited.move([-full])
+    own = (table["task"] == target.examples.task) & (table["coefficient"] == full)
+    table.loc[own, "random"] = edited.answers(target, target.rows)
+    if progress:
+        progress(done + 1)
+    edited.restore()
+    return table
