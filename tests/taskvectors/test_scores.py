@@ -291,6 +291,7 @@ def wrong_by(size, metric, **more):
             "metric": metric,
             "seed": 0,
             "slope": 0.0,
+            "random": np.nan,
             "part": ["validation"] * 12 + ["test"] * 28,
             "row": range(40),
             "label": label,
