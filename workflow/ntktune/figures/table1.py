@@ -34,10 +34,10 @@ def decay_table(
     DataFrame
         ``task``, ``kind``, ``metric``; of the kernel ``n``, ``draws``, ``shared_draws`` (mean
         share of rows that two draws have in common, which widens intervals), ``exponent`` a with
-        ``_sd`` over draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the
-        exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with
-        interval (eq 30), no interval for one draw; and of the learning curve ``shared_seeds``,
-        the share that two seeds' largest samples have in common, and what
+        ``_sd`` over draws and 95 % interval ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``,
+        the exponents over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1) with interval
+        (eq 30), no interval for one draw; and of the learning curve ``shared_seeds``, the share
+        that two seeds' largest samples have in common, and what
         :func:`ntktune.figures.rates.measured_exponent` and
         :func:`ntktune.figures.needed.needed_size` return.
     """
