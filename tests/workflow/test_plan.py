@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,6 +243,36 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     assert {"fig2", "table1", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
     assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
+
+
+def test_the_readmes_commands_can_be_planned(checkout):
+    """Each command in the README's order; make and Snakemake say what they would run."""
+    readme_study(checkout)
+    text = (checkout.folder / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("&&", "\n").splitlines()
+    lines += re.findall(r"`((?:make|snakemake|ntktune) [^`]+)`", text)
+    binaries = Path(sys.executable).parent
+    told = set()
+    for program, *words in filter(None, (shlex.split(line, comments=True) for line in lines)):
+        if program == "make":
+            done = subprocess.run(
+                ["make", "--dry-run", f"BIN={binaries}", *words],
+                cwd=checkout.folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        elif program == "snakemake":
+            done = checkout.snakemake(*words, "--dry-run", "--quiet")
+        elif program == "ntktune":
+            done = checkout.command(*words)
+        else:
+            assert program in ("source", "pip"), program
+            continue
+        assert done.returncode == 0, f"{program} {words}: {done.stdout}{done.stderr}"
+        told.add(program)
+    assert told == {"make", "snakemake", "ntktune"}
 
 
 def test_the_users_own_files_are_watched_by_content(checkout):
