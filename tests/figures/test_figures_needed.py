@@ -69,7 +69,8 @@ def test_an_interval_without_an_end():
     sizes, curve = np.array([16, 32, 64]), np.array([0.0, 0.2, 0.3])
     unsure = curve + np.array([[0.0, 0.0, 0.0], [0.3, 0.3, 0.3], [-0.3, -0.3, -0.3]])
     low, high = needed_interval(sizes, unsure)
-    assert (low, high) == (pytest.approx(16), np.inf)
+    assert 16 < low < 64
+    assert high == np.inf
     assert np.isnan(needed_interval(sizes, unsure[:1])).all()
     sure = needed_interval(sizes, curve + np.zeros((3, 3)))
     assert sure == pytest.approx([reached_sizes(sizes, curve[None])[0]] * 2, rel=0.01)
