@@ -30,6 +30,7 @@ def _onednn() -> Callable[..., torch.Tensor] | None:
 
 
 ONEDNN = _onednn()
+SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def _checkpointing() -> bool:
@@ -118,6 +119,29 @@ class FastLinear(TorchFunctionMode):
                 rows = _Linear.apply(x.flatten(0, -2), weight, bias)
                 return rows.view(*x.shape[:-1], len(weight))
         return function(*args, **(kwargs or {}))
+
+
+class WideSoftmax(TorchFunctionMode):
+    """Context in which a float64 softmax that is cast to float32 stays finite.
+
+    Hugging Face masks scores with float64's least number, which float32 does not have: the
+    padded places that may attend to nothing would become NaN, and all that reads them. The
+    scores that count are left as they are; so are checkpointed parts.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Clamp what a softmax casts to float32; pass everything else on."""
+        kwargs = kwargs or {}
+        narrows = kwargs.get("dtype") == torch.float32 and args and args[0].dtype == torch.float64
+        if function in SOFTMAX and narrows and not _checkpointing():
+            args = (args[0].clamp(min=torch.finfo(torch.float32).min), *args[1:])
+        return function(*args, **kwargs)
 
 
 def measured_rate() -> float:

@@ -28,6 +28,7 @@ from ntktune.loading import (
     reading,
     usable,
 )
+from ntktune.matmul import WideSoftmax
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -68,11 +69,18 @@ class TextModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
-        hidden = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state  # (N, T, D)
+        hidden = last_hidden(self.backbone, input_ids, attention_mask)  # (N, T, D)
         outputs = self.head(last_token(hidden, attention_mask))  # (N, C)
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
+def last_hidden(
+    backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the last hidden states, (N, T, D), of token ids of shape (N, T)."""
+    wide = next(backbone.parameters()).dtype == torch.float64
+    with WideSoftmax() if wide else contextlib.nullcontext():
+        return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
 def hidden_width(backbone: nn.Module) -> int:
@@ -164,9 +172,7 @@ class LabelWordModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the words' logits, shape (N, C), of token ids of shape (N, T)."""
-        hidden = self.model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state  # (N, T, D)
+        hidden = last_hidden(self.model.base_model, input_ids, attention_mask)  # (N, T, D)
         head = self.model.get_output_embeddings()
         return head(last_token(hidden, attention_mask))[:, self.words]
 
@@ -323,6 +329,8 @@ def load_backbone(
         block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):
         backbone.config.use_cache = False  # cached keys only cost memory here
+    if dtype == torch.float64:
+        backbone.config._experts_implementation = "eager"  # grouped products have no float64
     fuse_activations(backbone)
     return backbone.eval()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from ntktune.kernel.groups import layer_name
 from ntktune.kernel.layers import (
     Call,
     Layer,
@@ -95,6 +97,7 @@ class Capture:
         self.uses: dict[str, Uses] = {}
         # gradients of scales and biases, (all examples, D)
         self.vectors: dict[str, torch.Tensor] = {}
+        self.largest: dict[str, torch.Tensor] = {}  # by layer, where signs are taken
 
     def watching(self, lengths: Sequence[int], first: int) -> WatchedLayers:
         """Return a context that captures one micro-batch.
@@ -116,6 +119,8 @@ class Capture:
         Queries, keys and values meet the same inputs, so their output gradients are put
         side by side: one product of the inputs serves all.
         """
+        if self.sides.floor:  # each weight's rounding is judged by its own layer
+            return [[name] for name in self.uses]
         together: dict[tuple, list[str]] = {}
         for name, uses in self.uses.items():
             key = tuple(id(rows.met) for rows in uses.linear) if not uses.embedding else (name,)
@@ -138,25 +143,43 @@ class Capture:
         uses = [self.uses.pop(name) for name in unit]
         embedding = _joined([uses[0].embedding])
         linear = _joined([use.linear for use in uses])
+        device = (linear or embedding).gradients.device
+        largest = self.largest_entries(unit[0], device) if self.sides.floor else None
         if linear is not None and len(linear.owner) <= self.sides.total:  # a head's few rows
             linear, words = _words(linear, self.sides.total, tied=embedding is not None)
             embedding = _joined([[rows for rows in (embedding, words) if rows is not None]])
         if linear is None:
-            gram = embedding_gram(embedding.met, embedding.gradients, embedding.owner, self.sides)
+            gram = embedding_gram(
+                embedding.met, embedding.gradients, embedding.owner, self.sides, largest
+            )
             return gram, "equal tokens"
         a, g, owner = linear.met, linear.gradients, linear.owner
         if embedding is None:
-            return linear_gram(a, g, owner, self.sides, self.workspace)
+            return linear_gram(a, g, owner, self.sides, self.workspace, largest)
         tied = embedding.met, embedding.gradients, embedding.owner
-        return materialised_gram(a, g, owner, self.sides, self.workspace, tied), "materialised"
+        gram = materialised_gram(a, g, owner, self.sides, self.workspace, tied, largest)
+        return gram, "materialised"
+
+    def largest_entries(self, name: str, device: torch.device) -> torch.Tensor:
+        """Return the largest entry known of a parameter's layer's gradient, by example.
+
+        It is raised in place by the layer's weight, whose Gram comes before its bias's.
+        """
+        layer = layer_name(name)
+        if layer not in self.largest:
+            vectors = [v.abs().amax(1) for n, v in self.vectors.items() if layer_name(n) == layer]
+            zero = torch.zeros(self.sides.total, dtype=torch.float64, device=device)
+            self.largest[layer] = functools.reduce(torch.maximum, vectors, zero)
+        return self.largest[layer]
 
     def vector_grams(self) -> dict[str, torch.Tensor]:
-        """Return the Gram of each scale and bias, by parameter name."""
-        sides = self.sides
-        return {
-            name: inner_products(*sides.factors(*sides.split(v)))
-            for name, v in self.vectors.items()
-        }
+        """Return the Gram of each scale and bias, by parameter name, after the units'."""
+        grams = {}
+        for name, vector in self.vectors.items():
+            if self.sides.floor:
+                vector = self.sides.settled(vector, self.largest_entries(name, vector.device))
+            grams[name] = inner_products(*self.sides.factors(*self.sides.split(vector)))
+        return grams
 
 
 def _joined(weights: list[list[Rows]]) -> Rows | None:

@@ -25,6 +25,7 @@ from ntktune.kernel.network import (
     network_copy,
     network_outputs,
     numbered,
+    usable_padding,
 )
 from ntktune.kernel.products import VARIANTS
 from ntktune.kernel.sums import PROCESSOR_TOKENS, TOLERANCES, Computed, Task
@@ -112,8 +113,8 @@ def gram(
     variant
         ``sgd``: ⟨∇f(x), ∇f(x')⟩. ``signgd``: ⟨sign ∇f(x), sign ∇f(x')⟩, of training with the
         gradient's signs; ``asymmetric-signgd``: ⟨sign ∇f(x), ∇f(x')⟩ (Malladi et al. 2023).
-        They take longer: a sign needs the gradient itself. Where a gradient is zero but for
-        rounding its signs are chance.
+        They take longer: a sign needs the gradient itself. An entry that is zero but for
+        rounding has sign 0 (:data:`ntktune.kernel.products.SIGN_FLOORS`).
     projection
         Give up exactness for very many texts: inputs and output gradients of linear layers
         are projected to so many dimensions by random signs, which leaves the expectation of
@@ -188,6 +189,7 @@ def gram(
         torch.inference_mode(False),
         torch.enable_grad(),
         evaluation_state(model),
+        usable_padding(model, examples, other),
         ids_that_fit(model, examples, other, device),
     ):
         classes = [[0]]

@@ -7,31 +7,47 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ntktune.kernel.groups import layer_name
 from ntktune.kernel.network import trainable
 from ntktune.kernel.products import Sides, inner_products
 
 
-def _bundles(
-    parameters: dict[str, list[nn.Parameter]], limit: float
-) -> list[list[tuple[str, nn.Parameter]]]:
-    """Split (group, parameter) pairs into runs whose gradients fit into ``limit`` bytes."""
-    bundles: list[list[tuple[str, nn.Parameter]]] = []
+def _bundles(parameters: dict[str, nn.Parameter], limit: float) -> list[dict[str, nn.Parameter]]:
+    """Split parameters, by name, into runs whose gradients fit into ``limit`` bytes.
+
+    A layer's parameters stay together: where signs are taken, it is judged as one.
+    """
+    layers: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        layers.setdefault(layer_name(name), {})[name] = parameter
+    bundles: list[dict[str, nn.Parameter]] = []
     room = 0.0
-    for group, members in parameters.items():
-        for parameter in members:
-            size = parameter.numel() * parameter.element_size()
-            if not bundles or size > room:
-                bundles.append([])
-                room = limit
-            bundles[-1].append((group, parameter))
-            room -= size
+    for members in layers.values():
+        size = sum(p.numel() * p.element_size() for p in members.values())
+        if not bundles or size > room:
+            bundles.append({})
+            room = limit
+        bundles[-1] |= members
+        room -= size
     return bundles
+
+
+def _settled(gradients: dict[str, torch.Tensor], sides: Sides) -> list[torch.Tensor]:
+    """Return one example's gradients, 0 where they are zero but for rounding and signs count."""
+    if not sides.floor:
+        return list(gradients.values())
+    largest: dict[str, torch.Tensor] = {}
+    for name, gradient in gradients.items():
+        layer, own = layer_name(name), gradient.abs().max()
+        largest[layer] = torch.maximum(largest.get(layer, own), own)
+    return [sides.settled(g, largest[layer_name(name)]) for name, g in gradients.items()]
 
 
 def autograd_grams(
     scalar: Callable[[Sequence[int]], torch.Tensor],
     sides: Sides,
-    parameters: dict[str, list[nn.Parameter]],
+    parameters: dict[str, nn.Parameter],
+    groups: dict[str, str],
     max_bytes: float,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -47,7 +63,9 @@ def autograd_grams(
     sides
         Which examples are rows and columns.
     parameters
-        Parameters of each group; no other parameter requires a gradient.
+        By name; no other parameter requires a gradient.
+    groups
+        Each parameter's group.
     max_bytes
         Room for gradients.
     progress
@@ -62,22 +80,25 @@ def autograd_grams(
     bundles = _bundles(parameters, max_bytes / 2)
     square = sides.columns is None
     for number, bundle in enumerate(bundles):
-        members = [p for _, p in bundle]
-        for group, parameter in bundle:
+        members, owners = list(bundle.values()), [groups[name] for name in bundle]
+        for group, parameter in zip(owners, members, strict=True):
             if group not in grams:
                 grams[group] = torch.zeros(
                     sides.shape, dtype=torch.float64, device=parameter.device
                 )
 
-        def gradients(example: int, members: list = members) -> list[torch.Tensor]:
+        def gradients(example: int, bundle: dict = bundle) -> list[torch.Tensor]:
             value = scalar([example])[0]
-            if not value.requires_grad:
-                return [torch.zeros_like(p).flatten() for p in members]
-            found = torch.autograd.grad(value, members, allow_unused=True)
-            return [
-                torch.zeros_like(p).flatten() if g is None else g.flatten()
-                for p, g in zip(members, found, strict=True)
-            ]
+            found = (
+                torch.autograd.grad(value, list(bundle.values()), allow_unused=True)
+                if value.requires_grad
+                else [None] * len(bundle)
+            )
+            flat = {
+                name: (torch.zeros_like(p) if g is None else g).flatten()
+                for (name, p), g in zip(bundle.items(), found, strict=True)
+            }
+            return _settled(flat, sides)
 
         with trainable(members):
             size = sum(p.numel() * p.element_size() for p in members)
@@ -89,12 +110,12 @@ def autograd_grams(
                     for row, gradient in zip(rows, gradients(i), strict=True):
                         row[i - first] = gradient
                 if square:
-                    for (group, _), row in zip(bundle, rows, strict=True):
+                    for group, row in zip(owners, rows, strict=True):
                         block = inner_products(*sides.factors(row, row))
                         grams[group][first:last, first:last] += block
                 for j in range(last if square else sides.rows, sides.total):
                     others = gradients(j)
-                    for (group, _), row, other in zip(bundle, rows, others, strict=True):
+                    for group, row, other in zip(owners, rows, others, strict=True):
                         column = inner_products(*sides.factors(row, other[None]))
                         grams[group][first:last, j if square else j - sides.rows] += column[:, 0]
                         if square:

@@ -16,6 +16,11 @@ def _path(model: nn.Module, name: str) -> tuple[list[nn.Module], list[str]]:
     return modules, parts
 
 
+def layer_name(parameter: str) -> str:
+    """Return the name of the module that a parameter belongs to."""
+    return parameter.rpartition(".")[0]
+
+
 def parameter_group(model: nn.Module, name: str) -> str:
     """Return the group of a parameter, from its name and the modules above it.
 

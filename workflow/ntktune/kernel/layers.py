@@ -154,6 +154,7 @@ class WatchedLayers:
     ):
         self.layers, self.batch_size, self.on_call = layers, batch_size, on_call
         self.starts: list[torch.Tensor] = []
+        self.expanded: list[Layer] = []
         self.handles: list[Any] = []
 
     def __enter__(self) -> WatchedLayers:
@@ -177,6 +178,7 @@ class WatchedLayers:
                 raise UnplannedError(layer, "it takes or returns no tensor")
             x = found[0]
             if layer.kind == "embedding" and output.dim() > 2 and len(output) == 1:
+                self.expanded.append(layer)
                 x = x.expand(self.batch_size, *x.shape[1:])
                 output = output.expand(self.batch_size, *output.shape[1:])
             if not output.requires_grad:

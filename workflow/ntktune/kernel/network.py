@@ -11,7 +11,7 @@ from torch import nn
 
 from ntktune.device import full_precision_products
 from ntktune.errors import UserError
-from ntktune.matmul import FastLinear
+from ntktune.matmul import FastLinear, WideSoftmax
 from ntktune.models import fuse_activations, pad, positions
 
 # Functions with one value, and the shape that a model must return for each.
@@ -53,25 +53,33 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both.
 
     Keys and values are not cached meanwhile: they only cost memory here. A GPU multiplies
-    float32 in full, and activations run fused.
+    float32 in full, and activations run fused. In float64 experts are computed one by one, as
+    grouped products have no float64, and softmax stays finite.
     """
     training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
+    wide = any(p.dtype == torch.float64 for p in model.parameters())
+    grouped = [c for c in configs.values() if wide and hasattr(c, "_experts_implementation")]
+    experts = [(c, c._experts_implementation) for c in grouped]
     fused = fuse_activations(model)
     try:
         model.eval()
         model.requires_grad_(False)
         for config in caching:
             config.use_cache = False
-        with full_precision_products():
+        for config in grouped:
+            config._experts_implementation = "eager"
+        with full_precision_products(), WideSoftmax() if wide else contextlib.nullcontext():
             yield
     finally:
         for activation in fused:
             del activation.forward
         for config in caching:
             config.use_cache = True
+        for config, implementation in experts:
+            config._experts_implementation = implementation
         for module, flag in training:
             module.training = flag
         for parameter, flag in trainable:
@@ -191,6 +199,39 @@ def check_ids(
                 f"the ids 0 to {'…' if vocabulary is None else vocabulary - 1}; tokenise the "
                 "texts with the model's own tokenizer"
             )
+
+
+@contextlib.contextmanager
+def usable_padding(
+    model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
+) -> Iterator[None]:
+    """Give a classifier a padding id that it can look up, if its own is None or no token's.
+
+    Hugging Face's classifiers read the last token that has another id. Any id will do that is
+    no text's last token: the kernel is then that of each text by itself.
+
+    Raises
+    ------
+    UserError
+        Every id of the vocabulary is some text's last token.
+    """
+    config, (vocabulary, _) = getattr(model, "config", None), _limits(model)
+    padding = getattr(config, "pad_token_id", 0)
+    if vocabulary is None or (isinstance(padding, int) and 0 <= padding < vocabulary):
+        yield
+        return
+    last = {int(text[-1]) for _, text in numbered(examples, other)}
+    free = next((number for number in range(vocabulary) if number not in last), None)
+    if free is None:
+        raise UserError(
+            f"the model's padding token, config.pad_token_id = {padding}, is none of its "
+            f"{vocabulary} tokens, and each of these ends some text; give it a token of its own"
+        )
+    try:
+        config.pad_token_id = free
+        yield
+    finally:
+        config.pad_token_id = padding
 
 
 @contextlib.contextmanager

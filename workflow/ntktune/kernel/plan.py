@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ntktune.device import is_out_of_memory
 from ntktune.kernel.layers import (
     Call,
     Layer,
@@ -186,8 +187,10 @@ def make_plan(
                 roles[name].add((role, kind))
             elif name:
                 reasons.setdefault(name, f"{type(module).__name__} has no structured rule")
-        if kind and any(own.values()):
-            layers.append(Layer(module, kind, own.get("weight"), own.get("bias")))
+        weight, bias = (own.get(role) for role in ("weight", "bias"))
+        weight, bias = (None if name in general else name for name in (weight, bias))
+        if kind and (weight or bias):
+            layers.append(Layer(module, kind, weight, bias))
 
     probe = _Probe(lengths)
     with WatchedLayers(layers, len(pair), probe.on_call) as watched:
@@ -197,6 +200,12 @@ def make_plan(
             for name in error.layer.parameters:
                 reasons.setdefault(name, error.reason)
             return make_plan(model, scalar, parameters, pair, lengths, reasons)
+        except RuntimeError as error:
+            names = [name for layer in watched.expanded for name in layer.parameters]
+            if not names or is_out_of_memory(error):
+                raise
+            again = reasons | dict.fromkeys(names, "the model repeats its output itself")
+            return make_plan(model, scalar, parameters, pair, lengths, again)
         for call in probe.calls:
             if call.overwritten:
                 probe.misfits[call.layer] = "its input is changed in place"

@@ -8,6 +8,8 @@ without waiting for a GPU.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +35,11 @@ TOKEN_MULTIPLE = 8
 # Rows of a Gram's tile, of few and of many examples: of a symmetric one a triangle is computed.
 GRAM_ROWS = 64, 128
 GPU_GRAM_ROWS = 1_024
+# Where signs are taken, an entry of a gradient is zero but for rounding, and has sign 0, if it is
+# at most this share of the largest entry in the gradient of its layer (a module's weight and bias)
+# on the same text. Attention's key biases are: a softmax does not change when all scores shift.
+# Even in a float64 model Hugging Face computes parts in float32.
+SIGN_FLOORS = {torch.float64: 3e-7, torch.float32: 3e-5, torch.bfloat16: 3e-2}
 # What the materialised form costs beside FLOPs of token-pair tiles (benchmarks/products.py): to
 # write an example's gradient takes as long as the products of so many tokens more, and the Gram
 # is a product of tall and thin matrices.
@@ -53,11 +60,14 @@ class Sides:
     variant
         ``sgd``: ⟨∇f, ∇f'⟩. ``signgd``: ⟨sign ∇f, sign ∇f'⟩. ``asymmetric-signgd``:
         ⟨sign ∇f, ∇f'⟩, f of the row.
+    floor
+        The network's of :data:`SIGN_FLOORS`; 0 where no signs are taken.
     """
 
     rows: int
     columns: int | None = None
     variant: str = "sgd"
+    floor: float = 0.0
 
     @property
     def total(self) -> int:
@@ -78,6 +88,20 @@ class Sides:
     def symmetric(self) -> bool:
         """Whether the Gram is its own transpose."""
         return self.columns is None and self.variant != "asymmetric-signgd"
+
+    def settled(self, gradients: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        """Return gradients with 0 for the entries that are zero but for rounding.
+
+        Parameters
+        ----------
+        gradients
+            Shape (..., P).
+        largest
+            Largest absolute entry of the layer's gradient on the same text, shape (...).
+        """
+        if not self.floor:
+            return gradients
+        return gradients.masked_fill(gradients.abs() <= self.floor * largest[..., None], 0.0)
 
     def split(self, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows' and the columns' part of something with an entry per example."""
@@ -189,6 +213,7 @@ def linear_gram(
     owner: torch.Tensor,
     sides: Sides,
     workspace: Workspace,
+    largest: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, str]:
     """Return the Gram of a linear layer's weight, and the form it was computed in.
 
@@ -206,12 +231,14 @@ def linear_gram(
         Which examples are rows and columns, and the variant.
     workspace
         Memory for the gradients.
+    largest
+        As in :func:`materialised_gram`.
     """
     shape = inputs.shape[1], gradients.shape[1]
     form = cheaper_form(linear_costs(owner, sides, *shape, inputs.device))
     if form == "token pairs":
         return token_pair_gram(inputs, gradients, owner, sides), form
-    return materialised_gram(inputs, gradients, owner, sides, workspace), form
+    return materialised_gram(inputs, gradients, owner, sides, workspace, None, largest), form
 
 
 @dataclass
@@ -274,6 +301,7 @@ def materialised_gram(
     sides: Sides,
     workspace: Workspace,
     tied: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    largest: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` from per-example gradients, in row blocks.
 
@@ -284,21 +312,48 @@ def materialised_gram(
     tied
         Uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
         and examples (R',). They are added to the gradients before any product.
+    largest
+        Largest entry of the layer's gradient on each text, shape (examples,), for signs:
+        that of its bias on entry, raised here to the weight's.
     """
     inputs = _working(inputs)
-    d_in, d_out = inputs.shape[1], gradients.shape[1]
     gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
+    blocks = functools.partial(
+        _gradient_blocks, inputs, gradients, owner, sides.total, workspace, tied
+    )
+    if largest is not None:
+        for block in blocks():
+            torch.maximum(largest, block.abs().amax(dim=(0, 2)).to(largest), out=largest)
+    for block in blocks():
+        for some in block if largest is None else sides.settled(block, largest.to(block)):
+            _add_product(gram, *sides.factors(*sides.split(some)))
+    return gram
+
+
+def _gradient_blocks(
+    inputs: torch.Tensor,
+    gradients: torch.Tensor,
+    owner: torch.Tensor,
+    total: int,
+    workspace: Workspace,
+    tied: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> Iterator[torch.Tensor]:
+    """Yield the examples' weight gradients in blocks of pieces, shape (pieces, total, numbers).
+
+    The arguments are those of :func:`materialised_gram`. A block is valid until the next.
+    """
+    d_in, d_out = inputs.shape[1], gradients.shape[1]
     # the weight's rows in pieces of one size, and as many at once as fit
     pieces = -(-d_out * d_in // COLUMNS)
     piece = -(-d_out // pieces)
     pieces = -(-d_out // piece)
-    at_once = max(1, min(pieces, BLOCK_NUMBERS // (sides.total * piece * d_in)))
-    ends = torch.bincount(owner, minlength=sides.total).cumsum(0).tolist()
-    memory = workspace.empty(at_once * sides.total * piece * d_in, like=inputs)
+    at_once = max(1, min(pieces, BLOCK_NUMBERS // (total * piece * d_in)))
+    ends = torch.bincount(owner, minlength=total).cumsum(0).tolist()
+    memory = workspace.empty(at_once * total * piece * d_in, like=inputs)
     for first in range(0, d_out, at_once * piece):
         last = min(first + at_once * piece, d_out)
         here = -(-(last - first) // piece)
-        block = memory[: here * sides.total * piece * d_in].view(here, sides.total, -1)
+        block = memory[: here * total * piece * d_in].view(here, total, -1)
         for example, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start == end:
                 block[:, example] = 0.0
@@ -316,15 +371,17 @@ def materialised_gram(
             inside = ((tokens >= first) & (tokens < last)).nonzero().flatten()
             part = (tokens[inside] - first) // piece
             row = (tokens[inside] - first) % piece
-            target = (part * sides.total + holder.to(part.device)[inside]) * piece + row
+            target = (part * total + holder.to(part.device)[inside]) * piece + row
             block.view(-1, d_in).index_add_(0, target, _working(rows[inside]))
-        for some in block:
-            _add_product(gram, *sides.factors(*sides.split(some)))
-    return gram
+        yield block
 
 
 def embedding_gram(
-    tokens: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
+    tokens: torch.Tensor,
+    gradients: torch.Tensor,
+    owner: torch.Tensor,
+    sides: Sides,
+    largest: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the Gram of an embedding's weight, by equal tokens.
 
@@ -338,6 +395,8 @@ def embedding_gram(
         Example of each row, shape (R,).
     sides
         Which examples are rows and columns, and the variant.
+    largest
+        As in :func:`materialised_gram`.
     """
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
     owner = owner.to(tokens.device)
@@ -346,6 +405,10 @@ def embedding_gram(
     rows = _working(gradients[:0]).new_zeros(len(keys), gradients.shape[1])
     rows.index_add_(0, position, _working(gradients))
     holder = keys % sides.total
+    if largest is not None:
+        own = rows.abs().amax(dim=1).to(largest)
+        largest.scatter_reduce_(0, holder, own, "amax")
+        rows = sides.settled(rows, largest.to(rows)[holder])
     shared = torch.unique_consecutive(keys // sides.total, return_counts=True)[1]
     starts = shared.cumsum(0) - shared
     for count in torch.unique(shared).tolist():  # all tokens that `count` examples hold

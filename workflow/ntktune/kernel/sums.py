@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from ntktune.kernel.general import autograd_grams
 from ntktune.kernel.layers import Layer, UnplannedError
 from ntktune.kernel.network import check_finite, network_outputs
 from ntktune.kernel.plan import Plan, make_plan
-from ntktune.kernel.products import Sides, Workspace
+from ntktune.kernel.products import SIGN_FLOORS, Sides, Workspace
 from ntktune.kernel.stack import Stack, find_stack
 from ntktune.models import token_batches
 
@@ -76,7 +77,9 @@ class Task:
                 self.batches.append(range(start, len(self.values)))
             counts.append(len(lengths))
         columns = counts[1] if self.other is not None else None
-        self.sides = Sides(counts[0], columns, self.variant)
+        dtype = next(iter(self.parameters.values())).dtype
+        floor = SIGN_FLOORS[dtype] if self.variant != "sgd" else 0.0
+        self.sides = Sides(counts[0], columns, self.variant, floor)
         self.tokens = sum(len(self.texts[text]) for text, _ in self.values)
 
     def scalar(self, numbers: Sequence[int]) -> torch.Tensor:
@@ -102,13 +105,6 @@ class Task:
         """Return each value's number, in the order of the caller's texts and of the outputs."""
         keys = torch.tensor([text * len(self.classes) + c for text, c in self.values])
         return keys.argsort()
-
-    def members(self, names: Sequence[str]) -> dict[str, list[nn.Parameter]]:
-        """Parameters by group."""
-        found: dict[str, list[nn.Parameter]] = {}
-        for name in names:
-            found.setdefault(self.groups[name], []).append(self.parameters[name])
-        return found
 
 
 @dataclass
@@ -219,7 +215,8 @@ class _Sums:
         for group, block in autograd_grams(
             task.scalar,
             task.sides,
-            task.members(general),
+            {name: task.parameters[name] for name in general},
+            task.groups,
             task.max_bytes,
             lambda done: task.progress(1 - (1 - self.structured_share) * (1 - done)),
         ).items():
@@ -255,8 +252,6 @@ class _Sums:
         capture.check_padding()
         groups = self.task.groups
         self.used |= capture.uses.keys() | capture.vectors.keys()
-        for name, block in capture.vector_grams().items():
-            self.grams[groups[name]] += block
         units = [part for unit in capture.units() for part in _by_group(unit, groups)]
         costs = [capture.cost(unit) for unit in units]
         spent, total = 0.0, sum(costs) or 1.0
@@ -266,6 +261,8 @@ class _Sums:
             self.forms.setdefault(form, []).extend(unit)
             spent += cost
             progress(spent / total)
+        for name, block in capture.vector_grams().items():
+            self.grams[groups[name]] += block
 
     def whole_passes(self, passes: list[list[Layer]]) -> None:
         """Run the whole network once for each part of its layers."""
@@ -354,8 +351,11 @@ def _self_check(task: Task, grams: dict[str, torch.Tensor], values: torch.Tensor
     chosen = rows if sides.columns is None else rows + columns
     reference = autograd_grams(
         lambda numbers: task.scalar([chosen[number] for number in numbers]),
-        Sides(len(rows), None if sides.columns is None else len(columns), sides.variant),
-        task.members(list(task.parameters)),
+        dataclasses.replace(
+            sides, rows=len(rows), columns=None if sides.columns is None else len(columns)
+        ),
+        task.parameters,
+        task.groups,
         task.max_bytes,
     )
     shift = 0 if sides.columns is None else sides.rows
