@@ -154,6 +154,22 @@ def test_a_small_file_is_taken_whole(folder, capsys):
     assert "reviews: 7 rows of 7" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ones", [[11], [3, 4]])
+@pytest.mark.parametrize("count", [4, 30])
+def test_a_kernel_of_all_rows_needs_no_division(ones, count, folder):
+    """A class of one row, and a file of four, go as they are, in the file's order."""
+    ones = [i % count for i in ones]
+    rows = [f"a text of number {i},{'spam' if i in ones else 'ham'}" for i in range(count)]
+    (folder / "reviews.csv").write_text("\n".join(["review,kind", *rows]))
+    arguments = ["--label-column", "kind", "--classes", "ham", "spam", "--text-column", "review"]
+    arguments += ["--model", str(folder / "model"), "--data", str(folder / "reviews.csv")]
+    out = folder / "gram.safetensors"
+    assert main(["kernel", "gram", *arguments, "--device", "cpu", "--out", str(out)]) == 0
+    tensors, _ = read_tensors(out)
+    assert tensors["kernel"].shape == (1, count, count)
+    assert sorted(tensors["row"][tensors["label"] == 1].tolist()) == sorted(ones)
+
+
 def test_two_labels_are_two_classes(folder):
     flags = ("--label-column", "good", "--classes", "no", "yes")
     assert from_file(folder, *flags) == 0

@@ -6,7 +6,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
+from ntktune.errors import UserError
 from ntktune.kernel import gram
+from ntktune.loading import from_configuration
+from ntktune.models import described_configuration, pad, text_model
 
 ARCHITECTURES = ["gpt_neo", "llama", "bert", "gpt2"]
 
@@ -70,6 +73,66 @@ def test_a_classifier_that_looks_for_its_padding(tiny, texts, reference):
     config.vocab_size, config.pad_token_id, config.num_labels = 51, 50, 1  # 0 is a word here
     model = LlamaForSequenceClassification(config).eval()
     assert relative(gram(model, texts).kernel, reference(model, texts)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("padding", [None, -1, 50, 1000])
+def test_a_classifier_without_a_usable_padding_id(padding, tiny, texts, reference):
+    from transformers import LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = tiny("llama").backbone.config
+    config.num_labels = 1
+    model = LlamaForSequenceClassification(config).eval()
+    model.config.pad_token_id = padding
+    assert relative(gram(model, texts).kernel, reference(model, texts)[0]) < 1e-5
+    assert model.config.pad_token_id == padding
+    every_last = [torch.tensor([word]) for word in range(50)]
+    with pytest.raises(UserError, match=f"padding token, config.pad_token_id = {padding}, is none"):
+        gram(model, every_last)
+
+
+@pytest.mark.parametrize("repeat", ["repeat", "expand"])
+def test_a_module_that_repeats_an_embedding_itself(repeat, toy, texts, reference):
+    class Model(toy):
+        def forward(self, input_ids, attention_mask):
+            count, length = input_ids.shape
+            places = self.places(torch.arange(length)[None])  # (1, T, D)
+            sizes = (count, 1, 1) if repeat == "repeat" else (count, -1, -1)
+            hidden = self.body(self.embed(input_ids) + getattr(places, repeat)(*sizes))
+            return self.head(self.pooled(hidden, attention_mask)).squeeze(1)
+
+    model = Model(places=nn.Embedding(16, 12))
+    found = gram(model, texts, dtype=torch.float64)
+    assert relative(found.kernel, reference(model, texts)[0]) < 1e-10
+    assert set(found.provenance["general"]) == ({"places.weight"} if repeat == "repeat" else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        # masked places that may attend to nothing
+        ("gemma2", {"sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 1}),
+        # its library has no product of several experts in float64
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+)
+def test_float64_where_the_library_computes_in_float32_alone(
+    name, settings, texts, reference, tmp_path
+):
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    from_configuration(
+        described_configuration({"model_type": name} | shape | heads | ends | settings)
+    ).save_pretrained(tmp_path)
+    model = text_model(tmp_path, outputs=1, head_seed=0, dtype=torch.float64)
+    expected, values = reference(model, texts)
+    with torch.no_grad():
+        torch.testing.assert_close(model(*pad(texts)), values, rtol=1e-5, atol=1e-6)
+    assert relative(gram(model, texts, dtype=torch.float64).kernel, expected) < 1e-5
+    narrow = text_model(tmp_path, outputs=1, head_seed=0)
+    assert relative(gram(narrow, texts, dtype=torch.float64).kernel, expected) < 1e-5
 
 
 def test_own_groups(toy, texts):

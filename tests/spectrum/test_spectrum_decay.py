@@ -63,6 +63,17 @@ def test_float_noise_is_dropped_and_counted():
     assert decay_exponent([4.0, 3.0, 2.0, 1.0], noise_floor=1.0).dropped == 1
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rounding", [0.0, 1e-17, 1e-16])
+def test_eigenvalues_that_are_alike_but_for_rounding_have_exponent_zero(seed, rounding):
+    random = np.random.default_rng(seed)
+    count, value = int(random.integers(3, 200)), float(10 ** random.uniform(-9, 9))
+    values = value * (1 + count * rounding * random.uniform(-1, 1, count))
+    fit = decay_exponent(np.sort(values)[::-1])
+    assert (fit.exponent, fit.stderr, fit.r_squared) == (0.0, 0.0, 1.0)
+    assert predicted_rate(fit.exponent) == 0.0
+
+
 def test_equal_eigenvalues_do_not_decay():
     fit = decay_exponent(np.ones(10))
     assert (fit.exponent, fit.intercept, fit.r_squared, fit.stderr) == (0, 0, 1, 0)

@@ -151,9 +151,7 @@ def code_folder(tmp_path, monkeypatch):
         f"{ran}from transformers import PreTrainedConfig, PreTrainedTokenizer\n"
         "class T(PreTrainedTokenizer): pass\nclass C(PreTrainedConfig): model_type = 'mine'\n"
     )
-    (tmp_path / "rows.csv").write_text(
-        "text,label\n" + "".join(f"film {i},{i}\n" for i in range(9))
-    )
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"FILM{i},{i}\n" for i in range(9)))
     table = {
         "text_a": ["a"],
         "text_b": [None],
@@ -180,7 +178,7 @@ def _commands(study):
         ["kernel", "plan", *model],
         ["kernel", "draws", *model, *tokens, "--draws", str(study / "draws.json"), *out],
         ["finetune", "run", *tuning_flags(study, "steps"), *tuned],
-        ["taskvectors", "export", *model, "--blocks", "1", *out],
+        ["taskvectors", "export", *model, *out],
         ["kernel", "gram", *model, "--data", str(study / "rows.csv"), *out],
         ["data", "fetch-model", "--source", source, *out],
         [
@@ -205,6 +203,18 @@ def test_code_of_a_model_is_not_run_and_nothing_is_asked(code_folder, capsys, co
     assert main(_commands(code_folder)[command]) == 1
     assert "models that bring their own Python code are not run" in capsys.readouterr().err
     assert not (code_folder / "ran").exists()
+
+
+@pytest.mark.parametrize("command", range(1, 6))
+def test_no_command_fills_gaps_in_weights_with_random_numbers(code_folder, capsys, command):
+    file = code_folder / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))
+    byte_tokenizer().save_pretrained(code_folder / "model")
+    assert main(_commands(code_folder)[command]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "error: the weights in" in said
+    assert "do not fill the model: 9 tensors are missing and 0 have another shape" in said
+    assert not (code_folder / "out").exists()
 
 
 @pytest.mark.parametrize("command", [4, 5, 6])

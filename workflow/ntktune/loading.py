@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +147,17 @@ def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
     with reading(f"the model in {where}"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, info = from_folder(kind, folder, output_loading_info=True, **how)
-    missing = [n for n in sorted(info["missing_keys"]) if not n.startswith(POOLER)]
-    wrong = sorted(map(str, info.get("mismatched_keys") or ()))
+    check_filled(info["missing_keys"], info.get("mismatched_keys") or (), where)
+    return model
+
+
+def check_filled(missing: Iterable[str], wrong: Iterable[Any], where: str | os.PathLike) -> None:
+    """Raise UserError if tensors of a model are missing in its weights or have another shape."""
+    missing = [name for name in sorted(missing) if not name.startswith(POOLER)]
+    wrong = sorted(map(str, wrong))
     if missing or wrong:
         raise UserError(
             f"the weights in {where} do not fill the model: {len(missing)} tensors are missing "
             f"and {len(wrong)} have another shape, such as {(missing + wrong)[0]}; they belong to "
             "another architecture or configuration, or were saved without the language head"
         )
-    return model

@@ -138,8 +138,8 @@ class WideSoftmax(TorchFunctionMode):
     ) -> Any:
         """Clamp what a softmax casts to float32; pass everything else on."""
         kwargs = kwargs or {}
-        narrows = kwargs.get("dtype") == torch.float32 and args and args[0].dtype == torch.float64
-        if function in SOFTMAX and narrows and not _checkpointing():
+        narrows = function in SOFTMAX and kwargs.get("dtype") == torch.float32
+        if narrows and args and args[0].dtype == torch.float64 and not _checkpointing():
             args = (args[0].clamp(min=torch.finfo(torch.float32).min), *args[1:])
         return function(*args, **kwargs)
 

@@ -169,12 +169,44 @@ class LabelWordModel(nn.Module):
     def __init__(self, model: nn.Module, words: Sequence[int]):
         super().__init__()
         self.model, self.words = model, list(words)
+        self.scale = logit_scale(model)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the words' logits, shape (N, C), of token ids of shape (N, T)."""
         hidden = last_hidden(self.model.base_model, input_ids, attention_mask)  # (N, T, D)
         head = self.model.get_output_embeddings()
-        return head(last_token(hidden, attention_mask))[:, self.words]
+        logits = head(last_token(hidden, attention_mask))[:, self.words]
+        return logits if self.scale == 1 else logits * self.scale
+
+
+def logit_scale(model: nn.Module) -> float:
+    """Return what a language model multiplies its head's outputs by, 1 for most.
+
+    Granite, Cohere and MiniCPM3 do. The model's own logits of two tokens are compared with
+    its head's.
+
+    Raises
+    ------
+    UserError
+        Its logits are not proportional to its head's, as where they are capped.
+    """
+    ids = torch.arange(2, device=next(model.parameters()).device)[None]
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        hidden = last_hidden(model.base_model, ids, mask)
+        plain = model.get_output_embeddings()(hidden).flatten().double()
+        own = model(input_ids=ids, attention_mask=mask).logits.flatten().double()
+    largest = plain.abs().argmax()
+    scale = 1.0 if torch.equal(own, plain) else (own[largest] / plain[largest]).item()
+    rounding = 8 * torch.finfo(hidden.dtype).eps
+    capped = getattr(model.config, "final_logit_softcapping", None)
+    if capped or not bool(((own - scale * plain).abs() <= rounding * own.abs().max()).all()):
+        raise UserError(
+            f"{type(model).__name__} computes its logits by more than a linear layer and a factor"
+            f"{' (final_logit_softcapping)' if capped else ''}, which label words do not read; "
+            "use a fresh head"
+        )
+    return scale
 
 
 def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -331,7 +363,6 @@ def load_backbone(
         backbone.config.use_cache = False  # cached keys only cost memory here
     if dtype == torch.float64:
         backbone.config._experts_implementation = "eager"  # grouped products have no float64
-    fuse_activations(backbone)
     return backbone.eval()
 
 
@@ -364,6 +395,7 @@ def text_model(
 ) -> TextModel:
     """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode)."""
     backbone = load_backbone(folder, blocks, dtype)
+    fuse_activations(backbone)
     generator = torch.Generator().manual_seed(head_seed)
     return TextModel(backbone, outputs, generator).to(dtype).eval()
 
@@ -383,11 +415,7 @@ def label_word_model(
         The folder holds no causal language model, or its logits are no linear layer's.
     """
     model = load_backbone(folder, blocks, dtype, language_head=True)
-    if getattr(model.config, "final_logit_softcapping", None):
-        raise UserError(
-            f"the model in {folder} caps its logits (final_logit_softcapping), which label "
-            "words do not read; use a fresh head"
-        )
+    fuse_activations(model)
     return LabelWordModel(model, words).eval()
 
 

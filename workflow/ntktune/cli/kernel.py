@@ -232,7 +232,6 @@ def of_file(args: argparse.Namespace) -> None:
                 "label": args.label_column,
             },
             "template": args.template or ("{text_a}\n{text_b}" if pair else "{text_a}"),
-            "test_fraction": 0.5,  # both parts must have rows; all of them are used
             "sources": [{"files": {"train": args.data}}],
         },
         task,
@@ -240,10 +239,8 @@ def of_file(args: argparse.Namespace) -> None:
     advice = "name the file's own with --text-column, --second-text-column, --label-column"
     frames = read_sources(definition, task, columns_advice=advice).frames
     _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
-    table, counts = task_table(frames, definition)
-    parts = list(counts.values())  # the split into two is undone
-    together = {fate: sum(part[fate] for part in parts) for fate in parts[0]}
-    print(counts_line({f"{task}:": together}), file=sys.stderr)
+    table, counts = task_table(frames, definition, divide=False)
+    print(counts_line({f"{task}:": counts["train"]}), file=sys.stderr)
     model_is = located_model(args)
     encoder = text_encoder(args.model)
     words = _word_ids(args, encoder.encode)

@@ -181,6 +181,7 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     import shutil
 
     from ntktune.artifacts import atomic_path, write_json
+    from ntktune.loading import check_filled
     from ntktune.models import configuration, empty_backbone
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
@@ -189,7 +190,10 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     check_counts([tuned.backbone for tuned in read], coefficients)
     if not read:
         skeleton = empty_backbone(model, args.blocks)
-        base = {name: base[name] for name, _ in skeleton.named_parameters()}
+        wanted = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
+        wrong = [n for n, shape in wanted.items() if n in base and tuple(base[n].shape) != shape]
+        check_filled(wanted.keys() - base.keys(), wrong, model)
+        base = {name: base[name] for name in wanted if name in base}  # a pooler may be missing
     facts = {
         "model": model_facts(model),
         "blocks": args.blocks,

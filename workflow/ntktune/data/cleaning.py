@@ -204,7 +204,11 @@ def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarr
 
 
 def task_table(
-    frames: dict[str, pd.DataFrame], definition: dict, *, beyond: dict[str, int] | None = None
+    frames: dict[str, pd.DataFrame],
+    definition: dict,
+    *,
+    beyond: dict[str, int] | None = None,
+    divide: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
     """Return a task's clean table and what became of the rows that were read.
 
@@ -219,6 +223,8 @@ def task_table(
         A complete task definition.
     beyond
         Rows by split that the source held back because of ``limits``.
+    divide
+        False keeps rows without a test split whole, as training rows in their order.
 
     Returns
     -------
@@ -240,7 +246,8 @@ def task_table(
     """
     parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
     rows = pd.concat(parts, ignore_index=True)
-    if "test" not in frames:
+    splits = ("train", "test") if divide or "test" in frames else ("train",)
+    if divide and "test" not in frames:
         fractions = np.array([hashed_fraction(group, "test") for group in rows["group"]])
         rows["split"] = np.where(fractions < definition["test_fraction"], "test", "train")
     conflicting, repeated = _drop_duplicates(rows, published_test="test" in frames)
@@ -250,7 +257,7 @@ def task_table(
             chosen = part.index[hash_order(part["key"].tolist(), limit)]
             rows.loc[part.index.difference(chosen), "fate"] = "beyond_limit"
     counts = {}
-    for split in ("train", "test"):
+    for split in splits:
         fates = rows.loc[rows["split"] == split, "fate"].value_counts()
         counts[split] = {fate: int(fates.get(fate, 0)) for fate in FATES}
         counts[split]["beyond_limit"] += (beyond or {}).get(split, 0)

@@ -20,7 +20,7 @@ class DecayFit:
     Attributes
     ----------
     exponent
-        a; positive for decay. In SR26 ω = a / 2.
+        a; positive for decay, 0 where the eigenvalues are alike. In SR26 ω = a / 2.
     intercept
         c, the logarithm of the fitted λ at k = 1.
     stderr
@@ -129,11 +129,13 @@ def decay_exponent(
     x = np.log(ranks[usable])
     y = np.log(values[first - 1 : last][usable])
     dx, dy = x - x.mean(), y - y.mean()
+    if np.ptp(values[first - 1 : last][usable]) <= max(floor, 0.0):
+        dy = np.zeros_like(dy)  # alike but for rounding
     slope = (dx @ dy) / (dx @ dx)
     residual = dy - slope * dx
     unexplained, total = residual @ residual, dy @ dy
     return DecayFit(
-        exponent=float(-slope),
+        exponent=max(0.0, float(-slope)),  # of values that descend it is below 0 by rounding alone
         intercept=float(y.mean() - slope * x.mean()),
         stderr=math.sqrt(unexplained / (len(x) - 2) / (dx @ dx)),
         # equal eigenvalues: the horizontal line explains all there is

@@ -43,6 +43,8 @@ def checked_gram(gram: ArrayLike) -> np.ndarray:
 def eigenvalues(gram: ArrayLike) -> np.ndarray:
     """Return the eigenvalues λ_1 >= … >= λ_N of K_n = G / n, shape (N,) (SR26 eq 5).
 
+    They are G's own eigenvalues divided by N, its number of rows.
+
     Parameters
     ----------
     gram
