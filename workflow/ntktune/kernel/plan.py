@@ -193,24 +193,23 @@ def make_plan(
             layers.append(Layer(module, kind, weight, bias))
 
     probe = _Probe(lengths)
-    with WatchedLayers(layers, len(pair), probe.on_call) as watched:
-        try:
+    try:
+        with WatchedLayers(layers, len(pair), probe.on_call) as watched:
             values = scalar(pair)
-        except UnplannedError as error:
-            for name in error.layer.parameters:
-                reasons.setdefault(name, error.reason)
-            return make_plan(model, scalar, parameters, pair, lengths, reasons)
-        except RuntimeError as error:
-            names = [name for layer in watched.expanded for name in layer.parameters]
-            if not names or is_out_of_memory(error):
-                raise
-            again = reasons | dict.fromkeys(names, "the model repeats its output itself")
-            return make_plan(model, scalar, parameters, pair, lengths, again)
-        for call in probe.calls:
-            if call.overwritten:
-                probe.misfits[call.layer] = "its input is changed in place"
-        for probe.example in range(2):
-            watched.backward(values[probe.example], again=probe.example == 0)
+            for call in probe.calls:
+                if call.overwritten:
+                    probe.misfits[call.layer] = "its input is changed in place"
+            for probe.example in range(2):
+                watched.backward(values[probe.example], again=probe.example == 0)
+    except UnplannedError as error:
+        more = dict.fromkeys(error.layer.parameters, error.reason)
+        return make_plan(model, scalar, parameters, pair, lengths, more | reasons)
+    except RuntimeError as error:
+        repeated = [name for layer in watched.expanded for name in layer.parameters]
+        if not repeated or is_out_of_memory(error):
+            raise
+        more = dict.fromkeys(repeated, "the model repeats its output itself")
+        return make_plan(model, scalar, parameters, pair, lengths, more | reasons)
     with trainable(list(parameters.values())):
         edges = _edges(scalar(pair).sum())
 
