@@ -411,7 +411,9 @@ def _add_inputs(
     }
     for flag in flags:
         if flag in lists and not one_task:
-            parser.add_argument(flag, required=True, nargs="+", metavar="FILE", help=lists[flag])
+            parser.add_argument(
+                flag, required=required, nargs="+", metavar="FILE", help=lists[flag]
+            )
         else:
             parser.add_argument(flag, required=required, metavar="FILE", help=single[flag])
 
