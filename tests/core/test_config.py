@@ -343,9 +343,9 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     for words in (
         "study my",
         "data, kernel, spectrum, finetune, figures (not taskvectors and theory)",
-        "model: all blocks, no prefix token, most tokens of a text: as many as the model takes",
+        "model: all blocks, no prefix token, texts cut to what the model takes",
         "100 examples, 3 draws",
-        "examples, 3 seeds, at most 50 epochs (fewer after 5 evaluations without progress; eval",
+        "examples, 3 seeds, at most 50 epochs (stopped after 5 evaluations without a better ",
         "all test rows",
     ):
         assert words in said
@@ -353,7 +353,7 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     source = {"source": {"folder": "model"}}
     model = source | {"blocks": 15, "prefix_token": "<s>", "max_tokens": 64}
     said = choices(study({"model": model}))
-    assert "only the first 15 of 24 blocks, the token <s> first, most tokens of a text: 64" in said
+    assert "only the first 15 of 24 blocks, the token <s> first, texts cut to 64 tokens" in said
     assert "all blocks" in choices(study({"model": source | {"blocks": 24}}))
 
 

@@ -393,23 +393,21 @@ def choices(study: Mapping[str, Any]) -> str:
     prefix = (
         f"the token {model['prefix_token']} first" if model["prefix_token"] else "no prefix token"
     )
-    tokens = f"{model['max_tokens'] or 'as many as the model takes, at most 512'}"
+    tokens = f"{model['max_tokens'] or 'what the model takes, at most 512'} tokens"
     sizes = ", ".join(map(str, tuning["sizes"]))
     every = f"{tuning['evaluate_every']} steps" if tuning["evaluate_every"] else "epoch"
-    patience = "made in full"
+    patience = "no early stopping"
     if tuning["patience"]:
-        patience = f"fewer after {tuning['patience']} evaluations without progress"
+        patience = f"stopped after {tuning['patience']} evaluations without a better hold-out loss"
     lines = {
         "chapters": ", ".join(study["chapters"])
         + (f" (not {' and '.join(left_out)})" if left_out else ""),
-        "model": f"{model['name']}: {blocks}, {prefix}, most tokens of a text: {tokens}",
+        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens}",
         "kernel": f"{kernel['rows']} examples, {kernel['draws']} draws",
         "finetune": f"{sizes} examples, {tuning['seeds']} seeds, at most {tuning['max_epochs']} "
         f"epochs ({patience}; evaluated every {every}), {tuning['test_rows'] or 'all'} test rows",
     }
-    return "\n".join(
-        [f"study {study['study']}: this is made", *(f"  {k:9} {v}" for k, v in lines.items())]
-    )
+    return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
 def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> None:

@@ -81,7 +81,7 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
 
 
 def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int, int | None]:
-    """Return most tokens of a text for a model, and its vocabulary size, if stated.
+    """Return the largest number of tokens per text, and the vocabulary size if the model states it.
 
     Parameters
     ----------
