@@ -126,6 +126,12 @@ class TestJudge:
         count = int(row["power"].split("about ")[1].split()[0])
         values = around(1.1, 0.4)
         assert half_width(values, count=count) < 0.1 <= half_width(values, count=count - 1)
+        # of a ratio on the scale of its logarithm
+        unit = Sample(np.log([0.4, 85.0]), np.ones(2), scale=np.exp)
+        power = judge(self.claim(), {"a": unit})["power"]
+        count = int(power.split("about ")[1].split()[0])
+        halves = half_width(unit.values, count=np.arange(2, 60))
+        assert count == 2 + np.argmax(halves < np.mean(unit.values))
         assert self.row(1.0, spread=0.4)["power"].endswith("1,000 seeds would not decide")
         assert self.row(0.5, draws=1)["power"].endswith("an interval needs two seeds or more")
 
@@ -136,6 +142,7 @@ class TestJudge:
         assert self.row(mean, spread=0.05)["verdict"] == CONTRADICTED
         row = self.row(*[0.5] * 7, mean, spread=0.05)
         assert row["verdict"] == INCONCLUSIVE
+        assert row["power"].endswith("seeds would decide")
         chance, repeats = 0, 500
         random = np.random.default_rng(0)
         for _ in range(repeats):
@@ -176,7 +183,7 @@ class TestJudge:
         assert (row["verdict"], row["value"]) == (REPRODUCED, pytest.approx(0.6))
         assert row["high"] == pytest.approx(0.6 + half_width(np.array([0.5, 0.6, 0.7])))
         assert row["power"] == "1 interval over 3 tasks"
-        assert row["detail"] == "one of the seeds each: judged by the mean over tasks"
+        assert row["detail"] == "one seed each: judged by the mean over tasks; c 0.7"
         # a ratio's interval is that of its logarithm
         units = {
             name: Sample(np.log([v]), np.ones(1), scale=np.exp)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import bisect
 
 from ntktune.intervals import LEVEL, count_that_decides, half_width
 
@@ -244,19 +245,26 @@ def _sorted(claim: Claim, units: Mapping[str, Sample | Given]) -> Judged:
     return found
 
 
-def _remedy(claim: Claim, unit: Sample | Given, repeats: str) -> str:
+def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:
     """Return what would decide an undecided unit."""
     if isinstance(unit, Given):
         return ""
     if unit.count < 2:
         return f"an interval needs two {repeats} or more"
-    span, half = unit.span(LEVEL), float(half_width(unit.values, unit.shared))
-    distance = abs(claim.bound - span.value)
+    level = LEVEL
+    mean, half = float(np.mean(unit.values)), float(half_width(unit.values, unit.shared))
+    apart = unit.scale(mean) - claim.bound
     if claim.side == "=":  # outside the tolerance, or all of the interval within it
-        distance = max(distance, claim.tolerance - distance)
-    reach = span.high - span.value if claim.bound > span.value else span.value - span.low
-    # from the claim's scale to the values': near enough for a number of seeds
-    count = count_that_decides(unit.values, half * distance / reach, unit.shared) if reach else None
+        distance = max(abs(apart), claim.tolerance - abs(apart))
+    else:  # on the values' scale
+        ends = mean - half, mean + half
+        if claim.excluded(unit.span(LEVEL)):  # but not with all others together
+            ends, level = (mean - 20 * half, mean + 20 * half), together
+        over = [unit.scale(end) > claim.bound for end in ends]
+        if over[0] == over[1]:
+            return ""
+        distance = abs(bisect(lambda value: unit.scale(value) - claim.bound, *ends) - mean)
+    count = count_that_decides(unit.values, distance, unit.shared, level)
     if count is None:
         return f"1,000 {repeats} would not decide"
     return f"about {count} {repeats} would decide"
@@ -322,10 +330,10 @@ def judge(
     remarks, verdict = [], REPRODUCED
     if found.excluded:
         verdict = CONTRADICTED
-        remarks.append(f"excluded by {_names(found.excluded)}")
+        remarks.append(f"excluded by {_names(found.excluded)}" if worst else "")
     elif found.undecided or lacking:
         verdict = INCONCLUSIVE
-    if found.undecided and known is asked:
+    if found.undecided and known is asked and worst:
         remarks.append(f"undecided: {_names(found.undecided)}")
     if lacking:
         why = sorted({getattr(units[name], "missing", "") for name in lacking} - {""})
@@ -338,20 +346,23 @@ def judge(
         else:
             remarks.append("its control was not run")
     if known is not asked:
-        remarks.append(f"one of the {claim.repeats} each: judged by the mean over {claim.units}")
+        least = min(asked, key=lambda name: claim.slack(asked[name].span(LEVEL)))
+        value = asked[least].span(LEVEL).value
+        remarks.append(
+            f"one {claim.repeats[:-1]} each: judged by the mean over {claim.units}; "
+            f"{least} {value:.3g}"
+        )
     elif len(known) > 1:
         remarks.append(f"held on {len(found.held)} of {len(known)}; decisive: {worst}")
-    least = min((unit.count for unit in asked.values()), default=0)
+    fewest = min(unit.count for unit in asked.values())
     how = []
-    if least:
-        number = len(asked) if known is not asked else least
+    if fewest:
+        number = len(asked) if known is not asked else fewest
         how.append(f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}")
     if found.undecided and verdict == INCONCLUSIVE:
-        how.append(_remedy(claim, known[worst], repeats))
+        how.append(_remedy(claim, known[worst], repeats, together))
     power = "; ".join(filter(None, [*how, power]))
-    return _row(
-        claim, span, control, power, verdict, "; ".join([*remarks, *filter(None, [detail])])
-    )
+    return _row(claim, span, control, power, verdict, "; ".join(filter(None, [*remarks, detail])))
 
 
 def _row(

@@ -154,7 +154,7 @@ def _order_row(
         power += "; four tasks are needed for a chance below 5 %"
     unit = Given(span, not law or chance <= MOST_CHANCE)
     missing = "all values are equal, so they have no order"
-    return judge(claim, {"the order": unit}, control, "; ".join(notes), power, missing)
+    return judge(claim, {"": unit}, control, "; ".join(notes), power, missing)
 
 
 def _order_claim(claim: str, source: str, statistic: str) -> Claim:
