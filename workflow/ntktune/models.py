@@ -233,8 +233,8 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not lists:
         raise UserError(
-            f"no list of {wanted} blocks was found in {type(backbone).__name__}; "
-            "set `model.blocks: null` to use the whole model"
+            f"no list of {wanted} blocks was found in {type(backbone).__name__}, which can neither "
+            "be cut nor counted block by block; use the whole model (no model.blocks, no --blocks)"
         )
     return lists[0]
 

@@ -28,8 +28,8 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.5}
 # attention's key biases, for one, have a gradient of nothing but rounding.
 FLOOR = 1e-3
 CHANCE_SIGNS = (
-    "; a gradient that is zero but for rounding has signs by chance (of queries and keys in a "
-    "text of one token): leave such texts out"
+    "; a layer whose whole gradient is zero but for rounding has signs by chance (queries and keys "
+    "in a text of one token): leave such texts out"
 )
 # Padded tokens per micro-batch that a processor takes at once: more are slower, and need more
 # memory.
