@@ -541,7 +541,7 @@ def test_no_function_that_runs_escapes_the_digest(study):
     commands = {
         "kernel:learning": [*model, *files, "--seed=1", "--rows=8", "--seeds=1", "--out", gram],
         "spectrum:fit": [
-            *("--gram", gram, "--seed=1", "--bootstrap=20", "--out-eigenvalues", outs["e"]),
+            *("--gram", gram, "--out-eigenvalues", outs["e"]),
             *("--out-fits", outs["f"], "--out-summary", folder / "summary.json"),
         ],
         "finetune:run": [
