@@ -16,22 +16,23 @@ def relative(found, expected):
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def signs(model, jacobian):
-    """The signs in a float64 Jacobian, 0 up to a share of the module's largest entry in a row."""
+def settled(model, jacobian):
+    """A float64 Jacobian, its entries 0 up to a share of the module's largest entry in a row."""
     layers = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             layers.setdefault(name.rpartition(".")[0], []).append(parameter.numel())
-    settled = []
+    parts = []
     for layer in jacobian.split([sum(sizes) for sizes in layers.values()], dim=1):
-        settled.append(layer * (layer.abs() > 3e-7 * layer.abs().amax(1, keepdim=True)))
-    return torch.cat(settled, dim=1).sign()
+        parts.append(layer * (layer.abs() > 3e-7 * layer.abs().amax(1, keepdim=True)))
+    return torch.cat(parts, dim=1)
 
 
 def products(model, jacobian, variant):
     """The variant's definition, on a whole Jacobian."""
-    left = jacobian if variant == "sgd" else signs(model, jacobian)
-    return left @ (left if variant == "signgd" else jacobian).T
+    right = jacobian if variant == "sgd" else settled(model, jacobian)
+    left = right if variant == "sgd" else right.sign()
+    return left @ (left if variant == "signgd" else right).T
 
 
 class Lora(nn.Module):
