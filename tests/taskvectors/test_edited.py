@@ -250,7 +250,7 @@ def test_negation_of_a_linear_model_is_what_the_slope_says(linear):
     np.testing.assert_allclose(
         own["random"][2.0], exact(tasks[0], edited.base["table"] - 2 * random), atol=2e-5
     )
-    assert own["random"].drop(2.0).isna().all()
+    assert own["random"].drop(2.0, level=0).isna().all()
     control = table[table["task"] == "b"]
     assert control["random"].isna().all()
     assert sorted(set(control["coefficient"])) == [0, 0.5, 2]
