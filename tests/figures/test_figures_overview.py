@@ -11,8 +11,8 @@ RATES = pd.DataFrame(
     {
         "task": ["film", "news-intensity", "tweets", "reviews"],
         "needed": [130.7, 231.4, None, 16.0],
-        "needed_low": [98.6, None, None, 16.0],
-        "needed_high": [201.2, None, None, 17.2],
+        "needed_low": [98.6, 40.2, None, 16.0],
+        "needed_high": [201.2, float("inf"), None, 17.2],
         "needed_bound": ["", "least", "", "most"],
         "exponent": [1.234, 2.0, 1.0, 1.0],
         "r_squared": [0.98765, 0.9, 1.0, 1.0],
@@ -21,7 +21,11 @@ RATES = pd.DataFrame(
     }
 )
 VERDICTS = pd.DataFrame(
-    {"claim": ["Short claim", "word " * 30], "verdict": ["reproduced", "not tested"]}
+    {
+        "group": ["study", "simulated"],
+        "claim": ["Short claim", "word " * 30],
+        "verdict": ["reproduced", "not tested"],
+    }
 )
 
 
@@ -40,12 +44,14 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     cells = [re.split(r"\s{2,}", line) for line in lines[1:6]]
     assert cells[0][:2] == ["task", "examples needed"]
     assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
-    assert cells[2] == ["news-intensity", "at least 231", "2.00", "0.900", "0.67", "-"]
+    assert cells[2] == ["news-intensity", "at least 231 (40 or more)", "2.00", "0.900", "0.67", "-"]
     assert cells[3][:2] == ["tweets", "unknown"]
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed: labelled examples") for line in lines) == 1
     assert "  reproduced     Short claim" in lines
-    assert any(line.startswith("  not tested     word") for line in lines)
+    apart = lines.index("of made-up networks and spectra, none of your data:")
+    assert lines[apart - 1] == "  reproduced     Short claim"
+    assert lines[apart + 1].startswith("  not tested     word")
     assert max(map(len, lines[:-2])) <= 95
     assert lines[-2].endswith(str(folder / "figures"))
     assert lines[-1].endswith(str(folder / "report.html"))

@@ -323,7 +323,7 @@ def show(args: argparse.Namespace) -> None:
         needed = ("needed", "needed_low", "needed_high", "needed_bound")
         columns = ("task", *needed, "exponent", "r_squared", "predicted_rate", "measured_exponent")
         rates = own_table(figures / "table1.csv", columns)
-        claims = own_table(figures / "verdicts.csv", ("claim", "verdict"))
+        claims = own_table(figures / "verdicts.csv", ("group", "claim", "verdict"))
         print(f"\n{overview(rates, claims)}\n")
     print(f"figures and tables  {figures}")
     if (folder / "report.html").is_file():

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from ntktune.figures.claims import SIMULATED
 from ntktune.figures.needed import SHARE
 
+MADE_UP = "of made-up networks and spectra, none of your data:"
 NOTE = textwrap.fill(
     f"examples needed: labelled examples that reach {SHARE:.0%} of the best score over the sizes "
     "tried, with its 95 % interval over seeds where there are several; 'at least' where the "
@@ -41,7 +43,9 @@ def _needed(row: dict[str, Any]) -> str:
     if isinstance(row["needed_bound"], str) and row["needed_bound"]:
         text = f"at {row['needed_bound']} {text}"
     low, high = (_number(row[key], 0) for key in ("needed_low", "needed_high"))
-    return text if low == "-" else f"{text} ({low} to {high})"
+    if low == "-":
+        return text
+    return f"{text} ({low} or more)" if high == "inf" else f"{text} ({low} to {high})"
 
 
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
@@ -53,7 +57,7 @@ def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         Table 1: columns task, needed, needed_low, needed_high, needed_bound, exponent,
         r_squared, predicted_rate, measured_exponent.
     verdicts
-        The verdict table: columns claim, verdict.
+        The verdict table: columns group, claim, verdict.
     """
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
     for row in rates.to_dict("records"):
@@ -62,6 +66,8 @@ def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         rows.append([row["task"], _needed(row), *numbers])
     claims = []
     for row in verdicts.to_dict("records"):
+        if row["group"] == SIMULATED and MADE_UP not in claims:
+            claims.append(MADE_UP)
         lines = textwrap.wrap(row["claim"], width=78)
         claims.append(f"  {row['verdict']:<15}" + f"\n{'':17}".join(lines))
     return "\n\n".join([_plain_table(rows), NOTE, "\n".join(claims)])
