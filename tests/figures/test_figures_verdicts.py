@@ -126,6 +126,8 @@ class TestJudge:
         count = int(row["power"].split("about ")[1].split()[0])
         values = around(1.1, 0.4)
         assert half_width(values, count=count) < 0.1 <= half_width(values, count=count - 1)
+        same = Given(Sample(values).span, count=5)
+        assert f"about {count} seeds would decide" in judge(self.claim(), {"a": same})["power"]
         # of a ratio on the scale of its logarithm
         unit = Sample(np.log([0.4, 85.0]), np.ones(2), scale=np.exp)
         power = judge(self.claim(), {"a": unit})["power"]

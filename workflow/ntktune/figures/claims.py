@@ -247,11 +247,16 @@ def _sorted(claim: Claim, units: Mapping[str, Sample | Given]) -> Judged:
 
 def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:
     """Return what would decide an undecided unit."""
-    if isinstance(unit, Given):
+    if isinstance(unit, Given) and not unit.count:
         return ""
     if unit.count < 2:
         return f"an interval needs two {repeats} or more"
     level = LEVEL
+    if isinstance(unit, Given):  # values as many that have this interval
+        span, steps = unit.span(LEVEL), np.arange(unit.count) - (unit.count - 1) / 2
+        if not np.isfinite(span.high - span.low):
+            return ""
+        unit = Sample(span.value + steps * (span.high - span.low) / 2 / half_width(steps))
     mean, half = float(np.mean(unit.values)), float(half_width(unit.values, unit.shared))
     apart = unit.scale(mean) - claim.bound
     if claim.side == "=":  # outside the tolerance, or all of the interval within it
