@@ -28,7 +28,7 @@ READY := .venv/.ready
 SET_UP_WITH := $(shell cat .venv/.ready 2>/dev/null)
 TORCH_INDEX ?= $(SET_UP_WITH)
 # For another index .venv is made anew: pip keeps a torch of the same version.
-ifneq ($(TORCH_INDEX),$(SET_UP_WITH))
+ifneq ($(strip $(TORCH_INDEX)),$(SET_UP_WITH))
 .PHONY: $(READY)
 endif
 # PyPI's torch for Linux is a build for CUDA 13; envs/cuda.txt pins what it asks for, and adds nothing

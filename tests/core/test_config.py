@@ -78,7 +78,13 @@ def test_defaults_fill_every_key(study):
         ({"tasks": ["mine", "mine"]}, r"tasks lists 'mine' more than once"),
         ({"tasks": []}, r"tasks is \[\]"),
         ({"device": "gpu"}, r"device is 'gpu': did you mean 'cpu'|choose from: auto, cpu, cuda"),
-        ({"study": "../x"}, r"study is '../x'"),
+        ({"study": "../x"}, r"study is '../x': .*Letters, digits, - and _"),
+        ({"study": 3}, r"study is 3: must be of type string or null; write it in quotes"),
+        ({"tasks": ["my task"]}, r"tasks.0 is 'my task': A task's name, of letters, digits"),
+        ({"chapters": ["data", "data"]}, r"chapters is .*: an entry stands there twice"),
+        ({"model": {"source": {"folder": "mine.csv"}}}, r"folder is 'mine.csv', which is a file"),
+        ({"model": {"source": {"folder": ""}}}, r"folder is ''"),
+        ({"model": {"source": {"gguf": {"path": "model"}}}}, r"path is 'model', which is a folder"),
         ({"finetune": {"sizes": [500]}}, r"finetune.sizes asks for 500 rows, but the training set "
          r"of task 'mine' has 200; choose at most 200"),
         ({"kernel": {"rows": 201}}, r"kernel.rows asks for 201 rows"),
@@ -283,7 +289,7 @@ def test_what_a_study_does_not_say_is_nobodys_in_particular(study, source, name)
 def test_a_study_without_a_name_takes_its_files(study, tmp_path):
     path = tmp_path / "my reviews.yaml"
     path.write_text("tasks: [mine]\nmodel: {source: {folder: model}}")
-    with pytest.raises(UserError, match=r"my reviews.yaml: study is missing; name it"):
+    with pytest.raises(UserError, match=r"study is missing, and the file's name 'my reviews'"):
         study_name(path)
     path = path.rename(tmp_path / "reviews.yaml")
     assert study_name(path) == "reviews"
@@ -301,6 +307,11 @@ def test_a_task_without_rows_enough_is_told_before_anything_runs(study):
         study({"finetune": {"sizes": [350]}, "kernel": None}, train_rows=None)
     with pytest.raises(UserError, match=r"mine, source 1 \(files\): mine.csv has no column 'score"):
         study({"finetune": None}, columns={"text_a": "text", "label": "scores"})
+    with pytest.raises(UserError, match=r"^mine \(files\): row 5 of train .* outside score_range"):
+        study({"finetune": None}, score_range=[0, 3])
+    few = {"train_rows": None, "limits": {"train": 7}}
+    with pytest.raises(UserError, match=r"'mine' has 7 training rows; a study needs 8"):
+        study({"finetune": None, "kernel": None, "taskvectors": None, "chapters": None}, **few)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_torch_comes_from_another_index_into_a_new_environment(make):
     (make.folder / ".venv/.ready").write_text(f"{url}\n")
     assert "Nothing to be done" in make("-n", "setup")
     assert "Nothing to be done" in make("-n", "setup", f"TORCH_INDEX={url}")
+    assert "Nothing to be done" in make("-n", "setup", f"TORCH_INDEX= {url} ")
     assert pip(make("-n", "setup", "TORCH_INDEX=")) == "--constraint envs/cuda.txt"
     assert pip(make("-n", "setup", "TORCH_INDEX=https://b")) == "--extra-index-url 'https://b'"
     assert pip(make("-n", "-W", "envs/requirements.txt", "setup")) == f"--extra-index-url '{url}'"

@@ -68,7 +68,7 @@ def test_a_text_of_the_test_split_is_removed_from_training_not_from_the_test():
 
 def test_pairs_are_the_same_only_if_both_texts_are():
     task = _task(template="{text_a} {text_b}", columns={"text_b": "b"})
-    frame = _frame(["a", "a", "a b", "a"], [1, 1, 1, 1], text_b=["b c", "d", "c", ""])
+    frame = _frame(["a", "a", "a b", "a"], [1, 2, 3, 4], text_b=["b c", "d", "c", ""])
     table, counts = task_table({"train": frame, "test": _frame(["q"], [1], text_b=["r"])}, task)
     assert len(table) == 4
     assert counts["train"]["empty"] == 1
@@ -172,11 +172,19 @@ def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
          r"no row of class 0 \(no\) is left in the train split"),
         ((["a", "b"], [0, 1]), (["c", "d"], [0, 0]), {"kind": "classification"},
          r"no row of class 1 \(yes\) is left in the test split"),
+        ((["a", "b"], [3, 3.0]), (["c", "d"], [1, 2]), {},
+         r"all labels of the train split are 3 \(train 2 rows of 2\); a regression needs"),
+        ((["a", "b"], [3, 4]), (["c", "d"], [1, 1]), {}, r"all labels of the test split are 1"),
     ],
 )  # fmt: skip
 def test_a_split_without_rows_or_without_a_class_is_an_error(train, test, changes, message):
     with pytest.raises(UserError, match=message):
         _two(train, test, _task(**changes))
+
+
+def test_too_few_texts_for_a_test_split_are_told_as_such():
+    with pytest.raises(UserError, match=r"0 rows .* test split.*; give more different texts"):
+        task_table({"train": _frame(["same"] * 9, range(9))}, _task())
 
 
 def test_the_checksum_is_of_the_content():

@@ -88,6 +88,12 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     elif error.validator == "type":
         wanted = error.validator_value
         what = f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        if "string" in wanted and isinstance(error.instance, (bool, int, float)):
+            what += "; write it in quotes"
+    elif error.validator == "uniqueItems":
+        what = "an entry stands there twice"
+    elif error.validator == "pattern":
+        what = about
     elif error.validator in ("minItems", "maxItems"):
         bound = "at least" if error.validator == "minItems" else "at most"
         count = len(error.instance)
@@ -245,6 +251,13 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
                 f"{study['tasks'][counts.index(None)]!r} has is not known before they are fetched; "
                 "give sizes, as [16, 32, 64], or the task's train_rows"
             )
+        options = schema("config")["properties"]["finetune"]["properties"]
+        least = options["sizes"]["items"]["minimum"]
+        if min(counts) < least:
+            raise UserError(
+                f"task {study['tasks'][counts.index(min(counts))]!r} has {min(counts)} training "
+                f"rows; a study needs {least} or more"
+            )
         tuning["sizes"] = chosen_sizes(min(counts), smallest)
     if study["taskvectors"]["size"] is None:
         study["taskvectors"]["size"] = max(tuning["sizes"])
@@ -359,7 +372,10 @@ def _file_name(where: str) -> str:
     """Return the name of a study that states none: its configuration file's."""
     name = Path(where).stem
     if not re.fullmatch(schema("config")["properties"]["study"]["pattern"], name):
-        raise UserError(f"{where}: study is missing; name it: its results go to results/<study>")
+        raise UserError(
+            f"{where}: study is missing, and the file's name {name!r} cannot be its name; add "
+            "study: NAME, of letters, digits, - and _ (results go to results/NAME)"
+        )
     return name
 
 
@@ -452,9 +468,9 @@ def kernel_bands(study: Mapping[str, Any], learning_rows: int) -> dict[str, int]
 
 def _check_model_path(source: Mapping, where: str, *, made: bool) -> None:
     """Check that a local model is there, unless the study was ``made`` elsewhere."""
-    for kind, path in (
-        ("folder", source.get("folder")),
-        ("gguf.path", (source.get("gguf") or {}).get("path")),
+    for kind, path, wrong in (
+        ("folder", source.get("folder"), Path.is_file),
+        ("gguf.path", (source.get("gguf") or {}).get("path"), Path.is_dir),
     ):
         if path and set(path) & set("{}"):
             raise UserError(
@@ -465,6 +481,11 @@ def _check_model_path(source: Mapping, where: str, *, made: bool) -> None:
             raise UserError(
                 f"{where}: model.source.{kind} is {path!r}, which does not exist "
                 f"(looked in {Path(path).absolute().parent})"
+            )
+        if path and wrong(Path(path)):
+            raise UserError(
+                f"{where}: model.source.{kind} is {path!r}, which is "
+                + ("a folder; give the file" if wrong == Path.is_dir else "a file; give its folder")
             )
 
 

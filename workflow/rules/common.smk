@@ -137,7 +137,7 @@ NEGATED_COEFFICIENTS = (
 TUNING_DTYPE = STUDY["finetune"]["dtype"] or STUDY["model"]["dtype"]
 CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 
-for chapter in ("data", "kernel", "spectrum", "finetune", "theory", "figures"):
+for chapter in ("data", "kernel", "spectrum", "finetune", "theory"):
     present([chapter], [chapter])
 MERGING = ["taskvectors"], MERGES, "taskvectors.tasks is empty; name two tasks or more"
 if len(STUDY["tasks"]) == 1 and not MERGES:  # the chapter alone would not help
@@ -175,6 +175,12 @@ TABLES = present(["table1", "verdicts"], ["spectrum", "finetune"])
 TABLES += present(["table2"], ["theory", "finetune"]) + present(["table7"], ["theory"])
 TABLES += present(["table3", "table8", "table9"], *MERGING) + present(["table4"], ["finetune"])
 TABLES += present(["table5"], *STOPPED) + present(["table6"], *WATCHED)
+present(
+    ["figures"],
+    ["figures"],
+    FIGURES + TABLES,
+    "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors or theory",
+)
 for number in range(4 + len(STUDY["tasks"]), 10):
     ABSENT[f"fig{number}"] = (
         f"it draws the eigenvalue decay of task number {number - 3}, and `tasks` lists "

@@ -134,9 +134,9 @@ def fetch_model(args: argparse.Namespace) -> None:
 def fetch_task(args: argparse.Namespace) -> None:
     """Fetch a task's rows, clean and count them."""
     _no_progress_bars()
-    from ntktune.data.cleaning import content_sha256, counts_line, task_table
+    from ntktune.data.cleaning import content_sha256, counts_line
     from ntktune.data.definition import SUMMARY, complete_definition
-    from ntktune.data.sources import read_sources
+    from ntktune.data.sources import read_sources, source_table
 
     record = Record("ntktune.cli.data:fetch_task", args)
     definition = complete_definition(_definition(args.definition), args.name)
@@ -144,10 +144,7 @@ def fetch_task(args: argparse.Namespace) -> None:
     rows = read_sources(definition, args.name, args.package_file)
     for passed in rows.origin["passed_over"]:
         _say(f"{args.name}: source {passed['source']} passed over: {passed['reason']}")
-    try:
-        table, counts = task_table(rows.frames, definition, beyond=rows.beyond)
-    except UserError as error:
-        raise UserError(f"{args.name} ({rows.origin['source']}): {error}") from None
+    table, counts = source_table(rows, definition, args.name)
     provenance = record.provenance(
         task={"name": args.name} | {key: definition[key] for key in SUMMARY},
         origin=rows.origin,

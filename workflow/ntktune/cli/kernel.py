@@ -64,9 +64,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--label-column", default="label", help="the labels (default: label)")
     parser.add_argument(
         "--classes",
-        nargs=2,
-        metavar=("ZERO", "ONE"),
-        help="the two labels of a classification, as they stand in the file (default: scores)",
+        nargs="+",
+        metavar="LABEL",
+        help="the two labels of a classification, class 0 first, as they stand in the file "
+        "(default: scores)",
     )
     parser.add_argument(
         "--template", help="how a row becomes one text (default: the text, or both on two lines)"
@@ -218,6 +219,11 @@ def of_file(args: argparse.Namespace) -> None:
         raise UserError(f"--data {args.data} is a folder; give one file")
     if not Path(args.data).exists():
         raise not_there(args.data, "correct --data")
+    if args.classes and len(args.classes) != 2:
+        raise UserError(
+            f"--classes {' '.join(args.classes)}: give exactly two labels; rows with others are "
+            "left out"
+        )
     task = Path(args.data).stem
     pair = args.second_text_column is not None
     definition = complete_definition(
@@ -258,8 +264,8 @@ def of_file(args: argparse.Namespace) -> None:
     size = min(100, len(table)) if args.rows is None else args.rows
     if not 2 <= size <= len(table):
         raise UserError(
-            f"--rows is {size}, but {args.data} has {len(table)} rows that can be used; give 2 to "
-            f"{len(table)}"
+            f"--rows is {size}, but {args.data} has {len(table)} rows that can be used; a kernel "
+            "takes two of them or more"
         )
     chosen = kernel_draws(np.arange(len(table)), rows=size, draws=1, root=args.seed, task=task)
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}

@@ -271,21 +271,32 @@ def task_table(
 
 
 def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
+    divided = "test" in counts
     for split, count in counts.items():
         here = table[table["split"] == split]
-        wanted = definition[f"{split}_rows"] or 1
+        wanted, line = definition[f"{split}_rows"] or 1, counts_line({split: count})
         if len(here) < wanted:
+            advice = "check the columns and labels"
+            if definition[f"{split}_rows"]:
+                advice += f", or correct {split}_rows"
+            elif not count["read"]:
+                advice = "give more different texts, a larger test_fraction or a test file"
             raise UserError(
                 f"{len(here)} rows are left in the {split} split, expected at least {wanted} "
-                f"({counts_line({split: count})}); check the columns and labels, "
-                f"or correct {split}_rows"
+                f"({line}); {advice}"
+            )
+        constant = divided and len(here) > 1 and here["label"].nunique() < 2
+        if definition["kind"] == "regression" and constant:
+            raise UserError(
+                f"all labels of the {split} split are {here['label'].iloc[0]:g} ({line}); a "
+                "regression needs different scores in each split: check the label column"
             )
         if definition["kind"] == "classification":
             for label, name in enumerate(definition["classes"]):
                 if not (here["label"] == label).any():
                     raise UserError(
                         f"no row of class {label} ({name}) is left in the {split} split "
-                        f"({counts_line({split: count})}); check label_map or polarity_band"
+                        f"({line}); check label_map or polarity_band"
                     )
 
 

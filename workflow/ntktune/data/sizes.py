@@ -20,11 +20,10 @@ def training_labels(definition: dict, name: str) -> np.ndarray:
     UserError
         The source cannot be used.
     """
-    from ntktune.data.cleaning import task_table
-    from ntktune.data.sources import read_sources
+    from ntktune.data.sources import read_sources, source_table
 
     task = complete_definition(copy.deepcopy(definition), name)
-    table, _ = task_table(read_sources(task, name).frames, task)
+    table, _ = source_table(read_sources(task, name), task, name)
     return table.loc[table["split"] == "train", "label"].to_numpy()
 
 

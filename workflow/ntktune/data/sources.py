@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.data.archives import archive_texts, check_fetched
-from ntktune.data.cleaning import hash_order, normalised, text_or_none
+from ntktune.data.cleaning import hash_order, normalised, task_table, text_or_none
 from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
 from ntktune.data.hub import HubUnavailableError, hub_files
@@ -255,3 +255,19 @@ def read_sources(
             return rows
     reasons = "; ".join(f"{i + 1}. {p['source']}: {p['reason']}" for i, p in enumerate(passed_over))
     raise UserError(f"{name}: none of its sources can be had here: {reasons}")
+
+
+def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.DataFrame, dict]:
+    """Return the clean table of a source's rows, and their counts; errors name task and source.
+
+    Parameters
+    ----------
+    rows
+        What :func:`read_sources` returned.
+    definition, name
+        The task's complete definition and its name.
+    """
+    try:
+        return task_table(rows.frames, definition, beyond=rows.beyond)
+    except UserError as error:
+        raise UserError(f"{name} ({rows.origin['source']}): {error}") from None
