@@ -29,7 +29,7 @@ ROUNDS = (
         "theory/simulation.parquet": (truncate, "figures/simulation.png"),
         "theory/width.parquet": (lambda path: flip(path, 60), "figures/width.png"),
     },
-    {"figures/table5.csv": (other_number, "figures/verdicts.csv")},
+    {"figures/table1.csv": (other_number, "figures/verdicts.csv")},
     {
         f"data/{CLASSIFICATION}/subsets.json": (
             truncate,
