@@ -73,8 +73,8 @@ def test_rows_of_nothing_but_commas_are_rows_without_text(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['"a",1', '"he said "no" twice",2'], r"a.csv, line 3: no csv .* is written twice"),
-        (['"a\nb",1', '"he said \\"no", twice",2'], r"a.csv, line 4: no csv"),
+        (['"a",1', '"he said "no" twice",2'], r"a.csv, line 3: not valid csv .* inside it twice"),
+        (['"a\nb",1', '"he said \\"no", twice",2'], r"a.csv, line 4: not valid csv"),
         (['"a\nb",1', "a,b,2"], r"a.csv, line 4: 3 fields, but the header has 2$"),
     ],
 )

@@ -146,8 +146,9 @@ def _is_left_out(module: str, name: str | None) -> bool:
 class Followed:
     """All that an entry point reaches: ``definitions``, each a module and a name in it.
 
-    ``places`` holds, by name, where it has which meaning: module, text, and what the meaning is
-    told from others by. That is None for an import of a name that is defined in this package.
+    ``places`` maps each name to its meanings: module, text and key. Two meanings are the same if
+    text and key are. The key is None for an import of a name that this package defines, which adds
+    no meaning.
     """
 
     def __init__(self, module: str, name: str | None):

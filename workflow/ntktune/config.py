@@ -189,7 +189,7 @@ def _is_here(source: Mapping) -> bool:
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
     """Return one task's definition, validated and completed; ``key`` named it.
 
-    Of a study that was ``made`` elsewhere the files need not be here.
+    If the study was ``made`` elsewhere, the files need not exist here.
 
     Raises
     ------

@@ -259,7 +259,7 @@ def leased_gpu() -> int:
     Raises
     ------
     UserError
-        The folder of the locks belongs to somebody else, or is none.
+        The folder of the locks belongs to another user, or is a file.
     """
     from filelock import FileLock, Timeout
 

@@ -43,7 +43,7 @@ def half_width(
     level
         Coverage.
     count
-        Take the interval of so many values with the scatter of these, instead of m.
+        Number of values to give the interval for, with the scatter of these; None takes m.
 
     Returns
     -------

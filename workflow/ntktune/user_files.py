@@ -1,8 +1,8 @@
 """The user's own files, told apart by their content.
 
-Snakemake compares times, and checksums of small files only: touching or copying a large file would
-repeat everything, and an older file put in its place nothing. So the rules that read these files
-ignore their times and have a digest of their content among their params.
+Snakemake compares times, and checksums only of small files. If a large file were touched or copied,
+everything would run again; if an older file replaced it, nothing would. So the rules that read
+these files ignore their times and have a digest of their content among their params.
 """
 
 import hashlib

@@ -213,7 +213,7 @@ def digest_of(entry):
 
 
 def content_of(files):
-    """The digest of the user's own files that a job reads, by content; as digest_of, only planned."""
+    """The digest of the user's own files that a job reads, by content; "" as in digest_of."""
 
     def digest(wildcards):
         if not workflow.is_main_process:
@@ -291,7 +291,7 @@ def option_flags(options, files):
 
 
 def offered(name):
-    """No files; but an error where this study has no such chapter, figure or table."""
+    """Returns no files. Raises an error if this study makes no such chapter, figure or table."""
 
     def check(wildcards):
         if name in ABSENT:
@@ -316,7 +316,7 @@ def grid(pattern):
 
 
 def kernel_tile_folder(wildcards):
-    """The folder of a kernel's tiles: with more than some 60 bands their names fill a command line."""
+    """The folder of a kernel's tiles. Above some 60 bands, their names do not fit a command line."""
     kernel = wildcards.kernel
     return f"{RESULTS}/kernel/{wildcards.task}/tiles/{kernel}-{KERNEL_BANDS[kernel]}"
 
@@ -352,8 +352,8 @@ def vector_files(pattern, tasks_of):
 def begin_run():
     """Say what the study is, and keep its configuration and what this run makes beside the results.
 
-    A task's own file that cannot be used is told before anything is fetched. What killed jobs left
-    half written, and no later job of the same name has removed, goes.
+    Reports a task's own file that cannot be used before anything is fetched. Deletes half-written
+    files that killed jobs left.
     """
     if TOO_OLD:
         print(TOO_OLD, file=sys.stderr, flush=True)
@@ -375,7 +375,7 @@ def begin_run():
 
 
 def end_run():
-    """Forget what was to be made; all of it is. Say where it is."""
+    """Delete the list of planned outputs, now that all exist. Say where the results are."""
     whole = any(job.rule.name.endswith("all") for job in workflow.dag.jobs)
     try:
         finish(RESULTS, whole=whole)

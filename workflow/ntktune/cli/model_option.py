@@ -56,12 +56,12 @@ def located_model(args: argparse.Namespace, files: Sequence[str] | None = None) 
     args
         ``model`` is a folder afterwards.
     files
-        Patterns of the files that are needed of it; None for all that a model has.
+        Patterns of the files to download; None downloads all that a model has.
 
     Raises
     ------
     UserError
-        The hub's model cannot be had.
+        The model cannot be downloaded.
     """
     from ntktune.data.hub import MODEL_FILES, download_model
 
@@ -85,7 +85,7 @@ def study_model(args: argparse.Namespace) -> Iterator[str]:
     Raises
     ------
     UserError
-        The hub's model cannot be had or used.
+        The model cannot be downloaded or used.
     """
     if not from_hub(args):
         yield args.model
@@ -103,7 +103,7 @@ def study_model(args: argparse.Namespace) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _missing_folder_first(model: str) -> Iterator[None]:
-    """Say of a model that the hub has not that it is no folder either."""
+    """Add to the hub's error that there is no such folder either."""
     try:
         yield
     except UserError as error:

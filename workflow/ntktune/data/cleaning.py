@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntktune.data.definition import template_filler
 from ntktune.errors import UserError
 
 # every row that was read is counted in exactly one of these
 FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
-COUNTS = ("read", *FATES, "conflicting", "repeated")
 # How programs write that there is no label.
 MISSING = ("nan", "na", "n/a", "null", "none")
 
@@ -322,10 +320,3 @@ def content_sha256(table: pd.DataFrame) -> str:
         cells = [text_or_none(cell) if i < 3 else repr(float(cell)) for i, cell in enumerate(row)]
         digest.update((json.dumps(cells) + "\n").encode())
     return digest.hexdigest()
-
-
-def rendered_texts(table: pd.DataFrame, template: str) -> list[str]:
-    """Return each row's text as the model will read it, shape (N,)."""
-    fill = template_filler(template)
-    texts = zip(table["text_a"], table["text_b"], strict=True)
-    return [fill(text_a, text_or_none(text_b)) for text_a, text_b in texts]

@@ -78,8 +78,8 @@ def _delimited(path: Path, delimiter: str | None, quoting: int) -> pd.DataFrame:
     try:
         return _delimited_rows(path, delimiter, quoting)
     except UserError:
-        # Spark and others escape a quote by a backslash. The file is read that way only where it
-        # is no csv otherwise and has the right number of fields in every line.
+        # Spark and others escape a quote by a backslash. The file is read that way only if it is
+        # not valid csv otherwise, and then has the right number of fields in every line.
         try:
             return _delimited_rows(path, delimiter, quoting, _with_doubled_quotes)
         except UserError:
@@ -110,8 +110,8 @@ def _delimited_rows(
                 break
             except csv.Error as error:
                 raise UserError(
-                    f"{path}, line {line}: no csv ({error}); a text with quotes in it stands in "
-                    'quotes, and each quote inside it is written twice ("")'
+                    f"{path}, line {line}: not valid csv ({error}); put a text that has quotes in "
+                    'quotes, and write each quote inside it twice ("")'
                 ) from None
             if not any(row) and (header is None or not row):
                 continue
@@ -123,7 +123,7 @@ def _delimited_rows(
             else:
                 width = len(header)
                 if any(row[width:]) or (len(row) < width and any(row)):
-                    hint = "; in tsv quotes hold no field together: use csv for such texts"
+                    hint = "; quotes have no meaning in tsv: use csv for such texts"
                     raise UserError(
                         f"{path}, line {line}: {len(row)} fields, but the header has {width}"
                         + hint * (quoting == csv.QUOTE_NONE)
@@ -144,7 +144,7 @@ def _json_value(text: str, where: str) -> object:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({error})") from None
+        raise UserError(f"{where}: not valid JSON ({error})") from None
     return value
 
 

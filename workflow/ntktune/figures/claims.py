@@ -8,8 +8,8 @@ measured. The claim is
 - ``reproduced`` where it holds in the whole interval of every unit, and every unit surely does
   better than a trivial control.
 - ``not tested`` where no unit has a value.
-- ``inconclusive`` else: it is said which units are undecided and how many seeds, draws or tasks
-  would decide, or that the control does as well.
+- ``inconclusive`` otherwise. The row says which units are undecided and how many seeds, draws or
+  tasks would decide, or that the control does as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -94,8 +94,9 @@ def ratio_sample(
 ) -> Sample:
     """Return the values for "the ratio of two scores is at least a bound".
 
-    The difference part − bound · whole is judged, so that no score is divided by but their mean;
-    and that must be surely above 0: over seeds, and, a correlation, for its number of test rows.
+    The difference part − bound · whole is judged, because a single score may be near 0. Only the
+    mean of ``whole`` is a denominator. It must surely be above 0: over seeds, and, if it is a
+    correlation, for its number of test rows.
 
     Parameters
     ----------
@@ -297,12 +298,12 @@ def judge(
         What is claimed.
     units
         Unit → its values. Where each has one seed only, the mean over units is judged, and the
-        units' own scatter gives its interval. Units without values are said, and none is left
-        out: with one of them a claim is not reproduced.
+        units' own scatter gives its interval. Units without values are named; with one of them
+        a claim is not reproduced.
     control
         The control's number, for the column; "" where there is none.
     detail
-        What else is to be said.
+        Further remarks.
     power
         What else would decide, or how likely chance is.
     missing
@@ -361,7 +362,7 @@ def judge(
         remarks.append(f"held on {len(found.held)} of {len(known)}; decisive: {worst}")
     fewest = min(unit.count for unit in asked.values())
     how = []
-    if fewest:
+    if fewest > 1 or known is not asked:
         number = len(asked) if known is not asked else fewest
         how.append(f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}")
     if found.undecided and verdict == INCONCLUSIVE:

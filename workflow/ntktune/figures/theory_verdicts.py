@@ -205,7 +205,7 @@ def stays_linear(linear: pd.DataFrame) -> dict[str, Any]:
 def kernel_stays(linear: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on the kernel hardly changing along fine-tuning.
 
-    A kernel that no training changed does so, too: the test loss must have fallen.
+    Without training the kernel does not change either, so the test loss must have fallen.
     """
     claim = Claim(
         claim="The kernel hardly changes while the network is fine-tuned",
@@ -327,7 +327,7 @@ def networks_own_stop(linear: pd.DataFrame) -> dict[str, Any]:
 
     def made(own: pd.DataFrame) -> Sample:
         apart, at_last = factors(own)
-        # a training that ended while its hold-out loss fell says how late the stop is at least
+        # if the hold-out loss still fell at the last step, the stop is known as a lower bound only
         known = own["network_turned"].astype(bool) | (
             own["network_holdout"] > MOST_TIMES_APART * own["theory"].clip(lower=1)
         )

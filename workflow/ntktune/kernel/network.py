@@ -205,10 +205,10 @@ def check_ids(
 def usable_padding(
     model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
 ) -> Iterator[None]:
-    """Give a classifier a padding id that it can look up, if its own is None or no token's.
+    """Give a classifier a padding id from its vocabulary, if its own is None or outside.
 
-    Hugging Face's classifiers read the last token that has another id. Any id will do that is
-    no text's last token: the kernel is then that of each text by itself.
+    Hugging Face's classifiers read the last token that has another id. So any id that is not
+    the last token of a text gives the kernel of each text by itself.
 
     Raises
     ------

@@ -253,7 +253,7 @@ def merged(
 def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor]:
     """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to float32.
 
-    What many merges along one line need at hand.
+    Many merges along one line use it.
 
     Raises
     ------
@@ -269,7 +269,7 @@ def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor
 def randomize(vector: Weights, seed: int) -> None:
     """Replace each tensor of a task vector, in place, by a random one of the same length.
 
-    What does as much to every tensor and knows nothing of the task.
+    This is the control of a task vector: it changes every tensor as much, without the task.
     """
     generator = torch.Generator().manual_seed(seed)
     for tensor in vector.values():
