@@ -46,6 +46,8 @@ def test_interval_over_seeds():
     found = needed_size(metrics)
     assert found["needed_low"] < found["needed"] < found["needed_high"]
     assert found["best_size"] == 256
+    best = metrics.loc[metrics["n"] == 256, "pearson"]
+    assert [found["best_score"], found["best_score_sd"]] == [best.mean(), best.std()]
     one = needed_size(metrics[metrics["seed"] == 0])
     assert np.isfinite(one["needed"])
     assert np.isnan([one["needed_low"], one["needed_high"]]).all()
@@ -83,6 +85,24 @@ def test_a_task_that_learns_nothing_needs_no_number():
     assert found["best_gain"] == pytest.approx(-0.1)
     unknown = metrics_of("stsb").assign(pearson=NAN)
     assert np.isnan(needed_size(unknown)["needed"])
+
+
+@pytest.mark.parametrize(
+    ("curves", "undecided"),
+    [
+        ([(0.1, 0.5, 0.9)], True),  # one seed has no interval
+        ([(0.1, 0.5, 0.9), (0.5, 0.1, 0.3)], True),  # no size is surely enough
+        ([(0.1, 0.4, 0.5), (0.5, 0.4, 0.5), (0.8, 0.6, 0.5)], True),  # 16 to 64
+        ([(0.1, 0.5, 0.9), (0.1, 0.51, 0.9), (0.1, 0.49, 0.9)], False),
+    ],
+)
+def test_an_interval_that_tells_nothing_is_said(curves, undecided):
+    rows = [
+        {"metric": "pearson", "n": n, "seed": seed, "pearson": value}
+        for seed, curve in enumerate(curves)
+        for n, value in zip((16, 32, 64), curve, strict=True)
+    ]
+    assert needed_size(pd.DataFrame(rows))["needed_undecided"] is undecided
 
 
 def test_where_the_number_is_a_bound_it_is_said():

@@ -14,6 +14,12 @@ RATES = pd.DataFrame(
         "needed_low": [98.6, 40.2, None, 16.0],
         "needed_high": [201.2, float("inf"), None, 17.2],
         "needed_bound": ["", "least", "", "most"],
+        "needed_undecided": [False, True, None, False],
+        "metric": ["pearson", "accuracy", "mse", "f1"],
+        "seeds": [3, 2, 2, 1],
+        "best_score": [0.71234, 0.8, None, 0.5],
+        "best_score_sd": [0.0321, 0.2, None, None],
+        "best_size": [256, 512, None, 64],
         "exponent": [1.234, 2.0, 1.0, 1.0],
         "r_squared": [0.98765, 0.9, 1.0, 1.0],
         "predicted_rate": [0.5524, 2 / 3, 0.5, 0.5],
@@ -22,9 +28,9 @@ RATES = pd.DataFrame(
 )
 VERDICTS = pd.DataFrame(
     {
-        "group": ["study", "simulated"],
-        "claim": ["Short claim", "word " * 30],
-        "verdict": ["reproduced", "not tested"],
+        "group": ["study", "study", "simulated", "simulated"],
+        "claim": ["Short claim", "Other claim", "word " * 30, "Untried claim"],
+        "verdict": ["reproduced", "not tested", "inconclusive", "not tested"],
     }
 )
 
@@ -48,10 +54,22 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[3][:2] == ["tweets", "unknown"]
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed: labelled examples") for line in lines) == 1
-    assert "  reproduced     Short claim" in lines
+    undecided = "seeds are too few or too noisy to tell: add seeds or rows"
+    first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
+    best = " ".join(line.strip() for line in lines[first + 1 :][:4])
+    assert best.startswith("news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512; ")
+    assert (
+        f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed)"
+        in best
+    )
+    assert "interpolated between the sizes tried" in " ".join(lines)
+    heading = lines.index("claims of Sun & Raskutti 2026 on this study:")
+    assert lines[heading + 1] == "  reproduced     Short claim"
+    assert "  2 claims not tested; see figures/verdicts.csv" in lines
+    assert not any(word in line for line in lines for word in ("Other claim", "Untried"))
     apart = lines.index("of made-up networks and spectra, none of your data:")
     assert lines[apart - 1] == "  reproduced     Short claim"
-    assert lines[apart + 1].startswith("  not tested     word")
+    assert lines[apart + 1].startswith("  inconclusive   word")
     assert max(map(len, lines[:-2])) <= 95
     assert lines[-2].endswith(str(folder / "figures"))
     assert lines[-1].endswith(str(folder / "report.html"))

@@ -55,7 +55,8 @@ def test_table1_row_by_hand(summaries, metrics):
     way = (0.95 * best - low) / (best - low)
     for name in ("needed", "needed_low", "needed_high"):  # all seeds have one correlation
         assert row.pop(name) == pytest.approx(128 * 2**way, rel=0.005)
-    assert row.pop("best_gain") == pytest.approx(best)
+    assert row.pop("best_gain") == row.pop("best_score") == pytest.approx(best)
+    assert row.pop("best_score_sd") == pytest.approx(0)
     assert row == {
         "task": "stsb",
         "kind": "regression",
@@ -82,6 +83,7 @@ def test_table1_row_by_hand(summaries, metrics):
         "seeds": 3,
         "reason": "",
         "best_size": 256,
+        "needed_undecided": False,
         "needed_bound": "least",
     }
 

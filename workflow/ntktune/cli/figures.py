@@ -312,7 +312,7 @@ def _fits(path: str, summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Print the examples needed, rates and verdicts of a study, and where its figures are."""
+    """Print the examples needed, rates and tested claims of a study, and where its figures are."""
     from ntktune.figures.overview import overview
 
     folder = Path(args.folder)
@@ -320,8 +320,9 @@ def show(args: argparse.Namespace) -> None:
     if not figures.is_dir():
         raise not_there(figures, "run the study first, or name its folder, as results/quickstart")
     if (figures / "verdicts.csv").is_file():  # made of table 1; a study need not have them
-        needed = ("needed", "needed_low", "needed_high", "needed_bound")
-        columns = ("task", *needed, "exponent", "r_squared", "predicted_rate", "measured_exponent")
+        columns = ("task", "metric", "seeds", "exponent", "r_squared", "predicted_rate")
+        columns += ("measured_exponent", "best_score", "best_score_sd", "best_size", "needed")
+        columns += ("needed_low", "needed_high", "needed_undecided", "needed_bound")
         rates = own_table(figures / "table1.csv", columns)
         claims = own_table(figures / "verdicts.csv", ("group", "claim", "verdict"))
         print(f"\n{overview(rates, claims)}\n")

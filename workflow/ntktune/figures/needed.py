@@ -105,23 +105,30 @@ def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL
     dict
         ``needed``, see :func:`reached_sizes`, of the mean over seeds (NaN with one size);
         ``needed_low``, ``needed_high``, see :func:`needed_interval` (NaN with one
-        seed); ``best_gain``, the highest mean gain over the sizes tried, and ``best_size``, where
-        it is. ``needed_bound`` says what it bounds: ``most`` where the
-        smallest size reaches that much already, ``least`` where the best is at the largest
-        size, so that more examples may reach more; else "".
+        seed), and ``needed_undecided``, whether there is no interval, or one without an upper end
+        or from the smallest size to beyond the last but one; ``best_gain``, the highest mean gain
+        over the sizes tried, ``best_size``, where it is, and ``best_score``, ``best_score_sd``, the
+        score itself there, mean and deviation over seeds. ``needed_bound`` says what it bounds:
+        ``most`` where the smallest size reaches that much already, ``least`` where the best is at
+        the largest size, so that more examples may reach more; else "".
     """
     points = gain_points(metrics)
-    unknown = dict.fromkeys(("needed", "needed_low", "needed_high", "best_gain"), np.nan)
-    unknown |= {"best_size": np.nan, "needed_bound": ""}
+    numbers = ("needed", "needed_low", "needed_high", "best_gain", "best_score", "best_score_sd")
+    unknown = dict.fromkeys((*numbers, "best_size"), np.nan)
+    unknown |= {"needed_undecided": False, "needed_bound": ""}
     if points["n"].nunique() < 2:
         return unknown
     means = points.groupby("n")["gain"].mean()
     sizes = means.index.to_numpy()
     needed = float(reached_sizes(sizes, means.to_numpy()[None])[0])
     found = {"best_gain": means.max(), "best_size": int(means.idxmax()), "needed": needed}
+    scores = metrics.loc[metrics["n"] == found["best_size"], metrics["metric"].iloc[0]]
+    found |= {"best_score": scores.mean(), "best_score_sd": scores.std()}
     if np.isnan(needed):
         return unknown | found
-    found["needed_low"], found["needed_high"] = needed_interval(*by_seed(points), shared, level)
+    low, high = needed_interval(*by_seed(points), shared, level)
+    undecided = not np.isfinite(high) or (np.isclose(low, sizes[0]) and high > sizes[-2])
+    found |= {"needed_low": low, "needed_high": high, "needed_undecided": bool(undecided)}
     if needed == sizes[0]:
         found["needed_bound"] = "most"
     elif found["best_size"] == sizes[-1]:

@@ -7,17 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from ntktune.figures.claims import SIMULATED
+from ntktune.figures.claims import SIMULATED, UNTESTED
+from ntktune.figures.measures import METRIC_LABELS
 from ntktune.figures.needed import SHARE
+from ntktune.figures.style import count
 
+CLAIMS = "claims of Sun & Raskutti 2026 on this study:"
 MADE_UP = "of made-up networks and spectra, none of your data:"
 NOTE = textwrap.fill(
-    f"examples needed: labelled examples that reach {SHARE:.0%} of the best score over the sizes "
-    "tried, with its 95 % interval over seeds where there are several; 'at least' where the "
-    "largest size is the best, 'at most' where the smallest is good enough. Rates b: error ~ n^-b, "
-    "predicted a/(a+1).",
+    f"examples needed: labelled examples that reach {SHARE:.0%} of the best score, interpolated "
+    "between the sizes tried, with its 95 % interval over seeds where there are several; 'at "
+    "least' where the largest size is the best, 'at most' where the smallest is good enough. "
+    "Rates b: error ~ n^-b, predicted a/(a+1).",
     width=95,
 )
+UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds or rows"
 
 
 def _plain_table(rows: list[list[str]]) -> str:
@@ -48,26 +52,45 @@ def _needed(row: dict[str, Any]) -> str:
     return f"{text} ({low} or more)" if high == "inf" else f"{text} ({low} to {high})"
 
 
+def _best(row: dict[str, Any]) -> str:
+    """Return a task's best score, and whether its seeds tell how many examples it needs."""
+    score, metric = _number(row["best_score"], 3), METRIC_LABELS.get(row["metric"], row["metric"])
+    if score == "-":
+        return f"{row['task']}: no score to compare sizes by"
+    spread = "" if pd.isna(row["best_score_sd"]) else f" ± {row['best_score_sd']:.3f}"
+    text = (
+        f"{row['task']}: best {metric} {score}{spread} ({count(int(row['seeds']), 'seed')}), at "
+        f"n = {row['best_size']:.0f}"
+    )
+    return text + f"; {UNDECIDED}" * (row["needed_undecided"] is True)
+
+
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return the examples needed, decay rates and verdicts as text.
+    """Return the examples needed, best scores, decay rates and tested claims as text.
 
     Parameters
     ----------
     rates
-        Table 1: columns task, needed, needed_low, needed_high, needed_bound, exponent,
-        r_squared, predicted_rate, measured_exponent.
+        Table 1: columns task, metric, seeds, needed, needed_low, needed_high, needed_undecided,
+        needed_bound, best_score, best_score_sd, best_size, exponent, r_squared,
+        predicted_rate, measured_exponent.
     verdicts
         The verdict table: columns group, claim, verdict.
     """
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
+    best = []
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
         rows.append([row["task"], _needed(row), *numbers])
-    claims = []
-    for row in verdicts.to_dict("records"):
+        best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
+    claims = [CLAIMS]
+    tested = verdicts[verdicts["verdict"] != UNTESTED]
+    for row in tested.to_dict("records"):
         if row["group"] == SIMULATED and MADE_UP not in claims:
             claims.append(MADE_UP)
         lines = textwrap.wrap(row["claim"], width=78)
         claims.append(f"  {row['verdict']:<15}" + f"\n{'':17}".join(lines))
-    return "\n\n".join([_plain_table(rows), NOTE, "\n".join(claims)])
+    if left := len(verdicts) - len(tested):
+        claims.append(f"  {count(left, 'claim')} not tested; see figures/verdicts.csv")
+    return "\n\n".join([_plain_table(rows), NOTE, "\n".join(best), "\n".join(claims)])
