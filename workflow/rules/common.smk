@@ -8,10 +8,10 @@ import json
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from snakemake.exceptions import WorkflowError
 
 # The folder of this file, also where another workflow uses this one as a module.
 PACKAGE_FOLDER = str(Path(workflow.current_basedir).parent)
@@ -43,12 +43,21 @@ from ntktune.errors import UserError
 from ntktune.unfinished import begin, finish, unfinished
 from ntktune.user_files import content_digest
 
-try:
+
+@contextmanager
+def sentence_only(mistakes=UserError):
+    """End Snakemake at a user's mistake with its sentence; a WorkflowError would frame it in code."""
+    try:
+        yield
+    except mistakes as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+with sentence_only():
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
     for task, definition in STUDY["task_definitions"].items():
         complete_definition(definition, task)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
@@ -218,10 +227,8 @@ def content_of(files):
     def digest(wildcards):
         if not workflow.is_main_process:
             return ""
-        try:
+        with sentence_only((OSError, UserError)):
             return content_digest(files(wildcards), f"{RESULTS}/state/user_files.json")
-        except (OSError, UserError) as error:
-            raise WorkflowError(str(error)) from None
 
     return digest
 
@@ -291,11 +298,12 @@ def option_flags(options, files):
 
 
 def offered(name):
-    """Returns no files. Raises an error if this study makes no such chapter, figure or table."""
+    """Returns no files. Ends Snakemake if this study makes no such chapter, figure or table."""
 
     def check(wildcards):
-        if name in ABSENT:
-            raise WorkflowError(f"study {STUDY['study']!r} makes no {name}: {ABSENT[name]}")
+        with sentence_only():
+            if name in ABSENT:
+                raise UserError(f"study {STUDY['study']!r} makes no {name}: {ABSENT[name]}")
         return []
 
     return check
@@ -361,7 +369,7 @@ def begin_run():
     jobs = list(workflow.dag.needrun_jobs())
     made = {str(file) for job in jobs for file in job.output}
     print(choices(STUDY), file=sys.stderr, flush=True)
-    try:
+    with sentence_only():
         check_own_files(
             STUDY, [job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")]
         )
@@ -369,18 +377,14 @@ def begin_run():
             path.write_text(text, encoding="utf-8")
         if not workflow.touch:
             begin(RESULTS, made)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
     remove_left_overs(RESULTS)
 
 
 def end_run():
     """Delete the list of planned outputs, now that all exist. Say where the results are."""
     whole = any(job.rule.name.endswith("all") for job in workflow.dag.jobs)
-    try:
+    with sentence_only():
         finish(RESULTS, whole=whole)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
     files = " ".join(shlex.quote(str(file)) for file in workflow.configfiles)
     said = f"results  {RESULTS}/figures" if whole else f"results  {RESULTS}"
     if whole:
