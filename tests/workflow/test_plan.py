@@ -16,6 +16,7 @@ from ntktune.data.pretrained import random_model
 
 pytestmark = pytest.mark.workflow
 
+
 def write_study(checkout, **changes):
     """Write mine.yaml: a model, a task, and what else is given; null takes a key away."""
     random = {"model_type": "gpt_neo"}
