@@ -6,8 +6,10 @@ all details; failed jobs are shown with the end of their log.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -23,6 +25,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_text())
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
+# What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
+PROGRESS = re.compile(r" %, \d+ s, about (\d+) s left$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 STOPPING = "Terminating processes on user request"
 
@@ -76,17 +80,35 @@ class Estimate:
         self.expected_of_finished += self.expected(rule)
         self.spent_on_finished += seconds
 
-    def seconds_left(self, running: list[tuple[str, float]]) -> float:
-        """Return the expected seconds to the end, given (rule, seconds so far) of running jobs.
+    def seconds_left(self, running: list[tuple[str, float, float]]) -> tuple[float, int]:
+        """Return the expected seconds to the end, and how many running jobs outlast their estimate.
 
-        Jobs of unknown rules are left out.
+        Jobs of unknown rules are left out, except for what their logs say.
+
+        Parameters
+        ----------
+        running
+            Rule, seconds so far, and seconds left by its log (0 if it says nothing) of each
+            running job.
         """
-        scale = self.scale
-        work = scale * sum(n * self.expected(rule) for rule, n in self.remaining.items())
-        # a job that outlasts its estimate is not counted as negative work
-        work -= sum(min(spent, scale * self.expected(rule)) for rule, spent in running)
-        longest = max((scale * self.expected(r) - s for r, s in running), default=0.0)
-        return max(work / self.cores, longest, 0.0)
+        slow = [
+            rule in self.known and spent >= self.scale * self.expected(rule)
+            for rule, spent, _ in running
+        ]
+        # what outlasts its estimate also slows down what is expected of all others
+        known, total = self.expected_of_finished, self.spent_on_finished
+        for (rule, spent, _), outlasts in zip(running, slow, strict=True):
+            known, total = known + outlasts * self.expected(rule), total + outlasts * spent
+        scale = total / known if known else self.scale
+        left = [
+            told if outlasts else max(scale * self.expected(rule) - spent, told)
+            for (rule, spent, told), outlasts in zip(running, slow, strict=True)
+        ]
+        queued = sum(n * self.expected(rule) for rule, n in self.remaining.items())
+        queued -= sum(self.expected(rule) for rule, *_ in running)
+        work = scale * max(queued, 0.0) + sum(left)
+        late = sum(o and not seconds for o, seconds in zip(slow, left, strict=True))
+        return max(work / self.cores, *left, 0.0), late
 
 
 class LogHandler(LogHandlerBase):
@@ -124,7 +146,9 @@ class LogHandler(LogHandlerBase):
         event = getattr(record, "event", None)
         if event is None and record.getMessage().startswith(STOPPING):
             self.interrupted = True
-            self._print("interrupted; the same command goes on from here")
+            if count := len(self.running):
+                jobs = "job" if count == 1 else "jobs"
+                self._print(f"interrupted: waiting for {count} running {jobs} to end")
         elif event == LogEvent.RUN_INFO and not (self.planning and self.estimate):
             stats = record.__dict__.get("stats") or {}
             counts = {k: v for k, v in stats.items() if k not in ("total", "all")}
@@ -135,7 +159,10 @@ class LogHandler(LogHandlerBase):
             self.cores = int(record.__dict__.get("cores") or self.cores)
         elif event == LogEvent.JOB_INFO and not self.planning:
             details = record.__dict__
-            wildcards = ", ".join(str(v) for v in (details.get("wildcards") or {}).values())
+            wildcards = ", ".join(
+                f"{'n' if name == 'size' else name}={value}" if str(value).isdigit() else str(value)
+                for name, value in (details.get("wildcards") or {}).items()
+            )
             logs = [str(path) for path in details.get("log") or []]
             self.names[details["jobid"]] = (details["rule_name"], wildcards, logs)
             self._start(details["jobid"])
@@ -200,13 +227,37 @@ class LogHandler(LogHandlerBase):
         if not self.estimate:
             return ""
         now = time.monotonic()
-        running = [(self.names[j][0], now - t) for j, t in self.running.items() if j in self.names]
-        left = self.estimate.seconds_left(running)
-        time_left = f"about {clock(left)} left"
-        if unknown := self.estimate.unknown:
-            rules = "rule" if unknown == 1 else "rules"
-            time_left = f"at least {clock(left)} left, {unknown} {rules} unknown"
-        return f"{self.estimate.done} of {self.estimate.total} done, {time_left}"
+        running = [
+            (self.names[job][0], now - since, self._told_left(job))
+            for job, since in self.running.items()
+            if job in self.names
+        ]
+        left, late = self.estimate.seconds_left(running)
+        unknown = self.estimate.unknown
+        said = [f"{self.estimate.done} of {self.estimate.total} done"]
+        if running and late == len(running):
+            said.append("longer than estimated")
+        if left >= 1 or not (late or unknown):
+            said.append(f"{'at least' if late or unknown else 'about'} {clock(left)} left")
+        if unknown:
+            said.append(f"{unknown} {'rule' if unknown == 1 else 'rules'} unknown")
+        return ", ".join(said)
+
+    def _told_left(self, job: int) -> float:
+        """Return how many seconds a running job still needs by its log, 0 if it says nothing."""
+        for log in self.names[job][2]:
+            with contextlib.suppress(OSError):
+                told = PROGRESS.findall(Path(log).read_text(errors="replace"))
+                age = time.time() - Path(log).stat().st_mtime
+                return max(float(told[-1]) - age, 0.0) if told else 0.0
+        return 0.0
+
+    def close(self) -> None:
+        """Say that an interrupted run has ended; Snakemake closes its displays last."""
+        if self.interrupted:
+            self.interrupted = False
+            self._print("stopped; the same command goes on from here")
+        super().close()
 
     def _print(self, text: str, state: bool = False) -> None:
         self.last_line = time.monotonic()
