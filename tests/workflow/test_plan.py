@@ -223,13 +223,17 @@ def test_a_configuration_given_by_hand_stands_alone(checkout):
 
 
 def readme_study(checkout, rows=200):
-    """Write the two files of the README's own study, and the CSV that they speak of."""
+    """Write the two files of the README's own study, and the CSV and model that they speak of."""
     text = (checkout.folder / "README.md").read_text()
     task, study = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[:2]
     (checkout.folder / "my/tasks").mkdir(parents=True)
     (checkout.folder / "my/tasks/reviews.yaml").write_text(task)
     model = yaml.safe_load(study)["model"]["source"]["folder"]
-    (checkout.folder / "my/study.yaml").write_text(study.replace(model, "my/tasks"))
+    (checkout.folder / "my/study.yaml").write_text(study.replace(model, "my/model"))
+    settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 2, "num_heads": 2}
+    saved = random_model(settings | {"attention_types": [[["global", "local"], 1]]})
+    for part in saved:  # network and tokenizer
+        part.save_pretrained(checkout.folder / "my/model")
     lines = [f'"text, {i}",{1 + i % 5}' for i in range(rows)]
     (checkout.folder / "my/reviews.csv").write_text("\n".join(["review,stars", *lines]))
     return yaml.safe_load(study)
@@ -291,11 +295,7 @@ def test_the_users_own_files_are_watched_by_content(checkout):
     large.write_text(large.read_text().replace("text", "text " * 50))
     assert large.stat().st_size > 10**6  # Snakemake's limit for checksums
     checkout.edit("my/tasks/reviews.yaml", "my/reviews.csv", json.dumps(["my/reviews.csv", *files]))
-    model = checkout.folder / "my/tasks"
-    settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 2, "num_heads": 2}
-    network, tokenizer = random_model(settings | {"attention_types": [[["global", "local"], 1]]})
-    network.save_pretrained(model)
-    tokenizer.save_pretrained(model)
+    model = checkout.folder / "my/model"
     study = ("--configfile", "my/study.yaml")
     targets = ("--", "results/mine/data/model", "results/mine/data/reviews/table.parquet")
     done = checkout.snakemake("--cores", "2", *study, *targets)
