@@ -39,7 +39,8 @@ def _keys(schema, path=""):
 
 
 def test_every_key_of_the_schema_is_described_and_every_optional_key_has_a_default():
-    exclusive = {f"sources.{kind}" for kind in definition.SOURCES}
+    kinds = SCHEMA["properties"]["sources"]["items"]["properties"]
+    exclusive = {f"sources.{kind}" for kind in kinds}
     for path, value, required in _keys(SCHEMA):
         assert value.get("description"), path
         if not required and not path.endswith(("$",)) and path not in exclusive:
@@ -47,23 +48,6 @@ def test_every_key_of_the_schema_is_described_and_every_optional_key_has_a_defau
         if "object" in value.get("type", ()):
             assert value["additionalProperties"] is False, path
     assert SCHEMA["additionalProperties"] is False
-
-
-def test_the_schemas_defaults_are_the_codes_defaults():
-    def defaults(schema):
-        return {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
-
-    assert defaults(SCHEMA) == definition.DEFAULTS
-    assert tuple(SCHEMA["required"]) == definition.REQUIRED
-    for key, expected in (
-        ("columns", definition.COLUMNS),
-        ("splits", definition.SPLITS),
-        ("limits", definition.LIMITS),
-    ):
-        assert defaults(SCHEMA["properties"][key]) == expected
-    for kind, spec in SCHEMA["properties"]["sources"]["items"]["properties"].items():
-        assert defaults(spec) == definition.SOURCES[kind]
-        assert tuple(spec["required"]) == definition.SOURCE_REQUIRED[kind]
 
 
 def test_a_short_definition_is_completed():
@@ -79,27 +63,39 @@ def test_a_short_definition_is_completed():
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (SCORES, {"kind": "ranking"}, r"t.kind is 'ranking'; it must be regression or classif"),
-        (SCORES, {"colour": 1}, r"t: unknown key 'colour'; known are "),
-        (SCORES, {"columns": {"txt": "a"}}, r"t.columns: unknown key 'txt'"),
-        (SCORES, {"title": None}, r"t: the key 'title' is missing or empty"),
-        (SCORES, {"sources": []}, r"t: the key 'sources' is missing or empty"),
-        (SCORES, {"sources": [{"web": {}}]}, r"exactly one of the keys hub, files, .* has web"),
-        (SCORES, {"sources": [{"files": {}, "hub": {}}]}, r"t.sources\[0\]: a source has exactly"),
-        (SCORES, {"sources": [{"hub": {"id": "a"}}]}, r"t.sources\[0\].hub: the key 'revision'"),
-        (SCORES, {"sources": [{"generated": {"rows": {"train": 3}}}]}, r"rows: the key 'test'"),
-        (SCORES, {"metric": "accuracy"}, r"t.metric is 'accuracy'; for regression .* pearson, spe"),
-        (SCORES, {"classes": ["a", "b"]}, r"t.classes is for classification"),
-        (SCORES, {"score_range": [5, 0]}, r"t.score_range \[5, 0\] must be \[lowest, highest\]"),
-        (SCORES, {"test_fraction": 1}, r"t.test_fraction is 1; it must be in \(0, 1\)"),
-        (SCORES, {"splits": {"train": []}}, r"t.splits.train is empty"),
+        (SCORES, {"kind": "ranking"}, r"t: kind is 'ranking': choose from: regression, classif"),
+        (SCORES, {"colour": 1}, r"t: unknown key 'colour'; did you mean 'columns'"),
+        (SCORES, {"columns": {"txt": "a"}}, r"t: unknown key 'columns.txt'; did you mean"),
+        (SCORES, {"title": None}, r"t: title is None: must be of type string"),
+        (SCORES, {"sources": []}, r"t: sources is \[\]: 0 entries, must be at least 1"),
+        (SCORES, {"sources": [{"web": {}}]}, r"unknown key 'sources.0.web'; choose from"),
+        (SCORES, {"sources": [{"files": {}, "hub": {}}]}, r"t: sources.0 has files and hub"),
+        (SCORES, {"sources": [{"hub": {"id": "a"}}]}, r"t: sources.0.hub.revision is missing"),
+        (SCORES, {"sources": [{"generated": {"rows": {"train": 3}}}]}, r"rows.test is missing"),
+        (SCORES, {"metric": "accuracy"}, r"t: metric is 'accuracy'; for regression .* pearson"),
+        (SCORES, {"classes": ["a", "b"]}, r"t: classes is for classification"),
+        (SCORES, {"score_range": [5, 0]}, r"t: score_range \[5, 0\] must be \[lowest, highest\]"),
+        (SCORES, {"test_fraction": 1}, r"t: test_fraction is 1: must be less than 1"),
+        (SCORES, {"splits": {"train": []}}, r"t: splits.train is \[\]: 0 entries"),
         (SCORES, {"template": "{text_c}"}, r"template '\{text_c\}': it must contain"),
         (SCORES, {"template": "{text_a} {text_b}"}, r"columns.text_b is None: a pair needs both"),
         (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is b: a pair needs both"),
-        (CLASSES, {"classes": None}, r"t.classes is None; .* exactly two classes"),
-        (CLASSES, {"classes": ["a", "b", "c"]}, r"exactly two classes"),
+        (CLASSES, {"classes": None}, r"t: classes is None; .* exactly two classes"),
+        (CLASSES, {"classes": ["a", "b", "c"]}, r"classes is .*: 3 entries, .* exactly two"),
+        (SCORES, {"score_range": 5}, r"t: score_range is 5: must be of type array"),
+        (SCORES, {"test_fraction": "a"}, r"t: test_fraction is 'a': must be of type number"),
+        (SCORES, {"limits": {"train": "x"}}, r"t: limits.train is 'x': must be of type integer"),
+        (SCORES, {"template": 3}, r"t: template is 3: must be of type string"),
+        (SCORES, {"train_rows": "x"}, r"t: train_rows is 'x': must be of type integer"),
+        (SCORES, {"kind": ["regression"]}, r"t: kind is \['regression'\]"),
+        (SCORES, {"columns": ["text"]}, r"t: columns is \['text'\]: must be of type object"),
+        (SCORES, {"sources": [{"files": {"train": 3}}]}, r"t: sources.0.files.train is 3: must be"),
+        (SCORES, {"sources": ["x"]}, r"t: sources.0 is 'x': must be of type object"),
+        (SCORES, {"sources": [{"generated": {"rows": {"train": -5, "test": 3}}}]}, r"train is -5"),
+        (CLASSES, {"label_map": [0, 1]}, r"t: label_map is \[0, 1\]: must be of type object"),
+        (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: an entry stands there twice"),
         (CLASSES, {"label_map": {"a": 0, "b": 0}}, r"exactly two classes"),
-        (CLASSES, {"score_range": [0, 1]}, r"t.score_range needs a polarity_band"),
+        (CLASSES, {"score_range": [0, 1]}, r"t: score_range needs a polarity_band"),
         (CLASSES, {"polarity_band": [1, -1]}, r"must be \[low, high\] with low <= high"),
         (CLASSES, {"polarity_band": [-9, 9], "score_range": [-4, 4]}, r"lies outside score_range"),
         (CLASSES, {"polarity_band": [0, 0], "label_map": {"a": 0, "b": 1}}, r"not both"),

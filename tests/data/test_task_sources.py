@@ -194,8 +194,11 @@ def test_a_definition_may_be_the_tasks_file(tmp_path, out, capsys, monkeypatch):
     for content, message in (
         (None, "t.yaml does not exist"),
         ("[]", "t.yaml must hold keys and values"),
-        ("title: T\nkind: regression\nsources: [a.csv]", "t.sources[0]: a source has exactly one"),
-        ("title: T\nkind: regression\nsources: [a]\ncolumns: [a]", "t.columns is ['a']; it must"),
+        (
+            "title: T\nkind: regression\nsources: [a.csv]",
+            "t: sources.0 is 'a.csv': must be of type object",
+        ),
+        ("title: T\nkind: regression\nsources: [a]\ncolumns: [a]", "t: columns is ['a']: must be"),
     ):
         (tmp_path / "t.yaml").unlink()
         if content:

@@ -39,6 +39,7 @@ INFRASTRUCTURE = {
     "ntktune.cli": "options of the command line, and progress lines",
     "ntktune.cli.resume": "what a killed command had finished; each part has a key of its own",
     "ntktune.code_digest": "this digest",
+    "ntktune.config": "checks and completes a study, which rules hand to commands by options",
     "ntktune.code_text": "this digest",
     "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.errors": "exceptions that only carry a message",

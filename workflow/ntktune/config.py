@@ -196,10 +196,10 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bo
     UserError
         No such task, a mistake in its file, or no source that could ever be read.
     """
+    from ntktune.data.definition import complete_definition
+
     path = task_file(name, folders, key)
-    task = validated(load_yaml(path), "task", str(path))
-    if not task["sources"]:
-        raise UserError(f"{path}: sources is empty; name at least one source")
+    task = complete_definition(load_yaml(path), str(path))
     for source in task["sources"]:
         for file in source_files(source):
             if set(file) & set("{}"):

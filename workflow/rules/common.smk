@@ -36,7 +36,6 @@ from ntktune.config import (
     source_files,
     task_file,
 )
-from ntktune.data.definition import complete_definition
 from ntktune.data.hub import MODEL_FILES
 from ntktune.device import has_nvidia_gpu, old_driver
 from ntktune.errors import UserError
@@ -56,8 +55,6 @@ def sentence_only(mistakes=UserError):
 
 with sentence_only():
     STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
-    for task, definition in STUDY["task_definitions"].items():
-        complete_definition(definition, task)
 
 RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
-from ntktune.data.definition import complete_definition
 from ntktune.data.sampling import _class_pattern, holdout_pattern
 
 FIRST, MOST = 16, 512  # smallest and largest sample that is chosen without being asked for
@@ -22,8 +19,7 @@ def training_labels(definition: dict, name: str) -> np.ndarray:
     """
     from ntktune.data.sources import read_sources, source_table
 
-    task = complete_definition(copy.deepcopy(definition), name)
-    table, _ = source_table(read_sources(task, name), task, name)
+    table, _ = source_table(read_sources(definition, name), definition, name)
     return table.loc[table["split"] == "train", "label"].to_numpy()
 
 

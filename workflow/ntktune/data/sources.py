@@ -179,7 +179,8 @@ def _normalised_rows(frame: pd.DataFrame, names: list[str]) -> Iterator[str]:
 
 
 def _from_hub(source: dict, definition: dict, package: Path | None) -> SourceRows:
-    splits = {split: names for split, names in definition["splits"].items() if names}
+    stated = definition["splits"]
+    splits = {split: stated[split] for split in ("train", "test") if stated[split]}
     try:
         files, commit = hub_files(
             source["id"], source["config"], source["revision"], source["files"], splits
