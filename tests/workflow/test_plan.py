@@ -212,8 +212,9 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     computed = {"kernel_draws", "learning_kernel", "spectrum_fit", "finetune_run", "baselines"}
     assert set(jobs) - {"total", "all"} == figures | samples | computed
     # the whole model, no token put first, texts as long as it takes, all test rows
-    for option in ("--blocks", "--prefix-token", "--max-tokens", "--test-rows", "--stopping"):
+    for option in ("--blocks", "--prefix-token", "--max-tokens", "--test-rows"):
         assert f"{option} " not in output
+    assert "results/mine/theory" not in output
     assert jobs["finetune_run"] == "6"  # 16 to 512 of the task's 2,977 training rows
 
 
