@@ -77,7 +77,7 @@ def test_a_short_definition_is_completed():
         (SCORES, {"score_range": [5, 0]}, r"t: score_range \[5, 0\] must be \[lowest, highest\]"),
         (SCORES, {"test_fraction": 1}, r"t: test_fraction is 1: must be less than 1"),
         (SCORES, {"splits": {"train": []}}, r"t: splits.train is \[\]: 0 entries"),
-        (SCORES, {"template": "{text_c}"}, r"template '\{text_c\}': it must contain"),
+        (SCORES, {"template": "{text_c}"}, r"t: template '\{text_c\}': it must contain"),
         (SCORES, {"template": "{text_a} {text_b}"}, r"columns.text_b is None: a pair needs both"),
         (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is b: a pair needs both"),
         (CLASSES, {"classes": None}, r"t: classes is None; .* exactly two classes"),

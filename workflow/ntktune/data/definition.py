@@ -17,13 +17,15 @@ from ntktune.scores import METRICS
 SUMMARY = ("title", "kind", "classes", "score_range", "template", "metric", "licence", "citation")
 
 
-def template_filler(template: str) -> Callable[[str, str | None], str]:
+def template_filler(template: str, where: str = "") -> Callable[[str, str | None], str]:
     """Return the function that puts texts into a template.
 
     Parameters
     ----------
     template
         Text with ``{text_a}`` and, for pairs, ``{text_b}``.
+    where
+        What a message begins with.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def template_filler(template: str) -> Callable[[str, str | None], str]:
     parts = re.split(r"(\{text_a\}|\{text_b\})", template)
     if "{text_a}" not in parts or any(c in p for p in parts[::2] for c in "{}"):
         raise UserError(
-            f"template {template!r}: it must contain {{text_a}} and may contain {{text_b}}, "
+            f"{where}template {template!r}: it must contain {{text_a}} and may contain {{text_b}}, "
             "and no other braces"
         )
 
@@ -76,7 +78,7 @@ def complete_definition(definition: dict, name: str) -> dict:
     bounds = task["score_range"]
     if bounds is not None and not bounds[0] < bounds[1]:
         raise UserError(f"{name}: score_range {bounds} must be [lowest, highest]")
-    template_filler(task["template"])
+    template_filler(task["template"], f"{name}: ")
     if (task["columns"]["text_b"] is None) == ("{text_b}" in task["template"]):
         raise UserError(
             f"{name}: template is {task['template']!r}, but columns.text_b is "
