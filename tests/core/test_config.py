@@ -1,5 +1,7 @@
 """Every mistake in a configuration: one clear line, before anything runs."""
 
+import re
+
 import numpy as np
 import pytest
 import yaml
@@ -355,9 +357,9 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
         "study my",
         "data, kernel, spectrum, finetune, figures (not taskvectors and theory)",
         "model: all blocks, no prefix token, texts cut to what the model takes",
-        "100 examples, 3 draws",
-        "examples, 3 seeds, at most 50 epochs (stopped after 5 evaluations without a better ",
-        "all test rows",
+        "examples: 100; draws: 3",
+        "seeds: 3; epochs: at most 50; steps per evaluation: an epoch; patience: 5 (evaluations ",
+        "test rows: all",
     ):
         assert words in said
     (tmp_path / "model/config.json").write_text('{"num_hidden_layers": 24}')
@@ -366,6 +368,9 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     said = choices(study({"model": model}))
     assert "only the first 15 of 24 blocks, the token <s> first, texts cut to 64 tokens" in said
     assert "all blocks" in choices(study({"model": source | {"blocks": 24}}))
+    one = {"seeds": 1, "max_epochs": 1, "patience": 1}
+    said = choices(study({"finetune": one, "kernel": {"draws": 1}}))
+    assert not re.search(r"\b1 \w+s\b", said)
 
 
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):

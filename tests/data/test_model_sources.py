@@ -8,7 +8,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -89,7 +88,7 @@ def test_building_a_random_model_leaves_the_callers_generator_alone(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_local_folder_keeps_its_backbone_in_float32_without_the_head(tmp_path):
+def test_a_local_folder_keeps_its_weights_and_its_head(tmp_path):
     model = _llama()
     model.to(torch.bfloat16).save_pretrained(tmp_path / "in")
     byte_tokenizer().save_pretrained(tmp_path / "in")
@@ -98,14 +97,13 @@ def test_a_local_folder_keeps_its_backbone_in_float32_without_the_head(tmp_path)
     facts = read_json(tmp_path / "out" / "model.json")
     assert facts["origin"] == {"source": "folder", "path": str(tmp_path / "in")}
     assert facts["licence"] == "MIT"
-    weights = load_file(tmp_path / "out" / "model.safetensors")
-    assert {w.dtype for w in weights.values()} == {torch.float32}
-    assert sum(w.numel() for w in weights.values()) == facts["parameters"]
-    assert not any("lm_head" in name for name in weights)
+    assert facts["sha256"] == file_sha256(tmp_path / "in/model.safetensors")
     # the checkpoint was rounded to bfloat16 once, and not again
-    expected = model.model.state_dict()
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[k], v.float()) for k, v in expected.items())
+    found, expected = load_backbone(tmp_path / "out").state_dict(), model.model.state_dict()
+    assert sum(w.numel() for w in found.values()) == facts["parameters"]
+    assert {w.dtype for w in found.values()} == {torch.float32}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v.float()) for k, v in expected.items())
 
 
 def test_an_encoder_without_its_pooler_is_accepted_and_the_same_each_time(tmp_path):
@@ -305,7 +303,8 @@ def _with_configuration(content):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: None, "is no model folder: config.json is missing"),
+        (lambda folder: None, "in does not exist; correct the path"),
+        (lambda folder: folder.mkdir(), "is no model folder: config.json is missing"),
         (_only_pickled, "has no safetensors weights (only pytorch_model.bin, which is not read)"),
         (_of_another_shape, "/in"),
         (_with_blocks_missing, "do not fill the model: 9 tensors are missing"),
@@ -370,21 +369,20 @@ def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
     assert AutoModel.from_pretrained(out).config.hidden_size == 16
 
 
-@pytest.mark.parametrize("linked", [True, False])
-def test_the_weights_of_an_own_folder_are_linked_where_they_fit(tmp_path, linked):
-    """Other weights (here bfloat16) are converted; the owner's files stay as they are."""
+def test_the_weights_of_an_own_folder_are_linked_as_they_are(tmp_path):
+    """The owner's files stay as they are, and the link is what readers load."""
     own = tmp_path / "own"
     model = AutoModel.from_config(AutoConfig.for_model(**NEO))
-    (model if linked else model.bfloat16()).save_pretrained(own)
+    model.save_pretrained(own)
     byte_tokenizer().save_pretrained(own)
     file = own / "model.safetensors"
     file.chmod(0o444)
     before = (file_sha256(file), file.stat().st_mode)
     assert _fetch(tmp_path / "model", {"name": "own", "folder": str(own)}) == 0
     made = tmp_path / "model/model.safetensors"
-    assert made.is_symlink() == linked
+    assert made.is_symlink()
     assert read_json(tmp_path / "model/model.json")["sha256"] == file_sha256(made)
     assert (file_sha256(file), file.stat().st_mode) == before
     kept = load_backbone(tmp_path / "model").state_dict()
     for name, weight in model.state_dict().items():
-        assert torch.equal(kept[name], weight.float()), name
+        assert torch.equal(kept[name], weight), name

@@ -108,6 +108,7 @@ def folder(tmp_path):
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": 64,
+        "tie_word_embeddings": True,  # the language head is the embedding: no weights of its own
     }
     write_model({"name": "tiny", "random": random}, tmp_path / "model")
     rows = [f"{i % 5},a text of number {i},{'yes' if i % 3 else 'no'}" for i in range(40)]

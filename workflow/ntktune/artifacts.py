@@ -22,6 +22,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "ntktune"
 MODEL_MANIFEST, MODEL_WEIGHTS = "model.json", "model.safetensors"  # in a model's folder
+CONVERTED = "converted.safetensors"  # beside linked weights: tensors that they lack as they are
 CHECKSUM = "sha256_of_the_rest"  # of a JSON file, and of provenance
 # Environment variable: the folder in which every file is made by a rule of the running study.
 RESULTS_VARIABLE = "NTKTUNE_RESULTS"
@@ -393,7 +395,8 @@ def _json_checksum(content: dict) -> str:
 def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
     """Verify files of a model folder whose SHA-256 its manifest states.
 
-    Names without one are passed over, and so is a folder that another program wrote.
+    Names may be patterns such as ``*.safetensors``. Names without a checksum are passed over, and
+    so is a folder that another program wrote.
 
     Raises
     ------
@@ -406,13 +409,14 @@ def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
     if not (folder / MODEL_MANIFEST).is_file():
         return
     manifest = read_json(folder / MODEL_MANIFEST)
-    listed = {MODEL_WEIGHTS: manifest.get("sha256")} | manifest.get("files", {})
-    for name in names:
-        if listed.get(name) is None:
+    listed = manifest.get("files") or {MODEL_WEIGHTS: manifest.get("sha256")}
+    wanted = list(names)
+    for name, stated in listed.items():
+        if stated is None or not any(name == n or fnmatch(name, n) for n in wanted):
             continue
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
-        if file_sha256(folder / name) != listed[name]:
+        if file_sha256(folder / name) != stated:
             raise damaged(folder, f"{name} does not match the checksum in {MODEL_MANIFEST}")
 
 
@@ -591,17 +595,24 @@ class StoredTensor:
     """A tensor in a safetensors file, of which rows are read when they are asked for.
 
     ``shape`` and ``dtype`` are as torch has them; ``stored[i:j]`` reads the rows i to j of the
-    first dimension, ``stored[...]`` all.
+    first dimension, ``stored[...]`` all. Rows become ``dtype`` where one is given.
     """
 
-    def __init__(self, path: str | os.PathLike, name: str, shape: Sequence[int]):
-        self.path, self.name, self.shape = path, name, tuple(shape)
-        self.dtype = self[slice(0) if self.shape else ...].dtype
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype | None = None,
+    ):
+        self.path, self.name, self.shape, self.dtype = path, name, tuple(shape), dtype
+        self.dtype = dtype or self[slice(0) if self.shape else ...].dtype
 
     def __getitem__(self, rows: Any) -> torch.Tensor:
         # opened each time: pages that were read of an open file stay in this process's memory
         with _opened(self.path) as file:
-            return file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
+            found = file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
+        return found.to(self.dtype) if self.dtype else found
 
 
 def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:

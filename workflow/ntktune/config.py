@@ -411,17 +411,17 @@ def choices(study: Mapping[str, Any]) -> str:
     )
     tokens = f"{model['max_tokens'] or 'what the model takes, at most 512'} tokens"
     sizes = ", ".join(map(str, tuning["sizes"]))
-    every = f"{tuning['evaluate_every']} steps" if tuning["evaluate_every"] else "epoch"
-    patience = "no early stopping"
+    patience = "none (no early stopping)"
     if tuning["patience"]:
-        patience = f"stopped after {tuning['patience']} evaluations without a better hold-out loss"
+        patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
     lines = {
         "chapters": ", ".join(study["chapters"])
         + (f" (not {' and '.join(left_out)})" if left_out else ""),
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens}",
-        "kernel": f"{kernel['rows']} examples, {kernel['draws']} draws",
-        "finetune": f"{sizes} examples, {tuning['seeds']} seeds, at most {tuning['max_epochs']} "
-        f"epochs ({patience}; evaluated every {every}), {tuning['test_rows'] or 'all'} test rows",
+        "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
+        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; epochs: at most "
+        f"{tuning['max_epochs']}; steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
+        f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import check_model_files
+from ntktune.artifacts import MODEL_WEIGHTS, StoredTensor, check_model_files, stored_tensors
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
 
@@ -125,7 +125,7 @@ def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
     """Return a pretrained network; refuse weights that do not fill it.
 
     transformers fills gaps with random numbers. Only a pooler may be missing, which the study
-    never reads; it gets the same numbers every time.
+    never reads; it is zero, in every precision.
 
     Parameters
     ----------
@@ -145,10 +145,43 @@ def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
 
     where = Path(folder, how.get("gguf_file", ""))
     with reading(f"the model in {where}"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         model, info = from_folder(kind, folder, output_loading_info=True, **how)
     check_filled(info["missing_keys"], info.get("mismatched_keys") or (), where)
+    weights = model.state_dict()
+    for name in info["missing_keys"]:
+        weights[name].zero_()
     return model
+
+
+def weight_files(folder: str | os.PathLike) -> list[str]:
+    """Return the names of a folder's files of weights: one file, or an index and its shards."""
+    index = Path(folder) / f"{MODEL_WEIGHTS}.index.json"
+    if (Path(folder) / MODEL_WEIGHTS).is_file() or not index.is_file():
+        return [MODEL_WEIGHTS]
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [index.name, *sorted(set(shards))]
+
+
+def backbone_tensors(
+    folder: str | os.PathLike, files: Iterable[str], prefix: str
+) -> dict[str, StoredTensor]:
+    """Return stored weights under the backbone's own names, read when asked for.
+
+    Parameters
+    ----------
+    folder
+        The model's folder.
+    files
+        Files in it; of one name the last file's tensor counts. An index is passed over.
+    prefix
+        What stands before a backbone's names in the files of a model with a head, or "".
+    """
+    return {
+        name.removeprefix(f"{prefix}."): tensor
+        for file in files
+        if file.endswith(".safetensors")
+        for name, tensor in stored_tensors(Path(folder) / file)[0].items()
+    }
 
 
 def check_filled(missing: Iterable[str], wrong: Iterable[Any], where: str | os.PathLike) -> None:

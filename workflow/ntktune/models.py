@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ntktune.artifacts import MODEL_WEIGHTS, check_model_files
+from ntktune.artifacts import check_model_files
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
 from ntktune.loading import (
@@ -347,7 +347,7 @@ def load_backbone(
     from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
-    check_model_files(folder, ["config.json", MODEL_WEIGHTS])
+    check_model_files(folder, ["config.json", "*.safetensors*"])
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     backbone = load_weights(

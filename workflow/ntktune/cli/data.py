@@ -117,7 +117,7 @@ def fetch_package(args: argparse.Namespace) -> None:
 
 
 def fetch_model(args: argparse.Namespace) -> None:
-    """Fetch or build a model and keep its backbone as float32 safetensors."""
+    """Link the weights of a model's folder, or fetch or build a model as float32 safetensors."""
     _no_progress_bars()
     from ntktune.data.pretrained import write_model
 

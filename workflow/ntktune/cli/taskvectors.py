@@ -207,10 +207,11 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
     with atomic_path(args.out) as folder:
         folder.mkdir()
-        made = ("config.json", MODEL_MANIFEST, MODEL_WEIGHTS, MERGED)
+        made = ("config.json", MODEL_MANIFEST, MERGED)
         for file in sorted(Path(model).iterdir()):
-            # hidden files are a tool's own marks
-            if file.is_file() and file.name not in made and not file.name.startswith("."):
+            # hidden files are a tool's own marks; weights may be shards with an index
+            other = file.name in made or file.name.startswith(".") or ".safetensors" in file.name
+            if file.is_file() and not other:
                 shutil.copy2(file, folder / file.name)
         text = json.dumps(config, indent=2)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import MODEL_WEIGHTS, StoredTensor, check_model_files, stored_tensors
-from ntktune.cli.inputs import model_facts
+from ntktune.artifacts import CONVERTED, StoredTensor, check_model_files, stored_tensors
+from ntktune.cli.inputs import model_facts, model_manifest
 from ntktune.errors import UserError
+from ntktune.loading import backbone_tensors, weight_files
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 HEAD = ("head.weight", "head.bias")
@@ -44,15 +45,21 @@ class Tuned:
 
 
 def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
-    """Return a model's pretrained weights, read when they are asked for.
+    """Return a model's pretrained weights in float32, read when they are asked for.
+
+    Linked weights may also hold a head's tensors, under names that no backbone has.
 
     Raises
     ------
     UserError
         They are not those that its manifest states.
     """
-    check_model_files(folder, [MODEL_WEIGHTS])
-    return stored_tensors(Path(folder) / MODEL_WEIGHTS)[0]
+    import torch
+
+    check_model_files(folder, ["*.safetensors*"])
+    files = weight_files(folder) + [CONVERTED] * (Path(folder) / CONVERTED).is_file()
+    found = backbone_tensors(folder, files, model_manifest(folder).get("prefix", ""))
+    return {k: StoredTensor(t.path, t.name, t.shape, torch.float32) for k, t in found.items()}
 
 
 def read_tuned(

