@@ -1,4 +1,5 @@
 # make reproduce    run the study of config/config.yaml, and write its figures, tables and report
+# make plan         print what `make reproduce` would choose and run, and run nothing
 # make smoke        run a tiny generated study from end to end
 # make report       write the study's report.html again
 # make archive      pack the study's results into one file, without models and texts
@@ -37,14 +38,14 @@ TORCH_FROM = $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)',--constraint
 # one word, whatever is in it
 WORD = '$(subst ','\'',$(CONFIG))'
 SNAKEMAKE = $(BIN)/snakemake --configfile $(WORD)
-STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.tracebacklimit = 0; from ntktune.config import study_name; print(study_name(sys.argv[1]))" $(WORD)),$(error CONFIG=$(CONFIG) names no study))
+STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.excepthook = lambda kind, error, trace: print(error, file=sys.stderr); from ntktune.config import study_name; print(study_name(sys.argv[1]))" $(WORD)),$(error CONFIG=$(CONFIG) names no study))
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; from ntktune.device import free_in_control_groups as left; print(int(min(psutil.virtual_memory().total, left()) * 0.9 / 2**20))")
 
 # As many jobs on GPUs at once as there are GPUs.
 GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)),1)
 
-.PHONY: help setup reproduce report archive test test-slurm lint smoke lock clean clean-results
+.PHONY: help setup plan reproduce report archive test test-slurm lint smoke lock clean clean-results
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,9 @@ reproduce: $(READY)
 	$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEMORY_MB) gpu=$(GPUS) --logger ntktune
 	@$(MAKE) --no-print-directory report CONFIG=$(WORD)
 	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
+
+plan: $(READY)
+	@$(SNAKEMAKE) --dry-run --logger ntktune
 
 setup: $(READY)
 

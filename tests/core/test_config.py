@@ -375,7 +375,10 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
 
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     good = study()
-    check_own_files(good, ["mine"])
+    rows = check_own_files(good, ["mine"])
+    assert 300 < rows["mine"] < 340  # four fifths of the file's 400 rows
+    assert f"data      mine: {rows['mine']} training rows" in choices(good, rows)
+    assert "training rows" not in choices(good)
     bad = study(columns={"text_a": "texts", "label": "score"})
     with pytest.raises(UserError, match=r"mine.csv has no column 'texts'"):
         check_own_files(bad, ["mine"])

@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY
@@ -40,6 +42,26 @@ def test_make_alone_prints_its_targets_and_settings(make):
         assert re.search(rf"^  {setting}=", told, re.M), setting
     assert max(map(len, told.splitlines())) <= 100
     assert not list(make.folder.glob(".venv"))
+
+
+def test_a_plan_is_a_dry_run(make):
+    command = ".venv/bin/snakemake --configfile 'my.yaml' --dry-run --logger ntktune"
+    assert command in make("-n", "plan", "CONFIG=my.yaml")
+
+
+def test_a_configuration_that_is_not_there_is_told_plainly():
+    python = f"BIN={Path(sys.executable).parent}"
+    done = subprocess.run(
+        ["make", "--dry-run", "reproduce", python, "CONFIG=my/studdy.yaml"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("my/studdy.yaml ")
+    assert "CONFIG=my/studdy.yaml names no study" in done.stderr
+    assert not re.search(r"UserError|Traceback|SyntaxError", done.stderr)
 
 
 def pip(told):

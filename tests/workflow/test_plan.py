@@ -248,6 +248,14 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     assert {"fig2", "table1", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
     assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
+    # `make plan`: what the study chose, and how many jobs; not every job
+    done = checkout.snakemake("-n", "--logger", "ntktune", "--configfile", "my/study.yaml")
+    told = done.stderr[done.stderr.index("study mine") :].splitlines()
+    chosen = ["chapters", "model", "kernel", "finetune", "data"]
+    assert [line.split()[0] for line in told[1:6]] == chosen
+    assert re.fullmatch(r"  data +reviews: 1[56]\d training rows", told[5])
+    assert re.match(r"\[0:\d\d\] \d+ jobs: .*4 finetune_run", told[6])
+    assert len(told) == 7
 
 
 def test_the_readmes_commands_can_be_planned(checkout):

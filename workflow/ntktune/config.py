@@ -399,8 +399,11 @@ def _all_blocks(study: Mapping[str, Any]) -> int | None:
     return (model["architecture"] or {}).get("num_hidden_layers")
 
 
-def choices(study: Mapping[str, Any]) -> str:
-    """Return what a study makes, with which model and sizes, in a few lines for its start."""
+def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> str:
+    """Return what a study makes, with which model and sizes, in a few lines for its start.
+
+    ``rows`` are the training rows of the tasks whose files were read.
+    """
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
     left_out = [c for c in ("taskvectors", "theory") if c not in study["chapters"]]
     blocks, there = "all blocks", _all_blocks(study)
@@ -423,11 +426,13 @@ def choices(study: Mapping[str, Any]) -> str:
         f"{tuning['max_epochs']}; steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }
+    if rows:
+        lines["data"] = ", ".join(f"{name}: {count} training rows" for name, count in rows.items())
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
-def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> None:
-    """Read tasks' own files, before anything is fetched.
+def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, int]:
+    """Read tasks' own files, before anything is fetched; return their training rows, by task.
 
     Raises
     ------
@@ -436,10 +441,12 @@ def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> None:
     """
     from ntktune.data.sizes import training_labels
 
+    rows = {}
     for name in tasks:
         definition = study["task_definitions"][name]
         if "files" in definition["sources"][0] and _is_here(definition["sources"][0]):
-            training_labels(definition, name)
+            rows[name] = len(training_labels(definition, name))
+    return rows
 
 
 def _made_elsewhere(results: Path) -> bool:

@@ -354,6 +354,18 @@ def vector_files(pattern, tasks_of):
     return files
 
 
+def say_choices(tasks):
+    """Say what the study is, and how many training rows the tasks' own files have."""
+    with sentence_only():
+        rows = check_own_files(STUDY, tasks)
+    print(choices(STUDY, rows), file=sys.stderr, flush=True)
+
+
+# Snakemake calls no onstart in a dry run.
+if workflow.output_settings.dryrun and "ntktune" in workflow.output_settings.log_handler_settings:
+    say_choices(STUDY["task_definitions"])
+
+
 def begin_run():
     """Say what the study is, and keep its configuration and what this run makes beside the results.
 
@@ -365,11 +377,8 @@ def begin_run():
     text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
     jobs = list(workflow.dag.needrun_jobs())
     made = {str(file) for job in jobs for file in job.output}
-    print(choices(STUDY), file=sys.stderr, flush=True)
+    say_choices([job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")])
     with sentence_only():
-        check_own_files(
-            STUDY, [job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")]
-        )
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             path.write_text(text, encoding="utf-8")
         if not workflow.touch:
@@ -384,6 +393,6 @@ def end_run():
         finish(RESULTS, whole=whole)
     files = " ".join(shlex.quote(str(file)) for file in workflow.configfiles)
     said = f"results  {RESULTS}/figures" if whole else f"results  {RESULTS}"
-    if whole:
+    if whole and "MAKELEVEL" not in os.environ:  # `make reproduce` writes the report itself
         said += f"\nreport   snakemake --configfile {files} --report {RESULTS}/report.html"
     print(said, file=sys.stderr, flush=True)
