@@ -248,9 +248,9 @@ def of_file(args: argparse.Namespace) -> None:
     table, counts = task_table(frames, definition, divide=False)
     print(counts_line({f"{task}:": counts["train"]}), file=sys.stderr)
     model_is = located_model(args)
+    limit, vocabulary = token_limit(args.model, args.max_tokens)
     encoder = text_encoder(args.model)
     words = _word_ids(args, encoder.encode)
-    limit, vocabulary = token_limit(args.model, args.max_tokens)
     ids, overlong = row_tokens(
         table,
         definition["template"],
