@@ -172,6 +172,16 @@ def test_a_mistake_is_told_before_the_graph_is_built(checkout, config, message):
     assert "Building DAG" not in done.stderr
 
 
+def test_every_rule_is_listed_with_its_own_words(checkout):
+    listed = checkout.snakemake("--list").stdout.splitlines()
+    words = dict(re.fullmatch(r"(\w+)(.*)", line).groups() for line in listed)
+    assert len(words) > 60
+    assert all(words.values())
+    fig4, *others = (words.pop(f"fig{number}") for number in range(4, 10))
+    assert others == [fig4] * 5  # one rule's
+    assert len(set(words.values())) == len(words)
+
+
 def test_trainings_without_stopping_must_be_asked_for(checkout):
     jobs = checkout.planned("epochs", "--configfile", "config/paper.yaml")
     assert (jobs["fixed_epochs"], jobs["epochs"], "finetune_run" in jobs) == (6, 1, False)

@@ -81,6 +81,7 @@ rule figures:
 for number in range(4, 10):
 
     rule:
+        """Eigenvalue decay of one task: fig4 of the first in `tasks`, fig9 of the sixth."""
         name:
             f"fig{number}"
         input:

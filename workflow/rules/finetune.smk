@@ -72,6 +72,7 @@ rule finetune_run:
 
 
 use rule finetune_run as fixed_epochs with:
+    """Fine-tune one task on one sample size for a fixed number of epochs, without early stopping."""
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/fixed/n{size}/history.parquet",

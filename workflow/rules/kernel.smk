@@ -113,6 +113,7 @@ rule kernel_draws:
 
 
 use rule learning_kernel as learning_kernel_tile with:
+    """Compute one tile of a large kernel of training subsets and test rows."""
     output:
         "<results>/kernel/{task}/tiles/learning-{bands}/{row}-{column}.safetensors",
     log:
@@ -124,6 +125,7 @@ use rule learning_kernel as learning_kernel_tile with:
 
 
 use rule kernel_draws as kernel_tile with:
+    """Compute one tile of the large Gram matrices of a task's draws."""
     output:
         "<results>/kernel/{task}/tiles/gram-{bands}/{row}-{column}.safetensors",
     log:
