@@ -157,7 +157,7 @@ def sentence(done):
         ("finetune: {learning_rate: -1}", "finetune.learning_rate is -1: must be greater than 0"),
         (
             "{task_folders: [mine], tasks: [a], finetune: {sizes: [8]}, kernel: {rows: 8}}",
-            "a.score_range [5, 1] must be [lowest, highest]",
+            "mine/a.yaml: score_range [5, 1] must be [lowest, highest]",
         ),
     ],
 )
