@@ -44,6 +44,8 @@ def study(tmp_path, monkeypatch):
         rows = "".join(f"a {i},{i % 5}\n" for i in range(400))
         (tmp_path / "mine.csv").write_text(f"text,score\n{rows}")
         (tmp_path / "model").mkdir(exist_ok=True)
+        if not (tmp_path / "model/config.json").exists():
+            (tmp_path / "model/config.json").write_text("{}")
         base = {
             "study": "own",
             "chapters": EVERY,
@@ -75,13 +77,18 @@ def test_defaults_fill_every_key(study):
         ({"finetune": {"lerning_rate": 1}}, r"unknown key 'finetune.lerning_rate'; did you mean"),
         ({"colour": 1}, r"my.yaml: unknown key 'colour'; choose from: study, chapters"),
         ({"finetune": {"learning_rate": -0.1}}, r"learning_rate is -0.1: must be greater than 0"),
-        ({"finetune": {"sizes": [16.5]}}, r"finetune.sizes.0 is 16.5: must be of type integer"),
+        ({"finetune": {"sizes": [16.5]}}, r"finetune.sizes.0 is 16.5: must be a whole number$"),
+        ({"tasks": "mine"}, r"tasks is 'mine': must be a list$"),
+        ({"finetune": 3}, r"finetune is 3: must be keys and values"),
+        ({"model": {"source": {"folder": "~/m"}}}, r"folder is '~/m': ~ is not expanded; write"),
+        ({"task_folders": ["~/t"]}, r"task_folders.0 is '~/t': ~ is not expanded; write the whole"),
+        ({"model": {"source": {"folder": "tasks"}}}, r"tasks is no model folder: config.json is m"),
         ({"tasks": ["mnie"]}, r"there is no task 'mnie' in tasks; did you mean 'mine'"),
         ({"tasks": ["mine", "mine"]}, r"tasks lists 'mine' more than once"),
         ({"tasks": []}, r"tasks is \[\]"),
         ({"device": "gpu"}, r"device is 'gpu': did you mean 'cpu'|choose from: auto, cpu, cuda"),
         ({"study": "../x"}, r"study is '../x': .*Letters, digits, - and _"),
-        ({"study": 3}, r"study is 3: must be of type string or null; write it in quotes"),
+        ({"study": 3}, r"study is 3: must be text or null; write it in quotes"),
         ({"tasks": ["my task"]}, r"tasks.0 is 'my task': A task's name, of letters, digits"),
         ({"chapters": ["data", "data"]}, r"chapters is .*: an entry stands there twice"),
         ({"model": {"source": {"folder": "mine.csv"}}}, r"folder is 'mine.csv', which is a file"),
@@ -102,8 +109,8 @@ def test_defaults_fill_every_key(study):
         ({"taskvectors": {"merged_seeds": 3}}, r"merged_seeds is 3, but taskvectors.seeds 2"),
         ({"taskvectors": {"validation_rows": 1}}, r"validation_rows is 1: must be at least 2"),
         ({"taskvectors": {"coefficient": float("nan")}}, r"coefficient is nan: must be"),
-        ({"finetune": {"sizes": [32.0]}}, r"finetune.sizes.0 is 32.0: must be of type integer"),
-        ({"seed": True}, r"seed is True: must be of type integer"),
+        ({"finetune": {"sizes": [32.0]}}, r"finetune.sizes.0 is 32.0: must be a whole number"),
+        ({"seed": True}, r"seed is True: must be a whole number"),
         ({"taskvectors": {"tasks": ["mine", "../x"]}}, r"taskvectors.tasks.1 is '../x'"),
         ({"tasks": ["model"]}, r"a task cannot be called 'model'"),
         ({"task_folders": ["nope"]}, r"task_folders \(nope\) hold no task at all"),
@@ -133,7 +140,7 @@ def test_tasks_to_merge_are_the_studys_own_unless_named(study):
 
 
 def test_a_licence_is_not_guessed(study):
-    source = {"folder": "tasks"}
+    source = {"folder": "model"}
     assert study({"model": {"name": "a", "source": source}})["model"]["licence"] is None
 
 
@@ -194,6 +201,9 @@ def test_the_studys_name_is_checked_before_it_is_used(tmp_path):
 def test_yaml_that_is_none_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match=r"a\.yaml is not valid YAML: .*line 2"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("title: Reviews: stars\n")
+    with pytest.raises(UserError, match=r"a\.yaml is not valid .*; quote a value that holds ': '$"):
         load_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"b\.yaml must hold keys and values, not list"):
@@ -309,7 +319,7 @@ def test_a_task_without_rows_enough_is_told_before_anything_runs(study):
         study({"finetune": {"sizes": [350]}, "kernel": None}, train_rows=None)
     with pytest.raises(UserError, match=r"mine, source 1 \(files\): mine.csv has no column 'score"):
         study({"finetune": None}, columns={"text_a": "text", "label": "scores"})
-    with pytest.raises(UserError, match=r"^mine \(files\): row 5 of train .* outside score_range"):
+    with pytest.raises(UserError, match=r"^mine \(files mine.csv\): row 5 of .* outside score"):
         study({"finetune": None}, score_range=[0, 3])
     few = {"train_rows": None, "limits": {"train": 7}}
     with pytest.raises(UserError, match=r"'mine' has 7 training rows; a study needs 8"):

@@ -171,7 +171,15 @@ def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
         ((["a", "b"], [1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
          r"no row of class 0 \(no\) is left in the train split"),
         ((["a", "b"], [0, 1]), (["c", "d"], [0, 0]), {"kind": "classification"},
-         r"no row of class 1 \(yes\) is left in the test split"),
+         r"no row of class 1 \(yes\) is left in the test split .*; check label_map or "
+         r"polarity_band$"),
+        ((["a", "b"], [-1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
+         r"no row of class 0 .*; negative labels count as unlabelled; for classes −1 and 1 write "
+         r"label_map: \{'-1': 0, '1': 1\}$"),
+        ((["a", "b"], [0.5, 3]), (["c", "d"], [0, 1]), {"kind": "classification"},
+         r"neither of the classes .*, or make classes of scores with polarity_band$"),
+        ((["a", "b"], [-7, 9]), (["c", "d"], [0, 1]), {"score_range": [-4, 4]},
+         r"has score -7, outside score_range \[-4, 4\]; the column label goes from -7 to 9: corr"),
         ((["a", "b"], [3, 3.0]), (["c", "d"], [1, 2]), {},
          r"all labels of the train split are 3 \(train 2 rows of 2\); a regression needs"),
         ((["a", "b"], [3, 4]), (["c", "d"], [1, 1]), {}, r"all labels of the test split are 1"),

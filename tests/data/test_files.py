@@ -75,9 +75,11 @@ def test_rows_of_nothing_but_commas_are_rows_without_text(tmp_path):
     [
         (['"a",1', '"he said "no" twice",2'], r"a.csv, line 3: not valid csv .* inside it twice"),
         (['"a\nb",1', '"he said \\"no", twice",2'], r"a.csv, line 4: not valid csv"),
-        (['"a\nb",1', "a,b,2"], r"a.csv, line 4: 3 fields, but the header has 2$"),
+        (['"a\nb",1', "a,b,2"], r"a.csv, line 4: 3 fields, but the header has 2; put a text "
+         r"that holds ',' in double quotes$"),
+        (["a"], r"a.csv, line 2: 1 fields, but the header has 2$"),
     ],
-)
+)  # fmt: skip
 def test_the_line_at_fault_is_told(tmp_path, lines, message):
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
     with pytest.raises(UserError, match=message):
@@ -87,6 +89,8 @@ def test_the_line_at_fault_is_told(tmp_path, lines, message):
 def test_a_column_that_stands_twice_matters_only_where_a_task_names_it(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,label\na,1,2\n")
     frame = file_rows(tmp_path / "a.csv", None)
+    with pytest.raises(UserError, match="columns are text, label, label; did you mean 'text'"):
+        own_names(frame, {"text_a": "Text"}, "a.csv")
     assert own_names(frame, {"text_a": "text"}, "a.csv")["text_a"].tolist() == ["a"]
     with pytest.raises(UserError, match=r"a.csv: the column 'label' stands there twice"):
         own_names(frame, COLUMNS, "a.csv")

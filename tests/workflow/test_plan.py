@@ -239,6 +239,7 @@ def readme_study(checkout, rows=200):
     task, study = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[:2]
     (checkout.folder / "my/tasks").mkdir(parents=True)
     (checkout.folder / "my/tasks/reviews.yaml").write_text(task)
+    (checkout.folder / "my/tasks/config.json").write_text("{}")  # so it passes for a model's, too
     model = yaml.safe_load(study)["model"]["source"]["folder"]
     (checkout.folder / "my/study.yaml").write_text(study.replace(model, "my/model"))
     settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 2, "num_heads": 2}

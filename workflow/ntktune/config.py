@@ -7,7 +7,6 @@ Snakemake builds its graph of jobs, and said in one line per mistake.
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import itertools
 import math
@@ -18,7 +17,7 @@ from typing import Any
 
 import jsonschema
 
-from ntktune.errors import UserError
+from ntktune.errors import UserError, close_match
 from ntktune.yaml_files import load_yaml
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -26,7 +25,11 @@ SCHEMAS = Path(__file__).parent / "schemas"
 RESERVED = ("model", "packages")
 # Names in results/<study>/taskvectors that are no task's.
 RESERVED_MERGED = ("addition", "negation", "disentanglement", "cosine", "overlap", "scores")
-
+# JSON types, as a message says them.
+WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "array": "a list"} | {
+    "object": "keys and values",
+    "boolean": "true or false",
+}
 
 # JSON schema, with integers that are written as integers: 32.0 is none to a command's option.
 _Validator = jsonschema.validators.extend(
@@ -60,8 +63,7 @@ def with_defaults(content: Any, spec: Mapping) -> Any:
 
 def _suggestion(word: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
-    close = difflib.get_close_matches(word, allowed, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(allowed)}"
+    return close_match(word, allowed) or f"choose from: {', '.join(allowed)}"
 
 
 def _mistakes(error: jsonschema.ValidationError) -> list[str]:
@@ -87,7 +89,8 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         what = _suggestion(str(error.instance), map(str, error.validator_value))
     elif error.validator == "type":
         wanted = error.validator_value
-        what = f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        what = f"must be {' or '.join(WORDS.get(name, name) for name in wanted)}"
         if "string" in wanted and isinstance(error.instance, (bool, int, float)):
             what += "; write it in quotes"
     elif error.validator == "uniqueItems":
@@ -108,7 +111,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
 
 
 def _unfit(content: Any, place: str = "") -> Iterator[str]:
-    """Yield what YAML allows and no configuration can mean: keys and numbers, with their place."""
+    """Yield what YAML allows and no configuration can mean, with its place: keys, numbers, ~."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             if not isinstance(key, str):
@@ -123,6 +126,8 @@ def _unfit(content: Any, place: str = "") -> Iterator[str]:
             yield from _unfit(value, f"{place}.{number}")
     elif isinstance(content, float) and not math.isfinite(content):
         yield f"{place} is {content}: must be a finite number"
+    elif isinstance(content, str) and content.startswith("~/"):
+        yield f"{place} is {content!r}: ~ is not expanded; write the whole path"
 
 
 def validated(content: dict, schema_name: str, where: str) -> dict:
@@ -494,6 +499,10 @@ def _check_model_path(source: Mapping, where: str, *, made: bool) -> None:
                 f"{where}: model.source.{kind} is {path!r}, which is "
                 + ("a folder; give the file" if wrong == Path.is_dir else "a file; give its folder")
             )
+    if source.get("folder") and not made:
+        from ntktune.loading import check_model_folder
+
+        check_model_folder(source["folder"])
 
 
 def study_name(path: str | Path) -> str:

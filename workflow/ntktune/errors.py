@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -17,6 +19,12 @@ def one_line(error: BaseException) -> str:
     """Return what an exception says, white space collapsed, at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def close_match(word: str, allowed: Iterable[str]) -> str:
+    """Return "did you mean …?" with the nearest of some words, "" if none is near."""
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:

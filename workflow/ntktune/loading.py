@@ -64,6 +64,17 @@ def from_configuration(config: PreTrainedConfig, **how: Any) -> nn.Module:
     return AutoModel.from_config(config, trust_remote_code=False, **how)
 
 
+def check_model_folder(folder: str | os.PathLike) -> None:
+    """Raise UserError if a folder has no config.json, and so is no model's."""
+    if (Path(folder) / "config.json").is_file():
+        return
+    adapter = (Path(folder) / "adapter_config.json").is_file()
+    raise UserError(
+        f"{folder} is no model folder: config.json is missing; "
+        + ("it holds an adapter: merge it into its model" if adapter else "correct the path")
+    )
+
+
 def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
     """Return the configuration in a model folder.
 
@@ -75,13 +86,8 @@ def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     check_model_files(folder, ["config.json"])
+    check_model_folder(folder)
     file = Path(folder) / "config.json"
-    if not file.is_file():
-        adapter = (Path(folder) / "adapter_config.json").is_file()
-        raise UserError(
-            f"{folder} is no model folder: config.json is missing; "
-            + ("it holds an adapter: merge it into its model" if adapter else "correct the path")
-        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

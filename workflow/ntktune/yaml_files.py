@@ -30,7 +30,10 @@ def load_yaml(path: str | Path) -> dict:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).split())
+        if "mapping values are not allowed" in told:
+            told += "; quote a value that holds ': '"
+        raise UserError(f"{path} is not valid YAML: {told}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, not {type(content).__name__}")
     return content

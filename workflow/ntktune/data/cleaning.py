@@ -15,6 +15,9 @@ from ntktune.errors import UserError
 
 # every row that was read is counted in exactly one of these
 FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
+NEGATIVE = (
+    "negative labels count as unlabelled; for classes −1 and 1 write label_map: {'-1': 0, '1': 1}"
+)
 # How programs write that there is no label.
 MISSING = ("nan", "na", "n/a", "null", "none")
 
@@ -92,10 +95,11 @@ def class_numbers(definition: dict) -> dict[str, int]:
     return found
 
 
-def _label(raw: Any, definition: dict, classes: dict[str, int] | None, where: str) -> tuple:
-    """Return a label and what became of it: kept, unlabelled, neutral, or wrong.
+def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
+    """Return a label and what became of it: kept, unlabelled, neutral, outside, or wrong.
 
-    Wrong is a label that is there, but is no number, or none of the two ``classes``.
+    Outside is a score out of range. Wrong is a label that is there, but is no number, or none of
+    the two ``classes``.
     """
     if is_missing(raw):
         return math.nan, "unlabelled"
@@ -109,15 +113,22 @@ def _label(raw: Any, definition: dict, classes: dict[str, int] | None, where: st
         return score, "wrong"
     bounds, band = definition["score_range"], definition["polarity_band"]
     if bounds is not None and not bounds[0] <= score <= bounds[1]:
-        raise UserError(
-            f"{where} has score {score:g}, outside score_range {bounds}; "
-            "correct score_range or the data"
-        )
+        return score, "outside"
     if band is None:
         return score, "kept"
     if band[0] <= score <= band[1]:
         return math.nan, "neutral"
     return float(score > band[1]), "kept"
+
+
+def _outside(where: str, score: float, raw: Iterable[Any], definition: dict) -> str:
+    """Return the message about a score out of range, with the range of those at hand."""
+    there = [value for value in map(number, raw) if math.isfinite(value)]
+    return (
+        f"{where} has score {score:g}, outside score_range {definition['score_range']}; the column "
+        f"{definition['columns']['label']} goes from {min(there):g} to {max(there):g}: correct "
+        "score_range or the data"
+    )
 
 
 def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, scores: bool) -> str:
@@ -139,9 +150,12 @@ def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, sc
             "is no label"
         )
     names = " and ".join(map(repr, definition["classes"]))
+    scored = all(math.isfinite(number(raw)) for _, raw in wrong)
     return (
         f"{told}, which is neither of the classes {names}; {many}; a task has exactly two classes: "
         "choose two of its labels with label_map, then rows with other labels are left out"
+        + ", or make classes of scores with polarity_band"
+        * scored
     )
 
 
@@ -160,11 +174,13 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
         noise = number(row.get("label_noise")) if scored else math.nan
         if scored and math.isnan(noise) and not is_missing(row.get("label_noise")):
             raise UserError(f"{where} has the label_noise {row['label_noise']!r}: no number")
-        label, fate = _label(row["label"], definition, classes, where)
+        label, fate = _label(row["label"], definition, classes)
         if text_a is None or (pairs and text_b is None):
             fate = "empty"
         elif fate == "wrong":
             wrong.append((where, row["label"]))
+        elif fate == "outside":
+            raise UserError(_outside(where, label, frame["label"], definition))
         key = "" if fate == "empty" else normalised(text_a, text_b)
         group = text_or_none(row.get("group")) or key
         rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
@@ -292,9 +308,12 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
         if definition["kind"] == "classification":
             for label, name in enumerate(definition["classes"]):
                 if not (here["label"] == label).any():
+                    advice = "check label_map or polarity_band"
+                    if count["unlabelled"] and not definition["label_map"]:
+                        advice += f"; {NEGATIVE}"
                     raise UserError(
                         f"no row of class {label} ({name}) is left in the {split} split "
-                        f"({line}); check label_map or polarity_band"
+                        f"({line}); {advice}"
                     )
 
 

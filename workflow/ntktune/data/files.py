@@ -123,10 +123,13 @@ def _delimited_rows(
             else:
                 width = len(header)
                 if any(row[width:]) or (len(row) < width and any(row)):
-                    hint = "; quotes have no meaning in tsv: use csv for such texts"
+                    hint = ""
+                    if quoting == csv.QUOTE_NONE:
+                        hint = "; quotes have no meaning in tsv: use csv for such texts"
+                    elif len(row) > width:
+                        hint = f"; put a text that holds {delimiter!r} in double quotes"
                     raise UserError(
-                        f"{path}, line {line}: {len(row)} fields, but the header has {width}"
-                        + hint * (quoting == csv.QUOTE_NONE)
+                        f"{path}, line {line}: {len(row)} fields, but the header has {width}" + hint
                     )
                 rows.append((row + [""] * width)[:width])
     return pd.DataFrame(rows, columns=header or [], dtype=object)

@@ -22,7 +22,7 @@ from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
 from ntktune.data.hub import HubUnavailableError, hub_files
 from ntktune.data.scored_sentences import scored_sentences
-from ntktune.errors import UserError
+from ntktune.errors import UserError, close_match
 
 OWN_COLUMNS = {"id": "id", "text_a": "text", "text_b": None, "label": "label"} | {
     "label_noise": "label_noise",
@@ -76,11 +76,14 @@ def wanted_columns(
     """
     there = list(map(str, there))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    missing = [f"{theirs!r} ({ours})" for ours, theirs in wanted.items() if theirs not in there]
+    missing = {theirs: ours for ours, theirs in wanted.items() if theirs not in there}
     if missing:
+        close = (close_match(theirs, filter(None, there)) for theirs in missing)
         raise ColumnError(
-            f"{where} has no column {' and no '.join(missing)}; "
-            f"its columns are {', '.join(filter(None, there)) or 'none'}"
+            f"{where} has no column "
+            + " and no ".join(f"{theirs!r} ({ours})" for theirs, ours in missing.items())
+            + f"; its columns are {', '.join(filter(None, there)) or 'none'}"
+            + "".join(f"; {hint}" for hint in close if hint)
         )
     twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
     if twice:
@@ -271,4 +274,6 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
     try:
         return task_table(rows.frames, definition, beyond=rows.beyond)
     except UserError as error:
-        raise UserError(f"{name} ({rows.origin['source']}): {error}") from None
+        origin = rows.origin
+        files = [file for split in ("train", "test") for file in origin.get(split, ())]
+        raise UserError(f"{name} ({' '.join([origin['source'], *files])}): {error}") from None
