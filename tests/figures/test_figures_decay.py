@@ -40,25 +40,26 @@ def test_draws_their_geometric_mean_and_the_fitted_line():
 
 def test_words():
     eigenvalues = exact_spectrum()
-    figure = decay_figure(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B", BLUE)
+    interval = [0.514, 1.69]
+    figure = decay_figure(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B", BLUE, interval)
     axes = figure.axes[0]
     assert axes.get_title() == "STS-B\nn = 50, 2 draws"
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert axes.get_xlabel() == "rank $k$"
     assert axes.get_ylabel() == r"eigenvalue $\lambda_k$ of $K_n$"
-    # the sample deviation of 1.0 and 1.2 is 0.1414…
     assert legend_texts(figure) == [
         "each of 2 draws",
         "geometric mean",
-        r"$\lambda_k \propto k^{-a}$, $a$ = 1.10 ± 0.14, $R^2$ = 1.000",
+        "$\\lambda_k \\propto k^{-a}$, $R^2$ = 1.000\n$a$ = 1.10 (0.51 to 1.69)",
     ]
 
 
-def test_one_draw_has_no_deviation():
+def test_one_draw_has_no_interval():
     eigenvalues = exact_spectrum([1.5])
-    figure = decay_figure(eigenvalues, fit_table(eigenvalues), 0.0, "STS-B", BLUE)
+    fits = fit_table(eigenvalues)
+    figure = decay_figure(eigenvalues, fits, 0.0, "STS-B", BLUE, [None, None])
     assert figure.axes[0].get_title() == "STS-B\nn = 50, 1 draw"
-    assert "$a$ = 1.50, $R^2$" in legend_texts(figure)[2]
+    assert legend_texts(figure)[2].endswith("\n$a$ = 1.50")
 
 
 def test_noise_is_marked_counted_and_kept_out_of_the_mean():
@@ -80,7 +81,8 @@ def test_noise_is_marked_counted_and_kept_out_of_the_mean():
 
 def test_a_real_spectrum_lies_inside_the_axes():
     eigenvalues = eigenvalue_table("rte")
-    axes = decay_figure(eigenvalues, fit_table(eigenvalues), 1e-12, "RTE", BLUE).axes[0]
+    fits = fit_table(eigenvalues)
+    axes = decay_figure(eigenvalues, fits, 1e-12, "RTE", BLUE, [0.78, 1.21]).axes[0]
     low, high = axes.get_ylim()
     assert low < eigenvalues["eigenvalue"].min() < eigenvalues["eigenvalue"].max() < high
     assert len(axes.lines) == 7  # five draws, mean, fit; the noise is far below

@@ -130,7 +130,10 @@ def from_file(folder, *more):
 
 def test_a_file_and_a_model_folder_are_enough(folder, capsys):
     assert from_file(folder, "--label-column", "stars", "--dtype", "float64") == 0
-    assert "1 empty" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 empty" in told
+    assert "reviews: 12 of 40 rows drawn" in told
+    assert told.splitlines()[-1] == f"wrote {folder / 'gram.safetensors'}"
     tensors, facts = read_tensors(folder / "gram.safetensors")
     assert tensors["kernel"].shape == (1, 12, 12)
     assert len(set(tensors["row"][0].tolist())) == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,6 +244,7 @@ def write_figure(figure: Figure, args: argparse.Namespace, record: Record) -> No
             if Path(path).with_suffix(".json") == sidecar
         }
         write_json(sidecar, {"files": files}, record.provenance(inputs=input_digests(args)))
+    print(f"wrote {', '.join(args.out)}", file=sys.stderr)
 
 
 def add_drawing(parser: argparse.ArgumentParser, *, tasks: bool, color: bool) -> None:

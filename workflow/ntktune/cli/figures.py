@@ -186,7 +186,8 @@ def decay(args: argparse.Namespace) -> None:
     summary = _summary(args.summary)
     fits = _fits(args.fits, summary)
     title = task_facts(summary.get("provenance", {})).get("title") or summary["task"]
-    figure = decay_figure(eigenvalues, fits, summary["noise_floor"], title, args.color)
+    interval = [summary["exponent"].get(end) for end in ("low", "high")]
+    figure = decay_figure(eigenvalues, fits, summary["noise_floor"], title, args.color, interval)
     write_figure(figure, args, record)
 
 

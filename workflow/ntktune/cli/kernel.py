@@ -268,6 +268,7 @@ def of_file(args: argparse.Namespace) -> None:
             "takes two of them or more"
         )
     chosen = kernel_draws(np.arange(len(table)), rows=size, draws=1, root=args.seed, task=task)
+    print(f"{task}: {size} of {len(table)} rows drawn", file=sys.stderr)
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     facts = {
         "task": {"name": task} | {key: definition[key] for key in SUMMARY},
@@ -466,3 +467,4 @@ def _compute(
         **({"tile": tile[:2], "bands": tile[2]} if tile else {}),
     )
     write_tensors(args.out, tensors, provenance)
+    print(f"wrote {args.out}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """Figures 4 to 9: the eigenvalues of one task's kernel, and the power law fitted to them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -39,6 +41,7 @@ def decay_figure(
     noise_floor: float,
     title: str,
     color: str,
+    interval: Sequence[float | None] = (None, None),
 ) -> Figure:
     """Return one of the Figures 4-9 of SR26.
 
@@ -55,6 +58,8 @@ def decay_figure(
         The task's title.
     color
         Colour of the eigenvalues.
+    interval
+        Of the mean exponent over draws, lowest and highest, as in table 1; None for one draw.
 
     Returns
     -------
@@ -77,14 +82,14 @@ def decay_figure(
     if not matrix.notna().to_numpy().any():
         raise UserError(f"{title}: no eigenvalue is positive, so there is no decay to draw")
     mean = geometric_mean(matrix, noise_floor)
-    exponent, spread = fits["exponent"].mean(), fits["exponent"].std()
+    exponent = fits["exponent"].mean()
     # what is dropped as noise stands at the end: the line ends where the fitted values do
     ranks = np.array([fits["first"].min(), (fits["last"] - fits["dropped"]).max()], dtype=float)
     line = np.exp(fits["intercept"].mean()) * ranks**-exponent
     dropped = int(fits["dropped"].sum())
     slope = rf"$a$ = {exponent:.2f}"
-    if draws > 1:
-        slope += f" ± {spread:.2f}"
+    if None not in interval:
+        slope += f" ({interval[0]:.2f} to {interval[1]:.2f})"
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
@@ -106,8 +111,8 @@ def decay_figure(
             color="black",
             linestyle=(0, (4, 2)),
             linewidth=1.1,
-            label=rf"$\lambda_k \propto k^{{-a}}$, {slope}, "
-            rf"$R^2$ = {fits['r_squared'].mean():.3f}",
+            label=rf"$\lambda_k \propto k^{{-a}}$, $R^2$ = {fits['r_squared'].mean():.3f}"
+            f"\n{slope}",
         )
         smallest = np.nanmin(matrix.to_numpy())
         # the floor is worth the room only where eigenvalues come near to it, and what lies
