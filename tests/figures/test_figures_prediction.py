@@ -34,7 +34,7 @@ def test_every_task_is_a_point_of_its_two_numbers(rates):
     expected = [first[f"{name}_high"] - first[f"{name}_low"] for name in ("predicted", "measured")]
     np.testing.assert_allclose(spans, expected, rtol=1e-6)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["semrel", "sts12", "STS-B", "amazon", "mrpc", "rte", "as predicted"]
+    assert texts[:7] == ["semrel", "sts12", "STS-B", "amazon", "mrpc", "rte", "as predicted"]
     looks = {(c.lines[0].get_marker(), c.lines[0].get_color()) for c in left.containers}
     assert len(looks) == len(TASKS)  # a grey print can be read
     assert {color for _, color in looks} == set(COLORS)
@@ -48,6 +48,25 @@ def test_a_task_without_a_number_is_left_out(rates):
     empty = prediction_figure(rates.assign(exponent=NAN, predicted_rate=NAN), COLORS)
     assert [text.get_text() for text in empty.legends[0].get_texts()] == ["as predicted"]
     assert [axes.texts[0].get_text() for axes in empty.axes] == ["no task has both numbers"] * 2
+
+
+def test_an_interval_that_may_go_on_has_an_arrow(rates):
+    rates = rates.assign(sizes=[4, 3, 3, 4, 3, 4])
+    rates["measured_low"] = [0.005, -3.0, 0.005, 0.01, 0.2, 0.2]
+    rates["measured_high"] = [2.0, 2.9, 2.0, 3.0, 3.0, 2.0]
+    rates["needed_high"] = [np.inf, 900, 900, 900, 900, 900]
+    figure = prediction_figure(rates, COLORS)
+    left, right = ([(*text.xy, *text.xyann) for text in axes.texts] for axes in figure.axes)
+    x = rates["predicted_rate"]
+    assert left == [
+        (x[0], 0.0, x[0], 0.005),
+        (x[1], 0.0, x[1], -3.0),
+        (x[3], 1.0, x[3], 3.0),
+        (x[4], 1.0, x[4], 3.0),
+    ]
+    assert right == [(rates["exponent"][0], 1.0, rates["exponent"][0], rates["needed"][0])]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-1] == "the interval goes on"
 
 
 @pytest.mark.parametrize("needed", [(16, 40, 90, 200, 700, 2000), (150, 160, 170, 180, 190, 200)])

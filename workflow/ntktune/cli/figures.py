@@ -88,6 +88,7 @@ PREDICTION_COLUMNS = (
     "predicted_high",
     "needed_low",
     "needed_high",
+    "sizes",
 )
 SUMMARY_KEYS = (
     "task",

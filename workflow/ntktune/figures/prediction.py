@@ -1,15 +1,18 @@
 """Predicted against measured: whether tasks whose kernel decays fast need few examples."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from ntktune.figures.needed import SHARE
+from ntktune.figures.rates import EXPONENTS, LEAST_SIZES
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
 # every task has its own, so that a grey print can be read; full ones are regressions
@@ -49,7 +52,36 @@ def _draw_points(
             linestyle="none",
             zorder=3,
         )
+        if np.isfinite(row[f"{y_stem}_low"]):
+            _draw_open_ends(axes, row, x, y, y_stem, color)
     return found
+
+
+def _draw_open_ends(
+    axes: Axes, row: Mapping[str, Any], x: str, y: str, stem: str, color: str
+) -> None:
+    """Draw an arrow, to the edge of the axes, from each end where an interval may go on."""
+    low, high = row[f"{stem}_low"], row[f"{stem}_high"]
+    ends = [(low, False, 0.0), (high, np.isinf(high), 1.0)]
+    if stem == "measured":  # an exponent beyond those tried is not known
+        lowest = EXPONENTS[0] if row["sizes"] >= LEAST_SIZES else -EXPONENTS[-1]
+        ends = [(low, low <= lowest, 0.0), (high, high >= EXPONENTS[-1], 1.0)]
+    for end, is_open, edge in ends:
+        if is_open:
+            axes.annotate(
+                "",
+                (row[x], edge),
+                (row[x], end if np.isfinite(end) else row[y]),
+                xycoords=("data", "axes fraction"),
+                textcoords="data",
+                arrowprops={
+                    "arrowstyle": "->",
+                    "color": color,
+                    "linewidth": 0.8,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+            )
 
 
 def prediction_figure(
@@ -61,7 +93,7 @@ def prediction_figure(
     ----------
     rates
         Table 1: ``task``, ``kind``, ``exponent``, ``predicted_rate``,
-        ``measured_exponent``, ``needed``, and their intervals.
+        ``measured_exponent``, ``sizes``, ``needed``, and their intervals.
     colors
         Colours of regressions and classifications.
     titles
@@ -72,8 +104,8 @@ def prediction_figure(
     Figure
         Left: the learning curve's exponent against a/(a+1), and where they would be equal.
         Right: the examples that reach 95 % of the best score against a. Bars are 95 %
-        intervals, without their upper part where they have no upper end; a task without both
-        numbers is left out.
+        intervals. An arrow starts where one has no end, or ends at the last exponent that is
+        tried. A task without both numbers is left out.
 
     Raises
     ------
@@ -122,5 +154,8 @@ def prediction_figure(
             for task, name in zip(shown, names, strict=True)
         }
         entries["as predicted"] = equal
+        if any(axes.texts and axes.containers for axes in (left, right)):
+            arrow = {"marker": r"$\uparrow$", "markersize": 7, "linestyle": "none"}
+            entries["the interval goes on"] = Line2D([], [], color=REFERENCE, **arrow)
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)
         return laid_out(figure)
