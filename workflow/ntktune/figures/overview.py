@@ -18,7 +18,7 @@ NOTE = textwrap.fill(
     f"examples needed: labelled examples that reach {SHARE:.0%} of the best score, interpolated "
     "between the sizes tried, with its 95 % interval over seeds where there are several; 'at "
     "least' where the largest size is the best, 'at most' where the smallest is good enough. "
-    "Rates b: error ~ n^-b, predicted a/(a+1).",
+    "Best scores: mean ± standard deviation over seeds. Rates b: error ~ n^-b, predicted a/(a+1).",
     width=95,
 )
 UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds or rows"
