@@ -214,7 +214,7 @@ print(statuses, sorted(heavy & set(sys.modules)))
         check=True,
     )
     assert done.stdout == f"{[0] * len(commands)} []\n"
-    figures = [", ".join(map(str, outputs(tmp_path, verb))) for verb in FIGURES]
+    figures = [", ".join(map(str, outputs(tmp_path, verb)[::-1])) for verb in FIGURES]
     assert done.stderr.splitlines() == [f"wrote {files}" for files in figures]
     for path in (path for verb in FIGURES for path in outputs(drawn / verb, verb)):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
