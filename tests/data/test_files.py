@@ -89,7 +89,9 @@ def test_the_line_at_fault_is_told(tmp_path, lines, message):
 def test_a_column_that_stands_twice_matters_only_where_a_task_names_it(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,label\na,1,2\n")
     frame = file_rows(tmp_path / "a.csv", None)
-    with pytest.raises(UserError, match="columns are text, label, label; did you mean 'text'"):
+    with pytest.raises(
+        UserError, match=r"'Text' \(text_a; did you mean 'text'\?\); its columns are text"
+    ):
         own_names(frame, {"text_a": "Text"}, "a.csv")
     assert own_names(frame, {"text_a": "text"}, "a.csv")["text_a"].tolist() == ["a"]
     with pytest.raises(UserError, match=r"a.csv: the column 'label' stands there twice"):

@@ -76,14 +76,15 @@ def wanted_columns(
     """
     there = list(map(str, there))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    missing = {theirs: ours for ours, theirs in wanted.items() if theirs not in there}
+    missing = []
+    for ours, theirs in wanted.items():
+        if theirs not in there:
+            close = close_match(theirs, filter(None, there))
+            missing.append(f"{theirs!r} ({ours}{close and '; '}{close})")
     if missing:
-        close = (close_match(theirs, filter(None, there)) for theirs in missing)
         raise ColumnError(
-            f"{where} has no column "
-            + " and no ".join(f"{theirs!r} ({ours})" for theirs, ours in missing.items())
-            + f"; its columns are {', '.join(filter(None, there)) or 'none'}"
-            + "".join(f"; {hint}" for hint in close if hint)
+            f"{where} has no column {' and no '.join(missing)}; "
+            f"its columns are {', '.join(filter(None, there)) or 'none'}"
         )
     twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
     if twice:
