@@ -16,7 +16,7 @@ from ntktune.__main__ import main
 from ntktune.artifacts import read_json, read_table, read_tensors, write_json, write_tensors
 
 METRICS = [
-    "task", "kind", "n", "seed", "n_train", "n_holdout", "steps", "best_step", "best_epoch",
+    "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step", "best_epoch",
     "sum_learning_rate", "holdout_loss", "mse", "mse_unit", "pearson", "spearman",
     "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy", "baseline_accuracy",
     "baseline_f1",
@@ -153,7 +153,6 @@ def test_precisions_agree(study):
         ({"learning_rate": 1e30}, "the training diverged; set a learning rate below 1e+30"),
         ({"patience": 0}, "patience is 0, but must be above 0"),
         ({"blocks": 3}, "3 blocks are asked for (model.blocks, --blocks), but this model has 2"),
-        ({"dtype": "float8"}, "dtype 'float8' is unknown"),
         ({"tokens": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
     ],
 )

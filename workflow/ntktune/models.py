@@ -192,10 +192,14 @@ def logit_scale(model: nn.Module) -> float:
     """
     ids = torch.arange(2, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # dropout would make the two differ
     with torch.no_grad():
         hidden = last_hidden(model.base_model, ids, mask)
         plain = model.get_output_embeddings()(hidden).flatten().double()
         own = model(input_ids=ids, attention_mask=mask).logits.flatten().double()
+    for module in training:
+        module.training = True
     largest = plain.abs().argmax()
     scale = 1.0 if torch.equal(own, plain) else (own[largest] / plain[largest]).item()
     rounding = 8 * torch.finfo(hidden.dtype).eps
