@@ -16,8 +16,8 @@ from ntktune.__main__ import main
 from ntktune.artifacts import read_json, read_table, read_tensors, write_json, write_tensors
 
 METRICS = [
-    "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step", "best_epoch",
-    "sum_learning_rate", "holdout_loss", "mse", "mse_unit", "pearson", "spearman",
+    "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step",
+    "best_epoch", "sum_learning_rate", "holdout_loss", "mse", "mse_unit", "pearson", "spearman",
     "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy", "baseline_accuracy",
     "baseline_f1",
 ]  # fmt: skip
