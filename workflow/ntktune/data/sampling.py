@@ -57,7 +57,7 @@ def holdout_pattern(size: int, fraction: float) -> np.ndarray:
     return np.diff(counts) > 0
 
 
-def _class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the class of each place so that every beginning has the task's balance.
 
     Among the held-out places, and among the others, each beginning has its share of
@@ -112,7 +112,7 @@ def nested_order(
     if classes is None:
         return random.permutation(train_rows)[:size], holdout
     streams = [random.permutation(train_rows[classes == label]) for label in (0, 1)]
-    pattern = _class_pattern(holdout, np.array([len(stream) for stream in streams]))
+    pattern = class_pattern(holdout, np.array([len(stream) for stream in streams]))
     order = np.empty(size, dtype=np.int64)
     for label, stream in enumerate(streams):
         places = np.flatnonzero(pattern == label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntktune.data.sampling import _class_pattern, holdout_pattern
+from ntktune.data.sampling import class_pattern, holdout_pattern
 
 FIRST, MOST = 16, 512  # smallest and largest sample that is chosen without being asked for
 
@@ -40,7 +40,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
     counts = np.bincount(classes.astype(int))
-    pattern = _class_pattern(holdout, counts)
+    pattern = class_pattern(holdout, counts)
     needed = [
         np.flatnonzero((pattern == label) & (holdout == held))[:1]
         for label in np.flatnonzero(counts)
