@@ -11,7 +11,7 @@
 # make clean        remove .venv and caches; results stay
 # make clean-results  remove results; asks first
 #
-# Settings, as in: make reproduce CONFIG=config/my.yaml CORES=4
+# Settings, as in: make reproduce CONFIG=my/study.yaml CORES=4
 #   CONFIG=FILE       the study's configuration
 #   CORES=N           use N cores (default: all)
 #   PYTHON=python3.12 the Python that .venv is made with

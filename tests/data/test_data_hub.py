@@ -335,6 +335,7 @@ def test_a_model_that_is_neither_a_folder_nor_on_the_hub_is_told_as_missing(run,
         ("./model", "correct --model, or give an id of the hub (owner/name)"),
         ("a/model/folder", "a/model/folder does not exist (there is no folder a in "),
         ("file", "--model file is a file; give the model's folder"),
+        ("", "--model is empty; give a model's folder"),
         ("here", "--revision v1 is for models of the hub, but --model here is a folder; leave"),
     ],
 )

@@ -34,13 +34,15 @@ def from_hub(args: argparse.Namespace) -> bool:
     UserError
         It is neither, or a folder has ``--revision``.
     """
-    if Path(args.model).is_dir():
+    if args.model and Path(args.model).is_dir():
         if args.revision is not None:
             raise UserError(
                 f"--revision {args.revision} is for models of the hub, but --model {args.model} is "
                 "a folder; leave --revision out"
             )
         return False
+    if not args.model:
+        raise UserError("--model is empty; give a model's folder or an id of the hub (owner/name)")
     if Path(args.model).exists():
         raise UserError(f"--model {args.model} is a file; give the model's folder")
     if not HUB_ID.fullmatch(args.model):

