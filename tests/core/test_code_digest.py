@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ntktune import code_digest as module
-from ntktune.code_text import MESSAGES, code_text
+from ntktune.code_digest import MESSAGES, code_text
 
 SOURCE = Path(module.__file__).parent
 RULES = SOURCE.parent / "rules"
@@ -72,15 +72,11 @@ PACKAGE = {
         from typing import TYPE_CHECKING
         from ntktune.artifacts import read
         from ntktune.errors import UserError
-        from ntktune import tools, registry
+        from ntktune import tools
         from ntktune.merges import half as part
-        from ntktune.lazy import late
         if TYPE_CHECKING:
             from ntktune.kernel import ONE
-        try:
-            from ntktune.fast import quick
-        except ImportError:
-            quick = None
+        from ntktune.fast import quick
         LIMIT = 3
         UNUSED = 1
 
@@ -93,7 +89,7 @@ PACKAGE = {
             if tools.odd(args):
                 raise Stop("at", args)
             assert args, "nothing"
-            return helper(decay(args)) + part(quick(late(args)))
+            return helper(decay(args)) + part(quick(args))
 
         def more(x):
             return "give fewer"
@@ -118,26 +114,8 @@ PACKAGE = {
     "spectrum/others.py": "def rate(x):\n    return x\n",
     "kernel/__init__.py": "ONE = 1\n",
     "fast.py": "def quick(x):\n    return x\ndef slow(x):\n    return x\n",
-    "lazy/__init__.py": """
-        def __getattr__(name):
-            from ntktune.lazy import functions
-            return getattr(functions, name)
-        """,
-    "lazy/functions.py": "def late(x):\n    return x\n",
     "tools.py": "def odd(x):\n    return x % 2\ndef even(x):\n    return not odd(x)\n",
     "merges.py": "def half(x):\n    return x / 2\ndef third(x):\n    return x / 3\n",
-    "registry.py": """
-        FOUND = {}
-        def register(f):
-            FOUND[f.__name__] = f
-            return f
-        @register
-        def one(x):
-            return x
-        FOUND["two"] = 2
-        for n in range(3):
-            FOUND[n] = n
-        """,
 }
 ENTRY = "ntktune.cli.spectrum:fit"
 
@@ -166,8 +144,8 @@ def package(root):
 
 def test_it_follows_what_the_function_names(package):
     assert module.code_modules(ENTRY) == [
-        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.lazy", "ntktune.lazy.functions"),
-        *("ntktune.merges", "ntktune.registry", "ntktune.spectrum.fits", "ntktune.tools"),
+        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.merges"),
+        *("ntktune.spectrum.fits", "ntktune.tools"),
     ]
     assert "ntktune.kernel" in module.code_modules("ntktune.cli.spectrum:other")
 
@@ -189,13 +167,8 @@ def test_it_follows_what_the_function_names(package):
         ("spectrum/__init__.py", "from .fits import decay", "from .others import rate as decay"),
         ("tools.py", "return x % 2", "return x % 3"),
         ("fast.py", "quick(x):\n    return x", "quick(x):\n    return -x"),
-        ("cli/spectrum.py", "quick = None", "quick = abs"),
-        ("lazy/functions.py", "return x", "return -x"),
+        ("cli/spectrum.py", "import quick", "import slow as quick"),
         ("merges.py", "return x / 2", "return x / 4"),
-        # what a module does when it is imported
-        ("registry.py", "return x", "return -x"),
-        ("registry.py", "] = 2", "] = 3"),
-        ("registry.py", "range(3)", "range(4)"),
     ],
 )
 def test_what_the_function_computes_counts(package, file, old, new):
@@ -294,7 +267,7 @@ async def h():
     except* E as e: raise
     return [i async for i in a if not i]
 '''
-TEXT_OF_DIVERSE = "53478788cdc1ec09"
+TEXT_OF_DIVERSE = "1048bf8e8215b2f3"
 
 
 def digest_of_text(tree):
@@ -470,6 +443,22 @@ def test_the_real_commands_reach_no_later_chapter(entry, never):
     assert not chapters & set(never)
 
 
+def test_no_module_does_more_than_define_where_the_digest_cannot_follow():
+    for file in SOURCE.rglob("*.py"):
+        name = ".".join(("ntktune", *file.relative_to(SOURCE).with_suffix("").parts))
+        code = module_code(name.removesuffix(".__init__"))
+        docstring, tested = ast.Expr, ("TYPE_CHECKING", "__name__ == '__main__'")
+        for node in code.others:
+            assert isinstance(node, docstring) or ast.unparse(node.test) in tested, file
+        # a decorator of this package's own may register what it decorates
+        for node in [node for nodes in code.definitions.values() for node in nodes]:
+            for decorator in getattr(node, "decorator_list", ()):
+                for used, _ in code_text(decorator).names:
+                    assert used not in code.definitions, file
+                    assert not module.module_file(code.imports[used][0]), file
+        assert "" not in code.definitions, f"{file} sets what is no name"
+
+
 def test_no_module_looks_names_up_where_the_digest_cannot_follow():
     unseen = r"\b(globals|__import__|import_module|__subclasses__|__init_subclass__|eval|exec)\("
     for file in SOURCE.rglob("*.py"):
@@ -552,7 +541,7 @@ def test_no_function_that_runs_escapes_the_digest(study):
     for entry, flags in commands.items():
         ran = functions_run([*entry.split(":"), *flags])
         assert len(ran) > 15
-        followed = module.followed(f"ntktune.cli.{entry}").definitions
+        followed = set(module.followed(f"ntktune.cli.{entry}").places)
         left_out = {place for place in ran if module._is_left_out(*place)}
         # what builds the command line's parser
         parser = {(m, name) for m, name in ran if m.startswith("ntktune.cli.") and "add_" in name}

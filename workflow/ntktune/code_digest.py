@@ -5,12 +5,12 @@ kernel code then reruns kernels and what hangs on them, and nothing else.
 
 The digest follows names through all modules of this package: from a command's function to the
 functions, classes and constants that it names, to those that they name, and so on. It is taken of
-their text as :mod:`ntktune.code_text` gives it, wherever they are defined. ``INFRASTRUCTURE`` lists
-what is not followed.
+their syntax trees, without docstrings, comments, formatting, signatures' annotations and messages,
+wherever they are defined. ``INFRASTRUCTURE`` lists what is not followed.
 
-Some statements count wherever their module is imported: those that define nothing, and definitions
-with a decorator of this package, which may register them. Code that looks names up at run time
-(``globals()``, ``importlib``) cannot be followed; a test keeps it out.
+A module may only import and define at its top: what it did besides, as registering functions, would
+not be followed, nor are names that are looked up at run time (``globals()``, ``importlib``). Tests
+keep both out.
 
 The digest is taken whenever jobs are planned, and by each command for its provenance.
 """
@@ -20,9 +20,6 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from ntktune.code_text import code_text
 
 PACKAGE = "ntktune"
 ROOT = Path(__file__).parent
@@ -40,7 +37,6 @@ INFRASTRUCTURE = {
     "ntktune.cli.resume": "what a killed command had finished; each part has a key of its own",
     "ntktune.code_digest": "this digest",
     "ntktune.config": "checks and completes a study, which rules hand to commands by options",
-    "ntktune.code_text": "this digest",
     "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.errors": "exceptions that only carry a message",
     "ntktune.unfinished": "what killed runs of a study left to do",
@@ -52,13 +48,21 @@ INFRASTRUCTURE = {
     )
 }
 
+# Calls of these only tell something: their arguments are left out.
+MESSAGES = {"Progress", "UserError", "damaged", "print", "warn"} | {
+    f"{kind}Error" for kind in ("Key", "Lookup", "Memory", "OS", "Runtime", "Type", "Value")
+}
+# Fields of a syntax tree that change nothing, or that only some Python versions fill.
+IGNORED = {"ctx", "type_comment"}
+IGNORED_OF = {
+    "Assert": {"msg"},
+    "AsyncFunctionDef": {"returns"},
+    "FunctionDef": {"returns"},
+    "Raise": {"cause"},
+    "arg": {"annotation"},
+}
 
-class Import(NamedTuple):
-    """A name that an import binds: to a name in a module, or (``name`` is None) to the module."""
-
-    bound: str
-    module: str
-    name: str | None
+Place = tuple[str, str | None]  # a module, and a name in it; None stands for all of it
 
 
 @functools.cache
@@ -70,187 +74,173 @@ def module_file(module: str) -> Path | None:
     return path if package == PACKAGE and path.is_file() else None
 
 
-def _imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[Import]:
-    """Yield what an import statement in a module binds."""
+def _imported(node: ast.stmt, module: str) -> Iterator[tuple[str, Place]]:
+    """Yield each name that an import statement in a module binds, and what to."""
     if isinstance(node, ast.Import):
         for a in node.names:
-            yield Import(a.asname or a.name.split(".")[0], a.name, None)
-    else:
-        base = node.module or ""
-        if node.level:
-            anchor = module.split(".")
-            is_package = module_file(module).name == "__init__.py"
-            anchor = anchor[: len(anchor) - node.level + is_package]
-            base = ".".join([*anchor, base] if base else anchor)
-        for a in node.names:
-            inner = f"{base}.{a.name}"
-            target = (inner, None) if module_file(inner) else (base, a.name)
-            yield Import(a.asname or a.name, *target)
-
-
-def _defined(node: ast.stmt) -> list[str]:
-    """Return the names that a statement defines; none if it does anything else, too."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return []
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    parts = [part for target in targets for part in getattr(target, "elts", [target])]
-    return [part.id for part in parts] if all(isinstance(p, ast.Name) for p in parts) else []
+            yield a.asname or a.name.split(".")[0], (a.name, None)
+        return
+    base = node.module or ""
+    if node.level:
+        is_package = module_file(module).name == "__init__.py"
+        above = module.split(".")[: module.count(".") + 1 - node.level + is_package]
+        base = ".".join([*above, base] if base else above)
+    for a in node.names:
+        inner = f"{base}.{a.name}"
+        yield a.asname or a.name, ((inner, None) if module_file(inner) else (base, a.name))
 
 
 class Module:
-    """A module's definitions by name, and the statements that count wherever it is imported."""
+    """A module's ``imports``, name → what it is, and its ``definitions``, name → statements."""
 
     def __init__(self, name: str):
         path = module_file(name)
         if path is None:
             raise KeyError(f"there is no module {name}")
-        self.definitions: dict[str, list[ast.stmt | Import]] = {}
-        self.always: list[ast.stmt] = []
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        for node in body:
-            for defined in _defined(node):
-                self.definitions.setdefault(defined, []).append(node)
-            if _defined(node) or _is_type_checking(node):
-                continue
-            for statement in code_text(node).imports:  # the node itself, or those in a ``try``
-                for one in _imports(statement, name):
-                    self.definitions.setdefault(one.bound, []).append(one)
-            if code_text(node).text:
-                self.always.append(node)
-        self.always += [
-            node
-            for node in body
-            for decorator in getattr(node, "decorator_list", ())
-            for used, _ in code_text(decorator).names
-            for one in self.definitions.get(used, ())
-            if not isinstance(one, Import) or module_file(one.module)
-        ]
-
-
-def _is_type_checking(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.If)
-        and not node.orelse
-        and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-    )
+        self.imports: dict[str, Place] = {}
+        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.others: list[ast.stmt] = []  # which the digest does not see
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self.imports |= dict(_imported(node, name))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                self.definitions.setdefault(node.name, []).append(node)
+            elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for part in (part for t in targets for part in getattr(t, "elts", [t])):
+                    self.definitions.setdefault(getattr(part, "id", ""), []).append(node)
+            else:
+                self.others.append(node)
 
 
 module_code = functools.cache(Module)
 
 
 def _is_left_out(module: str, name: str | None) -> bool:
+    """Return whether no digest follows a name in a module."""
     return module in INFRASTRUCTURE or f"{module}:{name}" in INFRASTRUCTURE
 
 
-class Followed:
-    """All that an entry point reaches: ``definitions``, each a module and a name in it.
+class CodeText:
+    """The ``text`` of a statement, the names in it, and its own imports.
 
-    ``places`` maps each name to its meanings: module, text and key. Two meanings are the same if
-    text and key are. The key is None for an import of a name that this package defines, which adds
-    no meaning.
+    ``names`` holds each name with the attribute of it that is used, or with None. ``ast.dump``
+    will not do for the text: what it writes changes with each Python version.
     """
 
-    def __init__(self, module: str, name: str | None):
-        self.places: dict[str, set[tuple[str, str, str | None]]] = {}
-        self.imported: set[str] = set()
-        self.definitions: set[tuple[str, str | None]] = set()
-        self.todo = [(module, name)]
-        while self.todo:
-            wanted = self.todo.pop()
-            if wanted not in self.definitions and not _is_left_out(*wanted):
-                self.definitions.add(wanted)
-                self._follow(*wanted)
+    def __init__(self, node: ast.stmt):
+        self.names: set[tuple[str, str | None]] = set()
+        self.imports: list[ast.Import | ast.ImportFrom] = []
+        self.text = self._read(node)
 
-    def _follow(self, module: str, name: str | None) -> None:
-        """Take up one definition of a module, or all of them."""
-        self._import(module)
-        definitions = module_code(module).definitions
+    def _read(self, part: object) -> str:
+        """Return the text of a node, of a list of nodes or of a value."""
+        if isinstance(part, list):
+            return f"[{' '.join(text for text in map(self._read, part) if text)}]"
+        if isinstance(part, ast.Constant):
+            part = part.value
+        if not isinstance(part, ast.AST):
+            # not repr: which characters that shows as they are depends on Python's version
+            return f"{type(part).__name__}:{part!a}"
+        kind = type(part).__name__
+        ignored = IGNORED | IGNORED_OF.get(kind, set())
+        fields = {k: getattr(part, k, None) for k in sorted(part._fields) if k not in ignored}
+        if isinstance(part, ast.Name):
+            self.names.add((part.id, None))
+        elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            self.names.add((part.value.id, part.attr))
+            return f"{part.value.id}.{part.attr}"
+        elif isinstance(part, ast.Import | ast.ImportFrom):
+            self.imports.append(part)
+            return ""
+        elif kind == "Pass" or (kind == "Expr" and _tells(part.value)):
+            return ""
+        elif _tells(part):
+            fields = {"func": part.func}
+        elif kind == "Raise" and isinstance(part.exc, ast.Call):
+            told = [arg for arg in part.exc.args if not _is_text(arg)]
+            fields["exc"] = ast.Call(func=part.exc.func, args=told, keywords=part.exc.keywords)
+        elif kind == "JoinedStr":  # Python 3.12 ends a format with an empty constant
+            fields["values"] = [v for v in part.values if getattr(v, "value", None) != ""]
+        elif kind == "FormattedValue":
+            fields["format_spec"] = part.format_spec or ast.JoinedStr(values=[])
+        kept = (f"{k}={self._read(v)}" for k, v in fields.items() if v not in (None, []))
+        return f"{kind}({' '.join(kept)})"
+
+
+def _tells(node: ast.AST) -> bool:
+    """Return whether an expression computes nothing: a docstring, or a call with a message."""
+    called = getattr(node, "func", None)
+    return isinstance(node, ast.Constant) or (
+        isinstance(node, ast.Call)
+        and getattr(called, "id", getattr(called, "attr", None)) in MESSAGES
+    )
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Return whether an expression is a text as it stands, or begins with one."""
+    if isinstance(node, ast.BinOp):
+        return _is_text(node.left)
+    return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
+
+
+code_text = functools.cache(CodeText)
+
+
+class Followed:
+    """All that an entry point reaches: ``places``, numbered in the order in which they are met.
+
+    ``text`` has a line for each: its statements, and what the names in them are, by number where
+    this package defines them. So it does not matter in which module a definition stands.
+    """
+
+    def __init__(self, entry: str):
+        module, _, name = entry.partition(":")
+        self.places: dict[Place, int] = {}
+        self._met: list[Place] = []
+        self._number((module, name or None))
+        self.text = "\n".join(self._line(*place) for place in self._met)  # which grows meanwhile
+
+    def _number(self, place: Place) -> int:
+        """Return a place's number, a new one where it is met for the first time."""
+        if place not in self.places:
+            self.places[place] = len(self._met)
+            self._met.append(place)
+        return self.places[place]
+
+    def _line(self, module: str, name: str | None) -> str:
+        """Return the statements of one place, and what the names in them are."""
+        code = module_code(module)
         if name is None:
-            self.todo += [(module, one) for one in definitions]
-        elif name in definitions:
-            self._take(definitions[name], module, name)
-        elif "__getattr__" in definitions:
-            self.todo.append((module, "__getattr__"))
-        elif not name.startswith("__"):
+            return " ".join(str(self._number((module, one))) for one in code.definitions)
+        if name not in code.definitions:
             raise KeyError(
                 f"{module} defines no {name!r}, so the code digest cannot follow it; import it "
                 "from the module that defines it"
             )
+        read = [code_text(node) for node in code.definitions[name]]
+        bound = {one: (module, one) for one in code.definitions} | code.imports
+        bound |= {
+            k: v for text in read for node in text.imports for k, v in _imported(node, module)
+        }
+        used = sorted({pair for text in read for pair in text.names}, key=str)
+        meant = [f"{k}.{part}={self._meaning(bound[k], part)}" for k, part in used if k in bound]
+        return " ".join([*(text.text for text in read), *meant])
 
-    def _import(self, module: str) -> None:
-        """Take up what runs when a module is imported."""
-        if module in self.imported or module in INFRASTRUCTURE or not module_file(module):
-            return
-        self.imported.add(module)
-        self._import(module.rpartition(".")[0])
-        code = module_code(module)
-        for definitions in code.definitions.values():
-            for one in definitions:
-                if isinstance(one, Import):
-                    self._import(one.module)
-        self._take(code.always, module, "")
-
-    def _take(self, definitions: list[ast.stmt | Import], module: str, name: str) -> None:
-        """Take up what defines a name in a module."""
-        for one in definitions:
-            if isinstance(one, Import):
-                self._bind(one, module)
-        texts = [self._read(one, module) for one in definitions if not isinstance(one, Import)]
-        if texts:
-            self.places.setdefault(name, set()).add((module, "\n".join(texts), module))
-
-    def _read(self, statement: ast.stmt, module: str) -> str:
-        """Follow all that a statement names; return its text."""
-        code = code_text(statement)
-        inner = [one for node in code.imports for one in _imports(node, module)]
-        for one in inner:
-            self._import(one.module)
-        outer = module_code(module).definitions
-        for used, attribute in code.names:
-            for one in [one for one in inner if one.bound == used] or outer.get(used, ()):
-                if isinstance(one, Import):
-                    self._bind(one, module, attribute)
-                else:
-                    self.todo.append((module, used))
-        return code.text
-
-    def _bind(self, one: Import, module: str, attribute: str | None = None) -> None:
-        """Follow an import: of a module, the attribute if that alone is used."""
-        self._import(one.module)
-        text, told_by = f"is {one.module}:{one.name}", ""
-        if module_file(one.module):
-            wanted = one.module, one.name or attribute
-            self.todo.append(wanted)
-            if _is_left_out(*wanted):
-                text = "is left out"
-            elif one.bound == one.name:
-                told_by = None
-        self.places.setdefault(one.bound, set()).add((module, text, told_by))
-
-    def text(self) -> str:
-        """Return all of it; where a name has two meanings, with the modules that have them."""
-        lines = set()
-        for name, places in self.places.items():
-            meanings = {(text, told_by) for _, text, told_by in places if told_by is not None}
-            if len(meanings) == 1:
-                lines.add(f"{name} {meanings.pop()[0]}")
-            elif meanings:
-                lines |= {f"{name} in {module} {text}" for module, text, _ in places}
-        return "\n".join(sorted(lines))
-
-    def modules(self) -> list[str]:
-        """Return the modules whose code counts, sorted."""
-        every = (place for places in self.places.values() for place in places)
-        return sorted({module for module, _, told_by in every if told_by == module})
+    def _meaning(self, place: Place, attribute: str | None) -> str:
+        """Return what a place is; if it is a module, what the attribute in it is."""
+        module, name = place[0], place[1] or attribute
+        while module_file(module):
+            if _is_left_out(module, name):
+                return "left out"
+            imports = module_code(module).imports
+            if name not in imports:
+                return str(self._number((module, name)))
+            module, name = imports[name]
+        return f"{module}:{name}"
 
 
-@functools.cache
-def followed(entry: str) -> Followed:
-    """Return all that an entry point reaches; its form is as for :func:`code_modules`."""
-    module, _, name = entry.partition(":")
-    return Followed(module, name or None)
+followed = functools.cache(Followed)
 
 
 def code_modules(entry: str) -> list[str]:
@@ -261,7 +251,7 @@ def code_modules(entry: str) -> list[str]:
     entry
         ``"package.module"``, which is all of it, or ``"package.module:function"``.
     """
-    return followed(entry).modules()
+    return sorted({module for module, _ in followed(entry).places})
 
 
 @functools.cache
@@ -278,5 +268,5 @@ def code_digest(entry: str) -> str:
     KeyError
         A name that is imported from this package is not defined there.
     """
-    text = f"{FORMAT_VERSION}\n{followed(entry).text()}"
+    text = f"{FORMAT_VERSION}\n{followed(entry).text}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
