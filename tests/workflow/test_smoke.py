@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +13,7 @@ from checkout import Checkout
 
 from ntktune.__main__ import main
 from ntktune.artifacts import read_arrays, write_json
+from ntktune.unfinished import FILE
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]
@@ -184,12 +184,11 @@ def test_kernels_in_tiles_are_those_of_one_job(smoke, tmp_path):
 def unpacked(smoke, tmp_path_factory):
     """Return a fresh copy of the repository with the study's results from an archive.
 
-    A run on another machine, which cannot be asked, had listed all that it set out to make.
+    Its last run was killed before it could say that it had made all that it set out to make.
     """
     results = smoke.folder / "results/smoke"
     made = [path.relative_to(smoke.folder) for path in results.glob("*/**/*") if path.is_file()]
-    listed = results / "state/unfinished/elsewhere~7~0123abcd.json"
-    write_json(listed, {"files": [str(path) for path in made]}, {})
+    write_json(results / FILE, {"files": [str(path) for path in made]}, {})
     packed = subprocess.run(
         [
             *(sys.executable, "-m", "ntktune", "results", "archive"),
@@ -200,7 +199,7 @@ def unpacked(smoke, tmp_path_factory):
         text=True,
         check=False,
     )
-    shutil.rmtree(listed.parent)
+    assert not (results / FILE).exists()
     assert packed.returncode == 0, packed.stderr
     assert "left out: models, texts and weights" in packed.stderr
     copy = Checkout(tmp_path_factory.mktemp("unpacked") / "ntktune")

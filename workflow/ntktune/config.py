@@ -17,7 +17,9 @@ from typing import Any
 
 import jsonschema
 
+from ntktune.code_digest import code_digest
 from ntktune.errors import UserError, close_match
+from ntktune.user_files import found_once
 from ntktune.yaml_files import load_yaml
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -230,17 +232,15 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     UserError
         A task's own files cannot be used, or its rows are unknown before they are fetched.
     """
-    from ntktune.data.sizes import FIRST, chosen_sizes, smallest_sample, training_labels
+    from ntktune.data.sizes import FIRST, chosen_sizes
 
     tuning, kernel = study["finetune"], study["kernel"]
     tasks = study["task_definitions"]
     rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
     for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
         if _is_here(tasks[name]["sources"][0]):
-            labels = training_labels(tasks[name], name)
-            rows[name] = len(labels)
-            classes = labels if tasks[name]["kind"] == "classification" else labels * 0
-            smallest = max(smallest, smallest_sample(classes, tuning["holdout_fraction"]) or 0)
+            rows[name], least = _training_rows(study, name)
+            smallest = max(smallest, least)
     counts = [rows[name] for name in study["tasks"]]
     made = Path("results", study["study"], "config.yaml")
     if None in counts and made.is_file():  # the texts were read where the study was made
@@ -267,6 +267,31 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     if study["taskvectors"]["size"] is None:
         study["taskvectors"]["size"] = max(tuning["sizes"])
     return rows
+
+
+def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Return how many training rows a task's first source has, and the smallest sample of them.
+
+    Large files take long to read and to clean: that is done once for each content.
+
+    Raises
+    ------
+    UserError
+        The source cannot be used.
+    """
+    from ntktune.data.sizes import smallest_sample, training_labels
+
+    definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
+
+    def count() -> list[int]:
+        labels = training_labels(definition, name)
+        classes = labels if definition["kind"] == "classification" else labels * 0
+        return [len(labels), smallest_sample(classes, fraction) or 0]
+
+    code = code_digest("ntktune.data.sizes:training_labels")
+    about = [name, definition, fraction, code]
+    rows, least = found_once(source_files(definition["sources"][0]), about, count)
+    return rows, least
 
 
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
@@ -444,13 +469,11 @@ def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str,
     UserError
         One cannot be used.
     """
-    from ntktune.data.sizes import training_labels
-
     rows = {}
     for name in tasks:
         definition = study["task_definitions"][name]
         if "files" in definition["sources"][0] and _is_here(definition["sources"][0]):
-            rows[name] = len(training_labels(definition, name))
+            rows[name], _ = _training_rows(study, name)
     return rows
 
 

@@ -3,52 +3,79 @@
 Snakemake compares times, and checksums only of small files. If a large file were touched or copied,
 everything would run again; if an older file replaced it, nothing would. So the rules that read
 these files ignore their times and have a digest of their content among their params.
+
+What was found is kept in Snakemake's own folder, which is there in a dry run, too. So a large file
+is read when it changes and not at each start of Snakemake.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ntktune.artifacts import atomic_path, file_sha256
 from ntktune.errors import UserError
 
+KEPT = Path(".snakemake/user_files.json")
 SETTLED = 2 * 10**9  # nanoseconds: a file that changed later may change again unseen
 
 
-def content_digest(files: Iterable[str], cache: str | os.PathLike) -> str:
-    """Return a digest of files' names and contents.
+def _kept() -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        return json.loads(KEPT.read_text(encoding="utf-8"))
+    return {}
 
-    Parameters
-    ----------
-    files
-        The files; all of them exist.
-    cache
-        A JSON file that keeps each file's checksum with its size, times and inode, so that a file
-        is read again only when one of them has changed. It is written where its folder exists.
+
+def _keep(found: dict[str, Any]) -> None:
+    """Keep what was found where Snakemake has its folder, if that can be written."""
+    if found and KEPT.parent.is_dir():
+        with suppress(OSError, UserError), atomic_path(KEPT) as temporary:
+            temporary.write_text(json.dumps(_kept() | found), encoding="utf-8")
+
+
+def content_digest(files: Iterable[str]) -> str:
+    """Return a digest of files' names and contents; all of them exist.
+
+    A file is read again only when its size, times or inode have changed.
 
     Raises
     ------
     UserError
         A file cannot be read.
     """
-    cache, known = Path(cache), {}
-    with suppress(OSError, ValueError):
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    digest, found, now = hashlib.sha256(), dict(known), time.time_ns()
+    kept, found, listed = _kept(), {}, []
     for name in sorted(files):
-        status = os.stat(name)
+        status, path = os.stat(name), os.path.abspath(name)
         seen = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        stated, checksum = known.get(os.path.abspath(name), (None, None))
+        stated, checksum = kept.get(path, (None, None))
         if stated != seen:
             checksum = file_sha256(name)
-            if now - status.st_ctime_ns > SETTLED:
-                found[os.path.abspath(name)] = [seen, checksum]
-        digest.update(json.dumps([name, checksum]).encode())
-    if found != known and cache.parent.is_dir():
-        with suppress(OSError, UserError), atomic_path(cache) as temporary:
-            temporary.write_text(json.dumps(found), encoding="utf-8")
-    return digest.hexdigest()
+            if time.time_ns() - status.st_ctime_ns > SETTLED:
+                found[path] = [seen, checksum]
+        listed.append([name, checksum])
+    _keep(found)
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any:
+    """Return what ``find`` returns, which is called once for these contents and ``about``.
+
+    Parameters
+    ----------
+    files
+        The files that it reads.
+    about
+        All else that it depends on, as JSON has it.
+    find
+        Returns something that JSON has, too.
+    """
+    key = hashlib.sha256(json.dumps([content_digest(files), about]).encode()).hexdigest()
+    kept = _kept()
+    if key not in kept:
+        kept[key] = find()
+        _keep({key: kept[key]})
+    return kept[key]

@@ -1,33 +1,16 @@
-"""Everything that happens while the workflow is read: the one impure place.
+"""Everything that happens while the workflow is read.
 
 Validates the configuration, completes it, and gives the rules the names they use:
-STUDY (the effective configuration), RESULTS, CHAPTERS, FIGURES, TABLES, ABSENT, GPU, and digest_of.
+STUDY (the effective configuration), RESULTS, CHAPTERS, FIGURES, TABLES, ABSENT, GPU.
 """
 
 import json
 import os
-import shlex
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-# The folder of this file, also where another workflow uses this one as a module.
-PACKAGE_FOLDER = str(Path(workflow.current_basedir).parent)
-sys.path.insert(0, PACKAGE_FOLDER)
-# The jobs' `python -m ntktune` is the Python that runs Snakemake, activated or not, and finds the
-# package here, installed or not.
-for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", PACKAGE_FOLDER)):
-    others = os.environ.get(variable)
-    os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))
-
-from ntktune.artifacts import RESULTS_VARIABLE, atomic_path, remove_left_overs
-from ntktune.code_digest import code_digest
+from ntktune.artifacts import RESULTS_VARIABLE
 from ntktune.config import (
     archive_name,
-    check_own_files,
-    choices,
     kernel_bands,
     merges,
     package_of,
@@ -39,22 +22,9 @@ from ntktune.config import (
 from ntktune.data.hub import MODEL_FILES
 from ntktune.device import has_nvidia_gpu, old_driver
 from ntktune.errors import UserError
-from ntktune.unfinished import begin, finish, unfinished
-from ntktune.user_files import content_digest
-
-
-@contextmanager
-def sentence_only(mistakes=UserError):
-    """End Snakemake at a user's mistake with its sentence; a WorkflowError would frame it in code."""
-    try:
-        yield
-    except mistakes as error:
-        print(error, file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
-
 
 with sentence_only():
-    STUDY = resolved_study(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    STUDY = resolved_study(config, ", ".join(configuration_files()) or "configuration")
 
 RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
@@ -210,36 +180,6 @@ THEORY_LISTS = {  # option of a command -> table, tasks
 }
 
 
-def digest_of(entry):
-    """The digest of the code that an entry point runs.
-
-    Snakemake subprocesses that run one job get "": they do not compare parameters.
-    """
-    return lambda wildcards: code_digest(entry) if workflow.is_main_process else ""
-
-
-def content_of(files):
-    """The digest of the user's own files that a job reads, by content; "" as in digest_of."""
-
-    def digest(wildcards):
-        if not workflow.is_main_process:
-            return ""
-        with sentence_only((OSError, UserError)):
-            return content_digest(files(wildcards), f"{RESULTS}/state/user_files.json")
-
-    return digest
-
-
-def unfinished_first(wildcards):
-    """Returns no files. Side effect: forces outputs that an interrupted run left missing, like --forcerun.
-
-    Used by the rules that all chapters begin with, so every target triggers it.
-    """
-    if workflow.is_main_process and not workflow.touch:
-        workflow.dag.forcefiles.update(unfinished(RESULTS))
-    return []
-
-
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -354,45 +294,4 @@ def vector_files(pattern, tasks_of):
     return files
 
 
-def say_choices(tasks):
-    """Say what the study is, and how many training rows the tasks' own files have."""
-    with sentence_only():
-        rows = check_own_files(STUDY, tasks)
-    print(choices(STUDY, rows), file=sys.stderr, flush=True)
-
-
-# Snakemake calls no onstart in a dry run.
-if workflow.output_settings.dryrun and "ntktune" in workflow.output_settings.log_handler_settings:
-    say_choices(STUDY["task_definitions"])
-
-
-def begin_run():
-    """Say what the study is, and keep its configuration and what this run makes beside the results.
-
-    Reports a task's own file that cannot be used before anything is fetched. Deletes half-written
-    files that killed jobs left.
-    """
-    if TOO_OLD:
-        print(TOO_OLD, file=sys.stderr, flush=True)
-    text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
-    jobs = list(workflow.dag.needrun_jobs())
-    made = {str(file) for job in jobs for file in job.output}
-    say_choices([job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")])
-    with sentence_only():
-        with atomic_path(f"{RESULTS}/config.yaml") as path:
-            path.write_text(text, encoding="utf-8")
-        if not workflow.touch:
-            begin(RESULTS, made)
-    remove_left_overs(RESULTS)
-
-
-def end_run():
-    """Delete the list of planned outputs, now that all exist. Say where the results are."""
-    whole = any(job.rule.name.endswith("all") for job in workflow.dag.jobs)
-    with sentence_only():
-        finish(RESULTS, whole=whole)
-    files = " ".join(shlex.quote(str(file)) for file in workflow.configfiles)
-    said = f"results  {RESULTS}/figures" if whole else f"results  {RESULTS}"
-    if whole and "MAKELEVEL" not in os.environ:  # `make reproduce` writes the report itself
-        said += f"\nreport   snakemake --configfile {files} --report {RESULTS}/report.html"
-    print(said, file=sys.stderr, flush=True)
+say_plan()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import os
 import sys
 import tarfile
-import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 from ntktune.artifacts import (
     MODEL_MANIFEST,
+    RESULTS_VARIABLE,
     atomic_path,
     check_model_files,
     damaged,
@@ -23,13 +20,11 @@ from ntktune.artifacts import (
     read_csv,
     read_json,
     read_table,
-    results_of,
     stored_tensors,
 )
 from ntktune.cli import add_command
 from ntktune.errors import UserError, not_there
-from ntktune.unfinished import FOLDER as UNFINISHED
-from ntktune.unfinished import begin, runs, unfinished
+from ntktune.unfinished import begin, finish, unfinished
 
 # Large, or other people's texts and weights: figures and tables are drawn without them.
 LEFT_OUT = (
@@ -39,13 +34,11 @@ LEFT_OUT = (
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
     "state/finetune/*",
-    f"{UNFINISHED}/*",  # one list, of what is missing, is packed in their place
     "kernel/*/tiles/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",
 )
 RECORDS, LOCKS = Path(".snakemake/metadata"), Path(".snakemake/locks")
-FIGURES = (".pdf", ".svg", ".png")
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -65,8 +58,7 @@ def check(args: argparse.Namespace) -> None:
     verified when they are read.
     """
     folder = _study_folder(args.folder)
-    count = _verify(folder, sorted(_files(folder, set())))
-    print(f"{folder}: {count} files, none damaged")
+    print(f"{folder}: {_verify(folder, _files(folder))} files, none damaged")
 
 
 def archive(args: argparse.Namespace) -> None:
@@ -76,19 +68,17 @@ def archive(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out} must end in .tar.gz")
     if Path(args.out).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--out {args.out} would stand in what it packs; choose another folder")
-    files = sorted(_files(folder, set()))
+    finish(args.folder)  # models that stay here are not listed as missing where it is unpacked
+    files = _files(folder)
     kept = [path for path in files if not _left_out(path.relative_to(folder).as_posix())]
     _verify(folder, kept)
     records = [record for record in map(_record, kept) if record.is_file()]
-    missing = sorted(unfinished(args.folder))
     with (
         atomic_path(args.out) as temporary,
         tarfile.open(temporary, "w:gz", compresslevel=6, dereference=True) as packed,
     ):
         for path in [*kept, *records]:
             packed.add(path, filter=_anonymous)
-        if missing:
-            _add_json(packed, folder / UNFINISHED / "archive.json", {"files": missing})
     left = sum(path.stat().st_size for path in set(files) - set(kept))
     size = Path(args.out).stat().st_size
     print(
@@ -96,7 +86,7 @@ def archive(args: argparse.Namespace) -> None:
         f"weights, {left / 1e6:,.0f} MB",
         file=sys.stderr,
     )
-    if missing:
+    if missing := sorted(unfinished(args.folder)):
         print(
             f"warning: the study's last run did not end: {len(missing)} of its files are missing "
             f"({missing[0]}, ...); where the archive is unpacked, they are made first",
@@ -113,6 +103,12 @@ def _study_folder(name: str) -> Path:
             f"--folder {folder} is no study's results: give results/<study>, from the "
             "repository's root, after a run"
         )
+    for lock in LOCKS.glob("*.lock"):
+        if f"{folder}/" in lock.read_text(encoding="utf-8"):
+            raise UserError(
+                f"a Snakemake makes {folder}, or was killed: let it finish, or run snakemake "
+                "--unlock first"
+            )
     return folder
 
 
@@ -126,82 +122,55 @@ def _verify(folder: Path, files: list[Path]) -> int:
     ------
     UserError
         Some are damaged: a line for each. They were set aside, and the next run makes them again,
-        also where nothing else needs them. Or a Snakemake makes them at the moment.
+        also where nothing else needs them.
     """
-    _check_nothing_runs(folder)
-    aside, count = set(), 0
-    try:
-        for path in files:
-            whole = path.parent if path.name == MODEL_MANIFEST else path
-            readings = _readings(path) if _record(whole).is_file() else []
-            count += bool(readings)
-            for about, read in readings:
-                if not about.is_file():  # with another one it was set aside, or somebody removed it
-                    continue
-                try:
-                    with results_of(folder):
-                        read()
-                except UserError as error:
-                    print(error, file=sys.stderr)
-                    aside.add(str(whole if about == path else about))
-    finally:
-        if aside:
-            begin(str(folder), aside)
-    if aside:
-        raise UserError(f"{len(aside)} of {count} files are damaged")
-    return count
+    os.environ[RESULTS_VARIABLE] = str(folder.resolve())
+    # what is damaged is set aside: a table whose sidecar was has no checksum
+    ordered = sorted(files, key=lambda path: path.suffix != ".json")
+    wholes = {path: path.parent if path.name == MODEL_MANIFEST else path for path in ordered}
+    made = [p for p in ordered if p.suffix in READERS and _record(wholes[p]).is_file()]
+    found = 0
+    for path in made:
+        try:
+            READERS[path.suffix](path)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            begin(str(folder), [str(wholes[path])])
+            found += 1
+    if found:
+        raise UserError(f"{found} of {len(made)} files are damaged")
+    return len(made)
 
 
-def _check_nothing_runs(folder: Path) -> None:
-    """Raise UserError if a Snakemake makes the study at the moment."""
-    for run in runs(str(folder)):
-        if run.goes_on:
-            raise UserError(
-                f"a Snakemake (process {run.process}) makes {folder}: let it finish first"
-            )
-        # it cannot be asked; while nobody holds a lock, it has ended
-        if run.goes_on is None and LOCKS.is_dir() and any(LOCKS.iterdir()):
-            raise UserError(
-                f"a Snakemake on {run.machine} makes {folder}, or was killed: let it finish, or "
-                f"remove {run.path}"
-            )
-
-
-def _readings(path: Path) -> list[tuple[Path, Callable[[], object]]]:
-    """Return what a file can be held against: which file is read, and how."""
-    sidecar = path.with_suffix(".json")
+def _check_json(path: Path) -> None:
     if path.name == MODEL_MANIFEST:
-        return [(path, lambda: check_model_files(path.parent, read_json(path).get("files", {})))]
-    if path.suffix in (".csv", *FIGURES):
-        read = read_csv if path.suffix == ".csv" else _check_figure
-        # without its sidecar it has no checksum: a damaged one is not its fault
-        return [
-            (sidecar, lambda: read_json(sidecar)),
-            (path, lambda: sidecar.is_file() and read(path)),
-        ]
-    readers = {".parquet": read_table, ".safetensors": stored_tensors, ".json": read_json}
-    return [(path, lambda: readers[path.suffix](path))] if path.suffix in readers else []
+        check_model_files(path.parent, ["*"])
+    else:
+        read_json(path)
 
 
 def _check_figure(path: Path) -> None:
     sidecar = path.with_suffix(".json")
-    stated = read_json(sidecar).get("files", {}).get(path.name)
-    if stated is not None and file_sha256(path) != stated:
+    stated = read_json(sidecar)["files"].get(path.name) if sidecar.is_file() else None
+    if stated not in (None, file_sha256(path)):
         raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
 
 
-def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder, links followed; hidden ones are left-overs, or tools' own."""
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files(path, seen)
-        elif path.is_file():
-            yield path
+READERS = {
+    ".json": _check_json,
+    ".csv": read_csv,
+    ".parquet": read_table,
+    ".safetensors": stored_tensors,
+} | dict.fromkeys((".pdf", ".svg", ".png"), _check_figure)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder, links followed; hidden ones are tools' own."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _left_out(name: str) -> bool:
@@ -220,10 +189,3 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
-
-
-def _add_json(packed: tarfile.TarFile, path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1).encode()
-    member = tarfile.TarInfo(path.as_posix())
-    member.size, member.mtime = len(text), int(time.time())
-    packed.addfile(member, io.BytesIO(text))
