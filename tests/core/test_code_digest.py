@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ntktune import code_digest as module
+from ntktune.cli.options import command_options
 from ntktune.code_digest import MESSAGES, code_text
 
 SOURCE = Path(module.__file__).parent
@@ -475,10 +476,12 @@ def test_rules_give_every_option_that_has_a_default(file):
     for chapter, verb, words in re.findall(
         r"python -m ntktune (\S+) (\S+)(.*?)\"{3}", file.read_text(), re.DOTALL
     ):
-        verbs = argparse.ArgumentParser().add_subparsers()
+        verbs = argparse.ArgumentParser(prog=f"ntktune {chapter}").add_subparsers()
         importlib.import_module(f"ntktune.cli.{chapter}").add_commands(verbs)
+        configured = command_options(f"{chapter} {verb}") if "{params.options:q}" in words else ()
         for option in verbs.choices[verb]._actions:
             given = any(f"{flag} " in words for flag in option.option_strings)
+            given = given or option.dest in configured
             assert given or option.default in (None, False, [], argparse.SUPPRESS), option
 
 

@@ -151,7 +151,7 @@ def test_precisions_agree(study):
     [
         ({"size": 21}, "a subset of 21 rows is asked for, but the task has 20"),
         ({"learning_rate": 1e30}, "the training diverged; set a learning rate below 1e+30"),
-        ({"patience": 0}, "patience is 0, but must be above 0"),
+        ({"patience": 0}, "--patience is 0: must be at least 1"),
         ({"blocks": 3}, "3 blocks are asked for (model.blocks, --blocks), but this model has 2"),
         ({"tokens": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
     ],

@@ -228,7 +228,7 @@ def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
         (["--label-column", "good"], "holds no score but 'no', 'yes'; for two classes give"),
         (["--label-column", "good", "--classes", "no", "sure"], "has 'sure' in the column good"),
         (["--label-column", "stars", "--rows", "99"], "--rows is 99, but"),
-        (["--label-column", "stars", "--rows", "1"], "; a kernel takes two of them or more"),
+        (["--label-column", "stars", "--rows", "1"], "--rows is 1: must be at least 4"),
         (["--label-column", "good", "--classes", "no", "yes", "so"], "no yes so: give exactly two"),
         (["--label-column", "stars", "--out", "/"], "--out / is a folder"),
         (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),

@@ -380,8 +380,8 @@ def test_overlap_refuses_what_does_not_fit(study, tuned, capsys):
         return capsys.readouterr().err
 
     assert "there are 3 --tables and 2 --subsets" in refused(tables, subsets[:2])
-    assert "both must be 1 or more" in refused(tables, subsets, size=0)
-    assert "both must be 1 or more" in refused(tables, subsets, seeds=0)
+    assert "--size is 0: must be at least 8" in refused(tables, subsets, size=0)
+    assert "--seeds is 0: must be at least 1" in refused(tables, subsets, seeds=0)
     assert "a subset of 99 rows is asked for" in refused(tables, subsets, size=99)
     assert "3 seeds are asked for" in refused(tables, subsets, seeds=3)
     assert "--tables has task 'a' more than once" in refused(tables[:1] * 2, subsets[:1] * 2)
@@ -447,15 +447,15 @@ def test_wrong_files_are_named(study, tuned, capsys):
 @pytest.mark.parametrize(
     ("verb", "changes", "message"),
     [
-        ("add", {"--coefficients": [-1]}, "--coefficients has -1; give numbers of 0 or above"),
-        ("add", {"--coefficients": ["nan"]}, "--coefficients has nan"),
+        ("add", {"--coefficients": [-1]}, "--coefficients has -1.0: must be at least 0"),
+        ("add", {"--coefficients": ["nan"]}, "--coefficients has nan: must be a finite number"),
         ("add", {"--coefficients": [0]}, "has only 0, the pretrained model"),
-        ("negate", {"--validation-rows": [0]}, "--validation-rows is 0; answer 1 or more"),
+        ("negate", {"--validation-rows": [0]}, "--validation-rows is 0: must be at least 2"),
         ("add", {"--tasks": ["a", "a"]}, "--tasks has 'a' more than once"),
         ("add", {"--tasks": ["a"]}, "there are 1 --tasks, 2 --tokens and 2 --subsets"),
         ("add", {"--tasks": ["a", "c"]}, "is of task 'b', which is none of --tasks a c"),
-        ("disentangle", {"--rows": [0]}, "--rows is 0; compare 1 or more"),
-        ("add", {"--batch-tokens": [0]}, "--batch-tokens is 0; give 1 or more"),
+        ("disentangle", {"--rows": [0]}, "--rows is 0: must be at least 1"),
+        ("add", {"--batch-tokens": [0]}, "--batch-tokens is 0: must be at least 1"),
     ],
 )
 def test_sweeps_refuse_what_does_not_fit(study, tuned, capsys, verb, changes, message):

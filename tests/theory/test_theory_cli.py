@@ -104,10 +104,14 @@ def test_a_steep_kernel_takes_small_steps(stopped):
     np.testing.assert_allclose(table["step_size"], [1 / 100, 1 / 400], rtol=1e-6)
 
 
-@pytest.mark.parametrize("factor", ["0", "-1", "1.5", "nan"])
-def test_step_sizes_outside_the_theory(factor, stopped, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [("0", "greater than 0"), ("-1", "greater than 0"), ("1.5", "at most 1"), ("nan", "a finite")],
+)
+def test_step_sizes_outside_the_theory(factor, message, stopped, tmp_path, capsys):
     stopped(draws(), "regression", 1, "--step-size-factor", factor)
-    assert "it must be above 0 and at most 1" in capsys.readouterr().err
+    told = f"--step-size-factor is {float(factor)}: must be {message}"
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "stopping.parquet").exists()
 
 
@@ -147,8 +151,14 @@ def test_the_simulation_is_written_and_does_not_depend_on_the_other_sizes(tmp_pa
     assert alone.equals(errors[errors["n"] == 80].reset_index(drop=True))
 
 
-@pytest.mark.parametrize("flags", [["--sizes", "3"], ["--repeats", "1"]])
-def test_a_simulation_that_is_too_small(flags, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes", "3"], "--sizes has 3: must be at least 4"),
+        (["--repeats", "1"], "--repeats is 1: must be at least 2"),
+    ],
+)
+def test_a_simulation_that_is_too_small(flags, message, tmp_path, capsys):
     assert simulate(tmp_path, *flags) == 1
-    assert "a size needs 4 points or more, and an error bar 2 repeats" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

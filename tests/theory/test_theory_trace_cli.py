@@ -85,7 +85,7 @@ def test_rules_of_every_sample_that_the_kernel_covers(study, task):
     ("flags", "message"),
     [
         (["--sizes", "18", "20"], "covers none of the sizes 18, 20; give smaller ones"),
-        (["--step-size-factor", "2"], "step_size_factor is 2.0; it must be above 0"),
+        (["--step-size-factor", "2"], "--step-size-factor is 2.0: must be at most 1"),
         (["--subsets", "class.json"], "was drawn from data data of class"),
     ],
 )
@@ -131,8 +131,8 @@ def test_a_trace_is_written(study, task, capsys):
     ("flags", "message"),
     [
         (["--seeds", "3"], "--seeds is 3, but "),
-        (["--max-steps", "0"], "--test-rows 6 --max-steps 0: both must be 1 or more"),
-        (["--step-size-factor", "0"], "step_size_factor is 0.0"),
+        (["--max-steps", "0"], "--max-steps is 0: must be at least 1"),
+        (["--step-size-factor", "0"], "--step-size-factor is 0.0: must be greater than 0"),
         (["--task", "class"], "holds task 'score', not 'class'"),
     ],
 )

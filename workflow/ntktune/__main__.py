@@ -69,6 +69,7 @@ def _run(argv: list[str] | None) -> int:
     from ntktune import __version__
     from ntktune.artifacts import unwritable
     from ntktune.cli import CHAPTERS
+    from ntktune.cli.options import check_options
     from ntktune.device import is_out_of_memory
     from ntktune.errors import UserError
 
@@ -100,6 +101,7 @@ def _run(argv: list[str] | None) -> int:
         if not (args._network(args) if callable(args._network) else args._network):
             # read by the Hugging Face libraries when they are imported
             os.environ["HF_HUB_OFFLINE"] = "1"
+        check_options(args, f"{args._chapter} {args._verb}")
         args._run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has gone, as `head` does; nothing is left to say

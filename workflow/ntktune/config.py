@@ -142,14 +142,20 @@ def validated(content: dict, schema_name: str, where: str) -> dict:
         the key, the value, and what would be right.
     """
     spec = schema(schema_name)
-    lines = [f"{where}: {line}" for line in _unfit(content)]
-    if not lines:
-        found = _Validator(spec).iter_errors(content)
-        errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
-        lines = [f"{where}: {line}" for error in errors for line in _mistakes(error)]
+    lines = [f"{where}: {line}" for line in mistakes(content, spec)]
     if lines:
         raise UserError("\n".join(lines))
     return with_defaults(content, spec)
+
+
+def mistakes(content: dict, spec: Mapping) -> list[str]:
+    """Return one line per mistake in ``content``: the key, the value, and what would be right."""
+    lines = list(_unfit(content))
+    if not lines:
+        found = _Validator(spec).iter_errors(content)
+        errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
+        lines = [line for error in errors for line in _mistakes(error)]
+    return lines
 
 
 def task_file(name: str, folders: list[str], key: str = "tasks") -> Path:
@@ -264,8 +270,6 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
                 f"rows; a study needs {least} or more"
             )
         tuning["sizes"] = chosen_sizes(min(counts), smallest)
-    if study["taskvectors"]["size"] is None:
-        study["taskvectors"]["size"] = max(tuning["sizes"])
     return rows
 
 
@@ -294,14 +298,29 @@ def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
     return rows, least
 
 
+def _fill_from_keys(study: dict) -> None:
+    """Put in what null means where other keys of the study say it."""
+    sizes = study["finetune"]["sizes"]
+    for chapter, key, meant in (
+        ("kernel", "learning_rows", max(sizes)),
+        ("finetune", "fixed_size", min(sizes)),
+        ("finetune", "dtype", study["model"]["dtype"]),
+        ("taskvectors", "size", max(sizes)),
+        ("taskvectors", "negated_coefficients", study["taskvectors"]["coefficients"]),
+        ("theory", "size", min(sizes)),
+    ):
+        if study[chapter][key] is None:
+            study[chapter][key] = meant
+
+
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     """Check sample sizes against the numbers of rows that the tasks have."""
     wanted = [
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
-        ("finetune.fixed_size", study["finetune"]["fixed_size"] or 0, study["tasks"]),
+        ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
-        ("theory.size", study["theory"]["size"] or 0, study["theory"]["tasks"]),
+        ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
     ]
     for key, size, tasks in wanted:
         for name in tasks:
@@ -393,7 +412,9 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         for key, names in named.items()
         for name in names
     }
-    _check_rows(study, _fill_from_data(study, where))
+    rows = _fill_from_data(study, where)
+    _fill_from_keys(study)
+    _check_rows(study, rows)
     _check_model_path(study["model"]["source"], where, made=made)
     return study
 
@@ -488,7 +509,7 @@ def merges(tasks: list[str]) -> dict[str, list[str]]:
     return pairs | ({"all": list(tasks)} if len(tasks) > 2 else {})
 
 
-def kernel_bands(study: Mapping[str, Any], learning_rows: int) -> dict[str, int]:
+def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
     """Return in how many bands of rows each file of kernels is computed: name → bands.
 
     ``gram`` has the draws' kernels, ``learning`` those of training subsets with the test rows; of a
@@ -496,7 +517,7 @@ def kernel_bands(study: Mapping[str, Any], learning_rows: int) -> dict[str, int]
     """
     rows = {
         "gram": study["kernel"]["rows"],
-        "learning": learning_rows + (study["finetune"]["test_rows"] or 0),
+        "learning": study["kernel"]["learning_rows"] + (study["finetune"]["test_rows"] or 0),
     }
     return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ntktune.artifacts import RESULTS_VARIABLE
+from ntktune.cli.options import option_words
 from ntktune.config import (
     archive_name,
     kernel_bands,
@@ -46,11 +47,14 @@ def present(names, chapters=(), condition=True, otherwise=""):
     return list(names)
 
 
-def flag(option, value):
-    """An option with its value or values, or nothing where there is none."""
-    if isinstance(value, list):
-        return [option, *value] if value else []
-    return [] if value is None else [option, str(value)]
+def flag(option, files):
+    """An option with its files, or nothing where there are none."""
+    return [option, *files] if files else []
+
+
+def options(command, **changed):
+    """The options that hand a command its part of the configuration."""
+    return option_words(STUDY, command, **changed)
 
 
 # SR26's figures 4-9 are one task each; a study's seventh task and further ones get a name.
@@ -67,7 +71,7 @@ MERGED_PAIRS = [merge for merge in MERGE_TASKS if "+" in merge]
 COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors"]["coefficient"]})
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
-FIXED_SIZE = STUDY["finetune"]["fixed_size"] or min(STUDY["finetune"]["sizes"])
+FIXED_SIZE = STUDY["finetune"]["fixed_size"]
 # What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
 MERGING_TABLES = {
     f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet"
@@ -84,34 +88,17 @@ GPU = int(
     STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu() and not TOO_OLD)
 )
 
-BLOCKS = flag("--blocks", STUDY["model"]["blocks"])
-MAX_TOKENS = flag("--max-tokens", STUDY["model"]["max_tokens"])
-PREFIX = flag("--prefix-token", STUDY["model"]["prefix_token"])
-TEST_ROWS = flag("--test-rows", STUDY["finetune"]["test_rows"])
-EVALUATION = flag("--evaluate-every", STUDY["finetune"]["evaluate_every"])
-PATIENCE = flag("--patience", STUDY["finetune"]["patience"])
-VALIDATION_ROWS = flag("--validation-rows", STUDY["taskvectors"]["validation_rows"])
-# Subsets larger than this are not predicted by the kernel.
-LEARNING_ROWS = STUDY["kernel"]["learning_rows"] or max(STUDY["finetune"]["sizes"])
 LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
 LEARNING_SEEDS *= "kernel" in CHAPTERS
 # Kernels of more rows than a job takes: name of the file -> bands of rows.
-KERNEL_BANDS = {
-    name: count for name, count in kernel_bands(STUDY, LEARNING_ROWS).items() if count > 1
-}
+KERNEL_BANDS = {name: count for name, count in kernel_bands(STUDY).items() if count > 1}
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
 # Sample sizes that the kernel predicts.
-LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= LEARNING_ROWS]
+LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"]["learning_rows"]]
 # Fine-tunings that the theory chapter watches.
 TRACED = STUDY["theory"]["tasks"]
-TRACED_SIZE = STUDY["theory"]["size"] or min(STUDY["finetune"]["sizes"])
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
-NEGATED_COEFFICIENTS = (
-    STUDY["taskvectors"]["negated_coefficients"] or STUDY["taskvectors"]["coefficients"]
-)
-TUNING_DTYPE = STUDY["finetune"]["dtype"] or STUDY["model"]["dtype"]
-CHECKPOINTING = ["--checkpointing"] * STUDY["finetune"]["checkpointing"]
 
 for chapter in ("data", "kernel", "spectrum", "finetune", "theory"):
     present([chapter], [chapter])

@@ -131,15 +131,13 @@ rule tokenize:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.data:tokenize"),
-        max_tokens=MAX_TOKENS,
-        prefix=PREFIX,
+        options=options("data tokenize"),
     shell:
         """
         python -m ntktune data tokenize \
             --table {input.table:q} \
             --model {input.model:q} \
-            {params.max_tokens:q} \
-            {params.prefix:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -164,17 +162,13 @@ rule draws:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.data:draws"),
-        seed=lookup(dpath="seed", within=STUDY),
-        rows=lookup(dpath="kernel/rows", within=STUDY),
-        draws=lookup(dpath="kernel/draws", within=STUDY),
+        options=options("data draws"),
     shell:
         """
         python -m ntktune data draws \
             --tokens {input:q} \
             --task {wildcards.task:q} \
-            --seed {params.seed:q} \
-            --rows {params.rows:q} \
-            --draws {params.draws:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -199,19 +193,13 @@ rule subsets:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.data:subsets"),
-        seed=lookup(dpath="seed", within=STUDY),
-        seeds=lookup(dpath="finetune/seeds", within=STUDY),
-        holdout_fraction=lookup(dpath="finetune/holdout_fraction", within=STUDY),
-        test_rows=TEST_ROWS,
+        options=options("data subsets"),
     shell:
         """
         python -m ntktune data subsets \
             --tokens {input:q} \
             --task {wildcards.task:q} \
-            --seed {params.seed:q} \
-            --seeds {params.seeds:q} \
-            --holdout-fraction {params.holdout_fraction:q} \
-            {params.test_rows:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """

@@ -30,41 +30,19 @@ rule finetune_run:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.finetune:run"),
-        seed=lookup(dpath="seed", within=STUDY),
-        blocks=BLOCKS,
-        dtype=TUNING_DTYPE,
-        device=lookup(dpath="device", within=STUDY),
-        learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
-        weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
-        batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
-        max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
-        evaluation=EVALUATION,
-        patience=PATIENCE,
-        checkpointing=CHECKPOINTING,
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        options=options("finetune run"),
         # none of the outputs, which a failed job loses: a killed one goes on from here
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
     shell:
         """
         python -m ntktune finetune run \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
             --size {wildcards.size:q} \
-            --seed {params.seed:q} \
-            --learning-rate {params.learning_rate:q} \
-            --weight-decay {params.weight_decay:q} \
-            --batch-size {params.batch_size:q} \
-            --max-epochs {params.max_epochs:q} \
-            {params.evaluation:q} \
-            {params.patience:q} \
-            {params.checkpointing:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --dtype {params.dtype:q} \
-            --device {params.device:q} \
             --state {params.state:q} \
+            {params.options:q} \
             --out-metrics {output.metrics:q} \
             --out-history {output.history:q} \
             2>{log:q}
@@ -81,9 +59,13 @@ use rule finetune_run as fixed_epochs with:
     benchmark:
         "<benchmarks>/finetune/{task}/fixed-n{size}.tsv"
     params:
-        max_epochs=lookup(dpath="finetune/fixed_epochs", within=STUDY),
-        evaluation=["--test-history"],
-        patience=[],
+        options=options(
+            "finetune run",
+            max_epochs=STUDY["finetune"]["fixed_epochs"],
+            evaluate_every=None,
+            patience=None,
+        )
+        + ["--test-history"],
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 
@@ -107,23 +89,17 @@ rule baselines:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.finetune:baselines"),
-        blocks=BLOCKS,
-        sizes=lookup(dpath="finetune/sizes", within=STUDY),
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
+        options=options("finetune baselines"),
         kernels=lambda wildcards, input: flag("--kernels", input.kernels),
     shell:
         """
         python -m ntktune finetune baselines \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            --sizes {params.sizes:q} \
             {params.kernels:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """

@@ -35,31 +35,17 @@ rule learning_kernel:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.kernel:learning"),
-        seed=lookup(dpath="seed", within=STUDY),
-        blocks=BLOCKS,
-        dtype=lookup(dpath="model/dtype", within=STUDY),
-        rows=LEARNING_ROWS,
-        seeds=LEARNING_SEEDS,
-        variant=lookup(dpath="kernel/variant", within=STUDY),
-        batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
+        options=options("kernel learning", seeds=LEARNING_SEEDS),
         tile=[],
     shell:
         """
         python -m ntktune kernel learning \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            --rows {params.rows:q} \
-            --seeds {params.seeds:q} \
-            --seed {params.seed:q} \
-            --dtype {params.dtype:q} \
-            --variant {params.variant:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
             {params.tile:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -86,27 +72,17 @@ rule kernel_draws:
         runtime=120,
     params:
         code=digest_of("ntktune.cli.kernel:draws"),
-        seed=lookup(dpath="seed", within=STUDY),
-        blocks=BLOCKS,
-        dtype=lookup(dpath="model/dtype", within=STUDY),
-        variant=lookup(dpath="kernel/variant", within=STUDY),
-        batch_tokens=lookup(dpath="kernel/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
+        options=options("kernel draws"),
         tile=[],
     shell:
         """
         python -m ntktune kernel draws \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --draws {input.draws:q} \
             --task {wildcards.task:q} \
-            --seed {params.seed:q} \
-            --dtype {params.dtype:q} \
-            --variant {params.variant:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
             {params.tile:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """

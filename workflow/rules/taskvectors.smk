@@ -31,42 +31,16 @@ rule tuned_weights:
         runtime=480,
     params:
         code=digest_of("ntktune.cli.taskvectors:tune"),
-        seed=lookup(dpath="seed", within=STUDY),
-        size=lookup(dpath="taskvectors/size", within=STUDY),
-        store=lookup(dpath="taskvectors/store", within=STUDY),
-        blocks=BLOCKS,
-        dtype=TUNING_DTYPE,
-        device=lookup(dpath="device", within=STUDY),
-        learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
-        weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
-        batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
-        max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
-        evaluation=EVALUATION,
-        patience=PATIENCE,
-        checkpointing=CHECKPOINTING,
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        options=options("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
     shell:
         """
         python -m ntktune taskvectors tune \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            --size {params.size:q} \
-            --seed {params.seed:q} \
-            --learning-rate {params.learning_rate:q} \
-            --weight-decay {params.weight_decay:q} \
-            --batch-size {params.batch_size:q} \
-            --max-epochs {params.max_epochs:q} \
-            {params.evaluation:q} \
-            {params.patience:q} \
-            {params.checkpointing:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --dtype {params.dtype:q} \
-            --store {params.store:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out {output.seeds:q} \
             {params.again:q} \
             2>{log:q}
@@ -94,13 +68,13 @@ rule task_vector_cosines:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.taskvectors:cosine"),
-        blocks=BLOCKS,
+        options=options("taskvectors cosine"),
     shell:
         """
         python -m ntktune taskvectors cosine \
             --model {input.model:q} \
-            {params.blocks:q} \
             --weights {input.weights:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -130,15 +104,13 @@ rule text_overlap:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:overlap"),
-        size=lookup(dpath="taskvectors/size", within=STUDY),
-        seeds=lookup(dpath="taskvectors/merged_seeds", within=STUDY),
+        options=options("taskvectors overlap"),
     shell:
         """
         python -m ntktune taskvectors overlap \
             --tables {input.tables:q} \
             --subsets {input.subsets:q} \
-            --size {params.size:q} \
-            --seeds {params.seeds:q} \
+            {params.options:q} \
             --out-counts {output.counts:q} \
             --out-leaked {output.leaked:q} \
             2>{log:q}
@@ -165,25 +137,17 @@ rule taskvectors_add:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:add"),
-        blocks=BLOCKS,
+        options=options("taskvectors add", coefficients=COEFFICIENTS),
         tasks=merged_tasks,
-        coefficients=COEFFICIENTS,
-        validation=VALIDATION_ROWS,
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
     shell:
         """
         python -m ntktune taskvectors add \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tasks {params.tasks:q} \
             --weights {input.weights:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
-            --coefficients {params.coefficients:q} \
-            {params.validation:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -209,25 +173,17 @@ rule taskvectors_negate:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:negate"),
-        blocks=BLOCKS,
+        options=options("taskvectors negate"),
         tasks=negated_tasks,
-        coefficients=NEGATED_COEFFICIENTS,
-        validation=VALIDATION_ROWS,
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
     shell:
         """
         python -m ntktune taskvectors negate \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tasks {params.tasks:q} \
             --weights {input.weights:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
-            --coefficients {params.coefficients:q} \
-            {params.validation:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -253,25 +209,17 @@ rule taskvectors_disentangle:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:disentangle"),
-        blocks=BLOCKS,
+        options=options("taskvectors disentangle"),
         tasks=merged_tasks,
-        grid=lookup(dpath="taskvectors/grid", within=STUDY),
-        rows=lookup(dpath="taskvectors/grid_rows", within=STUDY),
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
-        device=lookup(dpath="device", within=STUDY),
     shell:
         """
         python -m ntktune taskvectors disentangle \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tasks {params.tasks:q} \
             --weights {input.weights:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
-            --grid {params.grid:q} \
-            --rows {params.rows:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
@@ -301,8 +249,7 @@ rule merged_scores:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:score"),
-        coefficient=lookup(dpath="taskvectors/coefficient", within=STUDY),
-        candidates=lookup(dpath="taskvectors/coefficients", within=STUDY),
+        options=options("taskvectors score"),
     shell:
         """
         python -m ntktune taskvectors score \
@@ -310,8 +257,7 @@ rule merged_scores:
             --negated {input.negated:q} \
             --leaked {input.leaked:q} \
             --overlap {input.overlap:q} \
-            --coefficient {params.coefficient:q} \
-            --candidates {params.candidates:q} \
+            {params.options:q} \
             --out-sweep {output.sweep:q} \
             --out-merged {output.merged:q} \
             --out-negated {output.negated:q} \

@@ -30,12 +30,12 @@ rule stopping:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.theory:stopping"),
-        step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
+        options=options("theory stopping"),
     shell:
         """
         python -m ntktune theory stopping \
             --gram {input:q} \
-            --step-size-factor {params.step_size_factor:q} \
+            {params.options:q} \
             --out {output.stopping:q} \
             --out-sensitivity {output.sensitivity:q} \
             2>{log:q}
@@ -60,15 +60,13 @@ rule stopping_rules:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.theory:rules"),
-        step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
-        sizes=LEARNING_SIZES,
+        options=options("theory rules", sizes=LEARNING_SIZES),
     shell:
         """
         python -m ntktune theory rules \
             --kernels {input.kernels:q} \
             --subsets {input.subsets:q} \
-            --sizes {params.sizes:q} \
-            --step-size-factor {params.step_size_factor:q} \
+            {params.options:q} \
             --out-rules {output.rules:q} \
             --out-ridge {output.ridge:q} \
             2>{log:q}
@@ -97,49 +95,15 @@ rule trace:
         runtime=240,
     params:
         code=digest_of("ntktune.cli.theory:trace"),
-        seed=lookup(dpath="seed", within=STUDY),
-        size=TRACED_SIZE,
-        seeds=lookup(dpath="theory/seeds", within=STUDY),
-        test_rows=lookup(dpath="theory/test_rows", within=STUDY),
-        max_steps=lookup(dpath="theory/max_steps", within=STUDY),
-        constant=lookup(dpath="theory/constant", within=STUDY),
-        step_size_factor=lookup(dpath="theory/step_size_factor", within=STUDY),
-        blocks=BLOCKS,
-        dtype=TUNING_DTYPE,
-        device=lookup(dpath="device", within=STUDY),
-        learning_rate=lookup(dpath="finetune/learning_rate", within=STUDY),
-        weight_decay=lookup(dpath="finetune/weight_decay", within=STUDY),
-        batch_size=lookup(dpath="finetune/batch_size", within=STUDY),
-        max_epochs=lookup(dpath="finetune/max_epochs", within=STUDY),
-        evaluation=EVALUATION,
-        patience=PATIENCE,
-        checkpointing=CHECKPOINTING,
-        batch_tokens=lookup(dpath="finetune/batch_tokens", within=STUDY),
+        options=options("theory trace"),
     shell:
         """
         python -m ntktune theory trace \
             --model {input.model:q} \
-            {params.blocks:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            --size {params.size:q} \
-            --seed {params.seed:q} \
-            --seeds {params.seeds:q} \
-            --test-rows {params.test_rows:q} \
-            --max-steps {params.max_steps:q} \
-            --constant {params.constant:q} \
-            --step-size-factor {params.step_size_factor:q} \
-            --learning-rate {params.learning_rate:q} \
-            --weight-decay {params.weight_decay:q} \
-            --batch-size {params.batch_size:q} \
-            --max-epochs {params.max_epochs:q} \
-            {params.evaluation:q} \
-            {params.patience:q} \
-            {params.checkpointing:q} \
-            --batch-tokens {params.batch_tokens:q} \
-            --dtype {params.dtype:q} \
-            --device {params.device:q} \
+            {params.options:q} \
             --out-evaluations {output.evaluations:q} \
             --out-ridge {output.ridge:q} \
             --out-stops {output.stops:q} \
@@ -165,15 +129,11 @@ rule theory_width:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.theory:width"),
-        seed=lookup(dpath="seed", within=STUDY),
-        widths=lookup(dpath="theory/widths", within=STUDY),
-        seeds=lookup(dpath="theory/width_seeds", within=STUDY),
+        options=options("theory width"),
     shell:
         """
         python -m ntktune theory width \
-            --widths {params.widths:q} \
-            --seeds {params.seeds:q} \
-            --seed {params.seed:q} \
+            {params.options:q} \
             --out {output.networks:q} \
             --out-slopes {output.slopes:q} \
             2>{log:q}
@@ -197,15 +157,11 @@ rule theory_simulate:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.theory:simulate"),
-        seed=lookup(dpath="seed", within=STUDY),
-        sizes=lookup(dpath="theory/simulation_sizes", within=STUDY),
-        repeats=lookup(dpath="theory/simulation_repeats", within=STUDY),
+        options=options("theory simulate"),
     shell:
         """
         python -m ntktune theory simulate \
-            --sizes {params.sizes:q} \
-            --repeats {params.repeats:q} \
-            --seed {params.seed:q} \
+            {params.options:q} \
             --out-errors {output.errors:q} \
             --out-radii {output.radii:q} \
             2>{log:q}

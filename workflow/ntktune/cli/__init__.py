@@ -12,6 +12,16 @@ import sys
 import time
 from collections.abc import Callable
 
+# What several commands read: option -> help.
+INPUTS = {
+    "folder": "the study's folder, as results/quickstart; give it from the repository's root",
+    "gram": "the task's gram.safetensors",
+    "model": "folder of the pretrained model",
+    "subsets": "the task's subsets.json",
+    "task": "the task's name",
+    "tokens": "the task's tokens.safetensors",
+}
+
 CHAPTERS = {
     "data": "fetch the model and the tasks, tokenise, draw samples",
     "kernel": "empirical Neural Tangent Kernels of a model on a task",
@@ -28,17 +38,32 @@ def add_command(
     verbs: argparse._SubParsersAction,
     verb: str,
     run: Callable[[argparse.Namespace], None],
-    *,
+    *inputs: str,
     network: bool | Callable[[argparse.Namespace], bool] = False,
+    **files: str,
 ) -> argparse.ArgumentParser:
     """Add one verb to a chapter and return its parser; its help is the function's docstring.
 
-    Only a command with ``network=True``, or whose arguments make ``network`` true, may reach
-    the network; all others run with the hub switched off.
+    Parameters
+    ----------
+    verbs, verb, run
+        The chapter's verbs, the new one's name, and what it runs.
+    inputs
+        Names in ``INPUTS``, options that must be given.
+    network
+        Only a command with True, or whose arguments make this true, may reach the network; all
+        others run with the hub switched off.
+    files
+        The command's own options that must be given, with their help.
     """
+    from ntktune.cli.options import add_options
+
     summary = run.__doc__.strip().splitlines()[0]
     parser = verbs.add_parser(verb, help=summary, description=summary)
     parser.set_defaults(_run=run, _network=network)
+    for name, told in ({name: INPUTS[name] for name in inputs} | files).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", required=True, help=told)
+    add_options(parser, " ".join(parser.prog.split()[-2:]))
     return parser
 
 

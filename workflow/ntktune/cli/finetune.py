@@ -19,7 +19,6 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.resume import Finished
 from ntktune.code_digest import code_digest
-from ntktune.device import DTYPES
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 
@@ -33,83 +32,34 @@ if TYPE_CHECKING:
     from ntktune.models import TextModel
 
 
+# What a fine-tuning reads.
+TRAINED = ("model", "tokens", "subsets", "task")
+
+
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    parser = add_command(verbs, "run", run)
-    add_training_options(parser)
+    parser = add_command(
+        *(verbs, "run", run, *TRAINED),
+        out_metrics="parquet: one row per seed",
+        out_history="parquet: one row per evaluation",
+    )
+    help_ = "labelled examples, the hold-out included"
+    parser.add_argument("--size", type=int, required=True, help=help_)
     help_ = "folder that keeps finished seeds, for the same command after it was killed"
     parser.add_argument("--state", help=help_)
-    parser.add_argument(
-        "--test-history",
-        action="store_true",
-        help="measure the test rows at every evaluation; it changes no step and no choice",
-    )
-    parser.add_argument("--out-metrics", required=True, help="parquet: one row per seed")
-    parser.add_argument("--out-history", required=True, help="parquet: one row per evaluation")
+    help_ = "measure the test rows at every evaluation; it changes no step and no choice"
+    parser.add_argument("--test-history", action="store_true", help=help_)
 
-    parser = add_command(verbs, "plan", plan)
-    parser.add_argument("--config", required=True, help="a study's configuration")
+    parser = add_command(verbs, "plan", plan, config="a study's configuration")
     parser.add_argument("--results", help="its results, for the texts' lengths (default: its own)")
-    parser.add_argument(
-        "--device-name",
-        choices=list(DEVICES),
-        help="count for this GPU (default: this machine's processor)",
-    )
-    parser.add_argument(
-        "--share",
-        type=float,
-        default=0.4,
-        help="share of a named GPU's peak speed that is reached (default: 0.4, a guess)",
-    )
+    help_ = "count for this GPU (default: this machine's processor)"
+    parser.add_argument("--device-name", choices=list(DEVICES), help=help_)
+    help_ = "share of a named GPU's peak speed that is reached (default: 0.4, a guess)"
+    parser.add_argument("--share", type=float, default=0.4, help=help_)
 
-    parser = add_command(verbs, "baselines", baselines)
-    add_model_options(parser)
-    add_task_options(parser)
-    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
+    out = "parquet: one row per method, size and seed"
+    parser = add_command(verbs, "baselines", baselines, *TRAINED, out=out)
     parser.add_argument("--kernels", help="safetensors: kernels of the subsets and the test rows")
-    parser.add_argument("--out", required=True, help="parquet: one row per method, size and seed")
-
-
-def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which task, and which samples of it."""
-    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
-    parser.add_argument("--subsets", required=True, help="the task's subsets.json")
-    parser.add_argument("--task", required=True, help="the task's name")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model is used and where it computes."""
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument(
-        "--batch-tokens", type=int, default=512, help="padded tokens in one pass (default: 512)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-
-
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a fine-tuning: model, task, sample and how to train."""
-    add_model_options(parser)
-    add_task_options(parser)
-    parser.add_argument("--size", type=int, required=True, help="examples, the hold-out included")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    parser.add_argument("--learning-rate", type=float, required=True, help="AdamW's step size")
-    parser.add_argument("--weight-decay", type=float, required=True, help="of matrices only")
-    parser.add_argument("--batch-size", type=int, required=True, help="examples per step")
-    parser.add_argument("--max-epochs", type=int, required=True, help="most passes over the sample")
-    parser.add_argument(
-        "--evaluate-every", type=int, help="steps between hold-out evaluations (default: a pass)"
-    )
-    parser.add_argument(
-        "--patience", type=int, help="stop after so many evaluations without a better one"
-    )
-    what = "of the products (default: float32)"
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=what)
-    parser.add_argument(
-        "--checkpointing",
-        action="store_true",
-        help="keep only the blocks' inputs for the backward pass: less memory, a third more work",
-    )
 
 
 def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Examples, dict]:
@@ -315,14 +265,14 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
     if tuning["fixed_epochs"]:
-        size = tuning["fixed_size"] or min(tuning["sizes"])
+        size = tuning["fixed_size"]
         fixed = {"max_epochs": tuning["fixed_epochs"], "evaluate_every": None, "patience": None}
         found.append((f"fixed epochs, n {size}", study["tasks"], size, tuning["seeds"], fixed))
     if merging["tasks"]:
         size, seeds = merging["size"], merging["seeds"] + (tuning["seeds"] > 1)  # one more sample
         found.append((f"task vectors, n {size}", merging["tasks"], size, seeds, {}))
     if theory["tasks"]:
-        size, seeds = theory["size"] or min(tuning["sizes"]), theory["seeds"]
+        size, seeds = theory["size"], theory["seeds"]
         descent = {"max_epochs": theory["max_steps"], "batch_size": size, "method": "sgd"}
         descent |= {"evaluate_every": 1, "patience": None}
         one_batch = tuning["batch_size"] * study["model"]["max_tokens"]
@@ -353,8 +303,7 @@ def plan(args: argparse.Namespace) -> None:
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
     tuning = study["finetune"]
-    dtype = tuning["dtype"] or study["model"]["dtype"]
-    weights, autocast = training_dtypes(dtype)
+    weights, autocast = training_dtypes(tuning["dtype"])
     names = ("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every")
     names += ("patience", "batch_tokens", "checkpointing")
     settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
@@ -383,7 +332,7 @@ def plan(args: argparse.Namespace) -> None:
     every = [cost for _, _, costs in trainings for cost in costs]
     largest = max((cost.largest for cost in every), key=lambda p: p[0] * p[1])
     held = memory(shape, largest, rows, settings, weights.itemsize)
-    precision = "bfloat16 products of float32 weights" if autocast else dtype
+    precision = "bfloat16 products of float32 weights" if autocast else tuning["dtype"]
     print(f"study {study['study']}: {study['model']['name']}, {precision}")
     if unknown:
         print(

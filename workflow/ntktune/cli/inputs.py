@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# Help of --max-tokens.
-MAX_TOKENS = "cut longer rows (default: as many tokens as the model has positions for, at most 512)"
 # What files of tokens, and of samples of rows, hold.
 TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
 SUBSET_KEYS = ("seeds", "test", "holdout_fraction")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ntktune.artifacts import Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
-    MAX_TOKENS,
     TOKEN_TENSORS,
     check_names,
     check_tokens,
@@ -19,7 +18,6 @@ from ntktune.cli.inputs import (
     read_samples,
 )
 from ntktune.cli.model_option import add_model, from_hub, located_model
-from ntktune.device import DTYPES
 from ntktune.errors import UserError, not_there
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
     import torch
 
-# Those of ntktune.kernel.products, whose import takes seconds.
-VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
 FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
@@ -39,26 +35,38 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     from ntktune.cli import kernel_tiles
 
     kernel_tiles.add_commands(verbs)
-    parser = add_command(verbs, "draws", draws)
-    add_study_options(parser)
-    parser.add_argument("--draws", required=True, help="the task's draws.json")
-    add_tile(parser)
-    add_computing_options(parser)
-
-    parser = add_command(verbs, "learning", learning)
-    add_study_options(parser)
-    parser.add_argument("--subsets", required=True, help="the task's subsets.json")
-    parser.add_argument("--rows", type=int, required=True, help="size of the largest subset")
-    parser.add_argument(
-        "--seeds", type=int, required=True, help="of how many seeds, from the first"
+    out = "safetensors: kernels, outputs and labels"
+    study = ("model", "tokens", "task")
+    tile = {"nargs": 3, "type": int, "metavar": ("I", "J", "BANDS")}
+    tile["help"] = (
+        "only band I of the rows with band J, of so many bands, counted from 0; `kernel gather` "
+        "puts them together (default: the whole)"
     )
-    add_tile(parser)
-    add_computing_options(parser)
+    parser = add_command(verbs, "draws", draws, *study, draws="the task's draws.json", out=out)
+    parser.add_argument("--tile", **tile)
+    parser = add_command(verbs, "learning", learning, *study, "subsets", out=out)
+    parser.add_argument("--tile", **tile)
+    _add_gram(verbs, out)
+    parser = add_command(verbs, "plan", plan, network=from_hub)
+    add_model(parser, "model folder, of which config.json is enough")
+    parser.add_argument("--examples", type=int, default=100, help="N (default: 100)")
+    parser.add_argument(
+        "--lengths",
+        nargs=2,
+        type=int,
+        default=[10, 64],
+        metavar=("SHORTEST", "LONGEST"),
+        help="tokens per text, evenly spread (default: 10 64)",
+    )
+    parser.add_argument(
+        "--tflops", type=float, help="speed of the device (default: measured here, in a second)"
+    )
 
-    parser = add_command(verbs, "gram", of_file, network=from_hub)
+
+def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
+    data = "csv, tsv, json, jsonl or parquet file"
+    parser = add_command(verbs, "gram", of_file, network=from_hub, data=data, out=out)
     add_model(parser)
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--data", required=True, help="csv, tsv, json, jsonl or parquet file")
     parser.add_argument("--text-column", default="text", help="the texts (default: text)")
     parser.add_argument("--second-text-column", help="the second texts, of a task on pairs")
     parser.add_argument("--label-column", default="label", help="the labels (default: label)")
@@ -79,64 +87,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         help="use the language model's own head, at the first tokens of these two words as the "
         "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
     )
-    parser.add_argument("--prefix-token", help="a token to put first, as <|endoftext|>")
-    parser.add_argument("--max-tokens", type=int, help=MAX_TOKENS)
-    parser.add_argument(
-        "--rows", type=int, help="rows drawn at random (default: 100, or all of a smaller file)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the rows and the head (default: 0)")
-    add_computing_options(parser)
-
-    parser = add_command(verbs, "plan", plan, network=from_hub)
-    add_model(parser, "model folder, of which config.json is enough")
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--examples", type=int, default=100, help="N (default: 100)")
-    parser.add_argument(
-        "--lengths",
-        nargs=2,
-        type=int,
-        default=[10, 64],
-        metavar=("SHORTEST", "LONGEST"),
-        help="tokens per text, evenly spread (default: 10 64)",
-    )
-    parser.add_argument(
-        "--tflops", type=float, help="speed of the device (default: measured here, in a second)"
-    )
-
-
-def add_study_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model, and which task of the study."""
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
-    parser.add_argument("--blocks", type=int, help="keep the first blocks only (default: all)")
-    parser.add_argument("--tokens", required=True, help="the task's tokens.safetensors")
-    parser.add_argument("--task", required=True, help="the task's name")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
-
-
-def add_tile(parser: argparse.ArgumentParser) -> None:
-    """Add the option that asks for a part of the kernels."""
-    parser.add_argument(
-        "--tile",
-        nargs=3,
-        type=int,
-        metavar=("I", "J", "BANDS"),
-        help="only band I of the rows with band J, of so many bands, counted from 0; `kernel "
-        "gather` puts them together (default: the whole)",
-    )
-
-
-def add_computing_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how kernels are computed, and where they go."""
-    parser.add_argument(
-        "--variant", choices=VARIANTS, default="sgd", help="of the kernel (default: sgd)"
-    )
-    what = "of the network (default: float32)"
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=what)
-    parser.add_argument(
-        "--batch-tokens", type=int, default=1024, help="padded tokens in one pass (default: 1024)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--out", required=True, help="safetensors: kernels, outputs and labels")
 
 
 def _checked_inputs(
@@ -403,8 +353,6 @@ def _compute(
     from ntktune.seeds import integer_seed
 
     # what only the engine or the end would find, before a large model is loaded
-    if args.batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {args.batch_tokens}; a pass needs 1 or more")
     tile = getattr(args, "tile", None)
     left, right = _bands(tile, len(rows[0]))
     if Path(args.out).is_dir():

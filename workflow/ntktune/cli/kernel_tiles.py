@@ -24,10 +24,9 @@ SHARED = (
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs."""
-    parser = add_command(verbs, "gather", gather)
+    parser = add_command(verbs, "gather", gather, out="safetensors: kernels, outputs and labels")
     what = "all tiles of one file of kernels, in any order, or the folder that they alone are in"
     parser.add_argument("--tiles", required=True, nargs="+", metavar="FILE", help=what)
-    parser.add_argument("--out", required=True, help="safetensors: kernels, outputs and labels")
 
 
 def gather(args: argparse.Namespace) -> None:

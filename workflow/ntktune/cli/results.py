@@ -43,12 +43,8 @@ RECORDS, LOCKS = Path(".snakemake/metadata"), Path(".snakemake/locks")
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs."""
-    what = "the study's folder, as results/quickstart; give it from the repository's root"
-    parser = add_command(verbs, "check", check)
-    parser.add_argument("--folder", required=True, help=what)
-    parser = add_command(verbs, "archive", archive)
-    parser.add_argument("--folder", required=True, help=what)
-    parser.add_argument("--out", required=True, help="the archive (.tar.gz)")
+    add_command(verbs, "check", check, "folder")
+    add_command(verbs, "archive", archive, "folder", out="the archive (.tar.gz)")
 
 
 def check(args: argparse.Namespace) -> None:

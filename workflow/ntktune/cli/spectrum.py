@@ -12,11 +12,12 @@ from ntktune.cli.inputs import read_kernels
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    parser = add_command(verbs, "fit", fit)
-    parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
-    parser.add_argument("--out-eigenvalues", required=True, help="parquet: draw, k, eigenvalue")
-    parser.add_argument("--out-fits", required=True, help="parquet: one row per draw and range")
-    parser.add_argument("--out-summary", required=True, help="JSON: the decay over the draws")
+    add_command(
+        *(verbs, "fit", fit, "gram"),
+        out_eigenvalues="parquet: draw, k, eigenvalue",
+        out_fits="parquet: one row per draw and range",
+        out_summary="JSON: the decay over the draws",
+    )
 
 
 def fit(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from ntktune.artifacts import (
     write_tensors,
 )
 from ntktune.cli import Progress, add_command
-from ntktune.cli.finetune import add_training_options, read_cell, repeats
+from ntktune.cli.finetune import TRAINED, read_cell, repeats
 from ntktune.cli.inputs import model_facts
 from ntktune.cli.model_option import add_model, from_hub, study_model
 from ntktune.cli.tuned_files import AGAIN, BACKBONE, VECTOR, pretrained_weights, read_tuned
@@ -30,40 +30,22 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     from ntktune.cli import taskvectors_sweeps
 
     taskvectors_sweeps.add_commands(verbs)
-    parser = add_command(verbs, "tune", tune)
-    add_training_options(parser)
-    parser.add_argument(
-        "--store",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="keep the fine-tuned weights, or half as large the task vector in bfloat16",
-    )
+    parser = add_command(verbs, "tune", tune, *TRAINED)
     what = "safetensors: the weights of seed 0, 1, ..."
     parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
     what = "safetensors: the same with head and order of seed 0, on the sample of seed 1"
     parser.add_argument("--out-again", metavar="FILE", help=what)
 
-    parser = add_command(verbs, "cosine", cosine)
-    parser.add_argument("--model", required=True, help="folder of the pretrained model")
-    _add_tuned(parser)
-    parser.add_argument("--out", required=True, help="parquet: a row per pair and group of layers")
-
-    parser = add_command(verbs, "export", export, network=from_hub)
+    weights = {"nargs": "*", "default": [], "metavar": "FILE", "help": "fine-tuned weights"}
+    out = "parquet: a row per pair and group of layers"
+    parser = add_command(verbs, "cosine", cosine, "model", out=out)
+    parser.add_argument("--weights", **weights)
+    out = "a folder in Hugging Face format, without a head"
+    parser = add_command(verbs, "export", export, network=from_hub, out=out)
     add_model(parser, "folder of the pretrained model")
-    _add_tuned(parser)
-    parser.add_argument(
-        "--coefficients", nargs="+", type=float, help="one for each file (default: 1 each)"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="Hugging Face format, without a head"
-    )
-
-
-def _add_tuned(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name weights that were fine-tuned from a model."""
-    parser.add_argument("--blocks", type=int, help="the blocks that were kept (default: all)")
-    help_ = "fine-tuned weights"
-    parser.add_argument("--weights", nargs="*", default=[], metavar="FILE", help=help_)
+    parser.add_argument("--weights", **weights)
+    help_ = "one for each file (default: 1 each)"
+    parser.add_argument("--coefficients", nargs="+", type=float, help=help_)
 
 
 def tune(args: argparse.Namespace) -> None:

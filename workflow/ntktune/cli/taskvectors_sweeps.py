@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import Record, StoredTensor, read_table, write_table
 from ntktune.cli import Progress, add_command
-from ntktune.cli.finetune import add_model_options, read_examples
+from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import check_names, model_facts, read_samples
 from ntktune.cli.tuned_files import AGAIN, Tuned, read_tuned
 from ntktune.errors import UserError
@@ -29,59 +28,45 @@ LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": in
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add these verbs to the chapter."""
-    parser = add_command(verbs, "overlap", overlap)
-    for name, what in (("tables", "texts"), ("subsets", "samples")):
-        help_ = f"the tasks' {what}, in the same order"
-        parser.add_argument(f"--{name}", required=True, nargs="+", metavar="FILE", help=help_)
-    parser.add_argument("--size", type=int, required=True, help="examples that are trained on")
-    parser.add_argument("--seeds", type=int, required=True, help="samples of each task")
-    parser.add_argument("--out-counts", required=True, help="parquet: a row per pair and seed")
-    parser.add_argument("--out-leaked", required=True, help="parquet: a row per shared test row")
+    parser = add_command(
+        *(verbs, "overlap", overlap),
+        out_counts="parquet: a row per pair and seed",
+        out_leaked="parquet: a row per shared test row",
+    )
+    _add_files(parser, tables="the tasks' texts", subsets="the tasks' samples, in the same order")
 
     for run, help_ in (
         (add, "the tasks to merge"),
         (negate, "the task to negate, then the control tasks"),
         (disentangle, "the two tasks"),
     ):
-        parser = add_command(verbs, run.__name__, run)
-        add_model_options(parser)
+        parser = add_command(verbs, run.__name__, run, "model", out="parquet: the answers")
         parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help=help_)
-        help_ = "fine-tuned weights of these tasks, any number of seeds each"
-        parser.add_argument("--weights", nargs="+", required=True, metavar="FILE", help=help_)
-        for name in ("tokens", "subsets"):
-            help_ = f"the tasks' {name}, in their order"
-            parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help=help_)
-        if run is disentangle:
-            help_ = "coefficients tried for both task vectors"
-            parser.add_argument("--grid", nargs="+", type=float, required=True, help=help_)
-            help_ = "most test rows that are compared, of each task"
-            parser.add_argument("--rows", type=int, required=True, help=help_)
-        else:
-            help_ = "coefficients λ that multiply the task vectors"
-            parser.add_argument("--coefficients", nargs="+", type=float, required=True, help=help_)
-            help_ = "most hold-out rows that are evaluated, of each task (default: all)"
-            parser.add_argument("--validation-rows", type=int, help=help_)
-        parser.add_argument("--out", required=True, metavar="FILE", help="parquet: the answers")
+        _add_files(
+            parser,
+            weights="fine-tuned weights of these tasks, any number of seeds each",
+            tokens="the tasks' tokens, in their order",
+            subsets="the tasks' subsets, in their order",
+        )
 
-    parser = add_command(verbs, "score", score)
-    for name in ("added", "negated"):
-        help_ = f"answers of {name.replace('added', 'merged')} models, one file each"
-        parser.add_argument(f"--{name}", nargs="+", required=True, metavar="FILE", help=help_)
-    for name, help_ in (
-        ("leaked", "rows whose text another task was trained on (leaked.parquet)"),
-        ("overlap", "how many those are (overlap.parquet)"),
-    ):
-        parser.add_argument(f"--{name}", required=True, metavar="FILE", help=help_)
-    parser.add_argument("--coefficient", type=float, required=True, help="the fixed coefficient")
-    help_ = "coefficients among which validation rows choose"
-    parser.add_argument("--candidates", nargs="+", type=float, required=True, help=help_)
-    for name, help_ in (
-        ("sweep", "scores of merged models at every coefficient"),
-        ("merged", "scores at the fixed and at the chosen coefficient"),
-        ("negated", "scores of negated models"),
-    ):
-        what = f"parquet: {help_}"
-        parser.add_argument(f"--out-{name}", required=True, metavar="FILE", help=what)
+    parser = add_command(
+        *(verbs, "score", score),
+        leaked="rows whose text another task was trained on (leaked.parquet)",
+        overlap="how many those are (overlap.parquet)",
+        out_sweep="parquet: scores of merged models at every coefficient",
+        out_merged="parquet: scores at the fixed and at the chosen coefficient",
+        out_negated="parquet: scores of negated models",
+    )
+    _add_files(
+        parser,
+        added="answers of merged models, one file each",
+        negated="answers of negated models, one file each",
+    )
+
+
+def _add_files(parser: argparse.ArgumentParser, **files: str) -> None:
+    for name, help_ in files.items():
+        parser.add_argument(f"--{name}", required=True, nargs="+", metavar="FILE", help=help_)
 
 
 @dataclass(frozen=True)
@@ -130,8 +115,6 @@ def overlap(args: argparse.Namespace) -> None:
             f"there are {len(args.tables)} --tables and {len(args.subsets)} --subsets; give one of "
             "each per task, in the same order"
         )
-    if args.seeds < 1 or args.size < 1:
-        raise UserError(f"--seeds {args.seeds} --size {args.size}: both must be 1 or more")
     texts, samples = {}, {}
     for path, subsets in zip(args.tables, args.subsets, strict=True):
         table, facts = read_table(path)
@@ -201,8 +184,6 @@ def _swept(args: argparse.Namespace, command: str) -> Sweep:
             f"{len(args.subsets)} --subsets; give one of each per task, in the same order"
         )
     device, model_is = select_device(args.device), model_facts(args.model)
-    if args.batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {args.batch_tokens}; give 1 or more")
     base, tuned_files = read_tuned(args.weights, args.model, args.blocks)
     files = {(tuned.task, tuned.run): tuned for tuned in tuned_files}
     strange = [tuned for (task, _), tuned in files.items() if task not in args.tasks]
@@ -231,8 +212,6 @@ def _swept(args: argparse.Namespace, command: str) -> Sweep:
             holdouts[task, run] = _holdout(files[task, run], *read[task], tokens_facts, subsets)
 
     most = getattr(args, "validation_rows", None)
-    if most is not None and most < 1:
-        raise UserError(f"--validation-rows is {most}; answer 1 or more")
 
     def tuned_task(tuned: Tuned) -> TunedTask:
         examples, subsets = read[tuned.task]
@@ -299,11 +278,8 @@ def _coefficients(args: argparse.Namespace) -> list[float]:
     Raises
     ------
     UserError
-        One is negative or not finite, or none is above 0.
+        None is above 0.
     """
-    odd = [c for c in args.coefficients if c < 0 or not math.isfinite(c)]
-    if odd:
-        raise UserError(f"--coefficients has {odd[0]:g}; give numbers of 0 or above")
     found = sorted({c for c in args.coefficients if c})
     if not found:
         raise UserError("--coefficients has only 0, the pretrained model; give others")
@@ -370,8 +346,6 @@ def disentangle(args: argparse.Namespace) -> None:
 
     if len(args.tasks) != 2:
         raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
-    if args.rows < 1:
-        raise UserError(f"--rows is {args.rows}; compare 1 or more")
     sweep = _swept(args, "disentangle")
     steps = evaluations(args.grid)
     progress, found = Progress(f"disentangling {' and '.join(args.tasks)}", steps * sweep.count), []

@@ -10,56 +10,31 @@ from ntktune.cli import add_command
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    from ntktune.cli.finetune import add_training_options
+    from ntktune.cli.finetune import TRAINED
 
-    parser = add_command(verbs, "stopping", stopping)
-    parser.add_argument("--gram", required=True, help="the task's gram.safetensors")
-    _add_step_size(parser)
-    parser.add_argument("--out", required=True, help="parquet: one row per draw")
+    parser = add_command(verbs, "stopping", stopping, "gram", out="parquet: one row per draw")
     parser.add_argument("--out-sensitivity", help="parquet: by estimate of noise and radius")
-
-    parser = add_command(verbs, "rules", rules)
-    parser.add_argument("--kernels", required=True, help="the task's learning.safetensors")
-    parser.add_argument("--subsets", required=True, help="the task's subsets.json")
-    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
-    _add_step_size(parser)
-    parser.add_argument("--out-rules", required=True, help="parquet: one row per seed, n and rule")
-    parser.add_argument("--out-ridge", required=True, help="parquet: descent beside ridge")
-
-    parser = add_command(verbs, "trace", trace)
-    add_training_options(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="seeds that are watched (default: 1)")
-    parser.add_argument("--test-rows", type=int, required=True, help="most test rows that are used")
-    parser.add_argument("--max-steps", type=int, required=True, help="steps of gradient descent")
-    _add_step_size(parser)
-    parser.add_argument(
-        "--constant", type=float, default=1.0, help="C of the stopping time T_op (default: 1)"
+    add_command(
+        *(verbs, "rules", rules, "subsets"),
+        kernels="the task's learning.safetensors",
+        out_rules="parquet: one row per seed, n and rule",
+        out_ridge="parquet: descent beside ridge",
     )
-    parser.add_argument("--out-evaluations", required=True, help="parquet: a row per evaluation")
-    parser.add_argument("--out-ridge", required=True, help="parquet: networks at ridge solutions")
-    parser.add_argument("--out-stops", required=True, help="parquet: one row per seed")
-
-    parser = add_command(verbs, "width", width)
-    parser.add_argument("--widths", nargs="+", type=int, required=True, help="their widths")
-    parser.add_argument("--seeds", type=int, required=True, help="networks per width")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    parser.add_argument("--out", required=True, help="parquet: a row per width, seed and phase")
-    parser.add_argument("--out-slopes", required=True, help="parquet: fitted slopes")
-
-    parser = add_command(verbs, "simulate", simulate)
-    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sample sizes")
-    parser.add_argument("--repeats", type=int, required=True, help="draws of the noise")
-    parser.add_argument("--seed", type=int, required=True, help="the study's root seed")
-    parser.add_argument("--out-errors", required=True, help="parquet: one row per size and rule")
-    parser.add_argument("--out-radii", required=True, help="parquet: one row per decay exponent")
-
-
-def _add_step_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--step-size-factor",
-        type=float,
-        default=1.0,
-        help="step size over min(1, 1/λ1), the largest that the theory allows (default: 1)",
+    add_command(
+        *(verbs, "trace", trace, *TRAINED),
+        out_evaluations="parquet: a row per evaluation",
+        out_ridge="parquet: networks at ridge solutions",
+        out_stops="parquet: one row per seed",
+    )
+    add_command(
+        *(verbs, "width", width),
+        out="parquet: a row per width, seed and phase",
+        out_slopes="parquet: fitted slopes",
+    )
+    add_command(
+        *(verbs, "simulate", simulate),
+        out_errors="parquet: one row per size and rule",
+        out_radii="parquet: one row per decay exponent",
     )
 
 
@@ -68,16 +43,10 @@ def simulate(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
-    from ntktune.errors import UserError
     from ntktune.seeds import generator
     from ntktune.theory.simulation import DECAYS, RADIUS_SIZES, radius_rows, simulated_rows
 
     record = Record("ntktune.cli.theory:simulate", args)
-    if min(args.sizes) < 4 or args.repeats < 2:
-        raise UserError(
-            f"--sizes {min(args.sizes)} --repeats {args.repeats}: a size needs 4 points or more, "
-            "and an error bar 2 repeats"
-        )
     progress = Progress("simulation", sum(n**2 for n in args.sizes))
     rows, done = [], 0
     for n in args.sizes:
@@ -100,8 +69,6 @@ def rules(args: argparse.Namespace) -> None:
     from ntktune.theory.rules import four_rules, learning_problem
 
     record = Record("ntktune.cli.theory:rules", args)
-    if min(args.sizes) < 1 or len(set(args.sizes)) < len(args.sizes):
-        raise UserError(f"--sizes {' '.join(map(str, args.sizes))}: give each once, 1 or more")
     names = ("kernel", "outputs", "label", "label_noise", "row")
     tensors, facts = read_kernels(args.kernels, names)
     subsets = read_samples(args.subsets, args.kernels, facts)
@@ -144,21 +111,15 @@ def trace(args: argparse.Namespace) -> None:
     from ntktune.cli import Progress
     from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.errors import UserError
-    from ntktune.theory.descent import theory_step_size
     from ntktune.theory.trace import watched_seed
 
     record = Record("ntktune.cli.theory:trace", args)
     cell = read_cell(args)
     there = len(cell.subsets["seeds"])
-    if not 1 <= args.seeds <= there:
+    if args.seeds > there:
         raise UserError(
             f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
         )
-    if args.test_rows < 1 or args.max_steps < 1:
-        raise UserError(
-            f"--test-rows {args.test_rows} --max-steps {args.max_steps}: both must be 1 or more"
-        )
-    theory_step_size(1.0, args.step_size_factor)  # refused before the model is loaded
     model = pretrained_model(args, cell)
     progress = Progress(f"watching {args.task}, n={args.size}", args.seeds)
     evaluations, ridge, stops = [], [], []
@@ -194,16 +155,10 @@ def width(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
-    from ntktune.errors import UserError
     from ntktune.seeds import generator
     from ntktune.theory.width import width_rows, width_slopes
 
     record = Record("ntktune.cli.theory:width", args)
-    if len(set(args.widths)) < max(2, len(args.widths)) or args.seeds * len(args.widths) < 3:
-        raise UserError(
-            f"--widths {' '.join(map(str, args.widths))} --seeds {args.seeds}: a slope needs two "
-            "different widths, each given once, and three networks in all"
-        )
     progress = Progress("width study", args.seeds * sum(n**2 for n in args.widths))
     found = width_rows(
         args.widths,

@@ -1,0 +1,140 @@
+"""Options of commands come from the configuration's schema alone."""
+
+import argparse
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from ntktune import config
+from ntktune.__main__ import main
+from ntktune.cli import CHAPTERS, finetune
+from ntktune.cli.options import COMMANDS, OVERRIDES, command_options, declaration, option_words
+from ntktune.config import schema
+
+RULES = Path(__file__).parents[2] / "workflow/rules"
+
+
+def keys(spec=None, path=""):
+    """Yield the keys of the configuration that have no keys themselves."""
+    for name, inner in (spec or schema("config"))["properties"].items():
+        if "properties" in inner and name != "source":
+            yield from keys(inner, f"{path}{name}.")
+        else:
+            yield path + name
+
+
+@pytest.fixture(scope="module")
+def parsers():
+    """Return each command's parser."""
+    found = {}
+    for chapter in CHAPTERS:
+        verbs = argparse.ArgumentParser(prog=f"ntktune {chapter}").add_subparsers()
+        importlib.import_module(f"ntktune.cli.{chapter}").add_commands(verbs)
+        found |= {f"{chapter} {verb}": parser for verb, parser in verbs.choices.items()}
+    return found
+
+
+def test_every_key_is_an_option_of_a_command_or_read_by_the_rules():
+    options = {key for command in COMMANDS for key, _ in command_options(command).values()}
+    rules = "".join(path.read_text() for path in RULES.glob("*.smk"))
+    # where the package reads what no rule does
+    elsewhere = {"task_folders": config, "model.architecture": finetune, "kernel.tile_rows": config}
+    for key in set(keys()) - options:
+        if key.startswith("figures."):
+            continue  # tested with the figures
+        name = key.rpartition(".")[2]
+        text = inspect.getsource(elsewhere[key]) if key in elsewhere else rules
+        assert re.search(rf"(\[|/)['\"]?{name}['\"]", text), key
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_is_as_the_schema_declares_it(parsers, command):
+    actions = {action.dest: action for action in parsers[command]._actions}
+    for name, (key, _) in command_options(command).items():
+        action, spec = actions[name], declaration(key)
+        changed = OVERRIDES.get(f"{command} {name}", OVERRIDES.get(key, {}))
+        assert action.help, (command, name)
+        # what can be null is null if it is left out
+        types = spec.get("type", ())
+        nullable = "null" in types if isinstance(types, list) else False
+        wanted = None if nullable else spec["default"]
+        assert action.default == changed.get("default", wanted), (command, name)
+        assert not action.required or changed, (command, name)
+
+
+def test_only_what_is_declared_is_overridden():
+    used = {key for command in COMMANDS for key, _ in command_options(command).values()}
+    used |= {f"{command} {name}" for command in COMMANDS for name in command_options(command)}
+    assert set(OVERRIDES) <= used
+
+
+TRACE = (
+    *("--model", "m", "--tokens", "t", "--subsets", "s", "--task", "a", "--size", "8"),
+    *("--out-evaluations", "e", "--out-ridge", "r", "--out-stops", "o"),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning-rate", "0"], "--learning-rate is 0.0: must be greater than 0"),
+        (["--step-size-factor", "1.5"], "--step-size-factor is 1.5: must be at most 1"),
+        (["--constant", "nan"], "--constant is nan: must be a finite number"),
+        (["--size", "7"], "--size is 7: must be at least 8"),
+        (["--blocks", "0", "--test-rows", "1"], "--blocks is 0: must be at least 1; --test-rows"),
+    ],
+)
+def test_a_limit_is_told_in_one_line_before_any_file_is_read(words, message, capsys):
+    assert main(["theory", "trace", *TRACE, *words]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"ntktune theory trace: error: {message}")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sizes", "3", "80"], "--sizes has 3: must be at least 4"),
+        (["--sizes", "20", "20"], "--sizes is [20, 20]: an entry stands there twice"),
+    ],
+)
+def test_a_limit_of_a_list_is_told(words, message, capsys):
+    assert main(["theory", "simulate", *words, "--out-errors", "e", "--out-radii", "r"]) == 1
+    assert capsys.readouterr().err == f"ntktune theory simulate: error: {message}\n"
+
+
+def test_rules_hand_over_a_commands_keys_and_no_others():
+    class Study(dict):
+        """A configuration that notes what is read."""
+
+        def __getitem__(self, name):
+            read.append(name)
+            return super().__getitem__(name)
+
+    read = []
+    tuning = {"seeds": 3, "holdout_fraction": 0.25, "test_rows": None, "patience": 5}
+    study = Study(seed=1, finetune=Study(tuning))
+    words = ["--seed", "1", "--seeds", "3", "--holdout-fraction", "0.25"]
+    assert option_words(study, "data subsets") == words
+    assert set(read) == {"seed", "finetune", "seeds", "holdout_fraction", "test_rows"}
+    assert option_words(study, "data subsets", test_rows=9, seeds=None) == [
+        *("--seed", "1", "--holdout-fraction", "0.25", "--test-rows", "9")
+    ]
+    with pytest.raises(KeyError, match="data subsets has no options row"):
+        option_words(study, "data subsets", row=1)
+
+
+def test_a_list_is_many_words_and_true_a_bare_flag():
+    study = {"taskvectors": {"coefficient": 1.0, "coefficients": [0, 0.5]}}
+    words = ["--coefficient", "1.0", "--candidates", "0", "0.5"]
+    assert option_words(study, "taskvectors score") == words
+    keys = [key for key, _ in command_options("finetune run").values()]
+    study = {"seed": 1, "device": "cpu", "finetune": {}, "model": {"blocks": None}}
+    study["finetune"] = {key.split(".")[1]: None for key in keys if key.startswith("finetune")}
+    for checkpointing in (True, False):
+        study["finetune"]["checkpointing"] = checkpointing
+        words = ["--seed", "1", *["--checkpointing"] * checkpointing, "--device", "cpu"]
+        assert option_words(study, "finetune run") == words

@@ -1,0 +1,193 @@
+"""Options of commands that are keys of a study's configuration.
+
+The schema declares a key: type, limits, default, and a description, which is the option's help.
+``COMMANDS`` lists the keys that each command takes. From both come the command line's options,
+their checks, and the words that the rules hand to a command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ntktune.device import DTYPES
+from ntktune.errors import UserError
+
+_PASSES = ("model.blocks", "finetune.batch_tokens", "device")
+_KERNELS = (
+    "seed",
+    "model.blocks",
+    "model.dtype",
+    "kernel.variant",
+    "kernel.batch_tokens",
+    "device",
+)
+_TRAINING = (
+    *("seed", "finetune.learning_rate", "finetune.weight_decay", "finetune.batch_size"),
+    *("finetune.max_epochs", "finetune.evaluate_every", "finetune.patience", "finetune.dtype"),
+    *("finetune.checkpointing", *_PASSES),
+)
+# Command -> its keys. The option is named for the key's last word, or as stands before "=".
+COMMANDS = {
+    "data tokenize": ("model.max_tokens", "model.prefix_token"),
+    "data draws": ("seed", "kernel.rows", "kernel.draws"),
+    "data subsets": (
+        *("seed", "finetune.seeds", "finetune.holdout_fraction", "finetune.test_rows"),
+    ),
+    "kernel draws": _KERNELS,
+    "kernel learning": ("rows=kernel.learning_rows", "seeds=kernel.learning_seeds", *_KERNELS),
+    "kernel gram": ("kernel.rows", "model.max_tokens", "model.prefix_token", *_KERNELS),
+    "kernel plan": ("model.blocks",),
+    "finetune run": _TRAINING,
+    "finetune baselines": ("finetune.sizes", *_PASSES),
+    "taskvectors tune": ("taskvectors.size", "taskvectors.store", *_TRAINING),
+    "taskvectors cosine": ("model.blocks",),
+    "taskvectors export": ("model.blocks",),
+    "taskvectors overlap": ("taskvectors.size", "seeds=taskvectors.merged_seeds"),
+    "taskvectors add": ("taskvectors.coefficients", "taskvectors.validation_rows", *_PASSES),
+    "taskvectors negate": (
+        *("coefficients=taskvectors.negated_coefficients", "taskvectors.validation_rows"),
+        *_PASSES,
+    ),
+    "taskvectors disentangle": ("taskvectors.grid", "rows=taskvectors.grid_rows", *_PASSES),
+    "taskvectors score": ("taskvectors.coefficient", "candidates=taskvectors.coefficients"),
+    "theory stopping": ("theory.step_size_factor",),
+    "theory rules": ("finetune.sizes", "theory.step_size_factor"),
+    "theory trace": (
+        *("theory.size", "theory.seeds", "theory.test_rows", "theory.max_steps"),
+        *("theory.step_size_factor", "theory.constant", *_TRAINING),
+    ),
+    "theory width": ("seed", "theory.widths", "seeds=theory.width_seeds"),
+    "theory simulate": (
+        *("seed", "sizes=theory.simulation_sizes", "repeats=theory.simulation_repeats"),
+    ),
+}
+# Key, or command and option -> what its declaration differs in on the command line. An option
+# without default that cannot be null must be given.
+OVERRIDES = {
+    # a study takes these from its data or from other keys
+    "kernel.rows": {"type": "integer"},
+    "kernel.learning_rows": {"type": "integer"},
+    "taskvectors.size": {"type": "integer"},
+    "theory.size": {"type": "integer"},
+    "finetune.sizes": {"type": "array"},
+    "taskvectors.negated_coefficients": {"type": "array"},
+    "finetune.dtype": {"enum": DTYPES, "default": "float32"},
+    # a command takes more than suits a whole study
+    "device": {"enum": None, "description": "Where it runs: auto, cpu, cuda or cuda:N"},
+    "model.dtype": {"enum": DTYPES},
+    "kernel.variant": {"enum": ("sgd", "signgd", "asymmetric-signgd")},
+    # one file has no study
+    "kernel gram rows": {
+        "description": "Rows drawn at random; null for 100, or all of a smaller file"
+    },
+    "kernel gram seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
+}
+
+
+def command_options(command: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the options of a command, as ``"finetune run"``: name → key and declaration."""
+    found = {}
+    for entry in COMMANDS.get(command, ()):
+        name, _, key = entry.rpartition("=")
+        name = name or key.rpartition(".")[2]
+        spec = declaration(key)
+        changes = OVERRIDES.get(f"{command} {name}", OVERRIDES.get(key, {}))
+        found[name] = key, {k: v for k, v in (spec | changes).items() if v is not None}
+    return found
+
+
+def declaration(key: str) -> dict[str, Any]:
+    """Return what the schema says of a key, as ``"finetune.learning_rate"``."""
+    from ntktune.config import schema  # jsonschema takes a tenth of a second
+
+    spec = schema("config")
+    for part in key.split("."):
+        spec = spec["properties"][part]
+    return spec
+
+
+def add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the options of a command to its parser."""
+    for name, (_, spec) in command_options(command).items():
+        parser.add_argument(_flag(name), **_argument(spec))
+
+
+def check_options(args: argparse.Namespace, command: str) -> None:
+    """Check the options of a command that was parsed against their declarations.
+
+    Raises
+    ------
+    UserError
+        Values are outside their limits: which, and what would be right.
+    """
+    from ntktune.config import mistakes
+
+    options = {_flag(name): spec for name, (_, spec) in command_options(command).items()}
+    values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in options}
+    lines = mistakes(values, {"properties": options})
+    if lines:
+        raise UserError("; ".join(re.sub(r"^(\S+)\.\d+ is", r"\1 has", line) for line in lines))
+
+
+def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list[str]:
+    """Return the words that hand a command its part of a study, as a rule needs them.
+
+    Parameters
+    ----------
+    study
+        The whole configuration, see :func:`ntktune.config.resolved_study`.
+    command
+        As ``"finetune run"``.
+    changed
+        Values of options that are not the study's. An option that is None is left out.
+    """
+    options, words = command_options(command), []
+    if changed.keys() - options:
+        raise KeyError(f"{command} has no options {', '.join(changed.keys() - options)}")
+    for name, (key, _) in options.items():
+        value = changed.get(name, functools.reduce(operator.getitem, key.split("."), study))
+        if value is True:
+            words.append(_flag(name))
+        elif value is not None and value is not False:
+            words += [_flag(name), *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _argument(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what argparse needs to know of an option. Null is how it reads if left out."""
+    types = [spec["type"]] if isinstance(spec.get("type"), str) else spec.get("type", [])
+    nullable = "null" in types or None in spec.get("enum", ())
+    default = None if nullable else spec.get("default")
+    told = _help(spec["description"], nullable, default)
+    if "boolean" in types:
+        return {"action": "store_true", "help": told}
+    one = spec["items"]["type"] if "array" in types else next(iter(types), "string")
+    return {
+        "type": {"integer": int, "number": float}.get(one, str),
+        "nargs": "+" if "array" in types else None,
+        "choices": [value for value in spec.get("enum", ()) if value is not None] or None,
+        "default": default,
+        "required": default is None and not nullable,
+        "help": told,
+    }
+
+
+def _help(description: str, nullable: bool, default: Any) -> str:
+    """Return a key's description as the help of its option, where nobody writes null."""
+    if nullable:
+        told = description.replace("; null for", "; leave it out for")
+    else:
+        told = re.sub(r"; null for(?:[^.;]|\.\w)*", "", description)
+    if default is not None and default is not False:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        told = f"{told.rstrip('.')} (default: {shown})"
+    return told.rstrip(".").replace("%", "%%")
