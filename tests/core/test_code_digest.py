@@ -473,16 +473,20 @@ def test_no_module_looks_names_up_where_the_digest_cannot_follow():
 @pytest.mark.parametrize("file", sorted(RULES.glob("*.smk")), ids=lambda file: file.stem)
 def test_rules_give_every_option_that_has_a_default(file):
     """The digest does not follow the command line's parser: no default there may decide a job."""
-    for chapter, verb, words in re.findall(
-        r"python -m ntktune (\S+) (\S+)(.*?)\"{3}", file.read_text(), re.DOTALL
+    text = file.read_text()
+    for chapter, told, words in re.findall(
+        r"python -m ntktune (\S+) (\S+)(.*?)\"{3}", text, re.DOTALL
     ):
         verbs = argparse.ArgumentParser(prog=f"ntktune {chapter}").add_subparsers()
         importlib.import_module(f"ntktune.cli.{chapter}").add_commands(verbs)
-        configured = command_options(f"{chapter} {verb}") if "{params.options:q}" in words else ()
-        for option in verbs.choices[verb]._actions:
-            given = any(f"{flag} " in words for flag in option.option_strings)
-            given = given or option.dest in configured
-            assert given or option.default in (None, False, [], argparse.SUPPRESS), option
+        for verb in re.findall(r'verb="(\w+)"', text) if told == "{params.verb}" else [told]:
+            name = f"{chapter} {verb}"
+            configured = command_options(name) if "{params.options:q}" in words else ()
+            assert not configured or f'options("{name}"' in text
+            for option in verbs.choices[verb]._actions:
+                given = any(f"{flag} " in words for flag in option.option_strings)
+                given = given or option.dest in configured
+                assert given or option.default in (None, False, [], argparse.SUPPRESS), option
 
 
 @pytest.fixture(scope="module")

@@ -162,10 +162,11 @@ rule draws:
         runtime=10,
     params:
         code=digest_of("ntktune.cli.data:draws"),
+        verb="draws",
         options=options("data draws"),
     shell:
         """
-        python -m ntktune data draws \
+        python -m ntktune data {params.verb} \
             --tokens {input:q} \
             --task {wildcards.task:q} \
             {params.options:q} \
@@ -174,32 +175,15 @@ rule draws:
         """
 
 
-rule subsets:
+use rule draws as subsets with:
     """Order the training rows per seed: nested subsets, their hold-outs, and the test rows."""
-    input:
-        "<results>/data/{task}/tokens.safetensors",
     output:
         "<results>/data/{task}/subsets.json",
     log:
         "<logs>/data/subsets/{task}.log",
     benchmark:
         "<benchmarks>/data/subsets/{task}.tsv"
-    # a moment's work that the long jobs wait for
-    priority: 3
-    localrule: True
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         code=digest_of("ntktune.cli.data:subsets"),
+        verb="subsets",
         options=options("data subsets"),
-    shell:
-        """
-        python -m ntktune data subsets \
-            --tokens {input:q} \
-            --task {wildcards.task:q} \
-            {params.options:q} \
-            --out {output:q} \
-            2>{log:q}
-        """

@@ -133,15 +133,16 @@ rule taskvectors_add:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=5000,
         runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:add"),
+        verb="add",
         options=options("taskvectors add", coefficients=COEFFICIENTS),
         tasks=merged_tasks,
     shell:
         """
-        python -m ntktune taskvectors add \
+        python -m ntktune taskvectors {params.verb} \
             --model {input.model:q} \
             --tasks {params.tasks:q} \
             --weights {input.weights:q} \
@@ -153,7 +154,7 @@ rule taskvectors_add:
         """
 
 
-rule taskvectors_negate:
+use rule taskvectors_add as taskvectors_negate with:
     """Subtract one task's vector, and let the models answer it and the other tasks."""
     input:
         model="<results>/data/model",
@@ -166,63 +167,25 @@ rule taskvectors_negate:
         "<logs>/taskvectors/negation-{task}.log",
     benchmark:
         "<benchmarks>/taskvectors/negation-{task}.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-        mem_mb=5000,
-        runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:negate"),
+        verb="negate",
         options=options("taskvectors negate"),
         tasks=negated_tasks,
-    shell:
-        """
-        python -m ntktune taskvectors negate \
-            --model {input.model:q} \
-            --tasks {params.tasks:q} \
-            --weights {input.weights:q} \
-            --tokens {input.tokens:q} \
-            --subsets {input.subsets:q} \
-            {params.options:q} \
-            --out {output:q} \
-            2>{log:q}
-        """
 
 
-rule taskvectors_disentangle:
+use rule taskvectors_add as taskvectors_disentangle with:
     """Compute how far two task vectors disturb each other's tasks, on a grid of coefficients."""
-    input:
-        model="<results>/data/model",
-        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", merged_tasks),
-        tokens=vector_files("data/{task}/tokens.safetensors", merged_tasks),
-        subsets=vector_files("data/{task}/subsets.json", merged_tasks),
     output:
         "<results>/taskvectors/disentanglement/{merge}.parquet",
     log:
         "<logs>/taskvectors/disentanglement-{merge}.log",
     benchmark:
         "<benchmarks>/taskvectors/disentanglement-{merge}.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-        mem_mb=5000,
-        runtime=240,
     params:
         code=digest_of("ntktune.cli.taskvectors_sweeps:disentangle"),
+        verb="disentangle",
         options=options("taskvectors disentangle"),
-        tasks=merged_tasks,
-    shell:
-        """
-        python -m ntktune taskvectors disentangle \
-            --model {input.model:q} \
-            --tasks {params.tasks:q} \
-            --weights {input.weights:q} \
-            --tokens {input.tokens:q} \
-            --subsets {input.subsets:q} \
-            {params.options:q} \
-            --out {output:q} \
-            2>{log:q}
-        """
 
 
 rule merged_scores:
