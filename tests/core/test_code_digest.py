@@ -21,6 +21,7 @@ import pytest
 from ntktune import code_digest as module
 from ntktune.cli.options import command_options
 from ntktune.code_digest import MESSAGES, code_text
+from ntktune.figures.catalogue import FIGURES, RESULT_TABLES
 
 SOURCE = Path(module.__file__).parent
 RULES = SOURCE.parent / "rules"
@@ -31,6 +32,7 @@ ENTRIES = sorted(
         for file in RULES.glob("*.smk")
         for entry in re.findall(r'digest_of\("([^"]+)"\)', file.read_text())
     }
+    | {entry.code for entry in (FIGURES | RESULT_TABLES).values()}
 )
 
 
@@ -421,7 +423,7 @@ KERNELS = {"kernel:draws", "kernel:learning", "theory:trace", "theory:width"}
         ("artifacts.py", "read_table", set()),
         ("device.py", "leased_gpu", set()),
         ("spectrum/summary.py", "spectrum_summary", {"spectrum:fit"}),
-        ("figures/fig10.py", "f1_figure", {"figures:fig10"}),
+        ("figures/fig10.py", "f1_figure", {"fig10:f1_figure"}),
         ("data/tokens.py", "row_tokens", {"data:tokenize"}),
     ],
 )
@@ -436,7 +438,7 @@ def test_an_edit_reruns_what_it_concerns(source, file, function, rerun):
         ("ntktune.cli.spectrum:fit", ["finetune", "figures", "taskvectors"]),
         ("ntktune.cli.kernel:draws", ["data", "spectrum", "finetune", "figures", "theory"]),
         ("ntktune.cli.finetune:run", ["kernel", "spectrum", "taskvectors", "figures", "theory"]),
-        ("ntktune.cli.figures:fig2", ["kernel", "spectrum", "finetune", "taskvectors", "theory"]),
+        (FIGURES["fig2"].code, ["kernel", "spectrum", "finetune", "taskvectors", "theory"]),
     ],
 )
 def test_the_real_commands_reach_no_later_chapter(entry, never):

@@ -122,7 +122,7 @@ def test_defaults_fill_every_key(study):
         ({"chapters": ["theorie"]}, r"chapters.0 is 'theorie': did you mean 'theory'"),
         ({"taskvectors": {"tasks": ["mine"]}}, r"tasks is \['mine'\]; merging needs two"),
         ({"taskvectors": {"tasks": ["mine", "x"]}}, r"taskvectors.tasks: there is no task 'x'"),
-        ({"figures": {"fig4": {"color": "red"}}}, r"figures.fig4.color is 'red': .*hexadecimal"),
+        ({"figures": {"colors": {"fig4": ["red"]}}}, r"figures.colors.fig4.0 is 'red': .*hexad"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_key_value_and_cure(study, config, message):

@@ -72,7 +72,7 @@ COMMANDS = (
     ["spectrum", "fit", "--gram", FILE, *OUTS],
     ["theory", "stopping", "--gram", FILE, "--out", "x"],
     ["figures", "show", "--folder", "nowhere"],
-    ["figures", "prediction", "--table1", FILE, "--summaries", FILE, "--out", "a.png"],
+    ["figures", "draw", "prediction", "--table1", FILE, "--summary", FILE, "--out", "a.png"],
     ["results", "check", "--folder", "nowhere"],
 )
 

@@ -340,7 +340,10 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message
         ({"name": "x", "hub": {"id": "a"}}, "`hub` must be {id, revision}, not {'id': 'a'}"),
         ({"name": "x", "gguf": {"package": "a"}}, "`gguf` must be {path} or {member, member_sha"),
         ({"name": "x", "folder": 3}, "`folder` must be a path, not 3"),
-        ({"name": "x", "gguf": {"path": "."}}, "`gguf.path` is ., which is a folder; give the file"),
+        (
+            {"name": "x", "gguf": {"path": "."}},
+            "`gguf.path` is ., which is a folder; give the file",
+        ),
         ({"name": "x", "random": {"seed": 1}}, "`random` needs a `model_type`"),
         ({"name": "x", "random": NEO | {"model_type": "gpt9"}}, "no random model of type 'gpt9'"),
         (

@@ -544,54 +544,51 @@ def disentanglement_of(a, b, seeds=2):
 
 
 def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
-    """Write all tables of a study that the figures read; return their paths."""
+    """Write all tables of a study that the figures read; return their paths, by table."""
     merged = list(tasks)[:4]
-    study = SimpleNamespace(
-        folder=folder, tasks=list(tasks), metrics=[], summaries=[], fits=[], eigenvalues=[],
-        stopping=[], histories=[], rules=[], ridge=[], traces=[], solutions=[], stops=[],
-        sensitivity=[], baselines=[], subsets=[], table1=folder / "table1.csv",
-        merging=merged, disentanglement=[],
-    )  # fmt: skip
+    study = SimpleNamespace(folder=folder, tasks=list(tasks), merging=merged, files={})
+
+    def wrote(table, path, write, content, stated=None):
+        write(path, content, stated or {})
+        study.files.setdefault(table, []).append(path)
+
     for task in tasks:
         stated = {"task": task_facts(task)}
         for size in sizes:
-            study.metrics.append(folder / task / f"n{size}.parquet")
-            write_table(study.metrics[-1], metrics_table(task, size, seeds), stated)
+            content = metrics_table(task, size, seeds)
+            wrote("metrics", folder / task / f"n{size}.parquet", write_table, content, stated)
         eigenvalues = eigenvalue_table(task)
         fits = fit_table(eigenvalues)
         for name, table in (
             ("eigenvalues", eigenvalues),
-            ("fits", fits),
+            ("decay", fits),
             ("stopping", stopping_of(task)),
-            ("histories", history_of(task)),
+            ("history", history_of(task)),
             ("rules", rules_of(task)),
             ("ridge", ridge_of(task)),
-            ("traces", traces_of(task)),
-            ("solutions", solutions_of(task)),
+            ("trace", traces_of(task)),
+            ("trace_ridge", solutions_of(task)),
             ("stops", stops_of(task)),
             ("sensitivity", sensitivity_of(task)),
             ("baselines", baselines_of(task)),
         ):
-            getattr(study, name).append(folder / task / f"{name}.parquet")
-            write_table(folder / task / f"{name}.parquet", table, stated)
-        study.summaries.append(folder / task / "summary.json")
-        write_json(study.summaries[-1], summary_of(task, fits), stated)
-        study.subsets.append(folder / task / "subsets.json")
+            wrote(name, folder / task / f"{name}.parquet", write_table, table, stated)
         order = orders_of(task, seeds=seeds).tolist()
-        write_json(study.subsets[-1], {"seeds": [{"order": rows} for rows in order]}, stated)
-    metrics = pd.concat([read_table(path)[0] for path in study.metrics], ignore_index=True)
-    summaries = [read_json(path) for path in study.summaries]
+        subsets = {"seeds": [{"order": rows} for rows in order]}
+        for name, content in (("summary", summary_of(task, fits)), ("subsets", subsets)):
+            wrote(name, folder / task / f"{name}.json", write_json, content, stated)
+    metrics = pd.concat([read_table(p)[0] for p in study.files["metrics"]], ignore_index=True)
+    summaries = [read_json(path) for path in study.files["summary"]]
     orders = {task: orders_of(task, seeds=seeds) for task in tasks}
-    write_csv(study.table1, decay_table(summaries, metrics, orders), {})
+    rates = decay_table(summaries, metrics, orders)
+    wrote("table1", folder / "table1.csv", write_csv, rates)
     made = (*simulation_of(), *widths_of())
-    for name, table in zip(("errors", "radii", "networks", "slopes"), made, strict=True):
-        setattr(study, name, folder / f"{name}.parquet")
-        write_table(folder / f"{name}.parquet", table, {})
+    for name, table in zip(("simulation", "radii", "width", "slopes"), made, strict=True):
+        wrote(name, folder / f"{name}.parquet", write_table, table)
     makers = (cosine_of, merged_of, sweep_of, negated_of, overlap_of)
     for name, make in zip(("cosine", "merged", "sweep", "negated", "overlap"), makers, strict=True):
-        setattr(study, name, folder / f"{name}.parquet")
-        write_table(folder / f"{name}.parquet", make(merged), {})
+        wrote(name, folder / f"{name}.parquet", write_table, make(merged))
     for a, b in merges_of(merged)[:-1]:
-        study.disentanglement.append(folder / f"{a}+{b}.parquet")
-        write_table(study.disentanglement[-1], disentanglement_of(a, b), {})
+        path = folder / f"{a}+{b}.parquet"
+        wrote("disentanglement", path, write_table, disentanglement_of(a, b))
     return study

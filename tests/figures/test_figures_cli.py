@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,92 +10,46 @@ from made_up_study import SIZES, TASKS, history_of, metrics_table, stopping_of
 
 from ntktune.__main__ import main
 from ntktune.artifacts import file_sha256, write_json, write_table
-from ntktune.cli import figures as cli_figures
-from ntktune.cli import figures_theory
 from ntktune.code_digest import code_modules
+from ntktune.figures import tables
+from ntktune.figures.catalogue import FIGURES, RESULT_TABLES
 
-THEORY = ["descent", "linearisation", "width", "table5", "table6", "table7"]
-VECTORS = ["fig3", "layers", "addition", "negation", "disentanglement"]
-VECTORS += ["table3", "table8", "table9"]
-FIGURES = ["fig2", "decay", "fig10", "prediction", "epochs", "simulation"]
-FIGURES += THEORY[:3] + VECTORS[:5]
-TABLES = ["table1", "table2", "table4", *THEORY[3:], *VECTORS[5:], "verdicts"]
-VERBS = FIGURES + TABLES
+VERBS = [*FIGURES, *RESULT_TABLES]
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
+FOUR = ["#000000", "#009E73", "#CC79A7", "#0072B2"]
+# options that are not the defaults
+LOOKS = {
+    "fig3": ["--colormap", "RdBu", "--colors", *FOUR[1:3]],
+    "layers": ["--colors", *FOUR[:3]],
+    "addition": ["--colors", *FOUR[1:3]],
+    "negation": ["--colors", *FOUR[1:3]],
+    "disentanglement": ["--colormap", "viridis"],
+    "decay": ["--colors", FOUR[1]],
+    "prediction": ["--colors", *FOUR[1:3]],
+    "descent": ["--colors", *FOUR],
+}
 
 
-def drawing(verb, study):
+def inputs(study, *names, **changed):
+    """Return the options that hand tables of the study to a command."""
+    files = study.files | changed
+    return [w for name in names for w in (f"--{name.replace('_', '-')}", *files[name])]
+
+
+def drawing(name, study, **changed):
     """Return the arguments of a figure's command, all but --out."""
-    return {
-        "fig2": ["fig2", "--metrics", *study.metrics, "--tasks", *study.tasks],
-        "fig10": ["fig10", "--metrics", *study.metrics, "--tasks", *study.tasks],
-        "fig3": [
-            *("fig3", "--cosine", study.cosine, "--merged", study.merged),
-            *("--tasks", *study.merging, "--colormap", "RdBu", "--colors", "#009E73", "#CC79A7"),
-        ],
-        "layers": [
-            *("layers", "--cosine", study.cosine, "--colors", "#000000", "#009E73", "#CC79A7"),
-        ],
-        "addition": [
-            *("addition", "--sweep", study.sweep, "--merged", study.merged),
-            *("--colors", "#009E73", "#CC79A7"),
-        ],
-        "negation": ["negation", "--negated", study.negated, "--colors", "#009E73", "#CC79A7"],
-        "disentanglement": [
-            *("disentanglement", "--disentanglement", *study.disentanglement),
-            *("--colormap", "viridis"),
-        ],
-        "decay": [
-            *("decay", "--eigenvalues", study.eigenvalues[0], "--fits", study.fits[0]),
-            *("--summary", study.summaries[0], "--color", "#009E73"),
-        ],
-        "prediction": [
-            *("prediction", "--table1", study.table1, "--summaries", *study.summaries),
-            *("--colors", "#009E73", "#CC79A7"),
-        ],
-        "simulation": ["simulation", "--errors", study.errors, "--radii", study.radii],
-        "descent": [
-            *("descent", "--rules", *study.rules, "--paths", *study.ridge, "--tasks", *study.tasks),
-            *("--colors", "#000000", "#009E73", "#CC79A7", "#0072B2"),
-        ],
-        "linearisation": ["linearisation", "--traces", *study.traces, "--tasks", *study.tasks[:2]],
-        "width": ["width", "--networks", study.networks, "--slopes", study.slopes],
-        "epochs": ["epochs", "--histories", *study.histories, "--tasks", *study.tasks],
-    }[verb] + ["--dpi", "60"]
+    entry = FIGURES[name]
+    if name == "decay":
+        changed = {table: study.files[table][:1] for table in entry.tables} | changed
+    tasks = {"merged": study.merging, "traced": study.tasks[:2]}.get(entry.tasks, study.tasks)
+    words = ["--tasks", *tasks] if entry.tasks else []
+    words += LOOKS.get(name, [])
+    return ["draw", name, *inputs(study, *entry.tables, **changed), *words, "--dpi", "60"]
 
 
-def tabulating(verb, study, table1):
+def tabulating(name, study, **changed):
     """Return the arguments of a table's command, all but --out."""
-    table1 = Path(table1 or study.table1)
-    return {
-        "table1": [
-            *("table1", "--summaries", *study.summaries, "--metrics", *study.metrics),
-            *("--subsets", *study.subsets),
-        ],
-        "table2": ["table2", "--stopping", *study.stopping, "--metrics", *study.metrics],
-        "table3": [
-            *("table3", "--cosine", study.cosine, "--merged", study.merged),
-            *("--overlap", study.overlap),
-        ],
-        "table8": ["table8", "--cosine", study.cosine],
-        "table9": ["table9", "--negated", study.negated],
-        "table4": ["table4", "--metrics", *study.metrics],
-        "table5": ["table5", "--rules", *study.rules, "--paths", *study.ridge],
-        "table6": [
-            *("table6", "--traces", *study.traces, "--solutions", *study.solutions),
-            *("--stops", *study.stops),
-        ],
-        "table7": ["table7", "--sensitivity", *study.sensitivity],
-        "verdicts": [
-            *("verdicts", "--table1", table1, "--summaries", *study.summaries),
-            *("--fits", *study.fits, "--metrics", *study.metrics),
-            *("--stopping", *study.stopping, "--rules", *study.rules, "--paths", *study.ridge),
-            *("--traces", *study.traces, "--solutions", *study.solutions),
-            *("--stops", *study.stops, "--untuned", *study.baselines),
-            *("--radii", study.radii, "--slopes", study.slopes),
-            *("--cosine", study.cosine, "--merged", study.merged, "--negated", study.negated),
-        ],
-    }[verb]
+    return ["table", name, *inputs(study, *RESULT_TABLES[name].tables, **changed)]
 
 
 def outputs(folder, name):
@@ -137,11 +90,12 @@ def test_titles_and_score_ranges_come_from_the_provenance(drawn):
 
 def test_provenance_stands_beside_a_figure(drawn, study):
     provenance = json.loads((drawn / "decay/decay.json").read_text())["provenance"]
-    assert provenance["command"] == "figures decay"
-    assert provenance["settings"]["color"] == "#009E73"
+    assert provenance["command"] == "figures draw"
+    assert provenance["settings"]["name"] == "decay"
+    assert provenance["settings"]["colors"] == ["#009E73"]
     assert provenance["inputs"] == {
         str(path): file_sha256(path)
-        for path in (study.eigenvalues[0], study.fits[0], study.summaries[0])
+        for path in (study.files[name][0] for name in ("eigenvalues", "decay", "summary"))
     }
     assert len(provenance["code"]) == 16
     written = sorted(path.name for path in (drawn / "decay").iterdir())
@@ -149,16 +103,17 @@ def test_provenance_stands_beside_a_figure(drawn, study):
 
 
 def test_tables_and_verdicts(study, figures, tmp_path):
-    for verb in TABLES:
-        arguments = tabulating(verb, study, tmp_path / "table1.csv")
+    for verb in RESULT_TABLES:
+        arguments = tabulating(verb, study, table1=[tmp_path / "table1.csv"])
         assert figures(*arguments, "--out", tmp_path / f"{verb}.csv") == 0
         provenance = json.loads((tmp_path / f"{verb}.json").read_text())["provenance"]
-        assert provenance["command"] == f"figures {verb}"
+        assert provenance["command"] == "figures table"
+        assert provenance["settings"]["name"] == verb
     rates = pd.read_csv(tmp_path / "table1.csv", index_col="task")
     assert list(rates.index) == list(TASKS)
     for task, (_, _, _, exponent) in TASKS.items():
         assert rates.loc[task, "measured_exponent"] == pytest.approx(exponent, abs=1e-5)
-        own = pd.read_parquet(study.folder / task / "fits.parquet")
+        own = pd.read_parquet(study.folder / task / "decay.parquet")
         mean = own.loc[own["range"] == "1..n", "exponent"].mean()
         assert rates.loc[task, "exponent"] == pytest.approx(mean, rel=1e-5)
         assert rates.loc[task, "predicted_rate"] == pytest.approx(mean / (mean + 1), rel=1e-5)
@@ -179,10 +134,8 @@ def test_tables_and_verdicts(study, figures, tmp_path):
     assert claims["control"].notna().all()
     assert claims["power"].notna().all()
     # a study that has none of it
-    fewer = [
-        *("verdicts", "--table1", tmp_path / "table1.csv", "--summaries", *study.summaries),
-        *("--fits", *study.fits, "--metrics", *study.metrics),
-    ]
+    needed = RESULT_TABLES["verdicts"].inputs.split()
+    fewer = ["table", "verdicts", *inputs(study, *needed, table1=[tmp_path / "table1.csv"])]
     assert figures(*fewer, "--out", tmp_path / "fewer.csv") == 0
     lacking = pd.read_csv(tmp_path / "fewer.csv").set_index("claim")["verdict"]
     assert (lacking == "not tested").sum() == 1 + 3 + 12  # stopping, vectors, theory
@@ -196,8 +149,8 @@ def test_a_fresh_process_imports_no_torch_and_draws_the_same_bytes(drawn, study,
     The formats are asked for in another order than ``drawn`` has: that moves nothing.
     """
     commands = [[*drawing(v, study), "--out", *outputs(tmp_path, v)[::-1]] for v in FIGURES]
-    for verb in TABLES:
-        arguments = tabulating(verb, study, tmp_path / "table1.csv")
+    for verb in RESULT_TABLES:
+        arguments = tabulating(verb, study, table1=[tmp_path / "table1.csv"])
         commands.append([*arguments, "--out", tmp_path / f"{verb}.csv"])
     script = """
 import json, sys
@@ -220,204 +173,166 @@ print(statuses, sorted(heavy & set(sys.modules)))
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_rule_reruns_for_its_own_figure_only(verb):
-    of_others = dict.fromkeys(THEORY, "figures_theory") | dict.fromkeys(
-        VECTORS, "figures_taskvectors"
-    )
-    commands = of_others.get(verb, "figures")
-    modules = code_modules(f"ntktune.cli.{commands}:{verb}")
+@pytest.mark.parametrize("name", VERBS)
+def test_a_rule_reruns_for_its_own_figure_only(name):
+    modules = code_modules((FIGURES | RESULT_TABLES)[name].code)
     own = {m.rsplit(".", 1)[1] for m in modules if m.startswith("ntktune.figures.")}
     # the verdicts are given for what these tables would say of each seed
-    assert own & set(VERBS) == {verb, *(THEORY[3:5] if verb == "verdicts" else ())}
+    assert own & set(VERBS) == {name, *(("table5", "table6") if name == "verdicts" else ())}
     chapters = {m.split(".")[1] for m in modules}
-    assert chapters <= {"cli", "figures", "intervals", "merges", "scores"}
+    assert chapters <= {"figures", "intervals", "merges", "scores"}
 
 
 class TestMistakes:
     @pytest.fixture
-    def refused(self, figures, capsys):
-        """Run a command that must fail, and return what it says."""
+    def refused(self, figures, study, tmp_path, capsys):
+        """Make a figure or table of changed inputs, which must fail; return what is said."""
 
-        def run(*arguments):
+        def run(name, *options, **changed):
+            made = drawing if name in FIGURES else tabulating
+            out = tmp_path / ("a.png" if name in FIGURES else "a.csv")
+            arguments = [*made(name, study, **changed), "--out", out, *options]
             assert figures(*arguments) == 1
             message = capsys.readouterr().err
             assert message.startswith(f"ntktune figures {arguments[0]}: error: ")
             assert message.count("\n") == 1
+            assert not out.exists()
             return message
 
         return run
 
-    def test_missing_file(self, refused, study, tmp_path):
-        arguments = ["--tasks", "stsb", "--out", tmp_path / "a.png"]
-        message = refused("fig2", "--metrics", tmp_path / "no.parquet", *arguments)
-        assert "no.parquet does not exist" in message
-        assert not (tmp_path / "a.png").exists()
+    @pytest.fixture
+    def written(self, tmp_path):
+        """Write one table, of a task if its provenance is given; return its path in a list."""
 
-    def test_damaged_file(self, refused, tmp_path):
+        def write(name, table, provenance=None):
+            write_table(tmp_path / f"{name}.parquet", table, provenance or {})
+            return [tmp_path / f"{name}.parquet"]
+
+        return write
+
+    def test_a_missing_or_damaged_file(self, refused, tmp_path):
+        message = refused("fig2", metrics=[tmp_path / "no.parquet"])
+        assert "no.parquet does not exist" in message
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
-        message = refused(
-            *("fig10", "--metrics", tmp_path / "bad.parquet", "--tasks", "rte"),
-            *("--out", tmp_path / "a.png"),
-        )
+        message = refused("fig10", metrics=[tmp_path / "bad.parquet"])
         assert "bad.parquet is damaged" in message
 
-    def test_table_of_another_kind(self, refused, study, tmp_path):
-        message = refused(
-            *("fig2", "--metrics", study.cosine, "--tasks", "rte", "--out", tmp_path / "a.png")
-        )
-        assert "cosine.parquet lacks the columns task, kind, metric, n, seed, mse" in message
+    @pytest.mark.parametrize(
+        ("name", "table", "other", "message"),
+        [
+            ("fig2", "metrics", "cosine", "cosine.parquet lacks the columns task, kind, metric, n"),
+            ("table8", "cosine", "merged", "merged.parquet lacks the columns pair, task_a, run_a"),
+            ("table9", "negated", "sweep", "sweep.parquet lacks the columns target, kind, metric"),
+            ("addition", "sweep", "overlap", "overlap.parquet lacks the columns merged, part"),
+        ],
+    )
+    def test_a_table_of_another_kind(self, refused, study, name, table, other, message):
+        assert message in refused(name, **{table: study.files[other]})
 
-    def test_empty_table(self, refused, tmp_path):
-        write_table(tmp_path / "empty.parquet", metrics_table("rte", 64).iloc[:0], {})
-        message = refused(
-            *("fig10", "--metrics", tmp_path / "empty.parquet", "--tasks", "rte"),
-            *("--out", tmp_path / "a.png"),
-        )
-        assert "empty.parquet has no rows" in message
+    def test_an_empty_table(self, refused, written):
+        files = written("empty", metrics_table("rte", 64).iloc[:0])
+        assert "empty.parquet has no rows" in refused("fig10", metrics=files)
 
-    def test_unknown_kind(self, refused, tmp_path):
-        write_table(tmp_path / "m.parquet", metrics_table("rte", 64).assign(kind="ranking"), {})
-        message = refused(
-            *("fig10", "--metrics", tmp_path / "m.parquet", "--tasks", "rte"),
-            *("--out", tmp_path / "a.png"),
-        )
-        assert "m.parquet has tasks of kind 'ranking'" in message
+    def test_an_unknown_kind(self, refused, written):
+        files = written("m", metrics_table("rte", 64).assign(kind="ranking"))
+        assert "m.parquet has tasks of kind 'ranking'" in refused("fig2", metrics=files)
 
-    def test_a_file_given_twice(self, refused, study, tmp_path):
-        twice = [study.metrics[0], study.metrics[0]]
-        message = refused(
-            *("fig2", "--metrics", *twice, "--tasks", "semrel", "--out", tmp_path / "a.png")
-        )
-        assert f"task 'semrel', n = {SIZES[0]}, seed 0 more than once" in message
+    @pytest.mark.parametrize(
+        ("name", "table", "message"),
+        [
+            ("fig2", "metrics", f"--metrics holds task 'semrel', n {SIZES[0]} more than once"),
+            ("epochs", "history", "--history holds task 'semrel' more than once"),
+            (
+                "disentanglement",
+                "disentanglement",
+                "--disentanglement holds task_a 'semrel', task_b 'sts12' more than once",
+            ),
+            ("table6", "trace_ridge", "--trace-ridge holds task 'semrel' more than once"),
+        ],
+    )
+    def test_a_file_given_twice(self, refused, study, name, table, message):
+        assert message in refused(name, **{table: [study.files[table][0]] * 2})
 
-    def test_text_where_a_number_belongs(self, refused, study, tmp_path):
+    def test_text_where_a_number_belongs(self, refused, written):
         for column in ("mse", "n"):
             table = metrics_table("stsb", 64).astype({column: object})
             table[column] = "many"
-            write_table(tmp_path / "m.parquet", table, {})
-            message = refused("table4", "--metrics", tmp_path / "m.parquet", "--out", "a.csv")
-            assert f"the column {column} of --metrics holds 'many', which is no number" in message
+            message = refused("table4", metrics=written("m", table))
+            assert f"the column {column} of " in message
+            assert "m.parquet holds 'many', which is no number" in message
 
-    def test_histories_of_no_task_or_one_twice(self, refused, study, tmp_path):
-        arguments = ["--tasks", "semrel", "--out", tmp_path / "a.png"]
-        twice = [study.histories[0], study.histories[0]]
-        message = refused("epochs", "--histories", *twice, *arguments)
-        assert "--histories holds task 'semrel' more than once" in message
-        write_table(tmp_path / "h.parquet", history_of("rte"), {"task": "rte"})
-        message = refused("epochs", "--histories", tmp_path / "h.parquet", *arguments)
-        assert "h.parquet does not say of what kind its task is" in message
+    def test_a_table_that_does_not_say_of_which_task_or_kind_it_is(self, refused, written):
+        files = written("h", history_of("rte"), {"task": "rte"})
+        assert "h.parquet lacks the columns kind" in refused("epochs", history=files)
+        message = refused("table2", stopping=written("s", stopping_of("rte")))
+        assert "s.parquet does not say which task it is of" in message
 
-    def test_unknown_task(self, refused, study, tmp_path):
-        arguments = ["--tasks", "sst2", "--out", tmp_path / "a.png"]
-        message = refused("fig2", "--metrics", *study.metrics, *arguments)
+    def test_tables_of_different_tasks(self, refused, study):
+        for name, table in (("descent", "ridge"), ("table5", "rules"), ("table6", "stops")):
+            message = refused(name, **{table: study.files[table][1:]})
+            assert f"{table} lacks the task 'semrel', which another table has" in message
+
+    def test_tasks_that_a_figure_cannot_draw(self, refused):
+        message = refused("fig2", "--tasks", "sst2")
         assert "the metrics hold no task 'sst2'" in message
-
-    def test_regressions_have_no_figure10(self, refused, study, tmp_path):
-        arguments = ["--tasks", "stsb", "--out", tmp_path / "a.png"]
-        message = refused("fig10", "--metrics", *study.metrics, *arguments)
+        message = refused("fig10", "--tasks", "stsb")
         assert "none of the tasks stsb is a classification" in message
 
-    def test_unknown_format_writes_nothing(self, refused, study, tmp_path):
-        arguments = ["--out", tmp_path / "a.png", tmp_path / "a.gif"]
-        message = refused(*drawing("decay", study), *arguments)
+    def test_unknown_format_writes_nothing(self, refused, tmp_path):
+        message = refused("decay", "--out", tmp_path / "a.png", tmp_path / "a.gif")
         assert "cannot draw a 'gif' file; choose from: pdf, svg, png" in message
         assert list(tmp_path.iterdir()) == []
 
-    def test_resolution(self, refused, study, tmp_path):
-        message = refused(*drawing("decay", study), "--dpi", "0", "--out", tmp_path / "a.png")
+    def test_looks(self, refused):
+        message = refused("decay", "--dpi", "0")
         assert "a resolution of 0 dots per inch draws nothing" in message
+        assert "'blueish' is no colour" in refused("negation", "--colors", "blueish")
 
-    def test_samples_of_another_task(self, refused, study, tmp_path):
-        arguments = ["--summaries", *study.summaries, "--metrics", *study.metrics]
-        arguments += ["--subsets", *study.subsets[1:], "--out", tmp_path / "a.csv"]
-        message = refused("table1", *arguments)
+    def test_several_tasks_in_one_decay(self, refused, study):
+        several = {name: study.files[name][:2] for name in FIGURES["decay"].tables}
+        message = refused("decay", **several)
+        assert "a decay is drawn of one task, not of semrel, sts12" in message
+
+    def test_samples_of_another_task(self, refused, study):
+        message = refused("table1", subsets=study.files["subsets"][1:])
         assert f"--subsets lacks the tasks {study.tasks[0]}" in message
 
-    def test_incomplete_summary(self, refused, study, tmp_path):
+    def test_incomplete_summary(self, refused, tmp_path):
         write_json(tmp_path / "summary.json", {"task": "rte", "n": 100}, {})
-        message = refused(
-            *("table1", "--summaries", tmp_path / "summary.json", "--metrics", *study.metrics),
-            *("--subsets", *study.subsets, "--out", tmp_path / "a.csv"),
-        )
+        message = refused("table1", summary=[tmp_path / "summary.json"])
         assert "summary.json lacks the keys draws, shared, noise_floor" in message
 
-    def test_stopping_times_of_no_task(self, refused, study, tmp_path):
-        write_table(tmp_path / "stopping.parquet", stopping_of("rte"), {})
-        message = refused(
-            *("table2", "--stopping", tmp_path / "stopping.parquet", "--metrics", *study.metrics),
-            *("--out", tmp_path / "a.csv"),
-        )
-        assert "stopping.parquet does not say which task it is of" in message
+    def test_verdicts_without_table1(self, refused, tmp_path):
+        message = refused("verdicts", table1=[tmp_path / "table1.csv"])
+        assert "table1.csv does not exist" in message
+        assert "make it with: ntktune figures table table1" in message
 
-    def verdict_arguments(self, study, **changed):
-        parts = {
-            "table1": [study.folder / "table1.csv"],
-            "summaries": study.summaries,
-            "fits": study.fits,
-            "metrics": study.metrics,
-            "stopping": study.stopping,
-            "cosine": [study.cosine],
-            "merged": [study.merged],
-        } | changed
-        return [v for name, files in parts.items() for v in (f"--{name}", *files)]
-
-    def test_tables_of_task_vectors_of_another_kind(self, refused, study, tmp_path):
-        message = refused("table8", "--cosine", study.merged, "--out", tmp_path / "a.csv")
-        assert "merged.parquet lacks the columns pair, task_a, run_a" in message
-        message = refused("table9", "--negated", study.sweep, "--out", tmp_path / "a.csv")
-        assert "sweep.parquet lacks the columns target, pretrained, kept" in message
-        arguments = ["--merged", study.merged, "--out", tmp_path / "a.png"]
-        message = refused("addition", "--sweep", study.overlap, *arguments)
-        assert "overlap.parquet lacks the columns merged, part" in message
-
-    def test_a_pair_given_twice(self, refused, study, tmp_path):
-        twice = [study.disentanglement[0], study.disentanglement[0]]
-        message = refused(
-            *("disentanglement", "--disentanglement", *twice, "--out", tmp_path / "a.png")
-        )
-        assert "--disentanglement lists the pair semrel, sts12 more than once" in message
-
-    def test_a_wrong_colour_of_a_task(self, refused, study, tmp_path):
-        arguments = ["--colors", "blueish", "--out", tmp_path / "a.png"]
-        message = refused("negation", "--negated", study.negated, *arguments)
-        assert "'blueish' is no colour" in message
-
-    def test_verdicts_without_table1(self, refused, study, tmp_path):
-        arguments = self.verdict_arguments(study, table1=[tmp_path / "table1.csv"])
-        message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
-        assert "table1.csv does not exist; make it with: ntktune figures table1" in message
-
-    def test_verdicts_with_another_csv(self, refused, study, tmp_path):
+    def test_verdicts_with_another_csv(self, refused, tmp_path):
         (tmp_path / "t.csv").write_text("a,b\n1,2\n")
-        arguments = self.verdict_arguments(study, table1=[tmp_path / "t.csv"])
-        message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
-        assert "t.csv lacks the columns task, predicted_rate" in message
+        message = refused("verdicts", table1=[tmp_path / "t.csv"])
+        assert "t.csv lacks the columns task, kind, metric" in message
         (tmp_path / "t.csv").write_text("")
-        message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
+        message = refused("verdicts", table1=[tmp_path / "t.csv"])
         assert "t.csv is damaged or not what it should be (No columns to parse" in message
 
-    def test_fits_that_do_not_match_the_summaries(self, refused, study, figures, tmp_path):
-        rates = tmp_path / "table1.csv"
-        assert figures(*tabulating("table1", study, None), "--out", rates) == 0
-        arguments = self.verdict_arguments(study, table1=[rates], fits=study.fits[:2])
-        message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
-        assert "--summaries has 6 files and --fits has 2" in message
-        arguments = self.verdict_arguments(study, table1=[rates], fits=study.fits[::-1])
-        message = refused("verdicts", *arguments, "--out", tmp_path / "a.csv")
-        assert "does not belong to the summary of task 'semrel'" in message
-        assert "give that task's fits, in the order of the summaries" in message
-        arguments = ["--eigenvalues", study.eigenvalues[0], "--summary", study.summaries[0]]
-        arguments += ["--color", "#009E73", "--out", tmp_path / "a.png"]
-        message = refused("decay", "--fits", study.fits[1], *arguments)
-        assert "does not belong to the summary of task" in message
+    def test_fits_that_do_not_match_the_summaries(self, refused, study, written):
+        message = refused("verdicts", decay=study.files["decay"][:2])
+        assert "decay lacks the task 'amazon', which another table has" in message
+        fits = pd.read_parquet(study.files["decay"][0])
+        other = written("d", fits.assign(exponent=1.0), {"task": {"name": "semrel"}})
+        for name in ("verdicts", "decay"):
+            message = refused(
+                name, decay=[*other, *study.files["decay"][1:]][: 6 * (name[0] == "v") or 1]
+            )
+            assert "the fits of task 'semrel' do not belong to its summary" in message
 
 
 def test_a_task_named_as_text_in_the_provenance_is_understood(study, figures, tmp_path):
     """A table may state its task's name only."""
     write_table(tmp_path / "stopping.parquet", stopping_of("rte"), {"task": "rte"})
-    arguments = ["--stopping", tmp_path / "stopping.parquet", "--metrics", *study.metrics]
-    assert figures("table2", *arguments, "--out", tmp_path / "a.csv") == 0
+    arguments = tabulating("table2", study, stopping=[tmp_path / "stopping.parquet"])
+    assert figures(*arguments, "--out", tmp_path / "a.csv") == 0
     assert np.array_equal(pd.read_csv(tmp_path / "a.csv")["task"], ["rte"])
 
 
@@ -427,10 +342,8 @@ def test_a_task_named_as_text_in_the_provenance_is_understood(study, figures, tm
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
 def test_users_words_are_drawn_as_they_are(verb, study, tmp_path, monkeypatch):
     """Two dollars begin no mathematics, and letters that the font lacks stop nothing."""
-    words = "電_$5 or $10_"
-    for module in (cli_figures, figures_theory):
-        monkeypatch.setattr(module, "task_titles", lambda facts: dict.fromkeys(facts, words))
-    monkeypatch.setattr(cli_figures, "task_facts", lambda provenance: {"title": words})
+    words, read = "電_$5 or $10_", tables.task_facts
+    monkeypatch.setattr(tables, "task_facts", lambda facts: read(facts) | {"title": words})
     arguments = [*drawing(verb, study), "--out", *outputs(tmp_path, verb)]
     assert main(["figures", *map(str, arguments)]) == 0
     assert words in (tmp_path / f"{verb}.svg").read_text(encoding="utf-8")

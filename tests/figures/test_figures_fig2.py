@@ -22,7 +22,9 @@ def metrics():
 
 @pytest.fixture(scope="module")
 def figure(metrics):
-    return learning_curve_figure(metrics, list(TASKS), BLUE, {"stsb": "STS-B, scores 0 to 5"})
+    return learning_curve_figure(
+        metrics, list(TASKS), BLUE, {"stsb": "STS-B"}, ranges={"stsb": [0, 5]}
+    )
 
 
 def legend_texts(figure):
@@ -67,7 +69,7 @@ def test_predictions_without_fine_tuning_are_thin_lines(metrics):
         [metrics.assign(method=m, mse=metrics["mse"] * f) for m, f in UNTUNED_FACTORS.items()]
     )
     untuned = untuned[(untuned["method"] == "probe") | (untuned["n"] < max(SIZES))]
-    figure = learning_curve_figure(metrics, ["stsb", "sts12"], BLUE, untuned=untuned)
+    figure = learning_curve_figure(metrics, ["stsb", "sts12"], BLUE, baselines=untuned)
     for axes, task in zip(figure.axes, ["stsb", "sts12"], strict=True):
         means = metrics[metrics["task"] == task].groupby("n")["mse"].mean()
         drawn = {line.get_linestyle(): line for line in axes.lines if line.get_linewidth() == 1.0}
@@ -79,7 +81,7 @@ def test_predictions_without_fine_tuning_are_thin_lines(metrics):
 
 def test_a_long_legend_stays_inside_the_figure(metrics):
     untuned = pd.concat([metrics.assign(method=m) for m in UNTUNED_FACTORS])
-    figure = learning_curve_figure(metrics, list(TASKS), BLUE, untuned=untuned)
+    figure = learning_curve_figure(metrics, list(TASKS), BLUE, baselines=untuned)
     legend = figure.legends[0].get_window_extent()
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
     assert 0 <= legend.y0 < legend.y1 < figure.axes[-1].get_window_extent().y0

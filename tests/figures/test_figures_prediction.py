@@ -15,7 +15,7 @@ COLORS = ["#0072B2", "#D55E00"]
 
 @pytest.fixture
 def rates(study):
-    return pd.read_csv(study.table1)
+    return pd.read_csv(study.files["table1"][0])
 
 
 def test_every_task_is_a_point_of_its_two_numbers(rates):

@@ -29,7 +29,7 @@ def test_the_default_study_lists_its_jobs(checkout):
     jobs = checkout.planned()
     assert jobs["kernel_draws"] == jobs["fetch_task"] == jobs["stopping"] == 6
     assert jobs["finetune_run"] == 6 * 3
-    assert jobs["decay_figure"] == 6
+    assert {f"fig{number}" for number in range(4, 10)} <= set(jobs)
     assert jobs["fetch_package"] == 2
     assert {"fig2", "fig3", "fig10", "prediction"} <= set(jobs)
     assert {"table1", "table2", "table3", "table4", "verdicts"} <= set(jobs)
@@ -91,7 +91,6 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
         "draws": 1,
         "kernel_draws": 1,
         "spectrum_fit": 1,
-        "decay_figure": 1,
         "fig4": 1,
     }
 
@@ -113,7 +112,7 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
             {"kernel_draws", "stopping", "stopping_rules", "trace"}
             | {"theory_width", "theory_simulate"},
         ),
-        ("figures", {"verdicts", "fig2", "fig10", "decay_figure", "addition", "simulation"}),
+        ("figures", {"verdicts", "fig2", "fig10", "fig4", "addition", "simulation"}),
         ("fetch", {"fetch_package", "fetch_model", "fetch_task"}),
     ],
 )
@@ -217,7 +216,7 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
-    figures = {"fig2", "decay_figure", "prediction", "table1", "table4", "verdicts"}
+    figures = {"fig2", "fig4", "prediction", "table1", "table4", "verdicts"}
     samples = {"draws", "subsets", "tokenize", "fetch_model", "fetch_package", "fetch_task"}
     computed = {"kernel_draws", "learning_kernel", "spectrum_fit", "finetune_run", "baselines"}
     assert set(jobs) - {"total", "all"} == figures | samples | computed
@@ -254,7 +253,7 @@ def readme_study(checkout, rows=200):
 def test_the_readmes_own_study_is_planned_whole(checkout):
     readme_study(checkout)
     jobs = checkout.planned("--configfile", "my/study.yaml")
-    assert jobs["fetch_task"] == jobs["kernel_draws"] == jobs["decay_figure"] == 1
+    assert jobs["fetch_task"] == jobs["kernel_draws"] == jobs["fig4"] == 1
     assert jobs["finetune_run"] == 4  # 16 to all of the 160 training rows or so
     assert {"fig2", "table1", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks

@@ -95,7 +95,7 @@ def test_comments_docstrings_and_messages_of_all_modules_plan_nothing(smoke):
 def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
     jobs = edited("workflow/ntktune/spectrum/decay.py", "LEAST_VALUES = 3", "LEAST_VALUES = 4")
     assert jobs["spectrum_fit"] == 2
-    assert {"decay_figure", "table1", "verdicts"} <= set(jobs)
+    assert {"fig4", "fig5", "table1", "verdicts"} <= set(jobs)
     assert not {"finetune_run", "kernel_draws", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
 
 
@@ -108,8 +108,8 @@ def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
 
 
 def test_a_colour_redraws_its_figure_only(edited):
-    jobs = edited("config/smoke.yaml", "  dpi: 100", '  dpi: 100\n  fig4:\n    color: "#000000"')
-    assert {k: v for k, v in jobs.items() if k != "all"} == {"decay_figure": 1}
+    jobs = edited("config/smoke.yaml", "  dpi: 100", '  dpi: 100\n  colors: {fig4: ["#000000"]}')
+    assert {k: v for k, v in jobs.items() if k != "all"} == {"fig4": 1}
 
 
 def test_a_colour_in_a_figures_code_redraws_that_figure_only(edited):

@@ -24,7 +24,7 @@ examples: the kernel of a model on a CSV, the decay of its eigenvalues, and a fi
       --label-column stars --out gram.safetensors
   ntktune spectrum fit --gram gram.safetensors --out-eigenvalues eigenvalues.parquet \\
       --out-fits fits.parquet --out-summary summary.json
-  ntktune figures decay --eigenvalues eigenvalues.parquet --fits fits.parquet \\
+  ntktune figures draw decay --eigenvalues eigenvalues.parquet --decay fits.parquet \\
       --summary summary.json --out decay.png
   ntktune kernel plan --model my-model --examples 500     what a kernel will cost
   ntktune finetune plan --config my/study.yaml            what a study will cost"""

@@ -39,6 +39,8 @@ INFRASTRUCTURE = {
     "ntktune.code_digest": "this digest",
     "ntktune.config": "checks and completes a study, which rules hand to commands by options",
     "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
+    "ntktune.figures.catalogue": "what there is to draw; rules hand it to commands by options",
+    "ntktune.figures.tables": "reads and checks tables; figures name the columns that they use",
     "ntktune.errors": "exceptions that only carry a message",
     "ntktune.unfinished": "what killed runs of a study left to do",
 } | {

@@ -38,3 +38,13 @@ def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:
     if not path.is_absolute():
         why = f"{why or 'looked'} in {Path.cwd()}"
     return UserError(f"{path} does not exist{f' ({why})' if why else ''}; {what_to_do}")
+
+
+def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
+    """Raise UserError if a file lacks some of its columns or keys (``what`` they are)."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UserError(
+            f"{path} lacks the {what} {', '.join(missing)}; it is of another kind or was made by "
+            "another version: give the right file, or make it again"
+        )

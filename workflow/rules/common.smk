@@ -23,6 +23,14 @@ from ntktune.config import (
 from ntktune.data.hub import MODEL_FILES
 from ntktune.device import has_nvidia_gpu, old_driver
 from ntktune.errors import UserError
+from ntktune.figures.catalogue import (
+    RESULT_TABLES,
+    check_colors,
+    input_files,
+    look_words,
+    study_figures,
+    why_absent,
+)
 
 with sentence_only():
     STUDY = resolved_study(config, ", ".join(configuration_files()) or "configuration")
@@ -36,17 +44,6 @@ CHAPTERS = STUDY["chapters"]
 ABSENT = {}
 
 
-def present(names, chapters=(), condition=True, otherwise=""):
-    """Return names of figures or tables, or none if the study lacks a chapter or misses a condition."""
-    missing = [chapter for chapter in chapters if chapter not in CHAPTERS]
-    if missing:
-        otherwise = f"`chapters` does not list {', '.join(missing)}; add it there"
-    if missing or not condition:
-        ABSENT.update(dict.fromkeys(names, otherwise))
-        return []
-    return list(names)
-
-
 def flag(option, files):
     """An option with its files, or nothing where there are none."""
     return [option, *files] if files else []
@@ -57,10 +54,6 @@ def options(command, **changed):
     return option_words(STUDY, command, **changed)
 
 
-# SR26's figures 4-9 are one task each; a study's seventh task and further ones get a name.
-DECAY_FIGURES = {
-    f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(STUDY["tasks"])
-}
 MERGES = bool(STUDY["taskvectors"]["tasks"])
 # One task is trained on a second sample from the same head: how alike may task vectors be?
 TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
@@ -72,11 +65,6 @@ COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]
-# What the chapter taskvectors makes, where the study merges tasks: option of a command -> file.
-MERGING_TABLES = {
-    f"--{name}": f"{RESULTS}/taskvectors/{name}.parquet"
-    for name in ["cosine", "merged", "negated"] * MERGES
-}
 # Only what is fetched over the network is tried again: a mistake stays one.
 TASK_RETRIES = 3 * any("hub" in s for t in STUDY["task_definitions"].values() for s in t["sources"])
 MODEL_RETRIES = 3 * ("hub" in STUDY["model"]["source"])
@@ -100,71 +88,45 @@ TRACED = STUDY["theory"]["tasks"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
 
-for chapter in ("data", "kernel", "spectrum", "finetune", "theory"):
-    present([chapter], [chapter])
-MERGING = ["taskvectors"], MERGES, "taskvectors.tasks is empty; name two tasks or more"
-if len(STUDY["tasks"]) == 1 and not MERGES:  # the chapter alone would not help
-    MERGING = (
-        [],
-        False,
-        f"it compares tasks, and `tasks` lists one, {STUDY['tasks'][0]}; add another",
+# What the figures' catalogue asks of the study.
+LISTS = {
+    "chapters": CHAPTERS,
+    "tasks": STUDY["tasks"],
+    "classified": [
+        task
+        for task in STUDY["tasks"]
+        if STUDY["task_definitions"][task]["kind"] == "classification"
+    ],
+    "fixed": STUDY["tasks"] * FIXED_EPOCHS,
+    "merged": STUDY["taskvectors"]["tasks"],
+    "ruled": RULED,
+    "traced": TRACED,
+    "size": STUDY["finetune"]["sizes"],
+    "fixed_size": [FIXED_SIZE],
+    "pair": MERGED_PAIRS,
+}
+# Every figure and table there is, and why this study lacks some.
+CATALOGUE = study_figures(STUDY["tasks"]) | {n: (e, None) for n, e in RESULT_TABLES.items()}
+ABSENT |= {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
+FIGURES = [name for name in study_figures(STUDY["tasks"]) if name not in ABSENT]
+TABLES = [name for name in RESULT_TABLES if name not in ABSENT]
+for chapter in ("data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"):
+    if chapter not in CHAPTERS:
+        ABSENT[chapter] = f"`chapters` does not list {chapter}; add it there"
+if "fig3" in ABSENT:
+    ABSENT["taskvectors"] = ABSENT["fig3"]
+if not FIGURES + TABLES:
+    ABSENT.setdefault(
+        "figures",
+        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors or theory",
     )
-WATCHED = ["theory"], TRACED, "theory.tasks is empty; name tasks, or null for all"
-STOPPED = (
-    ["theory", "kernel"],
-    RULED,
-    ("no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows"),
-)
-present(["taskvectors"], *MERGING)
-FIGURES = present(["fig2"], ["finetune"])
-FIGURES += present(["fig3", "layers", "addition", "negation", "disentanglement"], *MERGING)
-FIGURES += present(DECAY_FIGURES, ["spectrum"])
-FIGURES += present(
-    ["fig10"],
-    ["finetune"],
-    any(STUDY["task_definitions"][task]["kind"] == "classification" for task in STUDY["tasks"]),
-    "it draws the F1 score, and no task is a classification",
-)
-FIGURES += present(["prediction"], ["spectrum", "finetune"])
-FIGURES += present(["simulation", "width"], ["theory"])
-FIGURES += present(
-    ["epochs"],
-    ["finetune"],
-    FIXED_EPOCHS,
-    "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
-)
-FIGURES += present(["descent"], *STOPPED) + present(["linearisation"], *WATCHED)
-TABLES = present(["table1", "verdicts"], ["spectrum", "finetune"])
-TABLES += present(["table2"], ["theory", "finetune"]) + present(["table7"], ["theory"])
-TABLES += present(["table3", "table8", "table9"], *MERGING) + present(["table4"], ["finetune"])
-TABLES += present(["table5"], *STOPPED) + present(["table6"], *WATCHED)
-present(
-    ["figures"],
-    ["figures"],
-    FIGURES + TABLES,
-    "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors or theory",
-)
 for number in range(4 + len(STUDY["tasks"]), 10):
     ABSENT[f"fig{number}"] = (
         f"it draws the eigenvalue decay of task number {number - 3}, and `tasks` lists "
         f"{len(STUDY['tasks'])}: {', '.join(STUDY['tasks'])}"
     )
-# What the verdicts read of chapters that a study may lack: option of a command -> file.
-SIMULATED_TABLES = {
-    f"--{name}": f"{RESULTS}/theory/{name}.parquet"
-    for name in ["radii", "slopes"] * ("theory" in CHAPTERS)
-}
-THEORY_LISTS = {  # option of a command -> table, tasks
-    option: (f"{RESULTS}/theory/{{task}}/{name}.parquet", tasks * ("theory" in CHAPTERS))
-    for option, name, tasks in (
-        ("stopping", "stopping", STUDY["tasks"]),
-        ("rules", "rules", RULED),
-        ("paths", "ridge", RULED),
-        ("traces", "trace", TRACED),
-        ("solutions", "trace_ridge", TRACED),
-        ("stops", "stops", TRACED),
-    )
-}
+with sentence_only():
+    check_colors(STUDY["figures"]["colors"], {*CATALOGUE, *ABSENT})
 
 
 def compact_json(value):
@@ -216,9 +178,20 @@ def task_files(wildcards):
     return [f for source in sources for f in source_files(source) if Path(f).is_file()]
 
 
-def option_flags(options, files):
-    """The options that hand optional tables to a command: option, file, option, file."""
-    return [word for pair in zip(options, files) for word in pair]
+def drawing_inputs(name):
+    """The tables that a figure or table of this study is made of, by kind."""
+    entry, tasks = CATALOGUE[name]
+    files = input_files(entry, LISTS, tasks)
+    return {kind: [f"{RESULTS}/{file}" for file in paths] for kind, paths in files.items()}
+
+
+def drawing_words(name):
+    """The options that hand these tables to the command."""
+    return [
+        word
+        for kind, paths in drawing_inputs(name).items()
+        for word in [f"--{kind.replace('_', '-')}", *paths]
+    ]
 
 
 def offered(name):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_arrays, read_json
-from ntktune.errors import UserError, not_there
+from ntktune.errors import UserError, check_names, not_there
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 # What files of tokens, and of samples of rows, hold.
 TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
 SUBSET_KEYS = ("seeds", "test", "holdout_fraction")
-
-
-def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:
-    """Raise UserError if a file lacks some of its columns or keys (``what`` they are)."""
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise UserError(
-            f"{path} lacks the {what} {', '.join(missing)}; it is of another kind or was made by "
-            "another version: give the right file, or make it again"
-        )
 
 
 def model_manifest(folder: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Figures 4 to 9: the eigenvalues of one task's kernel, and the power law fitted to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
+from ntktune.figures.rates import check_fits
 from ntktune.figures.style import (
     COLUMN_WIDTH,
     REFERENCE,
@@ -132,3 +134,37 @@ def decay_figure(
         # below the axes: inside, it would cover a floor or a curve of some other shape
         figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
         return laid_out(figure)
+
+
+def task_figure(
+    eigenvalues: pd.DataFrame,
+    decay: pd.DataFrame,
+    summary: Mapping[str, Mapping[str, Any]],
+    color: str,
+    titles: Mapping[str, str],
+) -> Figure:
+    """Return the figure of one task's eigenvalues from its tables.
+
+    Parameters
+    ----------
+    eigenvalues, decay
+        See :func:`decay_figure`.
+    summary
+        The task → its summary: ``noise_floor`` and the mean ``exponent`` with its interval.
+    color
+        Colour of the eigenvalues.
+    titles
+        Task → title; a task without one has its name.
+
+    Raises
+    ------
+    UserError
+        The tables are of several tasks, or do not belong together.
+    """
+    check_fits(decay, summary)
+    if len(summary) > 1:
+        raise UserError(f"a decay is drawn of one task, not of {', '.join(summary)}")
+    ((task, own),) = summary.items()
+    interval = [own["exponent"].get(end) for end in ("low", "high")]
+    title = titles.get(task, task)
+    return decay_figure(eigenvalues, decay, own["noise_floor"], title, color, interval)

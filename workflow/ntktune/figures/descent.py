@@ -11,11 +11,12 @@ from ntktune.errors import UserError
 from ntktune.figures.panels import draw_legend, draw_title, panel_grid
 from ntktune.figures.stops import RULES
 from ntktune.figures.style import REFERENCE, checked_color, laid_out, styled
+from ntktune.figures.tables import check_same_tasks
 
 
 def descent_figure(
     rules: pd.DataFrame,
-    paths: pd.DataFrame,
+    ridge: pd.DataFrame,
     tasks: Sequence[str],
     colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
@@ -27,7 +28,7 @@ def descent_figure(
     rules
         Where the rules stop: ``task``, ``kind``, ``seed``, ``n``, ``rule``, ``eta``,
         ``test_error``, ``start_error``.
-    paths
+    ridge
         ``task``, ``seed``, ``n``, ``eta``, ``error_descent``, ``error_ridge``.
     tasks
         The tasks to draw, in order.
@@ -48,6 +49,7 @@ def descent_figure(
     UserError
         A task that the tables do not hold, or no colour.
     """
+    check_same_tasks(rules=rules, ridge=ridge)
     titles = titles or {}
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))
     missing = [task for task in tasks if task not in set(rules["task"])]
@@ -62,7 +64,7 @@ def descent_figure(
             stops = rules[rules["task"] == task]
             n = stops["n"].max()
             stops = stops[stops["n"] == n]
-            path = paths[(paths["task"] == task) & (paths["n"] == n)]
+            path = ridge[(ridge["task"] == task) & (ridge["n"] == n)]
             for _, own in path.groupby("seed"):
                 (handles["gradient descent"],) = axes.plot(
                     own["eta"], own["error_descent"], color=REFERENCE, linewidth=1.0

@@ -39,12 +39,12 @@ def _draw_error(axes: Axes, own: pd.DataFrame, colormap: str, norm: Normalize) -
     return mesh
 
 
-def disentanglement_figure(error: pd.DataFrame, colormap: str) -> Figure:
+def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:
     """Return the figure of the disentanglement error over two coefficients.
 
     Parameters
     ----------
-    error
+    disentanglement
         One row per pair, seed, arm and two coefficients: ``task_a``, ``task_b``, ``seed``,
         ``arm`` (``"standard"``, ``"linear"``), ``alpha_a``, ``alpha_b``, ``error``.
     colormap
@@ -66,14 +66,18 @@ def disentanglement_figure(error: pd.DataFrame, colormap: str) -> Figure:
         raise UserError(
             f"matplotlib has no colour map {colormap!r}; take a sequential one: YlGnBu, viridis"
         )
-    pairs = list(dict.fromkeys(zip(error["task_a"], error["task_b"], strict=True)))
-    arms = list(dict.fromkeys(error["arm"]))
-    known = dict(list(error.groupby(["task_a", "task_b", "arm"])))
+    pairs = list(
+        dict.fromkeys(zip(disentanglement["task_a"], disentanglement["task_b"], strict=True))
+    )
+    arms = list(dict.fromkeys(disentanglement["arm"]))
+    known = dict(list(disentanglement.groupby(["task_a", "task_b", "arm"])))
     for a, b in pairs:
         for arm in arms:
             if (a, b, arm) not in known:
                 raise UserError(f"the pair {a}, {b} has no errors of the arm {arm!r}; make them")
-    means = error.groupby(["task_a", "task_b", "arm", "alpha_a", "alpha_b"])["error"].mean()
+    means = disentanglement.groupby(["task_a", "task_b", "arm", "alpha_a", "alpha_b"])[
+        "error"
+    ].mean()
     norm = Normalize(0.0, means.max() or 1.0)
     bands = math.ceil(len(pairs) / MOST_COLUMNS)
     columns = math.ceil(len(pairs) / bands)

@@ -33,7 +33,8 @@ def learning_curve_figure(
     tasks: Sequence[str],
     color: str,
     titles: Mapping[str, str] | None = None,
-    untuned: pd.DataFrame | None = None,
+    baselines: pd.DataFrame | None = None,
+    ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
@@ -49,9 +50,11 @@ def learning_curve_figure(
         Colour of the curves.
     titles
         Task → title of its panel; a task without one has its name.
-    untuned
+    baselines
         Predictions without fine-tuning: columns as those of ``metrics``, and ``method``;
         of each method in :data:`UNTUNED` the mean over seeds is drawn.
+    ranges
+        Task → lowest and highest score, which the title of a regression states.
 
     Returns
     -------
@@ -78,8 +81,8 @@ def learning_curve_figure(
             values = curve(rows[task], "error")
             seeds.extend(values["count"])
             handles["curve"] = draw_curve(axes, values, color)
-            if untuned is not None:
-                mine = with_error(untuned[untuned["task"] == task])
+            if baselines is not None:
+                mine = with_error(baselines[baselines["task"] == task])
                 for method, some in mine.groupby("method"):
                     if method in UNTUNED:
                         drawn, style, _ = UNTUNED[method]
@@ -99,7 +102,11 @@ def learning_curve_figure(
                 )
             draw_size_axis(axes, list(values.index))
             axes.margins(y=0.1)
-            draw_title(axes, titles.get(task, task))
+            title = titles.get(task, task)
+            if kind[task] == "regression" and task in (ranges or {}):
+                low, high = (f"{bound:g}".replace("-", "−") for bound in ranges[task])
+                title += f", scores {low} to {high}"
+            draw_title(axes, title)
             if task in leftmost:
                 axes.set_ylabel(ERROR_LABELS[kind[task]])
         spread = ", mean ± sd over " if max(seeds) > 1 else ", "

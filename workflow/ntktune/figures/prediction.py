@@ -85,13 +85,13 @@ def _draw_open_ends(
 
 
 def prediction_figure(
-    rates: pd.DataFrame, colors: Sequence[str], titles: Mapping[str, str] | None = None
+    table1: pd.DataFrame, colors: Sequence[str], titles: Mapping[str, str] | None = None
 ) -> Figure:
     """Return the figure of what the kernel predicts against what fine-tuning shows.
 
     Parameters
     ----------
-    rates
+    table1
         Table 1: ``task``, ``kind``, ``exponent``, ``predicted_rate``,
         ``measured_exponent``, ``sizes``, ``needed``, and their intervals.
     colors
@@ -115,11 +115,11 @@ def prediction_figure(
     titles = titles or {}
     of_kind = dict(zip(MARKERS, map(checked_color, colors), strict=True))
     looks = {}
-    for kind, own in rates.groupby("kind"):
+    for kind, own in table1.groupby("kind"):
         if kind in MARKERS:
             for place, task in enumerate(own["task"]):
                 looks[task] = (MARKERS[kind][place % len(MARKERS[kind])], of_kind[kind])
-    rates = rates[rates["task"].isin(looks)]
+    rates = table1[table1["task"].isin(looks)]
     with styled():
         figure = Figure(figsize=(WIDTH, 3.2))
         left, right = figure.subplots(1, 2)

@@ -5,12 +5,15 @@ the kernel's eigenvalues (SR26 eq 30). Here is the other side: the exponent that
 fine-tuned models show, of E + B n^−b, with an irreducible part E of the error.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ntktune.errors import UserError
 from ntktune.figures.measures import with_error
+from ntktune.figures.tables import check_same_tasks
 from ntktune.intervals import LEVEL, half_width
 
 EXCESS, PLAIN, RATE = "MSE − label noise", "MSE", "error rate"
@@ -259,3 +262,28 @@ def measured_exponent(
     elif np.isnan(ends[0]):
         found["reason"] = "no exponent fits the seeds' curves, or a seed lacks a size"
     return facts | found
+
+
+def check_fits(decay: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that fits of the decay are those that summaries of spectra are about.
+
+    Parameters
+    ----------
+    decay
+        ``task``, ``range``, ``exponent``, one row per draw and range.
+    summary
+        Task → its summary: ``exponent``, of which ``mean`` is that over draws.
+
+    Raises
+    ------
+    UserError
+        A task's fits are missing or another spectrum's.
+    """
+    check_same_tasks(summary=summary, decay=decay)
+    for task, own in decay[decay["range"] == RANGES[0]].groupby("task"):
+        stated = summary[task]["exponent"]["mean"]
+        if not np.isclose(own["exponent"].mean(), stated, rtol=1e-6):
+            raise UserError(
+                f"the fits of task {task!r} do not belong to its summary: their mean exponent over "
+                f"{RANGES[0]} is not {stated:.6g}; give files of one spectrum"
+            )

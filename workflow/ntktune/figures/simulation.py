@@ -11,12 +11,14 @@ from ntktune.figures.stops import RULES
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, count, laid_out, styled
 
 
-def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequence[str]) -> Figure:
+def simulation_figure(
+    simulation: pd.DataFrame, radii: pd.DataFrame, colors: Sequence[str]
+) -> Figure:
     """Return the figure of the simulation of Raskutti, Wainwright & Yu (2014).
 
     Parameters
     ----------
-    errors
+    simulation
         ``n``, ``rule``, ``error``, ``error_stderr``, ``repeats``.
     radii
         ``decay``, ``predicted``, ``measured``, ``smallest_n``, ``largest_n``.
@@ -39,7 +41,7 @@ def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequenc
         figure = Figure(figsize=(WIDTH, 2.9))
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         for rule, (label, marker) in RULES.items():
-            own = errors[errors["rule"] == rule].sort_values("n")
+            own = simulation[simulation["rule"] == rule].sort_values("n")
             left.errorbar(
                 own["n"],
                 own["error"],
@@ -52,7 +54,7 @@ def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequenc
                 capsize=2.0,
                 label=label,
             )
-        sizes = sorted(errors["n"].unique())
+        sizes = sorted(simulation["n"].unique())
         left.set_xscale("log")
         left.set_yscale("log")
         left.xaxis.set_major_locator(FixedLocator(sizes))
@@ -60,7 +62,7 @@ def simulation_figure(errors: pd.DataFrame, radii: pd.DataFrame, colors: Sequenc
         left.xaxis.set_minor_locator(NullLocator())
         left.tick_params(axis="x", rotation=45)
         left.set_xlabel("n")
-        repeats = count(int(errors["repeats"].iloc[0]), "repeat")
+        repeats = count(int(simulation["repeats"].iloc[0]), "repeat")
         left.set_ylabel(f"error, mean of {repeats}")
         left.legend()
         ends = np.array([radii["predicted"].min(), radii["predicted"].max()])

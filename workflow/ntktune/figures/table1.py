@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ntktune.errors import check_names
 from ntktune.figures.measures import kinds
 from ntktune.figures.needed import needed_size
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
@@ -76,3 +77,29 @@ def decay_table(
             row["reason"] = "the task was not fine-tuned"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def study_table(
+    summary: Mapping[str, Mapping[str, Any]],
+    metrics: pd.DataFrame,
+    subsets: Mapping[str, Mapping[str, Any]],
+) -> pd.DataFrame:
+    """Return Table 1 from a study's files.
+
+    Parameters
+    ----------
+    summary
+        Task → its spectrum's summary.
+    metrics
+        See :func:`decay_table`.
+    subsets
+        Task → its samples: ``seeds``, each with its ``order`` of training rows.
+
+    Raises
+    ------
+    UserError
+        A task that was fine-tuned has no samples.
+    """
+    check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
+    orders = {t: np.array([seed["order"] for seed in own["seeds"]]) for t, own in subsets.items()}
+    return decay_table([{"task": t} | own for t, own in summary.items()], metrics, orders)

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from ntktune.figures.tables import check_same_tasks
 
-def rules_table(rules: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
+
+def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
     """Return Table 5: one row per task and sample size.
 
     Parameters
@@ -12,7 +14,7 @@ def rules_table(rules: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
     rules
         ``task``, ``kind``, ``seed``, ``n``, ``rule``, ``time``, ``eta``, ``test_error``,
         ``start_error``, ``sigma_source``.
-    paths
+    ridge
         ``task``, ``seed``, ``n``, ``eta``, ``distance_test``, ``error_descent``,
         ``error_ridge``.
 
@@ -27,9 +29,10 @@ def rules_table(rules: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
         it; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows
         at descent's best t >= 1 (SR26 eq 27).
     """
+    check_same_tasks(rules=rules, ridge=ridge)
     table = []
     for (task, n), own in rules.groupby(["task", "n"], sort=False):
-        path = paths[(paths["task"] == task) & (paths["n"] == n)]
+        path = ridge[(ridge["task"] == task) & (ridge["n"] == n)]
         best = path.loc[path.groupby("seed")["error_descent"].idxmin()]
         last = path.loc[path.groupby("seed")["eta"].idxmax()]
         row = {

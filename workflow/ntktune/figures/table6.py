@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from ntktune.figures.tables import check_same_tasks
+
 ALONG = (
     "eta",
     "distance",
@@ -30,7 +32,9 @@ def _share(gain: float, of: float) -> float:
     return gain / of if of > 0 else np.nan
 
 
-def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
+def linear_table(
+    trace: pd.DataFrame, trace_ridge: pd.DataFrame, stops: pd.DataFrame
+) -> pd.DataFrame:
     """Return Table 6: one row per watched task, means over its seeds.
 
     Parameters
@@ -40,7 +44,7 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
         ``eta``, ``linear_gap``, ``kernel_gap``, ``error``, ``error_linear``, ``start_error``,
         ``loss``, ``loss_linear``, ``start_loss``, ``drift``, ``drift_frobenius``,
         ``alignment``, ``exponent``, ``start_exponent``.
-    ridge
+    trace_ridge
         Networks at ridge solutions: ``task``, ``seed``, ``holdout``, ``gap``,
         ``error_network``, ``error_ridge``.
     stops
@@ -68,11 +72,12 @@ def linear_table(trace: pd.DataFrame, ridge: pd.DataFrame, stops: pd.DataFrame) 
         and ``network_steps``; ``network_turned``, whether its hold-out loss was lowest before
         the last step, in all seeds.
     """
+    check_same_tasks(trace=trace, trace_ridge=trace_ridge, stops=stops)
     rows = []
     for task, own in trace.groupby("task", sort=False):
         best = own[own["best"].astype(bool)]
         adamw = best[best["method"] == "adamw"]
-        solution = ridge[(ridge["task"] == task) & ridge["holdout"].astype(bool)]
+        solution = trace_ridge[(trace_ridge["task"] == task) & trace_ridge["holdout"].astype(bool)]
         stop = stops[stops["task"] == task]
         row = {
             "task": task,

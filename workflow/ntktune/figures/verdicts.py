@@ -28,7 +28,10 @@ from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.negations import negated_as_chosen, negated_fully
-from ntktune.figures.rates import RANGES, RATE, measured_exponent
+from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
+from ntktune.figures.table5 import rules_table
+from ntktune.figures.table6 import linear_table
+from ntktune.figures.theory_verdicts import by_seed, theory_rows
 from ntktune.intervals import LEVEL, half_width
 from ntktune.merges import FIXED, LEAST_KEPT, parts
 from ntktune.scores import ERRORS, share_reached
@@ -604,3 +607,44 @@ def verdict_table(
         *theory,
     ]
     return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")
+
+
+def study_verdicts(
+    table1: pd.DataFrame,
+    summary: Mapping[str, Mapping[str, Any]],
+    decay: pd.DataFrame,
+    metrics: pd.DataFrame,
+    stopping: pd.DataFrame,
+    cosine: pd.DataFrame,
+    merged: pd.DataFrame,
+    negated: pd.DataFrame,
+    radii: pd.DataFrame,
+    slopes: pd.DataFrame,
+    rules: pd.DataFrame,
+    ridge: pd.DataFrame,
+    trace: pd.DataFrame,
+    trace_ridge: pd.DataFrame,
+    stops: pd.DataFrame,
+    baselines: pd.DataFrame,
+) -> pd.DataFrame:
+    """Return the verdicts from a study's tables, named as in :mod:`ntktune.figures.tables`.
+
+    Those after ``metrics`` have no rows where the study does not make them.
+
+    Raises
+    ------
+    UserError
+        ``decay`` and ``summary`` are of different spectra, or tables of different tasks.
+    """
+    check_fits(decay, summary)
+    theory = theory_rows(
+        rules=by_seed(rules_table, rules, ridge),
+        linear=by_seed(linear_table, trace, trace_ridge, stops),
+        untuned=baselines,
+        metrics=metrics,
+        radii=radii,
+        slopes=slopes,
+        shared=table1.set_index("task")["shared_seeds"],
+    )
+    fits = {task: decay[decay["task"] == task] for task in summary}
+    return verdict_table(table1, fits, metrics, stopping, cosine, merged, negated, theory)

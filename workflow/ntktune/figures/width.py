@@ -23,12 +23,12 @@ PHASES = {
 }
 
 
-def width_figure(networks: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
+def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of drift, linearisation error and distance against width.
 
     Parameters
     ----------
-    networks
+    width
         ``width``, ``seed``, ``phase``, ``drift``, ``linear_gap``, ``distance``.
     slopes
         ``phase``, ``quantity``, ``slope``, ``low``, ``high``, ``predicted``.
@@ -47,13 +47,13 @@ def width_figure(networks: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[
         Something is no colour.
     """
     of_phase = dict(zip(PHASES, map(checked_color, colors), strict=True))
-    widths = sorted(networks["width"].unique())
+    widths = sorted(width["width"].unique())
     with styled():
         figure = Figure(figsize=(WIDTH, 2.9))
         handles = {}
         for axes, (column, label) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
             for place, (phase, name) in enumerate(PHASES.items()):
-                own = networks[networks["phase"] == phase]
+                own = width[width["phase"] == phase]
                 axes.plot(own["width"], own[column], ".", color=of_phase[phase], alpha=0.5)
                 means = np.log(own.set_index("width")[column]).groupby("width").mean()
                 (handles[name],) = axes.plot(means.index, np.exp(means), color=of_phase[phase])
@@ -66,7 +66,7 @@ def width_figure(networks: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[
                     va="top",
                     color=of_phase[phase],
                 )
-            top = networks.loc[networks["width"] == widths[0], column].max()
+            top = width.loc[width["width"] == widths[0], column].max()
             bound = top * np.sqrt(widths[0] / np.array(widths, dtype=float))
             (handles["N^(−1/2), the theory's bound"],) = axes.plot(
                 widths, bound, color=REFERENCE, linestyle=":", linewidth=1.2

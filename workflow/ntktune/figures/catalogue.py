@@ -1,0 +1,263 @@
+"""The catalogue: every figure and table of a study, one entry each.
+
+A new one is an entry here, a function in this package, and a caption in ``workflow/report``. Rules,
+commands, targets and reasons why a study lacks one follow from the entry.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ntktune.errors import UserError, close_match
+from ntktune.figures.tables import TABLES
+
+PACKAGE = "ntktune.figures"
+Lists = Mapping[str, Sequence[Any]]
+
+
+class Entry(NamedTuple):
+    """One figure or table.
+
+    Attributes
+    ----------
+    function
+        What makes it, ``"module:function"`` in this package. It takes each table of ``inputs`` as
+        a parameter of that name, and may take ``tasks``, ``titles`` (task → title), ``ranges``
+        (task → lowest and highest score), ``colors``, ``color`` (the first of them), ``colormap``.
+    inputs
+        The tables that it needs, names of :data:`ntktune.figures.tables.TABLES`.
+    shows
+        What it shows, in a few words.
+    tasks
+        Which list of the study's tasks it draws, in order; "" if it does not ask.
+    colors
+        The places of its colours in the palette.
+    colormap
+        The key of its colour map in the configuration.
+    optional
+        Tables that it reads where the study has them.
+    needs
+        Chapters that the study must list beyond those of the inputs, and lists (keys of
+        :data:`LACKING`) that must not be empty beyond those of the inputs.
+    """
+
+    function: str
+    inputs: str
+    shows: str
+    tasks: str = ""
+    colors: tuple[int, ...] = ()
+    colormap: str = ""
+    optional: str = ""
+    needs: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the module, and of the figure or table as commands and captions have it."""
+        return self.function.split(":")[0]
+
+    @property
+    def code(self) -> str:
+        """The function as the code digest names it."""
+        return f"{PACKAGE}.{self.function}"
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of all tables that it may read."""
+        return [*self.inputs.split(), *self.optional.split()]
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, name = self.code.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def make(self, tables: Mapping[str, Any], look: Mapping[str, Any]) -> Any:
+        """Return the figure or table; the function takes what it has a parameter for."""
+        function = self.load()
+        known = inspect.signature(function).parameters
+        return function(**{name: v for name, v in {**tables, **look}.items() if name in known})
+
+
+EACH = tuple(range(6))  # one colour per task, in turn
+RULES = (0, 1, 2, 5)  # theory, hold-out, SURE, oracle
+
+DECAY = Entry("decay:task_figure", "eigenvalues decay summary", "eigenvalue decay", colors=(0,))
+_FIGURES = (
+    Entry("fig2:learning_curve_figure", "metrics baselines", "learning curves", "tasks", (0,)),
+    Entry(
+        "fig3:task_vector_figure", "cosine merged", "task vectors", "merged", (0, 1), "diverging"
+    ),
+    DECAY,
+    Entry("fig10:f1_figure", "metrics", "F1", "tasks", (0,), needs="classified"),
+    Entry(
+        "prediction:prediction_figure",
+        "table1 summary",
+        "predicted against measured",
+        colors=(0, 1),
+        needs="finetune",
+    ),
+    Entry("epochs:epochs_figure", "history", "test error against the epoch", "tasks", (0,)),
+    Entry(
+        "simulation:simulation_figure",
+        "simulation radii",
+        "stopping rules on a known target",
+        colors=RULES,
+    ),
+    Entry("layers:layer_figure", "cosine", "task vectors by layer", colors=(0, 1, 2)),
+    Entry("addition:addition_figure", "sweep merged", "addition of task vectors", colors=EACH),
+    Entry("negation:negation_figure", "negated", "negation of task vectors", colors=EACH),
+    Entry(
+        "disentanglement:disentanglement_figure",
+        "disentanglement",
+        "weight disentanglement",
+        colormap="sequential",
+    ),
+    Entry(
+        "descent:descent_figure",
+        "rules ridge",
+        "kernel descent and four stops",
+        "ruled",
+        RULES,
+        needs="kernel",
+    ),
+    Entry(
+        "linearisation:linearisation_figure", "trace", "linearisation and drift", "traced", (0, 1)
+    ),
+    Entry("width:width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
+)
+_TABLES = (
+    Entry("table1:study_table", "summary metrics subsets", "decay rates"),
+    Entry("table2:stopping_table", "stopping metrics", "stopping times"),
+    Entry("table3:merging_table", "cosine merged overlap", "merged models"),
+    Entry("table4:score_table", "metrics", "test scores"),
+    Entry("table5:rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
+    Entry("table6:linear_table", "trace trace_ridge stops", "linearisation, drift and stops"),
+    Entry("table7:sensitivity_table", "sensitivity", "sensitivity of the stopping time"),
+    Entry("table8:cosine_table", "cosine", "cosines"),
+    Entry("table9:negation_table", "negated", "negated models"),
+    Entry(
+        "verdicts:study_verdicts",
+        "table1 summary decay metrics",
+        "verdicts",
+        optional="stopping cosine merged negated radii slopes rules ridge trace trace_ridge stops "
+        "baselines",
+    ),
+)
+FIGURES = {entry.name: entry for entry in _FIGURES}
+RESULT_TABLES = {entry.name: entry for entry in _TABLES}
+# list of a study → why a figure or table that needs it is not made where it is empty
+LACKING = {
+    "merged": "taskvectors.tasks is empty; name two tasks or more",
+    "classified": "it draws the F1 score, and no task is a classification",
+    "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
+    "traced": "theory.tasks is empty; name tasks, or null for all",
+    "ruled": "no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows",
+}
+
+
+def decay_figures(tasks: Sequence[str]) -> dict[str, str]:
+    """Return figure → task: SR26's figures 4-9, and named ones from the seventh task on."""
+    return {f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(tasks)}
+
+
+def study_figures(tasks: Sequence[str]) -> dict[str, tuple[Entry, list[str] | None]]:
+    """Return a study's figures, made or not: name → entry, and the task of a decay."""
+    decays = {name: (DECAY, [task]) for name, task in decay_figures(tasks).items()}
+    others = {name: (entry, None) for name, entry in FIGURES.items() if entry is not DECAY}
+    return decays | others
+
+
+def _chapter(table: str) -> str:
+    return TABLES[table].file.split("/")[0]
+
+
+def input_files(
+    entry: Entry, lists: Lists, tasks: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Return table → its files in a study's results, of the tables that the study has.
+
+    Parameters
+    ----------
+    entry
+        The figure or table.
+    lists
+        ``chapters``, and what there may be a file for: ``tasks`` and further lists of tasks that
+        :data:`~ntktune.figures.tables.TABLES` names, ``size``, ``fixed_size``, ``pair``.
+    tasks
+        Its tasks, where it is not of all.
+    """
+    found = {}
+    for table in entry.tables:
+        spec = TABLES[table]
+        if _chapter(table) not in lists["chapters"] and table in entry.optional.split():
+            continue
+        of_tasks = list(tasks or lists[spec.lists])
+        places = {"task": of_tasks} | {name: lists[name] for name in ("size", "fixed_size", "pair")}
+        named = {name: values for name, values in places.items() if f"{{{name}}}" in spec.file}
+        every = itertools.product(*named.values()) if of_tasks else ()
+        files = [spec.file.format(**dict(zip(named, values, strict=True))) for values in every]
+        if files:
+            found[table] = files
+    return found
+
+
+def why_absent(entry: Entry, lists: Lists) -> str:
+    """Return why a study makes no such figure or table, and which key changes that; "" if it does.
+
+    ``lists`` are as for :func:`input_files`.
+    """
+    needs = entry.needs.split()
+    chapters = [*map(_chapter, entry.inputs.split()), *(n for n in needs if n not in LACKING)]
+    wanted = dict.fromkeys(name for name in chapters if name not in ("data", "figures"))
+    missing = [name for name in wanted if name not in lists["chapters"]]
+    of_tables = [TABLES[table].lists for table in entry.inputs.split()]
+    empty = [n for n in [*needs, *of_tables] if n in LACKING and not lists[n]]
+    if empty[:1] == ["merged"] and len(lists["tasks"]) == 1:  # the chapter alone would not help
+        only = lists["tasks"][0]
+        return f"it compares tasks, and `tasks` lists one, {only}; add another"
+    if missing:
+        return f"`chapters` does not list {', '.join(missing)}; add it there"
+    return LACKING[empty[0]] if empty else ""
+
+
+def colors_of(name: str, entry: Entry, look: Mapping[str, Any]) -> list[str]:
+    """Return a figure's colours: its own in the configuration, or those of the palette.
+
+    Raises
+    ------
+    UserError
+        The configuration gives it another number of colours than it has.
+    """
+    own = look["colors"].get(name)
+    if own is None:
+        return [look["palette"][place % len(look["palette"])] for place in entry.colors]
+    if len(own) != len(entry.colors) and entry.colors != EACH:
+        raise UserError(
+            f"figures.colors.{name} has {len(own)} colours; it draws with {len(entry.colors)}"
+        )
+    return own
+
+
+def check_colors(colors: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise UserError if the configuration colours a figure that there is not."""
+    for name in colors:
+        if name not in names:
+            near = close_match(name, names)
+            raise UserError(f"figures.colors has {name!r}, which is no figure; {near}")
+
+
+def look_words(name: str, entry: Entry, lists: Lists, look: Mapping[str, Any]) -> list[str]:
+    """Return the options of the command that draws a figure, without its tables.
+
+    ``look`` is the configuration's ``figures``; ``lists`` are as for
+    :func:`input_files`.
+    """
+    words = ["--tasks", *lists[entry.tasks]] if entry.tasks else []
+    if entry.colors:
+        words += ["--colors", *colors_of(name, entry, look)]
+    if entry.colormap:
+        words += ["--colormap", look[entry.colormap]]
+    return [*words, "--dpi", str(look["dpi"])]
