@@ -223,7 +223,7 @@ class TestMistakes:
         [
             ("fig2", "metrics", "cosine", "cosine.parquet lacks the columns task, kind, metric, n"),
             ("table8", "cosine", "merged", "merged.parquet lacks the columns pair, task_a, run_a"),
-            ("table9", "negated", "sweep", "sweep.parquet lacks the columns target, kind, metric"),
+            ("table9", "negated", "sweep", "sweep.parquet lacks the columns target, "),
             ("addition", "sweep", "overlap", "overlap.parquet lacks the columns merged, part"),
         ],
     )

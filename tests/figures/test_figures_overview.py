@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from ntktune.__main__ import main
+from ntktune.figures.tables import TABLES
 
 RATES = pd.DataFrame(
     {
@@ -38,7 +39,8 @@ VERDICTS = pd.DataFrame(
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "figures").mkdir()
-    RATES.to_csv(tmp_path / "figures" / "table1.csv", index=False)
+    rates = RATES.reindex(columns=TABLES["table1"].columns)
+    rates.to_csv(tmp_path / "figures" / "table1.csv", index=False)
     VERDICTS.to_csv(tmp_path / "figures" / "verdicts.csv", index=False)
     return tmp_path
 

@@ -292,7 +292,8 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
         if table.empty:
             raise UserError(f"{path} has no rows; make it again")
         table = as_numbers(table, spec.numbers.split(), path)
-    if unknown := set(table.get("kind", ())) - set(KINDS):
+    # table 1 states no kind of a task that was not fine-tuned
+    if unknown := set(table["kind"].dropna() if "kind" in table else ()) - set(KINDS):
         raise UserError(
             f"{path} has tasks of kind {min(unknown)!r}; it must be {' or '.join(KINDS)}"
         )
