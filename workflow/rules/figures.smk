@@ -49,6 +49,8 @@ for name, (entry, tasks) in study_figures(STUDY["tasks"]).items():
                 2>{log:q}
             """
 
+    describe(name, f"Figure: {entry.shows}{f' of {tasks[0]}' if tasks else ''}.")
+
 
 for name, entry in RESULT_TABLES.items():
 
@@ -87,3 +89,5 @@ for name, entry in RESULT_TABLES.items():
                 --out {output.csv:q} \
                 2>{log:q}
             """
+
+    describe(name, f"Table: {entry.shows}.")

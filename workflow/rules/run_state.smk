@@ -61,6 +61,11 @@ def configuration_files():
     return [str(path) for path in workflow.configfiles]
 
 
+def describe(name, text):
+    """Say what a rule made in a loop does, for `snakemake --list`."""
+    workflow.get_rule(name).docstring = text
+
+
 def digest_of(entry):
     """The digest of the code that an entry point runs."""
     return lambda wildcards: code_digest(entry) if workflow.is_main_process else ""
