@@ -71,9 +71,9 @@ def test_files_of_the_study_that_a_figure_is_made_of():
         "metrics": [f"finetune/{t}/n{n}/metrics.parquet" for t in "ab" for n in (16, 32)],
         "baselines": ["finetune/a/baselines.parquet", "finetune/b/baselines.parquet"],
     }
-    assert input_files(EVERY["epochs"], LISTS)["history"][0] == (
-        "finetune/a/fixed/n16/history.parquet"
-    )
+    assert input_files(EVERY["epochs"], LISTS) == {
+        "history": [f"finetune/{task}/fixed/n16/history.parquet" for task in "ab"]
+    }
     entry, tasks = study_figures(LISTS["tasks"])["fig5"]
     assert input_files(entry, LISTS, tasks)["summary"] == ["spectrum/b/summary.json"]
     assert input_files(EVERY["descent"], LISTS)["ridge"] == ["theory/a/ridge.parquet"]

@@ -80,7 +80,7 @@ TABLES = {
         one=("task",),
     ),
     "history": _of_task(
-        "finetune/{task}/fixed/n{size}/history.parquet",
+        "finetune/{task}/fixed/n{fixed_size}/history.parquet",
         "evaluations without early stopping, with test metrics, one file per task",
         "kind seed",
         f"epoch holdout_loss {SCORES}",
