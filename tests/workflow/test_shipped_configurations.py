@@ -1,6 +1,5 @@
 """Shipped configurations and schemas: valid, and documented key by key."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import jsonschema
 import pytest
 
 from ntktune.config import load_yaml, resolved_study, schema, validated
-from ntktune.figures.catalogue import RESULT_TABLES, study_figures
+from snakemake_logger_plugin_ntktune import EXPECTED
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATIONS = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -114,5 +113,4 @@ def test_profiles_and_expected_times_name_rules_that_exist():
     profile = load_yaml(REPOSITORY / "profiles/slurm/profile.v9+.yaml")
     assert set(profile["set-resources"]) <= rules
     assert set(profile["groups"]) <= rules
-    times = REPOSITORY / "workflow/snakemake_logger_plugin_ntktune/expected_seconds.json"
-    assert set(json.loads(times.read_text())) <= rules | {*study_figures(range(6)), *RESULT_TABLES}
+    assert set(EXPECTED) <= rules

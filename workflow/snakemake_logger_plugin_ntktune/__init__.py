@@ -7,26 +7,31 @@ all details; failed jobs are shown with the end of their log.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-# Seconds that a job of each rule took when the study quickstart was measured. Only their
-# ratios matter: they are rescaled by what the jobs of this run really take. A rule that was not
-# measured is unknown until its first job ends; a target runs nothing and takes 0.
-EXPECTED = json.loads((Path(__file__).parent / "expected_seconds.json").read_text())
+# Seconds that a job of a rule took when the study quickstart was measured. Only their ratios
+# matter: they are rescaled by what the jobs of this run really take.
+EXPECTED = Counter(
+    {"fetch_model": 21, "kernel_draws": 51, "learning_kernel": 51, "finetune_run": 51}
+    | {"tuned_weights": 89, "task_vector_cosines": 19, "taskvectors_add": 61}
+    | {"taskvectors_negate": 120, "taskvectors_disentangle": 80}
+    | {"theory_width": 138, "theory_simulate": 12}
+)
+SHORT = 2  # seconds that a job of any other rule takes
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
-PROGRESS = re.compile(r" %, \d+ s, about (\d+) s left$", re.MULTILINE)
+PROGRESS = re.compile(r" %, \d+ s, (about \d+ s left)$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 STOPPING = "Terminating processes on user request"
 
@@ -38,77 +43,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class Estimate:
-    """How much of a run is done and how long the rest will take, by the rules that are known.
+def seconds_left(whole: Counter, left: Counter, elapsed: float, cores: int) -> float:
+    """Return the seconds to the end of a run.
 
     Parameters
     ----------
-    counts
-        Rule name → number of jobs in this run.
+    whole, left
+        Rule → number of jobs, of the run and of those that have not finished.
+    elapsed
+        Seconds since its start.
     cores
-        Jobs that can run side by side.
+        Jobs that can run side by side. This is how fast the run is expected to be; what it has
+        done tells more, the more that is.
     """
-
-    def __init__(self, counts: dict[str, int], cores: int):
-        self.known = dict(EXPECTED)
-        self.remaining = dict(counts)
-        self.total, self.done, self.cores = sum(counts.values()), 0, max(cores, 1)
-        self.expected_of_finished = self.spent_on_finished = 0.0
-
-    def expected(self, rule: str) -> float:
-        """Return the expected seconds of one job of a rule, before any rescaling; 0 if unknown."""
-        return self.known.get(rule, 0.0)
-
-    @property
-    def scale(self) -> float:
-        """How many times as long as expected the finished jobs took."""
-        known = self.expected_of_finished
-        return self.spent_on_finished / known if known else 1.0
-
-    @property
-    def unknown(self) -> int:
-        """How many rules have jobs left of which nobody knows how long they take."""
-        return sum(count > 0 and rule not in self.known for rule, count in self.remaining.items())
-
-    def finished(self, rule: str, seconds: float) -> None:
-        """Count one job of a rule as finished after ``seconds``."""
-        self.done += 1
-        self.remaining[rule] = max(self.remaining.get(rule, 0) - 1, 0)
-        if rule not in self.known:
-            self.known[rule] = seconds / (self.scale or 1.0)
-            return
-        self.expected_of_finished += self.expected(rule)
-        self.spent_on_finished += seconds
-
-    def seconds_left(self, running: list[tuple[str, float, float]]) -> tuple[float, int]:
-        """Return the expected seconds to the end, and how many running jobs outlast their estimate.
-
-        Jobs of unknown rules are left out, except for what their logs say.
-
-        Parameters
-        ----------
-        running
-            Rule, seconds so far, and seconds left by its log (0 if it says nothing) of each
-            running job.
-        """
-        slow = [
-            rule in self.known and spent >= self.scale * self.expected(rule)
-            for rule, spent, _ in running
-        ]
-        # what outlasts its estimate also slows down what is expected of all others
-        known, total = self.expected_of_finished, self.spent_on_finished
-        for (rule, spent, _), outlasts in zip(running, slow, strict=True):
-            known, total = known + outlasts * self.expected(rule), total + outlasts * spent
-        scale = total / known if known else self.scale
-        left = [
-            told if outlasts else max(scale * self.expected(rule) - spent, told)
-            for (rule, spent, told), outlasts in zip(running, slow, strict=True)
-        ]
-        queued = sum(n * self.expected(rule) for rule, n in self.remaining.items())
-        queued -= sum(self.expected(rule) for rule, *_ in running)
-        work = scale * max(queued, 0.0) + sum(left)
-        late = sum(o and not seconds for o, seconds in zip(slow, left, strict=True))
-        return max(work / self.cores, *left, 0.0), late
+    total, rest = (sum(EXPECTED.get(k, SHORT) * n for k, n in c.items()) for c in (whole, left))
+    prior = total / 10
+    return rest * (elapsed + prior / cores) / (total - rest + prior) if total else 0.0
 
 
 class LogHandler(LogHandlerBase):
@@ -122,9 +72,8 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.setLevel(logging.INFO)
-        self.estimate: Estimate | None = None
-        self.cores = 1
-        self.names: dict[int, tuple[str, str, list[str]]] = {}
+        self.whole, self.left, self.cores = Counter(), Counter(), 1
+        self.jobs: dict[int, tuple[str, str, list[str]]] = {}  # rule, name, logs
         self.running: dict[int, float] = {}
         self.started = self.last_line = time.monotonic()
         self.planning = self.common_settings.dryrun
@@ -143,38 +92,40 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def _handle(self, record: logging.LogRecord) -> None:
-        event = getattr(record, "event", None)
-        if event is None and record.getMessage().startswith(STOPPING):
+        details, message = record.__dict__, record.getMessage()
+        event = details.get("event")
+        if event is None and message.startswith(STOPPING):
             self.interrupted = True
             if count := len(self.running):
                 jobs = "job" if count == 1 else "jobs"
                 self._print(f"interrupted: waiting for {count} running {jobs} to end")
-        elif event == LogEvent.RUN_INFO and not (self.planning and self.estimate):
-            stats = record.__dict__.get("stats") or {}
-            counts = {k: v for k, v in stats.items() if k not in ("total", "all")}
-            self.estimate = Estimate(counts, self.cores)
-            jobs = ", ".join(f"{v} {k}" for k, v in counts.items())
-            self._print(f"{self.estimate.total} jobs: {jobs}")
+        elif event == LogEvent.RUN_INFO and not (self.planning and self.whole):
+            stats = details.get("stats") or {}
+            self.whole = Counter({k: v for k, v in stats.items() if k not in ("total", "all")})
+            self.left = self.whole.copy()
+            jobs = ", ".join(f"{v} {k}" for k, v in self.whole.items())
+            self._print(f"{self.whole.total()} jobs: {jobs}")
         elif event == LogEvent.RESOURCES_INFO:
-            self.cores = int(record.__dict__.get("cores") or self.cores)
+            self.cores = int(details.get("cores") or self.cores)
         elif event == LogEvent.JOB_INFO and not self.planning:
-            details = record.__dict__
             wildcards = ", ".join(
                 f"{'n' if name == 'size' else name}={value}" if str(value).isdigit() else str(value)
                 for name, value in (details.get("wildcards") or {}).items()
             )
-            logs = [str(path) for path in details.get("log") or []]
-            self.names[details["jobid"]] = (details["rule_name"], wildcards, logs)
-            self._start(details["jobid"])
+            rule, logs = details["rule_name"], [str(path) for path in details.get("log") or []]
+            self.jobs[details["jobid"]] = rule, f"{rule} {wildcards}".strip(), logs
+            self.running[details["jobid"]] = time.monotonic()
+            self._say(details["jobid"], "started  ")
         elif event == LogEvent.JOB_FINISHED:
-            self._finish(record.__dict__["job_id"])
+            job = details["job_id"]
+            seconds = time.monotonic() - self.running.pop(job, time.monotonic())
+            self.left[self.jobs.get(job, ("all",))[0]] -= 1
+            self._say(job, "finished ", f" in {clock(seconds)}", state=True)
         elif event == LogEvent.JOB_ERROR:
-            self._fail(record.__dict__["jobid"])
+            self._fail(details["jobid"])
         elif event in (LogEvent.ERROR, LogEvent.GROUP_ERROR) or (
-            event is None
-            and (record.levelno >= logging.WARNING or record.getMessage().startswith(NOTHING))
+            event is None and (record.levelno >= logging.WARNING or message.startswith(NOTHING))
         ):
-            message = record.getMessage()
             # a failed command is told by JOB_ERROR, with the end of its log
             told = self.interrupted or "CalledProcessError" in message
             if message not in ("", "None") and not told:
@@ -193,64 +144,29 @@ class LogHandler(LogHandlerBase):
 
         signal.signal(signal.SIGINT, interrupt)
 
-    def _job_name(self, job: int) -> str:
-        rule, wildcards, _ = self.names.get(job, ("job", str(job), []))
-        return f"{rule} {wildcards}".strip()
-
-    def _start(self, job: int) -> None:
-        self.running[job] = time.monotonic()
-        if self.names[job][0] != "all":
-            self._print(f"started   {self._job_name(job)}")
-
-    def _finish(self, job: int) -> None:
-        seconds = time.monotonic() - self.running.pop(job, time.monotonic())
-        rule = self.names.get(job, ("", "", []))[0]
-        if rule == "all":
-            return
-        if self.estimate:
-            self.estimate.finished(rule, seconds)
-        self._print(f"finished  {self._job_name(job)} in {clock(seconds)}", state=True)
-
     def _fail(self, job: int) -> None:
         self.running.pop(job, None)
-        if self.interrupted:
-            self._print(f"stopped   {self._job_name(job)}")
-            return
-        self._print(f"FAILED    {self._job_name(job)}")
-        for log in self.names.get(job, ("", "", []))[2]:
-            path = Path(log)
-            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-            if lines:
+        self._say(job, "stopped  " if self.interrupted else "FAILED   ")
+        for log in [] if self.interrupted else self.jobs.get(job, ("", "", []))[2]:
+            if lines := _text(log).splitlines():
                 self._print("\n".join([f"the end of {log}:", *lines[-LOG_LINES:]]))
 
-    def _state(self) -> str:
-        if not self.estimate:
-            return ""
-        now = time.monotonic()
-        running = [
-            (self.names[job][0], now - since, self._told_left(job))
-            for job, since in self.running.items()
-            if job in self.names
-        ]
-        left, late = self.estimate.seconds_left(running)
-        unknown = self.estimate.unknown
-        said = [f"{self.estimate.done} of {self.estimate.total} done"]
-        if running and late == len(running):
-            said.append("longer than estimated")
-        if left >= 1 or not (late or unknown):
-            said.append(f"{'at least' if late or unknown else 'about'} {clock(left)} left")
-        if unknown:
-            said.append(f"{unknown} {'rule' if unknown == 1 else 'rules'} unknown")
-        return ", ".join(said)
+    def _say(self, job: int, what: str, more: str = "", *, state: bool = False) -> None:
+        rule, name, _ = self.jobs.get(job, ("", f"job {job}", []))
+        if rule != "all":
+            self._print(f"{what} {name}{more}", state=state)
 
-    def _told_left(self, job: int) -> float:
-        """Return how many seconds a running job still needs by its log, 0 if it says nothing."""
-        for log in self.names[job][2]:
-            with contextlib.suppress(OSError):
-                told = PROGRESS.findall(Path(log).read_text(errors="replace"))
-                age = time.time() - Path(log).stat().st_mtime
-                return max(float(told[-1]) - age, 0.0) if told else 0.0
-        return 0.0
+    def _state(self) -> str:
+        total, rest = self.whole.total(), +self.left  # without what is not in the plan
+        left = seconds_left(self.whole, rest, time.monotonic() - self.started, self.cores)
+        return f"{total - rest.total()} of {total} done, about {clock(left)} left"
+
+    def _running(self, job: int) -> str:
+        """Return a running job's name with its time, and what its log says is left."""
+        _, name, logs = self.jobs[job]
+        told = [clock(time.monotonic() - self.running[job])]
+        told += [left for log in logs for left in PROGRESS.findall(_text(log))[-1:]]
+        return f"{name} ({', '.join(told)})"
 
     def close(self) -> None:
         """Say that an interrupted run has ended; Snakemake closes its displays last."""
@@ -259,10 +175,10 @@ class LogHandler(LogHandlerBase):
             self._print("stopped; the same command goes on from here")
         super().close()
 
-    def _print(self, text: str, state: bool = False) -> None:
+    def _print(self, text: str, *, state: bool = False) -> None:
         self.last_line = time.monotonic()
         line = f"[{clock(self.last_line - self.started)}] {text}"
-        if state and self._state():
+        if state and self.whole:
             line += f"  ({self._state()})"
         print(line, file=sys.stderr, flush=True)
 
@@ -270,10 +186,12 @@ class LogHandler(LogHandlerBase):
         while True:
             time.sleep(HEARTBEAT / 6)
             with self.guard:
-                now = time.monotonic()
-                if self.running and now - self.last_line >= HEARTBEAT:
-                    jobs = ", ".join(
-                        f"{self._job_name(job)} ({clock(now - since)})"
-                        for job, since in self.running.items()
-                    )
+                if self.running and time.monotonic() - self.last_line >= HEARTBEAT:
+                    jobs = ", ".join(map(self._running, self.running))
                     self._print(f"running   {jobs}", state=True)
+
+
+def _text(log: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(log).read_text(errors="replace")
+    return ""
