@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import math
 import os
@@ -246,42 +247,27 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     return torch.device("cuda", number)
 
 
-_leases: dict[int, FileLock] = {}  # of this process: number of the GPU → its lock
+_lease: list[FileLock] = []  # held until this process ends
 
 
+@functools.cache
 def leased_gpu() -> int:
     """Return the number of a GPU that no other process has leased; wait until there is one.
 
     Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one
     by locking a file that is named after it, in the temporary folder. The lock is the operating
     system's: it ends with the process, however that ends. Other users' jobs are not seen.
-
-    Raises
-    ------
-    UserError
-        The folder of the locks belongs to another user, or is a file.
     """
     from filelock import FileLock, Timeout
 
-    if _leases:
-        return next(iter(_leases))
-    folder = Path(tempfile.gettempdir()) / f"ntktune-gpus-{os.getuid()}"
-    elsewhere = "set TMPDIR to a folder of your own, the same for all jobs of this machine"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder for locks of GPUs; {elsewhere}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder}, for locks of GPUs, belongs to another user; {elsewhere}")
     names, told = _gpu_names(), False
     while True:
         for number, name in enumerate(names):
-            lock = FileLock(folder / f"{name}.lock")
-            try:
+            lock = FileLock(Path(tempfile.gettempdir(), f"ntktune-{os.getuid()}-{name}.lock"))
+            with contextlib.suppress(Timeout):
                 lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            _leases[number] = lock
-            return number
+                _lease.append(lock)
+                return number
         if not told:
             every = "the GPU is" if len(names) == 1 else f"all {len(names)} GPUs are"
             print(
@@ -295,13 +281,8 @@ def leased_gpu() -> int:
 
 
 def _gpu_names() -> list[str]:
-    """Return a name of each GPU that torch sees, the same in every process of the machine.
-
-    Numbers are not: a cluster shows each job its own GPUs, counted from 0.
-    """
+    """Return a name of each GPU that torch sees; a cluster shows each job its own as number 0."""
     import torch
 
-    return [
-        str(torch.cuda.get_device_properties(number).uuid)
-        for number in range(torch.cuda.device_count())
-    ]
+    count = torch.cuda.device_count()
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count)]

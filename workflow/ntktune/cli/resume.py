@@ -26,25 +26,23 @@ class Finished:
     """
 
     def __init__(self, folder: str | None):
-        self.folder = Path(folder) if folder else None
-
-    @staticmethod
-    def _digest(key: Mapping[str, Any]) -> str:
-        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self.folder = folder
 
     def get(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a part's content, None if it is not there for this key."""
-        if self.folder is None or not (self.folder / f"{name}.json").is_file():
+        if self.folder is None:
             return None
         try:
-            found = read_json(self.folder / f"{name}.json")
+            found = read_json(Path(self.folder, f"{name}.json"))
         except UserError:
             return None
-        same = found.get("provenance", {}).get("key") == self._digest(key)
-        return found.get("content") if same else None
+        return found.get("content") if found.get("provenance") == _digest(key) else None
 
     def put(self, name: str, key: Mapping[str, Any], content: dict[str, Any]) -> None:
         """Keep a part's content; a killed process leaves the file whole or not there."""
         if self.folder is not None:
-            provenance = {"key": self._digest(key)}
-            write_json(self.folder / f"{name}.json", {"content": content}, provenance)
+            write_json(Path(self.folder, f"{name}.json"), {"content": content}, _digest(key))
+
+
+def _digest(key: Mapping[str, Any]) -> dict[str, str]:
+    return {"key": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}
