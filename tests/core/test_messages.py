@@ -63,7 +63,9 @@ def test_only_what_a_rule_made_is_ever_advised_to_be_deleted():
             and isinstance(text.value, str)
             and advice.search(text.value)
         ]
-    assert found == ["artifacts: delete it and run the same command again to rebuild it"]
+    assert found == [
+        "artifacts: delete it, if it is there, and run the same command again to rebuild it"
+    ]
 
 
 FILE = "nowhere/a.file"

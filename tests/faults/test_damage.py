@@ -130,7 +130,7 @@ def test_a_check_finds_damage_in_what_no_job_reads(study):
     for name, why in {
         "figures/fig4.pdf": "its content does not match the checksum in fig4.json",
         "figures/table4.csv": "its content does not match the checksum in table4.json",
-        "figures/table5.json": "its content does not match its checksum",
+        "figures/table5.json": "read as a JSON file: its content does not match its checksum",
         "taskvectors/cosine.parquet": ".*",
     }.items():
         line = rf"^results/smoke/{re.escape(name)} is damaged or not what it should be \({why}\); "

@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 import uuid
@@ -45,23 +46,16 @@ CONVERTED = "converted.safetensors"  # beside linked weights: tensors that they 
 CHECKSUM = "sha256_of_the_rest"  # of a JSON file, and of provenance
 # Environment variable: the folder in which every file is made by a rule of the running study.
 RESULTS_VARIABLE = "NTKTUNE_RESULTS"
+STRETCH = 2**20  # numbers that are read or written at a time
 STEM = 100  # letters of a file's name in that of its temporary one, which is longer
-ABANDONED = 3 * 86400  # seconds after which nobody writes a temporary file any more
-FREE_SPACE = "free some space and run the same command again"
-NOT_WRITABLE = "make the folder writable, or choose another"
-FAILED_SERVER = "the file system failed; run the same command again"
-UNWRITABLE = {
-    errno.ENOSPC: FREE_SPACE,
-    errno.EDQUOT: FREE_SPACE,
-    errno.EFBIG: FREE_SPACE,
-    errno.EROFS: NOT_WRITABLE,
-    errno.EACCES: NOT_WRITABLE,
-    errno.EPERM: NOT_WRITABLE,
-    errno.ENOENT: "no file can be made there; choose another folder",
-    # as file systems on a network have them
-    errno.EIO: FAILED_SERVER,
-    errno.ESTALE: FAILED_SERVER,
-    errno.ETIMEDOUT: FAILED_SERVER,
+LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{32}~(\..*)?")  # the name of a temporary file
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # as file systems on a network do
+ADVICE = {
+    NO_SPACE: "free some space and run the same command again",
+    NO_PLACE: "make the folder writable, or choose another",
+    FAILED: "the file system failed; run the same command again",
 }
 
 
@@ -105,52 +99,21 @@ class Record:
         return record | gpu_peak_memory() | facts
 
 
-def _json_ready(value: Any) -> Any:
-    """Turn what JSON does not know (paths, NumPy numbers) into what it knows."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
-
-
-def _as_json(content: dict) -> dict:
-    """Return a dict as it is read back from JSON: the form that checksums are of."""
-    return json.loads(json.dumps(content, default=_json_ready))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _finish_file(path: Path) -> None:
-    """Sync a file and give it the permissions of any new file (safetensors writes 0600)."""
-    umask = os.umask(0)
-    os.umask(umask)
-    with open(path, "rb+") as file:
-        os.fchmod(file.fileno(), 0o666 & ~umask)
-        os.fsync(file.fileno())
+# Files
 
 
 def system_error(error: Exception) -> int | None:
     """Return the number of the system's error that an exception stands for, None if for none."""
-    number = getattr(error, "errno", None)
-    if number is None:  # safetensors has its own exceptions, with the system's number in the text
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(told.group(1)) if told else None
-    return number
+    # safetensors has its own exceptions, with the system's number in the text
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) or (int(told[1]) if told else None)
 
 
 def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
     """Return the error for what the system refused to write, None for any other exception."""
     number = system_error(error)
-    if number not in UNWRITABLE:
-        return None
-    return UserError(f"{path} cannot be written: {os.strerror(number)}; {UNWRITABLE[number]}")
+    advice = next((told for numbers, told in ADVICE.items() if number in numbers), None)
+    return advice and UserError(f"{path} cannot be written: {os.strerror(number)}; {advice}")
 
 
 @contextlib.contextmanager
@@ -176,102 +139,51 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise unwritable(path, error) or UserError(
             f"{path} cannot be written: {error.strerror} ({error.filename})"
         ) from None
-    _remove_left_over(path)
     # the suffix is kept: some writers choose the format by it
-    own = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-    temporary = path.with_name(f".{path.stem[:STEM]}.{own}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:STEM]}.{uuid.uuid4().hex}~{path.suffix}")
     replaced = temporary.with_name(f"{temporary.name}~")
     try:
         yield temporary
-        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+        for file in [temporary, *temporary.rglob("*")]:
             if file.is_file() and not file.is_symlink():  # a link's file is its owner's
                 _finish_file(file)
-        if path.exists() and temporary.is_dir() != path.is_dir():
-            raise UserError(
-                f"{path} is a {'folder' if path.is_dir() else 'file'}, where a "
-                f"{'folder' if temporary.is_dir() else 'file'} would go; choose another name"
-            )
-        if path.is_dir():
-            # a folder cannot be renamed over a filled one; it is whole until it is out of the way
+        if temporary.is_dir() and path.is_dir():  # which cannot be renamed over a filled one
             os.replace(path, replaced)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
     except Exception as error:
-        refused, about = unwritable(path, error), getattr(error, "filename", None)
-        # a file that was only to be read has a name of its own; what is missing may be one, too
-        if about is None and system_error(error) != errno.ENOENT:
-            about = temporary
-        if refused and str(about).startswith(str(temporary)):
+        # a file that was only to be read has a name of its own
+        about = str(getattr(error, "filename", None) or temporary)
+        if about.startswith(str(temporary)) and (refused := unwritable(path, error)):
             raise refused from None
         raise
     finally:
-        if os.path.lexists(replaced) and not os.path.lexists(path):
-            os.replace(replaced, path)
         _remove(temporary)
         _remove(replaced)
 
 
+def _finish_file(path: Path) -> None:
+    """Sync a file and give it the permissions of any new file (safetensors writes 0600)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    with open(path, "rb+") as file:
+        os.fchmod(file.fileno(), 0o666 & ~umask)
+        os.fsync(file.fileno())
+
+
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if there is one, as far as the system allows it."""
-    import shutil
-
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            path.unlink()
 
 
 def remove_left_overs(folder: str | os.PathLike) -> None:
-    """Remove what processes anywhere below a folder left half written when they were killed.
-
-    Writing a file removes its own left-overs; this removes the rest.
-    """
-    found: list[Path] = []
-    with contextlib.suppress(OSError):  # others are at work there
-        found += Path(folder).rglob(".*~*~*[!~]")
-    for other in found:
-        with contextlib.suppress(OSError):
-            if _is_left_over(other, ".+?", r"(\..*)?"):
-                _remove(other)
-
-
-def _remove_left_over(path: Path) -> None:
-    """Remove what processes left beside ``path`` when they were killed.
-
-    A folder that was out of the way for its successor, which never came, goes back.
-    """
-    stem, suffix = re.escape(path.stem[:STEM]), re.escape(path.suffix)
-    with contextlib.suppress(OSError):
-        for other in path.parent.iterdir():
-            if _is_left_over(other, stem, suffix):
-                if other.name.endswith("~") and not os.path.lexists(path):
-                    os.replace(other, path)
-                _remove(other)
-
-
-def _is_left_over(file: Path, stem: str, suffix: str) -> bool:
-    """Return whether a file is an abandoned temporary one, by patterns of its name.
-
-    It is if its process has ended (this machine), or if it is days old (other machines).
-    """
-    named = re.fullmatch(rf"\.{stem}\.([^~]+)~(\d+)~[0-9a-f]{{8}}{suffix}~?", file.name)
-    if not named:
-        return False
-    if named[1] == platform.node():
-        return _has_ended(int(named[2]))
-    return time.time() - file.lstat().st_mtime > ABANDONED
-
-
-def _has_ended(process: int) -> bool:
-    """Return whether there is no process of this number on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's
-        pass
-    return False
+    """Remove what processes anywhere below a folder left half written when they were killed."""
+    for path in list(Path(folder).rglob(".*~*")):
+        if LEFT_OVER.fullmatch(path.name):
+            _remove(path)
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -286,50 +198,28 @@ def file_sha256(path: str | os.PathLike) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, "a file") from None
 
 
-def _unreadable(path: str | os.PathLike, error: Exception, form: str = "") -> Exception:
-    """Return the error for a file that could not be read: the system's, or its own damage.
+def _unreadable(path: str | os.PathLike, error: Exception, form: str) -> Exception:
+    """Return the error for a file that could not be read as a ``form``, such as "a JSON file".
 
-    A file is set aside only for what is wrong with the file itself, not for a missing permission
-    or a disk or memory that failed. ``form`` is what it should be, as "a JSON file".
+    A file is damaged only by what is wrong with the file itself, not by a missing permission or
+    a disk or memory that failed.
     """
     number = system_error(error)
     if number is not None:
         return UserError(f"{path} cannot be read: {os.strerror(number)}")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | UserError):
         return error
     why = (str(error) or type(error).__name__).splitlines()[0]
-    return damaged(path, f"read as {form}: {why}" if form else why)
-
-
-@contextlib.contextmanager
-def results_of(folder: str | os.PathLike) -> Iterator[None]:
-    """Take a folder for the results of a running study: damaged files there are set aside."""
-    before = os.environ.get(RESULTS_VARIABLE)
-    os.environ[RESULTS_VARIABLE] = os.path.abspath(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[RESULTS_VARIABLE]
-        else:
-            os.environ[RESULTS_VARIABLE] = before
+    return damaged(path, f"read as {form}: {why}")
 
 
 def in_results(path: str | os.PathLike) -> bool:
     """Return whether a path is among the results of a running study."""
     results = os.environ.get(RESULTS_VARIABLE)
     return bool(results) and Path(path).resolve().is_relative_to(Path(results).resolve())
-
-
-def _lost_checksum(path: str | os.PathLike, stated: object) -> bool:
-    """Return whether a file states no checksum but must: all of a study's results do.
-
-    Damage may hit what names the checksum. Files of others, such as a model's weights, have none.
-    """
-    return stated is None and Path(path).name != MODEL_WEIGHTS and in_results(path)
 
 
 def damaged(path: str | os.PathLike, why: str) -> UserError:
@@ -342,28 +232,47 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
     if path.name == MODEL_MANIFEST:  # without it the folder is of no use
         path, why = path.parent, f"{path.name}: {why}"
     told = f"{path} is damaged or not what it should be ({why}); "
-    if in_results(path):
-        aside = path.with_name(f"{path.name}.damaged")
-        if not path.exists():
-            return UserError(f"{told}another job set it aside: run the same command again")
-        with contextlib.suppress(OSError):  # read-only
-            _remove(aside)
-            os.replace(path, aside)
-            told += f"it was renamed to {aside.name}: run the same command again to rebuild it"
-            return UserError(told)
-        return UserError(told + "delete it and run the same command again to rebuild it")
-    return UserError(told + "give the right file, or make it again")
+    if not in_results(path):
+        return UserError(f"{told}give the right file, or make it again")
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        _remove(aside)
+        os.replace(path, aside)
+    except OSError:  # read-only, or another job was first
+        return UserError(
+            f"{told}delete it, if it is there, and run the same command again to rebuild it"
+        )
+    return UserError(
+        f"{told}it was renamed to {aside.name}: run the same command again to rebuild it"
+    )
 
 
 def _present(path: str | os.PathLike) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        if in_results(path):
-            raise damaged(path, "it is a folder")
+    if Path(path).is_dir():
         raise UserError(f"{path} is a folder; name a file")
-    if not path.is_file():
+    if not Path(path).is_file():
         raise not_there(path, "make it first, or correct the path")
-    return path
+    return Path(path)
+
+
+# Manifests
+
+
+def _as_json(content: dict) -> dict:
+    """Return a dict as it is read back from JSON: the form that checksums are of."""
+
+    def ready(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+    return json.loads(json.dumps(content, default=ready))
+
+
+def _json_checksum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: str | os.PathLike, content: dict, provenance: dict) -> None:
@@ -378,18 +287,13 @@ def read_json(path: str | os.PathLike) -> dict:
     """Read a manifest, its provenance included; its checksum is verified."""
     try:
         content = json.loads(_present(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        if content.pop(CHECKSUM, None) not in (None, _json_checksum(content)):
+            raise ValueError("its content does not match its checksum")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, "a JSON file") from None
-    if not isinstance(content, dict):
-        raise damaged(path, "it holds no JSON object")
-    stated = content.pop(CHECKSUM, None)
-    if stated not in (None, _json_checksum(content)) or _lost_checksum(path, stated):
-        raise damaged(path, "its content does not match its checksum")
     return content
-
-
-def _json_checksum(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
@@ -403,21 +307,23 @@ def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
     UserError
         One is missing or damaged. The whole folder then is.
     """
-    folder = Path(folder)
+    folder, wanted = Path(folder), list(names)
     if not folder.exists():
         raise not_there(folder, "correct the path of the model's folder")
     if not (folder / MODEL_MANIFEST).is_file():
         return
     manifest = read_json(folder / MODEL_MANIFEST)
     listed = manifest.get("files") or {MODEL_WEIGHTS: manifest.get("sha256")}
-    wanted = list(names)
     for name, stated in listed.items():
-        if stated is None or not any(name == n or fnmatch(name, n) for n in wanted):
+        if stated is None or not any(fnmatch(name, pattern) for pattern in wanted):
             continue
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
         if file_sha256(folder / name) != stated:
             raise damaged(folder, f"{name} does not match the checksum in {MODEL_MANIFEST}")
+
+
+# Tables
 
 
 def write_table(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) -> None:
@@ -427,7 +333,7 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) 
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = dict(arrow.schema.metadata or {})
-    facts = json.dumps(provenance, default=_json_ready).encode()
+    facts = json.dumps(_as_json(provenance)).encode()
     metadata |= {METADATA_KEY.encode(): facts, CHECKSUM.encode(): _frame_checksum(arrow, facts)}
     with atomic_path(path) as temporary:
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
@@ -441,12 +347,9 @@ def read_table(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
         arrow = pq.read_table(_present(path), page_checksum_verification=True)
         metadata = arrow.schema.metadata or {}
         facts = metadata.get(METADATA_KEY.encode(), b"{}")
-        stated = metadata.get(CHECKSUM.encode())
-        if stated not in (None, _frame_checksum(arrow, facts)) or _lost_checksum(path, stated):
+        if metadata.get(CHECKSUM.encode()) not in (None, _frame_checksum(arrow, facts)):
             raise ValueError("its columns or its provenance do not match their checksum")
         return arrow.to_pandas(), json.loads(facts)
-    except UserError:
-        raise
     except Exception as error:  # what a damaged footer breaks is without bound
         raise _unreadable(path, error, "a parquet table") from None
 
@@ -476,40 +379,51 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
 
     sidecar = _present(path).with_suffix(".json")
     stated = read_json(sidecar).get("csv_sha256") if sidecar.is_file() else None
-    if stated not in (None, file_sha256(path)) or _lost_checksum(path, stated):
+    if stated not in (None, file_sha256(path)):
         raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
     try:
         return pd.read_csv(path)
     except ValueError as error:
-        raise damaged(path, str(error)) from None
+        raise _unreadable(path, error, "a CSV table") from None
+
+
+# Tensors
+
+
+def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
+    """Yield indices that take a tensor apart into stretches of whole rows.
+
+    A stretch holds about ``numbers`` numbers, and at least one row.
+    """
+    if not shape:
+        yield ...
+        return
+    rows = max(1, numbers // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+def _bytes(tensor: torch.Tensor | np.ndarray) -> memoryview:
+    """Return a tensor's or an array's memory, row by row."""
+    import numpy as np
+
+    if isinstance(tensor, np.ndarray):
+        return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+    import torch
+
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray | StoredTensor]) -> str:
-    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy.
-
-    Torch tensors and stored ones are taken stretch by stretch.
-    """
-    import numpy as np
-
+    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         dtype = str(tensor.dtype).removeprefix("torch.")
         digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
-        if isinstance(tensor, np.ndarray):
-            flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-            digest.update(memoryview(flat))
-            continue
         for part in stretches(tensor.shape, STRETCH):
-            digest.update(memoryview(_bytes(tensor[part])))
+            digest.update(_bytes(tensor[part]))
     return digest.hexdigest()
-
-
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor's memory as bytes."""
-    import torch
-
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def write_tensors(
@@ -543,43 +457,54 @@ def _stated(checksum: str, provenance: dict) -> str:
     return json.dumps(facts)
 
 
-def _facts_in(path: str | os.PathLike, file: Any) -> dict[str, Any]:
-    """Return what a safetensors file says of itself; raise ValueError if it is damaged."""
-    facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    stated = facts.get(CHECKSUM)
-    if stated not in (None, _json_checksum(facts.get("provenance", {}))) or any(
-        _lost_checksum(path, facts.get(key)) for key in (CHECKSUM, "sha256")
-    ):
-        raise ValueError("its provenance does not match its checksum")
-    return facts
-
-
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[Any]:
-    """Open a safetensors file; raise UserError that names it if that cannot be."""
+def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a safetensors file; yield it and what it says of itself.
+
+    Files of others, such as a model's weights, say nothing.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(_present(path), framework=framework) as file:
-            yield file
+            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            if facts.get(CHECKSUM) not in (None, _json_checksum(facts.get("provenance", {}))):
+                raise ValueError("its provenance does not match its checksum")
+            yield file, facts
     except (SafetensorError, OSError, MemoryError, ValueError) as error:
         raise _unreadable(path, error, "a safetensors file") from None
 
 
-def _read_named(path: str | os.PathLike, framework: str) -> tuple[dict[str, Any], dict]:
-    with _opened(path, framework) as file:
-        facts = _facts_in(path, file)
-        names = file.keys()
-        tensors = {name: file.get_tensor(name) for name in names}
-    # files of others, such as a model's weights, carry no checksum of ours
-    if "sha256" in facts and facts["sha256"] != _checksum(tensors):
+def _read(path: str | os.PathLike, framework: str, *, whole: bool = True) -> tuple[dict, dict]:
+    """Return a file's tensors, or what reads them, and its provenance; verify its checksum."""
+    with _opened(path, framework) as (file, facts):
+        names = list(file.keys())
+        if whole:
+            tensors = {name: file.get_tensor(name) for name in names}
+        else:
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            tensors = {name: StoredTensor(path, name, shapes[name]) for name in names}
+    if facts.get("sha256") not in (None, _checksum(tensors)):
         raise damaged(path, "its content does not match its checksum")
     return tensors, facts.get("provenance", {})
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
     """Read named torch tensors and their provenance; the checksum is verified."""
-    return _read_named(path, "pt")
+    return _read(path, "pt")
+
+
+def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+    """Read named tensors as NumPy arrays, and their provenance; the checksum is verified."""
+    return _read(path, "numpy")
+
+
+def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:
+    """Return a file's tensors, read in stretches when they are used, and its provenance.
+
+    The checksum is verified: the file is read through once, in little memory.
+    """
+    return _read(path, "pt", whole=False)
 
 
 def content_sha256(path: str | os.PathLike) -> str | None:
@@ -587,8 +512,8 @@ def content_sha256(path: str | os.PathLike) -> str | None:
 
     Files of the same tensors have the same, whenever and however they were made.
     """
-    with _opened(path, "numpy") as file:
-        return _facts_in(path, file).get("sha256")
+    with _opened(path, "numpy") as (_, facts):
+        return facts.get("sha256")
 
 
 class StoredTensor:
@@ -610,47 +535,9 @@ class StoredTensor:
 
     def __getitem__(self, rows: Any) -> torch.Tensor:
         # opened each time: pages that were read of an open file stay in this process's memory
-        with _opened(self.path) as file:
+        with _opened(self.path) as (file, _):
             found = file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
         return found.to(self.dtype) if self.dtype else found
-
-
-def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:
-    """Return a file's tensors, read in stretches when they are used, and its provenance.
-
-    The checksum is verified: the file is read through once, in little memory.
-    """
-    with _opened(path) as file:
-        facts = _facts_in(path, file)
-        names = file.keys()
-        shapes = {name: file.get_slice(name).get_shape() for name in names}
-    found = {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
-    if "sha256" in facts and facts["sha256"] != _checksum(found):
-        raise damaged(path, "its content does not match its checksum")
-    return found, facts.get("provenance", {})
-
-
-def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
-    """Yield indices that take a tensor apart into stretches of whole rows.
-
-    A stretch holds about ``numbers`` numbers, and at least one row.
-    """
-    if not shape:
-        yield ...
-        return
-    rows = max(1, numbers // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        yield slice(start, min(start + rows, shape[0]))
-
-
-STRETCH = 2**20  # numbers that are read or written at a time
-STORED_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-}
 
 
 def stream_tensors(
@@ -680,32 +567,27 @@ def stream_tensors(
     start, header = 0, {}
     for name, (shape, dtype) in layout.items():
         end = start + math.prod(shape) * dtype.itemsize
-        stored = STORED_NAMES[str(dtype).removeprefix("torch.")]
+        kind, bits = re.fullmatch(r"torch\.(bf|f|i)\w*?(\d+)", str(dtype)).groups()
+        stored = f"{kind}{bits}".upper()  # safetensors' name: F32, BF16, I64
         header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [start, end]}
         start = end
     unknown = "0" * 64  # the checksum stands before the values that it is of
-    facts = _stated(unknown, provenance)
-    header["__metadata__"] = {"format": "pt", METADATA_KEY: facts}
+    header["__metadata__"] = {"format": "pt", METADATA_KEY: _stated(unknown, provenance)}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
+    first = 8 + len(head)
     with atomic_path(path) as temporary:
         with open(temporary, "xb") as file:
             file.write(len(head).to_bytes(8, "little") + head)
             for name, part in parts:
-                end = 8 + len(head) + header[name]["data_offsets"][1]
-                file.write(memoryview(_bytes(part.detach().cpu())))
+                file.write(_bytes(part.detach().cpu()))
+                end = first + header[name]["data_offsets"][1]
                 if file.tell() > end or part.dtype != layout[name][1]:
                     raise ValueError(f"the stretches of {name} are not those of its layout")
-            if file.tell() != 8 + len(head) + start:
+            if file.tell() != first + start:
                 raise ValueError(f"{path}: stretches are missing")
-        digest = _checksum(
-            {name: StoredTensor(temporary, name, shape) for name, (shape, _) in layout.items()}
-        )
+        written = {k: StoredTensor(temporary, k, shape) for k, (shape, _) in layout.items()}
+        digest = _checksum(written)
         with open(temporary, "rb+") as file:
             file.seek(8 + head.index(unknown.encode()))
             file.write(digest.encode())
-
-
-def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
-    """Read named tensors as NumPy arrays, and their provenance; the checksum is verified."""
-    return _read_named(path, "numpy")

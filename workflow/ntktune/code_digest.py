@@ -246,17 +246,6 @@ class Followed:
 followed = functools.cache(Followed)
 
 
-def code_modules(entry: str) -> list[str]:
-    """Return the names of the package's modules whose code an entry point runs, sorted.
-
-    Parameters
-    ----------
-    entry
-        ``"package.module"``, which is all of it, or ``"package.module:function"``.
-    """
-    return sorted({module for module, _ in followed(entry).places})
-
-
 @functools.cache
 def code_digest(entry: str) -> str:
     """Return the digest (16 hexadecimal digits) of all code that an entry point runs.
@@ -264,7 +253,7 @@ def code_digest(entry: str) -> str:
     Parameters
     ----------
     entry
-        As for :func:`code_modules`.
+        ``"package.module"``, which is all of it, or ``"package.module:function"``.
 
     Raises
     ------
