@@ -38,6 +38,7 @@ def send(now, dryrun):
 
     event.handler = handler
     yield event
+    handler.running.clear()  # its thread has nothing to say during other tests
     signal.signal(signal.SIGINT, former)
 
 

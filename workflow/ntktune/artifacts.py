@@ -384,7 +384,7 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except ValueError as error:
-        raise _unreadable(path, error, "a CSV table") from None
+        raise damaged(path, str(error)) from None
 
 
 # Tensors
