@@ -8,7 +8,7 @@ from made_up_study import NAN, TASKS, history_of
 from ntktune.errors import UserError
 from ntktune.figures.epochs import epochs_figure
 from ntktune.figures.prediction import prediction_figure
-from ntktune.figures.table4 import score_table
+from ntktune.figures.result_tables import score_table
 
 COLORS = ["#0072B2", "#D55E00"]
 

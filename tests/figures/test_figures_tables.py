@@ -14,8 +14,7 @@ from made_up_study import (
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import nearest_size
-from ntktune.figures.table1 import decay_table
-from ntktune.figures.table2 import stopping_table
+from ntktune.figures.result_tables import decay_table, stopping_table
 
 ORDERS = {task: orders_of(task) for task in TASKS}
 

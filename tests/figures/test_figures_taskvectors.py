@@ -19,10 +19,8 @@ from ntktune.figures.disentanglement import disentanglement_figure
 from ntktune.figures.layers import group_means, layer_figure
 from ntktune.figures.negation import negation_figure
 from ntktune.figures.negations import negated_as_chosen, negated_fully
+from ntktune.figures.result_tables import cosine_table, merging_table, negation_table
 from ntktune.figures.sweeps import bounds, task_looks
-from ntktune.figures.table3 import merging_table
-from ntktune.figures.table8 import cosine_table
-from ntktune.figures.table9 import negation_table
 
 NAMES = ["stsb", "rte", "mrpc"]
 COLORS = ["#0072B2", "#D55E00", "#009E73"]

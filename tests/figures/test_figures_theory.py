@@ -21,10 +21,8 @@ from ntktune.errors import UserError
 from ntktune.figures.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, SIMULATED, UNTESTED
 from ntktune.figures.descent import descent_figure
 from ntktune.figures.linearisation import linearisation_figure
+from ntktune.figures.result_tables import linear_table, rules_table, sensitivity_table
 from ntktune.figures.stops import RULES
-from ntktune.figures.table5 import rules_table
-from ntktune.figures.table6 import linear_table
-from ntktune.figures.table7 import sensitivity_table
 from ntktune.figures.theory_verdicts import (
     by_seed,
     kernel_is_as_good,

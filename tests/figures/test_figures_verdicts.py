@@ -32,7 +32,7 @@ from ntktune.figures.claims import (
     judge,
     ratio_sample,
 )
-from ntktune.figures.table1 import decay_table
+from ntktune.figures.result_tables import decay_table
 from ntktune.figures.verdicts import (
     crossed_span,
     decay_orders,
@@ -268,7 +268,7 @@ class TestDecayOrders:
 
     def test_four_tasks_in_the_right_order(self, metrics, monkeypatch):
         fits = fits_of(semrel=1.6, sts12=1.3, more=1.1, stsb=1.0)
-        monkeypatch.setattr("ntktune.figures.table1.shared_rows", lambda rows: 0.0)
+        monkeypatch.setattr("ntktune.figures.result_tables.shared_rows", lambda rows: 0.0)
         own = self.sharp(metrics)
         summaries = [summary_of(task, table) for task, table in fits.items()]
         rates = decay_table(summaries, own, dict.fromkeys(fits, orders_of("stsb")))

@@ -33,15 +33,7 @@ def _coefficients(merged: pd.DataFrame, name: str, choice: str) -> list[float]:
 def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the merged models' scores against the coefficient.
 
-    Parameters
-    ----------
-    sweep
-        One row per merge, seed, tested task, part and coefficient: ``merged``
-        (``"a + b"``), ``seed``, ``task``, ``part``, ``coefficient``, ``normalised``.
-    merged
-        ``merged``, ``choice`` (``"fixed"`` or ``"validation"``), ``coefficient``.
-    colors
-        Colours of the tasks; they come again with another line style where there are more.
+    Colours of the tasks come again with another line style where there are more tasks.
 
     Returns
     -------

@@ -24,9 +24,12 @@ class Entry(NamedTuple):
 
     Attributes
     ----------
+    name
+        Its name in commands, captions and files; a decay's files have their own.
     function
-        What makes it, ``"module:function"`` in this package. It takes each table of ``inputs`` as
-        a parameter of that name, and may take ``tasks``, ``titles`` (task → title), ``ranges``
+        What makes it, in this package's module of the same name; tables in ``result_tables``. It
+        takes each table of ``inputs`` as a parameter of that name, and may take ``tasks`` (what to
+        draw, in order), ``titles`` (task → title; a task without one has its name), ``ranges``
         (task → lowest and highest score), ``colors``, ``color`` (the first of them), ``colormap``.
     inputs
         The tables that it needs, names of :data:`ntktune.figures.tables.TABLES`.
@@ -45,6 +48,7 @@ class Entry(NamedTuple):
         :data:`LACKING`) that must not be empty beyond those of the inputs.
     """
 
+    name: str
     function: str
     inputs: str
     shows: str
@@ -55,14 +59,10 @@ class Entry(NamedTuple):
     needs: str = ""
 
     @property
-    def name(self) -> str:
-        """Name of the module, and of the figure or table as commands and captions have it."""
-        return self.function.split(":")[0]
-
-    @property
     def code(self) -> str:
         """The function as the code digest names it."""
-        return f"{PACKAGE}.{self.function}"
+        module = "result_tables" if self.name.startswith("table") else self.name
+        return f"{PACKAGE}.{module}:{self.function}"
 
     @property
     def tables(self) -> list[str]:
@@ -84,68 +84,45 @@ class Entry(NamedTuple):
 EACH = tuple(range(6))  # one colour per task, in turn
 RULES = (0, 1, 2, 5)  # theory, hold-out, SURE, oracle
 
-DECAY = Entry("decay:task_figure", "eigenvalues decay summary", "eigenvalue decay", colors=(0,))
+# fmt: off
+DECAY = Entry("decay", "task_figure", "eigenvalues decay summary", "eigenvalue decay", colors=(0,))
 _FIGURES = (
-    Entry("fig2:learning_curve_figure", "metrics baselines", "learning curves", "tasks", (0,)),
-    Entry(
-        "fig3:task_vector_figure", "cosine merged", "task vectors", "merged", (0, 1), "diverging"
-    ),
+    Entry("fig2", "learning_curve_figure", "metrics baselines", "learning curves", "tasks", (0,)),
+    Entry("fig3", "task_vector_figure", "cosine merged", "task vectors", "merged", (0, 1),
+          "diverging"),
     DECAY,
-    Entry("fig10:f1_figure", "metrics", "F1", "tasks", (0,), needs="classified"),
-    Entry(
-        "prediction:prediction_figure",
-        "table1 summary",
-        "predicted against measured",
-        colors=(0, 1),
-        needs="finetune",
-    ),
-    Entry("epochs:epochs_figure", "history", "test error against the epoch", "tasks", (0,)),
-    Entry(
-        "simulation:simulation_figure",
-        "simulation radii",
-        "stopping rules on a known target",
-        colors=RULES,
-    ),
-    Entry("layers:layer_figure", "cosine", "task vectors by layer", colors=(0, 1, 2)),
-    Entry("addition:addition_figure", "sweep merged", "addition of task vectors", colors=EACH),
-    Entry("negation:negation_figure", "negated", "negation of task vectors", colors=EACH),
-    Entry(
-        "disentanglement:disentanglement_figure",
-        "disentanglement",
-        "weight disentanglement",
-        colormap="sequential",
-    ),
-    Entry(
-        "descent:descent_figure",
-        "rules ridge",
-        "kernel descent and four stops",
-        "ruled",
-        RULES,
-        needs="kernel",
-    ),
-    Entry(
-        "linearisation:linearisation_figure", "trace", "linearisation and drift", "traced", (0, 1)
-    ),
-    Entry("width:width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
+    Entry("fig10", "f1_figure", "metrics", "F1", "tasks", (0,), needs="classified"),
+    Entry("prediction", "prediction_figure", "table1 summary", "predicted against measured",
+          colors=(0, 1), needs="finetune"),
+    Entry("epochs", "epochs_figure", "history", "test error against the epoch", "tasks", (0,)),
+    Entry("simulation", "simulation_figure", "simulation radii", "stopping rules on a known target",
+          colors=RULES),
+    Entry("layers", "layer_figure", "cosine", "task vectors by layer", colors=(0, 1, 2)),
+    Entry("addition", "addition_figure", "sweep merged", "addition of task vectors", colors=EACH),
+    Entry("negation", "negation_figure", "negated", "negation of task vectors", colors=EACH),
+    Entry("disentanglement", "disentanglement_figure", "disentanglement", "weight disentanglement",
+          colormap="sequential"),
+    Entry("descent", "descent_figure", "rules ridge", "kernel descent and four stops", "ruled",
+          RULES, needs="kernel"),
+    Entry("linearisation", "linearisation_figure", "trace", "linearisation and drift", "traced",
+          (0, 1)),
+    Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )
 _TABLES = (
-    Entry("table1:study_table", "summary metrics subsets", "decay rates"),
-    Entry("table2:stopping_table", "stopping metrics", "stopping times"),
-    Entry("table3:merging_table", "cosine merged overlap", "merged models"),
-    Entry("table4:score_table", "metrics", "test scores"),
-    Entry("table5:rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
-    Entry("table6:linear_table", "trace trace_ridge stops", "linearisation, drift and stops"),
-    Entry("table7:sensitivity_table", "sensitivity", "sensitivity of the stopping time"),
-    Entry("table8:cosine_table", "cosine", "cosines"),
-    Entry("table9:negation_table", "negated", "negated models"),
-    Entry(
-        "verdicts:study_verdicts",
-        "table1 summary decay metrics",
-        "verdicts",
-        optional="stopping cosine merged negated radii slopes rules ridge trace trace_ridge stops "
-        "baselines",
-    ),
+    Entry("table1", "study_table", "summary metrics subsets", "decay rates"),
+    Entry("table2", "stopping_table", "stopping metrics", "stopping times"),
+    Entry("table3", "merging_table", "cosine merged overlap", "merged models"),
+    Entry("table4", "score_table", "metrics", "test scores"),
+    Entry("table5", "rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
+    Entry("table6", "linear_table", "trace trace_ridge stops", "linearisation, drift and stops"),
+    Entry("table7", "sensitivity_table", "sensitivity", "sensitivity of the stopping time"),
+    Entry("table8", "cosine_table", "cosine", "cosines"),
+    Entry("table9", "negation_table", "negated", "negated models"),
+    Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
+          optional="stopping cosine merged negated radii slopes rules ridge trace trace_ridge "
+                   "stops baselines"),
 )
+# fmt: on
 FIGURES = {entry.name: entry for entry in _FIGURES}
 RESULT_TABLES = {entry.name: entry for entry in _TABLES}
 # list of a study → why a figure or table that needs it is not made where it is empty

@@ -49,11 +49,8 @@ def decay_figure(
 
     Parameters
     ----------
-    eigenvalues
-        ``draw``, ``k`` (1 … n), ``eigenvalue`` (of K_n = G / n).
-    fits
-        ``draw``, ``range``, ``first``, ``last``, ``exponent``, ``intercept`` (of natural
-        logarithms), ``r_squared``, ``dropped``; the range ``"1..n"`` is drawn.
+    eigenvalues, fits
+        The tables ``eigenvalues`` (of K_n = G / n) and ``decay``; the range ``"1..n"`` is drawn.
     noise_floor
         The level at or below which an eigenvalue is float noise.
     title
@@ -143,18 +140,7 @@ def task_figure(
     color: str,
     titles: Mapping[str, str],
 ) -> Figure:
-    """Return the figure of one task's eigenvalues from its tables.
-
-    Parameters
-    ----------
-    eigenvalues, decay
-        See :func:`decay_figure`.
-    summary
-        The task → its summary: ``noise_floor`` and the mean ``exponent`` with its interval.
-    color
-        Colour of the eigenvalues.
-    titles
-        Task → title; a task without one has its name.
+    """Return :func:`decay_figure` of one task's tables.
 
     Raises
     ------

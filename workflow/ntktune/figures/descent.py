@@ -23,26 +23,13 @@ def descent_figure(
 ) -> Figure:
     """Return the figure of the test error along kernel gradient descent: one panel per task.
 
-    Parameters
-    ----------
-    rules
-        Where the rules stop: ``task``, ``kind``, ``seed``, ``n``, ``rule``, ``eta``,
-        ``test_error``, ``start_error``.
-    ridge
-        ``task``, ``seed``, ``n``, ``eta``, ``error_descent``, ``error_ridge``.
-    tasks
-        The tasks to draw, in order.
-    colors
-        One for each of :data:`ntktune.figures.stops.RULES`, in that order.
-    titles
-        Task → title of its panel; a task without one has its name.
-
     Returns
     -------
     Figure
         At the largest n, for each seed: solid the mean squared test error of descent
         against the sum of its step sizes η, dashed that of ridge with λ = 1/η; markers where
-        the rules stop (the hold-out's trains on less than the path does).
+        the rules stop (the hold-out's trains on less than the path does), in the colours of
+        :data:`ntktune.figures.stops.RULES`.
 
     Raises
     ------

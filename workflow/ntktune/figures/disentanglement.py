@@ -42,14 +42,6 @@ def _draw_error(axes: Axes, own: pd.DataFrame, colormap: str, norm: Normalize) -
 def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:
     """Return the figure of the disentanglement error over two coefficients.
 
-    Parameters
-    ----------
-    disentanglement
-        One row per pair, seed, arm and two coefficients: ``task_a``, ``task_b``, ``seed``,
-        ``arm`` (``"standard"``, ``"linear"``), ``alpha_a``, ``alpha_b``, ``error``.
-    colormap
-        A sequential colour map of matplotlib.
-
     Returns
     -------
     Figure

@@ -20,18 +20,6 @@ def epochs_figure(
 ) -> Figure:
     """Return the figure of the test error against the epoch: one panel per task.
 
-    Parameters
-    ----------
-    history
-        Evaluations of trainings with a fixed number of epochs: ``task``, ``kind``,
-        ``seed``, ``epoch``, ``holdout_loss``, and the test metrics.
-    tasks
-        The tasks to draw, in order.
-    color
-        Colour of the curves.
-    titles
-        Task → title of its panel; a task without one has its name.
-
     Returns
     -------
     Figure

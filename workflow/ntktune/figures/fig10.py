@@ -17,19 +17,7 @@ def f1_figure(
     color: str,
     titles: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Return Figure 10 of SR26: one panel per classification task.
-
-    Parameters
-    ----------
-    metrics
-        Fine-tuning metrics, one row per task, size and seed: ``task``, ``kind``, ``n``,
-        ``seed``, ``f1``, ``baseline_f1``.
-    tasks
-        The study's tasks, in order; its regressions are left out.
-    color
-        Colour of the curves.
-    titles
-        Task → title of its panel; a task without one has its name.
+    """Return Figure 10 of SR26: one panel per classification task; regressions are left out.
 
     Returns
     -------

@@ -38,23 +38,8 @@ def learning_curve_figure(
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
-    Parameters
-    ----------
-    metrics
-        Fine-tuning metrics, one row per task, size and seed: ``task``, ``kind``, ``n``,
-        ``seed``, ``mse``, ``baseline_mse``, ``noise_variance`` (squared score units),
-        ``accuracy``, ``baseline_accuracy``.
-    tasks
-        The tasks to draw, in order.
-    color
-        Colour of the curves.
-    titles
-        Task → title of its panel; a task without one has its name.
-    baselines
-        Predictions without fine-tuning: columns as those of ``metrics``, and ``method``;
-        of each method in :data:`UNTUNED` the mean over seeds is drawn.
-    ranges
-        Task → lowest and highest score, which the title of a regression states.
+    ``baselines`` are predictions without fine-tuning; of each method in :data:`UNTUNED` the mean
+    over seeds is drawn. The rest is as :class:`ntktune.figures.catalogue.Entry` says.
 
     Returns
     -------

@@ -227,20 +227,8 @@ def task_vector_figure(
 ) -> Figure:
     """Return Figure 3 of SR26: task vectors (section 5.2, eqs 22-25).
 
-    Parameters
-    ----------
-    cosine
-        One row per two fine-tunings: ``pair``, ``task_a``, ``task_b``, ``group``, ``cosine``.
-    merged
-        One row per merge, seed, task and choice: ``merged`` (``"a + b"``), ``seed``,
-        ``task`` (the one tested, with its own head), ``metric``, ``choice``,
-        ``coefficient``, ``pretrained``, ``single``, ``merged_score``.
-    tasks
-        The tasks to draw, in order.
-    colormap
-        A diverging colour map of matplotlib, for the cosines; symmetric about 0.
-    colors
-        Colours of the single-task and of the merged models.
+    The colour map is a diverging one, for the cosines; the colours are those of the single-task and
+    of the merged models.
 
     Returns
     -------

@@ -62,21 +62,13 @@ def _draw_blocks(axes: Axes, means: pd.DataFrame, part: str, colors: Sequence[st
 def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the cosines between task vectors by group of layers.
 
-    Parameters
-    ----------
-    cosine
-        One row per two fine-tunings and group: ``pair``, ``group`` (``"all"``,
-        ``"embedding"``, ``"block0.attention"``, ``"block0.mlp"``, …, ``"norm"``),
-        ``cosine``.
-    colors
-        One for each of :data:`PAIRS`, in that order.
-
     Returns
     -------
     Figure
         Means ± sd over pairs and runs: of the blocks' attention and of their MLPs against
         the block, and of the layers outside of blocks; each for two different tasks, for two
-        trainings of one task, and for two samples of one task under one head.
+        trainings of one task, and for two samples of one task under one head, in the colours'
+        order.
 
     Raises
     ------

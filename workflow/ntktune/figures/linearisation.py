@@ -25,18 +25,6 @@ def linearisation_figure(
 ) -> Figure:
     """Return the figure of linearisation error and drift along fine-tuning.
 
-    Parameters
-    ----------
-    trace
-        Evaluations that were looked at: ``task``, ``method``, ``seed``, ``step``, ``best``,
-        ``distance``, ``linear_gap``, ``drift``.
-    tasks
-        The tasks to draw, in order.
-    colors
-        Colours of AdamW and of gradient descent.
-    titles
-        Task → its name in the legend; a task without one has its own.
-
     Returns
     -------
     Figure

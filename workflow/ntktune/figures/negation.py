@@ -33,14 +33,7 @@ def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
 def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the models with a task vector taken away.
 
-    Parameters
-    ----------
-    negated
-        One row per target, seed, tested task, part and coefficient: ``target``, ``seed``,
-        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``predicted_gap``,
-        ``chosen``.
-    colors
-        Colours of the tasks; they come again with another line style where there are more.
+    Colours of the tasks come again with another line style where there are more tasks.
 
     Returns
     -------

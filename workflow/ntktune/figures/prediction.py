@@ -89,15 +89,8 @@ def prediction_figure(
 ) -> Figure:
     """Return the figure of what the kernel predicts against what fine-tuning shows.
 
-    Parameters
-    ----------
-    table1
-        Table 1: ``task``, ``kind``, ``exponent``, ``predicted_rate``,
-        ``measured_exponent``, ``sizes``, ``needed``, and their intervals.
-    colors
-        Colours of regressions and classifications.
-    titles
-        Task → its name in the legend; a task without one has its own.
+    ``titles`` name the tasks in the legend; the colours are those of regressions and
+    classifications.
 
     Returns
     -------

@@ -16,20 +16,12 @@ def simulation_figure(
 ) -> Figure:
     """Return the figure of the simulation of Raskutti, Wainwright & Yu (2014).
 
-    Parameters
-    ----------
-    simulation
-        ``n``, ``rule``, ``error``, ``error_stderr``, ``repeats``.
-    radii
-        ``decay``, ``predicted``, ``measured``, ``smallest_n``, ``largest_n``.
-    colors
-        One for each of :data:`ntktune.figures.stops.RULES`, in that order.
-
     Returns
     -------
     Figure
         Left: mean error ‖f̂ − f*‖² over repeats against n, ± one standard error. Right: the
-        slope of log ε̂² on log n for eigenvalues k^−a against −a/(a+1).
+        slope of log ε̂² on log n for eigenvalues k^−a against −a/(a+1). One colour for each of
+        :data:`ntktune.figures.stops.RULES`, in that order.
 
     Raises
     ------

@@ -43,8 +43,8 @@ def by_seed(
     Parameters
     ----------
     table
-        :func:`~ntktune.figures.table5.rules_table` or
-        :func:`~ntktune.figures.table6.linear_table`.
+        :func:`~ntktune.figures.result_tables.rules_table` or
+        :func:`~ntktune.figures.result_tables.linear_table`.
     first, others
         Its arguments, each with the column ``seed``; without rows where a study has none.
     """

@@ -29,8 +29,7 @@ from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
-from ntktune.figures.table5 import rules_table
-from ntktune.figures.table6 import linear_table
+from ntktune.figures.result_tables import linear_table, rules_table
 from ntktune.figures.theory_verdicts import by_seed, theory_rows
 from ntktune.intervals import LEVEL, half_width
 from ntktune.merges import FIXED, LEAST_KEPT, parts

@@ -26,20 +26,12 @@ PHASES = {
 def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of drift, linearisation error and distance against width.
 
-    Parameters
-    ----------
-    width
-        ``width``, ``seed``, ``phase``, ``drift``, ``linear_gap``, ``distance``.
-    slopes
-        ``phase``, ``quantity``, ``slope``, ``low``, ``high``, ``predicted``.
-    colors
-        One for each of :data:`PHASES`, in that order.
-
     Returns
     -------
     Figure
         A panel per quantity: a dot per network, a line through the geometric means over seeds,
-        and dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels.
+        and dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels. One colour
+        for each of :data:`PHASES`, in that order.
 
     Raises
     ------
