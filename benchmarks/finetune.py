@@ -33,7 +33,6 @@ import torch
 from measuring import in_fresh_process, measured
 from torch import nn
 
-from ntktune.artifacts import read_json
 from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import model_facts
 from ntktune.finetune.embedding import Snapshot
@@ -46,6 +45,7 @@ from ntktune.finetune.repeats import (
 )
 from ntktune.finetune.training import Settings, batch_rows, optimizer
 from ntktune.models import TextModel, pad, text_model
+from ntktune.store.records import read_json
 
 METHODS = ("ours", "trainer")
 SCORE = {"regression": "pearson", "classification": "accuracy"}

@@ -26,7 +26,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from ntktune.artifacts import file_sha256, write_json, write_tensors
+from ntktune.store.files import file_sha256
+from ntktune.store.records import write_json
+from ntktune.store.tensors import write_tensors
 
 CONFIG = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "vocab_size": 50_257}
 CONFIG |= {"attention_types": [[["global", "local"], 6]]}

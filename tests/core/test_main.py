@@ -16,7 +16,7 @@ from ntktune.kernel.products import VARIANTS
 WRITING = """
 import signal, sys, time
 from ntktune import __main__ as command
-from ntktune.artifacts import atomic_path
+from ntktune.store.files import atomic_path
 
 def run(argv):
     with atomic_path(sys.argv[1]) as path:

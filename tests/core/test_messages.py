@@ -8,20 +8,20 @@ import pandas as pd
 import pytest
 
 import ntktune
-from ntktune import artifacts
 from ntktune.__main__ import main
 from ntktune.config import resolved_study
 from ntktune.errors import UserError
+from ntktune.store import files, records, tensors
 
 OUTS = ["--out-eigenvalues", "a", "--out-fits", "b", "--out-summary", "c"]
 PACKAGE = Path(ntktune.__file__).parent
 READERS = (
-    artifacts.read_json,
-    artifacts.read_table,
-    artifacts.read_tensors,
-    artifacts.read_arrays,
-    artifacts.stored_tensors,
-    artifacts.content_sha256,
+    records.read_json,
+    records.read_table,
+    tensors.read_tensors,
+    tensors.read_arrays,
+    tensors.stored_tensors,
+    tensors.content_sha256,
 )
 
 
@@ -32,7 +32,7 @@ def test_a_file_that_no_rule_made_is_not_to_go(tmp_path, monkeypatch, read, cont
     mine.write_bytes(content)
     for results in (None, tmp_path / "results"):  # by hand, and within a running study
         if results:
-            monkeypatch.setenv(artifacts.RESULTS_VARIABLE, str(results))
+            monkeypatch.setenv(files.RESULTS_VARIABLE, str(results))
         with pytest.raises(UserError, match=r"mine\.csv .*; give the right file") as told:
             read(mine)
         assert not re.search("delete|remove", str(told.value))
@@ -64,7 +64,7 @@ def test_only_what_a_rule_made_is_ever_advised_to_be_deleted():
             and advice.search(text.value)
         ]
     assert found == [
-        "artifacts: delete it, if it is there, and run the same command again to rebuild it"
+        "files: delete it, if it is there, and run the same command again to rebuild it"
     ]
 
 
@@ -101,9 +101,9 @@ def test_a_missing_folder_is_told_with_where_it_was_sought(tmp_path, monkeypatch
             with pytest.raises(UserError, match=re.escape(f"{path} does not exist ({why}); ")):
                 read(path)
     with pytest.raises(UserError, match=r"here/a\.json does not exist; make it first"):
-        artifacts.read_json(tmp_path / "here/a.json")
+        records.read_json(tmp_path / "here/a.json")
     with pytest.raises(UserError, match=r"nowhere does not exist \(looked in .*; correct the path"):
-        artifacts.check_model_files("nowhere", ["config.json"])
+        records.check_model_files("nowhere", ["config.json"])
 
 
 def test_tasks_that_are_sought_in_another_working_folder(tmp_path, monkeypatch):

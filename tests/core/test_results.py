@@ -6,10 +6,11 @@ import tarfile
 import pytest
 
 from ntktune.__main__ import main
-from ntktune.artifacts import RESULTS_VARIABLE, read_json
 from ntktune.cli.results import READERS
 from ntktune.errors import UserError
-from ntktune.unfinished import FILE, begin, finish, unfinished
+from ntktune.store.files import RESULTS_VARIABLE
+from ntktune.store.records import read_json
+from ntktune.store.unfinished import FILE, begin, finish, unfinished
 
 RESULTS = "results/s"
 

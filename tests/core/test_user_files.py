@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ntktune import user_files
 from ntktune.errors import UserError
-from ntktune.user_files import content_digest, found_once
+from ntktune.store import user_files
+from ntktune.store.user_files import content_digest, found_once
 
 OLD = 1_000_000_000 * 10**9  # nanoseconds: the year 2001
 

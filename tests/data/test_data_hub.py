@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, read_tensors
 from ntktune.data.pretrained import byte_tokenizer
+from ntktune.store.records import read_json, read_table
+from ntktune.store.tensors import read_tensors
 
 
 @pytest.fixture(scope="module")

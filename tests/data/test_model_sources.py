@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from ntktune.__main__ import main
-from ntktune.artifacts import file_sha256, read_json
 from ntktune.data.pretrained import byte_tokenizer
 from ntktune.models import load_backbone
+from ntktune.store.files import file_sha256
+from ntktune.store.records import read_json
 
 NEO = {
     "model_type": "gpt_neo",

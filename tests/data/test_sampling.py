@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, write_tensors
 from ntktune.data.sampling import (
     holdout_pattern,
     kernel_draws,
@@ -18,6 +17,8 @@ from ntktune.data.sampling import (
     training_subsets,
 )
 from ntktune.errors import UserError
+from ntktune.store.records import read_json
+from ntktune.store.tensors import write_tensors
 
 TRAIN = np.arange(100, 400)
 

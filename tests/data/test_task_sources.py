@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_table
 from ntktune.data.sources import file_rows
 from ntktune.errors import UserError
+from ntktune.store.records import read_table
 
 ROWS = [
     {"text": 'good, "so" good', "score": 3.5},

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_tensors, write_json, write_table
 from ntktune.data.pretrained import byte_tokenizer
 from ntktune.data.tokens import row_tokens, text_encoder
 from ntktune.errors import UserError
+from ntktune.store.records import write_json, write_table
+from ntktune.store.tensors import read_tensors
 
 PREFIX = "<|endoftext|>"
 UNKNOWN = "[UNK]"

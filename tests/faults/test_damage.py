@@ -7,7 +7,7 @@ import pytest
 from broken_study import CLASSIFICATION, GRAM, REGRESSION, BrokenStudy, flip, other_number, truncate
 from checkout import assert_same_numbers
 
-from ntktune.artifacts import read_json
+from ntktune.store.records import read_json
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]

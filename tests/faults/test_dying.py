@@ -9,8 +9,8 @@ import pytest
 from broken_study import CLASSIFICATION, CONFIG, GRAM, REGRESSION
 from checkout import assert_same_numbers
 
-from ntktune.artifacts import read_json
-from ntktune.unfinished import FILE
+from ntktune.store.records import read_json
+from ntktune.store.unfinished import FILE
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]

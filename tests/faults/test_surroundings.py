@@ -11,7 +11,7 @@ from broken_study import GRAM, REGRESSION
 from checkout import assert_same_numbers
 from loopback_hub import COMMIT, loopback_hub
 
-from ntktune.artifacts import read_arrays
+from ntktune.store.tensors import read_arrays
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]

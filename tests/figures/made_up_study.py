@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from ntktune.artifacts import read_json, read_table, write_csv, write_json, write_table
 from ntktune.figures.result_tables import decay_table
+from ntktune.store.records import read_json, read_table, write_csv, write_json, write_table
 
 SIZES = (32, 64, 128, 256)
 SEEDS = 3

@@ -9,10 +9,11 @@ import pytest
 from made_up_study import SIZES, TASKS, history_of, metrics_table, stopping_of
 
 from ntktune.__main__ import main
-from ntktune.artifacts import file_sha256, write_json, write_table
-from ntktune.code_digest import followed
 from ntktune.figures import tables
 from ntktune.figures.catalogue import FIGURES, RESULT_TABLES
+from ntktune.store.code_digest import followed
+from ntktune.store.files import file_sha256
+from ntktune.store.records import write_json, write_table
 
 VERBS = [*FIGURES, *RESULT_TABLES]
 STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}

@@ -9,11 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ntktune.__main__ import main
-from ntktune.artifacts import write_json, write_tensors
 from ntktune.errors import UserError
 from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
 from ntktune.models import TextModel, described_configuration
+from ntktune.store.records import write_json
+from ntktune.store.tensors import write_tensors
 
 CPU = torch.device("cpu")
 ARCHITECTURES = {

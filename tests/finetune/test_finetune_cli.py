@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, read_tensors, write_json, write_tensors
+from ntktune.store.records import read_json, read_table, write_json
+from ntktune.store.tensors import read_tensors, write_tensors
 
 METRICS = [
     "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step",

@@ -9,7 +9,8 @@ import torch
 from tiny_study import tuning_flags, write_model, write_task
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_table, read_tensors, write_json
+from ntktune.store.records import read_table, write_json
+from ntktune.store.tensors import read_tensors
 
 TASKS = {"a": "regression", "b": "regression", "c": "classification"}
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from ntktune.artifacts import file_sha256, write_json, write_tensors
 from ntktune.models import TextModel
+from ntktune.store.files import file_sha256
+from ntktune.store.records import write_json
+from ntktune.store.tensors import write_tensors
 
 VOCABULARY = 50
 

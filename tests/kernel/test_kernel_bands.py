@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_tensors, write_tensors
 from ntktune.errors import UserError
 from ntktune.kernel.bands import bands, check_bound, check_outputs, tiles
+from ntktune.store.tensors import read_tensors, write_tensors
 
 
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (7, 3), (100, 7), (5, 5)])

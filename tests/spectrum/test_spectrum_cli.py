@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, write_tensors
+from ntktune.store.records import read_json, read_table
+from ntktune.store.tensors import write_tensors
 
 EXPONENTS = [1.0, 1.2, 1.4]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from ntktune.artifacts import read_arrays
+from ntktune.store.tensors import read_arrays
 
 REPOSITORY = Path(__file__).parents[2]
 # Targets that make all of a study's numbers, and one of its figures.

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from ntktune.artifacts import write_json, write_tensors
+from ntktune.store.records import write_json
+from ntktune.store.tensors import write_tensors
 
 
 def write_model(folder, seed=0):

@@ -7,7 +7,7 @@ import pytest
 from tiny_study import write_model, write_task
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_json, read_table, write_json
+from ntktune.store.records import read_json, read_table, write_json
 from ntktune.taskvectors.cosines import Run, cosine_rows
 
 RUNS = [

@@ -10,14 +10,8 @@ import torch
 from tiny_study import tuning_flags
 
 from ntktune.__main__ import main
-from ntktune.artifacts import (
-    read_json,
-    read_table,
-    read_tensors,
-    write_json,
-    write_table,
-    write_tensors,
-)
+from ntktune.store.records import read_json, read_table, write_json, write_table
+from ntktune.store.tensors import read_tensors, write_tensors
 
 
 def run(*words):

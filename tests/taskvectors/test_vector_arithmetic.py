@@ -15,8 +15,8 @@ from torch import nn
 
 import ntktune
 from ntktune import taskvectors
-from ntktune.artifacts import stored_tensors, write_tensors
 from ntktune.errors import UserError
+from ntktune.store.tensors import stored_tensors, write_tensors
 from ntktune.taskvectors import arithmetic
 from ntktune.taskvectors.arithmetic import (
     add,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_table, write_tensors
+from ntktune.store.records import read_table
+from ntktune.store.tensors import write_tensors
 from ntktune.theory import critical_radius, shift_estimate, stopping_time
 
 N = 30

@@ -5,8 +5,9 @@ import pytest
 from tiny_study import write_model, write_task
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_arrays, read_json, read_table
 from ntktune.data.sampling import training_subset
+from ntktune.store.records import read_json, read_table
+from ntktune.store.tensors import read_arrays
 from ntktune.theory.rules import four_rules
 
 

@@ -12,8 +12,8 @@ from checkout import REPOSITORY
 from tiny_study import tuning_flags, write_model, write_task
 
 from ntktune.__main__ import main
-from ntktune.artifacts import write_json, write_table
 from ntktune.data.pretrained import byte_tokenizer
+from ntktune.store.records import write_json, write_table
 
 PACKAGE = REPOSITORY / "workflow"
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -12,8 +12,9 @@ import pytest
 from checkout import Checkout
 
 from ntktune.__main__ import main
-from ntktune.artifacts import read_arrays, write_json
-from ntktune.unfinished import FILE
+from ntktune.store.records import write_json
+from ntktune.store.tensors import read_arrays
+from ntktune.store.unfinished import FILE
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(1800)]

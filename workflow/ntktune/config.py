@@ -17,9 +17,9 @@ from typing import Any
 
 import jsonschema
 
-from ntktune.code_digest import code_digest
 from ntktune.errors import UserError, close_match
-from ntktune.user_files import found_once
+from ntktune.store.code_digest import code_digest
+from ntktune.store.user_files import found_once
 from ntktune.yaml_files import load_yaml
 
 SCHEMAS = Path(__file__).parent / "schemas"

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_WEIGHTS, StoredTensor, check_model_files, stored_tensors
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
+from ntktune.store.files import MODEL_WEIGHTS
+from ntktune.store.records import check_model_files
+from ntktune.store.tensors import StoredTensor, stored_tensors
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ntktune.artifacts import check_model_files
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
 from ntktune.loading import (
@@ -29,6 +28,7 @@ from ntktune.loading import (
     usable,
 )
 from ntktune.matmul import WideSoftmax
+from ntktune.store.records import check_model_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

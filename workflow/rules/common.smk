@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from ntktune.artifacts import RESULTS_VARIABLE
+from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.cli.options import option_words
 from ntktune.config import (
     archive_name,

@@ -10,19 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ntktune.artifacts import (
-    MODEL_MANIFEST,
-    Record,
-    atomic_path,
-    read_arrays,
-    read_table,
-    write_json,
-    write_table,
-    write_tensors,
-)
 from ntktune.cli import add_command
 from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
 from ntktune.errors import UserError
+from ntktune.store.files import MODEL_MANIFEST, atomic_path
+from ntktune.store.records import Record, read_table, write_json, write_table
+from ntktune.store.tensors import read_arrays, write_tensors
 from ntktune.yaml_files import load_yaml
 
 

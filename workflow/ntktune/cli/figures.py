@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, atomic_path, file_sha256, write_csv, write_json
 from ntktune.cli import add_command
 from ntktune.config import schema, with_defaults
 from ntktune.errors import not_there
+from ntktune.store.files import atomic_path, file_sha256
+from ntktune.store.records import Record, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_MANIFEST, Record, content_sha256, read_tensors, write_table
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
     TOKEN_TENSORS,
@@ -17,10 +16,13 @@ from ntktune.cli.inputs import (
     model_manifest,
     read_samples,
 )
-from ntktune.cli.resume import Finished
-from ntktune.code_digest import code_digest
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
+from ntktune.store.code_digest import code_digest
+from ntktune.store.files import MODEL_MANIFEST
+from ntktune.store.records import Record, write_table
+from ntktune.store.tensors import content_sha256, read_tensors
+from ntktune.store.unfinished import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

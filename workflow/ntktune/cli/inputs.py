@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import MODEL_MANIFEST, damaged, in_results, read_arrays, read_json
 from ntktune.errors import UserError, check_names, not_there
+from ntktune.store.files import MODEL_MANIFEST, damaged, in_results
+from ntktune.store.records import read_json
+from ntktune.store.tensors import read_arrays
 
 if TYPE_CHECKING:
     import numpy as np

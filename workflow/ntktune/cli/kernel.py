@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntktune.artifacts import Record, read_tensors, write_tensors
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
     TOKEN_TENSORS,
@@ -19,6 +18,8 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.model_option import add_model, from_hub, located_model
 from ntktune.errors import UserError, not_there
+from ntktune.store.records import Record
+from ntktune.store.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

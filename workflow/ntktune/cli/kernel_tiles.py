@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, StoredTensor, stored_tensors, stream_tensors
 from ntktune.cli import add_command
 from ntktune.errors import UserError
+from ntktune.store.records import Record
+from ntktune.store.tensors import StoredTensor, stored_tensors, stream_tensors
 
 if TYPE_CHECKING:
     import torch

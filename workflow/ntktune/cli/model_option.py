@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import MODEL_MANIFEST, write_json
 from ntktune.cli.inputs import model_facts
 from ntktune.errors import UserError, not_there
+from ntktune.store.files import MODEL_MANIFEST
+from ntktune.store.records import write_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

@@ -10,21 +10,12 @@ from base64 import urlsafe_b64encode
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ntktune.artifacts import (
-    MODEL_MANIFEST,
-    RESULTS_VARIABLE,
-    atomic_path,
-    check_model_files,
-    damaged,
-    file_sha256,
-    read_csv,
-    read_json,
-    read_table,
-    stored_tensors,
-)
 from ntktune.cli import add_command
 from ntktune.errors import UserError, not_there
-from ntktune.unfinished import begin, finish, unfinished
+from ntktune.store.files import MODEL_MANIFEST, RESULTS_VARIABLE, atomic_path, damaged, file_sha256
+from ntktune.store.records import check_model_files, read_csv, read_json, read_table
+from ntktune.store.tensors import stored_tensors
+from ntktune.store.unfinished import begin, finish, unfinished
 
 # Large, or other people's texts and weights: figures and tables are drawn without them.
 LEFT_OUT = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ntktune.artifacts import Record, write_json, write_table
 from ntktune.cli import add_command
 from ntktune.cli.inputs import read_kernels
+from ntktune.store.records import Record, write_json, write_table
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:

@@ -7,20 +7,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntktune.artifacts import (
-    MODEL_MANIFEST,
-    MODEL_WEIGHTS,
-    Record,
-    stream_tensors,
-    write_table,
-    write_tensors,
-)
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import TRAINED, read_cell, repeats
 from ntktune.cli.inputs import model_facts
 from ntktune.cli.model_option import add_model, from_hub, study_model
 from ntktune.cli.tuned_files import AGAIN, BACKBONE, VECTOR, pretrained_weights, read_tuned
 from ntktune.errors import UserError
+from ntktune.store.files import MODEL_MANIFEST, MODEL_WEIGHTS
+from ntktune.store.records import Record, write_table
+from ntktune.store.tensors import stream_tensors, write_tensors
 
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
 
@@ -162,9 +157,10 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     import json
     import shutil
 
-    from ntktune.artifacts import atomic_path, write_json
     from ntktune.loading import check_filled
     from ntktune.models import configuration, empty_backbone
+    from ntktune.store.files import atomic_path
+    from ntktune.store.records import write_json
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
     base, read = read_tuned(args.weights, model, args.blocks)

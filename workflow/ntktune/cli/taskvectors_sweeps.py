@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import Record, StoredTensor, read_table, write_table
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import check_names, model_facts, read_samples
 from ntktune.cli.tuned_files import AGAIN, Tuned, read_tuned
 from ntktune.errors import UserError
+from ntktune.store.records import Record, read_table, write_table
+from ntktune.store.tensors import StoredTensor
 
 if TYPE_CHECKING:
     import pandas as pd

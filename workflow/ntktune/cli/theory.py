@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ntktune.artifacts import Record, write_table
 from ntktune.cli import add_command
+from ntktune.store.records import Record, write_table
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import CONVERTED, StoredTensor, check_model_files, stored_tensors
 from ntktune.cli.inputs import model_facts, model_manifest
 from ntktune.errors import UserError
 from ntktune.loading import backbone_tensors, weight_files
+from ntktune.store.files import CONVERTED
+from ntktune.store.records import check_model_files
+from ntktune.store.tensors import StoredTensor, stored_tensors
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 HEAD = ("head.weight", "head.bias")

@@ -19,8 +19,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ntktune.artifacts import damaged, file_sha256, unwritable
 from ntktune.errors import UserError
+from ntktune.store.files import damaged, file_sha256, unwritable
 
 # larger than any text member that is read, small enough not to fill the memory
 MEMBER_LIMIT = 256 * 2**20

@@ -12,9 +12,9 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntktune.artifacts import file_sha256
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
+from ntktune.store.files import file_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile, RepoFolder

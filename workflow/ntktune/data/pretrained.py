@@ -17,7 +17,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.artifacts import CONVERTED, MODEL_WEIGHTS, file_sha256, write_tensors
 from ntktune.data.archives import check_fetched, check_sha256, copy_wheel_member, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
@@ -31,6 +30,8 @@ from ntktune.loading import (
     usable,
     weight_files,
 )
+from ntktune.store.files import CONVERTED, MODEL_WEIGHTS, file_sha256
+from ntktune.store.tensors import write_tensors
 
 if TYPE_CHECKING:
     from torch import nn

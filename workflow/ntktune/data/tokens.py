@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntktune.artifacts import check_model_files
 from ntktune.data.cleaning import text_or_none
 from ntktune.data.definition import template_filler
 from ntktune.errors import UserError
 from ntktune.loading import from_folder, reading
+from ntktune.store.records import check_model_files
 
 # what a tokenizer may consist of
 TOKENIZER_FILES = (

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ntktune.artifacts import read_csv, read_json, read_table
 from ntktune.errors import UserError, check_names, not_there
+from ntktune.store.records import read_csv, read_json, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

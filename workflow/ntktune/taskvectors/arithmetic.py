@@ -6,7 +6,7 @@ is computed in float64, where the difference of two float32 numbers is exact unl
 are nine orders of magnitude apart: θ_P + τ gives the fine-tuned weights bit for bit.
 
 Weights are mappings from a name to a tensor, or to anything with ``shape``, ``dtype`` and rows
-that can be asked for (:class:`ntktune.artifacts.StoredTensor`). The small functions return
+that can be asked for (:class:`ntktune.store.tensors.StoredTensor`). The small functions return
 whole task vectors; those with a number of fine-tuned models take the weights through memory in
 stretches, whatever the models' size.
 """
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntktune.artifacts import stretches
 from ntktune.errors import UserError
+from ntktune.store.tensors import stretches
 
 Weights = Mapping[str, Any]
 

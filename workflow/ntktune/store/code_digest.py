@@ -22,27 +22,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "ntktune"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 # Raise this by hand when an edit of the infrastructure changes what files hold, or what their
 # readers return. Everything is then made again.
 FORMAT_VERSION = 1
 
-# What no digest follows, with the reason: whole modules, or one name as "module:name".
+# What no digest follows, with the reason: a module, a package's modules as "package.*", or one
+# name as "module:name".
 INFRASTRUCTURE = {
     "ntktune": "what is public, and the version",
     "ntktune.__main__": "the command line and its exit status",
-    "ntktune.artifacts": "how files are read, written, checked and recovered",
     "ntktune.cli": "what a command reads and writes, and progress lines",
     "ntktune.cli.options": "options of the command line, which rules give from the study",
-    "ntktune.cli.resume": "what a killed command had finished; each part has a key of its own",
-    "ntktune.code_digest": "this digest",
     "ntktune.config": "checks and completes a study, which rules hand to commands by options",
     "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.figures.catalogue": "what there is to draw; rules hand it to commands by options",
     "ntktune.figures.tables": "reads and checks tables; figures name the columns that they use",
     "ntktune.errors": "exceptions that only carry a message",
-    "ntktune.unfinished": "what killed runs of a study left to do",
+    "ntktune.store.*": "how files are read, written, checked and recovered; and this digest",
 } | {
     f"ntktune.device:{name}": "memory decides in how many pieces, not what is computed"
     for name in (
@@ -121,7 +119,8 @@ module_code = functools.cache(Module)
 
 def _is_left_out(module: str, name: str | None) -> bool:
     """Return whether no digest follows a name in a module."""
-    return module in INFRASTRUCTURE or f"{module}:{name}" in INFRASTRUCTURE
+    package = module.rpartition(".")[0]
+    return not INFRASTRUCTURE.keys().isdisjoint({module, f"{package}.*", f"{module}:{name}"})
 
 
 class CodeText:

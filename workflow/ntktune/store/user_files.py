@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ntktune.artifacts import atomic_path, file_sha256
 from ntktune.errors import UserError
+from ntktune.store.files import atomic_path, file_sha256
 
 KEPT = Path(".snakemake/user_files.json")
 SETTLED = 2 * 10**9  # nanoseconds: a file that changed later may change again unseen

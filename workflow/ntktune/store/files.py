@@ -1,0 +1,189 @@
+"""Files that are whole or not there, and files that are damaged.
+
+Every file is written under a temporary name in its own folder, synced, and renamed: a killed
+job leaves no half file. A damaged file is named instead of believed; within a study's results
+it is also set aside, so that the next run makes it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ntktune.errors import UserError, not_there
+
+MODEL_MANIFEST, MODEL_WEIGHTS = "model.json", "model.safetensors"  # in a model's folder
+CONVERTED = "converted.safetensors"  # beside linked weights: tensors that they lack as they are
+# Environment variable: the folder in which every file is made by a rule of the running study.
+RESULTS_VARIABLE = "NTKTUNE_RESULTS"
+STEM = 100  # letters of a file's name in that of its temporary one, which is longer
+LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{32}~(\..*)?")  # the name of a temporary file
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # as file systems on a network do
+ADVICE = {
+    NO_SPACE: "free some space and run the same command again",
+    NO_PLACE: "make the folder writable, or choose another",
+    FAILED: "the file system failed; run the same command again",
+}
+
+
+def system_error(error: Exception) -> int | None:
+    """Return the number of the system's error that an exception stands for, None if for none."""
+    # safetensors has its own exceptions, with the system's number in the text
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) or (int(told[1]) if told else None)
+
+
+def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
+    """Return the error for what the system refused to write, None for any other exception."""
+    number = system_error(error)
+    advice = next((told for numbers, told in ADVICE.items() if number in numbers), None)
+    return advice and UserError(f"{path} cannot be written: {os.strerror(number)}; {advice}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
+
+    On an error the temporary file is removed and ``path`` stays as it was. A folder
+    may be made at the temporary path as well as a file.
+
+    Raises
+    ------
+    UserError
+        The system refuses to write: no space, no permission.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"{path} is neither a file nor a folder and would be replaced; choose another"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) or UserError(
+            f"{path} cannot be written: {error.strerror} ({error.filename})"
+        ) from None
+    # the suffix is kept: some writers choose the format by it
+    temporary = path.with_name(f".{path.stem[:STEM]}.{uuid.uuid4().hex}~{path.suffix}")
+    replaced = temporary.with_name(f"{temporary.name}~")
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")]:
+            if file.is_file() and not file.is_symlink():  # a link's file is its owner's
+                _finish_file(file)
+        if temporary.is_dir() and path.is_dir():  # which cannot be renamed over a filled one
+            os.replace(path, replaced)
+        os.replace(temporary, path)
+    except Exception as error:
+        # a file that was only to be read has a name of its own
+        about = str(getattr(error, "filename", None) or temporary)
+        if about.startswith(str(temporary)) and (refused := unwritable(path, error)):
+            raise refused from None
+        raise
+    finally:
+        _remove(temporary)
+        _remove(replaced)
+
+
+def _finish_file(path: Path) -> None:
+    """Sync a file and give it the permissions of any new file (safetensors writes 0600)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    with open(path, "rb+") as file:
+        os.fchmod(file.fileno(), 0o666 & ~umask)
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one, as far as the system allows it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_left_overs(folder: str | os.PathLike) -> None:
+    """Remove what processes anywhere below a folder left half written when they were killed."""
+    for path in list(Path(folder).rglob(".*~*")):
+        if LEFT_OVER.fullmatch(path.name):
+            _remove(path)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal.
+
+    Raises
+    ------
+    UserError
+        It cannot be read: a failing disk names no file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error, "a file") from None
+
+
+def unreadable(path: str | os.PathLike, error: Exception, form: str) -> Exception:
+    """Return the error for a file that could not be read as a ``form``, such as "a JSON file".
+
+    A file is damaged only by what is wrong with the file itself, not by a missing permission or
+    a disk or memory that failed.
+    """
+    number = system_error(error)
+    if number is not None:
+        return UserError(f"{path} cannot be read: {os.strerror(number)}")
+    if isinstance(error, MemoryError | UserError):
+        return error
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return damaged(path, f"read as {form}: {why}")
+
+
+def in_results(path: str | os.PathLike) -> bool:
+    """Return whether a path is among the results of a running study."""
+    results = os.environ.get(RESULTS_VARIABLE)
+    return bool(results) and Path(path).resolve().is_relative_to(Path(results).resolve())
+
+
+def damaged(path: str | os.PathLike, why: str) -> UserError:
+    """Return the error for a file, or a folder, that is not what was written.
+
+    In the results of a running study it is renamed to ``<name>.damaged``: its rule then makes
+    it again. A file elsewhere may be the user's own: nothing advises to delete it.
+    """
+    path = Path(path)
+    if path.name == MODEL_MANIFEST:  # without it the folder is of no use
+        path, why = path.parent, f"{path.name}: {why}"
+    told = f"{path} is damaged or not what it should be ({why}); "
+    if not in_results(path):
+        return UserError(f"{told}give the right file, or make it again")
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        _remove(aside)
+        os.replace(path, aside)
+    except OSError:  # read-only, or another job was first
+        return UserError(
+            f"{told}delete it, if it is there, and run the same command again to rebuild it"
+        )
+    return UserError(
+        f"{told}it was renamed to {aside.name}: run the same command again to rebuild it"
+    )
+
+
+def present(path: str | os.PathLike) -> Path:
+    """Return a file's path; raise UserError if it is not there."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    if not Path(path).is_file():
+        raise not_there(path, "make it first, or correct the path")
+    return Path(path)

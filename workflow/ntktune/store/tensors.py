@@ -1,0 +1,224 @@
+"""Named tensors in safetensors files, with their provenance and a checksum."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ntktune.store.files import atomic_path, damaged, present, unreadable
+from ntktune.store.records import CHECKSUM, METADATA_KEY, as_json, json_checksum
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+STRETCH = 2**20  # numbers that are read or written at a time
+
+
+def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
+    """Yield indices that take a tensor apart into stretches of whole rows.
+
+    A stretch holds about ``numbers`` numbers, and at least one row.
+    """
+    if not shape:
+        yield ...
+        return
+    rows = max(1, numbers // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+def _bytes(tensor: torch.Tensor | np.ndarray) -> memoryview:
+    """Return a tensor's or an array's memory, row by row."""
+    import numpy as np
+
+    if isinstance(tensor, np.ndarray):
+        return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+    import torch
+
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray | StoredTensor]) -> str:
+    """Return one SHA-256 of names, dtypes, shapes and values, equal for torch and NumPy."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        for part in stretches(tensor.shape, STRETCH):
+            digest.update(_bytes(tensor[part]))
+    return digest.hexdigest()
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor | np.ndarray], provenance: dict
+) -> None:
+    """Write named tensors as safetensors, provenance and a checksum in the metadata.
+
+    All are torch tensors or all are NumPy arrays; NumPy spares a command the seconds that
+    torch takes to import.
+    """
+    import numpy as np
+
+    if all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
+        from safetensors.numpy import save_file
+
+        ready = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    else:
+        from safetensors.torch import save_file
+
+        ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # one entry only: safetensors writes several in a random order, other bytes every time
+    facts = _stated(_checksum(ready), provenance)
+    with atomic_path(path) as temporary:
+        save_file(ready, temporary, metadata={METADATA_KEY: facts})
+
+
+def _stated(checksum: str, provenance: dict) -> str:
+    """Return what a safetensors file says of itself, with checksums of tensors and provenance."""
+    ready = as_json(provenance)
+    facts = {"sha256": checksum, "provenance": ready, CHECKSUM: json_checksum(ready)}
+    return json.dumps(facts)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a safetensors file; yield it and what it says of itself.
+
+    Files of others, such as a model's weights, say nothing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(present(path), framework=framework) as file:
+            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            if facts.get(CHECKSUM) not in (None, json_checksum(facts.get("provenance", {}))):
+                raise ValueError("its provenance does not match its checksum")
+            yield file, facts
+    except (SafetensorError, OSError, MemoryError, ValueError) as error:
+        raise unreadable(path, error, "a safetensors file") from None
+
+
+def _read(path: str | os.PathLike, framework: str, *, whole: bool = True) -> tuple[dict, dict]:
+    """Return a file's tensors, or what reads them, and its provenance; verify its checksum."""
+    with _opened(path, framework) as (file, facts):
+        names = list(file.keys())
+        if whole:
+            tensors = {name: file.get_tensor(name) for name in names}
+        else:
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            tensors = {name: StoredTensor(path, name, shapes[name]) for name in names}
+    if facts.get("sha256") not in (None, _checksum(tensors)):
+        raise damaged(path, "its content does not match its checksum")
+    return tensors, facts.get("provenance", {})
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read named torch tensors and their provenance; the checksum is verified."""
+    return _read(path, "pt")
+
+
+def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+    """Read named tensors as NumPy arrays, and their provenance; the checksum is verified."""
+    return _read(path, "numpy")
+
+
+def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:
+    """Return a file's tensors, read in stretches when they are used, and its provenance.
+
+    The checksum is verified: the file is read through once, in little memory.
+    """
+    return _read(path, "pt", whole=False)
+
+
+def content_sha256(path: str | os.PathLike) -> str | None:
+    """Return the checksum that a safetensors file states of its tensors, None if it states none.
+
+    Files of the same tensors have the same, whenever and however they were made.
+    """
+    with _opened(path, "numpy") as (_, facts):
+        return facts.get("sha256")
+
+
+class StoredTensor:
+    """A tensor in a safetensors file, of which rows are read when they are asked for.
+
+    ``shape`` and ``dtype`` are as torch has them; ``stored[i:j]`` reads the rows i to j of the
+    first dimension, ``stored[...]`` all. Rows become ``dtype`` where one is given.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype | None = None,
+    ):
+        self.path, self.name, self.shape, self.dtype = path, name, tuple(shape), dtype
+        self.dtype = dtype or self[slice(0) if self.shape else ...].dtype
+
+    def __getitem__(self, rows: Any) -> torch.Tensor:
+        # opened each time: pages that were read of an open file stay in this process's memory
+        with _opened(self.path) as (file, _):
+            found = file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
+        return found.to(self.dtype) if self.dtype else found
+
+
+def stream_tensors(
+    path: str | os.PathLike,
+    layout: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    parts: Iterable[tuple[str, torch.Tensor]],
+    provenance: dict,
+) -> None:
+    """Write named tensors as :func:`write_tensors` does, in little memory.
+
+    Parameters
+    ----------
+    path
+        The safetensors file.
+    layout
+        Name → shape and dtype (floating-point, or int64).
+    parts
+        Name and next stretch of it, tensor after tensor in the order of ``layout``.
+    provenance
+        As for :func:`write_tensors`.
+
+    Raises
+    ------
+    ValueError
+        The stretches are not those of the layout.
+    """
+    start, header = 0, {}
+    for name, (shape, dtype) in layout.items():
+        end = start + math.prod(shape) * dtype.itemsize
+        kind, bits = re.fullmatch(r"torch\.(bf|f|i)\w*?(\d+)", str(dtype)).groups()
+        stored = f"{kind}{bits}".upper()  # safetensors' name: F32, BF16, I64
+        header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    unknown = "0" * 64  # the checksum stands before the values that it is of
+    header["__metadata__"] = {"format": "pt", METADATA_KEY: _stated(unknown, provenance)}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    first = 8 + len(head)
+    with atomic_path(path) as temporary:
+        with open(temporary, "xb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for name, part in parts:
+                file.write(_bytes(part.detach().cpu()))
+                end = first + header[name]["data_offsets"][1]
+                if file.tell() > end or part.dtype != layout[name][1]:
+                    raise ValueError(f"the stretches of {name} are not those of its layout")
+            if file.tell() != first + start:
+                raise ValueError(f"{path}: stretches are missing")
+        written = {k: StoredTensor(temporary, k, shape) for k, (shape, _) in layout.items()}
+        digest = _checksum(written)
+        with open(temporary, "rb+") as file:
+            file.seek(8 + head.index(unknown.encode()))
+            file.write(digest.encode())

@@ -1,0 +1,98 @@
+"""What a run planned and did not make, and what a killed command had finished.
+
+Snakemake deletes a job's outputs when the job starts. If the run dies, the figures of older
+settings still exist, so the next run would see nothing to do. So each run lists its planned
+outputs when it starts; the next run makes those that are missing first.
+
+A study has one list, ``state/unfinished.json``. Snakemake's own lock keeps a second run of the
+study from writing it meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ntktune.errors import UserError
+from ntktune.store.records import read_json, write_json
+
+FILE = "state/unfinished.json"
+
+
+def unfinished(results: str) -> set[str]:
+    """Return the files that runs of a study planned and that do not exist.
+
+    Parameters
+    ----------
+    results
+        The study's folder.
+
+    Raises
+    ------
+    UserError
+        The list is damaged. It is set aside; what it said is lost.
+    """
+    if not Path(results, FILE).is_file():
+        return set()
+    return {name for name in read_json(Path(results, FILE))["files"] if not os.path.exists(name)}
+
+
+def begin(results: str, files: Iterable[str]) -> None:
+    """List what a run makes, and what earlier ones have not made."""
+    _write(results, unfinished(results).union(files))
+
+
+def finish(results: str, *, whole: bool = False) -> None:
+    """Take off the list what has been made.
+
+    After a run of the ``whole`` study nothing stays listed: what is still missing is no longer
+    part of the study.
+    """
+    _write(results, set() if whole else unfinished(results))
+
+
+def _write(results: str, names: set[str]) -> None:
+    if names:
+        write_json(Path(results, FILE), {"files": sorted(names)}, {})
+    else:
+        Path(results, FILE).unlink(missing_ok=True)
+
+
+class Finished:
+    """Finished parts of a command's work, one JSON file each, in a folder of their own.
+
+    The folder is none of the command's outputs, which Snakemake deletes when a job fails. A
+    part counts only for the key that it was written with: what code, settings and data it
+    came from. Files of other keys, and damaged ones, are passed over and replaced.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; None keeps nothing.
+    """
+
+    def __init__(self, folder: str | None):
+        self.folder = folder
+
+    def get(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a part's content, None if it is not there for this key."""
+        if self.folder is None:
+            return None
+        try:
+            found = read_json(Path(self.folder, f"{name}.json"))
+        except UserError:
+            return None
+        return found.get("content") if found.get("provenance") == _digest(key) else None
+
+    def put(self, name: str, key: Mapping[str, Any], content: dict[str, Any]) -> None:
+        """Keep a part's content; a killed process leaves the file whole or not there."""
+        if self.folder is not None:
+            write_json(Path(self.folder, f"{name}.json"), {"content": content}, _digest(key))
+
+
+def _digest(key: Mapping[str, Any]) -> dict[str, str]:
+    return {"key": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}
