@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ntktune.config import complete_definition
 from ntktune.data.cleaning import (
     FATES,
     content_sha256,
@@ -15,7 +16,6 @@ from ntktune.data.cleaning import (
     label_name,
     task_table,
 )
-from ntktune.data.definition import complete_definition
 from ntktune.errors import UserError
 
 

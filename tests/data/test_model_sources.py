@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ntktune.__main__ import main
+from ntktune.config import schema, with_defaults
 from ntktune.data.pretrained import byte_tokenizer
 from ntktune.models import load_backbone
 from ntktune.store.files import file_sha256
@@ -203,10 +204,13 @@ def test_a_gguf_file_in_a_wheel_becomes_the_same_model(tmp_path):
         ours = load_backbone(tmp_path / "out")(ids).last_hidden_state
         theirs = model.model(ids).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-6)
-    # the same file, plain, gives the same weights
-    plain = {"name": "tiny", "gguf": {"path": str(tmp_path / "w.gguf")}}
+    # the same file, plain, as the configuration completes it, gives the same weights
+    source = {"gguf": {"path": str(tmp_path / "w.gguf")}}
+    spec = schema("config")["properties"]["model"]["properties"]["source"]
+    plain = with_defaults(source, spec)
     assert _fetch(tmp_path / "plain", plain) == 0
-    assert read_json(tmp_path / "plain" / "model.json")["sha256"] == facts["sha256"]
+    stated = read_json(tmp_path / "plain" / "model.json")
+    assert (stated["name"], stated["sha256"]) == ("w", facts["sha256"])
     assert (tmp_path / "w.gguf").is_file()
 
 
@@ -222,6 +226,8 @@ def test_an_installed_package_serves_when_no_file_is_given(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert _fetch(tmp_path / "out", source) == 0
     assert read_json(tmp_path / "out" / "model.json")["blocks"] == 2
+    del content["member_sha256"]  # it need not be stated
+    assert _fetch(tmp_path / "out", source) == 0
     content["member_sha256"] = "0" * 64
     assert _fetch(tmp_path / "out2", source) == 1
     assert f"expected {'0' * 64}" in capsys.readouterr().err
@@ -334,18 +340,21 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"name": "x"}, "it needs `name`, exactly one of hub, folder, gguf, random"),
-        ({"folder": "x"}, "it needs `name`"),
-        ({"name": "x", "folder": "a", "random": NEO}, "exactly one of"),
-        ({"name": "x", "folder": "a", "colour": 1}, "the keys name, folder, colour"),
-        ({"name": "x", "hub": {"id": "a"}}, "`hub` must be {id, revision}, not {'id': 'a'}"),
-        ({"name": "x", "gguf": {"package": "a"}}, "`gguf` must be {path} or {member, member_sha"),
-        ({"name": "x", "folder": 3}, "`folder` must be a path, not 3"),
+        (
+            {"name": "x"},
+            "source is {}: {} should be non-empty: Where the weights come from; exac",
+        ),
+        ({"name": 3, "folder": "x"}, "name is 3: must be text or null; write it in quotes"),
+        ({"folder": "a", "random": NEO}, "source has folder and random; give exactly one of them"),
+        ({"folder": "a", "fodler": 1}, "unknown key 'source.fodler'; did you mean 'folder'?"),
+        ({"name": "x", "hub": {"id": "a"}}, "source.hub.revision is missing: The commit to take"),
+        ({"name": "x", "gguf": {"package": "a"}}, "source.gguf is {'package': 'a'}: A GGUF file, "),
+        ({"name": "x", "folder": 3}, "source.folder is 3: must be text; write it in quotes"),
         (
             {"name": "x", "gguf": {"path": "."}},
             "`gguf.path` is ., which is a folder; give the file",
         ),
-        ({"name": "x", "random": {"seed": 1}}, "`random` needs a `model_type`"),
+        ({"name": "x", "random": {"seed": 1}}, "source.random.model_type is missing: Random wei"),
         ({"name": "x", "random": NEO | {"model_type": "gpt9"}}, "no random model of type 'gpt9'"),
         (
             {"name": "x", "random": NEO | {"vocab_size": 9}},

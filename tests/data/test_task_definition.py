@@ -6,14 +6,15 @@ import jsonschema
 import pytest
 import yaml
 
-from ntktune.data import definition
-from ntktune.data.definition import complete_definition, template_filler
+from ntktune.config import complete_definition
 from ntktune.errors import UserError
+from ntktune.scores import METRICS
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/ntktune/schemas/task.schema.yaml").read_text("utf-8"))
 TASKS = sorted((ROOT / "config/tasks").glob("*.yaml"))
 FILES = [{"files": {"train": "a.csv"}}]
+HUB = {"hub": {"id": "a", "revision": "b"}}
 SCORES = {"title": "T", "kind": "regression", "sources": FILES}
 CLASSES = {"title": "T", "kind": "classification", "classes": ["no", "yes"], "sources": FILES}
 
@@ -23,7 +24,7 @@ def test_every_shipped_task_is_valid_and_makes_sense(path):
     task = yaml.safe_load(path.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(SCHEMA).validate(task)
     complete = complete_definition(task, path.stem)
-    assert complete["metric"] in definition.METRICS[complete["kind"]]
+    assert complete["metric"] in METRICS[complete["kind"]]
     assert min(complete["train_rows"], complete["test_rows"]) > 0
 
 
@@ -66,50 +67,51 @@ def test_a_short_definition_is_completed():
         (SCORES, {"kind": "ranking"}, r"t: kind is 'ranking': choose from: regression, classif"),
         (SCORES, {"colour": 1}, r"t: unknown key 'colour'; did you mean 'columns'"),
         (SCORES, {"columns": {"txt": "a"}}, r"t: unknown key 'columns.txt'; did you mean"),
-        (SCORES, {"title": None}, r"t: title is None: must be of type string"),
+        (SCORES, {"title": None}, r"t: title is None: must be text"),
         (SCORES, {"sources": []}, r"t: sources is \[\]: 0 entries, must be at least 1"),
         (SCORES, {"sources": [{"web": {}}]}, r"unknown key 'sources.0.web'; choose from"),
-        (SCORES, {"sources": [{"files": {}, "hub": {}}]}, r"t: sources.0 has files and hub"),
+        (SCORES, {"sources": [{**FILES[0], **HUB}]}, r"t: sources.0 has files and hub; give exact"),
         (SCORES, {"sources": [{"hub": {"id": "a"}}]}, r"t: sources.0.hub.revision is missing"),
         (SCORES, {"sources": [{"generated": {"rows": {"train": 3}}}]}, r"rows.test is missing"),
-        (SCORES, {"metric": "accuracy"}, r"t: metric is 'accuracy'; for regression .* pearson"),
-        (SCORES, {"classes": ["a", "b"]}, r"t: classes is for classification"),
+        (SCORES, {"metric": "accuracy"}, r"t: metric is 'accuracy': for a regression .* pearson"),
+        (SCORES, {"classes": ["a", "b"]}, r"classes is .*: it is for classification; this"),
         (SCORES, {"score_range": [5, 0]}, r"t: score_range \[5, 0\] must be \[lowest, highest\]"),
         (SCORES, {"test_fraction": 1}, r"t: test_fraction is 1: must be less than 1"),
         (SCORES, {"splits": {"train": []}}, r"t: splits.train is \[\]: 0 entries"),
-        (SCORES, {"template": "{text_c}"}, r"t: template '\{text_c\}': it must contain"),
-        (SCORES, {"template": "{text_a} {text_b}"}, r"columns.text_b is None: a pair needs both"),
-        (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is b: a pair needs both"),
-        (CLASSES, {"classes": None}, r"t: classes is None; .* exactly two classes"),
+        (SCORES, {"template": "{text_c}"}, r"t: template is '\{text_c\}': .* must contain"),
+        *((SCORES, {"template": text}, r"t: template is .* no other braces") for text in (
+            "{text_a", "{text_a.x}", "{text_a} {}", "text", "")),
+        (SCORES, {"template": "{text_b}", "columns": {"text_b": "b"}}, r"t: template is .* braces"),
+        (SCORES, {"template": "{text_a} {text_b}"}, r"t: columns is missing: .* a pair needs both"),
+        (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is 'b': .* no .*: a pair needs"),
+        (SCORES, {"template": "{text_a} {text_b}", "columns": {}}, r"columns.text_b is missing: "),
+        (SCORES, {"label_map": {"a": 0, "b": 1}}, r"t: label_map is .* this task is a regression"),
+        (SCORES, {"polarity_band": [0, 1]}, r"t: polarity_band is .* this task is a regression"),
+        (CLASSES, {"metric": "mse"}, r"t: metric is 'mse': for a classification .* accuracy, f1"),
+        (CLASSES, {"label_map": {}}, r"exactly two classes"),
+        (SCORES | {"kind": "classification"}, {}, r"t: classes is missing: .* exactly two classes"),
+        (CLASSES, {"classes": None}, r"t: classes is None: .* exactly two classes"),
         (CLASSES, {"classes": ["a", "b", "c"]}, r"classes is .*: 3 entries, .* exactly two"),
-        (SCORES, {"score_range": 5}, r"t: score_range is 5: must be of type array"),
-        (SCORES, {"test_fraction": "a"}, r"t: test_fraction is 'a': must be of type number"),
-        (SCORES, {"limits": {"train": "x"}}, r"t: limits.train is 'x': must be of type integer"),
-        (SCORES, {"template": 3}, r"t: template is 3: must be of type string"),
-        (SCORES, {"train_rows": "x"}, r"t: train_rows is 'x': must be of type integer"),
+        (SCORES, {"score_range": 5}, r"t: score_range is 5: must be a list"),
+        (SCORES, {"test_fraction": "a"}, r"t: test_fraction is 'a': must be a number"),
+        (SCORES, {"limits": {"train": "x"}}, r"t: limits.train is 'x': must be a whole number"),
+        (SCORES, {"template": 3}, r"t: template is 3: must be text"),
+        (SCORES, {"train_rows": "x"}, r"t: train_rows is 'x': must be a whole number"),
         (SCORES, {"kind": ["regression"]}, r"t: kind is \['regression'\]"),
-        (SCORES, {"columns": ["text"]}, r"t: columns is \['text'\]: must be of type object"),
+        (SCORES, {"columns": ["text"]}, r"t: columns is \['text'\]: must be keys and values"),
         (SCORES, {"sources": [{"files": {"train": 3}}]}, r"t: sources.0.files.train is 3: must be"),
-        (SCORES, {"sources": ["x"]}, r"t: sources.0 is 'x': must be of type object"),
+        (SCORES, {"sources": ["x"]}, r"t: sources.0 is 'x': must be keys and values"),
         (SCORES, {"sources": [{"generated": {"rows": {"train": -5, "test": 3}}}]}, r"train is -5"),
-        (CLASSES, {"label_map": [0, 1]}, r"t: label_map is \[0, 1\]: must be of type object"),
-        (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: an entry stands there twice"),
+        (CLASSES, {"label_map": [0, 1]}, r"t: label_map is \[0, 1\]: must be keys and values"),
+        (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: 'a' stands there twice"),
         (CLASSES, {"label_map": {"a": 0, "b": 0}}, r"exactly two classes"),
-        (CLASSES, {"score_range": [0, 1]}, r"t: score_range needs a polarity_band"),
+        (CLASSES, {"score_range": [0, 1]}, r"t: score_range is \[0, 1\]: it needs a polarity_band"),
         (CLASSES, {"polarity_band": [1, -1]}, r"must be \[low, high\] with low <= high"),
         (CLASSES, {"polarity_band": [-9, 9], "score_range": [-4, 4]}, r"lies outside score_range"),
         (CLASSES, {"polarity_band": [0, 0], "label_map": {"a": 0, "b": 1}}, r"not both"),
     ],
 )  # fmt: skip
 def test_a_contradiction_is_told_with_its_key(base, changes, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         complete_definition(base | changes, "t")
-
-
-def test_a_template_is_filled_literally():
-    fill = template_filler("Q: {text_a} A: {text_b}!")
-    assert fill("{text_b}", "b") == "Q: {text_b} A: b!"
-    assert template_filler("{text_a}")("a", None) == "a"
-    for template in ("{text_b}", "{text_a", "{text_a.x}", "{text_a} {}"):
-        with pytest.raises(UserError, match="no other braces"):
-            template_filler(template)
+    assert len(str(caught.value).splitlines()) == 1

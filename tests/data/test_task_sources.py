@@ -196,7 +196,7 @@ def test_a_definition_may_be_the_tasks_file(tmp_path, out, capsys, monkeypatch):
         ("[]", "t.yaml must hold keys and values"),
         (
             "title: T\nkind: regression\nsources: [a.csv]",
-            "t: sources.0 is 'a.csv': must be of type object",
+            "t: sources.0 is 'a.csv': must be keys and values",
         ),
         ("title: T\nkind: regression\nsources: [a]\ncolumns: [a]", "t: columns is ['a']: must be"),
     ):

@@ -63,6 +63,11 @@ def test_the_template_is_filled_and_the_prefix_put_first(tmp_path):
     )
     assert words == ["<|endoftext|> a b It was d", "<|endoftext|> c It was e f"]
     assert overlong == 0
+    # what a text holds is no field of the template
+    words, _ = _words(
+        tmp_path / "m", _table(["{text_b}"], ["d"]), "{text_a} {text_b}", max_tokens=9
+    )
+    assert words == ["[UNK] d"]
 
 
 def test_an_encoders_own_special_tokens_are_added_and_survive_a_cut(tmp_path):

@@ -233,7 +233,7 @@ def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
         (["--label-column", "stars", "--out", "/"], "--out / is a folder"),
         (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),
         (["--label-column", "stars", "--model", "/"], "/ holds no model: /config.json cannot be"),
-        (["--label-column", "stars", "--template", "none"], "template 'none'"),
+        (["--label-column", "stars", "--template", "none"], "template is 'none'"),
     ],
 )
 def test_a_mistake_with_a_file_is_one_clear_error(flags, message, folder, capsys):

@@ -11,13 +11,14 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from ntktune.errors import UserError, close_match
+from ntktune.scores import METRICS
 from ntktune.store.code_digest import code_digest
 from ntktune.store.user_files import found_once
 from ntktune.yaml_files import load_yaml
@@ -27,10 +28,22 @@ SCHEMAS = Path(__file__).parent / "schemas"
 RESERVED = ("model", "packages")
 # Names in results/<study>/taskvectors that are no task's.
 RESERVED_MERGED = ("addition", "negation", "disentanglement", "cosine", "overlap", "scores")
-# JSON types, as a message says them.
-WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "array": "a list"} | {
+# The part of a task's definition that its tables carry in their provenance.
+SUMMARY = ("title", "kind", "classes", "score_range", "template", "metric", "licence", "citation")
+# JSON types and limits, as a message says them.
+WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
     "object": "keys and values",
     "boolean": "true or false",
+    "minimum": "at least",
+    "exclusiveMinimum": "greater than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+    "minItems": "at least",
+    "maxItems": "at most",
 }
 
 # JSON schema, with integers that are written as integers: 32.0 is none to a command's option.
@@ -70,46 +83,38 @@ def _suggestion(word: str, allowed: Iterable[str]) -> str:
 
 def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     """Say in words, with key and value, what a schema violation is."""
-    key = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
-        known = error.schema.get("properties", {})
-        unknown = [k for k in error.instance if k not in known]
-        prefix = f"{key}." if key else ""
-        return [f"unknown key {prefix + str(k)!r}; {_suggestion(str(k), known)}" for k in unknown]
-    if error.validator == "maxProperties" and isinstance(error.instance, Mapping):
-        return [f"{key} has {' and '.join(error.instance)}; give exactly one of them"]
+    rule, limit, value = error.validator, error.validator_value, error.instance
+    key = ".".join(map(str, error.absolute_path))
+    inside = f"{key}." if key else ""
     about = error.schema.get("description", "see config/README.md")
-    limits = {
-        "minimum": "at least",
-        "exclusiveMinimum": "greater than",
-        "maximum": "at most",
-        "exclusiveMaximum": "less than",
-    }
-    if error.validator in limits:
-        what = f"must be {limits[error.validator]} {error.validator_value}"
-    elif error.validator == "enum":
-        what = _suggestion(str(error.instance), map(str, error.validator_value))
-    elif error.validator == "type":
-        wanted = error.validator_value
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        what = f"must be {' or '.join(WORDS.get(name, name) for name in wanted)}"
-        if "string" in wanted and isinstance(error.instance, (bool, int, float)):
-            what += "; write it in quotes"
-    elif error.validator == "uniqueItems":
-        what = "an entry stands there twice"
-    elif error.validator == "pattern":
+    if rule == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = [str(name) for name in value if name not in known]
+        return [f"unknown key {inside + name!r}; {_suggestion(name, known)}" for name in unknown]
+    if rule == "maxProperties":
+        return [f"{key} has {' and '.join(value)}; give exactly one of them"]
+    if rule == "required":
+        missing = next(name for name in limit if name not in value)
+        about = error.schema.get("properties", {}).get(missing, {}).get("description", about)
+        return [f"{inside}{missing} is missing: {about}"]
+    if rule in ("pattern", "oneOf") or {"then", "else"} & set(error.absolute_schema_path):
         what = about
-    elif error.validator in ("minItems", "maxItems"):
-        bound = "at least" if error.validator == "minItems" else "at most"
-        count = len(error.instance)
-        what = f"{count} entries, must be {bound} {error.validator_value}: {about}"
-    elif error.validator == "required":
-        missing = next(k for k in error.validator_value if k not in error.instance)
-        about = error.schema["properties"].get(missing, {})
-        return [f"{f'{key}.' if key else ''}{missing} is missing: {about.get('description', '')}"]
+    elif rule == "enum":
+        what = _suggestion(str(value), ["null" if name is None else str(name) for name in limit])
+    elif rule == "type":
+        wanted = [limit] if isinstance(limit, str) else limit
+        what = f"must be {' or '.join(WORDS.get(name, name) for name in wanted)}"
+        if "string" in wanted and isinstance(value, (bool, int, float)):
+            what += "; write it in quotes"
+    elif rule == "uniqueItems":
+        what = f"{next(v for i, v in enumerate(value) if v in value[:i])!r} stands there twice"
+    elif rule in ("minItems", "maxItems"):
+        what = f"{len(value)} entries, must be {WORDS[rule]} {limit}: {about}"
+    elif rule in WORDS:
+        what = f"must be {WORDS[rule]} {limit}"
     else:
         what = f"{error.message}: {about}"
-    return [f"{key or 'the configuration'} is {error.instance!r}: {what}"]
+    return [f"{key or 'the configuration'} is {value!r}: {what}"]
 
 
 def _unfit(content: Any, place: str = "") -> Iterator[str]:
@@ -133,13 +138,12 @@ def _unfit(content: Any, place: str = "") -> Iterator[str]:
 
 
 def validated(content: dict, schema_name: str, where: str) -> dict:
-    """Return ``content`` completed with defaults.
+    """Return ``content`` completed with the defaults of a schema, ``config`` or ``task``.
 
     Raises
     ------
     UserError
-        The content violates the schema: one line per mistake, each with ``where``,
-        the key, the value, and what would be right.
+        One line per mistake: ``where``, the key, the value, and what would be right.
     """
     spec = schema(schema_name)
     lines = [f"{where}: {line}" for line in mistakes(content, spec)]
@@ -182,14 +186,10 @@ def task_file(name: str, folders: list[str], key: str = "tasks") -> Path:
     )
 
 
-def _listed(files: str | list[str] | None) -> list[str]:
-    return [files] if isinstance(files, str) else list(files or [])
-
-
 def source_files(source: Mapping) -> list[str]:
     """Return the local files that a task's ``files`` source names."""
-    files = source.get("files") or {}
-    return [f for split in ("train", "test") for f in _listed(files.get(split))]
+    named = [(source.get("files") or {}).get(split) or [] for split in ("train", "test")]
+    return [file for files in named for file in ([files] if isinstance(files, str) else files)]
 
 
 def _is_here(source: Mapping) -> bool:
@@ -199,8 +199,35 @@ def _is_here(source: Mapping) -> bool:
     )
 
 
+def complete_definition(definition: dict, name: str) -> dict:
+    """Return a task's definition, checked and completed with defaults.
+
+    Parameters
+    ----------
+    definition
+        The content of a file of config/tasks.
+    name
+        The task's name or file, for messages.
+
+    Raises
+    ------
+    UserError
+        It violates the schema, or bounds are in the wrong order.
+    """
+    task = validated(definition, "task", name)
+    task["metric"] = task["metric"] or METRICS[task["kind"]][0]
+    bounds, band = task["score_range"], task["polarity_band"]
+    if bounds and not bounds[0] < bounds[1]:
+        raise UserError(f"{name}: score_range {bounds} must be [lowest, highest]")
+    if band and not band[0] <= band[1]:
+        raise UserError(f"{name}: polarity_band {band} must be [low, high] with low <= high")
+    if band and bounds and not bounds[0] <= band[0] <= band[1] <= bounds[1]:
+        raise UserError(f"{name}: polarity_band {band} lies outside score_range {bounds}")
+    return task
+
+
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
-    """Return one task's definition, validated and completed; ``key`` named it.
+    """Return the completed definition of a task that ``key`` names.
 
     If the study was ``made`` elsewhere, the files need not exist here.
 
@@ -209,25 +236,24 @@ def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bo
     UserError
         No such task, a mistake in its file, or no source that could ever be read.
     """
-    from ntktune.data.definition import complete_definition
-
     path = task_file(name, folders, key)
     task = complete_definition(load_yaml(path), str(path))
+    optional = made or len(task["sources"]) > 1
     for source in task["sources"]:
         for file in source_files(source):
-            if set(file) & set("{}"):
-                raise UserError(
-                    f"{path}: sources.files names {file!r}: Snakemake takes braces for wildcards; "
-                    "rename the file"
-                )
-        missing = [f for f in source_files(source) if not Path(f).is_file()]
-        if missing and len(task["sources"]) == 1 and not made:
-            raise UserError(
-                f"{path}: sources.files names {missing[0]!r}, which "
-                + ("is a folder; name its files" if Path(missing[0]).is_dir() else "does not exist")
-                + f" (looked in {Path(missing[0]).absolute().parent})"
-            )
+            _check_path(f"{path}: sources.files names", file, Path.is_file, optional=optional)
     return task
+
+
+def _check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optional: bool) -> None:
+    """Check a path of the configuration; what is ``optional`` need not be there."""
+    if set(path) & set("{}"):
+        raise UserError(f"{told} {path!r}: Snakemake takes braces for wildcards; rename it")
+    if not optional and not wanted(Path(path)):
+        wrong = "a folder; name files" if wanted == Path.is_file else "a file; give its folder"
+        wrong = f"is {wrong}" if Path(path).exists() else "does not exist"
+        folder = Path(path).absolute().parent
+        raise UserError(f"{told} {path!r}, which {wrong} (looked in {folder})")
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
@@ -355,47 +381,42 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     """
     study = validated(dict(config), "config", where)
     study["study"] = study["study"] or _file_name(where)
-    study["model"]["name"] = study["model"]["name"] or _model_name(study["model"]["source"])
+    model, vectors, theory = study["model"], study["taskvectors"], study["theory"]
+    tasks, seeds = study["tasks"], study["finetune"]["seeds"]
+    model["name"] = model["name"] or model_name(model["source"])
     for chapter in {"taskvectors", "theory"} - {*study["chapters"]}:
         study[chapter]["tasks"] = []
-    if study["taskvectors"]["tasks"] is None:
-        study["taskvectors"]["tasks"] = study["tasks"][:4] if len(study["tasks"]) > 1 else []
-    elif len(study["taskvectors"]["tasks"]) == 1:
+    if vectors["tasks"] is None:
+        vectors["tasks"] = tasks[:4] if len(tasks) > 1 else []
+    elif len(vectors["tasks"]) == 1:
         raise UserError(
-            f"{where}: taskvectors.tasks is {study['taskvectors']['tasks']}; merging needs two "
-            "tasks or more ([] merges none)"
+            f"{where}: taskvectors.tasks is {vectors['tasks']}; merging needs two tasks or more "
+            "([] merges none)"
         )
-    vectors, seeds = study["taskvectors"], study["finetune"]["seeds"]
     if vectors["seeds"] is None:
         vectors["seeds"] = min(2, seeds)
-    if vectors["seeds"] > seeds:
-        raise UserError(
-            f"{where}: taskvectors.seeds is {vectors['seeds']}, but finetune.seeds {seeds}; choose "
-            "at most as many"
-        )
-    if vectors["merged_seeds"] > vectors["seeds"]:
-        raise UserError(
-            f"{where}: taskvectors.merged_seeds is {vectors['merged_seeds']}, but "
-            f"taskvectors.seeds {vectors['seeds']}; choose at most as many"
-        )
+    used = vectors["seeds"]
+    for key, count, limit, most in (
+        ("taskvectors.seeds", used, "finetune.seeds", seeds),
+        ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
+        ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
+    ):
+        if count > most:
+            raise UserError(
+                f"{where}: {key} is {count}, but {limit} {most}; choose at most as many"
+            )
     for key in ("coefficients", "negated_coefficients"):
         if vectors[key] and not any(vectors[key]):
             raise UserError(f"{where}: taskvectors.{key} is {vectors[key]}; give one above 0")
-    watched = study["theory"]["tasks"]
-    if watched is None:
-        study["theory"]["tasks"] = study["tasks"]
-    elif not set(watched) <= set(study["tasks"]):
-        other = next(name for name in watched if name not in study["tasks"])
-        raise UserError(
-            f"{where}: theory.tasks has {other!r}, which is none of the study's tasks "
-            f"({', '.join(study['tasks'])}); only those are fine-tuned and watched"
-        )
-    if study["theory"]["seeds"] > study["finetune"]["seeds"]:
-        raise UserError(
-            f"{where}: theory.seeds is {study['theory']['seeds']}, but finetune.seeds "
-            f"{study['finetune']['seeds']}; choose at most as many"
-        )
-    named = {"tasks": study["tasks"], "taskvectors.tasks": study["taskvectors"]["tasks"]}
+    if theory["tasks"] is None:
+        theory["tasks"] = tasks
+    for name in theory["tasks"]:
+        if name not in tasks:
+            raise UserError(
+                f"{where}: theory.tasks has {name!r}, which is none of the study's tasks "
+                f"({', '.join(tasks)}); only those are fine-tuned and watched"
+            )
+    named = {"tasks": tasks, "taskvectors.tasks": vectors["tasks"]}
     for key, names in named.items():
         for name in names:
             if name in RESERVED or (key == "taskvectors.tasks" and name in RESERVED_MERGED):
@@ -403,9 +424,6 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                     f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
                     "where the study's own do; rename its file"
                 )
-        repeated = {n for n in names if names.count(n) > 1}
-        if repeated:
-            raise UserError(f"{where}: {key} lists {sorted(repeated)[0]!r} more than once")
     made = _made_elsewhere(Path("results", study["study"]))
     study["task_definitions"] = {
         name: resolved_task(name, study["task_folders"], key, made=made)
@@ -415,7 +433,15 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)
-    _check_model_path(study["model"]["source"], where, made=made)
+    source, told = model["source"], f"{where}: model.source"
+    if "folder" in source:
+        _check_path(f"{told}.folder is", source["folder"], Path.is_dir, optional=made)
+        if not made:
+            from ntktune.loading import check_model_folder
+
+            check_model_folder(source["folder"])
+    elif "path" in source.get("gguf", ()):
+        _check_path(f"{told}.gguf.path is", source["gguf"]["path"], Path.is_file, optional=made)
     return study
 
 
@@ -430,7 +456,7 @@ def _file_name(where: str) -> str:
     return name
 
 
-def _model_name(source: Mapping) -> str:
+def model_name(source: Mapping) -> str:
     """Return a model's name from where it comes from."""
     (kind, content), *_ = source.items()
     if kind == "folder":
@@ -520,33 +546,6 @@ def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
         "learning": study["kernel"]["learning_rows"] + (study["finetune"]["test_rows"] or 0),
     }
     return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
-
-
-def _check_model_path(source: Mapping, where: str, *, made: bool) -> None:
-    """Check that a local model is there, unless the study was ``made`` elsewhere."""
-    for kind, path, wrong in (
-        ("folder", source.get("folder"), Path.is_file),
-        ("gguf.path", (source.get("gguf") or {}).get("path"), Path.is_dir),
-    ):
-        if path and set(path) & set("{}"):
-            raise UserError(
-                f"{where}: model.source.{kind} is {path!r}: Snakemake takes braces for wildcards; "
-                "rename it"
-            )
-        if path and not Path(path).exists() and not made:
-            raise UserError(
-                f"{where}: model.source.{kind} is {path!r}, which does not exist "
-                f"(looked in {Path(path).absolute().parent})"
-            )
-        if path and wrong(Path(path)):
-            raise UserError(
-                f"{where}: model.source.{kind} is {path!r}, which is "
-                + ("a folder; give the file" if wrong == Path.is_dir else "a file; give its folder")
-            )
-    if source.get("folder") and not made:
-        from ntktune.loading import check_model_folder
-
-        check_model_folder(source["folder"])
 
 
 def study_name(path: str | Path) -> str:

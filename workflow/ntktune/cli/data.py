@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 from ntktune.cli import add_command
 from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
@@ -82,11 +79,8 @@ def fetch_package(args: argparse.Namespace) -> None:
     """Download one archive from the Python package index and verify its checksum."""
     from ntktune.data.archives import download_archive
 
-    with tempfile.TemporaryDirectory() as folder, atomic_path(args.out) as temporary:
-        archive = download_archive(
-            args.name, args.version, args.sha256, sdist=args.sdist, folder=Path(folder)
-        )
-        shutil.copyfile(archive, temporary)
+    with atomic_path(args.out) as temporary:
+        download_archive(args.name, args.version, args.sha256, temporary, sdist=args.sdist)
 
 
 def fetch_model(args: argparse.Namespace) -> None:
@@ -107,8 +101,8 @@ def fetch_model(args: argparse.Namespace) -> None:
 def fetch_task(args: argparse.Namespace) -> None:
     """Fetch a task's rows, clean and count them."""
     _no_progress_bars()
+    from ntktune.config import SUMMARY, complete_definition
     from ntktune.data.cleaning import content_sha256, counts_line
-    from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sources import read_sources, source_table
 
     record = Record("ntktune.cli.data:fetch_task", args)

@@ -159,8 +159,8 @@ def of_file(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
+    from ntktune.config import SUMMARY, complete_definition
     from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
-    from ntktune.data.definition import SUMMARY, complete_definition
     from ntktune.data.sampling import kernel_draws
     from ntktune.data.sources import read_sources
     from ntktune.data.tokens import row_tokens, text_encoder, token_limit

@@ -6,46 +6,24 @@ that would have to be run or unpickled.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
-from ntktune.store.files import file_sha256
 
-if TYPE_CHECKING:
-    from huggingface_hub import RepoFile, RepoFolder
-
-MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
+# what a tokenizer may consist of
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
 )
-
-
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES)
 TOO_MANY_REQUESTS = 429
 
 
-class HubUnavailableError(Exception):
-    """The hub, or a repository or revision on it, cannot be reached; one line says why."""
-
-
-def _in_trouble(error: Exception) -> bool:
-    """Return whether an error of the hub's client says that the hub is there, but in trouble."""
-    status = getattr(getattr(error, "response", None), "status_code", None) or 0
-    return status == TOO_MANY_REQUESTS or status >= 500 or type(error).__name__ == "ReadTimeout"
+class UnavailableError(Exception):
+    """A source cannot be had here and now; the message is the reason, one line."""
 
 
 def resolved_commit(repository: str, revision: str, kind: str) -> str:
@@ -53,7 +31,7 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
 
     Raises
     ------
-    HubUnavailableError
+    UnavailableError
         The hub cannot be reached or does not know the repository or revision.
     UserError
         It is in trouble: to go on without it would give other data for an outage of seconds.
@@ -65,9 +43,11 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
     # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
         told = f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
-        raise (
-            UserError(f"{told}; try again") if _in_trouble(error) else HubUnavailableError(told)
-        ) from None
+        status = getattr(getattr(error, "response", None), "status_code", None) or 0
+        slow = type(error).__name__ == "ReadTimeout"
+        if slow or status == TOO_MANY_REQUESTS or status >= 500:
+            raise UserError(f"{told}; try again") from None
+        raise UnavailableError(told) from None
 
 
 def hub_files(
@@ -97,7 +77,7 @@ def hub_files(
 
     Raises
     ------
-    HubUnavailableError
+    UnavailableError
         The data set cannot be had.
     UserError
         It has no split of that name; or the hub, which has it, is in trouble, or sent something
@@ -110,8 +90,17 @@ def hub_files(
     offline = constants.HF_HUB_OFFLINE
     # offline, an earlier download may still be in the local cache
     commit = revision if offline else resolved_commit(repository, revision, "dataset")
+    what = f"the data set {repository}"
     try:
-        found = _data_files(repository, config, commit, files)
+        # The library reads the layout (names of files and folders, or the card, which an offline
+        # run needs). It does not read the rows: it takes words such as "null" for missing values.
+        card = ["README.md"]
+        where = str(_download(repository, commit, "dataset", card, what)) if offline else repository
+        builder = datasets.load_dataset_builder(
+            where, config, data_files=files, revision=None if offline else commit
+        )
+        start = f"{where}/" if offline else f"hf://datasets/{repository}@{commit}/"
+        found = {str(name): paths for name, paths in (builder.config.data_files or {}).items()}
         missing = [name for names in splits.values() for name in names if name not in found]
         if missing:
             raise UserError(
@@ -119,57 +108,19 @@ def hub_files(
                 "correct `splits`"
             )
         named = {
-            ours: [path for name in theirs for path in found[name]]
+            ours: [path.removeprefix(start) for name in theirs for path in found[name]]
             for ours, theirs in splits.items()
         }
-        wanted = sorted({path for paths in named.values() for path in paths})
-        folder = _fetched(repository, commit, wanted)
+        wanted = sorted({escape(path) for paths in named.values() for path in paths})
+        folder = _download(repository, commit, "dataset", card + wanted, what)
     except UserError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         told = f"{repository} at {revision} cannot be loaded: {one_line(error)}"
-        raise (HubUnavailableError(told) if offline else UserError(f"{told}; try again")) from None
+        raise (UnavailableError(told) if offline else UserError(f"{told}; try again")) from None
     return {ours: {path: folder / path for path in paths} for ours, paths in named.items()}, commit
-
-
-def _data_files(
-    repository: str, config: str | None, commit: str, files: dict | None
-) -> dict[str, list[str]]:
-    """Return the paths inside a repository of each of a data set's splits.
-
-    The library reads the layout (names of files and folders, or the card); of the rows it reads
-    nothing: it takes words such as "null" for missing values.
-    """
-    import datasets
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        folder = _fetched(repository, commit, [])
-        builder = datasets.load_dataset_builder(str(folder), config, data_files=files)
-        start = f"{folder}/"
-    else:
-        builder = datasets.load_dataset_builder(
-            repository, config, revision=commit, data_files=files
-        )
-        start = f"hf://datasets/{repository}@{commit}/"
-    found = builder.config.data_files or {}
-    return {str(name): [p.removeprefix(start) for p in paths] for name, paths in found.items()}
-
-
-def _fetched(repository: str, commit: str, names: list[str]) -> Path:
-    """Return the folder of a data set's files, downloaded and compared with its checksums."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    names = ["README.md", *names]  # the card tells the layout to an offline run
-    folder = snapshot_download(
-        repository, repo_type="dataset", revision=commit, allow_patterns=list(map(escape, names))
-    )
-    if not constants.HF_HUB_OFFLINE:
-        there = HfApi().get_paths_info(repository, names, revision=commit, repo_type="dataset")
-        _check_download(Path(folder), there, f"the data set {repository}")
-    return Path(folder)
 
 
 def download_model(
@@ -184,54 +135,45 @@ def download_model(
     UserError
         The hub cannot be reached, or what came is not what the hub says it has.
     """
-    from huggingface_hub import HfApi, snapshot_download
-
+    what = f"the model {repository} at {revision}"
     try:
         commit = resolved_commit(repository, revision, "model")
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=commit,
-                allow_patterns=list(files),
-                ignore_patterns=["*/*"],  # other formats' copies lie in folders
-            )
-        )
-        there = list(HfApi().list_repo_tree(repository, revision=commit, repo_type="model"))
     except UserError as error:
         raise UserError(f"the model {error}") from None
-    except HubUnavailableError as error:
+    except UnavailableError as error:
         raise UserError(
             f"the model {error}; check the name, the revision and the network"
         ) from None
+    try:
+        return _download(repository, commit, "model", files, what), commit
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"the model {repository} at {revision}: {one_line(error)}") from None
-    _check_download(folder, there, f"the model {repository} at {revision}")
-    return folder, commit
+        raise UserError(f"{what}: {one_line(error)}") from None
 
 
-def _check_download(folder: Path, there: Iterable[RepoFile | RepoFolder], what: str) -> None:
-    """Compare downloaded files with the hub's checksums, which its client does not.
+def _download(repository: str, commit: str, kind: str, names: Sequence[str], what: str) -> Path:
+    """Return the folder of a repository's files, downloaded and compared with its checksums.
 
-    Raises
-    ------
-    UserError
-        One differs; it is removed, so that the next call downloads it again.
+    The hub's client does not compare them by itself. A file that differs is removed, so that the
+    next call downloads it again.
     """
-    for entry in there:
-        file = folder / entry.path
-        if not file.is_file():
-            continue
-        if entry.lfs:
-            stated, found = entry.lfs.sha256, file_sha256(file)
-        else:  # git's name of a file: SHA-1 of its length and content
-            content = file.read_bytes()
-            blob = b"blob %d\0" % len(content) + content
-            stated = entry.blob_id
-            found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-        if found != stated:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    # of a model, other formats' copies lie in folders
+    left_out = ["*/*"] if kind == "model" else None
+    here = {"repo_type": kind, "revision": commit}
+    folder = snapshot_download(
+        repository, **here, allow_patterns=list(names), ignore_patterns=left_out
+    )
+    if not constants.HF_HUB_OFFLINE:
+        for wrong in HfApi().verify_repo_checksums(repository, **here).mismatches:
+            file = Path(folder, wrong["path"])
             file.resolve().unlink()
             file.unlink(missing_ok=True)  # a link into the cache
             raise UserError(
-                f"{what}: {entry.path} came with the checksum {found}, but the hub states "
-                f"{stated}; it was removed: run the same command again to download it anew"
+                f"{what}: {wrong['path']} came with the checksum {wrong['actual']}, but the hub "
+                f"states {wrong['expected']}; it was removed: run the same command again to "
+                "download it anew"
             )
+    return Path(folder)

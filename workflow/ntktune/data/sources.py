@@ -8,7 +8,7 @@ going on with another one would hide the mistake.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,15 @@ from ntktune.data.archives import archive_texts, check_fetched
 from ntktune.data.cleaning import hash_order, normalised, task_table, text_or_none
 from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
-from ntktune.data.hub import HubUnavailableError, hub_files
+from ntktune.data.hub import UnavailableError, hub_files
 from ntktune.data.scored_sentences import scored_sentences
 from ntktune.errors import UserError, close_match
 
-OWN_COLUMNS = {"id": "id", "text_a": "text", "text_b": None, "label": "label"} | {
-    "label_noise": "label_noise",
-    "group": "group",
-}
-
-
+# of sources that bring their own, ours to theirs
+OWN_COLUMNS = {"id": "id", "text_a": "text", "label": "label", "label_noise": "label_noise"}
+OWN_COLUMNS |= {"group": "group"}
 # What str() would turn into something that nobody wrote.
 UNREADABLE = (bytes, list, tuple, set, dict, np.ndarray)
-
-
-class SourceUnavailableError(Exception):
-    """A source cannot be had here and now; the message is the reason, one line."""
 
 
 class ColumnError(UserError):
@@ -62,19 +55,17 @@ class SourceRows:
     beyond: dict[str, int] = field(default_factory=dict)
 
 
-def wanted_columns(
-    columns: dict[str, str | None], there: Iterable[str], where: str
-) -> dict[str, str]:
-    """Return the columns that a task names, ours to theirs, if all of them are there.
+def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str) -> pd.DataFrame:
+    """Return a frame's columns that a task names, under the study's names.
 
     Raises
     ------
     ColumnError
-        One is not; those that are there are listed.
+        A column is missing; those that are there are listed.
     UserError
-        One stands there twice.
+        A column stands there twice, or a cell holds neither text nor number.
     """
-    there = list(map(str, there))
+    there = list(map(str, frame.columns))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     missing = []
     for ours, theirs in wanted.items():
@@ -89,18 +80,6 @@ def wanted_columns(
     twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
     if twice:
         raise UserError(f"{where}: the column {twice[0]!r} stands there twice; rename one")
-    return wanted
-
-
-def own_names(frame: pd.DataFrame, columns: dict[str, str | None], where: str) -> pd.DataFrame:
-    """Return a frame's columns that a task names, under the study's names.
-
-    Raises
-    ------
-    UserError
-        A column is missing, or a cell holds neither text nor number.
-    """
-    wanted = wanted_columns(columns, frame.columns, where)
     return pd.DataFrame({ours: _readable(frame[c], where) for ours, c in wanted.items()})
 
 
@@ -134,11 +113,11 @@ def _from_files(source: dict, definition: dict, package: Path | None) -> SourceR
     for split in ("train", "test"):
         paths = source[split] or []
         paths = [paths] if isinstance(paths, str) else paths
-        missing = [path for path in paths if not Path(path).is_file()]
-        if missing:
-            folder = Path(missing[0]).is_dir()
-            told = "is a folder; name its files" if folder else "does not exist"
-            raise SourceUnavailableError(f"{split} file {missing[0]} {told}")
+        for path in paths:
+            if not Path(path).is_file():
+                folder = Path(path).is_dir()
+                told = "is a folder; name its files" if folder else "does not exist"
+                raise UnavailableError(f"{split} file {path} {told}")
         if paths:
             named = {path: path for path in paths}
             frames[split] = _joined(named, source["format"], definition["columns"])
@@ -148,12 +127,11 @@ def _from_files(source: dict, definition: dict, package: Path | None) -> SourceR
 
 def _from_package(source: dict, definition: dict, package: Path | None) -> SourceRows:
     label = f"the package {source['name']} {source['version']}"
-    if package is None or not Path(package).is_file():
+    if package is None or not package.is_file():
         given = f"{package} does not exist" if package else "no --package-file was given"
-        raise SourceUnavailableError(f"{label} is needed, but {given}")
+        raise UnavailableError(f"{label} is needed, but {given}")
     check_fetched(package, source["sha256"], label)
-    member = source["member"]
-    names = [f"{member}_GroundTruth.txt", f"{member}_anonDataRatings.txt"]
+    names = [f"{source['member']}_{part}.txt" for part in ("GroundTruth", "anonDataRatings")]
     texts = archive_texts(package, names)
     frame, counts = scored_sentences(*(texts[name] for name in names), f"{label}: {names[0]}")
     if frame.empty:
@@ -174,23 +152,12 @@ def _from_generator(source: dict, definition: dict, package: Path | None) -> Sou
     return SourceRows(frames, {"source": "generated"} | source)
 
 
-def _normalised_rows(frame: pd.DataFrame, names: list[str]) -> Iterator[str]:
-    # in pieces: the texts of a large data set do not fit into memory as Python strings
-    for first in range(0, len(frame), 10_000):
-        part = frame.iloc[first : first + 10_000]
-        for row in zip(*(part[name].tolist() for name in names), strict=True):
-            yield normalised(*(text_or_none(text) or "" for text in row))
-
-
 def _from_hub(source: dict, definition: dict, package: Path | None) -> SourceRows:
     stated = definition["splits"]
     splits = {split: stated[split] for split in ("train", "test") if stated[split]}
-    try:
-        files, commit = hub_files(
-            source["id"], source["config"], source["revision"], source["files"], splits
-        )
-    except HubUnavailableError as error:
-        raise SourceUnavailableError(str(error)) from None
+    files, commit = hub_files(
+        source["id"], source["config"], source["revision"], source["files"], splits
+    )
     frames, beyond = {}, {}
     for split, paths in files.items():
         named = {f"{source['id']}, {name}": path for name, path in paths.items()}
@@ -199,9 +166,10 @@ def _from_hub(source: dict, definition: dict, package: Path | None) -> SourceRow
         # a split of millions of rows is not cleaned whole when a few thousand are wanted;
         # twice as many are taken, so that enough are left when the bad ones are gone
         if limit is not None and "test" in splits and len(frame) > 2 * limit:
-            names = [key for key in ("text_a", "text_b") if key in frame]
+            rows = zip(*(frame[key] for key in ("text_a", "text_b") if key in frame), strict=True)
+            texts = (normalised(*(text_or_none(text) or "" for text in row)) for row in rows)
             beyond[split] = len(frame) - 2 * limit
-            frame = frame.iloc[hash_order(_normalised_rows(frame, names), 2 * limit)]
+            frame = frame.iloc[hash_order(texts, 2 * limit)]
         frames[split] = frame
     origin = {"source": "hub"} | source | {"commit": commit, "splits": splits}
     return SourceRows(frames, origin, beyond)
@@ -250,7 +218,7 @@ def read_sources(
         package = Path(package_file) if package_file else None
         try:
             rows = READERS[kind](source, definition, package)
-        except SourceUnavailableError as reason:
+        except UnavailableError as reason:
             passed_over.append({"source": kind, "reason": str(reason)})
         except UserError as error:
             advice = f"; {columns_advice}" if isinstance(error, ColumnError) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from ntktune.data.cleaning import text_or_none
-from ntktune.data.definition import template_filler
+from ntktune.data.hub import TOKENIZER_FILES
 from ntktune.errors import UserError
 from ntktune.loading import from_folder, reading
 from ntktune.store.records import check_model_files
 
-# what a tokenizer may consist of
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
-)
 # of a text, where nobody says how many and the model has positions for more
 MOST_TOKENS = 512
 Encoder = Callable[[Sequence[str]], list[list[int]]]
@@ -203,7 +199,12 @@ def row_tokens(
         The prefix token is unknown, a row has no token or one that the model lacks,
         or the template alone is too long.
     """
-    fill = template_filler(template)
+    parts = re.split(r"(\{text_[ab]\})", template)
+
+    def fill(text_a: str, text_b: str | None) -> str:
+        texts = {"{text_a}": text_a, "{text_b}": text_b or ""}
+        return "".join(texts.get(part, part) for part in parts)
+
     prefix = []
     if prefix_token is not None:
         token = encoder.token_id(prefix_token)
