@@ -323,7 +323,7 @@ def test_a_path_that_is_no_place_for_a_file_is_named(tmp_path):
         records.write_json(pipe, {}, {})
     assert pipe.is_fifo()
     file.write_text("")
-    with pytest.raises(UserError, match="cannot be written: File exists"):
+    with pytest.raises(FileExistsError, match="file"):
         records.write_json(file / "a.json", {}, {})
 
 

@@ -118,7 +118,7 @@ def begin_run():
         print(TOO_OLD, file=sys.stderr, flush=True)
     jobs = list(workflow.dag.needrun_jobs())
     say_choices([job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")])
-    with sentence_only():
+    with sentence_only((OSError, UserError)):
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)
             path.write_text(text, encoding="utf-8")

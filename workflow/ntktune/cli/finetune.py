@@ -22,7 +22,7 @@ from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
 from ntktune.store.records import Record, write_table
 from ntktune.store.tensors import content_sha256, read_tensors
-from ntktune.store.unfinished import Finished
+from ntktune.store.unfinished import finished_part, keep_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -380,10 +380,10 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
 
     record = Record("ntktune.cli.finetune:run", args)
-    cell, finished = read_cell(args), Finished(args.state)
+    cell = read_cell(args)
     seeds = range(len(cell.subsets["seeds"]))
     keys = _keys(record, args, cell)
-    done = {seed: finished.get(f"seed{seed}", keys[seed]) for seed in seeds}
+    done = {seed: finished_part(args.state, f"seed{seed}", keys[seed]) for seed in seeds}
     left = [seed for seed in seeds if done[seed] is None]
     if len(left) < len(seeds):
         ready = ", ".join(str(seed) for seed in seeds if seed not in left)
@@ -396,7 +396,7 @@ def run(args: argparse.Namespace) -> None:
                 for evaluation, metrics in zip(repeat.training.history, tested, strict=True)
             ]
             done[repeat.seed] = {"row": repeat.row, "history": history}
-            finished.put(f"seed{repeat.seed}", keys[repeat.seed], done[repeat.seed])
+            keep_part(args.state, f"seed{repeat.seed}", keys[repeat.seed], done[repeat.seed])
     provenance = record.provenance(
         **cell.facts, seeds={"root": args.seed, "indices": list(seeds), "resumed_at": left}
     )

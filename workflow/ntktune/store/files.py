@@ -60,18 +60,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     ------
     UserError
         The system refuses to write: no space, no permission.
+    OSError
+        It refuses to make the folder.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(
             f"{path} is neither a file nor a folder and would be replaced; choose another"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) or UserError(
-            f"{path} cannot be written: {error.strerror} ({error.filename})"
-        ) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix is kept: some writers choose the format by it
     temporary = path.with_name(f".{path.stem[:STEM]}.{uuid.uuid4().hex}~{path.suffix}")
     replaced = temporary.with_name(f"{temporary.name}~")

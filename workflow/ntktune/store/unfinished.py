@@ -62,36 +62,34 @@ def _write(results: str, names: set[str]) -> None:
         Path(results, FILE).unlink(missing_ok=True)
 
 
-class Finished:
-    """Finished parts of a command's work, one JSON file each, in a folder of their own.
+def finished_part(folder: str | None, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what :func:`keep_part` kept, None if it is not there for this key, or damaged."""
+    try:
+        found = read_json(Path(folder, f"{name}.json")) if folder else {}
+    except UserError:
+        return None
+    return found.get("content") if found.get("provenance") == _digest(key) else None
 
-    The folder is none of the command's outputs, which Snakemake deletes when a job fails. A
-    part counts only for the key that it was written with: what code, settings and data it
-    came from. Files of other keys, and damaged ones, are passed over and replaced.
+
+def keep_part(
+    folder: str | None, name: str, key: Mapping[str, Any], content: dict[str, Any]
+) -> None:
+    """Keep a finished part of a command's work, so that the next one goes on from there.
 
     Parameters
     ----------
     folder
-        Where the files are; None keeps nothing.
+        Where parts are kept, none of the command's outputs: Snakemake deletes those when a job
+        fails. None keeps nothing.
+    name
+        The part's.
+    key
+        The code, settings and data that it came from.
+    content
+        As JSON has it.
     """
-
-    def __init__(self, folder: str | None):
-        self.folder = folder
-
-    def get(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return a part's content, None if it is not there for this key."""
-        if self.folder is None:
-            return None
-        try:
-            found = read_json(Path(self.folder, f"{name}.json"))
-        except UserError:
-            return None
-        return found.get("content") if found.get("provenance") == _digest(key) else None
-
-    def put(self, name: str, key: Mapping[str, Any], content: dict[str, Any]) -> None:
-        """Keep a part's content; a killed process leaves the file whole or not there."""
-        if self.folder is not None:
-            write_json(Path(self.folder, f"{name}.json"), {"content": content}, _digest(key))
+    if folder:
+        write_json(Path(folder, f"{name}.json"), {"content": content}, _digest(key))
 
 
 def _digest(key: Mapping[str, Any]) -> dict[str, str]:
