@@ -83,7 +83,10 @@ def eigenvalue_table(task, n=100, draws=5):
     for draw in range(draws):
         exponent = TASKS[task][2] + 0.02 * (draw - (draws - 1) / 2)
         values = np.sort(40 * k**-exponent * np.exp(0.15 * random.standard_normal(n)))[::-1]
-        tables.append(pd.DataFrame({"draw": draw, "k": k, "eigenvalue": values}))
+        centred = 0.8 * values
+        tables.append(
+            pd.DataFrame({"draw": draw, "k": k, "eigenvalue": values, "centred": centred})
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -243,6 +246,7 @@ def traces_of(task, seeds=2):
                         "best": best,
                         "eta": 0.1 * step,
                         "kernel_gap": NAN if method == "adamw" else 5 * distance,
+                        "train_loss": 0.6 - 100 * distance,
                         "distance": distance,
                         "linear_gap": 20 * distance,
                         "error": 0.5,
@@ -350,7 +354,7 @@ def baselines_of(task, seeds=SEEDS):
             pearson=share * tuned["pearson"],
             accuracy=tuned["baseline_accuracy"] + share * excess,
         )
-        for method, share in (("kernel-ridge", 0.95), ("probe", 0.5))
+        for method, share in (("kernel-ridge", 0.95), ("probe", 0.5), ("kernel-descent", 0.9))
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -574,7 +578,7 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
         ):
             wrote(name, folder / task / f"{name}.parquet", write_table, table, stated)
         order = orders_of(task, seeds=seeds).tolist()
-        subsets = {"seeds": [{"order": rows} for rows in order]}
+        subsets = {"seeds": [{"order": rows} for rows in order], "test": list(range(200))}
         for name, content in (("summary", summary_of(task, fits)), ("subsets", subsets)):
             wrote(name, folder / task / f"{name}.json", write_json, content, stated)
     metrics = pd.concat([read_table(p)[0] for p in study.files["metrics"]], ignore_index=True)

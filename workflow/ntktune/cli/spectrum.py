@@ -14,7 +14,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     add_command(
         *(verbs, "fit", fit, "gram"),
-        out_eigenvalues="parquet: draw, k, eigenvalue",
+        out_eigenvalues="parquet: draw, k, eigenvalue, centred (of the centred kernel)",
         out_fits="parquet: one row per draw and range",
         out_summary="JSON: the decay over the draws",
     )
@@ -27,13 +27,14 @@ def fit(args: argparse.Namespace) -> None:
 
     from ntktune.device import machine_epsilon
     from ntktune.intervals import shared_rows
-    from ntktune.spectrum import eigenvalues, fitted_ranges, spectrum_summary
+    from ntktune.spectrum import centred_gram, eigenvalues, fitted_ranges, spectrum_summary
 
     record = Record("ntktune.cli.spectrum:fit", args)
     tensors, facts = read_kernels(args.gram, ["kernel"])
     task = facts["task"]["name"]
     precision = machine_epsilon(facts["dtype"])
     spectra = [eigenvalues(kernel) for kernel in tensors["kernel"]]
+    centred = [eigenvalues(centred_gram(kernel)) for kernel in tensors["kernel"]]
     fits = fitted_ranges(spectra, precision)
     # a kernel from elsewhere need not say which rows it is of
     shared = shared_rows(tensors["row"]) if "row" in tensors else 0.0
@@ -44,6 +45,7 @@ def fit(args: argparse.Namespace) -> None:
             "draw": np.repeat(np.arange(len(spectra)), count),
             "k": np.tile(np.arange(1, count + 1), len(spectra)),
             "eigenvalue": np.concatenate(spectra),
+            "centred": np.concatenate(centred),
         }
     )
     origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}

@@ -22,13 +22,13 @@ from ntktune.figures.style import (
 RANGE = "1..n"
 
 
-def eigenvalue_matrix(eigenvalues: pd.DataFrame) -> pd.DataFrame:
+def eigenvalue_matrix(eigenvalues: pd.DataFrame, column: str = "eigenvalue") -> pd.DataFrame:
     """Return the eigenvalues as a matrix, rank k × draw, NaN where one is not positive.
 
     A logarithmic axis has no place for zero and below; float noise can put the
     smallest eigenvalues there.
     """
-    matrix = eigenvalues.pivot(index="k", columns="draw", values="eigenvalue").sort_index()
+    matrix = eigenvalues.pivot(index="k", columns="draw", values=column).sort_index()
     return matrix.where(matrix > 0)
 
 

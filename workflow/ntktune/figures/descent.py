@@ -1,6 +1,7 @@
 """Gradient descent on the kernel: its test error along the way, ridge beside it, and four stops."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend, draw_title, panel_grid
+from ntktune.figures.panels import draw_legend, draw_title, panel_grid, tested_rows
 from ntktune.figures.stops import RULES
 from ntktune.figures.style import REFERENCE, checked_color, laid_out, styled
 from ntktune.figures.tables import check_same_tasks
@@ -20,6 +21,7 @@ def descent_figure(
     tasks: Sequence[str],
     colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
+    subsets: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Return the figure of the test error along kernel gradient descent: one panel per task.
 
@@ -82,7 +84,8 @@ def descent_figure(
             margin = 0.1 * (shown.max() - low) or 0.1 * shown.max()
             axes.set_ylim(low - margin, shown.max() + 3 * margin)
             axes.set_xlabel("η, sum of the step sizes")
-            draw_title(axes, f"{titles.get(task, task)}, n = {n}")
+            title = f"{titles.get(task, task)}, n = {n}"
+            draw_title(axes, title, tested_rows(subsets, task))
             if task in leftmost:
                 axes.set_ylabel("test MSE\n(standardised labels)")
         draw_legend(figure, handles)

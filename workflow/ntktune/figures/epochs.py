@@ -1,6 +1,7 @@
 """Why a few epochs are enough: the test error after each epoch, without early stopping."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
-from ntktune.figures.panels import draw_legend, draw_title, panel_grid
+from ntktune.figures.panels import draw_legend, draw_title, panel_grid, tested_rows
 from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
 
 
@@ -17,6 +18,7 @@ def epochs_figure(
     tasks: Sequence[str],
     color: str,
     titles: Mapping[str, str] | None = None,
+    subsets: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Return the figure of the test error against the epoch: one panel per task.
 
@@ -74,7 +76,7 @@ def epochs_figure(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(y=0.1)
             axes.set_xlabel("epoch")
-            draw_title(axes, titles.get(task, task))
+            draw_title(axes, titles.get(task, task), tested_rows(subsets, task))
             if task in leftmost:
                 axes.set_ylabel(ERROR_LABELS[kind[task]])
         labels = {

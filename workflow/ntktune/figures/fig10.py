@@ -1,14 +1,23 @@
 """Figure 10: the F1 score of each classification task against its labelled examples."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import curve, kinds, of_task
-from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, draw_title, panel_grid
-from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
+from ntktune.figures.panels import (
+    draw_curve,
+    draw_legend,
+    draw_size_axis,
+    draw_title,
+    panel_grid,
+    seeds_label,
+    tested_rows,
+)
+from ntktune.figures.style import BASELINE, checked_color, laid_out, styled
 
 
 def f1_figure(
@@ -16,13 +25,14 @@ def f1_figure(
     tasks: Sequence[str],
     color: str,
     titles: Mapping[str, str] | None = None,
+    subsets: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Return Figure 10 of SR26: one panel per classification task; regressions are left out.
 
     Returns
     -------
     Figure
-        Mean ± sd over seeds of the test F1 score against n; dashed, the F1 score of
+        Mean and 95 % interval over seeds of the test F1 score against n; dashed, the F1 score of
         predicting the training majority (at the largest size).
 
     Raises
@@ -44,7 +54,7 @@ def f1_figure(
         figure, panels, leftmost = panel_grid([chosen])
         seeds = []
         for task, axes in panels.items():
-            values = curve(rows[task], "f1")
+            values = curve(rows[task], "f1", (subsets or {}).get(task))
             seeds.extend(values["count"])
             line = draw_curve(axes, values, color)
             baseline = axes.axhline(
@@ -55,10 +65,9 @@ def f1_figure(
             )
             draw_size_axis(axes, list(values.index))
             axes.set_ylim(-0.03, 1.03)
-            draw_title(axes, titles.get(task, task))
+            draw_title(axes, titles.get(task, task), tested_rows(subsets, task))
             if task in leftmost:
                 axes.set_ylabel("test F1 score")
-        spread = ", mean ± sd over " if max(seeds) > 1 else ", "
-        fine_tuned = f"fine-tuned{spread}{count_range(seeds, 'seed')}"
+        fine_tuned = seeds_label("fine-tuned", seeds)
         draw_legend(figure, {fine_tuned: line, "predicting the training majority": baseline})
         return laid_out(figure)

@@ -1,16 +1,19 @@
 """How linear fine-tuning is, and how far its kernel moves, against the distance from the start."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
+from ntktune.figures.panels import draw_log_axis
 from ntktune.figures.style import WIDTH, checked_color, laid_out, plain, styled
 
 # method → what it is called, and whether its markers are filled
 METHODS = {"adamw": ("AdamW", True), "gradient-descent": ("gradient descent", False)}
 MARKERS = "osD^vP"
+AGAINST = {"distance": "‖θ − θ_P‖ / ‖θ_P‖", "train_loss": "training loss"}
 PANELS = {
     "linear_gap": "‖f − f_lin‖ / ‖f − f_P‖\non test rows",
     "drift": "‖K_t − K_0‖ / ‖K_0‖\n(operator norm)",
@@ -29,7 +32,8 @@ def linearisation_figure(
     -------
     Figure
         Left: the relative error of the linearised network on test rows (SR26 Lemma 1). Right:
-        the change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖;
+        the change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖
+        (above) and the training loss since the evaluation before (below), falling to the right;
         a line per task and seed, AdamW's markers filled, gradient descent's open.
 
     Raises
@@ -44,15 +48,18 @@ def linearisation_figure(
         raise UserError(f"the fine-tuning of task {missing[0]!r} was not watched; watch it")
     moving = trace[~trace["best"].astype(bool) & (trace["distance"] > 0)].sort_values("step")
     with styled():
-        figure = Figure(figsize=(WIDTH, 3.1))
+        figure = Figure(figsize=(WIDTH, 5.4))
         entries = {}
-        for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        panels = itertools.product(AGAINST.items(), PANELS.items())
+        for axes, ((x, below), (column, label)) in zip(
+            figure.subplots(2, 2).flat, panels, strict=True
+        ):
             for place, task in enumerate(tasks):
                 for method, (name, filled) in METHODS.items():
                     own = moving[(moving["task"] == task) & (moving["method"] == method)]
                     for _, line in own.groupby("seed"):
                         (entries[f"{plain(titles.get(task, task))}, {name}"],) = axes.plot(
-                            line["distance"],
+                            line[x],
                             line[column],
                             color=of_method[method],
                             marker=MARKERS[place % len(MARKERS)],
@@ -61,7 +68,10 @@ def linearisation_figure(
                         )
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xlabel("‖θ − θ_P‖ / ‖θ_P‖")
+            axes.set_xlabel(below)
             axes.set_ylabel(label)
+            if x == "train_loss":  # training goes to the right
+                draw_log_axis(axes.xaxis)
+                axes.invert_xaxis()
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=2)
         return laid_out(figure)

@@ -1,8 +1,13 @@
 """What is read from the fine-tuning metrics: errors, and their course over sample sizes."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from ntktune.errors import UserError
+from ntktune.intervals import half_width, shared_rows
 from ntktune.scores import ERRORS
 
 BASELINES = {"mse": "baseline_mse", "accuracy": "baseline_accuracy", "f1": "baseline_f1"}
@@ -65,8 +70,10 @@ def of_task(metrics: pd.DataFrame, task: str) -> pd.DataFrame:
     return rows
 
 
-def curve(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return mean, standard deviation and number of seeds of one column at each size.
+def curve(
+    metrics: pd.DataFrame, column: str, samples: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Return mean, 95 % interval and number of seeds of one column at each size.
 
     Parameters
     ----------
@@ -74,12 +81,15 @@ def curve(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
         Rows of one task, one per size and seed.
     column
         The measure.
+    samples
+        The task's samples, ``seeds`` with the ``order`` of training rows: the rows that two seeds
+        share widen the interval.
 
     Returns
     -------
     DataFrame
-        Index ``n``, ascending; columns ``mean``, ``std`` (n − 1 in the denominator; NaN
-        with one seed) and ``count``. Seeds whose value is not a number do not count, and
+        Index ``n``, ascending; columns ``mean``, ``half`` (half the width of the t-interval over
+        seeds; NaN with one seed) and ``count``. Seeds whose value is not a number do not count, and
         a size without any is left out.
 
     Raises
@@ -87,8 +97,14 @@ def curve(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
     UserError
         No size has a value.
     """
-    values = metrics.groupby("n")[column].agg(["mean", "std", "count"]).sort_index()
-    values = values[values["count"] > 0]
+    known = metrics[metrics[column].notna()].groupby("n")[column]
+    values = known.agg(["mean", "count"]).sort_index()
+    orders = np.array([seed["order"] for seed in samples["seeds"]]) if samples else None
+    values["half"] = [
+        half_width(own.to_numpy(), 0.0 if orders is None else shared_rows(orders[:, :n]))
+        for n, own in known
+    ]
+    values["half"] = values["half"].astype(float)
     if values.empty:
         task = metrics["task"].iloc[0]
         raise UserError(f"task {task!r} has no value of {column!r} at any size; fine-tune it again")

@@ -1,20 +1,19 @@
 """Negation of task vectors: the error of the target, and what is kept of all scores."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend
-from ntktune.figures.style import BASELINE, REFERENCE, WIDTH, laid_out, styled, wrapped
+from ntktune.figures.panels import draw_legend, panel_rows
+from ntktune.figures.style import BASELINE, REFERENCE, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.merges import LEAST_KEPT
 
-MOST_COLUMNS = 4
-PANEL_HEIGHT = 1.75  # inches
+RANDOM = "a random vector as long in every tensor"
 ROOM = 1.5  # how much further than the measured gap an axis may reach for the predicted
 
 
@@ -23,10 +22,12 @@ def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
     draw_sweep(axes, own, "gap", **look)
     predicted = own.groupby("coefficient")["predicted_gap"].mean()
     axes.plot(predicted.index, predicted, color=look["color"], linestyle="--", linewidth=1.2)
+    random = own.groupby("coefficient")["random_gap"].mean()
+    axes.plot(random.index, random, color=look["color"], linestyle="-.", linewidth=1.2)
     axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
     low, high = min(own["gap"].min(), 0.0), max(own["gap"].max(), 0.0)
     room = ROOM * (high - low) or 1.0
-    both = pd.concat([own["gap"], own["predicted_gap"]])
+    both = pd.concat([own["gap"], own["predicted_gap"], own["random_gap"]])
     axes.set_ylim(bounds(both, low - room, high + room))
 
 
@@ -39,7 +40,8 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
     -------
     Figure
         Two panels per target, test rows, means over seeds. Above: how much the target's
-        mean squared error rises, measured and (dashed) in the linear regime. Below: the
+        mean squared error rises: measured, in the linear regime (dashed), and with a random
+        vector of equal length (dash-dotted), the control. Below: the
         share of the pretrained score that target and controls keep. Triangles: what the
         seeds chose on validation data.
 
@@ -56,19 +58,11 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
     for target in targets:
         if not ((test["target"] == target) & (test["task"] == target)).any():
             raise UserError(f"the model without {target!r} was not tested on {target!r}; do so")
-    bands = math.ceil(len(targets) / MOST_COLUMNS)
-    columns = math.ceil(len(targets) / bands)
-    width = WIDTH if columns > 1 else WIDTH / 2
     with styled():
-        figure = Figure(figsize=(width, PANEL_HEIGHT * 2 * bands + 0.6))
-        grid = figure.subplots(2 * bands, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_visible(False)
+        figure, panels = panel_rows(targets, 2)
         handles, references = {}, {}
         kept_limits = bounds(test["kept"], *CUT)
-        for place, target in enumerate(targets):
-            band, column = divmod(place, columns)
-            above, below = grid[2 * band : 2 * band + 2, column]
+        for target, (above, below) in panels.items():
             own = test[test["target"] == target]
             _draw_gap(above, own[own["task"] == target], looks[target])
             for task, rows in own.groupby("task", sort=False):
@@ -81,14 +75,16 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
             )
             below.set_ylim(kept_limits)
             below.set_xlabel("coefficient λ")
+            columns = above.get_gridspec().ncols
             above.set_title(wrapped(f"without {target}", 80 // columns))
             for axes in (above, below):
-                axes.set_visible(True)
                 chosen = own.loc[own["chosen"].astype(bool), "coefficient"]
                 marks = mark_chosen(axes, chosen)
             references["λ chosen on validation data"] = marks
-            if column == 0:
-                above.set_ylabel("rise of the test MSE\n(dashed: linear regime)")
+            if above.get_subplotspec().is_first_col():
+                above.set_ylabel("rise of the test MSE")
                 below.set_ylabel("test score\n/ pretrained score")
+        for what, line in (("as the linear regime has it", "--"), (RANDOM, "-.")):
+            references[what] = Line2D([], [], color=BASELINE, linestyle=line, linewidth=1.2)
         draw_legend(figure, {t: handles[t] for t in looks if t in handles} | references)
         return laid_out(figure)

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from ntktune.figures.needed import SHARE
+from ntktune.figures.panels import draw_log_axis
 from ntktune.figures.rates import EXPONENTS, LEAST_SIZES
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
@@ -96,9 +96,10 @@ def prediction_figure(
     -------
     Figure
         Left: the learning curve's exponent against a/(a+1), and where they would be equal.
-        Right: the examples that reach 95 % of the best score against a. Bars are 95 %
-        intervals. An arrow starts where one has no end, or ends at the last exponent that is
-        tried. A task without both numbers is left out.
+        Right, of the tasks where that is no bound, the examples that reach 95 % of the best score
+        against a; no panel where it is a bound on every task. Bars are 95 % intervals. An arrow
+        starts where one has no end, or ends at the last exponent that is tried. A task without
+        both numbers is left out.
 
     Raises
     ------
@@ -113,28 +114,26 @@ def prediction_figure(
             for place, task in enumerate(own["task"]):
                 looks[task] = (MARKERS[kind][place % len(MARKERS[kind])], of_kind[kind])
     rates = table1[table1["task"].isin(looks)]
+    # where the best score is at the largest n, the examples that reach 95 % of it are a bound
+    reached = rates[~rates["needed_bound"].isin(["least", "most"]) & np.isfinite(rates["needed"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2)
+        left, *rest = figure.subplots(1, 2 if len(reached) else 1, squeeze=False)[0]
         drawn = _draw_points(
             left, rates, "predicted_rate:predicted", "measured_exponent:measured", looks
         )
         equal = left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
         left.set_xlabel("predicted exponent a/(a+1)")
         left.set_ylabel("exponent of the learning curve")
-        drawn |= _draw_points(right, rates, "exponent:exponent", "needed:needed", looks)
-        for axes in (left, right):
-            axes.margins(0.12)
-        right.set_yscale("log", base=2)
-        low, high = right.get_ylim()
-        right.yaxis.set_major_locator(
-            LogLocator(10, subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5)
-        )
-        right.yaxis.set_major_formatter(ScalarFormatter())
-        right.yaxis.set_minor_locator(NullLocator())
-        right.set_xlabel("decay exponent a of the kernel's eigenvalues")
-        right.set_ylabel(f"labelled examples for {SHARE:.0%}\nof the best score")
-        for axes in (left, right):
+        left.margins(0.12)
+        for right in rest:
+            drawn |= _draw_points(right, reached, "exponent:exponent", "needed:needed", looks)
+            right.margins(0.12)
+            right.set_yscale("log", base=2)
+            draw_log_axis(right.yaxis)
+            right.set_xlabel("decay exponent a of the kernel's eigenvalues")
+            right.set_ylabel(f"labelled examples for {SHARE:.0%}\nof the best score")
+        for axes in (left, *rest):
             if not axes.containers:
                 axes.set(xticks=[], yticks=[])
                 axes.text(
@@ -147,7 +146,7 @@ def prediction_figure(
             for task, name in zip(shown, names, strict=True)
         }
         entries["as predicted"] = equal
-        if any(axes.texts and axes.containers for axes in (left, right)):
+        if any(axes.texts and axes.containers for axes in (left, *rest)):
             arrow = {"marker": r"$\uparrow$", "markersize": 7, "linestyle": "none"}
             entries["the interval goes on"] = Line2D([], [], color=REFERENCE, **arrow)
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)

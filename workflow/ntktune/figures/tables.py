@@ -87,10 +87,13 @@ TABLES = {
         lists="fixed",
     ),
     "subsets": _of_task(
-        "data/{task}/subsets.json", "samples of each seed, one file per task", "seeds"
+        "data/{task}/subsets.json", "samples of each seed, one file per task", "seeds test"
     ),
     "eigenvalues": _of_task(
-        "spectrum/{task}/eigenvalues.parquet", "the task's eigenvalues", "draw k", "eigenvalue"
+        "spectrum/{task}/eigenvalues.parquet",
+        "eigenvalues, one file per task",
+        "draw k",
+        "eigenvalue centred",
     ),
     "decay": _of_task(
         "spectrum/{task}/decay.parquet",
@@ -133,8 +136,8 @@ TABLES = {
         "theory/{task}/trace.parquet",
         "evaluations of watched trainings, one file per task",
         "kind n seed method best",
-        "step eta distance linear_gap kernel_gap error error_linear start_error loss loss_linear "
-        "start_loss drift drift_frobenius alignment exponent start_exponent",
+        "step eta train_loss distance linear_gap kernel_gap error error_linear start_error loss "
+        "loss_linear start_loss drift drift_frobenius alignment exponent start_exponent",
         lists="traced",
     ),
     "trace_ridge": _of_task(

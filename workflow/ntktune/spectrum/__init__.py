@@ -7,11 +7,12 @@ from ntktune.spectrum.decay import (
     predicted_rate,
     rank_ranges,
 )
-from ntktune.spectrum.eigenvalues import eigenvalues
+from ntktune.spectrum.eigenvalues import centred_gram, eigenvalues
 from ntktune.spectrum.summary import fitted_ranges, spectrum_summary
 
 __all__ = [
     "DecayFit",
+    "centred_gram",
     "decay_exponent",
     "eigenvalues",
     "fitted_ranges",

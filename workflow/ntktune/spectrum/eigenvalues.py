@@ -62,3 +62,18 @@ def eigenvalues(gram: ArrayLike) -> np.ndarray:
     """
     gram = checked_gram(gram)
     return np.linalg.eigvalsh(gram)[::-1] / len(gram)
+
+
+def centred_gram(gram: ArrayLike) -> np.ndarray:
+    """Return H G H with H = I − 1/N, the Gram matrix of features without their mean, (N, N).
+
+    A kernel with a constant part has one large eigenvalue for it; centring takes that away.
+
+    Raises
+    ------
+    UserError
+        G is not a finite symmetric matrix.
+    """
+    gram = checked_gram(gram)
+    gram = gram - gram.mean(axis=0)
+    return gram - gram.mean(axis=1, keepdims=True)

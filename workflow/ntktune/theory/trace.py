@@ -226,6 +226,7 @@ class _Watcher:
                 "step": evaluation.step,
                 "epoch": evaluation.epoch,
                 "best": best,
+                "train_loss": evaluation.train_loss,
                 "holdout_loss": evaluation.holdout_loss,
                 "distance": distance / origin.size,
                 # of a network that has not moved, rounding over rounding
