@@ -70,9 +70,12 @@ def test_files_of_the_study_that_a_figure_is_made_of():
     assert input_files(EVERY["fig2"], LISTS) == {
         "metrics": [f"finetune/{t}/n{n}/metrics.parquet" for t in "ab" for n in (16, 32)],
         "baselines": ["finetune/a/baselines.parquet", "finetune/b/baselines.parquet"],
+        "subsets": ["data/a/subsets.json", "data/b/subsets.json"],
+        "summary": ["spectrum/a/summary.json", "spectrum/b/summary.json"],
     }
     assert input_files(EVERY["epochs"], LISTS) == {
-        "history": [f"finetune/{task}/fixed/n16/history.parquet" for task in "ab"]
+        "history": [f"finetune/{task}/fixed/n16/history.parquet" for task in "ab"],
+        "subsets": ["data/a/subsets.json", "data/b/subsets.json"],
     }
     entry, tasks = study_figures(LISTS["tasks"])["fig5"]
     assert input_files(entry, LISTS, tasks)["summary"] == ["spectrum/b/summary.json"]

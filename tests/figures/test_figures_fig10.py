@@ -5,6 +5,7 @@ from made_up_study import SIZES, TASKS, metrics_table
 
 from ntktune.errors import UserError
 from ntktune.figures.fig10 import f1_figure
+from ntktune.intervals import half_width
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +21,13 @@ def test_classifications_only_with_means_deviations_and_baseline(metrics):
         line, _, (bars,) = axes.containers[0]
         np.testing.assert_allclose(line.get_ydata(), f1.mean(axis=1), rtol=1e-12)
         low, high = np.array(bars.get_segments())[:, :, 1].T
-        np.testing.assert_allclose((high - low) / 2, f1.std(axis=1, ddof=1), rtol=1e-9)
+        np.testing.assert_allclose((high - low) / 2, half_width(f1.T), rtol=1e-9)
         (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
         assert dashed.get_ydata()[0] == pytest.approx(0.45)
         assert axes.get_ylim() == (-0.03, 1.03)
     assert figure.axes[0].get_ylabel() == "test F1 score"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "fine-tuned, mean ± sd over 3 seeds",
+        "fine-tuned, mean and 95 % interval over 3 seeds",
         "predicting the training majority",
     ]
 

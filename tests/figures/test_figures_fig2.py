@@ -1,11 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import NAN, SIZES, TASKS, metrics_table
+from made_up_study import NAN, SIZES, TASKS, metrics_table, orders_of
 
 from ntktune.errors import UserError
 from ntktune.figures.fig2 import learning_curve_figure
 from ntktune.figures.panels import size_labels
+from ntktune.intervals import half_width, shared_rows
 
 BLUE = "#0072B2"
 UNTUNED_FACTORS = {"probe": 2.0, "kernel-descent": 3.0, "kernel-ridge": 4.0}
@@ -31,7 +32,7 @@ def legend_texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_dots_are_means_and_bars_are_deviations_over_seeds(figure, metrics):
+def test_dots_are_means_and_bars_are_intervals_over_seeds(figure, metrics):
     for axes, task in zip(figure.axes, TASKS, strict=True):
         rows = metrics[metrics["task"] == task]
         error = rows["mse"] if TASKS[task][1] == "regression" else 1 - rows["accuracy"]
@@ -41,7 +42,7 @@ def test_dots_are_means_and_bars_are_deviations_over_seeds(figure, metrics):
         np.testing.assert_allclose(line.get_ydata(), error.mean(axis=1), rtol=1e-12)
         segments = np.array(bars.get_segments())  # (sizes, low and high, x and y)
         half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
-        np.testing.assert_allclose(half, error.std(axis=1, ddof=1), rtol=1e-9)
+        np.testing.assert_allclose(half, half_width(error.T), rtol=1e-9)
 
 
 def test_reference_lines(figure):
@@ -112,16 +113,37 @@ def test_words_and_ticks(figure):
     assert first.get_ylabel() == "test MSE\n(squared score units)"
     assert fourth.get_ylabel() == "test error rate\n(1 − accuracy)"
     assert figure.axes[1].get_ylabel() == ""
-    assert first.get_xscale() == "log"
+    assert first.get_xscale() == first.get_yscale() == "log"
     assert first.get_title() == "semrel"
     assert figure.axes[2].get_title() == "STS-B, scores 0 to 5"
     assert [t.get_text() for t in first.get_xticklabels()] == ["32", "64", "128", "256"]
     np.testing.assert_array_equal(first.get_xticks(), SIZES)
     assert legend_texts(figure) == [
-        "fine-tuned, mean ± sd over 3 seeds",
+        "fine-tuned, mean and 95 % interval over 3 seeds",
         "predicting the training mean or majority",
         "variance of the label noise",
     ]
+
+
+def test_test_texts_shared_samples_and_the_predicted_slope(metrics):
+    subsets = {"stsb": {"seeds": [{"order": rows} for rows in orders_of("stsb")], "test": [1, 2]}}
+    summary = {"stsb": {"predicted_rate": {"mean": 0.7}}}
+    axes = learning_curve_figure(
+        metrics, ["stsb"], BLUE, {"stsb": "STS-B"}, subsets=subsets, summary=summary
+    ).axes[0]
+    assert axes.get_title() == "STS-B\n2 test texts"
+    errors = metrics.query("task == 'stsb'")["mse"].to_numpy().reshape(len(SIZES), 3)
+    slope = next(line for line in axes.lines if len(line.get_xdata()) == 50)
+    sizes, drawn = slope.get_data()
+    noise = 0.05
+    expected = noise + (errors[0].mean() - noise) * (sizes / SIZES[0]) ** -0.7
+    np.testing.assert_allclose(drawn, expected)
+    segments = np.array(axes.containers[0][2][0].get_segments())
+    half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
+    shared = [shared_rows(orders_of("stsb")[:, :n]) for n in SIZES]
+    assert shared[-1] > shared[0] == 0
+    expected = [half_width(own, part) for own, part in zip(errors, shared, strict=True)]
+    np.testing.assert_allclose(half, expected)
 
 
 def test_one_seed_and_one_size(metrics):
@@ -139,7 +161,7 @@ def test_seeds_without_a_value_are_not_counted(metrics):
     broken = metrics.reset_index(drop=True)
     broken.loc[(broken["n"] == 32) & (broken["seed"] == 0), "mse"] = NAN
     figure = learning_curve_figure(broken, ["stsb"], BLUE)
-    assert legend_texts(figure)[0] == "fine-tuned, mean ± sd over 2–3 seeds"
+    assert legend_texts(figure)[0] == "fine-tuned, mean and 95 % interval over 2–3 seeds"
     assert legend_texts(figure)[1] == "predicting the training mean"
 
 

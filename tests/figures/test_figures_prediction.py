@@ -15,7 +15,7 @@ COLORS = ["#0072B2", "#D55E00"]
 
 @pytest.fixture
 def rates(study):
-    return pd.read_csv(study.files["table1"][0])
+    return pd.read_csv(study.files["table1"][0]).assign(needed_bound="")
 
 
 def test_every_task_is_a_point_of_its_two_numbers(rates):
@@ -38,6 +38,15 @@ def test_every_task_is_a_point_of_its_two_numbers(rates):
     looks = {(c.lines[0].get_marker(), c.lines[0].get_color()) for c in left.containers}
     assert len(looks) == len(TASKS)  # a grey print can be read
     assert {color for _, color in looks} == set(COLORS)
+
+
+def test_a_bound_is_no_number_of_examples(rates):
+    rates.loc[rates["task"] != "rte", "needed_bound"] = "least"
+    left, right = prediction_figure(rates, COLORS).axes
+    assert (len(left.containers), len(right.containers)) == (6, 1)
+    rates["needed_bound"] = ["least", "most"] * 3
+    (only,) = prediction_figure(rates, COLORS).axes
+    assert only.get_xlabel() == "predicted exponent a/(a+1)"
 
 
 def test_a_task_without_a_number_is_left_out(rates):

@@ -164,6 +164,9 @@ class TestNegation:
         assert [axes.get_title() for axes in above] == [f"without {name}" for name in NAMES]
         for place, (top, bottom) in enumerate(zip(above, below, strict=True)):
             solid, dashed = line_of(top, COLORS[place]), line_of(top, COLORS[place], "--")
+            control = line_of(top, COLORS[place], "-.")
+            random = negated_of(NAMES).query("part == 'test' and task == target")["random_gap"]
+            assert set(np.round(control.get_ydata(), 9)) <= set(np.round(random, 9))
             np.testing.assert_allclose(solid.get_xdata(), [0, 0.5, 1, 1.5])
             np.testing.assert_allclose(solid.get_ydata(), [0, 0.25, 0.5, 0.75])
             np.testing.assert_allclose(dashed.get_ydata(), [0, 0.125, 0.25, 0.375])
@@ -180,6 +183,8 @@ class TestNegation:
             *NAMES,
             "95% of the pretrained score",
             "λ chosen on validation data",
+            "as the linear regime has it",
+            "a random vector as long in every tensor",
         ]
 
     def test_many_targets_wrap_and_one_control_is_no_target(self):

@@ -75,8 +75,12 @@ def test_the_descent_figure_shows_paths_and_stops():
 def test_the_linearisation_figure_has_a_line_per_task_method_and_seed():
     trace = of_tasks(traces_of)
     figure = linearisation_figure(trace, ["stsb", "rte"], TWO, {"rte": "RTE"})
-    gap, drift = figure.axes
+    gap, drift, *against_loss = figure.axes
     assert len(gap.lines) == len(drift.lines) == 2 * 2 * 2
+    for axes, above in zip(against_loss, (gap, drift), strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_xdata(), [0.5, 0.4, 0.2])
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), above.lines[0].get_ydata())
+        assert axes.xaxis_inverted()
     first = gap.lines[0]
     np.testing.assert_allclose(first.get_xydata(), [[x, 20 * x] for x in (1e-3, 2e-3, 4e-3)])
     np.testing.assert_allclose(drift.lines[1].get_ydata(), [0.04, 0.07, 0.13])

@@ -52,7 +52,7 @@ def fitted(tmp_path):
 
 def test_three_files(fitted):
     table, fits, summary, facts = fitted(kernels())
-    assert list(table.columns) == ["draw", "k", "eigenvalue"]
+    assert list(table.columns) == ["draw", "k", "eigenvalue", "centred"]
     np.testing.assert_allclose(
         table["eigenvalue"].to_numpy().reshape(3, 40)[1], 5 * np.arange(1, 41) ** -1.2, rtol=1e-9
     )

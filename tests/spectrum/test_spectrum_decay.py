@@ -10,6 +10,7 @@ from scipy import stats
 
 from ntktune.errors import UserError
 from ntktune.spectrum import (
+    centred_gram,
     decay_exponent,
     eigenvalues,
     noise_level,
@@ -142,3 +143,12 @@ def test_ranges():
         "n/10..9n/10": (10, 90),
     }
     assert rank_ranges(45)["n/10..9n/10"] == (5, 40)
+
+
+def test_a_centred_kernel_is_that_of_features_without_their_mean():
+    features = np.random.default_rng(0).standard_normal((9, 4)) + 5.0
+    without = features - features.mean(axis=0)
+    centred = centred_gram(features @ features.T)
+    np.testing.assert_allclose(centred, without @ without.T, atol=1e-12)
+    np.testing.assert_allclose(centred_gram(centred), centred, atol=1e-12)
+    np.testing.assert_allclose(centred_gram(np.full((3, 3), 2.0)), 0.0, atol=1e-15)

@@ -52,7 +52,7 @@ def decays_figure(
     Figure
         Two panels per task. Above: geometric mean over draws of the eigenvalues λ_k of K/n, and,
         dashed, of the centred kernel H K H/n. Below: their local decay exponents, and as a thin
-        line the exponent of table 1, fitted to all ranks. A power law has one exponent at all ranks.
+        line that of table 1, fitted to all ranks. A power law has the same exponent everywhere.
 
     Raises
     ------
