@@ -159,7 +159,8 @@ class LogHandler(LogHandlerBase):
     def _state(self) -> str:
         total, rest = self.whole.total(), +self.left  # without what is not in the plan
         left = seconds_left(self.whole, rest, time.monotonic() - self.started, self.cores)
-        return f"{total - rest.total()} of {total} done, about {clock(left)} left"
+        said = f"{total - rest.total()} of {total} done"
+        return f"{said}, about {clock(left)} left" if rest else said
 
     def _running(self, job: int) -> str:
         """Return a running job's name with its time, and what its log says is left."""

@@ -100,7 +100,6 @@ class Module:
             raise KeyError(f"there is no module {name}")
         self.imports: dict[str, Place] = {}
         self.definitions: dict[str, list[ast.stmt]] = {}
-        self.others: list[ast.stmt] = []  # which the digest does not see
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self.imports |= dict(_imported(node, name))
@@ -110,8 +109,6 @@ class Module:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for part in (part for t in targets for part in getattr(t, "elts", [t])):
                     self.definitions.setdefault(getattr(part, "id", ""), []).append(node)
-            else:
-                self.others.append(node)
 
 
 module_code = functools.cache(Module)
