@@ -16,8 +16,12 @@ from ntktune.config import (
     study_name,
     with_defaults,
 )
-from ntktune.data.sampling import training_subset, training_subsets
-from ntktune.data.sizes import chosen_sizes, smallest_sample
+from ntktune.data.sampling import (
+    chosen_sizes,
+    smallest_sample,
+    training_subset,
+    training_subsets,
+)
 from ntktune.errors import UserError
 
 TASK = {

@@ -239,7 +239,7 @@ def test_a_damaged_gguf_or_another_wheel_is_told(tmp_path, capsys):
     assert _fetch(tmp_path / "out", source) == 1
     assert "bad.gguf cannot be read: " in capsys.readouterr().err
     assert _fetch(tmp_path / "out", {"name": "x", "gguf": {"path": "nowhere.gguf"}}) == 1
-    assert "the GGUF file nowhere.gguf does not exist" in capsys.readouterr().err
+    assert "gguf.path is nowhere.gguf, which does not exist" in capsys.readouterr().err
     (tmp_path / "other.whl").write_bytes(b"other")
     content = {"package": "p", "version": "1", "sha256": "0" * 64, "member": "p/w.gguf"}
     content["member_sha256"] = "0" * 64
@@ -350,10 +350,7 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path, capsys, prepare, message
         ({"name": "x", "hub": {"id": "a"}}, "source.hub.revision is missing: The commit to take"),
         ({"name": "x", "gguf": {"package": "a"}}, "source.gguf is {'package': 'a'}: A GGUF file, "),
         ({"name": "x", "folder": 3}, "source.folder is 3: must be text; write it in quotes"),
-        (
-            {"name": "x", "gguf": {"path": "."}},
-            "`gguf.path` is ., which is a folder; give the file",
-        ),
+        ({"name": "x", "gguf": {"path": "."}}, "gguf.path is ., which is a folder; give the file"),
         ({"name": "x", "random": {"seed": 1}}, "source.random.model_type is missing: Random wei"),
         ({"name": "x", "random": NEO | {"model_type": "gpt9"}}, "no random model of type 'gpt9'"),
         (

@@ -177,7 +177,7 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path):
     with pytest.raises(UserError, match=r"^the tokenizer in .* cannot be read"):
         text_encoder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer.json is damaged"):
+    with pytest.raises(UserError, match=r"tokenizer.json cannot be read: "):
         text_encoder(tmp_path)
 
 
@@ -261,12 +261,12 @@ def test_without_a_limit_texts_are_as_long_as_the_model_takes(
 def test_more_tokens_than_the_model_has_positions_is_an_error(table, tmp_path, capsys, config):
     model = _model(tmp_path / "m", **config)
     assert _tokenize(table, model, tmp_path / "out.safetensors", "--max-tokens", "9") == 1
-    assert "max_tokens is 9; it must be at least 1 and at most the model's 8 positions" in (
+    assert "max_tokens is 9; it must be at most the model's 8 positions" in (
         capsys.readouterr().err
     )
     (model / "config.json").unlink()
     assert _tokenize(table, model, tmp_path / "out.safetensors", "--max-tokens", "4") == 1
-    assert "holds no model" in capsys.readouterr().err
+    assert "is no model folder: config.json is missing" in capsys.readouterr().err
 
 
 def test_a_fast_tokenizer_is_read_without_importing_transformers(table, tmp_path):

@@ -232,7 +232,10 @@ def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
         (["--label-column", "good", "--classes", "no", "yes", "so"], "no yes so: give exactly two"),
         (["--label-column", "stars", "--out", "/"], "--out / is a folder"),
         (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),
-        (["--label-column", "stars", "--model", "/"], "/ holds no model: /config.json cannot be"),
+        (
+            ["--label-column", "stars", "--model", "/"],
+            "/ is no model folder: config.json is m",
+        ),
         (["--label-column", "stars", "--template", "none"], "template is 'none'"),
     ],
 )

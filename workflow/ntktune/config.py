@@ -200,14 +200,9 @@ def _is_here(source: Mapping) -> bool:
 
 
 def complete_definition(definition: dict, name: str) -> dict:
-    """Return a task's definition, checked and completed with defaults.
+    """Return a task's definition, a file's content, checked and completed with defaults.
 
-    Parameters
-    ----------
-    definition
-        The content of a file of config/tasks.
-    name
-        The task's name or file, for messages.
+    Messages begin with ``name``, the task's or its file's.
 
     Raises
     ------
@@ -264,7 +259,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     UserError
         A task's own files cannot be used, or its rows are unknown before they are fetched.
     """
-    from ntktune.data.sizes import FIRST, chosen_sizes
+    from ntktune.data.sampling import FIRST, chosen_sizes
 
     tuning, kernel = study["finetune"], study["kernel"]
     tasks = study["task_definitions"]
@@ -309,7 +304,8 @@ def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
     UserError
         The source cannot be used.
     """
-    from ntktune.data.sizes import smallest_sample, training_labels
+    from ntktune.data.sampling import smallest_sample
+    from ntktune.data.sources import training_labels
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
@@ -318,7 +314,7 @@ def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
         classes = labels if definition["kind"] == "classification" else labels * 0
         return [len(labels), smallest_sample(classes, fraction) or 0]
 
-    code = code_digest("ntktune.data.sizes:training_labels")
+    code = code_digest("ntktune.data.sources:training_labels")
     about = [name, definition, fraction, code]
     rows, least = found_once(source_files(definition["sources"][0]), about, count)
     return rows, least
@@ -359,20 +355,10 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
 
 
 def resolved_study(config: Mapping, where: str = "configuration") -> dict:
-    """Return the whole study: configuration with defaults, and its tasks' definitions.
+    """Return the whole study: every key of the schema, and ``task_definitions``, name → definition.
 
-    Parameters
-    ----------
-    config
-        What the configuration files and the command line gave.
-    where
-        Where that came from, for the messages.
-
-    Returns
-    -------
-    dict
-        The configuration, every key of the schema present, and under
-        ``task_definitions`` a dict of task name → definition.
+    ``config`` is what the configuration files and the command line gave; messages name ``where``
+    that came from.
 
     Raises
     ------
@@ -424,7 +410,9 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                     f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
                     "where the study's own do; rename its file"
                 )
-    made = _made_elsewhere(Path("results", study["study"]))
+    results = Path("results", study["study"])
+    # of a study that was made elsewhere, an archive brings neither model nor texts
+    made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
     study["task_definitions"] = {
         name: resolved_task(name, study["task_folders"], key, made=made)
         for key, names in named.items()
@@ -524,11 +512,6 @@ def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str,
     return rows
 
 
-def _made_elsewhere(results: Path) -> bool:
-    """Return whether a study's results came in an archive: without model and texts."""
-    return (results / "config.yaml").is_file() and not (results / "data/model").exists()
-
-
 def merges(tasks: list[str]) -> dict[str, list[str]]:
     """Return the merges of some tasks, all pairs and then all: file name → tasks."""
     pairs = {"+".join(pair): list(pair) for pair in itertools.combinations(tasks, 2)}
@@ -561,29 +544,19 @@ def study_name(path: str | Path) -> str:
 
 def packages(study: Mapping) -> dict[str, dict]:
     """Return the archives that a study downloads from PyPI: file name → how to get it."""
-    sources = [s for t in study["task_definitions"].values() for s in t["sources"]]
-    sources.append(study["model"]["source"])
-    found = {}
-    for source in sources:
-        package = package_of(source)
-        if package:
-            found[archive_name(package)] = package
-    return found
+    sources = [s for task in study["task_definitions"].values() for s in task["sources"]]
+    found = filter(None, map(package_of, [*sources, study["model"]["source"]]))
+    return {archive_name(package): package for package in found}
 
 
 def package_of(source: Mapping) -> dict | None:
     """Return the PyPI package that a task's or the model's source needs, or None."""
-    if source.get("package"):
-        package = source["package"]
-        return {k: package[k] for k in ("name", "version", "sha256", "sdist")}
-    gguf = source.get("gguf") or {}
-    if gguf.get("package"):
-        return {
-            "name": gguf["package"],
-            "version": gguf["version"],
-            "sha256": gguf["sha256"],
-            "sdist": False,
-        }
+    if "package" in source:
+        return {key: source["package"][key] for key in ("name", "version", "sha256", "sdist")}
+    gguf = source.get("gguf", {})
+    if "package" in gguf:
+        stated = {key: gguf[key] for key in ("version", "sha256")}
+        return {"name": gguf["package"], **stated, "sdist": False}
     return None
 
 

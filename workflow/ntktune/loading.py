@@ -39,19 +39,10 @@ def reading(what: str) -> Iterator[None]:
 
 
 def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
-    """Return what a class of transformers reads from a local folder.
+    """Return what a class of transformers, such as ``AutoTokenizer``, reads from a local folder.
 
     Every call of ``from_pretrained`` goes through here: without ``trust_remote_code=False``
     transformers asks on standard input whether to run the folder's own Python code.
-
-    Parameters
-    ----------
-    kind
-        Name of the class, such as ``AutoTokenizer``.
-    folder
-        The model's folder.
-    how
-        Further arguments of ``from_pretrained``.
     """
     import transformers
 
@@ -77,6 +68,24 @@ def check_model_folder(folder: str | os.PathLike) -> None:
     )
 
 
+def stated_configuration(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return what a model folder's config.json states, without importing transformers.
+
+    Raises
+    ------
+    UserError
+        It is missing or cannot be read.
+    """
+    check_model_files(folder, ["config.json"])
+    check_model_folder(folder)
+    file = Path(folder) / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
+    return content if isinstance(content, dict) else {}
+
+
 def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
     """Return the configuration in a model folder.
 
@@ -87,14 +96,7 @@ def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
     """
     from transformers import CONFIG_MAPPING
 
-    check_model_files(folder, ["config.json"])
-    check_model_folder(folder)
-    file = Path(folder) / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
-    model_type = content.get("model_type") if isinstance(content, dict) else None
+    model_type, file = stated_configuration(folder).get("model_type"), Path(folder) / "config.json"
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UserError(
             f"{file} cannot be read: transformers has no architecture {model_type!r}; "
@@ -133,16 +135,8 @@ def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
     """Return a pretrained network; refuse weights that do not fill it.
 
     transformers fills gaps with random numbers. Only a pooler may be missing, which the study
-    never reads; it is zero, in every precision.
-
-    Parameters
-    ----------
-    kind
-        ``AutoModel`` or ``AutoModelForCausalLM``.
-    folder
-        The model's folder.
-    how
-        Further arguments of ``from_pretrained``.
+    never reads; it is zero, in every precision. ``kind`` is ``AutoModel`` or
+    ``AutoModelForCausalLM``, ``how`` further arguments of ``from_pretrained``.
 
     Raises
     ------
@@ -173,16 +167,10 @@ def weight_files(folder: str | os.PathLike) -> list[str]:
 def backbone_tensors(
     folder: str | os.PathLike, files: Iterable[str], prefix: str
 ) -> dict[str, StoredTensor]:
-    """Return stored weights under the backbone's own names, read when asked for.
+    """Return the weights in a folder's files under the backbone's own names, read when asked for.
 
-    Parameters
-    ----------
-    folder
-        The model's folder.
-    files
-        Files in it; of one name the last file's tensor counts. An index is passed over.
-    prefix
-        What stands before a backbone's names in the files of a model with a head, or "".
+    Of one name the last file's tensor counts; an index is passed over. ``prefix`` is what stands
+    before a backbone's names in the files of a model with a head, or "".
     """
     return {
         name.removeprefix(f"{prefix}."): tensor

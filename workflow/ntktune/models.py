@@ -153,17 +153,10 @@ def checkpointed(backbone: nn.Module) -> Iterator[None]:
 
 
 class LabelWordModel(nn.Module):
-    """A language model with its own head, read at some words after the last real token.
+    """A causal language model with its own head, read at C words after the last real token.
 
     This is prompting as Malladi et al. (2023) study it: the text ends where the model
-    would say the label, and f of a class is its word's logit.
-
-    Parameters
-    ----------
-    model
-        A Hugging Face causal language model.
-    words
-        Token ids of the C words.
+    would say the label, and f of a class is the logit of its word, given by its token id.
     """
 
     def __init__(self, model: nn.Module, words: Sequence[int]):
@@ -330,18 +323,10 @@ def load_backbone(
     *,
     language_head: bool = False,
 ) -> nn.Module:
-    """Load a pretrained backbone from a local folder, in evaluation mode.
+    """Load a pretrained backbone, or its first blocks (SR26 section 5.1), in evaluation mode.
 
-    Parameters
-    ----------
-    folder
-        Hugging Face format with safetensors weights.
-    blocks
-        Keep only the first blocks (SR26 section 5.1); None keeps all.
-    dtype
-        Precision of the weights.
-    language_head
-        Load it with the head that predicts the next token.
+    The folder is in Hugging Face format with safetensors weights. With ``language_head`` the
+    backbone comes with the head that predicts the next token.
 
     Raises
     ------

@@ -65,18 +65,14 @@ def hashed_fraction(text: str, purpose: str) -> float:
 def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
     """Return the positions, ascending, of the ``limit`` texts that come first by hash.
 
-    A sample that depends on no seed and not on the order of the rows, and that grows
-    when the limit does.
+    The sample depends on no seed nor on the order of the rows; a larger limit only adds to it.
     """
     keys = np.fromiter((hashed_fraction(text, "limit") for text in texts), dtype=float)
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
 
 def class_numbers(definition: dict) -> dict[str, int]:
-    """Return the class of each raw label, by :func:`label_name`.
-
-    These are the keys of the task's label map; without one, the names of the classes and their
-    numbers.
+    """Return the class of each raw label: by the label map, else by the classes' names and numbers.
 
     Raises
     ------
@@ -121,41 +117,24 @@ def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
     return float(score > band[1]), "kept"
 
 
-def _outside(where: str, score: float, raw: Iterable[Any], definition: dict) -> str:
-    """Return the message about a score out of range, with the range of those at hand."""
-    there = [value for value in map(number, raw) if math.isfinite(value)]
-    return (
-        f"{where} has score {score:g}, outside score_range {definition['score_range']}; the column "
-        f"{definition['columns']['label']} goes from {min(there):g} to {max(there):g}: correct "
-        "score_range or the data"
-    )
-
-
 def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, scores: bool) -> str:
     """Return the message about labels that cannot be used, of ``count`` rows."""
     where, first = wrong[0]
     shown = list(dict.fromkeys(repr(text_or_none(raw)) for _, raw in wrong))
-    others = f"{', '.join(shown[:5])}{', …' if len(shown) > 5 else ''}"
-    told = (
-        f"{where} has the label {text_or_none(first)!r} (column {definition['columns']['label']})"
-    )
-    many = f"{len(wrong)} of {count} rows are like it: {others}"
-    if scores:
-        if any(letter.isdigit() for letter in text_or_none(first)):
-            advice = "write numbers as 1250.5, without separators or units"
-        else:
-            advice = "labels that are words make a classification: name two of them as its classes"
-        return (
-            f"{told}, which is no number; {many}; {advice}, and leave the cell empty where there "
-            "is no label"
-        )
-    names = " and ".join(map(repr, definition["classes"]))
-    scored = all(math.isfinite(number(raw)) for _, raw in wrong)
+    shown = ", ".join(shown[:5]) + ", …" * (len(shown) > 5)
+    what, advice = "is no number", "write numbers as 1250.5, without separators or units"
+    after = ", and leave the cell empty where there is no label"
+    if scores and not any(letter.isdigit() for letter in text_or_none(first)):
+        advice = "labels that are words make a classification: name two of them as its classes"
+    if not scores:
+        what = f"is neither of the classes {' and '.join(map(repr, definition['classes']))}"
+        advice = "a task has exactly two classes: choose two of its labels with label_map, then "
+        advice += "rows with other labels are left out"
+        scored = all(math.isfinite(number(raw)) for _, raw in wrong)
+        after = ", or make classes of scores with polarity_band" * scored
     return (
-        f"{told}, which is neither of the classes {names}; {many}; a task has exactly two classes: "
-        "choose two of its labels with label_map, then rows with other labels are left out"
-        + ", or make classes of scores with polarity_band"
-        * scored
+        f"{where} has the label {text_or_none(first)!r} (column {definition['columns']['label']}), "
+        f"which {what}; {len(wrong)} of {count} rows are like it: {shown}; {advice}{after}"
     )
 
 
@@ -180,7 +159,12 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
         elif fate == "wrong":
             wrong.append((where, row["label"]))
         elif fate == "outside":
-            raise UserError(_outside(where, label, frame["label"], definition))
+            there = [value for value in map(number, frame["label"]) if math.isfinite(value)]
+            raise UserError(
+                f"{where} has score {label:g}, outside score_range {definition['score_range']}; "
+                f"the column {definition['columns']['label']} goes from {min(there):g} to "
+                f"{max(there):g}: correct score_range or the data"
+            )
         key = "" if fate == "empty" else normalised(text_a, text_b)
         group = text_or_none(row.get("group")) or key
         rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
@@ -196,24 +180,19 @@ def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarr
     Return which rows contradict the first of their text, and which test rows repeat a
     text and stay all the same: a published test split is what others report scores on.
     """
-    kept = rows["fate"] == "kept"
+    kept = rows[rows["fate"] == "kept"]
+    tested = kept["split"] == "test"
+    again = kept.duplicated(["split", "key"])
     conflicting, repeated = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
-    for split in ("train", "test"):
-        part = rows[kept & (rows["split"] == split)]
-        again = part[part.duplicated("key")]
-        first = part.drop_duplicates("key").set_index("key")["label"]
-        if split == "test" and published_test:
-            repeated[again.index] = True
-        else:
-            rows.loc[again.index, "fate"] = "duplicated"
-        conflicting[again.index] = again["label"].to_numpy() != first.loc[again["key"]].to_numpy()
-        if split == "test":
-            # a text of the test split must not be trained on: the test split stays whole
-            left = rows[(rows["fate"] == "kept") & (rows["split"] == "train")]
-            leaked = left[left["key"].isin(first.index)]
-            rows.loc[leaked.index, "fate"] = "leaked"
-            labels = first.loc[leaked["key"]].to_numpy()
-            conflicting[leaked.index] = leaked["label"].to_numpy() != labels
+    repeated[kept.index] = again & tested & published_test
+    rows.loc[again.index[again & ~repeated[kept.index]], "fate"] = "duplicated"
+    first = kept.groupby(["split", "key"])["label"].transform("first")
+    conflicting[kept.index] = kept["label"] != first
+    # a text of the test split must not be trained on: the test split stays whole
+    labels = kept[tested & ~again].set_index("key")["label"]
+    leaked = kept[~tested & ~again & kept["key"].isin(labels.index)]
+    rows.loc[leaked.index, "fate"] = "leaked"
+    conflicting[leaked.index] = leaked["label"].to_numpy() != labels.loc[leaked["key"]].to_numpy()
     return conflicting, repeated
 
 
@@ -234,7 +213,7 @@ def task_table(
         division depends on no seed and is the same for two tasks on the same texts.
         Columns text_a and label, perhaps id, text_b, label_noise, group.
     definition
-        A complete task definition.
+        The task's, complete.
     beyond
         Rows by split that the source held back because of ``limits``.
     divide
@@ -285,46 +264,44 @@ def task_table(
 
 
 def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
-    divided = "test" in counts
     for split, count in counts.items():
-        here = table[table["split"] == split]
+        labels = table.loc[table["split"] == split, "label"]
         wanted, line = definition[f"{split}_rows"] or 1, counts_line({split: count})
-        if len(here) < wanted:
+        if len(labels) < wanted:
             advice = "check the columns and labels"
             if definition[f"{split}_rows"]:
                 advice += f", or correct {split}_rows"
             elif not count["read"]:
                 advice = "give more different texts, a larger test_fraction or a test file"
             raise UserError(
-                f"{len(here)} rows are left in the {split} split, expected at least {wanted} "
+                f"{len(labels)} rows are left in the {split} split, expected at least {wanted} "
                 f"({line}); {advice}"
             )
-        constant = divided and len(here) > 1 and here["label"].nunique() < 2
-        if definition["kind"] == "regression" and constant:
-            raise UserError(
-                f"all labels of the {split} split are {here['label'].iloc[0]:g} ({line}); a "
-                "regression needs different scores in each split: check the label column"
-            )
-        if definition["kind"] == "classification":
-            for label, name in enumerate(definition["classes"]):
-                if not (here["label"] == label).any():
-                    advice = "check label_map or polarity_band"
-                    if count["unlabelled"] and not definition["label_map"]:
-                        advice += f"; {NEGATIVE}"
-                    raise UserError(
-                        f"no row of class {label} ({name}) is left in the {split} split "
-                        f"({line}); {advice}"
-                    )
+        if definition["kind"] == "regression":
+            if "test" in counts and len(labels) > 1 and labels.nunique() < 2:
+                raise UserError(
+                    f"all labels of the {split} split are {labels.iloc[0]:g} ({line}); a "
+                    "regression needs different scores in each split: check the label column"
+                )
+            continue
+        for label, name in enumerate(definition["classes"]):
+            if label not in set(labels):
+                advice = "check label_map or polarity_band"
+                if count["unlabelled"] and not definition["label_map"]:
+                    advice += f"; {NEGATIVE}"
+                raise UserError(
+                    f"no row of class {label} ({name}) is left in the {split} split "
+                    f"({line}); {advice}"
+                )
 
 
 def counts_line(counts: dict[str, dict[str, int]]) -> str:
     """Return the counts as one line for people; zeros are left out."""
     lines = []
     for split, count in counts.items():
-        lost = [f"{n} {fate.replace('_', ' ')}" for fate, n in count.items() if n]
-        lost = [text for text in lost if text.split(" ", 1)[1] not in ("read", "kept")]
-        text = f"{split} {count['kept']} rows of {count['read']}"
-        lines.append(text + (f" ({', '.join(lost)})" if lost else ""))
+        lost = {fate: n for fate, n in count.items() if n and fate not in ("read", "kept")}
+        lost = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in lost.items())
+        lines.append(f"{split} {count['kept']} rows of {count['read']}{lost and f' ({lost})'}")
     return "; ".join(lines)
 
 

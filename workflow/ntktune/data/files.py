@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -15,9 +16,9 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -69,80 +70,60 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     )
 
 
-def _with_doubled_quotes(lines: Iterator[str]) -> Iterator[str]:
-    r"""Yield lines with \" as "", which is how csv writes a quote inside a quoted text."""
-    return (line.replace('\\"', '""') for line in lines)
-
-
-def _delimited(path: Path, delimiter: str | None, quoting: int) -> pd.DataFrame:
+def _csv(path: Path) -> pd.DataFrame:
     try:
-        return _delimited_rows(path, delimiter, quoting)
+        return _delimited(path)
     except UserError:
         # Spark and others escape a quote by a backslash. The file is read that way only if it is
         # not valid csv otherwise, and then has the right number of fields in every line.
-        try:
-            return _delimited_rows(path, delimiter, quoting, _with_doubled_quotes)
-        except UserError:
-            pass
+        with contextlib.suppress(UserError):
+            return _delimited(path, backslashes=True)
         raise
 
 
-def _delimited_rows(
-    path: Path,
-    delimiter: str | None,
-    quoting: int,
-    changed: Callable[[Iterator[str]], Iterator[str]] = iter,
-) -> pd.DataFrame:
+def _delimited(path: Path, *, tsv: bool = False, backslashes: bool = False) -> pd.DataFrame:
     csv.field_size_limit(sys.maxsize)  # texts are as long as they are
     rows: list[list[str]] = []
+    header: list[str] = []
     with _open_text(path) as file:
-        if delimiter is None:  # spreadsheets write ; where the comma is the decimal point
+        delimiter = "\t"
+        if not tsv:  # spreadsheets write ; where the comma is the decimal point
             first = next((line for line in file if line.strip(",;\t\r\n ")), "")
             delimiter = next((d for d in ",;\t" if d in first), ",")
             file.seek(0)
-        reader = csv.reader(changed(file), delimiter=delimiter, quoting=quoting, strict=True)
-        header: list[str] | None = None
-        while True:
-            line = reader.line_num + 1  # a row with line breaks in its texts ends further down
-            try:
-                row = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                raise UserError(
-                    f"{path}, line {line}: not valid csv ({error}); put a text that has quotes in "
-                    'quotes, and write each quote inside it twice ("")'
-                ) from None
-            if not any(row) and (header is None or not row):
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                # spreadsheets pad lines with empty cells
-                while header and not header[-1]:
-                    header.pop()
-            else:
+        lines = (line.replace('\\"', '""') for line in file) if backslashes else file
+        quoting = csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL
+        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+        line = 1  # a row with line breaks in its texts ends further down
+        try:
+            for row in reader:
+                start, line = line, reader.line_num + 1
+                if not any(row) and not (header and row):
+                    continue
+                if not header:  # spreadsheets pad lines with empty cells
+                    names = [name.strip() for name in row]
+                    header = names[: max((i for i, name in enumerate(names, 1) if name), default=0)]
+                    continue
                 width = len(header)
                 if any(row[width:]) or (len(row) < width and any(row)):
                     hint = ""
-                    if quoting == csv.QUOTE_NONE:
+                    if tsv:
                         hint = "; quotes have no meaning in tsv: use csv for such texts"
                     elif len(row) > width:
                         hint = f"; put a text that holds {delimiter!r} in double quotes"
                     raise UserError(
-                        f"{path}, line {line}: {len(row)} fields, but the header has {width}" + hint
+                        f"{path}, line {start}: {len(row)} fields, but the header has {width}{hint}"
                     )
                 rows.append((row + [""] * width)[:width])
-    return pd.DataFrame(rows, columns=header or [], dtype=object)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {line}: not valid csv ({error}); put a text that has quotes in "
+                'quotes, and write each quote inside it twice ("")'
+            ) from None
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
-def _json_object(text: str, where: str) -> dict:
-    row = _json_value(text, where)
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not a JSON object: {text.strip()[:60]}")
-    return row
-
-
-def _json_value(text: str, where: str) -> object:
+def _json_value(text: str, where: str) -> Any:
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
@@ -151,27 +132,22 @@ def _json_value(text: str, where: str) -> object:
     return value
 
 
-def _json_lines(path: Path) -> pd.DataFrame:
+def _json(path: Path, *, array: bool) -> pd.DataFrame:
+    """Return the rows of an object a line or, where it may be one, of an array of objects."""
     with _open_text(path) as file:
-        rows = [
-            _json_object(line, f"{path}, line {number}")
-            for number, line in enumerate(file, 1)
-            if line.strip()
-        ]
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _json(path: Path) -> pd.DataFrame:
-    """Return the rows of one array of objects, or of an object a line."""
-    with _open_text(path) as file:
-        text = file.read()
-    if not text.lstrip().startswith("["):
-        return _json_lines(path)
-    rows = _json_value(text, str(path))
-    for number, row in enumerate(rows, 1):
+        text = file.read() if array else ""
+        if text.lstrip().startswith("["):
+            values = enumerate(_json_value(text, str(path)), 1)
+            rows = [(f"{path}, element {number}", value) for number, value in values]
+        else:
+            file.seek(0)
+            lines = [(f"{path}, line {i}", line) for i, line in enumerate(file, 1) if line.strip()]
+            rows = [(where, _json_value(line, where)) for where, line in lines]
+    for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{path}, element {number}: not a JSON object: {str(row)[:60]}")
-    return pd.DataFrame(rows, dtype=object)
+            shown = json.dumps(row, ensure_ascii=False)[:60]
+            raise UserError(f"{where}: not a JSON object: {shown}")
+    return pd.DataFrame([row for _, row in rows], dtype=object)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -182,10 +158,10 @@ def _parquet(path: Path) -> pd.DataFrame:
 
 
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    "csv": lambda path: _delimited(path, None, csv.QUOTE_MINIMAL),
-    "tsv": lambda path: _delimited_rows(path, "\t", csv.QUOTE_NONE),
-    "jsonl": _json_lines,
-    "json": _json,
+    "csv": _csv,
+    "tsv": lambda path: _delimited(path, tsv=True),
+    "jsonl": lambda path: _json(path, array=False),
+    "json": lambda path: _json(path, array=True),
     "parquet": _parquet,
 }
 

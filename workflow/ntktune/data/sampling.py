@@ -1,4 +1,4 @@
-"""Which rows a job looks at: draws for kernels, nested subsets for fine-tuning."""
+"""Which rows a job looks at: draws for kernels, nested subsets for fine-tuning, and their sizes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,21 @@ import numpy as np
 from ntktune.errors import UserError
 from ntktune.seeds import generator
 
+FIRST, MOST = 16, 512  # smallest and largest sample that is chosen without being asked for
+
 
 def kernel_draws(
     train_rows: np.ndarray, *, rows: int, draws: int, root: int, task: str
 ) -> list[list[int]]:
-    """Return independent samples of the training rows, each without replacement.
+    """Return independent samples of n = ``rows`` training rows, each without replacement.
 
-    Parameters
-    ----------
-    train_rows
-        Row numbers to choose from.
-    rows
-        n, rows in a draw (100 in SR26 section 5.3).
-    draws
-        Number of draws.
-    root, task
-        Where the seeds come from; each draw has its own.
+    SR26 section 5.3 has n = 100. Each draw has its own seed, from ``root``, ``task`` and n.
 
     Raises
     ------
     UserError
         A draw has more rows than there are.
     """
-    if rows < 2 or draws < 1:
-        raise UserError(f"rows is {rows} and draws {draws}; at least 2 and 1 are needed")
     if rows > len(train_rows):
         raise UserError(
             f"a kernel draw of {rows} rows is asked for, but {task} has {len(train_rows)} "
@@ -90,10 +81,8 @@ def nested_order(
 
     Parameters
     ----------
-    train_rows
-        Row numbers to choose from.
-    classes
-        The class (0 or 1) of each of them; None for a regression.
+    train_rows, classes
+        Row numbers to choose from, and the class (0 or 1) of each; None for a regression.
     size
         Length of the order, the largest subset. A longer order begins like a shorter one.
     holdout_fraction
@@ -103,10 +92,8 @@ def nested_order(
 
     Returns
     -------
-    order : numpy.ndarray
-        Row numbers, shape (size,).
-    holdout : numpy.ndarray
-        Which of them are held out, shape (size,), bool.
+    order, holdout : numpy.ndarray
+        Row numbers, and which of them are held out (bool), shape (size,).
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
@@ -135,12 +122,10 @@ def training_subsets(
 
     Parameters
     ----------
-    labels
-        Label of each row, shape (N,); the class for a classification.
-    is_test
-        Whether a row belongs to the test split, shape (N,), bool.
+    labels, is_test
+        Label of each row, and whether it belongs to the test split, shape (N,).
     classification
-        Keep the classes in every subset, and in its hold-out, as balanced as the task.
+        Labels are classes: keep them in every subset, and in its hold-out, as balanced as the task.
     seeds
         Number of independent orders.
     holdout_fraction
@@ -160,35 +145,25 @@ def training_subsets(
     Raises
     ------
     UserError
-        A number is out of its range, or there are no test rows.
+        There are no test rows.
     """
-    train_rows, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    if seeds < 1 or (test_rows is not None and test_rows < 1):
-        raise UserError(f"seeds {seeds}, test_rows {test_rows}: both must be at least 1")
-    if not 0 < holdout_fraction < 1:
-        raise UserError(f"holdout_fraction is {holdout_fraction}; it must lie between 0 and 1")
+
+    def ordered(
+        rows: np.ndarray, size: int, fraction: float, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        classes = labels[rows].astype(int) if classification else None
+        return nested_order(rows, classes, size=size, holdout_fraction=fraction, random=random)
+
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     if len(test) == 0:
         raise UserError(f"{task} has no test rows")
-    classes = labels[train_rows].astype(int) if classification else None
     orders = []
     for repeat in range(seeds):
-        order, holdout = nested_order(
-            train_rows,
-            classes,
-            size=len(train_rows),
-            holdout_fraction=holdout_fraction,
-            random=generator(root, "data.subsets", task, 0, repeat),
-        )
+        random = generator(root, "data.subsets", task, 0, repeat)
+        order, holdout = ordered(train, len(train), holdout_fraction, random)
         orders.append({"order": order.tolist(), "holdout": holdout.tolist()})
     if test_rows is not None and test_rows < len(test):
-        random = generator(root, "data.test", task)
-        test, _ = nested_order(
-            test,
-            labels[test].astype(int) if classification else None,
-            size=test_rows,
-            holdout_fraction=0.5,
-            random=random,
-        )
+        test, _ = ordered(test, test_rows, 0.5, generator(root, "data.test", task))
     return {
         "holdout_fraction": holdout_fraction,
         "seeds": orders,
@@ -203,12 +178,10 @@ def training_subset(
 
     Parameters
     ----------
-    subsets
-        As :func:`training_subsets` returns them.
+    subsets, seed
+        As :func:`training_subsets` returns them, and the index of the seed.
     size
         n, hold-out included: the first n rows of the seed's order.
-    seed
-        Index of the seed.
     labels
         The class of every row of the task, shape (N,); None for a regression.
 
@@ -241,3 +214,32 @@ def training_subset(
                 f"({len(rows)} rows); use larger sizes, or another holdout_fraction"
             )
     return train, holdout
+
+
+def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
+    """Return the smallest sample whose training part and hold-out have a row of every class.
+
+    ``classes`` has the class (0, 1, …) of each training row, shape (N,); all 0 for a regression.
+    None if no sample of at most ``MOST`` rows has them.
+    """
+    holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
+    counts = np.bincount(classes.astype(int))
+    pattern = class_pattern(holdout, counts)
+    needed = [
+        np.flatnonzero((pattern == label) & (holdout == held))[:1]
+        for label in np.flatnonzero(counts)
+        for held in (False, True)
+    ]
+    return int(np.max(needed)) + 1 if all(len(place) for place in needed) else None
+
+
+def chosen_sizes(rows: int, smallest: int = FIRST) -> list[int]:
+    """Return sample sizes for N training rows: each about twice the last, all rows the largest.
+
+    The first is ``smallest``, or 16 if that is more.
+    """
+    most, first = min(rows, MOST), max(smallest, FIRST)
+    if most <= first:
+        return [most]
+    steps = max(round(np.log2(most / first)), 1)
+    return np.geomspace(first, most, steps + 1).round().astype(int).tolist()

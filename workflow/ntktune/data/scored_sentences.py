@@ -69,10 +69,8 @@ def scored_sentences(
 
     Parameters
     ----------
-    sentences
-        Lines of id, mean rating, sentence.
-    ratings
-        Lines of id, mean rating, standard deviation, list of ratings.
+    sentences, ratings
+        Lines of id, mean rating, sentence; and of id, mean, standard deviation, list of ratings.
     where
         Name of the source, for messages.
 

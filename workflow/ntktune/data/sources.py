@@ -37,21 +37,12 @@ class ColumnError(UserError):
 
 @dataclass
 class SourceRows:
-    """What a source gave.
+    """What a source gave, by split: ``train``, perhaps ``test``."""
 
-    Attributes
-    ----------
-    frames
-        Rows by split (``train``, perhaps ``test``), columns id, text_a, text_b, label,
-        label_noise, group as far as the source has them.
-    origin
-        What was read, for the provenance.
-    beyond
-        Rows by split that were left in the source because of ``limits``.
-    """
-
+    # columns id, text_a, text_b, label, label_noise, group as far as the source has them
     frames: dict[str, pd.DataFrame]
-    origin: dict[str, Any]
+    origin: dict[str, Any]  # what was read, for the provenance
+    # rows that were left in the source because of ``limits``
     beyond: dict[str, int] = field(default_factory=dict)
 
 
@@ -191,21 +182,16 @@ def read_sources(
 ) -> SourceRows:
     """Return the rows of the first of a task's sources that can be had here.
 
+    Its ``origin`` has the key ``passed_over``: the sources before it and why.
+
     Parameters
     ----------
-    definition
-        A complete task definition.
-    name
-        The task's name, for messages.
+    definition, name
+        The task's complete definition, and its name for messages.
     package_file
         The downloaded archive that a ``package`` source reads.
     columns_advice
         How another column is named, for the message about one that is not there.
-
-    Returns
-    -------
-    SourceRows
-        Its ``origin`` has the key ``passed_over``: the sources before it and why.
 
     Raises
     ------
@@ -231,18 +217,22 @@ def read_sources(
 
 
 def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.DataFrame, dict]:
-    """Return the clean table of a source's rows, and their counts; errors name task and source.
-
-    Parameters
-    ----------
-    rows
-        What :func:`read_sources` returned.
-    definition, name
-        The task's complete definition and its name.
-    """
+    """Return the clean table of :func:`read_sources`, and counts; errors name task and source."""
     try:
         return task_table(rows.frames, definition, beyond=rows.beyond)
     except UserError as error:
         origin = rows.origin
         files = [file for split in ("train", "test") for file in origin.get(split, ())]
         raise UserError(f"{name} ({' '.join([origin['source'], *files])}): {error}") from None
+
+
+def training_labels(definition: dict, name: str) -> np.ndarray:
+    """Return the cleaned labels of a task's training rows, shape (N,), from its first source.
+
+    Raises
+    ------
+    UserError
+        The source cannot be used.
+    """
+    table, _ = source_table(read_sources(definition, name), definition, name)
+    return table.loc[table["split"] == "train", "label"].to_numpy()

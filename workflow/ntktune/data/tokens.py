@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import pandas as pd
 from ntktune.data.cleaning import text_or_none
 from ntktune.data.hub import TOKENIZER_FILES
 from ntktune.errors import UserError
-from ntktune.loading import from_folder, reading
+from ntktune.loading import from_folder, reading, stated_configuration
 from ntktune.store.records import check_model_files
 
 # of a text, where nobody says how many and the model has positions for more
@@ -24,16 +23,10 @@ Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass
 class TextEncoder:
-    """A model's tokenizer, its own special tokens added as for a single text.
+    """A model's tokenizer: texts to lists of ids, and a token's text to its id or None.
 
-    Encoders (BERT) put [CLS] and [SEP] around a text, GPT-like decoders nothing.
-
-    Attributes
-    ----------
-    encode
-        Texts to lists of token ids.
-    token_id
-        A token's text to its id, None if there is no such token.
+    Special tokens are added as for a single text: encoders (BERT) put [CLS] and [SEP] around it,
+    GPT-like decoders nothing.
     """
 
     encode: Encoder
@@ -41,10 +34,10 @@ class TextEncoder:
 
 
 def text_encoder(folder: str | os.PathLike) -> TextEncoder:
-    """Load the tokenizer of a model folder.
+    """Return the tokenizer of a model folder.
 
-    ``tokenizer.json`` is read by the tokenizers library alone; a tokenizer that exists
-    in Python only is loaded by transformers, which takes seconds more.
+    The tokenizers library reads ``tokenizer.json`` alone. A tokenizer that exists in Python only is
+    loaded by transformers, which takes seconds more.
 
     Raises
     ------
@@ -57,11 +50,8 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
     if file.is_file():
         from tokenizers import Tokenizer
 
-        try:
+        with reading(str(file)):
             fast = Tokenizer.from_file(str(file))
-        # the library raises nothing more special
-        except Exception as error:
-            raise UserError(f"{file} is damaged: {error}") from None
         fast.no_truncation()
         fast.no_padding()
         return TextEncoder(
@@ -79,24 +69,14 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
 def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int, int | None]:
     """Return the largest number of tokens per text, and the vocabulary size if the model states it.
 
-    Parameters
-    ----------
-    folder
-        The model's folder.
-    max_tokens
-        The limit that is asked for; None takes as many as there are positions, at most 512.
+    Without ``max_tokens`` a text has as many as the model has positions, at most 512.
 
     Raises
     ------
     UserError
         The model has fewer positions than ``max_tokens``, or no configuration.
     """
-    file = Path(folder) / "config.json"
-    check_model_files(folder, [file.name])
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no model: {file} cannot be read ({error})") from None
+    config = stated_configuration(folder)
     stated = config.get("max_position_embeddings") or config.get("n_positions")
     limited = isinstance(stated, int) and stated > 0  # -1: no limit
     wanted = MOST_TOKENS if max_tokens is None else max_tokens
@@ -110,10 +90,9 @@ def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int,
         limited = stated is not None
     if max_tokens is None and limited:
         wanted = min(wanted, stated)
-    if wanted < 1 or (limited and stated < wanted):
+    if limited and stated < wanted:
         raise UserError(
-            f"max_tokens is {wanted}; it must be at least 1 and at most the model's "
-            f"{stated or 'number of'} positions"
+            f"max_tokens is {wanted}; it must be at most the model's {stated} positions"
         )
     return wanted, config.get("vocab_size")
 
@@ -168,14 +147,12 @@ def row_tokens(
     prefix_token: str | None = None,
     vocabulary: int | None = None,
 ) -> tuple[list[list[int]], int]:
-    """Return the token ids of each row and how many rows had to be cut.
+    """Return N lists of token ids, one a row, and how many rows had to be cut.
 
     Parameters
     ----------
-    table
-        Columns text_a and text_b.
-    template
-        The task's template.
+    table, template
+        Columns text_a and text_b; the task's template.
     encoder
         The model's tokenizer.
     max_tokens
@@ -185,13 +162,6 @@ def row_tokens(
         A token to put first, such as ``<|endoftext|>``.
     vocabulary
         The model's vocabulary size; ids beyond it are an error.
-
-    Returns
-    -------
-    ids : list
-        N lists of token ids.
-    overlong : int
-        Rows that were cut.
 
     Raises
     ------
