@@ -44,7 +44,7 @@ from ntktune.finetune.repeats import (
     start_seed,
 )
 from ntktune.finetune.training import Settings, batch_rows, optimizer
-from ntktune.models import TextModel, pad, text_model
+from ntktune.network.models import TextModel, pad, text_model
 from ntktune.store.records import read_json
 
 METHODS = ("ours", "trainer")

@@ -38,7 +38,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from ntktune.kernel import gram
 from ntktune.kernel.products import Sides, linear_costs
-from ntktune.models import TextModel, load_backbone, pad, token_batches
+from ntktune.network.models import TextModel, load_backbone, pad, token_batches
 
 # layers, width, heads, vocabulary
 SHAPES = {

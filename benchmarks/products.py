@@ -17,7 +17,6 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from ntktune.device import select_device
 from ntktune.kernel.products import (
     Sides,
     Workspace,
@@ -26,6 +25,7 @@ from ntktune.kernel.products import (
     materialised_gram,
     token_pair_gram,
 )
+from ntktune.network.device import select_device
 
 LAYERS = [(128, 384), (128, 512), (384, 1_152), (384, 1_536), (768, 768), (768, 3_072)]
 

@@ -83,7 +83,7 @@ PACKAGE = {
         from ntktune.store.files import read
         from ntktune.errors import UserError
         from ntktune import tools
-        from ntktune.merges import half as part
+        from ntktune.study.merges import half as part
         if TYPE_CHECKING:
             from ntktune.kernel import ONE
         from ntktune.fast import quick
@@ -125,7 +125,8 @@ PACKAGE = {
     "kernel/__init__.py": "ONE = 1\n",
     "fast.py": "def quick(x):\n    return x\ndef slow(x):\n    return x\n",
     "tools.py": "def odd(x):\n    return x % 2\ndef even(x):\n    return not odd(x)\n",
-    "merges.py": "def half(x):\n    return x / 2\ndef third(x):\n    return x / 3\n",
+    "study/__init__.py": "",
+    "study/merges.py": "def half(x):\n    return x / 2\ndef third(x):\n    return x / 3\n",
 }
 ENTRY = "ntktune.cli.spectrum:fit"
 
@@ -154,8 +155,8 @@ def package(root):
 
 def test_it_follows_what_the_function_names(package):
     assert code_modules(ENTRY) == [
-        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.merges"),
-        *("ntktune.spectrum.fits", "ntktune.tools"),
+        *("ntktune.cli.spectrum", "ntktune.fast", "ntktune.spectrum.fits"),
+        *("ntktune.study.merges", "ntktune.tools"),
     ]
     assert "ntktune.kernel" in code_modules("ntktune.cli.spectrum:other")
 
@@ -178,7 +179,7 @@ def test_it_follows_what_the_function_names(package):
         ("tools.py", "return x % 2", "return x % 3"),
         ("fast.py", "quick(x):\n    return x", "quick(x):\n    return -x"),
         ("cli/spectrum.py", "import quick", "import slow as quick"),
-        ("merges.py", "return x / 2", "return x / 4"),
+        ("study/merges.py", "return x / 2", "return x / 4"),
     ],
 )
 def test_what_the_function_computes_counts(package, file, old, new):
@@ -202,7 +203,11 @@ def test_what_the_function_computes_counts(package, file, old, new):
         ("cli/spectrum.py", '    print("fitting", file=sys.stderr)\n', ""),
         ("cli/spectrum.py", 'Stop("at", args)', 'Stop("before", args)'),
         ("cli/spectrum.py", '"nothing"', '"none"'),
-        ("cli/spectrum.py", "from ntktune.kernel import ONE", "from ntktune.merges import third"),
+        (
+            "cli/spectrum.py",
+            "from ntktune.kernel import ONE",
+            "from ntktune.study.merges import third",
+        ),
         ("store/files.py", "return path", "return str(path)"),
         ("errors.py", "(Exception)", "(ValueError)"),
         ("cli/__init__.py", "Progress", "Bar"),
@@ -426,9 +431,9 @@ KERNELS = {"kernel:draws", "kernel:learning", "theory:trace", "theory:width"}
         ("kernel/engine.py", "gram", KERNELS),
         ("cli/finetune.py", "plan", set()),
         ("finetune/account.py", "memory", set()),
-        ("config.py", "resolved_study", set()),
+        ("study/config.py", "resolved_study", set()),
         ("store/records.py", "read_table", set()),
-        ("device.py", "leased_gpu", set()),
+        ("network/device.py", "leased_gpu", set()),
         ("spectrum/summary.py", "spectrum_summary", {"spectrum:fit"}),
         ("figures/fig10.py", "f1_figure", {"fig10:f1_figure"}),
         ("data/tokens.py", "row_tokens", {"data:tokenize"}),

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from ntktune.config import (
+from ntktune.data.sampling import (
+    chosen_sizes,
+    smallest_sample,
+    training_subset,
+    training_subsets,
+)
+from ntktune.errors import UserError
+from ntktune.study.config import (
     check_own_files,
     choices,
     load_yaml,
@@ -16,13 +23,6 @@ from ntktune.config import (
     study_name,
     with_defaults,
 )
-from ntktune.data.sampling import (
-    chosen_sizes,
-    smallest_sample,
-    training_subset,
-    training_subsets,
-)
-from ntktune.errors import UserError
 
 TASK = {
     "title": "Mine",

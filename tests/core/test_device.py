@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntktune import device
-from ntktune.device import (
+from ntktune.errors import UserError
+from ntktune.network import device
+from ntktune.network.device import (
     DTYPES,
     free_bytes,
     free_in_control_groups,
@@ -23,7 +24,6 @@ from ntktune.device import (
     torch_dtype,
     training_dtypes,
 )
-from ntktune.errors import UserError
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -66,7 +66,7 @@ def test_a_gpu_beyond_the_last_is_told(monkeypatch):
 
 LEASE = """
 import sys, time, torch
-from ntktune import device
+from ntktune.network import device
 torch.cuda.is_available = lambda: True
 torch.cuda.set_device = lambda number: None
 device._gpu_names = lambda: {names}
@@ -269,7 +269,7 @@ def test_a_choice_by_device_is_seen(source):
 def test_one_module_alone_tells_a_gpu_from_a_processor():
     files = sorted(Path(device.__file__).parent.rglob("*.py"))
     found = {file.name: list(_device_choices(file.read_text())) for file in files}
-    assert {name for name, lines in found.items() if lines} == {"device.py"}, found
+    assert {name for name, lines in found.items() if lines} == {"network/device.py"}, found
 
 
 def test_what_a_gpu_is_asked_for_and_a_processor_is_not(monkeypatch):

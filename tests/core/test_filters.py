@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntktune.filters import descent_filter, descent_shares, ridge_filter
+from ntktune.spectrum.filters import descent_filter, descent_shares, ridge_filter
 
 VALUES = np.array([0.0, 1e-18, 0.03, 0.5, 1.0])
 

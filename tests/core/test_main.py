@@ -9,9 +9,9 @@ import pytest
 
 from ntktune import __main__ as command
 from ntktune.cli import Progress
-from ntktune.device import DTYPES
 from ntktune.finetune.devices import DEVICES
 from ntktune.kernel.products import VARIANTS
+from ntktune.network.device import DTYPES
 
 WRITING = """
 import signal, sys, time

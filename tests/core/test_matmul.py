@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ntktune import matmul
-from ntktune.matmul import FastLinear, product_transposed
+from ntktune.network import matmul
+from ntktune.network.matmul import FastLinear, product_transposed
 
 
 def numbers(*shape, seed=0, dtype=torch.float32):

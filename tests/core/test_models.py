@@ -17,8 +17,8 @@ from transformers import (
     T5Config,
 )
 
-from ntktune import models
 from ntktune.errors import UserError
+from ntktune.network import models
 
 CONFIGS = {
     "gpt_neo": GPTNeoConfig(

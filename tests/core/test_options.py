@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ntktune import config
 from ntktune.__main__ import main
 from ntktune.cli import CHAPTERS, finetune
 from ntktune.cli.options import COMMANDS, OVERRIDES, command_options, declaration, option_words
-from ntktune.config import schema
+from ntktune.study import config
+from ntktune.study.config import schema
 
 RULES = Path(__file__).parents[2] / "workflow/rules"
 

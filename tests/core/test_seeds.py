@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ntktune import seeds
+from ntktune.study import seeds
 
 ADDRESSES = [
     ("a", "t", 0, 0),

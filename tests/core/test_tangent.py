@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from ntktune.models import TextModel, described_configuration
-from ntktune.tangent import (
+from ntktune.network.models import TextModel, described_configuration
+from ntktune.network.tangent import (
     LogitDifference,
     difference,
     directional_derivative,

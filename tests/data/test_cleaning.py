@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ntktune.config import complete_definition
 from ntktune.data.cleaning import (
     FATES,
     content_sha256,
@@ -17,6 +16,7 @@ from ntktune.data.cleaning import (
     task_table,
 )
 from ntktune.errors import UserError
+from ntktune.study.config import complete_definition
 
 
 def _task(**changes):

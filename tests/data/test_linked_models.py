@@ -16,7 +16,7 @@ from transformers import (
 from ntktune.__main__ import main
 from ntktune.data import pretrained
 from ntktune.data.pretrained import byte_tokenizer
-from ntktune.models import load_backbone
+from ntktune.network.models import load_backbone
 from ntktune.store.files import file_sha256
 from ntktune.store.records import read_json, read_table
 from ntktune.store.tensors import read_tensors

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from ntktune.__main__ import main
-from ntktune.config import schema, with_defaults
 from ntktune.data.pretrained import byte_tokenizer
-from ntktune.models import load_backbone
+from ntktune.network.models import load_backbone
 from ntktune.store.files import file_sha256
 from ntktune.store.records import read_json
+from ntktune.study.config import schema, with_defaults
 
 NEO = {
     "model_type": "gpt_neo",

@@ -6,12 +6,14 @@ import jsonschema
 import pytest
 import yaml
 
-from ntktune.config import complete_definition
 from ntktune.errors import UserError
-from ntktune.scores import METRICS
+from ntktune.study.config import complete_definition
+from ntktune.study.scores import METRICS
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/ntktune/schemas/task.schema.yaml").read_text("utf-8"))
+SCHEMA = yaml.safe_load(
+    (ROOT / "workflow/ntktune/study/schemas/task.schema.yaml").read_text("utf-8")
+)
 TASKS = sorted((ROOT / "config/tasks").glob("*.yaml"))
 FILES = [{"files": {"train": "a.csv"}}]
 HUB = {"hub": {"id": "a", "revision": "b"}}

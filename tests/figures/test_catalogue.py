@@ -4,7 +4,6 @@ import inspect
 import pytest
 
 from ntktune.cli.figures import add_commands
-from ntktune.config import schema, with_defaults
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
     FIGURES,
@@ -16,6 +15,7 @@ from ntktune.figures.catalogue import (
     why_absent,
 )
 from ntktune.figures.tables import TABLES
+from ntktune.study.config import schema, with_defaults
 
 EVERY = FIGURES | RESULT_TABLES
 LOOK = with_defaults({}, schema("config")["properties"]["figures"])

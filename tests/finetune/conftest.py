@@ -6,7 +6,7 @@ import torch
 
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import Settings
-from ntktune.models import TextModel
+from ntktune.network.models import TextModel
 
 VOCABULARY, HIDDEN = 60, 16
 

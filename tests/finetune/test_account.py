@@ -12,7 +12,7 @@ from ntktune.__main__ import main
 from ntktune.errors import UserError
 from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
-from ntktune.models import TextModel, described_configuration
+from ntktune.network.models import TextModel, described_configuration
 from ntktune.store.records import write_json
 from ntktune.store.tensors import write_tensors
 
@@ -59,7 +59,9 @@ def model_of(kind):
 def test_flops_are_those_that_pytorch_counts(
     kind, checkpointing, examples, subsets, settings, monkeypatch
 ):
-    monkeypatch.setattr("ntktune.matmul.ONEDNN", None)  # whose products PyTorch does not count
+    monkeypatch.setattr(
+        "ntktune.network.matmul.ONEDNN", None
+    )  # whose products PyTorch does not count
     data = examples()
     config, model = model_of(kind)
     tuning = settings(max_epochs=5, patience=None, checkpointing=checkpointing)

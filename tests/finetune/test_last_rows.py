@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.training import PASS_TOKENS, passes
-from ntktune.models import TextModel, pad
+from ntktune.network.models import TextModel, pad
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as peer
 
-from ntktune.config import schema
 from ntktune.figures.measures import METRIC_LABELS
 from ntktune.finetune.metrics import (
     MEASURES,
@@ -20,7 +19,8 @@ from ntktune.finetune.metrics import (
     score,
     spearman,
 )
-from ntktune.scores import METRICS, share_reached
+from ntktune.study.config import schema
+from ntktune.study.scores import METRICS, share_reached
 
 
 def test_regression_by_hand():

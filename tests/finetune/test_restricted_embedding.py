@@ -101,7 +101,7 @@ def test_encoder_that_reads_positions_from_ids(sentences):
     """RoBERTa counts positions from the ids that are not its padding id."""
     from transformers import AutoModel, RobertaConfig
 
-    from ntktune.models import TextModel
+    from ntktune.network.models import TextModel
 
     config = RobertaConfig(
         vocab_size=60,

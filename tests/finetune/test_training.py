@@ -18,7 +18,7 @@ from ntktune.finetune.training import (
     mean_loss,
     outputs,
 )
-from ntktune.models import pad
+from ntktune.network.models import pad
 
 
 def tuned(text_model, sentences, settings, seed=3, targets=None, **changes):

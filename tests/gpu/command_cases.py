@@ -18,7 +18,7 @@ TASKS = {"a": "regression", "b": "regression", "c": "classification"}
 def run(*words, device):
     """Run a command on a device, whatever it is told; watch few ridges and steps."""
     with (
-        mock.patch("ntktune.device.select_device", return_value=device),
+        mock.patch("ntktune.network.device.select_device", return_value=device),
         mock.patch("ntktune.theory.trace.RIDGE_TIMES", (8,)),
         # later the hold-out error is flat: rounding chooses
         mock.patch("ntktune.theory.trace.LATEST", 16),

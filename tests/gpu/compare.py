@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from pretended_gpu import pretended_gpu
 
-from ntktune import matmul
+from ntktune.network import matmul
 
 
 def difference(found, wanted, tolerance, name=""):

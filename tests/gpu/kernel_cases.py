@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ntktune.kernel import engine, gram
-from ntktune.models import LabelWordModel, TextModel, described_configuration
+from ntktune.network.models import LabelWordModel, TextModel, described_configuration
 
 WIDTHS = {"vocab_size": 50, "hidden_size": 16, "initializer_range": 0.2}
 USUAL = WIDTHS | {"num_hidden_layers": 2, "num_attention_heads": 2}

@@ -12,7 +12,7 @@ from kernel_cases import text_model
 from ntktune.finetune import training
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats
 from ntktune.finetune.training import Settings, last_states
-from ntktune.tangent import (
+from ntktune.network.tangent import (
     LogitDifference,
     difference,
     directional_derivative,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ntktune.models import TextModel
+from ntktune.network.models import TextModel
 from ntktune.store.files import file_sha256
 from ntktune.store.records import write_json
 from ntktune.store.tensors import write_tensors

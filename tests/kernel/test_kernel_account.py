@@ -5,7 +5,7 @@ import pytest
 from ntktune.__main__ import main
 from ntktune.errors import UserError
 from ntktune.kernel.account import account
-from ntktune.models import block_list
+from ntktune.network.models import block_list
 
 NUMBERS = 4  # bytes of one
 

@@ -11,9 +11,9 @@ from ntktune.cli import kernel
 from ntktune.data.cleaning import label_name
 from ntktune.data.pretrained import write_model
 from ntktune.errors import UserError
-from ntktune.models import text_model
-from ntktune.seeds import integer_seed
+from ntktune.network.models import text_model
 from ntktune.store.tensors import read_tensors
+from ntktune.study.seeds import integer_seed
 
 ROWS = [[0, 3, 1, 8], [5, 6, 2, 4]]
 

@@ -8,8 +8,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
-from ntktune.loading import from_configuration
-from ntktune.models import described_configuration, pad, text_model
+from ntktune.network.loading import from_configuration
+from ntktune.network.models import described_configuration, pad, text_model
 
 ARCHITECTURES = ["gpt_neo", "llama", "bert", "gpt2"]
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
-from ntktune.loading import from_configuration
-from ntktune.models import LabelWordModel, TextModel, described_configuration
+from ntktune.network.loading import from_configuration
+from ntktune.network.models import LabelWordModel, TextModel, described_configuration
 
 VARIANTS = ["sgd", "signgd", "asymmetric-signgd"]
 

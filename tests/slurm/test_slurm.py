@@ -21,7 +21,7 @@ import pytest
 import yaml
 from checkout import NUMBERS, Checkout, Running, assert_same_numbers
 
-from ntktune.config import load_yaml
+from ntktune.study.config import load_yaml
 
 # minutes on a busy machine
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.timeout(1800)]

@@ -9,7 +9,7 @@ from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
-from ntktune.models import TextModel
+from ntktune.network.models import TextModel
 from ntktune.taskvectors.disentanglement import disentanglement_rows, distance, evaluations
 from ntktune.taskvectors.edited import EditedModel, TunedTask
 from ntktune.taskvectors.sweeps import addition_sweep, negation_sweep

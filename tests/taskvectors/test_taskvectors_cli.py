@@ -262,7 +262,7 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
 
 
 def test_export_writes_the_merged_model_as_a_folder_that_loads(study, tuned, training_flags):
-    from ntktune.models import load_backbone
+    from ntktune.network.models import load_backbone
 
     files = [tuned["a"][0], tuned["b"][0]]
     model = ["--model", study / "model"]

@@ -254,4 +254,6 @@ def test_what_the_package_calls_public_is_there():
     for name in modules[:-1]:
         module = importlib.import_module(f"ntktune.{name}")
         assert all(hasattr(module, public) for public in module.__all__)
-    assert {"text_model", "label_word_model"} <= {*dir(importlib.import_module("ntktune.models"))}
+    assert {"text_model", "label_word_model"} <= {
+        *dir(importlib.import_module("ntktune.network.models"))
+    }

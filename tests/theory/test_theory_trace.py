@@ -11,8 +11,8 @@ import torch
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats, start_seed
 from ntktune.finetune.training import Settings, fine_tune
-from ntktune.models import TextModel, described_configuration
-from ntktune.seeds import generator
+from ntktune.network.models import TextModel, described_configuration
+from ntktune.study.seeds import generator
 from ntktune.theory import trace
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.operator import operator_stopping_times

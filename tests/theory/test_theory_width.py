@@ -4,7 +4,7 @@ import torch
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
-from ntktune.models import pad
+from ntktune.network.models import pad
 from ntktune.theory.attention import AttentionNetwork
 from ntktune.theory.width import EXAMPLES, PHASES, made_up_tasks, width_rows, width_slopes
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ntktune.config import load_yaml, resolved_study, schema, validated
+from ntktune.study.config import load_yaml, resolved_study, schema, validated
 from snakemake_logger_plugin_ntktune import EXPECTED
 
 REPOSITORY = Path(__file__).parents[2]

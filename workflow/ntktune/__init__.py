@@ -4,7 +4,7 @@ Public, and kept between minor versions:
 
 - ``ntktune.kernel``, ``ntktune.spectrum``, ``ntktune.taskvectors``, ``ntktune.theory``: the names
   in their ``__all__``; and ``merged`` and ``grams`` of ``ntktune.taskvectors.arithmetic``
-- ``ntktune.models``: ``text_model``, ``label_word_model``
+- ``ntktune.network.models``: ``text_model``, ``label_word_model``
 - ``ntktune.errors.UserError``: a mistake in the input, which any of these may raise
 - the commands ``ntktune CHAPTER VERB``, a study's configuration, and the files of its results
 

@@ -69,8 +69,8 @@ def _run(argv: list[str] | None) -> int:
     from ntktune import __version__
     from ntktune.cli import CHAPTERS
     from ntktune.cli.options import check_options
-    from ntktune.device import is_out_of_memory
     from ntktune.errors import UserError
+    from ntktune.network.device import is_out_of_memory
     from ntktune.store.files import unwritable
 
     argv = sys.argv[1:] if argv is None else argv

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.cli.options import option_words
-from ntktune.config import (
+from ntktune.study.config import (
     archive_name,
     kernel_bands,
     merges,
@@ -21,7 +21,7 @@ from ntktune.config import (
     task_file,
 )
 from ntktune.data.hub import MODEL_FILES
-from ntktune.device import has_nvidia_gpu, old_driver
+from ntktune.network.device import has_nvidia_gpu, old_driver
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
     RESULT_TABLES,

@@ -13,7 +13,7 @@ from ntktune.errors import UserError
 from ntktune.store.files import MODEL_MANIFEST, atomic_path
 from ntktune.store.records import Record, read_table, write_json, write_table
 from ntktune.store.tensors import read_arrays, write_tensors
-from ntktune.yaml_files import load_yaml
+from ntktune.study.yaml_files import load_yaml
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -101,9 +101,9 @@ def fetch_model(args: argparse.Namespace) -> None:
 def fetch_task(args: argparse.Namespace) -> None:
     """Fetch a task's rows, clean and count them."""
     _no_progress_bars()
-    from ntktune.config import SUMMARY, complete_definition
     from ntktune.data.cleaning import content_sha256, counts_line
     from ntktune.data.sources import read_sources, source_table
+    from ntktune.study.config import SUMMARY, complete_definition
 
     record = Record("ntktune.cli.data:fetch_task", args)
     definition = complete_definition(_definition(args.definition), args.name)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ntktune.finetune.repeats import Examples, Repeat
     from ntktune.finetune.training import Settings
-    from ntktune.models import TextModel
+    from ntktune.network.models import TextModel
 
 
 # What a fine-tuning reads.
@@ -107,8 +107,8 @@ class Cell:
 
 def read_cell(args: argparse.Namespace) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet."""
-    from ntktune.device import select_device, training_dtypes
     from ntktune.finetune.training import Settings
+    from ntktune.network.device import select_device, training_dtypes
 
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     settings = Settings(
@@ -138,9 +138,9 @@ def read_cell(args: argparse.Namespace) -> Cell:
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed draws its own head."""
-    from ntktune.device import training_dtypes
     from ntktune.finetune.repeats import OUTPUTS
-    from ntktune.models import text_model
+    from ntktune.network.device import training_dtypes
+    from ntktune.network.models import text_model
 
     return text_model(
         args.model,
@@ -195,7 +195,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
     from pathlib import Path
 
     from ntktune.data.tokens import MOST_TOKENS
-    from ntktune.models import configuration, described_configuration, positions, skeleton
+    from ntktune.network.models import configuration, described_configuration, positions, skeleton
 
     model, source = study["model"], study["model"]["source"]
     fetched = Path(folder) / "data" / "model"
@@ -291,12 +291,12 @@ def plan(args: argparse.Namespace) -> None:
 
     import torch
 
-    from ntktune.config import load_yaml, resolved_study
-    from ntktune.device import select_device, training_dtypes
     from ntktune.finetune.account import architecture, memory, plan_text, training_cost
     from ntktune.finetune.repeats import OUTPUTS
     from ntktune.finetune.training import Settings
-    from ntktune.matmul import measured_rate
+    from ntktune.network.device import select_device, training_dtypes
+    from ntktune.network.matmul import measured_rate
+    from ntktune.study.config import load_yaml, resolved_study
 
     if not 0 < args.share <= 1:
         raise UserError(f"--share is {args.share}; it must be above 0 and at most 1")
@@ -410,10 +410,10 @@ def baselines(args: argparse.Namespace) -> None:
     import pandas as pd
     import torch
 
-    from ntktune.device import select_device
     from ntktune.finetune.baselines import baseline_rows
     from ntktune.finetune.training import last_states
-    from ntktune.models import text_model
+    from ntktune.network.device import select_device
+    from ntktune.network.models import text_model
 
     record = Record("ntktune.cli.finetune:baselines", args)
     model_is = model_facts(args.model)

@@ -159,11 +159,11 @@ def of_file(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from ntktune.config import SUMMARY, complete_definition
     from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
     from ntktune.data.sampling import kernel_draws
     from ntktune.data.sources import read_sources
     from ntktune.data.tokens import row_tokens, text_encoder, token_limit
+    from ntktune.study.config import SUMMARY, complete_definition
 
     record = Record("ntktune.cli.kernel:of_file", args)
     if Path(args.data).is_dir():
@@ -278,8 +278,8 @@ def _word_ids(
 def plan(args: argparse.Namespace) -> None:
     """Print what a kernel will cost: FLOPs, memory and time, before anything is computed."""
     from ntktune.kernel.account import account
-    from ntktune.matmul import measured_rate
-    from ntktune.models import block_list, empty_backbone, positions
+    from ntktune.network.matmul import measured_rate
+    from ntktune.network.models import block_list, empty_backbone, positions
 
     shortest, longest = args.lengths
     if args.examples < 1 or not 1 <= shortest <= longest:
@@ -348,10 +348,10 @@ def _compute(
     """Compute the kernels of some samples of a task's rows, in one model load; write them."""
     import torch
 
-    from ntktune.device import select_device, torch_dtype
     from ntktune.kernel import gram
-    from ntktune.models import label_word_model, text_model
-    from ntktune.seeds import integer_seed
+    from ntktune.network.device import select_device, torch_dtype
+    from ntktune.network.models import label_word_model, text_model
+    from ntktune.study.seeds import integer_seed
 
     # what only the engine or the end would find, before a large model is loaded
     tile = getattr(args, "tile", None)

@@ -34,8 +34,8 @@ def gather(args: argparse.Namespace) -> None:
     """Put the tiles of kernels together, and check that they belong together."""
     import torch
 
-    from ntktune.device import torch_dtype
     from ntktune.kernel.bands import assembled_band, bands, check_bound, check_outputs
+    from ntktune.network.device import torch_dtype
 
     record = Record("ntktune.cli.kernel_tiles:gather", args)
     paths = [file for path in args.tiles for file in _files(path)]

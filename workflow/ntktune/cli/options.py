@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ntktune.device import DTYPES
 from ntktune.errors import UserError
+from ntktune.network.device import DTYPES
 
 _PASSES = ("model.blocks", "finetune.batch_tokens", "device")
 _KERNELS = (
@@ -103,7 +103,7 @@ def command_options(command: str) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def declaration(key: str) -> dict[str, Any]:
     """Return what the schema says of a key, as ``"finetune.learning_rate"``."""
-    from ntktune.config import schema  # jsonschema takes a tenth of a second
+    from ntktune.study.config import schema  # jsonschema takes a tenth of a second
 
     spec = schema("config")
     for part in key.split("."):
@@ -125,7 +125,7 @@ def check_options(args: argparse.Namespace, command: str) -> None:
     UserError
         Values are outside their limits: which, and what would be right.
     """
-    from ntktune.config import mistakes
+    from ntktune.study.config import mistakes
 
     options = {_flag(name): spec for name, (_, spec) in command_options(command).items()}
     values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in options}
@@ -140,7 +140,7 @@ def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list
     Parameters
     ----------
     study
-        The whole configuration, see :func:`ntktune.config.resolved_study`.
+        The whole configuration, see :func:`ntktune.study.config.resolved_study`.
     command
         As ``"finetune run"``.
     changed

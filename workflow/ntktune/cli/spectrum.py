@@ -25,8 +25,8 @@ def fit(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from ntktune.device import machine_epsilon
     from ntktune.intervals import shared_rows
+    from ntktune.network.device import machine_epsilon
     from ntktune.spectrum import centred_gram, eigenvalues, fitted_ranges, spectrum_summary
 
     record = Record("ntktune.cli.spectrum:fit", args)

@@ -96,7 +96,7 @@ def cosine(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.kernel.groups import parameter_group
-    from ntktune.models import empty_backbone
+    from ntktune.network.models import empty_backbone
     from ntktune.taskvectors.arithmetic import grams
     from ntktune.taskvectors.cosines import Run, cosine_rows
 
@@ -157,8 +157,8 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     import json
     import shutil
 
-    from ntktune.loading import check_filled
-    from ntktune.models import configuration, empty_backbone
+    from ntktune.network.loading import check_filled
+    from ntktune.network.models import configuration, empty_backbone
     from ntktune.store.files import atomic_path
     from ntktune.store.records import write_json
     from ntktune.taskvectors.arithmetic import check_counts, merged

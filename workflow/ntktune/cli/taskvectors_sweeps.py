@@ -170,8 +170,8 @@ def _swept(args: argparse.Namespace, command: str) -> Sweep:
     UserError
         Files are missing, of other tasks or of different seeds.
     """
-    from ntktune.device import select_device
-    from ntktune.models import text_model
+    from ntktune.network.device import select_device
+    from ntktune.network.models import text_model
     from ntktune.taskvectors.edited import EditedModel, TunedTask
 
     record = Record(f"ntktune.cli.taskvectors_sweeps:{command}", args)
@@ -291,7 +291,7 @@ def add(args: argparse.Namespace) -> None:
     """Add task vectors, and let the merged models answer each task that went into them."""
     import pandas as pd
 
-    from ntktune.merges import JOIN
+    from ntktune.study.merges import JOIN
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import addition_sweep
 
@@ -315,7 +315,7 @@ def negate(args: argparse.Namespace) -> None:
     """Subtract a task vector, and let the model answer its task and the control tasks."""
     import pandas as pd
 
-    from ntktune.seeds import integer_seed
+    from ntktune.study.seeds import integer_seed
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import negation_sweep
 

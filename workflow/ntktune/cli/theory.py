@@ -43,7 +43,7 @@ def simulate(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
-    from ntktune.seeds import generator
+    from ntktune.study.seeds import generator
     from ntktune.theory.simulation import DECAYS, RADIUS_SIZES, radius_rows, simulated_rows
 
     record = Record("ntktune.cli.theory:simulate", args)
@@ -63,8 +63,8 @@ def rules(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli.inputs import read_kernels, read_samples
-    from ntktune.device import machine_epsilon
     from ntktune.errors import UserError
+    from ntktune.network.device import machine_epsilon
     from ntktune.theory.equivalence import equivalence_rows
     from ntktune.theory.rules import four_rules, learning_problem
 
@@ -155,7 +155,7 @@ def width(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli import Progress
-    from ntktune.seeds import generator
+    from ntktune.study.seeds import generator
     from ntktune.theory.width import width_rows, width_slopes
 
     record = Record("ntktune.cli.theory:width", args)
@@ -179,7 +179,7 @@ def stopping(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.cli.inputs import read_kernels
-    from ntktune.device import machine_epsilon
+    from ntktune.network.device import machine_epsilon
     from ntktune.theory import stopping_row
     from ntktune.theory.sensitivity import sensitivity_rows
     from ntktune.theory.shift import rated_noise, standardised_labels

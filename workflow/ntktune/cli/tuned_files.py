@@ -9,7 +9,7 @@ from typing import Any
 
 from ntktune.cli.inputs import model_facts, model_manifest
 from ntktune.errors import UserError
-from ntktune.loading import backbone_tensors, weight_files
+from ntktune.network.loading import backbone_tensors, weight_files
 from ntktune.store.files import CONVERTED
 from ntktune.store.records import check_model_files
 from ntktune.store.tensors import StoredTensor, stored_tensors

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
-from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
+from ntktune.network.device import is_out_of_memory
 
 # what a tokenizer may consist of
 TOKENIZER_FILES = (

@@ -16,11 +16,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.config import mistakes, model_name, schema
 from ntktune.data.archives import check_fetched, copy_wheel_member, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
-from ntktune.loading import (
+from ntktune.network.loading import (
     backbone_tensors,
     folder_configuration,
     from_configuration,
@@ -32,6 +31,7 @@ from ntktune.loading import (
 )
 from ntktune.store.files import CONVERTED, MODEL_WEIGHTS, file_sha256
 from ntktune.store.tensors import write_tensors
+from ntktune.study.config import mistakes, model_name, schema
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ntktune.errors import UserError
-from ntktune.seeds import generator
+from ntktune.study.seeds import generator
 
 FIRST, MOST = 16, 512  # smallest and largest sample that is chosen without being asked for
 

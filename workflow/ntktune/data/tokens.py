@@ -13,7 +13,7 @@ import pandas as pd
 from ntktune.data.cleaning import text_or_none
 from ntktune.data.hub import TOKENIZER_FILES
 from ntktune.errors import UserError
-from ntktune.loading import from_folder, reading, stated_configuration
+from ntktune.network.loading import from_folder, reading, stated_configuration
 from ntktune.store.records import check_model_files
 
 # of a text, where nobody says how many and the model has positions for more
@@ -84,7 +84,7 @@ def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int,
     padding = config.get("pad_token_id")
     unused = padding + 1 if isinstance(padding, int) else (stated or 0) // 2
     if limited and wanted > stated - unused:
-        from ntktune.models import empty_backbone, positions
+        from ntktune.network.models import empty_backbone, positions
 
         stated = positions(empty_backbone(folder))
         limited = stated is not None

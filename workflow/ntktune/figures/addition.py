@@ -10,7 +10,7 @@ from ntktune.errors import UserError
 from ntktune.figures.panels import draw_legend, panel_grid
 from ntktune.figures.style import BASELINE, REFERENCE, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
-from ntktune.merges import FIXED, VALIDATED, parts
+from ntktune.study.merges import FIXED, VALIDATED, parts
 
 CONFIGURED = "configured λ"
 CHOSEN = "λ chosen on validation data"

@@ -14,7 +14,7 @@ from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import METRIC_LABELS
 from ntktune.figures.style import BASELINE, WIDTH, checked_color, count, laid_out, styled, wrapped
-from ntktune.merges import FIXED, parts
+from ntktune.study.merges import FIXED, parts
 
 LEAST_SCALE = 0.1  # a colour scale below this would paint rounding as structure
 ROW_HEIGHT = 0.165  # inches

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.intervals import half_width, shared_rows
-from ntktune.scores import ERRORS
+from ntktune.study.scores import ERRORS
 
 BASELINES = {"mse": "baseline_mse", "accuracy": "baseline_accuracy", "f1": "baseline_f1"}
 METRIC_LABELS = {

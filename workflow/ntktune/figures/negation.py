@@ -11,7 +11,7 @@ from ntktune.errors import UserError
 from ntktune.figures.panels import draw_legend, panel_rows
 from ntktune.figures.style import BASELINE, REFERENCE, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
-from ntktune.merges import LEAST_KEPT
+from ntktune.study.merges import LEAST_KEPT
 
 RANDOM = "a random vector as long in every tensor"
 ROOM = 1.5  # how much further than the measured gap an axis may reach for the predicted

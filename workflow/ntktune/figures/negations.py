@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ntktune.merges import full_coefficient
+from ntktune.study.merges import full_coefficient
 
 
 def negated_fully(negated: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
 from ntktune.figures.tables import check_same_tasks
 from ntktune.intervals import shared_rows
-from ntktune.merges import FIXED, VALIDATED, parts
+from ntktune.study.merges import FIXED, VALIDATED, parts
 
 DECIMALS = 4  # of scores of merged and negated models, and of cosines
 SCORES = {

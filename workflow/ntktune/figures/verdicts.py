@@ -32,8 +32,8 @@ from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
 from ntktune.figures.result_tables import linear_table, rules_table
 from ntktune.figures.theory_verdicts import by_seed, theory_rows
 from ntktune.intervals import LEVEL, half_width
-from ntktune.merges import FIXED, LEAST_KEPT, parts
-from ntktune.scores import ERRORS, share_reached
+from ntktune.study.merges import FIXED, LEAST_KEPT, parts
+from ntktune.study.scores import ERRORS, share_reached
 
 LEAST_R_SQUARED = 0.9
 MOST_COSINE = 0.1

@@ -18,8 +18,8 @@ from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.finetune.last_rows import read_layers
 from ntktune.finetune.training import Settings, batch_rows, passes
-from ntktune.loading import from_configuration, usable
-from ntktune.models import (
+from ntktune.network.loading import from_configuration, usable
+from ntktune.network.models import (
     TextModel,
     block_list,
     cut_configuration,

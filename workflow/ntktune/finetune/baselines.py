@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ntktune.filters import descent_filter, ridge_filter
 from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION
 from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
+from ntktune.spectrum.filters import descent_filter, ridge_filter
 
 # Strengths that the hold-out chooses from: ridges as shares of the largest eigenvalue of K_n, and
 # steps of gradient descent with the step size 1/λ̂_1.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ntktune.models import TextModel, last_tokens, pad
+from ntktune.network.models import TextModel, last_tokens, pad
 
 
 class _Reader:

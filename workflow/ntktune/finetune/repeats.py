@@ -26,9 +26,9 @@ from ntktune.finetune.training import (
     fine_tune,
     outputs,
 )
-from ntktune.models import TextModel
-from ntktune.scores import METRICS
-from ntktune.seeds import generator, integer_seed
+from ntktune.network.models import TextModel
+from ntktune.study.scores import METRICS
+from ntktune.study.seeds import generator, integer_seed
 
 OUTPUTS = {"regression": 1, "classification": 2}
 

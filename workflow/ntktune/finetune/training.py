@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ntktune.device import free_bytes, is_processor
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import restricted_embedding
-from ntktune.matmul import FastLinear
-from ntktune.models import TextModel, checkpointed, last_token, pad, token_batches
+from ntktune.network.device import free_bytes, is_processor
+from ntktune.network.matmul import FastLinear
+from ntktune.network.models import TextModel, checkpointed, last_token, pad, token_batches
 
 # What a pass takes beside the tokens it computes, in tokens (benchmarks/finetune.py): its gradients
 # are added to those before. A GPU is best filled by one large pass.

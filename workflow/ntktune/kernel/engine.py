@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ntktune.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 from ntktune.errors import UserError
 from ntktune.kernel.groups import parameter_group
 from ntktune.kernel.memory import Room, computed_within
@@ -30,6 +29,7 @@ from ntktune.kernel.network import (
 from ntktune.kernel.products import VARIANTS
 from ntktune.kernel.sums import PROCESSOR_TOKENS, TOLERANCES, Computed, Task
 from ntktune.kernel.tiles import computed_in_tiles, token_bytes
+from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 
 
 @dataclass(frozen=True)

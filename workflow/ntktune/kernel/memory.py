@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from ntktune.device import is_out_of_memory, release_cached_memory
 from ntktune.errors import UserError
+from ntktune.network.device import is_out_of_memory, release_cached_memory
 
 Found = TypeVar("Found")
 HALVINGS = 6  # weights and single texts need the rest

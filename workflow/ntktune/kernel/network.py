@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from ntktune.device import full_precision_products
 from ntktune.errors import UserError
-from ntktune.matmul import FastLinear, WideSoftmax
-from ntktune.models import fuse_activations, pad, positions
+from ntktune.network.device import full_precision_products
+from ntktune.network.matmul import FastLinear, WideSoftmax
+from ntktune.network.models import fuse_activations, pad, positions
 
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
@@ -131,7 +131,7 @@ def network_outputs(
     if not isinstance(result, torch.Tensor):
         raise UserError(
             f"the model returned {type(result).__name__}; a kernel needs a tensor, or an object "
-            "with `logits`: put a head on the backbone (ntktune.models.TextModel)"
+            "with `logits`: put a head on the backbone (ntktune.network.models.TextModel)"
         )
     count, shape = len(examples), tuple(result.shape)
     classes = 1 if shape == (count,) else shape[1] if len(shape) == 2 and shape[0] == count else 0
@@ -144,7 +144,7 @@ def network_outputs(
     if len(shape) == 3:
         advice = (
             "it seems to have a language-model head; use its backbone with "
-            "ntktune.models.TextModel, one scalar per text"
+            "ntktune.network.models.TextModel, one scalar per text"
         )
     elif outputs == "scalar" and classes == 2:
         advice = "for two classes ask for outputs='difference' (f = l1 - l0)"

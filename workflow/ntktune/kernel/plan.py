@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ntktune.device import is_out_of_memory
 from ntktune.kernel.layers import (
     Call,
     Layer,
@@ -19,6 +18,7 @@ from ntktune.kernel.layers import (
     scale_response,
 )
 from ntktune.kernel.network import trainable
+from ntktune.network.device import is_out_of_memory
 
 # Ways in which uses of one parameter can be added before the inner product. GPT-2's
 # transposed layer shares its weight with no other kind.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntktune.device import is_processor
-from ntktune.matmul import product_transposed
+from ntktune.network.device import is_processor
+from ntktune.network.matmul import product_transposed
 
 # Which products of gradients the kernel has (Malladi et al. 2023).
 VARIANTS = ("sgd", "signgd", "asymmetric-signgd")

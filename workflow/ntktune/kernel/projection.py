@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ntktune.kernel.products import working_dtype
-from ntktune.seeds import integer_seed
+from ntktune.study.seeds import integer_seed
 
 
 class Projection:

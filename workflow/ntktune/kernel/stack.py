@@ -18,7 +18,7 @@ from torch import nn
 
 from ntktune.kernel.layers import WatchedLayers
 from ntktune.kernel.network import trainable
-from ntktune.matmul import FastLinear
+from ntktune.network.matmul import FastLinear
 
 Scalar = Callable[[Sequence[int]], torch.Tensor]
 

@@ -18,7 +18,7 @@ from ntktune.kernel.network import check_finite, network_outputs
 from ntktune.kernel.plan import Plan, make_plan
 from ntktune.kernel.products import SIGN_FLOORS, Sides, Workspace
 from ntktune.kernel.stack import Stack, find_stack
-from ntktune.models import token_batches
+from ntktune.network.models import token_batches
 
 # The share of a group's largest entry by which the kernel may differ from plain
 # autograd. Hugging Face computes parts in float32 even in a float64 model; bfloat16 differs by a

@@ -35,14 +35,14 @@ INFRASTRUCTURE = {
     "ntktune.__main__": "the command line and its exit status",
     "ntktune.cli": "what a command reads and writes, and progress lines",
     "ntktune.cli.options": "options of the command line, which rules give from the study",
-    "ntktune.config": "checks and completes a study, which rules hand to commands by options",
-    "ntktune.device:leased_gpu": "waits for a GPU that no other job has",
+    "ntktune.study.config": "checks and completes a study, which rules hand to commands by options",
+    "ntktune.network.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.figures.catalogue": "what there is to draw; rules hand it to commands by options",
     "ntktune.figures.tables": "reads and checks tables; figures name the columns that they use",
     "ntktune.errors": "exceptions that only carry a message",
     "ntktune.store.*": "how files are read, written, checked and recovered; and this digest",
 } | {
-    f"ntktune.device:{name}": "memory decides in how many pieces, not what is computed"
+    f"ntktune.network.device:{name}": "memory decides in how many pieces, not what is computed"
     for name in (
         *("free_bytes", "free_in_control_groups", "gpu_peak_memory", "is_out_of_memory"),
         *("peak_memory_bytes", "release_cached_memory", "reset_peak_memory"),

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune import __version__
-from ntktune.device import gpu_peak_memory, peak_memory_bytes
 from ntktune.errors import not_there
+from ntktune.network.device import gpu_peak_memory, peak_memory_bytes
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import (
     MODEL_MANIFEST,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ntktune.device import is_processor
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
-from ntktune.models import TextModel
-from ntktune.tangent import LogitDifference, directional_derivative
+from ntktune.network.device import is_processor
+from ntktune.network.models import TextModel
+from ntktune.network.tangent import LogitDifference, directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
 

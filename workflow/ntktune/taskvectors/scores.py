@@ -13,8 +13,8 @@ import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.finetune.metrics import mean_squared_error, score
-from ntktune.merges import FIXED, LEAST_KEPT, VALIDATED, parts
-from ntktune.scores import ERRORS, share_reached
+from ntktune.study.merges import FIXED, LEAST_KEPT, VALIDATED, parts
+from ntktune.study.scores import ERRORS, share_reached
 
 LEAST_ROWS = 2  # validation rows that a task has a say with
 ANSWER = ["seed", "task", "part", "coefficient", "row"]  # what one answer is to

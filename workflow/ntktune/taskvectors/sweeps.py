@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntktune.merges import full_coefficient
+from ntktune.study.merges import full_coefficient
 from ntktune.taskvectors.arithmetic import randomize
 from ntktune.taskvectors.edited import EditedModel, TunedTask
 
@@ -112,7 +112,7 @@ def negation_sweep(
         As :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ, which the
         linear regime's answer f_P − λΔ follows from; and ``random``, what the target is
         answered with a random vector of the same length in every tensor, at the λ that counts
-        (:func:`ntktune.merges.full_coefficient`), else NaN.
+        (:func:`ntktune.study.merges.full_coefficient`), else NaN.
     """
     found, done = [], 0
     edited.point([vector])

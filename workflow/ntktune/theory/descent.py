@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntktune.errors import UserError
-from ntktune.filters import descent_filter, descent_shares
+from ntktune.spectrum.filters import descent_filter, descent_shares
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntktune.filters import ridge_filter
+from ntktune.spectrum.filters import ridge_filter
 from ntktune.theory.descent import kernel_descent
 from ntktune.theory.simulation import LATEST, tried_times
 

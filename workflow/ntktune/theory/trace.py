@@ -24,9 +24,8 @@ from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
-from ntktune.models import TextModel, checkpointed
-from ntktune.seeds import generator
-from ntktune.tangent import (
+from ntktune.network.models import TextModel, checkpointed
+from ntktune.network.tangent import (
     LogitDifference,
     difference,
     directional_derivative,
@@ -34,6 +33,7 @@ from ntktune.tangent import (
     moved,
     weighted_gradient,
 )
+from ntktune.study.seeds import generator
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
 from ntktune.theory.drift import kernel_drift

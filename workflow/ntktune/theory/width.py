@@ -16,9 +16,9 @@ from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
-from ntktune.matmul import FastLinear
-from ntktune.models import pad
-from ntktune.tangent import difference, directional_derivative, length
+from ntktune.network.matmul import FastLinear
+from ntktune.network.models import pad
+from ntktune.network.tangent import difference, directional_derivative, length
 from ntktune.theory.attention import AttentionNetwork
 from ntktune.theory.descent import theory_step_size
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ntktune.device import is_processor, select_device
+from ntktune.network.device import is_processor, select_device
 
 
 def _onednn() -> Callable[..., torch.Tensor] | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
+from ntktune.network.device import is_out_of_memory
 from ntktune.store.files import MODEL_WEIGHTS
 from ntktune.store.records import check_model_files
 from ntktune.store.tensors import StoredTensor, stored_tensors

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ntktune.device import is_out_of_memory
 from ntktune.errors import UserError, one_line
-from ntktune.loading import (
+from ntktune.network.device import is_out_of_memory
+from ntktune.network.loading import (
     folder_configuration,
     from_configuration,
     load_weights,
     reading,
     usable,
 )
-from ntktune.matmul import WideSoftmax
+from ntktune.network.matmul import WideSoftmax
 from ntktune.store.records import check_model_files
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from typing import Any
 import jsonschema
 
 from ntktune.errors import UserError, close_match
-from ntktune.scores import METRICS
 from ntktune.store.code_digest import code_digest
 from ntktune.store.user_files import found_once
-from ntktune.yaml_files import load_yaml
+from ntktune.study.scores import METRICS
+from ntktune.study.yaml_files import load_yaml
 
 SCHEMAS = Path(__file__).parent / "schemas"
 # Folders of results/<study>/data that are no task's.
@@ -425,7 +425,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     if "folder" in source:
         _check_path(f"{told}.folder is", source["folder"], Path.is_dir, optional=made)
         if not made:
-            from ntktune.loading import check_model_folder
+            from ntktune.network.loading import check_model_folder
 
             check_model_folder(source["folder"])
     elif "path" in source.get("gguf", ()):

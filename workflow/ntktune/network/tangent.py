@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ntktune.matmul import FastLinear
-from ntktune.models import TextModel, pad, token_batches
+from ntktune.network.matmul import FastLinear
+from ntktune.network.models import TextModel, pad, token_batches
 
 # Passes with a gradient or a tangent keep all activations of their tokens: at most so many.
 MOST_TOKENS = 2_048

@@ -1,0 +1,1 @@
+"""Pretrained networks: loading, heads, tangents, matrix products, devices."""
