@@ -1,4 +1,9 @@
-"""The verdicts on what SR26 proves: stopping, ridge, linearisation, drift, width."""
+"""The verdicts on what SR26 proves: stopping, ridge, linearisation, drift, width.
+
+``rules`` and ``linear`` are tables 5 and 6 of each seed (:func:`by_seed`), without rows where a
+study has none; ``untuned`` is the table ``baselines``; ``shared`` is task → mean share of labelled
+examples that two seeds have in common. Other names are those of :mod:`ntktune.figures.tables`.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,13 +87,7 @@ def _seed_means(own: pd.DataFrame, values: np.ndarray) -> np.ndarray:
 
 
 def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the theory's stop being nearly as good as the best one.
-
-    Parameters
-    ----------
-    rules
-        Table 5 of each seed. All sizes count.
-    """
+    """Return the verdict on the theory's stop being nearly as good as the best one."""
     claim = Claim(
         claim="In the kernel model the theory's stopping time is nearly as good as hindsight",
         source="sections 3.5 and 6.1, eqs 10-11",
@@ -116,13 +115,7 @@ def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
 
 
 def stopping_is_ridge(rules: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on early stopping doing what a ridge penalty does.
-
-    Parameters
-    ----------
-    rules
-        Table 5 of each seed.
-    """
+    """Return the verdict on early stopping doing what a ridge penalty does."""
     claim = Claim(
         claim="Early-stopped gradient descent is as good as kernel ridge regression",
         source="eqs 27-28",
@@ -262,18 +255,7 @@ def _score(rows: pd.DataFrame) -> pd.Series:
 def kernel_is_as_good(
     untuned: pd.DataFrame, metrics: pd.DataFrame, shared: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return the verdict on kernel regression coming near fine-tuning.
-
-    Parameters
-    ----------
-    untuned
-        Predictions without fine-tuning: ``task``, ``metric``, ``method``, ``n``, ``seed``, that
-        metric and its baseline.
-    metrics
-        Fine-tuning's, the same columns but ``method``, and ``best_step``.
-    shared
-        Task → mean share of labelled examples that two seeds have in common.
-    """
+    """Return the verdict on kernel regression coming near fine-tuning."""
     claim = Claim(
         claim="Regression with the kernel comes within 10 % of fine-tuning",
         source="section 3; Malladi et al. 2023",
@@ -348,13 +330,7 @@ def networks_own_stop(linear: pd.DataFrame) -> dict[str, Any]:
 
 
 def radius_exponent(radii: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the critical radius falling as n^(−a/(a+1)) for a known decay.
-
-    Parameters
-    ----------
-    radii
-        ``decay``, ``predicted``, ``measured``.
-    """
+    """Return the verdict on the critical radius falling as n^(−a/(a+1)) for a known decay."""
     claim = Claim(
         claim="For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
         source="eqs 11 and 30",
@@ -378,13 +354,7 @@ def radius_exponent(radii: pd.DataFrame) -> dict[str, Any]:
 
 
 def width_slopes(slopes: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the verdicts on drift, linearisation error and distance falling with the width.
-
-    Parameters
-    ----------
-    slopes
-        ``phase``, ``quantity``, ``slope``, ``low``, ``high``, ``networks``.
-    """
+    """Return the verdicts on drift, linearisation error and distance falling with the width."""
     claims = {
         "drift": ("The kernel's drift falls at least as N^(−1/2) with the width", "eq 17"),
         "linear_gap": (
@@ -434,17 +404,7 @@ def theory_rows(
     slopes: pd.DataFrame,
     shared: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Return the verdicts on the theory, one dict per claim.
-
-    Parameters
-    ----------
-    rules, linear
-        Tables 5 and 6 of each seed (:func:`by_seed`); without rows where a study has none.
-    untuned, metrics, shared
-        See :func:`kernel_is_as_good`.
-    radii, slopes
-        See :func:`radius_exponent` and :func:`width_slopes`.
-    """
+    """Return the verdicts on the theory, one dict per claim."""
     return [
         stopping_is_near_hindsight(rules),
         networks_own_stop(linear),

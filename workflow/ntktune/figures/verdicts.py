@@ -1,6 +1,9 @@
 """The claims of Sun & Raskutti 2026 (SR26) about a study's own data, each with its verdict.
 
-:mod:`ntktune.figures.claims` has the rule by which all are judged.
+:mod:`ntktune.figures.claims` has the rule by which all are judged. Throughout,
+``fits`` is task → its rows of the table ``decay``; ``rates`` is table 1, by task; ``shared`` is
+task → mean share of rows that two draws, or the labelled examples of two seeds, have in common;
+``kind`` is that of a task, since errors of two kinds do not compare. Other names are those of :mod:`ntktune.figures.tables`.
 """
 
 from __future__ import annotations
@@ -56,15 +59,7 @@ def _rate(exponent: float) -> float:
 
 
 def power_law(fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> dict[str, Any]:
-    """Return the verdict on the decay being a power law.
-
-    Parameters
-    ----------
-    fits
-        Task → its fits: ``draw``, ``range``, ``exponent``, ``r_squared``, ``exponential``.
-    shared
-        Task → mean share of rows that two draws have in common.
-    """
+    """Return the verdict on the decay being a power law."""
     claim = Claim(
         claim="The kernel's eigenvalues decay as a power of their rank",
         source="eqs 29, 31-32; figures 4-9",
@@ -177,19 +172,7 @@ def decay_orders(
     rates: pd.DataFrame,
     metrics: pd.DataFrame,
 ) -> list[dict[str, Any]]:
-    """Return the verdicts on fast-decaying tasks learning faster and needing fewer examples.
-
-    Parameters
-    ----------
-    kind
-        ``"regression"`` or ``"classification"``: their errors do not compare.
-    fits
-        Task → its fits, as for :func:`power_law`.
-    rates
-        Table 1, by task.
-    metrics
-        Fine-tuning metrics.
-    """
+    """Return the verdicts on fast-decaying tasks learning faster and needing fewer examples."""
     own = {t: of_task(metrics, t) for t, is_of in kinds(metrics).items() if is_of == kind}
     own = {task: rows for task, rows in own.items() if task in fits and learned(rows)}
     decay = _exponent_spans(fits, rates["shared_draws"])
@@ -238,15 +221,7 @@ def decay_orders(
 def paper_order(
     kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return the verdict on the paper's own order of decay exponents.
-
-    Parameters
-    ----------
-    kind
-        ``"regression"`` or ``"classification"``.
-    fits, shared
-        As for :func:`power_law`.
-    """
+    """Return the verdict on the paper's own order of decay exponents."""
     titles = PAPER_ORDERS[kind]
     claim = _order_claim(
         f"The decay exponents come in the order {' > '.join(titles.values())}",
@@ -264,15 +239,7 @@ def paper_order(
 
 
 def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> dict[str, Any]:
-    """Return the verdict on the error being smaller at the largest n than at the smallest.
-
-    Parameters
-    ----------
-    metrics
-        Fine-tuning metrics.
-    shared
-        Task → mean share of labelled examples that two seeds have in common.
-    """
+    """Return the verdict on the error being smaller at the largest n than at the smallest."""
     claim = Claim(
         claim="The test error falls with the number of labelled examples",
         source="figure 2",
@@ -310,13 +277,6 @@ def predicted_rate(
     """Return the verdict on a/(a+1) being the exponent of the learning curve.
 
     The prediction reaches over its interval and over the ranges of ranks that a is fitted to.
-
-    Parameters
-    ----------
-    rates
-        Table 1, by task.
-    fits, metrics
-        As for :func:`decay_orders`.
     """
     claim = Claim(
         claim="The error falls as n^(−a/(a+1)), a being the kernel's decay exponent",
@@ -383,12 +343,6 @@ def crossed_span(cosines: np.ndarray, level: float) -> Span:
 def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the verdicts on task vectors of different tasks being nearly orthogonal.
 
-    Parameters
-    ----------
-    cosine
-        One row per two fine-tunings and group of layers: ``pair``, ``task_a``, ``run_a``,
-        ``task_b``, ``run_b``, ``group``, ``cosine``.
-
     Returns
     -------
     list of dict
@@ -434,14 +388,7 @@ def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on models merged of two tasks keeping the single tasks' scores.
-
-    Parameters
-    ----------
-    merged
-        One row per merge, seed, task and choice; those with the configured coefficient are
-        judged.
-    """
+    """Return the verdict on models merged of two tasks keeping the single tasks' scores."""
     claim = Claim(
         claim="The sum of two task vectors keeps most of what each reaches alone",
         source="section 5.2, eqs 22-25; figure 3",
@@ -491,15 +438,7 @@ def _kept_as_chosen(negated: pd.DataFrame) -> str:
 
 
 def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on a negated task vector raising its task's error.
-
-    Parameters
-    ----------
-    negated
-        One row per target, seed, tested task, part and coefficient: ``target``, ``seed``,
-        ``task``, ``part``, ``coefficient``, ``kept``, ``gap``, ``random_gap`` (a random vector's
-        of equal length; NaN where it was not asked), ``predicted_gap``, ``chosen``.
-    """
+    """Return the verdict on a negated task vector raising its task's error."""
     at = negated_fully(negated)
     at = at[at["target"] == at["task"]].dropna(subset="gap")
     strengths = " or ".join(f"{value:g}" for value in sorted(set(at["coefficient"])) or [1.0])
@@ -532,18 +471,7 @@ def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
 def stopping_order(
     stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return the verdict on the theory's stopping ordering tasks as the hold-out's does.
-
-    Parameters
-    ----------
-    stopping
-        ``task``, ``n``, ``stopping_time``, ``eta``, one row per task and draw.
-    metrics
-        Fine-tuning metrics: ``task``, ``n``, ``seed``, ``best_step``,
-        ``sum_learning_rate``; those at the size nearest to the kernel's n are used.
-    rates
-        Table 1, by task: ``shared_draws``, ``shared_seeds``.
-    """
+    """Return the verdict on the theory's stopping ordering tasks as the hold-out's does."""
     claim = _order_claim(
         "The tasks that theory trains longer are those that the hold-out trains longer",
         "sections 3.5 and 6.1, eqs 10-11",
@@ -572,17 +500,6 @@ def verdict_table(
     theory: Sequence[dict[str, Any]],
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim.
-
-    Parameters
-    ----------
-    rates
-        Table 1.
-    fits
-        Task → its fits of the decay.
-    metrics, stopping, cosine, merged, negated
-        The tables of the chapters finetune, theory and taskvectors.
-    theory
-        Verdicts on the theory (:func:`ntktune.figures.theory_verdicts.theory_rows`).
 
     Returns
     -------
