@@ -3,7 +3,8 @@
 :mod:`ntktune.figures.claims` has the rule by which all are judged. Throughout,
 ``fits`` is task → its rows of the table ``decay``; ``rates`` is table 1, by task; ``shared`` is
 task → mean share of rows that two draws, or the labelled examples of two seeds, have in common;
-``kind`` is that of a task, since errors of two kinds do not compare. Other names are those of :mod:`ntktune.figures.tables`.
+``kind`` is that of a task, since errors of two kinds do not compare. Other names are those of
+:mod:`ntktune.figures.tables`.
 """
 
 from __future__ import annotations
