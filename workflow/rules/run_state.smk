@@ -40,13 +40,7 @@ def sentence_only(mistakes=UserError):
 
 
 def configuration_given(config):
-    """Whether the command line, or another workflow, gives a configuration.
-
-    Raises
-    ------
-    SystemExit
-        It doesn't, and there is none in this folder.
-    """
+    """Whether the command line, or another workflow, gives a configuration; one must be there."""
     given = bool(workflow.config_settings.configfiles)
     if not (given or config or Path("config/config.yaml").is_file()):
         sys.exit(
