@@ -1,5 +1,6 @@
 import argparse
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_an_entry_is_a_function_of_its_tables(name):
     assert bool(entry.tasks) == ("tasks" in parameters)
     assert bool(entry.colors) == bool({"color", "colors"} & set(parameters))
     assert bool(entry.colormap) == ("colormap" in parameters)
+
+
+def test_the_documentation_lists_every_figure_and_table():
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text(encoding="utf-8")
+    decays = {f"fig{number}" for number in range(5, 9)}  # "fig4 … fig9"
+    shown = {*study_figures("abcdef"), *(f"{name}.csv" for name in RESULT_TABLES)} - decays
+    assert [name for name in shown if f"`{name}`" not in text and f"`{name}.pdf`" not in text] == []
 
 
 def test_every_table_is_read_by_something():
