@@ -56,8 +56,8 @@ def configuration_files():
 
 
 def describe(name, text):
-    """Say what a rule made in a loop does, for `snakemake --list`."""
-    workflow.get_rule(name).docstring = text
+    """Say what a rule made in a loop does, for `snakemake --list`; a module has it under another name."""
+    getattr(rules, name).rule.docstring = text
 
 
 def digest_of(entry):
