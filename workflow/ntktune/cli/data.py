@@ -124,9 +124,7 @@ def fetch_task(args: argparse.Namespace) -> None:
 
 def tokenize(args: argparse.Namespace) -> None:
     """Turn a task's texts into the model's token ids."""
-    import numpy as np
-
-    from ntktune.data.tokens import row_tokens, text_encoder, token_limit
+    from ntktune.data.tokens import row_tokens, text_encoder, token_arrays, token_limit
 
     record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
@@ -136,45 +134,25 @@ def tokenize(args: argparse.Namespace) -> None:
     model = model_manifest(args.model)
     limit, vocabulary = token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
-        table,
-        origin["task"]["template"],
-        text_encoder(args.model),
+        *(table, origin["task"]["template"], text_encoder(args.model)),
         max_tokens=limit,
         prefix_token=args.prefix_token,
         vocabulary=vocabulary,
     )
-    lengths = np.array([len(row) for row in rows])
-    tensors = {
-        "ids": np.concatenate(rows).astype(np.int32),
-        "offsets": np.concatenate([[0], np.cumsum(lengths)]),
-        "label": table["label"].to_numpy(float),
-        "label_noise": table["label_noise"].to_numpy(float),
-        "is_test": (table["split"] == "test").to_numpy(np.uint8),
-    }
-    tokens = {
-        "max_tokens": limit,
-        "prefix_token": args.prefix_token,
-        "mean_length": float(lengths.mean()),
-        "longest": int(lengths.max()),
-        "overlong": overlong,
-    }
-    provenance = record.provenance(
-        task=origin["task"],
-        data_sha256=origin["data_sha256"],
-        model={key: model[key] for key in ("name", "revision", "sha256")},
-        tokens=tokens,
-    )
+    tensors, lengths = token_arrays(rows, table)
+    tokens = {"max_tokens": limit, "prefix_token": args.prefix_token} | lengths
+    facts = {key: origin[key] for key in ("task", "data_sha256")}
+    facts |= {"model": {key: model[key] for key in ("name", "revision", "sha256")}}
+    provenance = record.provenance(**facts, tokens=tokens | {"overlong": overlong})
     write_tensors(args.out, tensors, provenance)
+    task = origin["task"]["name"]
     _say(
-        f"{origin['task']['name']}: {len(rows)} rows, {tokens['mean_length']:.1f} tokens on "
-        f"average, longest {tokens['longest']}, {overlong} cut to {limit}"
+        f"{task}: {len(rows)} rows, {lengths['mean_length']:.1f} tokens on average, longest "
+        f"{lengths['longest']}, {overlong} cut to {limit}"
     )
     if overlong:  # not for the log alone
-        print(
-            f"{origin['task']['name']}: {overlong} of {len(rows)} texts were cut to {limit} tokens "
-            "(model.max_tokens)",
-            flush=True,
-        )
+        cut = f"{overlong} of {len(rows)} texts were cut to {limit} tokens (model.max_tokens)"
+        print(f"{task}: {cut}", flush=True)
 
 
 def draws(args: argparse.Namespace) -> None:

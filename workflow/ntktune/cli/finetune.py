@@ -29,11 +29,17 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ntktune.finetune.account import Cost, Shape
     from ntktune.finetune.repeats import Examples, Repeat
     from ntktune.finetune.training import Settings
     from ntktune.network.models import TextModel
 
 
+# Settings of a training that are options and keys of the configuration of the same name.
+SETTINGS = (
+    *("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every"),
+    *("patience", "batch_tokens", "checkpointing"),
+)
 # What a fine-tuning reads.
 TRAINED = ("model", "tokens", "subsets", "task")
 
@@ -111,17 +117,7 @@ def read_cell(args: argparse.Namespace) -> Cell:
     from ntktune.network.device import select_device, training_dtypes
 
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
-    settings = Settings(
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        batch_size=args.batch_size,
-        max_epochs=args.max_epochs,
-        evaluate_every=args.evaluate_every,
-        patience=args.patience,
-        batch_tokens=args.batch_tokens,
-        autocast=autocast,
-        checkpointing=args.checkpointing,
-    )
+    settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
     record = {
@@ -182,6 +178,20 @@ def repeats(
         samples=samples,
     )
     return model, found
+
+
+@dataclass
+class Costs:
+    """What a study's trainings cost.
+
+    The trainings with their seeds and the cost of each task, the largest number of embedding rows
+    that one reaches, and the tasks whose texts or test rows are not known.
+    """
+
+    trainings: list[tuple[str, int, list[Cost]]]
+    rows: int
+    unknown: set[str]
+    untested: set[str]
 
 
 def _study_model(study: dict[str, Any], folder: str) -> Any:
@@ -284,15 +294,45 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     return found
 
 
+def _study_costs(
+    study: dict[str, Any], folder: str, shape: Shape, settings: Settings, device: Any
+) -> Costs:
+    """Return what a study's trainings cost.
+
+    Raises
+    ------
+    UserError
+        See :func:`_study_texts`.
+    """
+    import dataclasses
+
+    from ntktune.finetune.account import training_cost
+    from ntktune.finetune.repeats import OUTPUTS
+
+    found = Costs([], 0, set(), set())
+    for name, tasks, size, seeds, changes in _study_trainings(study):
+        costs = []
+        for task in tasks:
+            texts, reached = _study_texts(study, folder, task, size)
+            found.rows = max(found.rows, shape.rows if reached is None else reached)
+            found.unknown |= {task} if reached is None else set()
+            found.untested |= set() if texts["test"] else {task}
+            how = dataclasses.replace(settings, **changes)
+            outputs = OUTPUTS[study["task_definitions"][task]["kind"]]
+            places = {"settings": how, "device": device, "outputs": outputs}
+            fixed = name.startswith("fixed")
+            costs.append(training_cost(shape, **texts, **places, test_history=fixed))
+        found.trainings.append((name, seeds, costs))
+    return found
+
+
 def plan(args: argparse.Namespace) -> None:
     """Print what a study's fine-tuning will cost: memory, FLOPs and hours."""
-    import dataclasses
     from pathlib import Path
 
     import torch
 
-    from ntktune.finetune.account import architecture, memory, plan_text, training_cost
-    from ntktune.finetune.repeats import OUTPUTS
+    from ntktune.finetune.account import architecture, memory, plan_text
     from ntktune.finetune.training import Settings
     from ntktune.network.device import select_device, training_dtypes
     from ntktune.network.matmul import measured_rate
@@ -304,49 +344,32 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--results {args.results} is no folder; correct it, or leave it out")
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
-    tuning = study["finetune"]
-    weights, autocast = training_dtypes(tuning["dtype"])
-    names = ("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every")
-    names += ("patience", "batch_tokens", "checkpointing")
-    settings = Settings(**{name: tuning[name] for name in names}, autocast=autocast)
+    weights, autocast = training_dtypes(study["finetune"]["dtype"])
+    settings = Settings(**{name: study["finetune"][name] for name in SETTINGS}, autocast=autocast)
     shape = architecture(_study_model(study, folder), autocast, weights)
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
-
-    trainings, rows, unknown, untested = [], 0, set(), set()
-    for name, tasks, size, seeds, changes in _study_trainings(study):
-        costs = []
-        for task in tasks:
-            texts, reached = _study_texts(study, folder, task, size)
-            rows = max(rows, shape.rows if reached is None else reached)
-            unknown |= {task} if reached is None else set()
-            untested |= set() if texts["test"] else {task}
-            costs.append(
-                training_cost(
-                    shape,
-                    **texts,
-                    settings=dataclasses.replace(settings, **changes),
-                    device=device,
-                    outputs=OUTPUTS[study["task_definitions"][task]["kind"]],
-                    test_history=name.startswith("fixed"),
-                )
-            )
-        trainings.append((name, seeds, costs))
-    every = [cost for _, _, costs in trainings for cost in costs]
+    found = _study_costs(study, folder, shape, settings, device)
+    every = [cost for _, _, costs in found.trainings for cost in costs]
     largest = max((cost.largest for cost in every), key=lambda p: p[0] * p[1])
-    held = memory(shape, largest, rows, settings, weights.itemsize)
-    precision = "bfloat16 products of float32 weights" if autocast else tuning["dtype"]
-    print(f"study {study['study']}: {study['model']['name']}, {precision}")
-    if unknown:
-        print(
-            f"texts    of {', '.join(sorted(unknown))}: not made yet, so "
-            f"{study['model']['max_tokens']} tokens each, "
-            "the most they can have"
-        )
-    if untested:
-        print(f"test     of {', '.join(sorted(untested))}: rows unknown, left out")
+    held = memory(shape, largest, found.rows, settings, weights.itemsize)
+    print(_about(study, found, mixed=autocast is not None))
     speed = None if args.device_name else measured_rate()
-    mixed = autocast is not None
-    print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
+    named = (args.device_name, args.share, speed, autocast is not None)
+    print(plan_text(shape, held, found.trainings, *named))
+
+
+def _about(study: dict[str, Any], found: Costs, *, mixed: bool) -> str:
+    """Return what is counted, and what of it is not known yet."""
+    precision = "bfloat16 products of float32 weights" if mixed else study["finetune"]["dtype"]
+    lines = [f"study {study['study']}: {study['model']['name']}, {precision}"]
+    if found.unknown:
+        lines.append(
+            f"texts    of {', '.join(sorted(found.unknown))}: not made yet, so "
+            f"{study['model']['max_tokens']} tokens each, the most they can have"
+        )
+    if found.untested:
+        lines.append(f"test     of {', '.join(sorted(found.untested))}: rows unknown, left out")
+    return "\n".join(lines)
 
 
 # Options that change no number of a seed's result.

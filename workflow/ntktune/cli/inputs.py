@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What files of tokens, and of samples of rows, hold.
 TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
 SUBSET_KEYS = ("seeds", "test", "holdout_fraction")
+# Facts of a kernel that hold for what is computed from it.
+OF_KERNEL = ("task", "data_sha256", "model", "function", "dtype")
 
 
 def model_manifest(folder: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command
 from ntktune.cli.inputs import (
@@ -24,7 +25,27 @@ from ntktune.store.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import pandas as pd
     import torch
+
+    from ntktune.network.models import TextModel
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What kernels are computed of.
+
+    A task's texts and labels, the rows of each draw, provenance of the task and of the model, and
+    the token ids of two label words, None for a fresh head.
+    """
+
+    examples: Sequence[torch.Tensor]
+    labels: Mapping[str, torch.Tensor]
+    rows: Sequence[Sequence[int]]
+    facts: dict[str, Any]
+    model: dict[str, Any]
+    words: list[int] | None = None
+
 
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
@@ -128,7 +149,7 @@ def draws(args: argparse.Namespace) -> None:
     check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
     rows, model_is = _checked_inputs(args, tokens, facts)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    _compute(args, record, examples, tokens, rows, facts, model_is)
+    _compute(args, record, Sample(examples, tokens, rows, facts, model_is))
 
 
 def learning(args: argparse.Namespace) -> None:
@@ -151,21 +172,44 @@ def learning(args: argparse.Namespace) -> None:
         [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
     ]
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    _compute(args, record, examples, tokens, rows, facts, model_is)
+    _compute(args, record, Sample(examples, tokens, rows, facts, model_is))
 
 
 def of_file(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernel of a model on the texts of one file."""
-    import numpy as np
     import torch
 
-    from ntktune.data.cleaning import content_sha256, counts_line, label_name, task_table
-    from ntktune.data.sampling import kernel_draws
-    from ntktune.data.sources import read_sources
+    from ntktune.data.cleaning import content_sha256
     from ntktune.data.tokens import row_tokens, text_encoder, token_limit
-    from ntktune.study.config import SUMMARY, complete_definition
+    from ntktune.study.config import SUMMARY
 
     record = Record("ntktune.cli.kernel:of_file", args)
+    task, definition = _file_task(args)
+    table = _file_table(args, task, definition)
+    model_is = located_model(args)
+    limit, vocabulary = token_limit(args.model, args.max_tokens)
+    encoder = text_encoder(args.model)
+    words = _word_ids(args, encoder.encode)
+    ids, overlong = row_tokens(
+        *(table, definition["template"], encoder),
+        max_tokens=limit,
+        prefix_token=args.prefix_token,
+        vocabulary=vocabulary,
+    )
+    if overlong:
+        print(f"{task}: {overlong} rows were cut to {limit} tokens", file=sys.stderr)
+    rows = _file_rows(args, task, len(table))
+    labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
+    about = {"name": task} | {key: definition[key] for key in SUMMARY}
+    facts = {"task": about, "data_sha256": content_sha256(table)}
+    examples = [torch.tensor(row) for row in ids]
+    _compute(args, record, Sample(examples, labels, rows, facts, model_is, words))
+
+
+def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Return the name and the definition of the task that a file holds."""
+    from ntktune.study.config import complete_definition
+
     if Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is a folder; give one file")
     if not Path(args.data).exists():
@@ -175,58 +219,47 @@ def of_file(args: argparse.Namespace) -> None:
             f"--classes {' '.join(args.classes)}: give exactly two labels; rows with others are "
             "left out"
         )
-    task = Path(args.data).stem
-    pair = args.second_text_column is not None
-    definition = complete_definition(
-        {
-            "title": task,
-            "kind": "classification" if args.classes else "regression",
-            "classes": args.classes,
-            "label_map": dict(zip(args.classes, (0, 1), strict=True)) if args.classes else None,
-            "columns": {
-                "text_a": args.text_column,
-                "text_b": args.second_text_column,
-                "label": args.label_column,
-            },
-            "template": args.template or ("{text_a}\n{text_b}" if pair else "{text_a}"),
-            "sources": [{"files": {"train": args.data}}],
-        },
-        task,
-    )
+    task, pair = Path(args.data).stem, args.second_text_column is not None
+    columns = {"text_a": args.text_column, "text_b": args.second_text_column}
+    definition = {
+        "title": task,
+        "kind": "classification" if args.classes else "regression",
+        "classes": args.classes,
+        "label_map": dict(zip(args.classes, (0, 1), strict=True)) if args.classes else None,
+        "columns": columns | {"label": args.label_column},
+        "template": args.template or ("{text_a}\n{text_b}" if pair else "{text_a}"),
+        "sources": [{"files": {"train": args.data}}],
+    }
+    return task, complete_definition(definition, task)
+
+
+def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.DataFrame:
+    """Return the rows of a file that can be used."""
+    from ntktune.data.cleaning import counts_line, label_name, task_table
+    from ntktune.data.sources import read_sources
+
     advice = "name the file's own with --text-column, --second-text-column, --label-column"
     frames = read_sources(definition, task, columns_advice=advice).frames
     _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
     table, counts = task_table(frames, definition, divide=False)
     print(counts_line({f"{task}:": counts["train"]}), file=sys.stderr)
-    model_is = located_model(args)
-    limit, vocabulary = token_limit(args.model, args.max_tokens)
-    encoder = text_encoder(args.model)
-    words = _word_ids(args, encoder.encode)
-    ids, overlong = row_tokens(
-        table,
-        definition["template"],
-        encoder,
-        max_tokens=limit,
-        prefix_token=args.prefix_token,
-        vocabulary=vocabulary,
-    )
-    if overlong:
-        print(f"{task}: {overlong} rows were cut to {limit} tokens", file=sys.stderr)
-    size = min(100, len(table)) if args.rows is None else args.rows
-    if not 2 <= size <= len(table):
+    return table
+
+
+def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list[int]]:
+    """Return the rows that are drawn from a file, as one sample."""
+    import numpy as np
+
+    from ntktune.data.sampling import kernel_draws
+
+    size = min(100, available) if args.rows is None else args.rows
+    if not 2 <= size <= available:
         raise UserError(
-            f"--rows is {size}, but {args.data} has {len(table)} rows that can be used; a kernel "
+            f"--rows is {size}, but {args.data} has {available} rows that can be used; a kernel "
             "takes two of them or more"
         )
-    chosen = kernel_draws(np.arange(len(table)), rows=size, draws=1, root=args.seed, task=task)
-    print(f"{task}: {size} of {len(table)} rows drawn", file=sys.stderr)
-    labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
-    facts = {
-        "task": {"name": task} | {key: definition[key] for key in SUMMARY},
-        "data_sha256": content_sha256(table),
-    }
-    examples = [torch.tensor(row) for row in ids]
-    _compute(args, record, examples, labels, chosen, facts, model_is, words)
+    print(f"{task}: {size} of {available} rows drawn", file=sys.stderr)
+    return kernel_draws(np.arange(available), rows=size, draws=1, root=args.seed, task=task)
 
 
 def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
@@ -277,7 +310,7 @@ def _word_ids(
 
 def plan(args: argparse.Namespace) -> None:
     """Print what a kernel will cost: FLOPs, memory and time, before anything is computed."""
-    from ntktune.kernel.account import account
+    from ntktune.kernel.account import account, plan_text
     from ntktune.network.matmul import measured_rate
     from ntktune.network.models import block_list, empty_backbone, positions
 
@@ -299,23 +332,11 @@ def plan(args: argparse.Namespace) -> None:
             f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
     found = account(backbone, list(block_list(backbone)), lengths)
-    rate = args.tflops * 1e12 if args.tflops else measured_rate()
-    gib = 2**30
-    print(
-        f"{found.parameters / 1e6:,.1f} million parameters, {args.examples} texts, "
-        f"{found.tokens:,} tokens, float32\n"
-        f"FLOPs    forward {found.forward:.2e}  backward {found.backward:.2e}  "
-        f"Gram {found.gram:.2e}  together {found.flops:.2e}\n"
-        f"memory   weights {found.weights / gib:.2f}  blocks' inputs {found.kept / gib:.2f}  "
-        f"one block's captures {found.captured / gib:.2f}  together {found.peak / gib:.2f} GiB\n"
-        f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
-        f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
-        "large products"
-    )
+    print(plan_text(found, args.examples, args.tflops * 1e12 if args.tflops else measured_rate()))
 
 
-def _bands(tile: Sequence[int] | None, rows: int) -> tuple[slice, slice]:
-    """Return the rows and the columns of a tile, all of them without one.
+def _bands(tile: Sequence[int], rows: int) -> tuple[slice, slice]:
+    """Return the rows and the columns of a tile.
 
     Raises
     ------
@@ -324,8 +345,6 @@ def _bands(tile: Sequence[int] | None, rows: int) -> tuple[slice, slice]:
     """
     from ntktune.kernel.bands import bands
 
-    if tile is None:
-        return slice(0, rows), slice(0, rows)
     i, j, count = tile
     if count < 1:
         raise UserError(f"--tile {i} {j} {count}: the number of bands must be 1 or more")
@@ -335,85 +354,52 @@ def _bands(tile: Sequence[int] | None, rows: int) -> tuple[slice, slice]:
     return tuple(slice(split[n].start, split[n].stop) for n in (i, j))
 
 
-def _compute(
-    args: argparse.Namespace,
-    record: Record,
-    examples: Sequence[torch.Tensor],
-    labels: Mapping[str, torch.Tensor],
-    rows: list[list[int]],
-    facts: dict,
-    model_is: dict,
-    words: list[int] | None = None,
-) -> None:
-    """Compute the kernels of some samples of a task's rows, in one model load; write them."""
-    import torch
+def _check_out(out: str) -> None:
+    """Raise UserError if a file cannot be written there, before a large model is loaded."""
+    if Path(out).is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it")
 
-    from ntktune.kernel import gram
-    from ntktune.network.device import select_device, torch_dtype
+
+def _loaded(args: argparse.Namespace, words: list[int] | None, **head: int) -> TextModel:
+    """Return the model with a fresh head, or with its own at two words."""
+    from ntktune.network.device import torch_dtype
     from ntktune.network.models import label_word_model, text_model
+
+    how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
+    if words:
+        return label_word_model(args.model, words, **how)
+    return text_model(args.model, **head, **how)
+
+
+def _compute(args: argparse.Namespace, record: Record, sample: Sample) -> None:
+    """Compute the kernels of some samples of a task's rows, in one model load; write them."""
+    from ntktune.kernel.samples import sampled_kernels
+    from ntktune.network.device import select_device, torch_dtype
     from ntktune.study.seeds import integer_seed
 
-    # what only the engine or the end would find, before a large model is loaded
-    tile = getattr(args, "tile", None)
-    left, right = _bands(tile, len(rows[0]))
-    if Path(args.out).is_dir():
-        raise UserError(f"--out {args.out} is a folder; name a file in it")
-    task = facts["task"]["name"]
-    dtype, device = torch_dtype(args.dtype), select_device(args.device)
-    outputs, function = FUNCTIONS[facts["task"]["kind"]]
-    seeds = [integer_seed(args.seed, "kernel.head", task, 0, draw) for draw in range(len(rows))]
-    if words is None:
-        model = text_model(
-            args.model, outputs=outputs, head_seed=seeds[0], blocks=args.blocks, dtype=dtype
-        )
-    else:
-        model = label_word_model(args.model, words, blocks=args.blocks, dtype=dtype)
-    model = model.to(device)
+    _check_out(args.out)
+    tile, rows, task = getattr(args, "tile", None), sample.rows, sample.facts["task"]
+    bands = _bands(tile, len(rows[0])) if tile else None
+    address = ("kernel.head", task["name"], 0)
+    seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
+    outputs, function = FUNCTIONS[task["kind"]]
+    device = select_device(args.device)
+    model = _loaded(args, sample.words, outputs=outputs, head_seed=seeds[0]).to(device)
     many = f", {len(rows)} draws" if len(rows) > 1 else ""
-    progress = Progress(f"kernel{'s' * (len(rows) > 1)} of {task}{many}", len(rows))
-    found = []
-    for draw, chosen in enumerate(rows):
-        if words is None:
-            model.reset_head(torch.Generator().manual_seed(seeds[draw]))
-        found.append(
-            gram(
-                model,
-                [examples[row] for row in chosen[left]],
-                None if left == right else [examples[row] for row in chosen[right]],
-                outputs=function,
-                max_tokens=args.batch_tokens,
-                dtype=dtype,
-                device=device,
-                progress=lambda done, draw=draw: progress(draw + done),
-                variant=args.variant,
-            )
-        )
-    index = torch.tensor(rows, dtype=torch.long)[:, left]  # (draws, N)
-    tensors = {
-        "kernel": torch.stack([r.kernel for r in found]),
-        "outputs": torch.stack([r.outputs for r in found]),
-        "label": labels["label"].double()[index],
-        "label_noise": labels["label_noise"].double()[index],
-        "row": index,
-    }
-    if tile:
-        tensors["column"] = torch.tensor(rows, dtype=torch.long)[:, right]
-    for group in found[0].groups:
-        tensors[f"group/{group}"] = torch.stack([r.groups[group] for r in found])
-    provenance = record.provenance(
-        task=facts["task"],
-        data_sha256=facts["data_sha256"],
-        model=model_is,
-        blocks=args.blocks,
-        function=function,
+    tensors, made = sampled_kernels(
+        *(model, sample.examples, sample.labels, rows, bands),
+        head_seeds=None if sample.words else seeds,
+        progress=Progress(f"kernel{'s' * bool(many)} of {task['name']}{many}", len(rows)),
+        outputs=function,
+        max_tokens=args.batch_tokens,
+        dtype=torch_dtype(args.dtype),
+        device=device,
         variant=args.variant,
-        label_words=words,
-        dtype=args.dtype,
-        device=str(device),
-        seeds={"root": args.seed, "address": ["kernel.head", task, 0, "draw"]},
-        head_seeds=seeds,
-        kernel=[r.provenance for r in found],
-        **({"tile": tile[:2], "bands": tile[2]} if tile else {}),
     )
-    write_tensors(args.out, tensors, provenance)
+    facts = {"task": task, "data_sha256": sample.facts["data_sha256"], "model": sample.model}
+    facts |= {key: getattr(args, key) for key in ("blocks", "variant", "dtype")}
+    facts |= {"function": function, "label_words": sample.words, "kernel": made}
+    facts |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
+    facts |= {"tile": tile[:2], "bands": tile[2]} if tile else {}
+    write_tensors(args.out, tensors, record.provenance(**facts, device=str(device)))
     print(f"wrote {args.out}", file=sys.stderr)

@@ -21,6 +21,8 @@ SHARED = (
     *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
     *("label_words", "dtype", "seeds", "head_seeds", "bands"),
 )
+# Tensors of a tile that have one entry per row.
+WHOLE = ("label", "label_noise", "outputs")
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -34,50 +36,30 @@ def gather(args: argparse.Namespace) -> None:
     """Put the tiles of kernels together, and check that they belong together."""
     import torch
 
-    from ntktune.kernel.bands import assembled_band, bands, check_bound, check_outputs
+    from ntktune.kernel.bands import assembled, bands, check_tiles
     from ntktune.network.device import torch_dtype
 
     record = Record("ntktune.cli.kernel_tiles:gather", args)
     paths = [file for path in args.tiles for file in _files(path)]
     files, facts = _read_tiles(paths)
-    count = facts["bands"]
-    diagonal = [files[i, i] for i in range(count)]
+    diagonal = [files[i, i] for i in range(facts["bands"])]
     rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
-    _check_rows(files, rows, bands(rows.shape[1], count), paths)
-    dtype = torch_dtype(facts["dtype"])
-    for draw in range(len(rows)):
-        one = slice(draw, draw + 1)
-        check_outputs({name: tile["outputs"][one] for name, tile in files.items()}, dtype)
-        entries = [tile["kernel"][one][0].diagonal() for tile in diagonal]
-        for (i, j), tile in files.items():
-            if facts["symmetric"] and i != j:
-                kernel = tile["kernel"][one][0]
-                check_bound(kernel, entries[i], entries[j], dtype, f"{i}-{j}")
-
+    _check_rows(files, rows, bands(rows.shape[1], facts["bands"]), paths)
+    check_tiles(files, torch_dtype(facts["dtype"]), symmetric=facts["symmetric"])
     names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
-    size = rows.shape[1]
-    layout = {name: ((len(rows), size, size), torch.float64) for name in names}
-    whole = ("label", "label_noise", "outputs")
-    layout |= {name: (tuple(rows.shape), torch.float64) for name in whole}
+    draws, size = rows.shape
+    layout = dict.fromkeys(names, ((draws, size, size), torch.float64))
+    layout |= dict.fromkeys(WHOLE, ((draws, size), torch.float64))
     layout["row"] = (tuple(rows.shape), torch.int64)
 
     def stretches() -> Iterator[tuple[str, torch.Tensor]]:
-        for name in names:
-            for draw in range(len(rows)):
-                for band in range(count):
-                    parts = {
-                        place: tile[name][draw : draw + 1][0]
-                        for place, tile in files.items()
-                        if band in place
-                    }
-                    yield name, assembled_band(parts, band, count)
-        for name in whole:
+        yield from assembled(files, names, facts["bands"])
+        for name in WHOLE:
             yield name, torch.cat([tile[name][...] for tile in diagonal], dim=1)
         yield "row", rows
 
     provenance = record.provenance(**{key: facts.get(key) for key in SHARED[2:]})
-    provenance["kernel"] = facts["kernel"]
-    provenance["tiles"] = facts["tiles"]
+    provenance |= {"kernel": facts["kernel"], "tiles": facts["tiles"]}
     stream_tensors(args.out, layout, stretches(), provenance)
 
 
@@ -110,26 +92,12 @@ def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], 
         if "tile" not in facts:
             raise UserError(f"{path} is no tile of a kernel; make one: kernel draws --tile")
         first = first or facts
-        for key in SHARED:
-            if facts.get(key) != first.get(key):
-                raise UserError(
-                    f"{path} was made with {key} {facts.get(key)!r}, but {paths[0]} with "
-                    f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
-                )
+        _check_shared(path, facts, paths[0], first)
         place = tuple(facts["tile"])
         if place in files:
             raise UserError(f"{names[place]} and {path} are both tile {place[0]}-{place[1]}")
         files[place], names[place] = stored, path
-        made.append(
-            {
-                "tile": place,
-                **{key: facts[key] for key in ("device", "wall_seconds", "peak_memory_bytes")},
-                "largest_relative_error": [
-                    found["self_check"] and found["self_check"]["largest_relative_error"]
-                    for found in facts["kernel"]
-                ],
-            }
-        )
+        made.append(_about(facts))
     symmetric = Sides(1, None, first["variant"]).symmetric
     missing = [place for place in tiles(first["bands"], symmetric=symmetric) if place not in files]
     if missing:
@@ -139,6 +107,24 @@ def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], 
         )
     made.sort(key=lambda tile: tile["tile"])
     return files, first | {"tiles": made, "symmetric": symmetric}
+
+
+def _check_shared(path: str, facts: dict, other: str, first: dict) -> None:
+    """Raise UserError if two tiles are not of one kernel."""
+    for key in SHARED:
+        if facts.get(key) != first.get(key):
+            raise UserError(
+                f"{path} was made with {key} {facts.get(key)!r}, but {other} with "
+                f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
+            )
+
+
+def _about(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the provenance of a whole kernel says of one of its tiles."""
+    checks = [found["self_check"] for found in facts["kernel"]]
+    errors = [check and check["largest_relative_error"] for check in checks]
+    told = {key: facts[key] for key in ("device", "wall_seconds", "peak_memory_bytes")}
+    return {"tile": tuple(facts["tile"]), **told, "largest_relative_error": errors}
 
 
 def _check_rows(

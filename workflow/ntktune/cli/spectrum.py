@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ntktune.cli import add_command
-from ntktune.cli.inputs import read_kernels
+from ntktune.cli.inputs import OF_KERNEL, read_kernels
 from ntktune.store.records import Record, write_json, write_table
 
 
@@ -22,12 +22,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def fit(args: argparse.Namespace) -> None:
     """Fit the power law of the eigenvalues of a task's kernels."""
-    import numpy as np
-    import pandas as pd
-
     from ntktune.intervals import shared_rows
     from ntktune.network.device import machine_epsilon
     from ntktune.spectrum import centred_gram, eigenvalues, fitted_ranges, spectrum_summary
+    from ntktune.spectrum.summary import eigenvalue_table
 
     record = Record("ntktune.cli.spectrum:fit", args)
     tensors, facts = read_kernels(args.gram, ["kernel"])
@@ -39,24 +37,14 @@ def fit(args: argparse.Namespace) -> None:
     # a kernel from elsewhere need not say which rows it is of
     shared = shared_rows(tensors["row"]) if "row" in tensors else 0.0
     summary = spectrum_summary(spectra, fits, precision, shared)
-    count = len(spectra[0])
-    table = pd.DataFrame(
-        {
-            "draw": np.repeat(np.arange(len(spectra)), count),
-            "k": np.tile(np.arange(1, count + 1), len(spectra)),
-            "eigenvalue": np.concatenate(spectra),
-            "centred": np.concatenate(centred),
-        }
-    )
-    origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
-    provenance = record.provenance(**origin)
-    write_table(args.out_eigenvalues, table, provenance)
+    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL})
+    write_table(args.out_eigenvalues, eigenvalue_table(spectra, centred), provenance)
     write_table(args.out_fits, fits, provenance)
     write_json(args.out_summary, {"task": task} | summary, provenance)
     exponent, rate = summary["exponent"], summary["predicted_rate"]["mean"]
     print(
         f"{task}: eigenvalues decay as k^-{exponent['mean']:.3f} (standard error "
-        f"{exponent['stderr_mean']:.3f}, R² {summary['r_squared']['mean']:.3f}, n={count}); "
-        f"predicted learning curve: error ~ n^-{rate:.3f}",
+        f"{exponent['stderr_mean']:.3f}, R² {summary['r_squared']['mean']:.3f}, "
+        f"n={len(spectra[0])}); predicted learning curve: error ~ n^-{rate:.3f}",
         file=sys.stderr,
     )

@@ -6,16 +6,20 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import TRAINED, read_cell, repeats
 from ntktune.cli.inputs import model_facts
 from ntktune.cli.model_option import add_model, from_hub, study_model
-from ntktune.cli.tuned_files import AGAIN, BACKBONE, VECTOR, pretrained_weights, read_tuned
+from ntktune.cli.tuned_files import AGAIN, Tuned, pretrained_weights, read_tuned, tuned_tensors
 from ntktune.errors import UserError
 from ntktune.store.files import MODEL_MANIFEST, MODEL_WEIGHTS
 from ntktune.store.records import Record, write_table
-from ntktune.store.tensors import stream_tensors, write_tensors
+from ntktune.store.tensors import StoredTensor, stream_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from ntktune.taskvectors.cosines import Run
 
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
 
@@ -45,11 +49,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def tune(args: argparse.Namespace) -> None:
     """Fine-tune a task with some seeds and keep the weights, or what was added to them."""
-    import torch
-
     from ntktune.finetune.repeats import seed_split
-    from ntktune.taskvectors.arithmetic import task_vector
-    from ntktune.taskvectors.edited import backbone_weights
 
     record = Record("ntktune.cli.taskvectors:tune", args)
     cell = read_cell(args)
@@ -63,32 +63,15 @@ def tune(args: argparse.Namespace) -> None:
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]
     runs += [(args.out_again, AGAIN, 0, 1)] * bool(args.out_again)
     model, found = repeats(args, cell, [r[2] for r in runs], samples=[r[3] for r in runs])
-    base = pretrained_weights(args.model) if args.store == "bfloat16" else {}
+    base = pretrained_weights(args.model) if args.store == "bfloat16" else None
     for repeat, (path, run, seed, sample) in zip(found, runs, strict=True):
         train, holdout = seed_split(cell.examples, cell.subsets, args.size, sample)
-        weights = backbone_weights(model)
-        tensors = {"head.weight": model.head.weight.float(), "head.bias": model.head.bias.float()}
-        if args.store == "bfloat16":
-            start = {name: base[name] for name in weights}
-            ends = {name: weight.cpu() for name, weight in weights.items()}
-            for name in weights:  # one at a time: float64 takes room
-                (vector,) = task_vector({name: start[name]}, {name: ends[name]}).values()
-                tensors[f"{VECTOR}{name}"] = vector.to(torch.bfloat16)
-        else:
-            tensors |= {f"{BACKBONE}{name}": weight.float() for name, weight in weights.items()}
-        provenance = record.provenance(
-            **cell.facts,
-            seeds={"root": args.seed, "indices": [seed]},
-            run=run,
-            sample=sample,
-            rows={"train": train, "validation": holdout},
-            parameters=list(weights),
-            label_mean=repeat.label_mean,
-            label_sd=repeat.label_sd,
-            size=args.size,
-            metrics=repeat.row,
-        )
-        write_tensors(path, tensors, provenance)
+        facts = {"run": run, "sample": sample, "size": args.size, "metrics": repeat.row}
+        facts |= {"seeds": {"root": args.seed, "indices": [seed]}}
+        facts |= {"label_mean": repeat.label_mean, "label_sd": repeat.label_sd}
+        facts |= {"rows": {"train": train, "validation": holdout}}
+        facts |= {"parameters": [name for name, _ in model.backbone.named_parameters()]}
+        write_tensors(path, tuned_tensors(model, base), record.provenance(**cell.facts, **facts))
 
 
 def cosine(args: argparse.Namespace) -> None:
@@ -98,7 +81,7 @@ def cosine(args: argparse.Namespace) -> None:
     from ntktune.kernel.groups import parameter_group
     from ntktune.network.models import empty_backbone
     from ntktune.taskvectors.arithmetic import grams
-    from ntktune.taskvectors.cosines import Run, cosine_rows
+    from ntktune.taskvectors.cosines import cosine_rows
 
     record = Record("ntktune.cli.taskvectors:cosine", args)
     base, read = read_tuned(args.weights, args.model, args.blocks)
@@ -111,17 +94,7 @@ def cosine(args: argparse.Namespace) -> None:
         lambda name: parameter_group(skeleton, name),
         Progress(f"cosines of {len(read)} task vectors", 1),
     )
-    runs = [
-        Run(
-            tuned.task,
-            tuned.run,
-            seed=tuned.facts["seeds"]["indices"][0],
-            sample=tuned.facts["sample"],
-            rows=frozenset(row for rows in tuned.facts["rows"].values() for row in rows),
-        )
-        for tuned in read
-    ]
-    table = pd.DataFrame(cosine_rows(runs, found))
+    table = pd.DataFrame(cosine_rows([_training(tuned) for tuned in read], found))
     facts = {
         "model": model_facts(args.model),
         "blocks": args.blocks,
@@ -129,6 +102,15 @@ def cosine(args: argparse.Namespace) -> None:
         "parameters": sum(math.prod(tensor.shape) for tensor in read[0].backbone.values()),
     }
     write_table(args.out, table, record.provenance(**facts))
+
+
+def _training(tuned: Tuned) -> Run:
+    """Return what cosines need to know of the training that made a file."""
+    from ntktune.taskvectors.cosines import Run
+
+    rows = frozenset(row for rows in tuned.facts["rows"].values() for row in rows)
+    seed, sample = tuned.facts["seeds"]["indices"][0], tuned.facts["sample"]
+    return Run(tuned.task, tuned.run, seed=seed, sample=sample, rows=rows)
 
 
 def check_new_folder(out: str, sources: Sequence[str]) -> None:
@@ -155,10 +137,8 @@ def export(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     """Merge fine-tuned weights into the model in a folder, as a study has it."""
     import json
-    import shutil
 
-    from ntktune.network.loading import check_filled
-    from ntktune.network.models import configuration, empty_backbone
+    from ntktune.network.models import configuration
     from ntktune.store.files import atomic_path
     from ntktune.store.records import write_json
     from ntktune.taskvectors.arithmetic import check_counts, merged
@@ -166,34 +146,53 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
     base, read = read_tuned(args.weights, model, args.blocks)
     coefficients = args.coefficients or [1.0] * len(read)
     check_counts([tuned.backbone for tuned in read], coefficients)
-    if not read:
-        skeleton = empty_backbone(model, args.blocks)
-        wanted = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
-        wrong = [n for n, shape in wanted.items() if n in base and tuple(base[n].shape) != shape]
-        check_filled(wanted.keys() - base.keys(), wrong, model)
-        base = {name: base[name] for name in wanted if name in base}  # a pooler may be missing
-    facts = {
-        "model": model_facts(model),
-        "blocks": args.blocks,
-        "merged": [
-            {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
-            for tuned, coefficient in zip(read, coefficients, strict=True)
-        ],
-    }
+    base = base if read else _whole_backbone(base, model, args.blocks)
+    parts = [
+        {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
+        for tuned, coefficient in zip(read, coefficients, strict=True)
+    ]
+    facts = {"model": model_facts(model), "blocks": args.blocks, "merged": parts}
     layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
     config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
     with atomic_path(args.out) as folder:
         folder.mkdir()
-        made = ("config.json", MODEL_MANIFEST, MERGED)
-        for file in sorted(Path(model).iterdir()):
-            # hidden files are a tool's own marks; weights may be shards with an index
-            other = file.name in made or file.name.startswith(".") or ".safetensors" in file.name
-            if file.is_file() and not other:
-                shutil.copy2(file, folder / file.name)
+        _copy_other_files(Path(model), folder)
         text = json.dumps(config, indent=2)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
         stretched = merged(base, [tuned.backbone for tuned in read], coefficients)
         provenance = record.provenance(**facts)
         stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
         write_json(folder / MERGED, facts, provenance)
+
+
+def _whole_backbone(
+    base: dict[str, StoredTensor], model: str, blocks: int | None
+) -> dict[str, StoredTensor]:
+    """Return the backbone's tensors among a model's; a pooler may be missing.
+
+    Raises
+    ------
+    UserError
+        Others are missing, or of other shapes.
+    """
+    from ntktune.network.loading import check_filled
+    from ntktune.network.models import empty_backbone
+
+    skeleton = empty_backbone(model, blocks)
+    wanted = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
+    wrong = [n for n, shape in wanted.items() if n in base and tuple(base[n].shape) != shape]
+    check_filled(wanted.keys() - base.keys(), wrong, model)
+    return {name: base[name] for name in wanted if name in base}
+
+
+def _copy_other_files(model: Path, folder: Path) -> None:
+    """Copy what belongs to a model besides its configuration and weights: the tokenizer."""
+    import shutil
+
+    made = ("config.json", MODEL_MANIFEST, MERGED)
+    for file in sorted(model.iterdir()):
+        # hidden files are a tool's own marks; weights may be shards with an index
+        other = file.name in made or file.name.startswith(".") or ".safetensors" in file.name
+        if file.is_file() and not other:
+            shutil.copy2(file, folder / file.name)

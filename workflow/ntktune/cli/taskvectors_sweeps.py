@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,21 +36,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         out_leaked="parquet: a row per shared test row",
     )
     _add_files(parser, tables="the tasks' texts", subsets="the tasks' samples, in the same order")
-
-    for run, help_ in (
-        (add, "the tasks to merge"),
-        (negate, "the task to negate, then the control tasks"),
-        (disentangle, "the two tasks"),
-    ):
-        parser = add_command(verbs, run.__name__, run, "model", out="parquet: the answers")
-        parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help=help_)
-        _add_files(
-            parser,
-            weights="fine-tuned weights of these tasks, any number of seeds each",
-            tokens="the tasks' tokens, in their order",
-            subsets="the tasks' subsets, in their order",
-        )
-
+    _add_sweep(verbs, add, "the tasks to merge")
+    _add_sweep(verbs, negate, "the task to negate, then the control tasks")
+    _add_sweep(verbs, disentangle, "the two tasks")
     parser = add_command(
         *(verbs, "score", score),
         leaked="rows whose text another task was trained on (leaked.parquet)",
@@ -65,6 +54,17 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_sweep(verbs: argparse._SubParsersAction, run: Callable, tasks: str) -> None:
+    parser = add_command(verbs, run.__name__, run, "model", out="parquet: the answers")
+    parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help=tasks)
+    _add_files(
+        parser,
+        weights="fine-tuned weights of these tasks, any number of seeds each",
+        tokens="the tasks' tokens, in their order",
+        subsets="the tasks' subsets, in their order",
+    )
+
+
 def _add_files(parser: argparse.ArgumentParser, **files: str) -> None:
     for name, help_ in files.items():
         parser.add_argument(f"--{name}", required=True, nargs="+", metavar="FILE", help=help_)
@@ -74,16 +74,15 @@ def _add_files(parser: argparse.ArgumentParser, **files: str) -> None:
 class Sweep:
     """What a sweep works with.
 
-    The record, facts for the provenance, the pretrained weights, the network, the number of
-    seeds, and for each seed its name, its files and its tasks.
+    The record, facts for the provenance, the pretrained weights, the network, and for each seed
+    its number, its files and its tasks.
     """
 
     record: Record
     facts: dict[str, Any]
     base: dict[str, StoredTensor]
     edited: EditedModel
-    count: int
-    seeds: Iterator[tuple[str, list[Tuned], list[TunedTask]]]
+    seeds: list[tuple[int, list[Tuned], list[TunedTask]]]
 
 
 def read_subsets(path: str, data: str, facts: dict, seeds: int) -> dict[str, Any]:
@@ -107,8 +106,7 @@ def overlap(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from ntktune.data.cleaning import text_or_none
-    from ntktune.data.sampling import training_subset
-    from ntktune.taskvectors.overlap import overlap_counts
+    from ntktune.taskvectors.overlap import overlap_rows
 
     record = Record("ntktune.cli.taskvectors_sweeps:overlap", args)
     if len(args.tables) != len(args.subsets):
@@ -127,39 +125,51 @@ def overlap(args: argparse.Namespace) -> None:
         pairs = zip(table["text_a"], table["text_b"], strict=True)
         texts[task] = [(text_a, text_or_none(text_b)) for text_a, text_b in pairs]
         samples[task] = read_subsets(subsets, path, facts, args.seeds)
-    counts, leaked = [], []
-    for task, tested in samples.items():
-        for other, trained in samples.items():
-            for seed in range(args.seeds):
-                order = trained["seeds"][seed]["order"]
-                train, holdout = training_subset(trained, args.size, seed)
-                sample = [*train, *holdout]
-                pool = [texts[other][row] for row in order]
-                address, count = {"task": task, "other": other, "seed": seed}, {}
-                parts = {
-                    # a hold-out is no part of what its own model's weights were fitted to
-                    "validation": (
-                        training_subset(tested, args.size, seed)[1],
-                        train if other == task else sample,
-                    ),
-                    "test": (tested["test"], sample),
-                }
-                for part, (rows, known) in parts.items():
-                    found, shared = overlap_counts(
-                        [texts[task][row] for row in rows],
-                        [texts[other][row] for row in known],
-                        pool,
-                    )
-                    shared_rows = [row for row, same in zip(rows, shared, strict=True) if same]
-                    leaked += [address | {"part": part, "row": row} for row in shared_rows]
-                    named = {"rows": len(rows), "leaked": len(shared_rows)}
-                    count |= {f"{part}_{name}": number for name, number in named.items()}
-                    count |= found if part == "test" else {}
-                counts.append(address | count)
+    counts, leaked = overlap_rows(texts, samples, args.size, args.seeds)
     provenance = record.provenance(size=args.size)
     table = pd.DataFrame(leaked, columns=list(LEAKED_COLUMNS)).astype(LEAKED_COLUMNS)
     write_table(args.out_counts, pd.DataFrame(counts), provenance)
     write_table(args.out_leaked, table, provenance)
+
+
+def _check_tasks(args: argparse.Namespace) -> None:
+    """Raise UserError unless there are tokens and subsets of every task, each named once."""
+    repeated = [name for name in args.tasks if args.tasks.count(name) > 1]
+    if repeated:
+        raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
+    if len({len(args.tasks), len(args.tokens), len(args.subsets)}) > 1:
+        raise UserError(
+            f"there are {len(args.tasks)} --tasks, {len(args.tokens)} --tokens and "
+            f"{len(args.subsets)} --subsets; give one of each per task, in the same order"
+        )
+
+
+def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str]:
+    """Return the runs that there are of every task.
+
+    Raises
+    ------
+    UserError
+        Weights are of other tasks, of a run that is none of the seeds', or of different runs.
+    """
+    for tuned in files.values():
+        if tuned.task not in tasks:
+            raise UserError(
+                f"{tuned.path} is of task {tuned.task!r}, which is none of --tasks "
+                f"{' '.join(tasks)}; leave it out, or name its task"
+            )
+    runs = sorted({run for _, run in files})
+    if AGAIN in runs:
+        raise UserError(
+            f"--weights has the run {AGAIN!r}, which serves for cosines only; give the seeds'"
+        )
+    for run, task in itertools.product(runs, tasks):
+        if (task, run) not in files:
+            raise UserError(
+                f"--weights holds no run {run} of task {task!r}, but of others; give the same "
+                "runs of every task"
+            )
+    return runs
 
 
 def _swept(args: argparse.Namespace, command: str) -> Sweep:
@@ -172,74 +182,42 @@ def _swept(args: argparse.Namespace, command: str) -> Sweep:
     """
     from ntktune.network.device import select_device
     from ntktune.network.models import text_model
-    from ntktune.taskvectors.edited import EditedModel, TunedTask
+    from ntktune.taskvectors.edited import EditedModel
 
     record = Record(f"ntktune.cli.taskvectors_sweeps:{command}", args)
-    repeated = [name for name in args.tasks if args.tasks.count(name) > 1]
-    if repeated:
-        raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
-    counts = {len(args.tasks), len(args.tokens), len(args.subsets)}
-    if len(counts) > 1:
-        raise UserError(
-            f"there are {len(args.tasks)} --tasks, {len(args.tokens)} --tokens and "
-            f"{len(args.subsets)} --subsets; give one of each per task, in the same order"
-        )
+    _check_tasks(args)
     device, model_is = select_device(args.device), model_facts(args.model)
-    base, tuned_files = read_tuned(args.weights, args.model, args.blocks)
-    files = {(tuned.task, tuned.run): tuned for tuned in tuned_files}
-    strange = [tuned for (task, _), tuned in files.items() if task not in args.tasks]
-    if strange:
-        raise UserError(
-            f"{strange[0].path} is of task {strange[0].task!r}, which is none of --tasks "
-            f"{' '.join(args.tasks)}; leave it out, or name its task"
-        )
-    runs = sorted({run for _, run in files})
-    if AGAIN in runs:
-        raise UserError(
-            f"--weights has the run {AGAIN!r}, which serves for cosines only; give the seeds'"
-        )
-    for run in runs:
-        for task in args.tasks:
-            if (task, run) not in files:
-                raise UserError(
-                    f"--weights holds no run {run} of task {task!r}, but of others; give the same "
-                    "runs of every task"
-                )
-    read, holdouts = {}, {}
+    base, read = read_tuned(args.weights, args.model, args.blocks)
+    files = {(tuned.task, tuned.run): tuned for tuned in read}
+    runs = _runs(files, args.tasks)
+    tasks = {}
     for task, tokens, subsets in zip(args.tasks, args.tokens, args.subsets, strict=True):
-        examples, tokens_facts = read_examples(tokens, task, model_is)
-        read[task] = examples, read_subsets(subsets, tokens, tokens_facts, seeds=len(runs))
+        examples, facts = read_examples(tokens, task, model_is)
+        samples = read_subsets(subsets, tokens, facts, seeds=len(runs))
         for run in runs:
-            holdouts[task, run] = _holdout(files[task, run], *read[task], tokens_facts, subsets)
-
-    most = getattr(args, "validation_rows", None)
-
-    def tuned_task(tuned: Tuned) -> TunedTask:
-        examples, subsets = read[tuned.task]
-        holdout, facts = holdouts[tuned.task, tuned.run], tuned.facts
-        return TunedTask(
-            examples=examples,
-            parts={"validation": holdout[:most], "test": subsets["test"]},
-            head_weight=tuned.head_weight[...],
-            head_bias=tuned.head_bias[...],
-            label_mean=facts["label_mean"],
-            label_sd=facts["label_sd"],
-        )
-
-    def seeds() -> Iterator[tuple[str, list[Tuned], list[TunedTask]]]:
-        for run in runs:
-            some = [files[task, run] for task in args.tasks]
-            yield run, some, [tuned_task(tuned) for tuned in some]
-
+            holdout = _holdout(files[task, run], examples, samples, facts, subsets)
+            parts = {"validation": holdout[: getattr(args, "validation_rows", None)]}
+            parts |= {"test": samples["test"]}
+            tasks[task, run] = _tuned_task(files[task, run], examples, parts)
+    seeds = []
+    for run in runs:
+        keys = [(task, run) for task in args.tasks]
+        seeds.append((int(run), [files[key] for key in keys], [tasks[key] for key in keys]))
     model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
-    facts = {
-        "model": model_is,
-        "blocks": args.blocks,
-        "sizes": {tuned.task: tuned.size for tuned in files.values()},
-        "dtype": "float32",
-        "device": str(device),
-    }
-    return Sweep(record, facts, base, EditedModel(model, args.batch_tokens), len(runs), seeds())
+    facts = {"model": model_is, "blocks": args.blocks, "dtype": "float32", "device": str(device)}
+    facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
+    return Sweep(record, facts, base, EditedModel(model, args.batch_tokens), seeds)
+
+
+def _tuned_task(tuned: Tuned, examples: Examples, parts: dict[str, list[int]]) -> TunedTask:
+    """Return a task with the head in a file, and the rows that are answered."""
+    from ntktune.taskvectors.edited import TunedTask
+
+    return TunedTask(
+        *(examples, parts, tuned.head_weight[...], tuned.head_bias[...]),
+        label_mean=tuned.facts["label_mean"],
+        label_sd=tuned.facts["label_sd"],
+    )
 
 
 def _holdout(
@@ -268,11 +246,6 @@ def _holdout(
     return holdout
 
 
-def _after(progress: Progress, done: float) -> Callable[[float], None]:
-    """Return the progress of one of several seeds, ``done`` before it began."""
-    return lambda more: progress(done + more)
-
-
 def _coefficients(args: argparse.Namespace) -> list[float]:
     """Return the coefficients of a sweep in their order, each once, without 0.
 
@@ -287,10 +260,29 @@ def _coefficients(args: argparse.Namespace) -> list[float]:
     return found
 
 
-def add(args: argparse.Namespace) -> None:
-    """Add task vectors, and let the merged models answer each task that went into them."""
+def _write_rows(
+    args: argparse.Namespace,
+    sweep: Sweep,
+    what: str,
+    steps: int,
+    rows: Callable[[list[Tuned], list[TunedTask], int, Callable[[float], None]], pd.DataFrame],
+) -> None:
+    """Write what a sweep finds with every seed: ``rows`` of its files, tasks and number.
+
+    Its last argument reports how many of ``steps`` are done.
+    """
     import pandas as pd
 
+    progress, found = Progress(what, steps * len(sweep.seeds)), []
+    for done, (seed, files, tasks) in enumerate(sweep.seeds):
+        table = rows(files, tasks, seed, lambda more, done=done: progress(done * steps + more))
+        found.append(table.assign(seed=seed))
+    provenance = sweep.record.provenance(**sweep.facts)
+    write_table(args.out, pd.concat(found, ignore_index=True), provenance)
+
+
+def add(args: argparse.Namespace) -> None:
+    """Add task vectors, and let the merged models answer each task that went into them."""
     from ntktune.study.merges import JOIN
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import addition_sweep
@@ -300,21 +292,17 @@ def add(args: argparse.Namespace) -> None:
     if len(args.tasks) < 2:
         raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
     steps, name = len(coefficients) * len(args.tasks), JOIN.join(args.tasks)
-    progress, found = Progress(f"merging {name}", steps * sweep.count), []
-    for done, (run, files, tasks) in enumerate(sweep.seeds):
+
+    def rows(files, tasks, _, report):
         vector = direction(sweep.base, [tuned.backbone for tuned in files])
-        report = _after(progress, done * steps)
-        table = addition_sweep(sweep.edited, vector, tasks, coefficients, report)
-        found.append(table.assign(merged=name, seed=int(run)))
-    write_table(
-        args.out, pd.concat(found, ignore_index=True), sweep.record.provenance(**sweep.facts)
-    )
+        found = addition_sweep(sweep.edited, vector, tasks, coefficients, report)
+        return found.assign(merged=name)
+
+    _write_rows(args, sweep, f"merging {name}", steps, rows)
 
 
 def negate(args: argparse.Namespace) -> None:
     """Subtract a task vector, and let the model answer its task and the control tasks."""
-    import pandas as pd
-
     from ntktune.study.seeds import integer_seed
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import negation_sweep
@@ -322,18 +310,15 @@ def negate(args: argparse.Namespace) -> None:
     coefficients = _coefficients(args)
     sweep = _swept(args, "negate")
     target, steps = args.tasks[0], 2 + len(args.tasks) * (len(coefficients) + 1)
-    progress, found = Progress(f"negating {target}", steps * sweep.count), []
-    for done, (run, files, tasks) in enumerate(sweep.seeds):
+
+    def rows(files, tasks, seed, report):
         vector = direction(sweep.base, [files[0].backbone])
-        report = _after(progress, done * steps)
-        seed = integer_seed(0, "taskvectors.random", target, repeat=int(run))
-        table = negation_sweep(
-            sweep.edited, vector, tasks[0], tasks[1:], coefficients, seed, report
-        )
-        found.append(table.assign(target=target, seed=int(run)))
-    write_table(
-        args.out, pd.concat(found, ignore_index=True), sweep.record.provenance(**sweep.facts)
-    )
+        random = integer_seed(0, "taskvectors.random", target, repeat=seed)
+        how = (coefficients, random, report)
+        found = negation_sweep(sweep.edited, vector, tasks[0], tasks[1:], *how)
+        return found.assign(target=target)
+
+    _write_rows(args, sweep, f"negating {target}", steps, rows)
 
 
 def disentangle(args: argparse.Namespace) -> None:
@@ -348,19 +333,19 @@ def disentangle(args: argparse.Namespace) -> None:
     if len(args.tasks) != 2:
         raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
     sweep = _swept(args, "disentangle")
-    steps = evaluations(args.grid)
-    progress, found = Progress(f"disentangling {' and '.join(args.tasks)}", steps * sweep.count), []
-    for done, (run, files, tasks) in enumerate(sweep.seeds):
+
+    def rows(files, tasks, seed, report):
         vectors = [direction(sweep.base, [tuned.backbone]) for tuned in files]
         few = [
             dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
             for task in tasks
         ]
-        report = _after(progress, done * steps)
-        rows = disentanglement_rows(sweep.edited, vectors, few, args.grid, report)
-        address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": int(run)}
-        found += [address | row for row in rows]
-    write_table(args.out, pd.DataFrame(found), sweep.record.provenance(**sweep.facts))
+        found = disentanglement_rows(sweep.edited, vectors, few, args.grid, report)
+        address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
+        return pd.DataFrame([address | row for row in found])
+
+    what = f"disentangling {' and '.join(args.tasks)}"
+    _write_rows(args, sweep, what, evaluations(args.grid), rows)
 
 
 def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

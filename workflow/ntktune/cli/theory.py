@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ntktune.cli import add_command
+from ntktune.cli.inputs import OF_KERNEL
 from ntktune.store.records import Record, write_table
 
 
@@ -65,41 +66,23 @@ def rules(args: argparse.Namespace) -> None:
     from ntktune.cli.inputs import read_kernels, read_samples
     from ntktune.errors import UserError
     from ntktune.network.device import machine_epsilon
-    from ntktune.theory.equivalence import equivalence_rows
-    from ntktune.theory.rules import four_rules, learning_problem
+    from ntktune.theory.rules import nested_rules
 
     record = Record("ntktune.cli.theory:rules", args)
     names = ("kernel", "outputs", "label", "label_noise", "row")
     tensors, facts = read_kernels(args.kernels, names)
-    subsets = read_samples(args.subsets, args.kernels, facts)
-    precision, kind = machine_epsilon(facts["dtype"]), facts["task"]["kind"]
-    rows, ridge = [], []
-    for seed in range(len(tensors["kernel"])):
-        for size in sorted(args.sizes):
-            problem = learning_problem(tensors, subsets, kind, seed, size)
-            if problem is None:
-                continue
-            parts = (problem.train, problem.holdout, problem.test)
-            found = four_rules(
-                *(problem.gram, problem.start, problem.label, *parts),
-                sigma=problem.sigma,
-                step_size_factor=args.step_size_factor,
-                precision=precision,
-            )
-            rows += [{"seed": seed, "n": size} | row for row in found]
-            every = [*problem.train, *problem.holdout]
-            beside = equivalence_rows(
-                *(problem.gram, problem.start, problem.label, every, problem.test),
-                step_size_factor=args.step_size_factor,
-            )
-            ridge += [{"seed": seed, "n": size} | row for row in beside]
+    rows, ridge = nested_rules(
+        *(tensors, read_samples(args.subsets, args.kernels, facts), facts["task"]["kind"]),
+        args.sizes,
+        step_size_factor=args.step_size_factor,
+        precision=machine_epsilon(facts["dtype"]),
+    )
     if not rows:
         raise UserError(
             f"{args.kernels} covers none of the sizes {', '.join(map(str, args.sizes))}; give "
             "smaller ones, or compute a larger kernel"
         )
-    origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
-    provenance = record.provenance(**origin)
+    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL})
     write_table(args.out_rules, pd.DataFrame(rows), provenance)
     write_table(args.out_ridge, pd.DataFrame(ridge), provenance)
 
@@ -111,7 +94,7 @@ def trace(args: argparse.Namespace) -> None:
     from ntktune.cli import Progress
     from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.errors import UserError
-    from ntktune.theory.trace import watched_seed
+    from ntktune.theory.trace import watched_seeds
 
     record = Record("ntktune.cli.theory:trace", args)
     cell = read_cell(args)
@@ -120,34 +103,20 @@ def trace(args: argparse.Namespace) -> None:
         raise UserError(
             f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
         )
-    model = pretrained_model(args, cell)
-    progress = Progress(f"watching {args.task}, n={args.size}", args.seeds)
-    evaluations, ridge, stops = [], [], []
-    for seed in range(args.seeds):
-        found = watched_seed(
-            model,
-            cell.examples,
-            cell.subsets,
-            args.size,
-            seed,
-            cell.settings,
-            args.seed,
-            test_rows=args.test_rows,
-            max_steps=args.max_steps,
-            step_size_factor=args.step_size_factor,
-            constant=args.constant,
-            progress=lambda done, seed=seed: progress(seed + done),
-        )
-        address = {"task": args.task, "kind": cell.examples.kind, "n": args.size, "seed": seed}
-        evaluations += [address | row for row in found.evaluations]
-        ridge += [address | row for row in found.ridge]
-        stops.append(address | found.stop)
-    provenance = record.provenance(
-        **cell.facts, seeds={"root": args.seed, "indices": list(range(args.seeds))}
+    tables = watched_seeds(
+        *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
+        *(cell.settings, args.seed),
+        test_rows=args.test_rows,
+        max_steps=args.max_steps,
+        step_size_factor=args.step_size_factor,
+        constant=args.constant,
+        progress=Progress(f"watching {args.task}, n={args.size}", args.seeds),
     )
-    write_table(args.out_evaluations, pd.DataFrame(evaluations), provenance)
-    write_table(args.out_ridge, pd.DataFrame(ridge), provenance)
-    write_table(args.out_stops, pd.DataFrame(stops), provenance)
+    seeds = {"root": args.seed, "indices": list(range(args.seeds))}
+    provenance = record.provenance(**cell.facts, seeds=seeds)
+    outs = (args.out_evaluations, args.out_ridge, args.out_stops)
+    for out, rows in zip(outs, tables, strict=True):
+        write_table(out, pd.DataFrame(rows), provenance)
 
 
 def width(args: argparse.Namespace) -> None:
@@ -180,43 +149,22 @@ def stopping(args: argparse.Namespace) -> None:
 
     from ntktune.cli.inputs import read_kernels
     from ntktune.network.device import machine_epsilon
-    from ntktune.theory import stopping_row
-    from ntktune.theory.sensitivity import sensitivity_rows
-    from ntktune.theory.shift import rated_noise, standardised_labels
+    from ntktune.theory.stopping import stopping_rows
 
     record = Record("ntktune.cli.theory:stopping", args)
-    names = ("kernel", "outputs", "label", "label_noise")
-    tensors, facts = read_kernels(args.gram, names)
-    precision = machine_epsilon(facts["dtype"])
-    rows, sensitivity, kind = [], [], facts["task"]["kind"]
-    for draw in range(len(tensors["kernel"])):
-        kernel, outputs, label, noise = (tensors[name][draw] for name in names)
-        row = stopping_row(
-            kernel,
-            outputs,
-            label,
-            noise,
-            kind=kind,
-            precision=precision,
-            step_size_factor=args.step_size_factor,
-        )
-        rows.append({"draw": draw} | row)
-        if args.out_sensitivity:
-            labels, unit = standardised_labels(label, kind)
-            found = sensitivity_rows(
-                kernel,
-                labels - (outputs - outputs.mean()),
-                step_size=row["step_size"],
-                precision=precision,
-                rated_sigma=rated_noise(noise, kind, unit),
-            )
-            sensitivity += [{"draw": draw} | estimate for estimate in found]
-    origin = {key: facts[key] for key in ("task", "data_sha256", "model", "function", "dtype")}
+    tensors, facts = read_kernels(args.gram, ("kernel", "outputs", "label", "label_noise"))
+    rows, sensitivity = stopping_rows(
+        *(tensors, facts["task"]["kind"]),
+        precision=machine_epsilon(facts["dtype"]),
+        step_size_factor=args.step_size_factor,
+        sensitivity=bool(args.out_sensitivity),
+    )
     meaning = {
         "regression": "standardised by the draw's mean and standard deviation",
         "classification": "-1 for class 0, +1 for class 1, target of the logit difference",
     }
-    provenance = record.provenance(**origin, labels=meaning[kind])
+    labels = meaning[facts["task"]["kind"]]
+    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL}, labels=labels)
     write_table(args.out, pd.DataFrame(rows), provenance)
     if args.out_sensitivity:
         write_table(args.out_sensitivity, pd.DataFrame(sensitivity), provenance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntktune.cli.inputs import model_facts, model_manifest
 from ntktune.errors import UserError
@@ -13,6 +13,11 @@ from ntktune.network.loading import backbone_tensors, weight_files
 from ntktune.store.files import CONVERTED
 from ntktune.store.records import check_model_files
 from ntktune.store.tensors import StoredTensor, stored_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from ntktune.network.models import TextModel
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 HEAD = ("head.weight", "head.bias")
@@ -64,6 +69,28 @@ def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
     return {k: StoredTensor(t.path, t.name, t.shape, torch.float32) for k, t in found.items()}
 
 
+def tuned_tensors(
+    model: TextModel, base: Mapping[str, StoredTensor] | None
+) -> dict[str, torch.Tensor]:
+    """Return what a file keeps of a fine-tuned model: its head, and its weights in float32.
+
+    With ``base``, the pretrained weights, the task vector in bfloat16 instead of the weights.
+    """
+    import torch
+
+    from ntktune.taskvectors.arithmetic import task_vector
+    from ntktune.taskvectors.edited import backbone_weights
+
+    tensors = {"head.weight": model.head.weight.float(), "head.bias": model.head.bias.float()}
+    for name, weight in backbone_weights(model).items():
+        if base is None:
+            tensors[f"{BACKBONE}{name}"] = weight.float()
+        else:  # one at a time: float64 takes room
+            (vector,) = task_vector({name: base[name]}, {name: weight.cpu()}).values()
+            tensors[f"{VECTOR}{name}"] = vector.to(torch.bfloat16)
+    return tensors
+
+
 def read_tuned(
     paths: Sequence[str], folder: str, blocks: int | None
 ) -> tuple[dict[str, StoredTensor], list[Tuned]]:
@@ -87,37 +114,47 @@ def read_tuned(
         stored, facts = stored_tensors(path)
         if set(FACTS) - set(facts) or set(HEAD) - set(stored):
             raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
-        for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
-            there = facts["model"].get(key)
-            if there != model[key]:
-                raise UserError(
-                    f"{path} was fine-tuned from {facts['model'].get('name')}, {what} {there!r}, "
-                    f"but {model['name']} in {folder} has {model[key]!r}; give the same model, or "
-                    "fine-tune again"
-                )
-        if facts.get("blocks") != blocks:
-            raise UserError(
-                f"{path} was fine-tuned with blocks {facts.get('blocks')}, not {blocks}; "
-                "give the same --blocks, or fine-tune again"
-            )
+        _check_start(path, facts, folder, model, blocks)
         base = {name: everything[name] for name in facts["parameters"] if name in everything}
         vector = _under(VECTOR, stored)
         weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
         check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
         tuned = Tuned(path, facts, weights, *(stored[name] for name in HEAD))
         for other in found:
-            if (other.task, other.run) == (tuned.task, tuned.run):
-                raise UserError(
-                    f"{other.path} and {path} are both of task {tuned.task!r}, run {tuned.run}; "
-                    "give it once"
-                )
-            if other.task == tuned.task and other.size != tuned.size:
-                raise UserError(
-                    f"{other.path} was fine-tuned on {other.size} examples, {path} on "
-                    f"{tuned.size}; give runs of one size"
-                )
+            _check_beside(tuned, other)
         found.append(tuned)
     return base, found
+
+
+def _check_start(path: str, facts: dict, folder: str, model: dict, blocks: int | None) -> None:
+    """Raise UserError unless weights were fine-tuned from a model and its first blocks."""
+    for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
+        there = facts["model"].get(key)
+        if there != model[key]:
+            raise UserError(
+                f"{path} was fine-tuned from {facts['model'].get('name')}, {what} {there!r}, "
+                f"but {model['name']} in {folder} has {model[key]!r}; give the same model, or "
+                "fine-tune again"
+            )
+    if facts.get("blocks") != blocks:
+        raise UserError(
+            f"{path} was fine-tuned with blocks {facts.get('blocks')}, not {blocks}; "
+            "give the same --blocks, or fine-tune again"
+        )
+
+
+def _check_beside(tuned: Tuned, other: Tuned) -> None:
+    """Raise UserError if two files are of one run, or of one task with other sizes."""
+    if (other.task, other.run) == (tuned.task, tuned.run):
+        raise UserError(
+            f"{other.path} and {tuned.path} are both of task {tuned.task!r}, run {tuned.run}; "
+            "give it once"
+        )
+    if other.task == tuned.task and other.size != tuned.size:
+        raise UserError(
+            f"{other.path} was fine-tuned on {other.size} examples, {tuned.path} on "
+            f"{tuned.size}; give runs of one size"
+        )
 
 
 def _under(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

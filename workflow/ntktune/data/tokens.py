@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ntktune.data.cleaning import text_or_none
@@ -198,3 +199,34 @@ def row_tokens(
                 f"{vocabulary}: the tokenizer belongs to another model"
             )
     return rows, overlong
+
+
+def token_arrays(
+    rows: Sequence[Sequence[int]], table: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return a task's token ids, labels and test rows as arrays, and what lengths rows have.
+
+    Parameters
+    ----------
+    rows
+        N lists of token ids.
+    table
+        Columns label, label_noise and split.
+
+    Returns
+    -------
+    arrays : dict
+        ``ids``, all rows one after the other; ``offsets`` (N + 1,), where each begins; ``label``,
+        ``label_noise`` and ``is_test``, (N,).
+    lengths : dict
+        ``mean_length`` and ``longest``.
+    """
+    lengths = np.array([len(row) for row in rows])
+    arrays = {
+        "ids": np.concatenate(rows).astype(np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]),
+        "label": table["label"].to_numpy(float),
+        "label_noise": table["label_noise"].to_numpy(float),
+        "is_test": (table["split"] == "test").to_numpy(np.uint8),
+    }
+    return arrays, {"mean_length": float(lengths.mean()), "longest": int(lengths.max())}

@@ -108,3 +108,19 @@ def account(
         captured=item_bytes * tokens * widest,
         jacobian=item_bytes * count * parameters,
     )
+
+
+def plan_text(found: Account, examples: int, rate: float) -> str:
+    """Return what a kernel costs in a few lines, on a device that does ``rate`` FLOPs a second."""
+    gib = 2**30
+    return (
+        f"{found.parameters / 1e6:,.1f} million parameters, {examples} texts, "
+        f"{found.tokens:,} tokens, float32\n"
+        f"FLOPs    forward {found.forward:.2e}  backward {found.backward:.2e}  "
+        f"Gram {found.gram:.2e}  together {found.flops:.2e}\n"
+        f"memory   weights {found.weights / gib:.2f}  blocks' inputs {found.kept / gib:.2f}  "
+        f"one block's captures {found.captured / gib:.2f}  together {found.peak / gib:.2f} GiB\n"
+        f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
+        f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
+        "large products"
+    )

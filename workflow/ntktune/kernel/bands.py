@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -80,6 +80,51 @@ def check_bound(
             f"than the diagonal allows ({bound[row, column].item():.6g}): it is not of the same "
             f"kernel; compute it again{IN_A_STUDY}"
         )
+
+
+# Place, band of rows and band of columns → a tile's tensors, which may be read when asked for.
+Tiles = Mapping[tuple[int, int], Mapping[str, torch.Tensor]]
+
+
+def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
+    """Raise UserError unless the outputs and diagonals of all tiles fit, in every draw.
+
+    Parameters
+    ----------
+    files
+        Place → ``kernel`` (draws, N, M) and ``outputs`` (draws, N).
+    dtype
+        What they were computed in.
+    symmetric
+        Whether the kernel is.
+    """
+    for draw in range(files[0, 0]["outputs"].shape[0]):
+        one = slice(draw, draw + 1)
+        check_outputs({place: tile["outputs"][one] for place, tile in files.items()}, dtype)
+        entries = {i: tile["kernel"][one][0].diagonal() for (i, j), tile in files.items() if i == j}
+        for (i, j), tile in files.items():
+            if symmetric and i != j:
+                check_bound(tile["kernel"][one][0], entries[i], entries[j], dtype, f"{i}-{j}")
+
+
+def assembled(files: Tiles, names: Iterable[str], count: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the bands of rows of whole kernels, (rows of the band, N), in order of name and draw.
+
+    Parameters
+    ----------
+    files
+        Place → tensors (draws, N, M).
+    names
+        Which of them.
+    count
+        Number of bands.
+    """
+    for name in names:
+        for draw in range(files[0, 0][name].shape[0]):
+            one = slice(draw, draw + 1)
+            for band in range(count):
+                parts = {place: t[name][one][0] for place, t in files.items() if band in place}
+                yield name, assembled_band(parts, band, count)
 
 
 def assembled_band(

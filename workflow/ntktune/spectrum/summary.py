@@ -22,6 +22,22 @@ from ntktune.spectrum.decay import (
 MAIN_RANGE = "1..n"
 
 
+def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Return the eigenvalues of D draws, each (N,), and those of the centred kernels, as a table.
+
+    Its columns are ``draw``, ``k``, ``eigenvalue`` and ``centred``.
+    """
+    count = len(spectra[0])
+    return pd.DataFrame(
+        {
+            "draw": np.repeat(np.arange(len(spectra)), count),
+            "k": np.tile(np.arange(1, count + 1), len(spectra)),
+            "eigenvalue": np.concatenate(spectra),
+            "centred": np.concatenate(centred),
+        }
+    )
+
+
 def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFrame:
     """Return the fit of every draw over every range of ranks.
 

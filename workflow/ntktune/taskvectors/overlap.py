@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from ntktune.data.sampling import training_subset
 
 
 def plain(text: str) -> str:
@@ -61,4 +65,48 @@ def overlap_counts(tested: Texts, sample: Texts, pool: Texts) -> tuple[dict[str,
         counts |= {f"{name}_exact": int(same.sum()), f"{name}_normalised": int(alike.sum())}
         if name == "sample":
             leaked = alike
+    return counts, leaked
+
+
+def overlap_rows(
+    texts: Mapping[str, Texts], samples: Mapping[str, Mapping[str, Any]], size: int, seeds: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what each task's held-out and test rows share with the texts of each other one.
+
+    Parameters
+    ----------
+    texts
+        Task → the texts of all its rows.
+    samples
+        Task → its subsets (:func:`ntktune.data.sampling.training_subsets`).
+    size, seeds
+        Rows of a sample, and samples of each task.
+
+    Returns
+    -------
+    counts, leaked
+        A row per pair of tasks and seed, see :func:`overlap_counts`; and one per shared row.
+    """
+    counts, leaked = [], []
+    for task, other, seed in itertools.product(samples, samples, range(seeds)):
+        tested, trained = samples[task], samples[other]
+        train, holdout = training_subset(trained, size, seed)
+        sample = [*train, *holdout]
+        # a hold-out is no part of what its own model's weights were fitted to
+        known = train if other == task else sample
+        parts = {
+            "validation": (training_subset(tested, size, seed)[1], known),
+            "test": (tested["test"], sample),
+        }
+        pool = [texts[other][row] for row in trained["seeds"][seed]["order"]]
+        address, count = {"task": task, "other": other, "seed": seed}, {}
+        for part, (rows, seen) in parts.items():
+            found, same = overlap_counts(
+                [texts[task][row] for row in rows], [texts[other][row] for row in seen], pool
+            )
+            shared_rows = [row for row, is_same in zip(rows, same, strict=True) if is_same]
+            leaked += [address | {"part": part, "row": row} for row in shared_rows]
+            count |= {f"{part}_rows": len(rows), f"{part}_leaked": len(shared_rows)}
+            count |= found if part == "test" else {}
+        counts.append(address | count)
     return counts, leaked

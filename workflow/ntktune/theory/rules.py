@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ntktune.data.sampling import training_subset
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
+from ntktune.theory.equivalence import equivalence_rows
 from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
 from ntktune.theory.simulation import LATEST, sure, tried_times
 
@@ -183,3 +184,52 @@ def four_rules(
             }
         )
     return rows
+
+
+def nested_rules(
+    tensors: Mapping[str, np.ndarray],
+    subsets: Mapping,
+    kind: str,
+    sizes: Sequence[int],
+    *,
+    step_size_factor: float = 1.0,
+    precision: float = np.finfo(np.float64).eps,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return four rules, and descent beside ridge, of every seed's nested samples.
+
+    Parameters
+    ----------
+    tensors, subsets, kind
+        As for :func:`learning_problem`.
+    sizes
+        Sizes of the samples; those that the kernel does not cover are left out.
+    step_size_factor, precision
+        As for :func:`four_rules`.
+
+    Returns
+    -------
+    rules, ridge
+        The rows of :func:`four_rules` and of
+        :func:`ntktune.theory.equivalence.equivalence_rows`, each with its ``seed`` and ``n``.
+    """
+    rules, ridge = [], []
+    for seed in range(len(tensors["kernel"])):
+        for size in sorted(sizes):
+            problem = learning_problem(tensors, subsets, kind, seed, size)
+            if problem is None:
+                continue
+            found = four_rules(
+                *(problem.gram, problem.start, problem.label),
+                *(problem.train, problem.holdout, problem.test),
+                sigma=problem.sigma,
+                step_size_factor=step_size_factor,
+                precision=precision,
+            )
+            rules += [{"seed": seed, "n": size} | row for row in found]
+            every = [*problem.train, *problem.holdout]
+            beside = equivalence_rows(
+                *(problem.gram, problem.start, problem.label, every, problem.test),
+                step_size_factor=step_size_factor,
+            )
+            ridge += [{"seed": seed, "n": size} | row for row in beside]
+    return rules, ridge

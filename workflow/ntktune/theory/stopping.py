@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
 from ntktune.theory.descent import theory_step_size
+from ntktune.theory.sensitivity import sensitivity_rows
 from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
 
 
@@ -78,3 +80,43 @@ def stopping_row(
         "stopping_time": steps,
         "eta": step_size * steps,
     }
+
+
+def stopping_rows(
+    tensors: Mapping[str, np.ndarray],
+    kind: str,
+    *,
+    precision: float = np.finfo(np.float64).eps,
+    step_size_factor: float = 1.0,
+    sensitivity: bool = True,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return :func:`stopping_row` of every draw, and what it owes to the way of estimating.
+
+    Parameters
+    ----------
+    tensors
+        ``kernel`` (draws, N, N), ``outputs``, ``label`` and ``label_noise`` (draws, N).
+    kind, precision, step_size_factor
+        As for :func:`stopping_row`.
+    sensitivity
+        False leaves out the second list, :func:`ntktune.theory.sensitivity.sensitivity_rows`.
+    """
+    rows, owed = [], []
+    for draw in range(len(tensors["kernel"])):
+        gram, outputs, label, noise = (
+            tensors[name][draw] for name in ("kernel", "outputs", "label", "label_noise")
+        )
+        settings = {"kind": kind, "precision": precision, "step_size_factor": step_size_factor}
+        row = stopping_row(gram, outputs, label, noise, **settings)
+        rows.append({"draw": draw} | row)
+        if sensitivity:
+            labels, unit = standardised_labels(label, kind)
+            found = sensitivity_rows(
+                gram,
+                labels - (outputs - outputs.mean()),
+                step_size=row["step_size"],
+                precision=precision,
+                rated_sigma=rated_noise(noise, kind, unit),
+            )
+            owed += [{"draw": draw} | estimate for estimate in found]
+    return rows, owed

@@ -438,3 +438,34 @@ def watched_seed(
     report(1.0)
     rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
     return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], rated, constant))
+
+
+def watched_seeds(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    seeds: int,
+    settings: Settings,
+    root_seed: int,
+    *,
+    progress: Callable[[float], None],
+    **how: Any,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Watch the first seeds, as :func:`watched_seed` does with ``how``.
+
+    ``progress`` is called with the number of seeds done. Returns the rows of evaluations, of the
+    network at ridge solutions, and of stops, each with ``task``, ``kind``, ``n`` and ``seed``.
+    """
+    evaluations, ridge, stops = [], [], []
+    for seed in range(seeds):
+        found = watched_seed(
+            *(model, examples, subsets, size, seed, settings, root_seed),
+            progress=lambda done, seed=seed: progress(seed + done),
+            **how,
+        )
+        address = {"task": examples.task, "kind": examples.kind, "n": size, "seed": seed}
+        evaluations += [address | row for row in found.evaluations]
+        ridge += [address | row for row in found.ridge]
+        stops.append(address | found.stop)
+    return evaluations, ridge, stops
