@@ -85,6 +85,7 @@ def test_files_of_the_study_that_a_figure_is_made_of():
         "history": [f"finetune/{task}/fixed/n16/history.parquet" for task in "ab"],
         "subsets": ["data/a/subsets.json", "data/b/subsets.json"],
     }
+    assert list(study_figures("abcdefg"))[5:7] == ["fig9", "decay-g"]
     entry, tasks = study_figures(LISTS["tasks"])["fig5"]
     assert input_files(entry, LISTS, tasks)["summary"] == ["spectrum/b/summary.json"]
     assert input_files(EVERY["descent"], LISTS)["ridge"] == ["theory/a/ridge.parquet"]
