@@ -162,7 +162,7 @@ def test_every_mistake_is_told_at_once(study):
             {"sources": [{"files": {"train": ["mine.csv", "b{t}.csv"]}}]},
             r"names 'b\{t\}.csv': Snakemake takes braces for wildcards; rename it",
         ),
-        ({"sources": [{"files": {"train": "tasks"}}]}, r"names 'tasks', which is a folder; name f"),
+        ({"sources": [{"files": {"train": "tasks"}}]}, r"names 'tasks', which is a folder, not a"),
         (
             {"kind": "classification", "classes": ["a", "b", "c"]},
             r"classes is \['a', 'b', 'c'\]: 3 entries, must be at most 2: .*: exactly two \(of",

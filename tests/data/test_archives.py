@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from ntktune.__main__ import main
-from ntktune.data.archives import archive_texts, copy_wheel_member, installed_member
+from ntktune.data.archives import archive_files, installed_member
 from ntktune.errors import UserError
 
 BACKEND = """
@@ -125,14 +125,15 @@ def test_nothing_but_a_release_reaches_pip(tmp_path, capsys, name, version, sha2
     assert f"a package's {key} cannot be" in capsys.readouterr().err
 
 
-def test_a_member_of_a_wheel_is_copied_and_a_missing_one_named(wheel, tmp_path):
-    copy_wheel_member(wheel, "tinywheel/data.bin", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b"weights"
-    with pytest.raises(UserError, match=r"no member 'nope'; it has .*tinywheel/data.bin"):
-        copy_wheel_member(wheel, "nope", tmp_path / "copy")
+def test_a_file_of_a_wheel_is_read_and_a_missing_one_named(wheel, tmp_path):
+    for name in ("tinywheel/data.bin", "data.bin"):
+        assert archive_files(wheel, [name]) == {name: b"weights"}
+    for name in ("nope", "ata.bin", "wheel/data.bin"):
+        with pytest.raises(UserError, match=rf"contain {name}; it has .*tinywheel/data.bin"):
+            archive_files(wheel, [name])
     (tmp_path / "half.whl").write_bytes(wheel.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"half.whl is damaged or no wheel"):
-        copy_wheel_member(tmp_path / "half.whl", "tinywheel/data.bin", tmp_path / "copy")
+    with pytest.raises(UserError, match=r"half.whl is damaged or no archive of a package"):
+        archive_files(tmp_path / "half.whl", ["tinywheel/data.bin"])
 
 
 def test_a_wheels_member_is_found_where_it_is_installed(tmp_path, monkeypatch):
@@ -157,15 +158,11 @@ def test_files_are_read_out_of_archives_inside_archives(tmp_path):
         tmp_path / "outer.tar.gz",
         {"p-1/data/inner.tar.gz": inner.read_bytes(), "p-1/b.txt": b"b", "p-1/z.txt": b"z"},
     )
-    found = archive_texts(outer, ["a_GroundTruth.txt", "b.txt"])
+    found = archive_files(outer, ["a_GroundTruth.txt", "b.txt"])
     assert found == {"a_GroundTruth.txt": b"a", "b.txt": b"b"}
     assert not (tmp_path.parent / "evil.txt").exists()
     with pytest.raises(UserError, match=r"outer.tar.gz does not contain c.txt, d.txt"):
-        archive_texts(outer, ["c.txt", "d.txt", "b.txt"])
-
-
-def test_a_wheel_is_read_like_a_source_archive(wheel):
-    assert archive_texts(wheel, ["data.bin"]) == {"data.bin": b"weights"}
+        archive_files(outer, ["c.txt", "d.txt", "b.txt"])
 
 
 @pytest.mark.parametrize("keep", [0, 10, 60])
@@ -173,4 +170,4 @@ def test_a_damaged_archive_is_named(tmp_path, keep):
     path = _tar(tmp_path / "a.tar.gz", {"a.txt": json.dumps(list(range(5000))).encode()})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"a.tar.gz is damaged or no archive of a package"):
-        archive_texts(path, ["a.txt"])
+        archive_files(path, ["a.txt"])

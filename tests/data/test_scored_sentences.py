@@ -17,7 +17,7 @@ def test_label_noise_is_the_standard_error_of_the_mean():
     )
     assert table["id"].tolist() == ["1_1", "7", "1_2"]  # ids match the files, not positions
     assert table["group"].tolist() == ["1", "7", "1"]
-    assert table["text"].tolist() == ['"said" he.', "a\tb", "c"]
+    assert table["text_a"].tolist() == ['"said" he.', "a\tb", "c"]
     assert table["label"].tolist() == [-0.5, 1.5, 2.0]
     # sd of (0, -1, 0, -1) with n - 1 is sqrt(1/3), over the root of 4
     assert table["label_noise"].tolist() == pytest.approx([math.sqrt(1 / 3) / 2, 0.5, 0.0])

@@ -17,13 +17,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from ntktune.errors import UserError
-from ntktune.store.files import damaged, file_sha256, unwritable
+from ntktune.store.files import damaged, file_sha256
 
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
 # pip reads a requirement from a file, where it would obey a line break or an option
 RELEASE = {
     "name": r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
@@ -45,14 +46,7 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
     pip itself is given the checksum: it refuses another archive before it looks inside,
     which for a source archive means before any of its code runs.
 
-    Parameters
-    ----------
-    name, version, sha256
-        The release, pinned.
-    target
-        Where the archive is written.
-    sdist
-        True for the source archive, False for the wheel.
+    ``sdist`` chooses the source archive, not the wheel.
 
     Raises
     ------
@@ -87,27 +81,6 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
     )
 
 
-def copy_wheel_member(archive: Path, member: str, target: Path) -> None:
-    """Copy one member of a wheel (a zip file) to a path of the caller's choice.
-
-    Raises
-    ------
-    UserError
-        The file is no wheel, or has no such member.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            if member not in file.namelist():
-                there = ", ".join(sorted(file.namelist())[:10])
-                raise UserError(f"{archive} has no member {member!r}; it has {there}")
-            with file.open(member) as source, open(target, "wb") as sink:
-                shutil.copyfileobj(source, sink, 2**20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if unwritable(target, error):
-            raise
-        raise UserError(f"{archive} is damaged or no wheel: {error}") from None
-
-
 def installed_member(package: str, member: str) -> Path:
     """Return the path of a wheel's member where the wheel is installed.
 
@@ -134,32 +107,27 @@ def installed_member(package: str, member: str) -> Path:
     return path
 
 
-def _files(archive: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the files in an archive, and in the archives inside it."""
+def _files(archive: BinaryIO, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Yield the names of the files in an archive, and in those inside it, and what is wanted."""
     wheel = zipfile.is_zipfile(archive)
     archive.seek(0)
     with zipfile.ZipFile(archive) if wheel else tarfile.open(fileobj=archive) as file:
-        entries = file.infolist() if wheel else filter(tarfile.TarInfo.isfile, file)
-        for entry in entries:
+        for entry in file.infolist() if wheel else filter(tarfile.TarInfo.isfile, file):
             name = entry.filename if wheel else entry.name
-            content = file.read(entry) if wheel else file.extractfile(entry).read()
-            if name.endswith((".tar.gz", ".tgz", ".tar")):
-                yield from _files(io.BytesIO(content))
+            content = b""
+            if name.endswith((*ARCHIVES, *wanted)):
+                content = file.read(entry) if wheel else file.extractfile(entry).read()
+            if name.endswith(ARCHIVES):
+                yield from _files(io.BytesIO(content), wanted)
             else:
-                yield name.rsplit("/", 1)[-1], content
+                yield name, content
 
 
-def archive_texts(archive: str | os.PathLike, names: list[str]) -> dict[str, bytes]:
-    """Return files of an archive by their last name, in memory.
+def archive_files(archive: str | os.PathLike, names: Sequence[str]) -> dict[str, bytes]:
+    """Return files of a source archive (``.tar.gz``) or a wheel, in memory.
 
-    Archives inside the archive are searched as well: authors pack data sets that way.
-
-    Parameters
-    ----------
-    archive
-        A source archive (``.tar.gz``) or a wheel.
-    names
-        File names without folders; of one name the first file counts.
+    A name may lack the folders before it; the first file of that name counts. Archives inside the
+    archive are searched as well: authors pack data sets that way.
 
     Raises
     ------
@@ -167,14 +135,18 @@ def archive_texts(archive: str | os.PathLike, names: list[str]) -> dict[str, byt
         The archive is damaged, or one of the files is not in it.
     """
     found: dict[str, bytes] = {}
+    there = []
     try:
         with open(archive, "rb") as opened:
-            for name, content in _files(opened):
-                if name in names:
-                    found.setdefault(name, content)
+            for path, content in _files(opened, tuple(names)):
+                there.append(path)
+                for name in names:
+                    if f"/{path}".endswith(f"/{name}"):
+                        found.setdefault(name, content)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive} is damaged or no archive of a package: {error}") from None
-    missing = [name for name in names if name not in found]
+    missing = ", ".join(name for name in names if name not in found)
     if missing:
-        raise UserError(f"{archive} does not contain {', '.join(missing)}")
+        shown = ", ".join(sorted(there)[:10])
+        raise UserError(f"{archive} does not contain {missing}; it has {shown}")
     return found

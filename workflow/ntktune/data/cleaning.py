@@ -222,14 +222,12 @@ def task_table(
     Returns
     -------
     table : pandas.DataFrame
-        Columns id, text_a, text_b, label (float64), label_noise (float64), split; the
-        training rows first.
+        Columns id, text_a, text_b, label, label_noise (both float64), split; training rows first.
     counts : dict
-        By split: read, kept, empty, unlabelled, neutral, duplicated (the same text again
-        in the split), leaked (training rows whose text is in the test split),
-        beyond_limit; they add up to read. conflicting: how many of the duplicated,
-        leaked and repeated rows had another label than the first row of that text.
-        repeated: kept rows of a published test split whose text is there before.
+        By split: the ``FATES``, which add up to read: among them duplicated (the same text again
+        in the split) and leaked (training rows whose text is in the test split). conflicting: how
+        many of the duplicated, leaked and repeated rows had another label than the first row of
+        that text. repeated: kept rows of a published test split whose text is there before.
 
     Raises
     ------

@@ -57,12 +57,12 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     where = str(path)
     if error.encoding.startswith("utf-8"):
         with _open_bytes(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError as first:
-                    where, error = f"{path}, line {number}", first
-                    break
+            content = file.read()
+        try:
+            content.decode()
+        except UnicodeDecodeError as first:
+            line = content.count(b"\n", 0, first.start) + 1
+            error, where = first, f"{path}, line {line}"
     return UserError(
         f"{where}: the byte 0x{error.object[error.start]:02x} is not {error.encoding} text; save "
         "the file as UTF-8, or convert it, for example from a Windows program: "
@@ -166,30 +166,19 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
-def file_format(path: Path) -> str | None:
-    """Return the format that a file's ending stands for, None if it is unknown."""
-    endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] in COMPRESSED:
-        endings.pop()
-    return FORMATS.get(endings[-1]) if endings else None
-
-
 def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
-    """Return the rows of one file, columns as they are called there.
+    """Return the rows of one file, perhaps compressed, columns as they are called there.
+
+    Cells of csv and tsv are texts; an empty cell is an empty text.
 
     Parameters
     ----------
     path
-        The file, perhaps compressed (.gz, .bz2, .xz). Endings may be in capitals.
+        The file. Endings may be in capitals.
     form
         csv (fields between commas, semicolons or tabs), tsv (quotes are text, as in GLUE's
         files), jsonl (an object a line), json (an array of objects, or as jsonl) or parquet;
         None takes it from the file's ending.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Cells of csv and tsv are texts; an empty cell is an empty text.
 
     Raises
     ------
@@ -197,7 +186,10 @@ def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
         The format is unknown, or the file is damaged or empty; with the line where there is one.
     """
     path = Path(path)
-    form = form or file_format(path)
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in COMPRESSED:
+        endings.pop()
+    form = form or (FORMATS.get(endings[-1]) if endings else None)
     if form not in READERS:
         raise UserError(
             f"the format of {path} cannot be told from its ending {path.suffix!r}; save it as one "

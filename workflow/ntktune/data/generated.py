@@ -42,10 +42,11 @@ def generated_rows(
     Returns
     -------
     dict
-        By split: columns id, text, label, label_noise, group. No text occurs twice.
+        By split: columns id, text_a, label, label_noise, group. No text occurs twice.
     """
     generator = np.random.default_rng(seed)
     vowels = "".join(VOWEL_WEIGHTS)
+    columns = ["id", "text_a", "label", "label_noise", "group"]
     seen: set[str] = set()
     frames = {}
     for split, count in rows.items():
@@ -67,5 +68,5 @@ def generated_rows(
                 table.append((name, text, float(score > 0), np.nan, name))
             else:
                 table.append((name, text, score + noise * generator.normal(), noise, name))
-        frames[split] = pd.DataFrame(table, columns=["id", "text", "label", "label_noise", "group"])
+        frames[split] = pd.DataFrame(table, columns=columns)
     return frames

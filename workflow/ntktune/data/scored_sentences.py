@@ -77,7 +77,7 @@ def scored_sentences(
     Returns
     -------
     table : pandas.DataFrame
-        Columns id, text, label, label_noise (NaN unknown), group (the document: what
+        Columns id, text_a, label, label_noise (NaN unknown), group (the document: what
         stands before the first ``_`` of the id).
     counts : dict
         ``without_ratings`` and ``mismatched_ratings``: rows without known noise.
@@ -101,4 +101,4 @@ def scored_sentences(
             counts["mismatched_ratings"] += 1
             noise = math.nan
         rows.append((name, text, label, noise, name.split("_")[0]))
-    return pd.DataFrame(rows, columns=["id", "text", "label", "label_noise", "group"]), counts
+    return pd.DataFrame(rows, columns=["id", "text_a", "label", "label_noise", "group"]), counts

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntktune.data.archives import archive_texts, check_fetched
+from ntktune.data.archives import archive_files, check_fetched
 from ntktune.data.cleaning import hash_order, normalised, task_table, text_or_none
 from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
@@ -24,9 +24,6 @@ from ntktune.data.hub import UnavailableError, hub_files
 from ntktune.data.scored_sentences import scored_sentences
 from ntktune.errors import UserError, close_match
 
-# of sources that bring their own, ours to theirs
-OWN_COLUMNS = {"id": "id", "text_a": "text", "label": "label", "label_noise": "label_noise"}
-OWN_COLUMNS |= {"group": "group"}
 # What str() would turn into something that nobody wrote.
 UNREADABLE = (bytes, list, tuple, set, dict, np.ndarray)
 
@@ -123,12 +120,12 @@ def _from_package(source: dict, definition: dict, package: Path | None) -> Sourc
         raise UnavailableError(f"{label} is needed, but {given}")
     check_fetched(package, source["sha256"], label)
     names = [f"{source['member']}_{part}.txt" for part in ("GroundTruth", "anonDataRatings")]
-    texts = archive_texts(package, names)
+    texts = archive_files(package, names)
     frame, counts = scored_sentences(*(texts[name] for name in names), f"{label}: {names[0]}")
     if frame.empty:
         raise UserError(f"{label}: {names[0]} holds no rows")
     origin = {"source": "package"} | source | counts
-    return SourceRows({"train": own_names(frame, OWN_COLUMNS, label)}, origin)
+    return SourceRows({"train": frame}, origin)
 
 
 def _from_generator(source: dict, definition: dict, package: Path | None) -> SourceRows:
@@ -139,7 +136,6 @@ def _from_generator(source: dict, definition: dict, package: Path | None) -> Sou
         words=source["words"],
         noise=source["noise"],
     )
-    frames = {split: own_names(f, OWN_COLUMNS, "generated") for split, f in frames.items()}
     return SourceRows(frames, {"source": "generated"} | source)
 
 

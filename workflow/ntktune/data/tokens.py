@@ -153,16 +153,14 @@ def row_tokens(
     Parameters
     ----------
     table, template
-        Columns text_a and text_b; the task's template.
-    encoder
-        The model's tokenizer.
+        Columns text_a and text_b, which fill the task's template.
+    encoder, vocabulary
+        The model's tokenizer, and its vocabulary size; ids beyond it are an error.
     max_tokens
         Most tokens of a row, prefix and special tokens included. Longer rows lose the
         end of their longer text.
     prefix_token
         A token to put first, such as ``<|endoftext|>``.
-    vocabulary
-        The model's vocabulary size; ids beyond it are an error.
 
     Raises
     ------

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ntktune.errors import UserError, one_line
@@ -38,23 +39,28 @@ def reading(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be read: {one_line(error)}") from error
 
 
+def quiet_transformers() -> ModuleType:
+    """Return the library transformers, without its progress bars and warnings."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return transformers
+
+
 def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
     """Return what a class of transformers, such as ``AutoTokenizer``, reads from a local folder.
 
     Every call of ``from_pretrained`` goes through here: without ``trust_remote_code=False``
     transformers asks on standard input whether to run the folder's own Python code.
     """
-    import transformers
-
-    reader = getattr(transformers, kind)
+    reader = getattr(quiet_transformers(), kind)
     return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
 
 
 def from_configuration(config: PreTrainedConfig, **how: Any) -> nn.Module:
     """Return a backbone with random weights; the model's own code is never run."""
-    from transformers import AutoModel
-
-    return AutoModel.from_config(config, trust_remote_code=False, **how)
+    return quiet_transformers().AutoModel.from_config(config, trust_remote_code=False, **how)
 
 
 def check_model_folder(folder: str | os.PathLike) -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -333,12 +331,7 @@ def load_backbone(
     UserError
         The folder is missing or holds no model that can be read.
     """
-    from transformers.utils import logging as transformers_logging
-
-    folder = Path(folder)
     check_model_files(folder, ["config.json", "*.safetensors*"])
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     backbone = load_weights(
         "AutoModelForCausalLM" if language_head else "AutoModel",
         folder,

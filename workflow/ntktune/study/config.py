@@ -224,7 +224,7 @@ def complete_definition(definition: dict, name: str) -> dict:
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
     """Return the completed definition of a task that ``key`` names.
 
-    If the study was ``made`` elsewhere, the files need not exist here.
+    Its files must exist here, unless the study was ``made`` elsewhere.
 
     Raises
     ------
@@ -245,20 +245,14 @@ def _check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optiona
     if set(path) & set("{}"):
         raise UserError(f"{told} {path!r}: Snakemake takes braces for wildcards; rename it")
     if not optional and not wanted(Path(path)):
-        wrong = "a folder; name files" if wanted == Path.is_file else "a file; give its folder"
+        wrong = "a folder, not a file" if wanted == Path.is_file else "a file, not a folder"
         wrong = f"is {wrong}" if Path(path).exists() else "does not exist"
         folder = Path(path).absolute().parent
         raise UserError(f"{told} {path!r}, which {wrong} (looked in {folder})")
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
-    """Choose the sizes that a study leaves to its data; return the tasks' numbers of rows.
-
-    Raises
-    ------
-    UserError
-        A task's own files cannot be used, or its rows are unknown before they are fetched.
-    """
+    """Choose the sizes that a study leaves to its data; return the tasks' numbers of rows."""
     from ntktune.data.sampling import FIRST, chosen_sizes
 
     tuning, kernel = study["finetune"], study["kernel"]
@@ -298,11 +292,6 @@ def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
     """Return how many training rows a task's first source has, and the smallest sample of them.
 
     Large files take long to read and to clean: that is done once for each content.
-
-    Raises
-    ------
-    UserError
-        The source cannot be used.
     """
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
