@@ -51,6 +51,15 @@ def test_every_key_is_an_option_of_a_command_or_read_by_the_rules():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_uses_each_of_its_options(command):
+    folder = Path(finetune.__file__).parent
+    files = [*folder.glob(f"{command.split()[0]}*.py"), folder / "finetune.py"]
+    text = "".join(file.read_text() for file in files)
+    for name in command_options(command):
+        assert re.search(rf"args\.{name}\b|\"{name}\"", text), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_is_as_the_schema_declares_it(parsers, command):
     actions = {action.dest: action for action in parsers[command]._actions}
     for name, (key, _) in command_options(command).items():
