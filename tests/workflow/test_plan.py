@@ -214,7 +214,7 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
-    figures = {"fig2", "fig4", "prediction", "table1", "table4", "verdicts"}
+    figures = {"fig2", "fig4", "decays", "prediction", "table1", "table4", "verdicts"}
     samples = {"draws", "subsets", "tokenize", "fetch_model", "fetch_package", "fetch_task"}
     computed = {"kernel_draws", "learning_kernel", "spectrum_fit", "finetune_run", "baselines"}
     assert set(jobs) - {"total", "all"} == figures | samples | computed
