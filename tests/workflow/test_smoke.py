@@ -12,6 +12,7 @@ import pytest
 from checkout import Checkout
 
 from ntktune.__main__ import main
+from ntktune.figures.catalogue import RESULT_TABLES, study_figures
 from ntktune.store.records import write_json
 from ntktune.store.tensors import read_arrays
 from ntktune.store.unfinished import FILE
@@ -23,13 +24,12 @@ CONFIG = ("--configfile", "config/smoke.yaml")
 
 def test_it_makes_every_figure_and_table(smoke):
     figures = smoke.folder / "results/smoke/figures"
-    names = ["fig2", "fig3", "fig4", "fig5", "fig10", "prediction", "epochs", "simulation"]
-    for name in (*names, "descent", "linearisation", "width"):
+    for name in study_figures(["smoke-regression", "smoke-classification"]):
         for ending, start in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
             content = (figures / f"{name}.{ending}").read_bytes()
             assert content.startswith(start)
             assert len(content) > 2000
-    for name in (*(f"table{i}" for i in range(1, 8)), "verdicts"):
+    for name in RESULT_TABLES:
         assert len(pd.read_csv(figures / f"{name}.csv")) >= 1
         assert json.loads((figures / f"{name}.json").read_text())["provenance"]["code"]
 
@@ -97,7 +97,7 @@ def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
     jobs = edited("workflow/ntktune/spectrum/decay.py", "LEAST_VALUES = 3", "LEAST_VALUES = 4")
     assert jobs["spectrum_fit"] == 2
     assert {"fig4", "fig5", "table1", "verdicts"} <= set(jobs)
-    assert not {"finetune_run", "kernel_draws", "tuned_weights", "fig2", "fetch_task"} & set(jobs)
+    assert not {"finetune_run", "kernel_draws", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
 
 
 def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
