@@ -107,7 +107,7 @@ def test_a_limit_is_told_in_one_line_before_any_file_is_read(words, message, cap
     ("words", "message"),
     [
         (["--sizes", "3", "80"], "--sizes has 3: must be at least 4"),
-        (["--sizes", "20", "20"], "--sizes is [20, 20]: 20 stands there twice"),
+        (["--sizes", "20", "20"], "--sizes is [20, 20]: 20 appears twice"),
     ],
 )
 def test_a_limit_of_a_list_is_told(words, message, capsys):

@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_had_is_told_in_one_line(
     changes = {"HF_ENDPOINT": endpoint} if endpoint else {}
     status, said = run("fetch-model", "--source", source, "--out", str(tmp_path / "m"), **changes)
     assert status == 1
-    assert f"the model {repository} at {revision} cannot be had from the hub: " in said
+    assert f"the model {repository} at {revision} cannot be fetched from the hub: " in said
     assert reason in said
     assert len(said.splitlines()) == 1
 
@@ -239,7 +239,7 @@ def test_a_hub_in_trouble_is_asked_again_and_not_passed_over(run, faults, tmp_pa
     faults["failing"] = 20
     status, said = run(*command, "--out", str(out))
     assert status == 1
-    assert "us/sentences at main cannot be had from the hub: " in said
+    assert "us/sentences at main cannot be fetched from the hub: " in said
     assert "503" in said
     assert "try again" in said
     assert len(said.splitlines()) == 1
@@ -287,7 +287,7 @@ def test_without_the_hub_the_next_source_is_used(run, tmp_path):
     assert origin["source"] == "generated"
     assert origin["passed_over"][0]["source"] == "hub"
     assert "Connection refused" in origin["passed_over"][0]["reason"]
-    assert "s: source hub passed over: us/sentences at main cannot be had from the hub" in said
+    assert "s: source hub passed over: us/sentences at main cannot be fetched from the hub" in said
 
 
 def _gram(tmp_path, model, *more):

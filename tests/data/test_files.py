@@ -96,7 +96,7 @@ def test_a_column_that_stands_twice_matters_only_where_a_task_names_it(tmp_path)
     ):
         own_names(frame, {"text_a": "Text"}, "a.csv")
     assert own_names(frame, {"text_a": "text"}, "a.csv")["text_a"].tolist() == ["a"]
-    with pytest.raises(UserError, match=r"a.csv: the column 'label' stands there twice"):
+    with pytest.raises(UserError, match=r"a.csv: the column 'label' appears twice"):
         own_names(frame, COLUMNS, "a.csv")
 
 

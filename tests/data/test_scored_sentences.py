@@ -40,7 +40,7 @@ def test_one_rating_has_no_standard_error():
     [
         (b"1\t2\n", RATINGS, r"x, line 1: 2 tab-separated fields, expected 3"),
         (b"1\ttwo\ta\n", RATINGS, r"x, id 1: the mean 'two' is no number"),
-        (b"1\t2\ta\n1\t2\tb\n", RATINGS, r"x, id 1 stands there twice"),
+        (b"1\t2\ta\n1\t2\tb\n", RATINGS, r"x, id 1 appears twice"),
         (b"1\t2\ta\n", b"1\t2\t0\t[1\n", r"x \(ratings\), id 1: '\[1' is no list of ratings"),
         (b"1\t2\ta\n", b"1\t2\t0\t7\n", r"'7' is no list of ratings"),
         (b"1\t2\ta\n", b"1\t2\t0\n", r"x \(ratings\), line 1: 3 tab-separated fields, expected 4"),

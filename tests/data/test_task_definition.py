@@ -105,7 +105,7 @@ def test_a_short_definition_is_completed():
         (SCORES, {"sources": ["x"]}, r"t: sources.0 is 'x': must be keys and values"),
         (SCORES, {"sources": [{"generated": {"rows": {"train": -5, "test": 3}}}]}, r"train is -5"),
         (CLASSES, {"label_map": [0, 1]}, r"t: label_map is \[0, 1\]: must be keys and values"),
-        (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: 'a' stands there twice"),
+        (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: 'a' appears twice"),
         (CLASSES, {"label_map": {"a": 0, "b": 0}}, r"exactly two classes"),
         (CLASSES, {"score_range": [0, 1]}, r"t: score_range is \[0, 1\]: it needs a polarity_band"),
         (CLASSES, {"polarity_band": [1, -1]}, r"must be \[low, high\] with low <= high"),

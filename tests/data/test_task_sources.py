@@ -166,7 +166,7 @@ def test_when_no_source_can_be_had_each_is_listed_with_its_reason(out, capsys):
     sources = [{"files": {"train": "nowhere.csv"}}, _package("0" * 64)]
     assert _fetch(out, SCORES | {"sources": sources}, "--package-file", "no.tar.gz") == 1
     assert capsys.readouterr().err == (
-        "ntktune data fetch-task: error: t: none of its sources can be had here: "
+        "ntktune data fetch-task: error: t: none of its sources is available here: "
         "1. files: train file nowhere.csv does not exist; "
         "2. package: the package rated 1.0 is needed, but no.tar.gz does not exist\n"
     )

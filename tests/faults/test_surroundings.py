@@ -110,7 +110,7 @@ def test_a_file_beyond_the_quota_is_told(study):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"failing": 2}, "cannot be had from the hub: "),
+        ({"failing": 2}, "cannot be fetched from the hub: "),
         ({"damaged": ["model.safetensors"]}, "model.safetensors came with the checksum"),
     ],
     ids=["fails twice", "wrong checksum"],

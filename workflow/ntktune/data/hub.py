@@ -23,7 +23,7 @@ TOO_MANY_REQUESTS = 429
 
 
 class UnavailableError(Exception):
-    """A source cannot be had here and now; the message is the reason, one line."""
+    """A source is not available now; the message is the reason, one line."""
 
 
 def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -> str:
@@ -42,7 +42,7 @@ def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
     # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
-        told = f"{what}{repository} at {revision} cannot be had from the hub: {one_line(error)}"
+        told = f"{what}{repository} at {revision} cannot be fetched from the hub: {one_line(error)}"
         status = getattr(getattr(error, "response", None), "status_code", None) or 0
         slow = type(error).__name__ == "ReadTimeout"
         if slow or status == TOO_MANY_REQUESTS or status >= 500:
@@ -72,7 +72,7 @@ def hub_files(
     Raises
     ------
     UnavailableError
-        The data set cannot be had.
+        The data set is not available.
     UserError
         It has no split of that name; or the hub, which has it, is in trouble, or sent something
         that is not what it states.

@@ -94,8 +94,8 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     seed, model_type = settings.pop("seed", 0), settings.pop("model_type")
     if not isinstance(settings["vocab_size"], int) or settings["vocab_size"] < len(tokenizer):
         raise UserError(
-            f"the random model's vocab_size is {settings['vocab_size']!r}; "
-            f"its tokenizer has {len(tokenizer)} tokens"
+            f"the random model's vocab_size is {settings['vocab_size']!r}; its tokenizer has "
+            f"{len(tokenizer)} tokens: give at least as many"
         )
     try:
         config = usable(AutoConfig.for_model(model_type, **settings), "the configuration")
@@ -138,7 +138,8 @@ def pretrained_model(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UserError(
-                f"tensor {name} in {folder} holds a value that is not finite: it is damaged"
+                f"tensor {name} in {folder} holds a value that is not finite: it is damaged; get "
+                "the weights again"
             )
     if len(tokenizer) < 2:  # transformers makes an empty one where the files are missing
         raise UserError(f"{folder} holds no tokenizer; copy its files beside the weights")
@@ -176,7 +177,7 @@ def write_model(
     Raises
     ------
     UserError
-        The source is wrong or cannot be had.
+        The source is wrong or not available.
     """
     given = model_source(source)
     kind, content = next(iter(given.items()))
@@ -252,7 +253,10 @@ def _save(
     """
     strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
     if strange != ["torch.float32"]:
-        raise UserError(f"the model's weights are {', '.join(strange)} after loading, not float32")
+        raise UserError(
+            f"the model's weights are {', '.join(strange)} after loading, not float32; give a "
+            "model that is not quantised"
+        )
     tokenizer.save_pretrained(folder)
     if source and _link(model, folder, source):
         return model.base_model_prefix

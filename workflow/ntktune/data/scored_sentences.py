@@ -36,7 +36,7 @@ def _rated(data: bytes, where: str, fields: int) -> dict[str, tuple[float, str]]
             )
         name, mean = parts[:2]
         if name in rows:
-            raise UserError(f"{where}, id {name} stands there twice")
+            raise UserError(f"{where}, id {name} appears twice")
         try:
             rows[name] = float(mean), parts[-1]
         except ValueError:
@@ -85,7 +85,7 @@ def scored_sentences(
     Raises
     ------
     UserError
-        A line has another form, or an id stands there twice.
+        A line has another form, or an id appears twice.
     """
     told = f"{where} (ratings)"
     rated = {

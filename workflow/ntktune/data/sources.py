@@ -1,6 +1,6 @@
 """Where a task's rows come from: the hub, files, a package, or a generator.
 
-A source that cannot be had here (no network, no such file) is passed over for the
+A source that is not available here (no network, no such file) is passed over for the
 next one, and the artifact says why. A source that is there and wrong stops everything:
 going on with another one would hide the mistake.
 """
@@ -51,7 +51,7 @@ def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str
     ColumnError
         A column is missing; those that are there are listed.
     UserError
-        A column stands there twice, or a cell holds neither text nor number.
+        A column appears twice, or a cell holds neither text nor number.
     """
     there = list(map(str, frame.columns))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
@@ -67,7 +67,7 @@ def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str
         )
     twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
     if twice:
-        raise UserError(f"{where}: the column {twice[0]!r} stands there twice; rename one")
+        raise UserError(f"{where}: the column {twice[0]!r} appears twice; rename one")
     return pd.DataFrame({ours: _readable(frame[c], where) for ours, c in wanted.items()})
 
 
@@ -129,13 +129,9 @@ def _from_package(source: dict, definition: dict, package: Path | None) -> Sourc
 
 
 def _from_generator(source: dict, definition: dict, package: Path | None) -> SourceRows:
-    frames = generated_rows(
-        definition["kind"],
-        {split: source["rows"][split] for split in ("train", "test")},
-        seed=source["seed"],
-        words=source["words"],
-        noise=source["noise"],
-    )
+    rows = {split: source["rows"][split] for split in ("train", "test")}
+    how = {key: source[key] for key in ("seed", "words", "noise")}
+    frames = generated_rows(definition["kind"], rows, **how)
     return SourceRows(frames, {"source": "generated"} | source)
 
 
@@ -176,7 +172,7 @@ def read_sources(
     package_file: str | os.PathLike | None = None,
     columns_advice: str = "correct `columns` in the task's file",
 ) -> SourceRows:
-    """Return the rows of the first of a task's sources that can be had here.
+    """Return the rows of the first available source of a task.
 
     Its ``origin`` has the key ``passed_over``: the sources before it and why.
 
@@ -192,7 +188,7 @@ def read_sources(
     Raises
     ------
     UserError
-        No source can be had (all are listed with their reasons), or one is wrong.
+        No source is available (all are listed with their reasons), or one is wrong.
     """
     passed_over = []
     for i, entry in enumerate(definition["sources"]):
@@ -209,7 +205,7 @@ def read_sources(
             rows.origin["passed_over"] = passed_over
             return rows
     reasons = "; ".join(f"{i + 1}. {p['source']}: {p['reason']}" for i, p in enumerate(passed_over))
-    raise UserError(f"{name}: none of its sources can be had here: {reasons}")
+    raise UserError(f"{name}: none of its sources is available here: {reasons}")
 
 
 def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.DataFrame, dict]:

@@ -178,7 +178,10 @@ def row_tokens(
     if prefix_token is not None:
         token = encoder.token_id(prefix_token)
         if token is None:
-            raise UserError(f"prefix_token {prefix_token!r} is no token of the model's tokenizer")
+            raise UserError(
+                f"prefix_token {prefix_token!r} is no token of the model's tokenizer; give one of "
+                "its tokens, or none"
+            )
         prefix = [token]
     texts = [(a, text_or_none(b)) for a, b in zip(table["text_a"], table["text_b"], strict=True)]
     rows = encoder.encode([fill(a, b) for a, b in texts])
@@ -190,7 +193,7 @@ def row_tokens(
             overlong += 1
         rows[i] = prefix + rows[i]
         if not rows[i]:
-            raise UserError(f"row {i} has no token: {fill(text_a, text_b)!r}")
+            raise UserError(f"row {i} has no token: {fill(text_a, text_b)!r}; leave the row out")
         if vocabulary is not None and max(rows[i]) >= vocabulary:
             raise UserError(
                 f"row {i} has token id {max(rows[i])}, but the model's vocabulary has "

@@ -107,7 +107,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         if "string" in wanted and isinstance(value, (bool, int, float)):
             what += "; write it in quotes"
     elif rule == "uniqueItems":
-        what = f"{next(v for i, v in enumerate(value) if v in value[:i])!r} stands there twice"
+        what = f"{next(v for i, v in enumerate(value) if v in value[:i])!r} appears twice"
     elif rule in ("minItems", "maxItems"):
         what = f"{len(value)} entries, must be {WORDS[rule]} {limit}: {about}"
     elif rule in WORDS:
