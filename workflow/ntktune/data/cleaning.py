@@ -275,14 +275,13 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
                 f"{len(labels)} rows are left in the {split} split, expected at least {wanted} "
                 f"({line}); {advice}"
             )
-        if definition["kind"] == "regression":
-            if "test" in counts and len(labels) > 1 and labels.nunique() < 2:
-                raise UserError(
-                    f"all labels of the {split} split are {labels.iloc[0]:g} ({line}); a "
-                    "regression needs different scores in each split: check the label column"
-                )
-            continue
-        for label, name in enumerate(definition["classes"]):
+        constant = "test" in counts and len(labels) > 1 and labels.nunique() < 2
+        if definition["kind"] == "regression" and constant:
+            raise UserError(
+                f"all labels of the {split} split are {labels.iloc[0]:g} ({line}); a regression "
+                "needs different scores in each split: check the label column"
+            )
+        for label, name in enumerate(definition["classes"] or ()):
             if label not in set(labels):
                 advice = "check label_map or polarity_band"
                 if count["unlabelled"] and not definition["label_map"]:
