@@ -387,6 +387,15 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     assert not re.search(r"\b1 \w+s\b", said)
 
 
+def test_a_damaged_model_is_left_to_the_job_that_reads_it(study, tmp_path):
+    manifest = tmp_path / "results/my/data/model/model.json"
+    manifest.parent.mkdir(parents=True)
+    for content, said in (('{"blocks": 7}', "first 2 of 7 blocks"), ('{"blo', "first 2 blocks")):
+        manifest.write_text(content)
+        model = {"source": {"random": {"model_type": "gpt_neo"}}, "blocks": 2}
+        assert said in choices(study({"study": "my", "model": model}))
+
+
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     good = study()
     rows = check_own_files(good, ["mine"])

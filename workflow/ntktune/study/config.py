@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -449,7 +450,8 @@ def _all_blocks(study: Mapping[str, Any]) -> int | None:
     fetched = Path("results", study["study"], "data/model/model.json")
     for file, key in ((fetched, "blocks"), (Path(own or "", "config.json"), "num_hidden_layers")):
         if file.is_file():
-            return load_yaml(file).get(key)
+            with suppress(UserError):  # damaged: the job that reads it says so, and sets it aside
+                return load_yaml(file).get(key)
     return (model["architecture"] or {}).get("num_hidden_layers")
 
 
