@@ -306,7 +306,7 @@ def test_baselines_of_features_alone(study):
     ("flags", "message"),
     [
         (["--rows", "99"], "--rows is 99, but the task has 20 training rows"),
-        (["--seeds", "3"], "--seeds is 3, but "),
+        (["--seeds", "3"], "3 seeds are asked for, but "),
         (["--task", "class"], "holds task 'score', not 'class'"),
     ],
 )

@@ -492,5 +492,5 @@ def test_the_second_sample_is_no_seed(study, tuned, capsys):
 def test_more_samples_than_there_are(study, training_flags, capsys):
     outs = [study / f"{i}.safetensors" for i in range(3)]
     assert run("taskvectors", "tune", *training_flags("a"), "--out", *outs) == 1
-    assert "3 samples are asked for" in capsys.readouterr().err
+    assert "3 seeds are asked for, but " in capsys.readouterr().err
     assert not outs[0].exists()

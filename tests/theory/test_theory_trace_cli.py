@@ -131,7 +131,7 @@ def test_a_trace_is_written(study, task, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seeds", "3"], "--seeds is 3, but "),
+        (["--seeds", "3"], "3 seeds are asked for, but "),
         (["--max-steps", "0"], "--max-steps is 0: must be at least 1"),
         (["--step-size-factor", "0"], "--step-size-factor is 0.0: must be greater than 0"),
         (["--task", "class"], "holds task 'score', not 'class'"),

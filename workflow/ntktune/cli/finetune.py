@@ -111,8 +111,14 @@ class Cell:
     facts: dict[str, Any]
 
 
-def read_cell(args: argparse.Namespace) -> Cell:
-    """Return what a fine-tuning command works on; the model's weights are not read yet."""
+def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
+    """Return what a fine-tuning command works on; the model's weights are not read yet.
+
+    Raises
+    ------
+    UserError
+        Files do not belong together, or have fewer ``seeds``.
+    """
     from ntktune.finetune.training import Settings
     from ntktune.network.device import select_device, training_dtypes
 
@@ -128,7 +134,7 @@ def read_cell(args: argparse.Namespace) -> Cell:
         "dtype": args.dtype,
         "device": str(device),
     }
-    subsets = read_samples(args.subsets, args.tokens, facts)
+    subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     return Cell(settings, examples, subsets, device, record)
 
 

@@ -89,14 +89,15 @@ def read_kernels(path: str, names: Iterable[str]) -> tuple[dict[str, np.ndarray]
 
 
 def read_samples(
-    path: str, tokens: str, tokens_facts: dict, keys: Iterable[str] = SUBSET_KEYS
+    path: str, tokens: str, tokens_facts: dict, keys: Iterable[str] = SUBSET_KEYS, seeds: int = 0
 ) -> dict:
     """Return a task's samples of rows: its subsets, or what has other ``keys``.
 
     Raises
     ------
     UserError
-        The file is of another kind, or they were drawn from other data than the tokens hold.
+        The file is of another kind, has fewer ``seeds``, or was drawn from other data than the
+        tokens hold.
     """
     samples = read_json(path)
     check_names(path, samples, keys, "keys")
@@ -105,5 +106,9 @@ def read_samples(
         raise UserError(
             f"{path} was drawn from data {drawn_from}, but {tokens} holds "
             f"{tokens_facts.get('data_sha256')}; draw again"
+        )
+    if seeds > len(samples.get("seeds", ())):
+        raise UserError(
+            f"{seeds} seeds are asked for, but {path} has {len(samples['seeds'])}; give fewer"
         )
     return samples

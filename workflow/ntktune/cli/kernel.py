@@ -111,68 +111,54 @@ def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
     )
 
 
-def _checked_inputs(
-    args: argparse.Namespace, tokens: dict[str, torch.Tensor], facts: dict
-) -> tuple[list[list[int]], dict]:
-    """Return the rows of each draw, and name, revision and checksum of the model.
+def _task_texts(args: argparse.Namespace) -> tuple[list[torch.Tensor], dict, dict, dict]:
+    """Return a task's texts, its labels, and provenance of the task and of the model.
 
     Raises
     ------
     UserError
-        Tokens, draws, task and model do not belong together.
+        Tokens, task and model do not belong together.
     """
+    tokens, facts = read_tensors(args.tokens)
+    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
     model = model_facts(args.model)
     check_tokens(args.tokens, facts, args.task, model)
-    rows, available = (
-        read_samples(args.draws, args.tokens, facts, ["draws"])["draws"],
-        len(tokens["offsets"]) - 1,
-    )
+    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
+    return examples, tokens, facts, model
+
+
+def draws(args: argparse.Namespace) -> None:
+    """Compute the Neural Tangent Kernels of all of a task's draws."""
+    record = Record("ntktune.cli.kernel:draws", args)
+    examples, labels, facts, model = _task_texts(args)
+    rows = read_samples(args.draws, args.tokens, facts, ["draws"])["draws"]
     if not rows or len({len(draw) for draw in rows}) != 1:
         raise UserError(
             f"{args.draws} must hold one or more draws of equal size; "
             f"their sizes are {[len(draw) for draw in rows]}"
         )
     for number, draw in enumerate(rows):
-        wrong = [row for row in draw if not 0 <= row < available]
+        wrong = [row for row in draw if not 0 <= row < len(examples)]
         if wrong:
             raise UserError(
                 f"draw {number} of {args.draws} has row {wrong[0]}, but {args.tokens} has "
-                f"rows 0 to {available - 1}; draw again"
+                f"rows 0 to {len(examples) - 1}; draw again"
             )
-    return rows, model
-
-
-def draws(args: argparse.Namespace) -> None:
-    """Compute the Neural Tangent Kernels of all of a task's draws."""
-    record = Record("ntktune.cli.kernel:draws", args)
-    tokens, facts = read_tensors(args.tokens)
-    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
-    rows, model_is = _checked_inputs(args, tokens, facts)
-    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    _compute(args, record, Sample(examples, tokens, rows, facts, model_is))
+    _compute(args, record, Sample(examples, labels, rows, facts, model))
 
 
 def learning(args: argparse.Namespace) -> None:
     """Compute the kernels that predict learning curves: of training subsets and test rows."""
     record = Record("ntktune.cli.kernel:learning", args)
-    tokens, facts = read_tensors(args.tokens)
-    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
-    model_is = model_facts(args.model)
-    check_tokens(args.tokens, facts, args.task, model_is)
-    subsets = read_samples(args.subsets, args.tokens, facts)
-    there = len(subsets["seeds"])
-    if not 1 <= args.seeds <= there:
-        raise UserError(
-            f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
-        )
+    examples, labels, facts, model = _task_texts(args)
+    subsets = read_samples(args.subsets, args.tokens, facts, seeds=args.seeds)
     available = len(subsets["seeds"][0]["order"])
-    if not 2 <= args.rows <= available:
+    if args.rows > available:
         raise UserError(f"--rows is {args.rows}, but the task has {available} training rows")
     rows = [
         [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
     ]
-    examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    _compute(args, record, Sample(examples, tokens, rows, facts, model_is))
+    _compute(args, record, Sample(examples, labels, rows, facts, model))
 
 
 def of_file(args: argparse.Namespace) -> None:

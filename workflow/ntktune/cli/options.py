@@ -81,6 +81,7 @@ OVERRIDES = {
     "device": {"enum": None, "description": "Where it runs: auto, cpu, cuda or cuda:N"},
     "model.dtype": {"enum": DTYPES},
     "kernel.variant": {"enum": ("sgd", "signgd", "asymmetric-signgd")},
+    "kernel learning seeds": {"minimum": 1},
     # one file has no study
     "kernel gram rows": {
         "description": "Rows drawn at random; null for 100, or all of a smaller file"

@@ -52,13 +52,8 @@ def tune(args: argparse.Namespace) -> None:
     from ntktune.finetune.repeats import seed_split
 
     record = Record("ntktune.cli.taskvectors:tune", args)
-    cell = read_cell(args)
-    there, wanted = len(cell.subsets["seeds"]), max(len(args.out), 2 * bool(args.out_again))
-    if wanted > there:
-        raise UserError(
-            f"{wanted} samples are asked for (a file of --out each; --out-again needs two), but "
-            f"{args.subsets} has {there}; ask for fewer"
-        )
+    # a file of --out each; --out-again needs the samples of two
+    cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
     # file, name, seed of head and order, seed of the sample
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]
     runs += [(args.out_again, AGAIN, 0, 1)] * bool(args.out_again)

@@ -85,22 +85,6 @@ class Sweep:
     seeds: list[tuple[int, list[Tuned], list[TunedTask]]]
 
 
-def read_subsets(path: str, data: str, facts: dict, seeds: int) -> dict[str, Any]:
-    """Return a task's subsets, drawn from the data with these facts.
-
-    Raises
-    ------
-    UserError
-        They were drawn from other data, are no subsets, or have fewer seeds.
-    """
-    found = read_samples(path, data, facts)
-    if seeds > len(found["seeds"]):
-        raise UserError(
-            f"{seeds} seeds are asked for, but {path} has {len(found['seeds'])}; give fewer"
-        )
-    return found
-
-
 def overlap(args: argparse.Namespace) -> None:
     """Count rows of each task whose text another task was trained on."""
     import pandas as pd
@@ -124,7 +108,7 @@ def overlap(args: argparse.Namespace) -> None:
             raise UserError(f"--tables has task {task!r} more than once; give it once")
         pairs = zip(table["text_a"], table["text_b"], strict=True)
         texts[task] = [(text_a, text_or_none(text_b)) for text_a, text_b in pairs]
-        samples[task] = read_subsets(subsets, path, facts, args.seeds)
+        samples[task] = read_samples(subsets, path, facts, seeds=args.seeds)
     counts, leaked = overlap_rows(texts, samples, args.size, args.seeds)
     provenance = record.provenance(size=args.size)
     table = pd.DataFrame(leaked, columns=list(LEAKED_COLUMNS)).astype(LEAKED_COLUMNS)
@@ -193,7 +177,7 @@ def _swept(args: argparse.Namespace, command: str) -> Sweep:
     tasks = {}
     for task, tokens, subsets in zip(args.tasks, args.tokens, args.subsets, strict=True):
         examples, facts = read_examples(tokens, task, model_is)
-        samples = read_subsets(subsets, tokens, facts, seeds=len(runs))
+        samples = read_samples(subsets, tokens, facts, seeds=len(runs))
         for run in runs:
             holdout = _holdout(files[task, run], examples, samples, facts, subsets)
             parts = {"validation": holdout[: getattr(args, "validation_rows", None)]}

@@ -93,16 +93,10 @@ def trace(args: argparse.Namespace) -> None:
 
     from ntktune.cli import Progress
     from ntktune.cli.finetune import pretrained_model, read_cell
-    from ntktune.errors import UserError
     from ntktune.theory.trace import watched_seeds
 
     record = Record("ntktune.cli.theory:trace", args)
-    cell = read_cell(args)
-    there = len(cell.subsets["seeds"])
-    if args.seeds > there:
-        raise UserError(
-            f"--seeds is {args.seeds}, but {args.subsets} has {there}; give 1 to {there}"
-        )
+    cell = read_cell(args, args.seeds)
     tables = watched_seeds(
         *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
         *(cell.settings, args.seed),
