@@ -205,22 +205,10 @@ def row_tokens(
 def token_arrays(
     rows: Sequence[Sequence[int]], table: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return a task's token ids, labels and test rows as arrays, and what lengths rows have.
+    """Return a task's rows as arrays, and their ``mean_length`` and ``longest``.
 
-    Parameters
-    ----------
-    rows
-        N lists of token ids.
-    table
-        Columns label, label_noise and split.
-
-    Returns
-    -------
-    arrays : dict
-        ``ids``, all rows one after the other; ``offsets`` (N + 1,), where each begins; ``label``,
-        ``label_noise`` and ``is_test``, (N,).
-    lengths : dict
-        ``mean_length`` and ``longest``.
+    The arrays are ``ids``, all rows one after the other; ``offsets`` (N + 1,), where each begins;
+    and ``label``, ``label_noise`` and ``is_test`` (N,), from the table's columns.
     """
     lengths = np.array([len(row) for row in rows])
     arrays = {

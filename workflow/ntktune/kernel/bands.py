@@ -87,17 +87,7 @@ Tiles = Mapping[tuple[int, int], Mapping[str, torch.Tensor]]
 
 
 def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
-    """Raise UserError unless the outputs and diagonals of all tiles fit, in every draw.
-
-    Parameters
-    ----------
-    files
-        Place → ``kernel`` (draws, N, M) and ``outputs`` (draws, N).
-    dtype
-        What they were computed in.
-    symmetric
-        Whether the kernel is.
-    """
+    """Raise UserError unless outputs (draws, N) and diagonals of all tiles fit, in every draw."""
     for draw in range(files[0, 0]["outputs"].shape[0]):
         one = slice(draw, draw + 1)
         check_outputs({place: tile["outputs"][one] for place, tile in files.items()}, dtype)
@@ -108,17 +98,7 @@ def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
 
 
 def assembled(files: Tiles, names: Iterable[str], count: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the bands of rows of whole kernels, (rows of the band, N), in order of name and draw.
-
-    Parameters
-    ----------
-    files
-        Place → tensors (draws, N, M).
-    names
-        Which of them.
-    count
-        Number of bands.
-    """
+    """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band."""
     for name in names:
         for draw in range(files[0, 0][name].shape[0]):
             one = slice(draw, draw + 1)

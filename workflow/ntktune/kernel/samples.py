@@ -22,22 +22,20 @@ def sampled_kernels(
     progress: Callable[[float], None],
     **how: Any,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Return the kernels of D samples of N rows each, and how each was computed.
+    """Return the kernels of D samples of N rows each, and the provenance of each.
 
     Parameters
     ----------
     model
-        The network, on the device to compute on; its head is drawn anew for each sample.
-    examples
-        All of the task's texts as token ids.
-    labels
-        ``label`` and ``label_noise`` of all rows.
+        The network, on the device to compute on.
+    examples, labels
+        All of the task's texts as token ids; ``label`` and ``label_noise`` of all rows.
     rows
         The samples' rows.
     tile
         Which of a sample's places are the kernel's rows and which its columns; None: all.
     head_seeds
-        One seed of the head per sample; None keeps the head that the model has.
+        The seed of each sample's fresh head; None keeps the head that the model has.
     progress
         Called with the number of samples done.
     how
@@ -45,11 +43,9 @@ def sampled_kernels(
 
     Returns
     -------
-    tensors : dict
-        ``kernel`` (D, N, M), ``group/<name>`` of each parameter group; ``outputs``, ``label``,
-        ``label_noise`` and ``row`` (D, N); of a tile also ``column`` (D, M).
-    provenance : list
-        Of each sample.
+    tensors, provenance
+        ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``, ``label_noise`` and
+        ``row`` (D, N); of a tile also ``column`` (D, M).
     """
     left, right = tile or (slice(None), slice(None))
     found = []

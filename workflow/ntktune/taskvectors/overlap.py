@@ -75,10 +75,9 @@ def overlap_rows(
 
     Parameters
     ----------
-    texts
-        Task → the texts of all its rows.
-    samples
-        Task → its subsets (:func:`ntktune.data.sampling.training_subsets`).
+    texts, samples
+        Task → the texts of all its rows, and its subsets
+        (:func:`ntktune.data.sampling.training_subsets`).
     size, seeds
         Rows of a sample, and samples of each task.
 

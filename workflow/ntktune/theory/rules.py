@@ -197,14 +197,8 @@ def nested_rules(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return four rules, and descent beside ridge, of every seed's nested samples.
 
-    Parameters
-    ----------
-    tensors, subsets, kind
-        As for :func:`learning_problem`.
-    sizes
-        Sizes of the samples; those that the kernel does not cover are left out.
-    step_size_factor, precision
-        As for :func:`four_rules`.
+    Samples of a size that the kernel does not cover are left out; the other parameters are those of
+    :func:`learning_problem` and :func:`four_rules`.
 
     Returns
     -------

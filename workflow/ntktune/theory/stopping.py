@@ -92,14 +92,9 @@ def stopping_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return :func:`stopping_row` of every draw, and what it owes to the way of estimating.
 
-    Parameters
-    ----------
-    tensors
-        ``kernel`` (draws, N, N), ``outputs``, ``label`` and ``label_noise`` (draws, N).
-    kind, precision, step_size_factor
-        As for :func:`stopping_row`.
-    sensitivity
-        False leaves out the second list, :func:`ntktune.theory.sensitivity.sensitivity_rows`.
+    ``tensors`` are ``kernel`` (draws, N, N), ``outputs``, ``label`` and ``label_noise`` (draws, N).
+    Without ``sensitivity`` the second list is empty; else it has the rows of
+    :func:`ntktune.theory.sensitivity.sensitivity_rows`.
     """
     rows, owed = [], []
     for draw in range(len(tensors["kernel"])):
