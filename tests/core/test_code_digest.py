@@ -410,7 +410,7 @@ def test_other_messages_docstrings_and_formatting_rerun_nothing(source):
         words = Reworded()
         file.write_text(ast.unparse(words.visit(ast.parse(file.read_text()))))
         total += words.changed
-    assert total > 2000
+    assert total > 1500  # the rewording does something
     assert changed(before) == set()
 
 
