@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from ntktune.network import matmul
@@ -29,6 +30,7 @@ def calls(monkeypatch):
         return plain(*arguments)
 
     monkeypatch.setattr(matmul, "ONEDNN", counted)
+    monkeypatch.setattr(matmul, "PLAIN_LAYERS", False)  # as with AVX-512
     return count
 
 
@@ -147,3 +149,27 @@ def test_same_bytes_twice(layer):
     x = numbers(50, 13)
     with FastLinear():
         assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.parametrize("moving", ["input", "weight", "bias", "all"])
+def test_forward_mode_derivatives_are_the_plain_layers(moving, layer, calls):
+    x = numbers(2, 5, 13)
+    values = {"input": x, "weight": layer.weight, "bias": layer.bias}
+
+    def moved():
+        with torch.no_grad(), forward_ad.dual_level():
+            x, *weights = (
+                forward_ad.make_dual(v.detach(), numbers(*v.shape, seed=3))
+                if moving in (name, "all")
+                else v.detach()
+                for name, v in values.items()
+            )
+            return forward_ad.unpack_dual(functional.linear(x, *weights))
+
+    expected = moved()
+    assert not calls
+    with FastLinear():
+        found = moved()
+    assert calls
+    for part, plain in zip(found, expected, strict=True):
+        assert close(part, plain)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call, jvp
+from torch.autograd import forward_ad
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntktune.network.matmul import FastLinear
@@ -74,7 +75,7 @@ def _batches(
 def directional_derivative(
     model: nn.Module, tangent: Tangent, examples: Sequence[torch.Tensor], batch_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return f(x; θ) and ⟨∇_θ f(x; θ), v⟩, each (N,), float64, on the processor.
+    """Return f(x; θ) and J v = ⟨∇_θ f(x; θ), v⟩, each (N, ...), float64, on the processor.
 
     Forward-mode differentiation: one pass of two to three times the cost of f, no gradient
     stored.
@@ -82,7 +83,8 @@ def directional_derivative(
     Parameters
     ----------
     model
-        Called with ``input_ids`` and ``attention_mask``, returns (B,); in evaluation mode.
+        Called with ``input_ids`` and ``attention_mask``, returns (B,) or (B, ...); in
+        evaluation mode.
     tangent
         v by parameter name; a parameter that is missing does not move.
     examples
@@ -90,20 +92,24 @@ def directional_derivative(
     batch_tokens
         Padded tokens in one pass, at most (:data:`MOST_TOKENS` in any case).
     """
-    start = {name: p.detach() for name, p in model.named_parameters() if name in tangent}
-    direction = {name: tangent[name].to(start[name]) for name in start}
-    values = torch.empty(2, len(examples), dtype=torch.float64)
+    parts: list[list[torch.Tensor]] = [[], []]
+    places: list[int] = []
     # the fused attention kernels have no forward-mode derivative
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level(), FastLinear():
+        weights = {
+            name: forward_ad.make_dual(p.detach(), tangent[name].to(p))
+            for name, p in model.named_parameters()
+            if name in tangent
+        }
         for rows, ids, mask in _batches(model, examples, batch_tokens):
-            found = jvp(
-                lambda weights, ids=ids, mask=mask: functional_call(model, weights, (ids, mask)),
-                (start,),
-                (direction,),
-            )
-            for kept, part in zip(values, found, strict=True):
-                kept[rows] = part.double().cpu()
-    return values[0], values[1]
+            value, slope = forward_ad.unpack_dual(functional_call(model, weights, (ids, mask)))
+            slope = torch.zeros_like(value) if slope is None else slope
+            for kept, part in zip(parts, (value, slope), strict=True):
+                kept.append(part.double().cpu())
+            places += rows
+    order = torch.tensor(places).argsort()
+    value, slope = (torch.cat(kept)[order] for kept in parts)
+    return value, slope
 
 
 def weighted_gradient(
