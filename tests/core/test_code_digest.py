@@ -557,7 +557,10 @@ def test_no_function_that_runs_escapes_the_digest(study):
     gram, model = folder / "gram.safetensors", ("--model", folder / "model")
     outs = {name: folder / f"{name}.parquet" for name in ("metrics", "history", "e", "f")}
     commands = {
-        "kernel:learning": [*model, *files, "--seed=1", "--rows=8", "--seeds=1", "--out", gram],
+        "kernel:learning": [
+            *(*model, *files, "--seed=1", "--rows=8", "--seeds=1", "--out", gram),
+            *("--tile", 0, 0, 1),  # the whole: its spectrum is fitted
+        ],
         "spectrum:fit": [
             *("--gram", gram, "--out-eigenvalues", outs["e"]),
             *("--out-fits", outs["f"], "--out-summary", folder / "summary.json"),

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 class Sample:
     """What kernels are computed of.
 
-    A task's texts and labels, the rows of each draw, provenance of the task and of the model, and
-    the token ids of two label words, None for a fresh head.
+    A task's texts and labels, the rows of each draw, provenance of the task and of the model, the
+    token ids of two label words, None for a fresh head, and which of the rows are the kernel's
+    columns, None for all.
     """
 
     examples: Sequence[torch.Tensor]
@@ -45,6 +46,7 @@ class Sample:
     facts: dict[str, Any]
     model: dict[str, Any]
     words: list[int] | None = None
+    columns: slice | None = None
 
 
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
@@ -158,7 +160,9 @@ def learning(args: argparse.Namespace) -> None:
     rows = [
         [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
     ]
-    _compute(args, record, Sample(examples, labels, rows, facts, model))
+    # predictions take no kernel between test rows
+    columns = slice(args.rows)
+    _compute(args, record, Sample(examples, labels, rows, facts, model, columns=columns))
 
 
 def of_file(args: argparse.Namespace) -> None:
@@ -365,7 +369,8 @@ def _compute(args: argparse.Namespace, record: Record, sample: Sample) -> None:
 
     _check_out(args.out)
     tile, rows, task = getattr(args, "tile", None), sample.rows, sample.facts["task"]
-    bands = _bands(tile, len(rows[0])) if tile else None
+    bands = (slice(None), sample.columns) if sample.columns else None
+    bands = _bands(tile, len(rows[0])) if tile else bands
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = FUNCTIONS[task["kind"]]

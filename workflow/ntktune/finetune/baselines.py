@@ -44,7 +44,7 @@ def kernel_prediction(
     Parameters
     ----------
     gram
-        K, shape (M, M), not divided by n.
+        K, not divided by n: of all M rows with those to learn from, at least.
     start, target
         f_0 and y, shape (M,); the targets of ``others`` are not used.
     train, holdout, others
@@ -117,8 +117,8 @@ def baseline_rows(
     features
         Row of the task → the last token's hidden state, (D,).
     kernels
-        Seed → K of some rows, f_0 of them, and which rows they are, the test rows among
-        them. Sizes whose rows are not all there are left out.
+        Seed → K of some rows with the first of them (or all), f_0, and which rows they are:
+        a sample's first rows, then the test rows. Sizes whose rows are not all there are left out.
 
     Returns
     -------

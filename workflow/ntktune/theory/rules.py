@@ -36,7 +36,7 @@ class Problem:
     Attributes
     ----------
     gram
-        K, shape (M, M), not divided by n.
+        K, not divided by n: of all M rows with the first n at least, those of the sample.
     start, label
         f_0, its mean over the training rows taken out, and the labels, standardised by the
         training rows (classes: −1 and +1); shape (M,).
@@ -63,8 +63,8 @@ def learning_problem(
     Parameters
     ----------
     tensors
-        ``kernel`` (seeds, M, M), ``outputs``, ``label``, ``label_noise`` and ``row``
-        (seeds, M): which row of the task each place is.
+        ``kernel`` (seeds, M, n or M): of all rows with the first n or all of them; ``outputs``,
+        ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task each place is.
     subsets
         Nested samples and test rows (:func:`ntktune.data.sampling.training_subsets`).
     kind

@@ -213,8 +213,9 @@ class _Watcher:
         if self.method == "gradient-descent":
             path = origin.descent.path_elsewhere(origin.cross(origin.test), [evaluation.step])
             kernel = origin.outputs[origin.test] + path[0]
+        # the origin's kernel, of the same network, was checked
         matrix = gram(
-            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype
+            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype, check=False
         ).kernel.numpy()
         before = origin.kernel[origin.train, origin.train]
         blind = np.isnan(kernel).any()
