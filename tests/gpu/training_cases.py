@@ -11,8 +11,9 @@ from kernel_cases import text_model
 
 from ntktune.finetune import training
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats
-from ntktune.finetune.training import Settings, last_states
+from ntktune.finetune.training import Settings
 from ntktune.network.tangent import (
+    LastStates,
     LogitDifference,
     difference,
     directional_derivative,
@@ -99,7 +100,7 @@ def linearised(device, kind):
 
 def states(device):
     model = placed("gpt2", "regression", torch.float32, device)
-    return last_states(model, examples("regression").ids, 16)
+    return training.outputs(LastStates(model.backbone), examples("regression").ids, 16)
 
 
 def case(tolerance=1e-9, **how):

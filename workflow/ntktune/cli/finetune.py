@@ -440,9 +440,10 @@ def baselines(args: argparse.Namespace) -> None:
     import torch
 
     from ntktune.finetune.baselines import baseline_rows
-    from ntktune.finetune.training import last_states
+    from ntktune.finetune.training import outputs
     from ntktune.network.device import select_device
     from ntktune.network.models import text_model
+    from ntktune.network.tangent import LastStates
 
     record = Record("ntktune.cli.finetune:baselines", args)
     model_is = model_facts(args.model)
@@ -453,7 +454,8 @@ def baselines(args: argparse.Namespace) -> None:
     orders = [seed["order"][: max(args.sizes)] for seed in subsets["seeds"]]
     rows = sorted({row for order in [*orders, subsets["test"]] for row in order})
     model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
-    states = last_states(model, [examples.ids[row] for row in rows], args.batch_tokens)
+    read = LastStates(model.backbone)
+    states = outputs(read, [examples.ids[row] for row in rows], args.batch_tokens)
     features = dict(zip(rows, states.to(torch.float64).numpy(), strict=True))
     found = baseline_rows(examples, subsets, args.sizes, features, kernels)
     provenance = record.provenance(

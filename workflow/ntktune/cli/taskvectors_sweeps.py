@@ -275,7 +275,7 @@ def add(args: argparse.Namespace) -> None:
     sweep = _swept(args, "add")
     if len(args.tasks) < 2:
         raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
-    steps, name = len(coefficients) * len(args.tasks), JOIN.join(args.tasks)
+    steps, name = len(coefficients), JOIN.join(args.tasks)
 
     def rows(files, tasks, _, report):
         vector = direction(sweep.base, [tuned.backbone for tuned in files])
@@ -293,7 +293,7 @@ def negate(args: argparse.Namespace) -> None:
 
     coefficients = _coefficients(args)
     sweep = _swept(args, "negate")
-    target, steps = args.tasks[0], 2 + len(args.tasks) * (len(coefficients) + 1)
+    target, steps = args.tasks[0], len(coefficients) + 3
 
     def rows(files, tasks, seed, report):
         vector = direction(sweep.base, [files[0].backbone])

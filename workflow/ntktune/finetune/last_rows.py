@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ntktune.network.models import TextModel, last_tokens, pad
+from ntktune.network.models import last_tokens, pad
 
 
 class _Reader:
@@ -41,7 +41,7 @@ class _Reader:
         return restricted
 
 
-def read_layers(model: TextModel, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
+def read_layers(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
     """Return the linear layers whose output matters at the read tokens only.
 
     It is seen from the gradients with respect to their outputs, on one batch: exactly zero
@@ -78,7 +78,7 @@ def read_layers(model: TextModel, ids: torch.Tensor, mask: torch.Tensor) -> list
 
 
 @contextlib.contextmanager
-def last_rows_only(model: TextModel, examples: Sequence[torch.Tensor]) -> Iterator[list[nn.Linear]]:
+def last_rows_only(model: nn.Module, examples: Sequence[torch.Tensor]) -> Iterator[list[nn.Linear]]:
     """Let linear layers compute only the rows that the head reads, where nothing else counts.
 
     Which layers these are is found by trying out two texts, and that the outputs stay what
@@ -88,7 +88,8 @@ def last_rows_only(model: TextModel, examples: Sequence[torch.Tensor]) -> Iterat
     Parameters
     ----------
     model
-        Backbone and head, in evaluation mode; changed within the context.
+        Has a backbone and reads its last tokens' states; in evaluation mode. It is changed
+        within the context.
     examples
         1-D tensors of token ids, of which two are tried out.
 
@@ -98,7 +99,7 @@ def last_rows_only(model: TextModel, examples: Sequence[torch.Tensor]) -> Iterat
         The layers, in the order of the network.
     """
     pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
-    ids, mask = (part.to(model.head.weight.device) for part in pad(pair))
+    ids, mask = (part.to(next(model.parameters()).device) for part in pad(pair))
     layers = read_layers(model, ids, mask) if ids.shape[1] > 1 else []
     reader = _Reader()
     with torch.no_grad():

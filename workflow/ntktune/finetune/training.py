@@ -16,7 +16,7 @@ from ntktune.errors import UserError
 from ntktune.finetune.embedding import restricted_embedding
 from ntktune.network.device import free_bytes, is_processor
 from ntktune.network.matmul import FastLinear
-from ntktune.network.models import TextModel, checkpointed, last_token, pad, token_batches
+from ntktune.network.models import TextModel, checkpointed, pad, token_batches
 
 # What a pass takes beside the tokens it computes, in tokens (benchmarks/finetune.py): its gradients
 # are added to those before. A GPU is best filled by one large pass.
@@ -108,17 +108,18 @@ class Training:
 
 
 def outputs(
-    model: TextModel,
+    model: nn.Module,
     examples: Sequence[torch.Tensor],
     batch_tokens: int,
     autocast: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Return the model's outputs, shape (N,) or (N, C), in the order of ``examples``.
+    """Return a model's outputs, such as (N,) or (N, C), in the order of ``examples``.
 
     Parameters
     ----------
     model
-        Backbone and head; used as it is (evaluation mode, if the caller wants that).
+        Called with ids and mask, both (B, T); used as it is (evaluation mode, if the caller
+        wants that).
     examples
         N 1-D tensors of token ids.
     batch_tokens
@@ -126,55 +127,23 @@ def outputs(
     autocast
         Precision of the network's matrix products, or None for that of its weights.
     """
-    return _collected(lambda some: _forward(model, some, autocast), examples, batch_tokens)
-
-
-def last_states(
-    model: TextModel, examples: Sequence[torch.Tensor], batch_tokens: int
-) -> torch.Tensor:
-    """Return what the head reads, the last real tokens' hidden states, shape (N, D).
-
-    The parameters are those of :func:`outputs`.
-    """
-
-    def states(some: list[torch.Tensor]) -> torch.Tensor:
-        ids, mask = _batch(model, some)
-        with FastLinear():
-            hidden = model.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        return last_token(hidden, mask)
-
-    return _collected(states, examples, batch_tokens)
-
-
-def _collected(
-    compute: Callable[[list[torch.Tensor]], torch.Tensor],
-    examples: Sequence[torch.Tensor],
-    batch_tokens: int,
-) -> torch.Tensor:
-    """Return what is computed of all examples, in batches and without gradient, in their order."""
     collected: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with torch.no_grad():
         for chunk in token_batches([len(e) for e in examples], batch_tokens):
-            found = compute([examples[i] for i in chunk]).cpu()
+            found = _forward(model, [examples[i] for i in chunk], autocast).cpu()
             for i, output in zip(chunk, found, strict=True):
                 collected[i] = output
     return torch.stack(collected)
 
 
-def _batch(model: TextModel, examples: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return padded ids and mask where the model is."""
-    device = model.head.weight.device
-    ids, mask = pad(examples)
-    return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
-
-
 def _forward(
-    model: TextModel, examples: list[torch.Tensor], autocast: torch.dtype | None
+    model: nn.Module, examples: list[torch.Tensor], autocast: torch.dtype | None
 ) -> torch.Tensor:
-    ids, mask = _batch(model, examples)
+    weight = next(model.parameters())
+    ids, mask = (part.to(weight.device, non_blocking=True) for part in pad(examples))
     with FastLinear(), torch.autocast(ids.device.type, autocast, enabled=autocast is not None):
         found = model(ids, mask)
-    return found.to(model.head.weight.dtype)
+    return found.to(weight.dtype)
 
 
 def _loss_sum(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntktune.network.matmul import FastLinear
-from ntktune.network.models import TextModel, pad, token_batches
+from ntktune.network.models import TextModel, last_hidden, last_token, pad, token_batches
 
 # Passes with a gradient or a tangent keep all activations of their tokens: at most so many.
 MOST_TOKENS = 2_048
@@ -46,6 +46,25 @@ class LogitDifference(nn.Module):
         """Return f, shape (N,), of token ids of shape (N, T)."""
         logits = self.model(input_ids, attention_mask)
         return logits[:, 1] - logits[:, 0]
+
+
+class LastStates(nn.Module):
+    """What a head reads: the last real token's hidden state.
+
+    Parameters
+    ----------
+    backbone
+        A Hugging Face base model; used, not copied.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return hidden states, shape (N, D), of token ids of shape (N, T)."""
+        hidden = last_hidden(self.backbone, input_ids, attention_mask)  # (N, T, D)
+        return last_token(hidden, attention_mask)
 
 
 Tangent = Mapping[str, torch.Tensor]

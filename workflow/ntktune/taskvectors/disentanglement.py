@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -71,58 +72,48 @@ def disentanglement_rows(
     UserError
         See :func:`distance`.
     """
-    rows = [list(task.parts["test"]) for task in tasks]
+    tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
+    rows = [task.rows for task in tasks]
     for task, some in zip(tasks, rows, strict=True):
         distance(task, some, np.zeros(len(some)), np.zeros(len(some)))  # refused before the work
     edited.point(vectors)
-    slopes = [
-        [edited.slopes(task, some, vector) for vector in edited.directions]
-        for task, some in zip(tasks, rows, strict=True)
-    ]
-    standard, done = {}, 0
+    first, second = ([s for _, s in edited.linearised(tasks, v)] for v in edited.directions)
+    standard = {}
     points = list(itertools.product(sorted({0.0, *map(float, grid)}), repeat=2))
-    for point in points:
+    for done, point in enumerate(points, start=1):
         edited.move(point)
-        for i, task in enumerate(tasks):
-            standard[i, *point] = edited.answers(task, rows[i])
-            done += 1
-            if progress:
-                progress(done)
+        standard |= {(i, *point): found for i, found in enumerate(edited.answers(tasks))}
+        if progress:
+            progress(done)
     edited.restore()
     linear = {
-        (i, *point): standard[i, 0.0, 0.0] + point[0] * slopes[i][0] + point[1] * slopes[i][1]
+        (i, *point): standard[i, 0.0, 0.0] + point[0] * first[i] + point[1] * second[i]
         for i in range(len(tasks))
         for point in points
     }
     found = []
     for arm, answers in (("standard", standard), ("linear", linear)):
-        for first in map(float, grid):
-            for second in map(float, grid):
-                alone = [(first, 0.0), (0.0, second)]
-                errors = [
-                    distance(
-                        task,
-                        rows[i],
-                        answers[i, *alone[i]],
-                        answers[i, first, second],
-                    )
-                    for i, task in enumerate(tasks)
-                ]
-                found.append(
-                    {
-                        "arm": arm,
-                        "alpha_a": first,
-                        "alpha_b": second,
-                        "error_a": errors[0],
-                        "error_b": errors[1],
-                        "error": sum(errors),
-                        "rows_a": len(rows[0]),
-                        "rows_b": len(rows[1]),
-                    }
-                )
+        for alpha, beta in itertools.product(map(float, grid), repeat=2):
+            alone = [(alpha, 0.0), (0.0, beta)]
+            errors = [
+                distance(task, rows[i], answers[i, *alone[i]], answers[i, alpha, beta])
+                for i, task in enumerate(tasks)
+            ]
+            found.append(
+                {
+                    "arm": arm,
+                    "alpha_a": alpha,
+                    "alpha_b": beta,
+                    "error_a": errors[0],
+                    "error_b": errors[1],
+                    "error": sum(errors),
+                    "rows_a": len(rows[0]),
+                    "rows_b": len(rows[1]),
+                }
+            )
     return found
 
 
 def evaluations(grid: Sequence[float]) -> int:
     """Return the number of evaluations that ξ on a grid takes."""
-    return 2 * len({0.0, *map(float, grid)}) ** 2
+    return len({0.0, *map(float, grid)}) ** 2

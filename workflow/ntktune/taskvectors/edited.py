@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
 from ntktune.network.device import is_processor
 from ntktune.network.models import TextModel
-from ntktune.network.tangent import LogitDifference, directional_derivative
+from ntktune.network.tangent import LastStates, directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
 
@@ -51,6 +49,22 @@ class TunedTask:
     def rows(self) -> list[int]:
         """The rows of all parts, one part after the other."""
         return [row for rows in self.parts.values() for row in rows]
+
+    def changes(self, states: torch.Tensor) -> np.ndarray:
+        """Return what f changes by, (N,), with last hidden states, (N, D), under the own head."""
+        outputs = (states.double() @ self.head_weight.double().T).numpy()  # (N, C)
+        two = self.examples.kind == "classification"
+        return outputs[:, 1] - outputs[:, 0] if two else outputs[:, 0] * self.label_sd
+
+    def answers(self, states: torch.Tensor) -> np.ndarray:
+        """Return f, (N,), of last hidden states, (N, D), under the task's own head.
+
+        Scores on the raw scale, or the logit difference l1 − l0 of two classes.
+        """
+        bias = self.head_bias.double().numpy()
+        two = self.examples.kind == "classification"
+        at_zero = bias[1] - bias[0] if two else bias[0] * self.label_sd + self.label_mean
+        return self.changes(states) + at_zero
 
 
 class EditedModel:
@@ -115,53 +129,56 @@ class EditedModel:
         """Put the pretrained weights back, bit for bit."""
         self.move([0.0] * len(self.directions))
 
-    @contextlib.contextmanager
-    def under(self, task: TunedTask) -> Iterator[TextModel]:
-        """Let the network have a task's own head within a context."""
-        before, head = self.model.head, nn.Linear(*task.head_weight.shape[::-1])
-        with torch.no_grad():
-            head.weight.copy_(task.head_weight)
-            head.bias.copy_(task.head_bias)
-        self.model.head = head.to(before.weight)  # its device and precision
-        try:
-            yield self.model
-        finally:
-            self.model.head = before
+    def answers(self, tasks: Sequence[TunedTask]) -> list[np.ndarray]:
+        """Return f of each task's rows under its own head, float64, (N,).
 
-    def answers(self, task: TunedTask, rows: Sequence[int]) -> np.ndarray:
-        """Return f of a task's rows under its own head, float64, (N,).
-
-        Scores on the raw scale, or the logit difference l1 − l0 of two classes.
+        Scores on the raw scale, or the logit difference l1 − l0 of two classes. A text that
+        several tasks have passes through the network once.
 
         Raises
         ------
         UserError
             An answer is not finite.
         """
-        with self.under(task) as model:
-            found = outputs(model, [task.examples.ids[i] for i in rows], self.batch_tokens)
-        found = found.double().numpy()
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"the answers to task {task.examples.task} are not finite at coefficients "
-                f"{', '.join(f'{c:g}' for c in self.coefficients)}; use smaller ones"
-            )
-        if task.examples.kind == "classification":
-            return found[:, 1] - found[:, 0]
-        return found * task.label_sd + task.label_mean
+        reader = LastStates(self.model.backbone)
+        states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
+        found = [task.answers(some) for task, some in zip(tasks, states, strict=True)]
+        for task, answers in zip(tasks, found, strict=True):
+            if not np.isfinite(answers).all():
+                raise UserError(
+                    f"the answers to task {task.examples.task} are not finite at coefficients "
+                    f"{', '.join(f'{c:g}' for c in self.coefficients)}; use smaller ones"
+                )
+        return found
 
-    def slopes(
-        self, task: TunedTask, rows: Sequence[int], vector: Mapping[str, torch.Tensor]
-    ) -> np.ndarray:
-        """Return Δ = Jτ of a task's rows at the network's weights, (N,), in the units of f.
+    def linearised(
+        self, tasks: Sequence[TunedTask], vector: Mapping[str, torch.Tensor]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return f and Δ = Jτ of each task's rows at the network's weights, (N,) each.
 
-        What f changes by along a task vector in the linear regime (SR26 eq 14).
+        Δ is what f changes by along a task vector in the linear regime (SR26 eq 14), in the
+        units of f.
         """
-        examples = [task.examples.ids[i] for i in rows]
-        two = task.examples.kind == "classification"
-        prefix = "model.backbone." if two else "backbone."
-        tangent = {f"{prefix}{name}": v for name, v in vector.items()}
-        with self.under(task) as model:
-            scalar = LogitDifference(model) if two else model
-            found = directional_derivative(scalar, tangent, examples, self.batch_tokens)[1].numpy()
-        return found if two else found * task.label_sd
+        reader = LastStates(self.model.backbone)
+        tangent = {f"backbone.{name}": v for name, v in vector.items()}
+
+        def both(texts: Sequence[torch.Tensor]) -> torch.Tensor:
+            found = directional_derivative(reader, tangent, texts, self.batch_tokens)
+            return torch.stack(found, dim=1)  # (N, 2, D)
+
+        states = _of_texts(tasks, both)
+        return [
+            (task.answers(some[:, 0]), task.changes(some[:, 1]))
+            for task, some in zip(tasks, states, strict=True)
+        ]
+
+
+def _of_texts(
+    tasks: Sequence[TunedTask], compute: Callable[[Sequence[torch.Tensor]], torch.Tensor]
+) -> list[torch.Tensor]:
+    """Return what is computed of each task's rows, (N, ...), each text once."""
+    texts = [[task.examples.ids[row] for row in task.rows] for task in tasks]
+    places: dict[tuple[int, ...], int] = {}
+    kept = [[places.setdefault(tuple(t.tolist()), len(places)) for t in some] for some in texts]
+    found = compute([torch.tensor(ids) for ids in places])
+    return [found[some] for some in kept]

@@ -55,7 +55,7 @@ def addition_sweep(
     coefficients
         λ. At 0 it is the pretrained network, which :func:`negation_sweep` answers for.
     progress
-        Called with the number of evaluations done.
+        Called with the number of coefficients done.
 
     Returns
     -------
@@ -64,15 +64,14 @@ def addition_sweep(
         ``test``), ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two
         classes).
     """
-    found, done = [], 0
+    found = []
     edited.point([vector])
-    for coefficient in coefficients:
+    for done, coefficient in enumerate(coefficients, start=1):
         edited.move([coefficient])
-        for task in tasks:
-            found.append(_answers(task, coefficient, edited.answers(task, task.rows)))
-            done += 1
-            if progress:
-                progress(done)
+        answers = edited.answers(tasks)
+        found += [_answers(t, coefficient, f) for t, f in zip(tasks, answers, strict=True)]
+        if progress:
+            progress(done)
     edited.restore()
     return pd.concat(found, ignore_index=True)
 
@@ -104,7 +103,7 @@ def negation_sweep(
     seed
         Of the random vector.
     progress
-        Called with the number of evaluations done.
+        Called with the number of coefficients done.
 
     Returns
     -------
@@ -114,27 +113,25 @@ def negation_sweep(
         answered with a random vector of the same length in every tensor, at the λ that counts
         (:func:`ntktune.study.merges.full_coefficient`), else NaN.
     """
-    found, done = [], 0
+    found = []
     edited.point([vector])
     tasks = [target, *controls]
-    slopes = [edited.slopes(task, task.rows, edited.directions[0]) for task in tasks]
-    for coefficient in (0.0, -1.0, *coefficients):
+    start, slopes = zip(*edited.linearised(tasks, edited.directions[0]), strict=True)
+    for done, coefficient in enumerate((0.0, -1.0, *coefficients), start=1):
         edited.move([-coefficient])
-        for task, slope in zip(tasks, slopes, strict=True):
-            if coefficient < 0 and task is not target:
-                continue
-            answers = _answers(task, coefficient, edited.answers(task, task.rows))
-            found.append(answers.assign(slope=slope))
-            done += 1
-            if progress:
-                progress(done)
+        answered = [target] if coefficient < 0 else tasks
+        answers = edited.answers(answered) if coefficient else start
+        for task, some, slope in zip(answered, answers, slopes, strict=False):
+            found.append(_answers(task, coefficient, some).assign(slope=slope))
+        if progress:
+            progress(done)
     edited.restore()
     table, full = pd.concat(found, ignore_index=True), full_coefficient(coefficients)
     randomize(vector, seed)
     edited.point([vector])
     edited.move([-full])
     own = (table["task"] == target.examples.task) & (table["coefficient"] == full)
-    table.loc[own, "random"] = edited.answers(target, target.rows)
+    table.loc[own, "random"] = edited.answers([target])[0]
     if progress:
         progress(done + 1)
     edited.restore()
