@@ -28,6 +28,7 @@ def tuned_once(written, tmp_path_factory):
     for task in TASKS:
         files[task] = [folder / f"{task}.{run}.safetensors" for run in ("0", "1", "again")]
         outs = ["--out", *files[task][:2], "--out-again", files[task][2]]
+        outs += ["--state", folder / task]
         assert run("taskvectors", "tune", *tuning_flags(written, task), *outs) == 0
     return files
 
@@ -53,7 +54,9 @@ def inputs(study, files, tasks, runs=1):
     ]  # fmt: skip
 
 
-def test_tune_keeps_all_weights_and_says_where_they_come_from(study, training_flags, tuned):
+def test_tune_keeps_all_weights_and_says_where_they_come_from(
+    study, training_flags, tuned, tuned_once
+):
     tensors, facts = read_tensors(tuned["a"][0])
     start, _ = read_tensors(study / "model" / "model.safetensors")
     assert {k.removeprefix("backbone.") for k in tensors if k.startswith("backbone.")} == set(start)
@@ -79,6 +82,15 @@ def test_tune_keeps_all_weights_and_says_where_they_come_from(study, training_fl
     for seed in (0, 1):
         for name in ("mse", "pearson", "holdout_loss", "best_step"):
             assert made[seed]["metrics"][name] == metrics[name][seed]
+
+    # so the grid takes them over, and trains the other seeds
+    state = shutil.copytree(tuned_once["a"][0].parent / "a", study / "state")
+    before = [read_table(path)[0] for path in outs[1::2]]
+    assert run("finetune", "run", *training_flags("a"), *outs, "--state", state) == 0
+    (metrics, facts), (history, _) = (read_table(path) for path in outs[1::2])
+    assert set(facts["seeds"]["indices"]) - set(facts["seeds"]["resumed_at"]) == {0, 1}
+    pd.testing.assert_frame_equal(metrics, before[0], check_exact=True)
+    pd.testing.assert_frame_equal(history, before[1], check_exact=True)
 
 
 def test_a_rounded_vector_is_half_as_large_and_close(study, training_flags, tuned):

@@ -58,6 +58,7 @@ MERGES = bool(STUDY["taskvectors"]["tasks"])
 # One task is trained on a second sample from the same head: how alike may task vectors be?
 TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
 VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
+VECTOR_SIZE = STUDY["taskvectors"]["size"]
 # Merged models: file name -> tasks. All pairs, then all tasks.
 MERGE_TASKS = merges(STUDY["taskvectors"]["tasks"])
 MERGED_PAIRS = [merge for merge in MERGE_TASKS if "+" in merge]
@@ -209,6 +210,14 @@ def offered(name):
 def theory_files(name, tasks):
     """A table of the chapter theory for some tasks."""
     return [f"{RESULTS}/theory/{task}/{name}.parquet" for task in tasks]
+
+
+def trained_before(wildcards):
+    """The weights of a cell's seeds that the chapter taskvectors trains, and keeps the results of."""
+    merged = STUDY["taskvectors"]["tasks"] if "taskvectors" in CHAPTERS else []
+    known = wildcards.task in merged and wildcards.size == str(VECTOR_SIZE)
+    folder = f"{RESULTS}/taskvectors/{wildcards.task}"
+    return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
 
 
 def grid(pattern):

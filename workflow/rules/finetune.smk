@@ -1,6 +1,7 @@
 """Chapter finetune: fine-tuning on a grid of sample sizes, with hold-out early stopping.
 
-Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json.
+Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json; where the chapter
+    taskvectors trains some of a cell's seeds, their weights: it has kept their results.
 Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per
     seed) and history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/ the
     same without early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet
@@ -14,6 +15,7 @@ rule finetune_run:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
+        trained=trained_before,
     output:
         metrics="<results>/finetune/{task}/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/n{size}/history.parquet",
@@ -51,6 +53,10 @@ rule finetune_run:
 
 use rule finetune_run as fixed_epochs with:
     """Fine-tune one task on one sample size for a fixed number of epochs, without early stopping."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/fixed/n{size}/history.parquet",

@@ -33,6 +33,8 @@ rule tuned_weights:
         code=digest_of("ntktune.cli.taskvectors:tune"),
         options=options("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
+        # these seeds are the grid's, too: finetune_run does not train them again
+        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
     shell:
         """
         python -m ntktune taskvectors tune \
@@ -40,6 +42,7 @@ rule tuned_weights:
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
+            --state {params.state:q} \
             {params.options:q} \
             --out {output.seeds:q} \
             {params.again:q} \

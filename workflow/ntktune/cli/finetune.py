@@ -16,6 +16,7 @@ from ntktune.cli.inputs import (
     model_manifest,
     read_samples,
 )
+from ntktune.cli.options import command_options
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.store.code_digest import code_digest
@@ -53,7 +54,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
     help_ = "labelled examples, the hold-out included"
     parser.add_argument("--size", type=int, required=True, help=help_)
-    help_ = "folder that keeps finished seeds, for the same command after it was killed"
+    help_ = (
+        "folder that keeps finished seeds: of this command if it was killed, or of taskvectors tune"
+    )
     parser.add_argument("--state", help=help_)
     help_ = "measure the test rows at every evaluation; it changes no step and no choice"
     parser.add_argument("--test-history", action="store_true", help=help_)
@@ -378,19 +381,17 @@ def _about(study: dict[str, Any], found: Costs, *, mixed: bool) -> str:
     return "\n".join(lines)
 
 
-# Options that change no number of a seed's result.
-PLACES = ("model", "tokens", "subsets", "state", "device", "out_metrics", "out_history")
-
-
-def _keys(record: Record, args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
-    """Return what each seed's result depends on."""
+def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
+    """Return what each seed's result in the grid depends on."""
     from importlib.metadata import version
 
+    settings = {name: getattr(args, name) for name in command_options("finetune run")}
     shared = {
-        "code": code_digest(record.entry),
+        "code": code_digest("ntktune.cli.finetune:run"),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
-        "settings": {k: v for k, v in record.settings.items() if k not in PLACES},
         # any GPU of a machine does
+        "settings": settings | {"device": cell.device.type, "size": args.size},
+        "test_history": getattr(args, "test_history", False),
         "facts": cell.facts | {"device": cell.device.type},
         "model_files": model_manifest(args.model).get("files"),
         "tokens": content_sha256(args.tokens),
@@ -402,16 +403,28 @@ def _keys(record: Record, args: argparse.Namespace, cell: Cell) -> list[dict[str
     return [shared | {"rows": rows} for rows in samples]
 
 
-def run(args: argparse.Namespace) -> None:
-    """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
+def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[str, Any]:
+    """Return a seed's row and its history, and keep them in the folder ``state``."""
     import dataclasses
 
+    tested = repeat.test_history or [{}] * len(repeat.training.history)
+    history = [
+        dataclasses.asdict(evaluation) | metrics
+        for evaluation, metrics in zip(repeat.training.history, tested, strict=True)
+    ]
+    found = {"row": repeat.row, "history": history}
+    keep_part(state, f"seed{repeat.seed}", key, found)
+    return found
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
     import pandas as pd
 
     record = Record("ntktune.cli.finetune:run", args)
     cell = read_cell(args)
     seeds = range(len(cell.subsets["seeds"]))
-    keys = _keys(record, args, cell)
+    keys = seed_keys(args, cell)
     done = {seed: finished_part(args.state, f"seed{seed}", keys[seed]) for seed in seeds}
     left = [seed for seed in seeds if done[seed] is None]
     if len(left) < len(seeds):
@@ -419,13 +432,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.task}, n={args.size}: seeds {ready} were finished before", file=sys.stderr)
     if left:
         for repeat in repeats(args, cell, left, test_history=args.test_history)[1]:
-            tested = repeat.test_history or [{}] * len(repeat.training.history)
-            history = [
-                dataclasses.asdict(evaluation) | metrics
-                for evaluation, metrics in zip(repeat.training.history, tested, strict=True)
-            ]
-            done[repeat.seed] = {"row": repeat.row, "history": history}
-            keep_part(args.state, f"seed{repeat.seed}", keys[repeat.seed], done[repeat.seed])
+            done[repeat.seed] = keep_seed(args.state, keys[repeat.seed], repeat)
     provenance = record.provenance(
         **cell.facts, seeds={"root": args.seed, "indices": list(seeds), "resumed_at": left}
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntktune.cli import Progress, add_command
-from ntktune.cli.finetune import TRAINED, read_cell, repeats
+from ntktune.cli.finetune import TRAINED, keep_seed, read_cell, repeats, seed_keys
 from ntktune.cli.inputs import model_facts
 from ntktune.cli.model_option import add_model, from_hub, study_model
 from ntktune.cli.tuned_files import AGAIN, Tuned, pretrained_weights, read_tuned, tuned_tensors
@@ -34,6 +34,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
     what = "safetensors: the same with head and order of seed 0, on the sample of seed 1"
     parser.add_argument("--out-again", metavar="FILE", help=what)
+    what = "folder that keeps these seeds' results for `finetune run`, which then trains the others"
+    parser.add_argument("--state", help=what)
 
     weights = {"nargs": "*", "default": [], "metavar": "FILE", "help": "fine-tuned weights"}
     out = "parquet: a row per pair and group of layers"
@@ -54,12 +56,15 @@ def tune(args: argparse.Namespace) -> None:
     record = Record("ntktune.cli.taskvectors:tune", args)
     # a file of --out each; --out-again needs the samples of two
     cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
+    keys = seed_keys(args, cell)
     # file, name, seed of head and order, seed of the sample
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]
     runs += [(args.out_again, AGAIN, 0, 1)] * bool(args.out_again)
     model, found = repeats(args, cell, [r[2] for r in runs], samples=[r[3] for r in runs])
     base = pretrained_weights(args.model) if args.store == "bfloat16" else None
     for repeat, (path, run, seed, sample) in zip(found, runs, strict=True):
+        if seed == sample:
+            keep_seed(args.state, keys[seed], repeat)
         train, holdout = seed_split(cell.examples, cell.subsets, args.size, sample)
         facts = {"run": run, "sample": sample, "size": args.size, "metrics": repeat.row}
         facts |= {"seeds": {"root": args.seed, "indices": [seed]}}
