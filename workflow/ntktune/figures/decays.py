@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ntktune.figures.decay import eigenvalue_matrix, geometric_mean
 from ntktune.figures.measures import of_task
-from ntktune.figures.panels import draw_legend, panel_rows
+from ntktune.figures.panels import draw_legend, draw_log_axis, panel_rows
 from ntktune.figures.rates import RANGES, check_fits
 from ntktune.figures.style import BASELINE, checked_color, laid_out, styled, wrapped
 
@@ -78,6 +78,8 @@ def decays_figure(
             above.set_yscale("log")
             for axes in (above, below):
                 axes.set_xscale("log")
+                axes.set_xlim(0.9, 1.1 * summary[task]["n"])
+                draw_log_axis(axes.xaxis)
             below.set_ylim(bottom=0)
             below.set_xlabel(r"rank $k$")
             n, draws = summary[task]["n"], summary[task]["draws"]
