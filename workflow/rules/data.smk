@@ -166,7 +166,7 @@ rule draws:
         options=options("data draws"),
     shell:
         """
-        python -m ntktune data {params.verb} \
+        python -m ntktune data {params.verb:q} \
             --tokens {input:q} \
             --task {wildcards.task:q} \
             {params.options:q} \

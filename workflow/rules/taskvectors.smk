@@ -145,7 +145,7 @@ rule taskvectors_add:
         tasks=merged_tasks,
     shell:
         """
-        python -m ntktune taskvectors {params.verb} \
+        python -m ntktune taskvectors {params.verb:q} \
             --model {input.model:q} \
             --tasks {params.tasks:q} \
             --weights {input.weights:q} \
