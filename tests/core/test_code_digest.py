@@ -431,7 +431,7 @@ KERNELS = {"kernel:draws", "kernel:learning", "theory:trace", "theory:width"}
         ("kernel/engine.py", "gram", KERNELS),
         ("cli/finetune.py", "plan", set()),
         ("finetune/account.py", "memory", set()),
-        ("study/config.py", "resolved_study", set()),
+        ("data/study.py", "resolved_study", set()),
         ("store/records.py", "read_table", set()),
         ("network/device.py", "leased_gpu", set()),
         ("spectrum/summary.py", "spectrum_summary", {"spectrum:fit"}),
@@ -501,7 +501,7 @@ def test_rules_give_every_option_that_has_a_default(file):
     ):
         verbs = argparse.ArgumentParser(prog=f"ntktune {chapter}").add_subparsers()
         importlib.import_module(f"ntktune.cli.{chapter}").add_commands(verbs)
-        for verb in re.findall(r'verb="(\w+)"', text) if told == "{params.verb}" else [told]:
+        for verb in re.findall(r'verb="(\w+)"', text) if told == "{params.verb:q}" else [told]:
             name = f"{chapter} {verb}"
             configured = command_options(name) if "{params.options:q}" in words else ()
             assert not configured or f'options("{name}"' in text

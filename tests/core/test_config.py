@@ -12,17 +12,9 @@ from ntktune.data.sampling import (
     training_subset,
     training_subsets,
 )
+from ntktune.data.study import check_own_files, choices, resolved_study, study_name
 from ntktune.errors import UserError
-from ntktune.study.config import (
-    check_own_files,
-    choices,
-    load_yaml,
-    packages,
-    resolved_study,
-    schema,
-    study_name,
-    with_defaults,
-)
+from ntktune.study.config import load_yaml, packages, schema, with_defaults
 
 TASK = {
     "title": "Mine",

@@ -9,9 +9,9 @@ import pytest
 
 import ntktune
 from ntktune.__main__ import main
+from ntktune.data.study import resolved_study
 from ntktune.errors import UserError
 from ntktune.store import files, records, tensors
-from ntktune.study.config import resolved_study
 
 OUTS = ["--out-eigenvalues", "a", "--out-fits", "b", "--out-summary", "c"]
 PACKAGE = Path(ntktune.__file__).parent

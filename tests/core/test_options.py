@@ -11,6 +11,7 @@ import pytest
 from ntktune.__main__ import main
 from ntktune.cli import CHAPTERS, finetune
 from ntktune.cli.options import COMMANDS, OVERRIDES, command_options, declaration, option_words
+from ntktune.data import study
 from ntktune.study import config
 from ntktune.study.config import schema
 
@@ -41,7 +42,7 @@ def test_every_key_is_an_option_of_a_command_or_read_by_the_rules():
     options = {key for command in COMMANDS for key, _ in command_options(command).values()}
     rules = "".join(path.read_text() for path in RULES.glob("*.smk"))
     # where the package reads what no rule does
-    elsewhere = {"task_folders": config, "model.architecture": finetune, "kernel.tile_rows": config}
+    elsewhere = {"task_folders": study, "model.architecture": finetune, "kernel.tile_rows": config}
     for key in set(keys()) - options:
         if key.startswith("figures."):
             continue  # tested with the figures

@@ -6,7 +6,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ntktune.study.config import load_yaml, resolved_study, schema, validated
+from ntktune.data.study import resolved_study
+from ntktune.study.config import load_yaml, schema, validated
 from snakemake_logger_plugin_ntktune import EXPECTED
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.cli.options import option_words
+from ntktune.data.study import resolved_study
 from ntktune.study.config import (
     archive_name,
     kernel_bands,
     merges,
     package_of,
     packages,
-    resolved_study,
     source_files,
     task_file,
 )

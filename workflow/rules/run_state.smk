@@ -21,7 +21,7 @@ for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", P
     others = os.environ.get(variable)
     os.environ[variable] = os.pathsep.join([str(folder)] + [others] * bool(others))
 
-from ntktune.study.config import check_own_files, choices
+from ntktune.data.study import check_own_files, choices
 from ntktune.errors import UserError
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import atomic_path, remove_left_overs

@@ -9,9 +9,10 @@ import sys
 
 from ntktune.cli import add_command
 from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
+from ntktune.cli.record import Record
 from ntktune.errors import UserError
 from ntktune.store.files import MODEL_MANIFEST, atomic_path
-from ntktune.store.records import Record, read_table, write_json, write_table
+from ntktune.store.records import read_table, write_json, write_table
 from ntktune.store.tensors import read_arrays, write_tensors
 from ntktune.study.yaml_files import load_yaml
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command
+from ntktune.cli.record import Record
 from ntktune.errors import not_there
 from ntktune.store.files import atomic_path, file_sha256
-from ntktune.store.records import Record, write_csv, write_json
+from ntktune.store.records import write_csv, write_json
 from ntktune.study.config import schema, with_defaults
 
 if TYPE_CHECKING:

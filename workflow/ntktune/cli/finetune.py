@@ -17,11 +17,12 @@ from ntktune.cli.inputs import (
     read_samples,
 )
 from ntktune.cli.options import command_options
+from ntktune.cli.record import Record
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
-from ntktune.store.records import Record, write_table
+from ntktune.store.records import write_table
 from ntktune.store.tensors import content_sha256, read_tensors
 from ntktune.store.unfinished import finished_part, keep_part
 
@@ -341,11 +342,12 @@ def plan(args: argparse.Namespace) -> None:
 
     import torch
 
+    from ntktune.data.study import resolved_study
     from ntktune.finetune.account import architecture, memory, plan_text
     from ntktune.finetune.training import Settings
     from ntktune.network.device import select_device, training_dtypes
     from ntktune.network.matmul import measured_rate
-    from ntktune.study.config import load_yaml, resolved_study
+    from ntktune.study.config import load_yaml
 
     if not 0 < args.share <= 1:
         raise UserError(f"--share is {args.share}; it must be above 0 and at most 1")

@@ -18,8 +18,8 @@ from ntktune.cli.inputs import (
     read_samples,
 )
 from ntktune.cli.model_option import add_model, from_hub, located_model
+from ntktune.cli.record import Record
 from ntktune.errors import UserError, not_there
-from ntktune.store.records import Record
 from ntktune.store.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:

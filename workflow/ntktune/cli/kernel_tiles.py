@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command
+from ntktune.cli.record import Record
 from ntktune.errors import UserError
-from ntktune.store.records import Record
 from ntktune.store.tensors import StoredTensor, stored_tensors, stream_tensors
 
 if TYPE_CHECKING:

@@ -141,7 +141,7 @@ def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list
     Parameters
     ----------
     study
-        The whole configuration, see :func:`ntktune.study.config.resolved_study`.
+        The whole configuration, see :func:`ntktune.data.study.resolved_study`.
     command
         As ``"finetune run"``.
     changed

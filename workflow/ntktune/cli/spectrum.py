@@ -7,7 +7,8 @@ import sys
 
 from ntktune.cli import add_command
 from ntktune.cli.inputs import OF_KERNEL, read_kernels
-from ntktune.store.records import Record, write_json, write_table
+from ntktune.cli.record import Record
+from ntktune.store.records import write_json, write_table
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:

@@ -12,10 +12,11 @@ from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import TRAINED, keep_seed, read_cell, repeats, seed_keys
 from ntktune.cli.inputs import model_facts
 from ntktune.cli.model_option import add_model, from_hub, study_model
+from ntktune.cli.record import Record
 from ntktune.cli.tuned_files import AGAIN, Tuned, pretrained_weights, read_tuned, tuned_tensors
 from ntktune.errors import UserError
 from ntktune.store.files import MODEL_MANIFEST, MODEL_WEIGHTS
-from ntktune.store.records import Record, write_table
+from ntktune.store.records import write_table
 from ntktune.store.tensors import StoredTensor, stream_tensors, write_tensors
 
 if TYPE_CHECKING:

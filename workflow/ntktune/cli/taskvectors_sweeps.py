@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ntktune.cli import Progress, add_command
 from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import check_names, model_facts, read_samples
+from ntktune.cli.record import Record
 from ntktune.cli.tuned_files import AGAIN, Tuned, read_tuned
 from ntktune.errors import UserError
-from ntktune.store.records import Record, read_table, write_table
+from ntktune.store.records import read_table, write_table
 from ntktune.store.tensors import StoredTensor
 
 if TYPE_CHECKING:

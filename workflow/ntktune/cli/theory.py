@@ -6,7 +6,8 @@ import argparse
 
 from ntktune.cli import add_command
 from ntktune.cli.inputs import OF_KERNEL
-from ntktune.store.records import Record, write_table
+from ntktune.cli.record import Record
+from ntktune.store.records import write_table
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:

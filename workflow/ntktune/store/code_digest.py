@@ -35,6 +35,8 @@ INFRASTRUCTURE = {
     "ntktune.__main__": "the command line and its exit status",
     "ntktune.cli": "what a command reads and writes, and progress lines",
     "ntktune.cli.options": "options of the command line, which rules give from the study",
+    "ntktune.cli.record": "what a command did, for the provenance",
+    "ntktune.data.study": "completes a study, which rules hand to commands by options",
     "ntktune.study.config": "checks and completes a study, which rules hand to commands by options",
     "ntktune.network.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.figures.catalogue": "what there is to draw; rules hand it to commands by options",

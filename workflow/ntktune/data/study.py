@@ -1,0 +1,280 @@
+"""A whole study: what its configuration leaves to data and other keys, filled in and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ntktune.errors import UserError
+from ntktune.store.code_digest import code_digest
+from ntktune.store.user_files import found_once
+from ntktune.study.config import (
+    check_path,
+    is_here,
+    model_name,
+    resolved_task,
+    schema,
+    source_files,
+    validated,
+)
+from ntktune.study.yaml_files import load_yaml
+
+# Folders of results/<study>/data that are no task's.
+RESERVED = ("model", "packages")
+# Names in results/<study>/taskvectors that are no task's.
+RESERVED_MERGED = ("addition", "negation", "disentanglement", "cosine", "overlap", "scores")
+
+
+def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
+    """Choose the sizes that a study leaves to its data; return the tasks' numbers of rows."""
+    from ntktune.data.sampling import FIRST, chosen_sizes
+
+    tuning, kernel = study["finetune"], study["kernel"]
+    tasks = study["task_definitions"]
+    rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
+    for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
+        if is_here(tasks[name]["sources"][0]):
+            rows[name], least = _training_rows(study, name)
+            smallest = max(smallest, least)
+    counts = [rows[name] for name in study["tasks"]]
+    made = Path("results", study["study"], "config.yaml")
+    if None in counts and made.is_file():  # the texts were read where the study was made
+        for chapter, key in (("finetune", "sizes"), ("kernel", "rows")):
+            if study[chapter][key] is None:
+                study[chapter][key] = load_yaml(made).get(chapter, {}).get(key)
+    if kernel["rows"] is None:
+        kernel["rows"] = min(100, *(count or 100 for count in counts))
+    if tuning["sizes"] is None:
+        if None in counts:
+            raise UserError(
+                f"{where}: finetune.sizes is missing, and how many rows task "
+                f"{study['tasks'][counts.index(None)]!r} has is not known before they are fetched; "
+                "give sizes, as [16, 32, 64], or the task's train_rows"
+            )
+        options = schema("config")["properties"]["finetune"]["properties"]
+        least = options["sizes"]["items"]["minimum"]
+        if min(counts) < least:
+            raise UserError(
+                f"task {study['tasks'][counts.index(min(counts))]!r} has {min(counts)} training "
+                f"rows; a study needs {least} or more"
+            )
+        tuning["sizes"] = chosen_sizes(min(counts), smallest)
+    return rows
+
+
+def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Return how many training rows a task's first source has, and the smallest sample of them.
+
+    Large files take long to read and to clean: that is done once for each content.
+    """
+    from ntktune.data.sampling import smallest_sample
+    from ntktune.data.sources import training_labels
+
+    definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
+
+    def count() -> list[int]:
+        labels = training_labels(definition, name)
+        classes = labels if definition["kind"] == "classification" else labels * 0
+        return [len(labels), smallest_sample(classes, fraction) or 0]
+
+    code = code_digest("ntktune.data.sources:training_labels")
+    about = [name, definition, fraction, code]
+    rows, least = found_once(source_files(definition["sources"][0]), about, count)
+    return rows, least
+
+
+def _fill_from_keys(study: dict) -> None:
+    """Put in what null means where other keys of the study say it."""
+    sizes = study["finetune"]["sizes"]
+    for chapter, key, meant in (
+        ("kernel", "learning_rows", max(sizes)),
+        ("finetune", "fixed_size", min(sizes)),
+        ("finetune", "dtype", study["model"]["dtype"]),
+        ("taskvectors", "size", max(sizes)),
+        ("taskvectors", "negated_coefficients", study["taskvectors"]["coefficients"]),
+        ("theory", "size", min(sizes)),
+    ):
+        if study[chapter][key] is None:
+            study[chapter][key] = meant
+
+
+def _check_rows(study: dict, known: dict[str, int | None]) -> None:
+    """Check sample sizes against the numbers of rows that the tasks have."""
+    wanted = [
+        ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
+        ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
+        ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
+        ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
+        ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
+    ]
+    for key, size, tasks in wanted:
+        for name in tasks:
+            rows = known[name]
+            if rows is not None and size > rows:
+                raise UserError(
+                    f"{key} asks for {size} rows, but the training set of task {name!r} has "
+                    f"{rows}; choose at most {rows}"
+                )
+
+
+def resolved_study(config: Mapping, where: str = "configuration") -> dict:
+    """Return the whole study: every key of the schema, and ``task_definitions``, name → definition.
+
+    ``config`` is what the configuration files and the command line gave; messages name ``where``
+    that came from.
+
+    Raises
+    ------
+    UserError
+        One line per mistake.
+    """
+    study = validated(dict(config), "config", where)
+    study["study"] = study["study"] or _file_name(where)
+    model, vectors, theory = study["model"], study["taskvectors"], study["theory"]
+    tasks, seeds = study["tasks"], study["finetune"]["seeds"]
+    model["name"] = model["name"] or model_name(model["source"])
+    for chapter in {"taskvectors", "theory"} - {*study["chapters"]}:
+        study[chapter]["tasks"] = []
+    if vectors["tasks"] is None:
+        vectors["tasks"] = tasks[:4] if len(tasks) > 1 else []
+    elif len(vectors["tasks"]) == 1:
+        raise UserError(
+            f"{where}: taskvectors.tasks is {vectors['tasks']}; merging needs two tasks or more "
+            "([] merges none)"
+        )
+    if vectors["seeds"] is None:
+        vectors["seeds"] = min(2, seeds)
+    used = vectors["seeds"]
+    for key, count, limit, most in (
+        ("taskvectors.seeds", used, "finetune.seeds", seeds),
+        ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
+        ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
+    ):
+        if count > most:
+            raise UserError(
+                f"{where}: {key} is {count}, but {limit} {most}; choose at most as many"
+            )
+    for key in ("coefficients", "negated_coefficients"):
+        if vectors[key] and not any(vectors[key]):
+            raise UserError(f"{where}: taskvectors.{key} is {vectors[key]}; give one above 0")
+    if theory["tasks"] is None:
+        theory["tasks"] = tasks
+    for name in theory["tasks"]:
+        if name not in tasks:
+            raise UserError(
+                f"{where}: theory.tasks has {name!r}, which is none of the study's tasks "
+                f"({', '.join(tasks)}); only those are fine-tuned and watched"
+            )
+    named = {"tasks": tasks, "taskvectors.tasks": vectors["tasks"]}
+    for key, names in named.items():
+        for name in names:
+            if name in RESERVED or (key == "taskvectors.tasks" and name in RESERVED_MERGED):
+                raise UserError(
+                    f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
+                    "where the study's own do; rename its file"
+                )
+    results = Path("results", study["study"])
+    # of a study that was made elsewhere, an archive brings neither model nor texts
+    made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
+    study["task_definitions"] = {
+        name: resolved_task(name, study["task_folders"], key, made=made)
+        for key, names in named.items()
+        for name in names
+    }
+    rows = _fill_from_data(study, where)
+    _fill_from_keys(study)
+    _check_rows(study, rows)
+    source, told = model["source"], f"{where}: model.source"
+    if "folder" in source:
+        check_path(f"{told}.folder is", source["folder"], Path.is_dir, optional=made)
+        if not made:
+            from ntktune.network.loading import check_model_folder
+
+            check_model_folder(source["folder"])
+    elif "path" in source.get("gguf", ()):
+        check_path(f"{told}.gguf.path is", source["gguf"]["path"], Path.is_file, optional=made)
+    return study
+
+
+def _file_name(where: str) -> str:
+    """Return the name of a study that states none: its configuration file's."""
+    name = Path(where).stem
+    if not re.fullmatch(schema("config")["properties"]["study"]["pattern"], name):
+        raise UserError(
+            f"{where}: study is missing, and the file's name {name!r} cannot be its name; add "
+            "study: NAME, of letters, digits, - and _ (results go to results/NAME)"
+        )
+    return name
+
+
+def _all_blocks(study: Mapping[str, Any]) -> int | None:
+    """Return how many blocks a study's model has, None while nobody knows."""
+    model, own = study["model"], study["model"]["source"].get("folder")
+    fetched = Path("results", study["study"], "data/model/model.json")
+    for file, key in ((fetched, "blocks"), (Path(own or "", "config.json"), "num_hidden_layers")):
+        if file.is_file():
+            with suppress(UserError):  # damaged: the job that reads it says so, and sets it aside
+                return load_yaml(file).get(key)
+    return (model["architecture"] or {}).get("num_hidden_layers")
+
+
+def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> str:
+    """Return what a study makes, with which model and sizes, in a few lines for its start.
+
+    ``rows`` are the training rows of the tasks whose files were read.
+    """
+    model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
+    left_out = [c for c in ("taskvectors", "theory") if c not in study["chapters"]]
+    blocks, there = "all blocks", _all_blocks(study)
+    if model["blocks"] and model["blocks"] != there:
+        blocks = f"only the first {model['blocks']}{f' of {there}' if there else ''} blocks"
+    prefix = (
+        f"the token {model['prefix_token']} first" if model["prefix_token"] else "no prefix token"
+    )
+    tokens = f"{model['max_tokens'] or 'what the model takes, at most 512'} tokens"
+    sizes = ", ".join(map(str, tuning["sizes"]))
+    patience = "none (no early stopping)"
+    if tuning["patience"]:
+        patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
+    lines = {
+        "chapters": ", ".join(study["chapters"])
+        + (f" (not {' and '.join(left_out)})" if left_out else ""),
+        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens}",
+        "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
+        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; epochs: at most "
+        f"{tuning['max_epochs']}; steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
+        f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
+    }
+    if rows:
+        lines["data"] = ", ".join(f"{name}: {count} training rows" for name, count in rows.items())
+    return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
+
+
+def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, int]:
+    """Read tasks' own files, before anything is fetched; return their training rows, by task.
+
+    Raises
+    ------
+    UserError
+        One cannot be used.
+    """
+    rows = {}
+    for name in tasks:
+        definition = study["task_definitions"][name]
+        if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
+            rows[name], _ = _training_rows(study, name)
+    return rows
+
+
+def study_name(path: str | Path) -> str:
+    """Return the name of the study that a configuration file describes.
+
+    Raises
+    ------
+    UserError
+        The file is no valid configuration.
+    """
+    return validated(load_yaml(path), "config", str(path))["study"] or _file_name(str(path))
