@@ -1,6 +1,7 @@
 """Options of commands come from the configuration's schema alone."""
 
 import argparse
+import ast
 import importlib
 import inspect
 import re
@@ -148,3 +149,29 @@ def test_a_list_is_many_words_and_true_a_bare_flag():
         study["finetune"]["checkpointing"] = checkpointing
         words = ["--seed", "1", *["--checkpointing"] * checkpointing, "--device", "cpu"]
         assert option_words(study, "finetune run") == words
+
+
+def test_a_command_is_thin():
+    """Loops over seeds, samples and sweeps stand in the chapters' libraries."""
+    for file in Path(finetune.__file__).parent.glob("*.py"):
+        lines = file.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                code = [line.strip() for line in lines[body[0].lineno - 1 : node.end_lineno]]
+                long = [line for line in code if line and not line.startswith("#")]
+                assert len(long) <= 30, f"{file.name}: {node.name}"
+
+
+def test_arrows_between_rooms_run_one_way():
+    """cli → figures → … → data → network, study → store; a later chapter imports earlier ones."""
+    rooms = ["errors", "intervals", "store", "study", "network", *CHAPTERS, "cli", "__main__"]
+    rooms.remove("results")
+    package = Path(finetune.__file__).parents[1]
+    for file in package.rglob("*.py"):
+        own = file.relative_to(package).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ntktune."):
+                other = node.module.split(".")[1]
+                if own != "__init__":
+                    assert rooms.index(other) <= rooms.index(own), f"{file.name}: {node.module}"

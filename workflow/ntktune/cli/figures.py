@@ -123,40 +123,41 @@ def _add_inputs(parser: argparse.ArgumentParser, entry: Entry) -> None:
         )
 
 
-def add_commands(verbs: argparse._SubParsersAction) -> None:
-    """Add the verbs of this chapter."""
-    from ntktune.figures.catalogue import EACH, FIGURES, RESULT_TABLES, colors_of
+def _add_look(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
+    """Add the options that say how a figure looks; their defaults are the schema's."""
+    from ntktune.figures.catalogue import EACH, colors_of
 
     look = with_defaults({}, schema("config")["properties"]["figures"])
-    names = add_command(verbs, "draw", draw).add_subparsers(
-        dest="name", required=True, metavar="NAME", title="figures"
-    )
+    if entry.tasks:
+        what = "tasks to draw, in order"
+        parser.add_argument("--tasks", required=True, nargs="+", metavar="NAME", help=what)
+    if entry.colors:
+        colors, what = colors_of(name, entry, look), "its colours, as hexadecimal codes"
+        count = "+" if entry.colors == EACH else len(colors)
+        parser.add_argument("--colors", nargs=count, default=colors, metavar="HEX", help=what)
+    if entry.colormap:
+        default, what = look[entry.colormap], f"a {entry.colormap} colour map of matplotlib"
+        parser.add_argument("--colormap", default=default, metavar="NAME", help=what)
+    what = "resolution of PNG files"
+    parser.add_argument("--dpi", type=int, default=look["dpi"], help=what)
+
+
+def add_commands(verbs: argparse._SubParsersAction) -> None:
+    """Add the verbs of this chapter."""
+    from ntktune.figures.catalogue import FIGURES, RESULT_TABLES
+
+    names = {"dest": "name", "required": True, "metavar": "NAME"}
+    figures = add_command(verbs, "draw", draw).add_subparsers(title="figures", **names)
     for name, entry in FIGURES.items():
-        parser = names.add_parser(name, help=entry.shows, description=entry.shows)
+        parser = figures.add_parser(name, help=entry.shows, description=entry.shows)
         _add_inputs(parser, entry)
-        if entry.tasks:
-            what = "tasks to draw, in order"
-            parser.add_argument("--tasks", required=True, nargs="+", metavar="NAME", help=what)
-        if entry.colors:
-            colors, what = colors_of(name, entry, look), "its colours, as hexadecimal codes"
-            count = "+" if entry.colors == EACH else len(colors)
-            parser.add_argument("--colors", nargs=count, default=colors, metavar="HEX", help=what)
-        if entry.colormap:
-            what = f"a {entry.colormap} colour map of matplotlib"
-            default = look[entry.colormap]
-            parser.add_argument("--colormap", default=default, metavar="NAME", help=what)
-        what = "resolution of PNG files"
-        parser.add_argument("--dpi", type=int, default=look["dpi"], help=what)
+        _add_look(parser, name, entry)
         what = "files to write; their endings, pdf, svg or png, say the formats"
         parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
-
-    names = add_command(verbs, "table", table).add_subparsers(
-        dest="name", required=True, metavar="NAME", title="tables"
-    )
+    tables = add_command(verbs, "table", table).add_subparsers(title="tables", **names)
     for name, entry in RESULT_TABLES.items():
-        parser = names.add_parser(name, help=entry.shows, description=entry.shows)
+        parser = tables.add_parser(name, help=entry.shows, description=entry.shows)
         _add_inputs(parser, entry)
         parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")
-
     parser = add_command(verbs, "show", show)
     parser.add_argument("--folder", required=True, help="results of a study, as results/quickstart")
