@@ -28,7 +28,8 @@ def dryrun():
 
 @pytest.fixture
 def send(now, dryrun):
-    former = signal.getsignal(signal.SIGINT)
+    # a process in the background ignores Ctrl-C from its start
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     handler = plugin.LogHandler(SimpleNamespace(dryrun=dryrun), None)
 
     def event(kind, **facts):
