@@ -543,7 +543,9 @@ def functions_run(command):
         name = ".".join(("ntktune", *Path(file).relative_to(SOURCE).with_suffix("").parts))
         for node in ast.parse(Path(file).read_text()).body:
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-            if hasattr(node, "name") and first <= line <= node.end_lineno:
+            # a class's own body only defines; it runs when its module is imported
+            defines = isinstance(node, ast.ClassDef) and line in (first, node.lineno)
+            if hasattr(node, "name") and first <= line <= node.end_lineno and not defines:
                 found.add((name.removesuffix(".__init__"), node.name))
     return found
 

@@ -184,7 +184,7 @@ def test_a_rule_reruns_for_its_own_figure_only(name):
     made |= {"decay"} & own if name == "decays" else set()  # means over draws
     assert own & {*VERBS, "result_tables"} == made
     chapters = {m.split(".")[1] for m in modules}
-    assert chapters <= {"figures", "intervals", "merges", "scores"}
+    assert chapters <= {"figures", "intervals", "study"}
 
 
 class TestMistakes:

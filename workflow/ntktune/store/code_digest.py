@@ -38,6 +38,7 @@ INFRASTRUCTURE = {
     "ntktune.cli.record": "what a command did, for the provenance",
     "ntktune.data.study": "completes a study, which rules hand to commands by options",
     "ntktune.study.config": "checks and completes a study, which rules hand to commands by options",
+    "ntktune.study.yaml_files": "how YAML is read",
     "ntktune.network.device:leased_gpu": "waits for a GPU that no other job has",
     "ntktune.figures.catalogue": "what there is to draw; rules hand it to commands by options",
     "ntktune.figures.tables": "reads and checks tables; figures name the columns that they use",
