@@ -160,12 +160,12 @@ def study(cluster, smoke_begun, tmp_path_factory):
     one, other = (f"finetune_run_wildcards_smoke-regression_{size}" for size in (128, 32))
     metrics = [f"results/smoke/finetune/smoke-regression/n{n}/metrics.parquet" for n in (128, 32)]
     with checkout.running(*_profile(folder / "plain"), "--", *metrics) as first:
-        left = cluster.running(one, first)
-        cluster.call("scontrol", "suspend", left)
         # where the job itself has begun, which removes what it is to make
         forgotten = cluster.running(other, first)
         command = cluster.command(checkout.folder, metrics[1])
         cluster.call("scontrol", "suspend", forgotten)
+        left = cluster.running(one, first)  # later: it waits for weights of the same trainings
+        cluster.call("scontrol", "suspend", left)
         first.kill()
     unlocked = checkout.snakemake(*STUDY, "--unlock")
     assert unlocked.returncode == 0, unlocked.stderr
