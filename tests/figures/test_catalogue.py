@@ -135,3 +135,5 @@ def test_colours_come_from_the_palette_or_are_a_figures_own():
         colors("fig2", colors={"fig2": ["#111111", "#222222"]})
     with pytest.raises(UserError, match=r"figures.colors has 'fig22', .* did you mean 'fig2'"):
         check_colors({"fig22": []}, EVERY)
+    with pytest.raises(UserError, match=r"figures.colors has 'zzz', .* choose from: fig2, fig3"):
+        check_colors({"zzz": []}, ["fig2", "fig3"])

@@ -78,16 +78,13 @@ rule figures:
         collect("<results>/figures/{table}.csv", table=TABLES),
 
 
-for number in range(4 + len(STUDY["tasks"]), 10):
+for name, number in FURTHER.items():
 
     rule:
         """The eigenvalue decay of a further task, which this study lacks."""
         name:
-            f"fig{number}"
+            name
         input:
-            offered(f"fig{number}"),
+            offered(name),
 
-    describe(
-        f"fig{number}",
-        f"Figure: eigenvalue decay of task number {number - 3}, which the study lacks.",
-    )
+    describe(name, f"Figure: eigenvalue decay of task number {number}, which the study lacks.")

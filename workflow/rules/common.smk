@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ntktune.store.files import RESULTS_VARIABLE
-from ntktune.cli.options import option_words
+from ntktune.cli.options import option_flag, option_words
 from ntktune.data.study import resolved_study
 from ntktune.study.config import (
     archive_name,
@@ -17,6 +17,7 @@ from ntktune.study.config import (
     merges,
     package_of,
     packages,
+    schema,
     source_files,
     task_file,
 )
@@ -54,7 +55,6 @@ def options(command, **changed):
     return option_words(STUDY, command, **changed)
 
 
-MERGES = bool(STUDY["taskvectors"]["tasks"])
 # One task is trained on a second sample from the same head: how alike may task vectors be?
 TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
 VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
@@ -107,11 +107,12 @@ LISTS = {
     "pair": MERGED_PAIRS,
 }
 # Every figure and table there is, and why this study lacks some.
-CATALOGUE = study_figures(STUDY["tasks"]) | {n: (e, None) for n, e in RESULT_TABLES.items()}
+DRAWN = study_figures(STUDY["tasks"])
+CATALOGUE = DRAWN | {name: (entry, None) for name, entry in RESULT_TABLES.items()}
 ABSENT |= {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
-FIGURES = [name for name in study_figures(STUDY["tasks"]) if name not in ABSENT]
+FIGURES = [name for name in DRAWN if name not in ABSENT]
 TABLES = [name for name in RESULT_TABLES if name not in ABSENT]
-for chapter in ("data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"):
+for chapter in schema("config")["properties"]["chapters"]["items"]["enum"]:
     if chapter not in CHAPTERS:
         ABSENT[chapter] = f"`chapters` does not list {chapter}; add it there"
 if "fig3" in ABSENT:
@@ -121,13 +122,14 @@ if not FIGURES + TABLES:
         "figures",
         "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors or theory",
     )
-for number in range(4 + len(STUDY["tasks"]), 10):
-    ABSENT[f"fig{number}"] = (
-        f"it draws the eigenvalue decay of task number {number - 3}, and `tasks` lists "
-        f"{len(STUDY['tasks'])}: {', '.join(STUDY['tasks'])}"
-    )
+FURTHER = {f"fig{number}": number - 3 for number in range(4 + len(STUDY["tasks"]), 10)}
+ABSENT |= {
+    name: f"it draws the eigenvalue decay of task number {number}, and `tasks` lists "
+    f"{len(STUDY['tasks'])}: {', '.join(STUDY['tasks'])}"
+    for name, number in FURTHER.items()
+}
 with sentence_only():
-    check_colors(STUDY["figures"]["colors"], {*CATALOGUE, *ABSENT})
+    check_colors(STUDY["figures"]["colors"], [*DRAWN, *FURTHER])
 
 
 def compact_json(value):
@@ -191,7 +193,7 @@ def drawing_words(name):
     return [
         word
         for kind, paths in drawing_inputs(name).items()
-        for word in [f"--{kind.replace('_', '-')}", *paths]
+        for word in flag(option_flag(kind), paths)
     ]
 
 
@@ -205,11 +207,6 @@ def offered(name):
         return []
 
     return check
-
-
-def theory_files(name, tasks):
-    """A table of the chapter theory for some tasks."""
-    return [f"{RESULTS}/theory/{task}/{name}.parquet" for task in tasks]
 
 
 def trained_before(wildcards):

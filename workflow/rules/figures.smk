@@ -7,7 +7,7 @@ Makes: figures/<name>.pdf, .svg and .png, and figures/<name>.csv. ntktune/figure
 On a cluster these rules run where Snakemake runs: a figure takes seconds, a queue hours.
 """
 
-for name, (entry, tasks) in study_figures(STUDY["tasks"]).items():
+for name, (entry, tasks) in DRAWN.items():
 
     rule:
         """Draw a figure."""

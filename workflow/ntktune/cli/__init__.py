@@ -56,13 +56,13 @@ def add_command(
     files
         The command's own options that must be given, with their help.
     """
-    from ntktune.cli.options import add_options
+    from ntktune.cli.options import add_options, option_flag
 
     summary = run.__doc__.strip().splitlines()[0]
     parser = verbs.add_parser(verb, help=summary, description=summary)
     parser.set_defaults(_run=run, _network=network)
     for name, told in ({name: INPUTS[name] for name in inputs} | files).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", required=True, help=told)
+        parser.add_argument(option_flag(name), required=True, help=told)
     add_options(parser, " ".join(parser.prog.split()[-2:]))
     return parser
 

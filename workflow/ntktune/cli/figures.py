@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command
+from ntktune.cli.options import option_flag
 from ntktune.cli.record import Record
 from ntktune.errors import not_there
 from ntktune.store.files import atomic_path, file_sha256
@@ -114,7 +115,7 @@ def _add_inputs(parser: argparse.ArgumentParser, entry: Entry) -> None:
     for name in entry.tables:
         needed, what = name in entry.inputs.split(), TABLES[name].about
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            option_flag(name),
             required=needed,
             nargs="+" if needed else "*",
             default=[],

@@ -115,7 +115,7 @@ def declaration(key: str) -> dict[str, Any]:
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options of a command to its parser."""
     for name, (_, spec) in command_options(command).items():
-        parser.add_argument(_flag(name), **_argument(spec))
+        parser.add_argument(option_flag(name), **_argument(spec))
 
 
 def check_options(args: argparse.Namespace, command: str) -> None:
@@ -128,7 +128,7 @@ def check_options(args: argparse.Namespace, command: str) -> None:
     """
     from ntktune.study.config import mistakes
 
-    options = {_flag(name): spec for name, (_, spec) in command_options(command).items()}
+    options = {option_flag(name): spec for name, (_, spec) in command_options(command).items()}
     values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in options}
     lines = mistakes(values, {"properties": options})
     if lines:
@@ -153,13 +153,14 @@ def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list
     for name, (key, _) in options.items():
         value = changed.get(name, functools.reduce(operator.getitem, key.split("."), study))
         if value is True:
-            words.append(_flag(name))
+            words.append(option_flag(name))
         elif value is not None and value is not False:
-            words += [_flag(name), *map(str, value if isinstance(value, list) else [value])]
+            words += [option_flag(name), *map(str, value if isinstance(value, list) else [value])]
     return words
 
 
-def _flag(name: str) -> str:
+def option_flag(name: str) -> str:
+    """Return the option of a name, as ``"--trace-ridge"`` of ``trace_ridge``."""
     return "--" + name.replace("_", "-")
 
 

@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ntktune.errors import UserError, close_match
+from ntktune.errors import UserError
 from ntktune.figures.tables import TABLES
+from ntktune.study.config import suggestion
 
 PACKAGE = "ntktune.figures"
 Lists = Mapping[str, Sequence[Any]]
@@ -139,14 +140,15 @@ LACKING = {
 }
 
 
-def decay_figures(tasks: Sequence[str]) -> dict[str, str]:
-    """Return figure → task: SR26's figures 4-9, and named ones from the seventh task on."""
-    return {f"fig{4 + i}" if i < 6 else f"decay-{task}": task for i, task in enumerate(tasks)}
-
-
 def study_figures(tasks: Sequence[str]) -> dict[str, tuple[Entry, list[str] | None]]:
-    """Return a study's figures, made or not: name → entry, and the task of a decay."""
-    decays = {name: (DECAY, [task]) for name, task in decay_figures(tasks).items()}
+    """Return a study's figures, made or not: name → entry, and the task of a decay.
+
+    Decays are SR26's figures 4-9; from the seventh task on they are named.
+    """
+    decays = {
+        f"fig{4 + place}" if place < 6 else f"decay-{task}": (DECAY, [task])
+        for place, task in enumerate(tasks)
+    }
     others = {name: (entry, None) for name, entry in FIGURES.items() if entry is not DECAY}
     return decays | others
 
@@ -226,7 +228,7 @@ def check_colors(colors: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise UserError if the configuration colours a figure that there is not."""
     for name in colors:
         if name not in names:
-            near = close_match(name, names)
+            near = suggestion(name, names)
             raise UserError(f"figures.colors has {name!r}, which is no figure; {near}")
 
 

@@ -282,7 +282,7 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
     import pandas as pd
 
     content, provenance = _content(path, spec)
-    document, task = (content, {}) if isinstance(content, dict) else (None, {})
+    document = content if isinstance(content, dict) else None
     table = pd.DataFrame(index=[0]) if document else content
     task = task_facts(provenance)
     if spec.of_task:

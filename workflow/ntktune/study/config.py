@@ -69,7 +69,8 @@ def with_defaults(content: Any, spec: Mapping) -> Any:
     return content
 
 
-def _suggestion(word: str, allowed: Iterable[str]) -> str:
+def suggestion(word: str, allowed: Iterable[str]) -> str:
+    """Return "did you mean …?" with the nearest allowed word, or all of them."""
     allowed = list(allowed)
     return close_match(word, allowed) or f"choose from: {', '.join(allowed)}"
 
@@ -83,7 +84,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     if rule == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = [str(name) for name in value if name not in known]
-        return [f"unknown key {inside + name!r}; {_suggestion(name, known)}" for name in unknown]
+        return [f"unknown key {inside + name!r}; {suggestion(name, known)}" for name in unknown]
     if rule == "maxProperties":
         return [f"{key} has {' and '.join(value)}; give exactly one of them"]
     if rule == "required":
@@ -93,7 +94,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
     if rule in ("pattern", "oneOf") or {"then", "else"} & set(error.absolute_schema_path):
         what = about
     elif rule == "enum":
-        what = _suggestion(str(value), ["null" if name is None else str(name) for name in limit])
+        what = suggestion(str(value), ["null" if name is None else str(name) for name in limit])
     elif rule == "type":
         wanted = [limit] if isinstance(limit, str) else limit
         what = f"must be {' or '.join(WORDS.get(name, name) for name in wanted)}"
@@ -175,7 +176,7 @@ def task_file(name: str, folders: list[str], key: str = "tasks") -> Path:
             "are (--directory)"
         )
     raise UserError(
-        f"{key}: there is no task {name!r} in {', '.join(folders)}; {_suggestion(name, known)}"
+        f"{key}: there is no task {name!r} in {', '.join(folders)}; {suggestion(name, known)}"
     )
 
 
