@@ -140,6 +140,7 @@ class Study:
     folder: Path
     said: str
     jobs: dict[str, dict[str, str]]
+    begun: list[str]  # ids of jobs of the Snakemake that was killed
     cancelled: str  # job ids
     left: str
     double: str
@@ -167,6 +168,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
         left = cluster.running(one, first)  # later: it waits for weights of the same trainings
         cluster.call("scontrol", "suspend", left)
         first.kill()
+    begun = cluster.jobs()
     unlocked = checkout.snakemake(*STUDY, "--unlock")
     assert unlocked.returncode == 0, unlocked.stderr
 
@@ -193,6 +195,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
         folder=checkout.folder,
         said=said,
         jobs=jobs,
+        begun=sorted(begun),
         cancelled=cancelled,
         left=left,
         double=double,
@@ -213,7 +216,11 @@ def test_the_numbers_are_those_of_a_local_run(study, smoke_begun):
 
 def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     ids = re.findall(r"has been submitted with SLURM jobid (\d+)", study.said)
-    assert {*ids, study.left, study.forgotten} == set(study.jobs)
+    assert {*ids, *study.begun} == set(study.jobs)
+    # two seeds of the larger sample are trained with their weights kept, first
+    others = [id_ for id_ in study.begun if id_ not in (study.left, study.forgotten)]
+    assert len(study.begun) == 3
+    assert [_rule(study.jobs[id_]) for id_ in others] == ["tuned_weights"]
     rules = {_rule(job) for job in study.jobs.values()}
     named = {name for rule in rules for name in rule.split("_")}  # within groups, too
     assert {"finetune", "taskvectors", "width", "baselines", "trace"} <= named

@@ -96,9 +96,9 @@ def _rules(chapter="*"):
 @pytest.mark.parametrize("chapter", ["data", "figures"])
 def test_rules_that_take_seconds_are_no_jobs_of_a_cluster(chapter):
     text = (REPOSITORY / f"workflow/rules/{chapter}.smk").read_text()
-    rules = re.findall(r"^ *rule\b", text, re.MULTILINE)
-    assert text.count(" localrule: True\n") == len(rules) > 1
-    assert set(re.findall(r"^use rule (\w+) as", text, re.MULTILINE)) <= _rules(chapter)
+    # a rule made of another one says it, too
+    rules = re.findall(r"^ *(?:use )?rule\b", text, re.MULTILINE)
+    assert len(re.findall(r"^ +localrule: True\b", text, re.MULTILINE)) == len(rules) > 1
 
 
 @pytest.mark.workflow

@@ -183,6 +183,7 @@ use rule draws as subsets with:
         "<logs>/data/subsets/{task}.log",
     benchmark:
         "<benchmarks>/data/subsets/{task}.tsv"
+    localrule: True  # Snakemake does not take it from the parent
     params:
         code=digest_of("ntktune.cli.data:subsets"),
         verb="subsets",
