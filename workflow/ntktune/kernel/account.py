@@ -67,21 +67,9 @@ def account(
 ) -> Account:
     """Return what the kernel of some texts costs, all parameters trainable.
 
-    Parameters
-    ----------
-    backbone
-        The network; its weights are not read (they may be on the ``meta`` device).
-    blocks
-        Its blocks, one after the other.
-    lengths
-        Tokens of each of the N examples.
-    item_bytes
-        Bytes of one number.
-
-    Raises
-    ------
-    UserError
-        There are no examples, or one has no tokens.
+    The backbone's weights are not read (they may be on the ``meta`` device); ``blocks`` are its
+    blocks, one after the other; ``lengths`` the tokens of each of the N examples. Raises UserError
+    if there are no examples, or one has no tokens.
     """
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")

@@ -16,10 +16,7 @@ IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_tile learning_kerne
 def bands(rows: int, count: int) -> list[range]:
     """Return ``count`` runs of rows, together ``range(rows)``, of equal length up to one.
 
-    Raises
-    ------
-    UserError
-        There are fewer rows than runs.
+    Raises UserError if there are fewer rows than runs.
     """
     if not 1 <= count <= rows:
         raise UserError(f"{rows} rows cannot be split into {count} bands; give 1 to {rows}")
@@ -35,14 +32,8 @@ def tiles(count: int, *, symmetric: bool) -> list[tuple[int, int]]:
 def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.dtype) -> None:
     """Raise UserError unless all tiles of a band have the same f_0, up to rounding.
 
-    Every tile computes f_0 of its rows anew: another model, head or text would show.
-
-    Parameters
-    ----------
-    outputs
-        Tile → f_0 of its rows.
-    dtype
-        What they were computed in.
+    Every tile computes f_0 of its rows anew: another model, head or text would show. ``outputs`` is
+    f_0 by tile, ``dtype`` what they were computed in.
     """
     for (i, j), found in outputs.items():
         wanted = outputs[i, i]
@@ -61,14 +52,9 @@ def check_bound(
 ) -> None:
     """Raise UserError unless |K(x, x')|² ≤ K(x, x) K(x', x'), up to rounding (Cauchy-Schwarz).
 
-    Parameters
-    ----------
-    kernel
-        A tile beside the diagonal, (N, M).
-    left, right
-        The diagonal's entries for its rows and columns, (N,) and (M,).
-    dtype, name
-        What it was computed in, and which tile it is.
+    ``kernel`` is the tile ``name`` beside the diagonal, (N, M); ``left``, (N,), and ``right``,
+    (M,), are the diagonal's entries for its rows and columns; ``dtype`` is what it was computed
+    in.
     """
     bound = torch.outer(left.clamp(min=0).sqrt(), right.clamp(min=0).sqrt())
     excess = kernel.abs() - bound * (1 + TOLERANCES[dtype])
@@ -112,13 +98,8 @@ def assembled_band(
 ) -> torch.Tensor:
     """Return a band's rows of the whole kernel, (rows of the band, N).
 
-    Parameters
-    ----------
-    parts
-        Tiles of this band, (rows, columns) each; of a symmetric kernel those below the diagonal
-        are missing and taken from above it.
-    band, count
-        Which band, of how many.
+    ``parts`` are the tiles of this band, (rows, columns) each; of a symmetric kernel those below
+    the diagonal are missing and taken from above it.
     """
     row: Sequence[torch.Tensor] = [
         parts[band, j] if (band, j) in parts else parts[j, band].T for j in range(count)

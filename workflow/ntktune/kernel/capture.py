@@ -60,23 +60,11 @@ class Uses:
 class Capture:
     """Captured rows and per-example gradients of some layers.
 
-    Rows with an output gradient of exactly zero add nothing and are not kept: padding,
-    and in the last block all but the token that the head reads.
-
-    Parameters
-    ----------
-    layers
-        Structured layers.
-    idle
-        Layers that must not be called.
-    dense
-        Layers of which all tokens' rows are kept, unseen: a GPU need not be waited for.
-    sides
-        Which examples are the Gram's rows and columns, and the variant.
-    workspace
-        Memory for products, shared with other captures.
-    projection
-        Dimensions to project the rows of linear layers to, None: not at all.
+    Rows with an output gradient of exactly zero add nothing and are not kept: padding, and in the
+    last block all but the token that the head reads. ``idle`` layers must not be called; of
+    ``dense`` ones all tokens' rows are kept, unseen, so that a GPU need not be waited for. The
+    ``workspace`` is shared with other captures; ``projection`` is the dimensions to project the
+    rows of linear layers to, None: not at all.
     """
 
     def __init__(
@@ -100,10 +88,9 @@ class Capture:
         self.largest: dict[str, torch.Tensor] = {}  # by layer, where signs are taken
 
     def watching(self, lengths: Sequence[int], first: int) -> WatchedLayers:
-        """Return a context that captures one micro-batch.
+        """Return a context that captures one micro-batch, its examples numbered from ``first``.
 
-        Its examples have ``lengths`` tokens and are numbered from ``first``. In it the
-        network runs once, and a backward pass goes through the context's ``backward``.
+        In it the network runs once; a backward pass goes through the context's ``backward``.
         """
         one = _Batch(self, lengths, first)
         return WatchedLayers([*self.layers, *self.idle], len(lengths), one.on_call)
@@ -116,8 +103,8 @@ class Capture:
     def units(self) -> list[list[str]]:
         """Return runs of weights whose Grams are computed together: those of shared inputs.
 
-        Queries, keys and values meet the same inputs, so their output gradients are put
-        side by side: one product of the inputs serves all.
+        Queries, keys and values meet the same inputs, so their output gradients are put side by
+        side: one product of the inputs serves all.
         """
         if self.sides.floor:  # each weight's rounding is judged by its own layer
             return [[name] for name in self.uses]
@@ -185,8 +172,8 @@ class Capture:
 def _joined(weights: list[list[Rows]]) -> Rows | None:
     """Return the rows of all calls as one, sorted by example; None if there are none.
 
-    The gradients of weights that meet the same inputs stand side by side. The lists are
-    emptied, and what they held is freed as soon as it is copied.
+    The gradients of weights that meet the same inputs stand side by side. The lists are emptied,
+    and what they held is freed as soon as it is copied.
     """
     if not weights[0]:
         return None
@@ -212,15 +199,10 @@ def _joined(weights: list[list[Rows]]) -> Rows | None:
 
 
 def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows | None]:
-    """Return the uses of a head with many outputs of which few count.
+    """Return what remains of a head with many outputs of which few count, and rows of an embedding.
 
-    An output without a gradient adds nothing. A tied head's outputs are words: one row of
-    the weight has the gradient g a, as an embedding's row does.
-
-    Returns
-    -------
-    tuple
-        The linear layer's rows that remain, and rows of an embedding.
+    An output without a gradient adds nothing. A tied head's outputs are words: one row of the
+    weight has the gradient g a, as an embedding's row does.
     """
     if not tied:
         some = (linear.gradients != 0).any(dim=0)

@@ -46,11 +46,10 @@ class GramResult:
     groups
         Kernels of parameter groups, of the same shape; they sum to ``kernel``.
     outputs
-        f_0 of the N examples at the given parameters, float64: (N,), or (N, C) for
-        ``full``, ``diagonal`` and ``trace``.
+        f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal`` and ``trace``.
     provenance
         How it was computed: parameters, dtype, device, form of the products by parameter,
-        which parameters went the general way and why, passes, seconds, peak memory (of the
+        parameters that went the general way and why, passes, seconds, peak memory (of the
         process, or on a GPU of the device), and the result of the self-check.
     """
 
@@ -90,11 +89,9 @@ def gram(
     model
         Called with ``input_ids`` and ``attention_mask``, both (B, T), right-padded; returns
         (B,) or (B, C), or an object whose ``logits`` are that.
-    examples
-        N one-dimensional tensors of token ids.
-    other
-        M more of them: the cross kernel between ``examples`` and these; None: the kernel of
-        ``examples`` with themselves.
+    examples, other
+        N and M one-dimensional tensors of token ids: the kernel between them; ``other`` None:
+        the kernel of ``examples`` with themselves.
     outputs
         ``scalar``: f is the model's one output. ``difference``: f = l1 - l0 of two logits.
         ``full``, ``diagonal``, ``trace``: all C outputs, see :class:`GramResult`.
@@ -103,8 +100,8 @@ def gram(
         the rest of it, norms, and head.
     max_tokens
         Padded tokens per micro-batch, at most; memory for activations grows with it. A
-        processor takes no more than 512 at once. Where memory runs out all the same, the
-        computation starts again with half of this and of the two rooms below, and warns.
+        processor takes no more than 512 at once. If memory runs out all the same, the
+        computation warns and starts again with half of this and of the two rooms below.
     dtype, device
         Precision and place of the computation; a model that is elsewhere is copied. None:
         where the model is.
@@ -116,10 +113,9 @@ def gram(
         They take longer: a sign needs the gradient itself. An entry that is zero but for
         rounding has sign 0 (:data:`ntktune.kernel.products.SIGN_FLOORS`).
     projection
-        Give up exactness for very many texts: inputs and output gradients of linear layers
-        are projected to so many dimensions by random signs, which leaves the expectation of
-        every entry as it is. Its error is measured on a few texts and stands in the
-        provenance. None: exact.
+        For very many texts, not exact: inputs and output gradients of linear layers are
+        projected to so many dimensions by random signs, which keeps every entry's
+        expectation. The provenance states the error, measured on a few texts. None: exact.
     max_bytes
         Room for captured inputs and gradients. Where they need more than half of it, a
         stack of blocks is run block by block; a network that is none runs once for each part
@@ -130,11 +126,6 @@ def gram(
         the free memory.
     check
         Compare some examples with plain autograd at the end.
-
-    Returns
-    -------
-    GramResult
-        Kernel, its groups, outputs and provenance, in float64 on the processor.
 
     Raises
     ------
@@ -272,7 +263,7 @@ def _projection_error(
 def _all_outputs(grams: list[torch.Tensor], outputs: str, count: int) -> torch.Tensor:
     """Return a group's kernel in the shape of :class:`GramResult`.
 
-    ``full`` comes as one Gram over N · C values, ``diagonal`` and ``trace`` as one per output.
+    ``full`` comes as one Gram over N · C values, the others as one Gram per output.
     """
     if outputs == "full":
         return grams[0].unflatten(1, (-1, count)).unflatten(0, (-1, count)).transpose(1, 2)

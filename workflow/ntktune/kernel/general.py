@@ -51,30 +51,11 @@ def autograd_grams(
     max_bytes: float,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return each group's Gram by one backward pass per example.
+    """Return each group's Gram (of the sides' shape, float64) by one backward pass per example.
 
-    Where the gradients do not fit, they are computed again for each block of examples:
-    slower, equally exact.
-
-    Parameters
-    ----------
-    scalar
-        Returns f, shape (B,), of B examples given by their numbers.
-    sides
-        Which examples are rows and columns.
-    parameters
-        By name; no other parameter requires a gradient.
-    groups
-        Each parameter's group.
-    max_bytes
-        Room for gradients.
-    progress
-        Called with the fraction done.
-
-    Returns
-    -------
-    dict
-        Group name to a Gram of the sides' shape, float64.
+    Where the gradients do not fit into ``max_bytes``, they are computed again for each block of
+    examples: slower, equally exact. ``scalar`` returns f, (B,), of examples given by their numbers;
+    no parameter but the given ones requires a gradient.
     """
     grams: dict[str, torch.Tensor] = {}
     bundles = _bundles(parameters, max_bytes / 2)

@@ -24,19 +24,9 @@ def layer_name(parameter: str) -> str:
 def parameter_group(model: nn.Module, name: str) -> str:
     """Return the group of a parameter, from its name and the modules above it.
 
-    Parameters
-    ----------
-    model
-        The network.
-    name
-        A name from ``model.named_parameters()``.
-
-    Returns
-    -------
-    str
-        ``norm`` (every normalisation, inside blocks and outside), ``block{i}.attention``,
-        ``block{i}.mlp`` (all else in a block), ``embedding``, ``head`` or ``other``. The
-        block's number is the first index into a ``ModuleList`` on the parameter's path.
+    ``norm`` (every normalisation, inside blocks and outside), ``block{i}.attention``,
+    ``block{i}.mlp`` (all else in a block), ``embedding``, ``head`` or ``other``. The block's number
+    is the first index into a ``ModuleList`` on the parameter's path.
     """
     modules, parts = _path(model, name)
     owner = modules[-1]

@@ -27,15 +27,10 @@ class UnplannedError(Exception):
 
 @dataclass(eq=False)
 class Layer:
-    """A module with a structured rule, and which of its parameters are wanted.
+    """A module with a structured rule, and the names of its parameters that are wanted, or None.
 
-    Attributes
-    ----------
-    module, kind
-        The module; ``linear`` (weight (out, in)), ``conv1d`` (GPT-2's transposed linear
-        layer), ``embedding`` or ``scale`` (y = w ∘ ŷ(x) + b).
-    weight, bias
-        Names of the parameters whose gradients are wanted, None where not.
+    The rule is ``linear`` (weight (out, in)), ``conv1d`` (GPT-2's transposed linear layer),
+    ``embedding`` or ``scale`` (y = w ∘ ŷ(x) + b).
     """
 
     module: nn.Module
@@ -52,8 +47,8 @@ class Layer:
 def layer_kind(module: nn.Module) -> str | None:
     """Return the structured rule that may fit a module, None if none does.
 
-    The rule goes by the code that runs, not by the class's name alone: a subclass with
-    its own forward, a replaced forward, hooks and parametrisations rule it out.
+    The code that runs decides, not the class's name alone: a subclass with its own forward, a
+    replaced forward, hooks and parametrisations rule it out.
     """
     hooks = (
         module._forward_hooks,
@@ -84,10 +79,9 @@ def layer_kind(module: nn.Module) -> str | None:
 
 @dataclass
 class Call:
-    """One call of a layer: its arguments, its input and the shape of its output.
+    """One call of a layer: its arguments, the tensor that the weight meets, and its output's shape.
 
-    ``input`` is the tensor that the weight meets; ``version`` counts the in-place
-    changes that it had seen then.
+    ``version`` counts the in-place changes that the input had seen then.
     """
 
     layer: Layer
@@ -133,17 +127,11 @@ def scale_response(
 class WatchedLayers:
     """Context in which calls of layers are seen and their output gradients received.
 
-    Parameters
-    ----------
-    layers
-        The layers to watch. No parameter requires a gradient, so no weight-gradient
-        product is ever computed; the graph starts at the first watched outputs.
-    batch_size
-        B. An embedding that is called once for all examples (positions, shape (1, T, D))
-        is expanded to B, so that each example's gradient arrives by itself.
-    on_call
-        Called with each :class:`Call`; returns the function that gets the gradient of the
-        layer's output, or None.
+    No parameter requires a gradient, so no weight-gradient product is ever computed; the graph
+    starts at the first watched outputs. ``on_call`` gets each :class:`Call`; it returns the
+    function that gets the gradient of the layer's output, or None. An embedding that is called
+    once for all B = ``batch_size`` examples (positions, shape (1, T, D)) is expanded to B, so
+    that each example's gradient arrives by itself.
     """
 
     def __init__(
@@ -204,16 +192,10 @@ class WatchedLayers:
         beyond: torch.Tensor | None = None,
         again: bool = False,
     ) -> torch.Tensor | None:
-        """Send a gradient back through the watched layers.
+        """Send a gradient of ``value`` (1 for a scalar) back through the watched layers.
 
-        Parameters
-        ----------
-        value, gradient
-            What is differentiated, and the gradient with respect to it (1 for a scalar).
-        beyond
-            A tensor that the network started from and whose gradient is returned.
-        again
-            Keep the graph for another time.
+        ``beyond`` is a tensor that the network started from and whose gradient is returned;
+        ``again`` keeps the graph for another time.
         """
         starts = self.starts if beyond is None else [*self.starts, beyond]
         if not starts or not value.requires_grad:

@@ -18,21 +18,11 @@ HALVINGS = 6  # weights and single texts need the rest
 
 @dataclass(frozen=True)
 class Room:
-    """How much a computation takes at once.
+    """How much a computation takes at once."""
 
-    Attributes
-    ----------
-    max_tokens
-        Padded tokens per micro-batch.
-    max_bytes
-        For captured inputs and gradients.
-    tile_bytes
-        For all that grows with the number of tokens.
-    """
-
-    max_tokens: int
-    max_bytes: float
-    tile_bytes: float
+    max_tokens: int  # padded tokens per micro-batch
+    max_bytes: float  # for captured inputs and gradients
+    tile_bytes: float  # for all that grows with the number of tokens
 
     def halved(self, need: float) -> Room:
         """Return half of it, or of what the whole needs where that is less; one token at least."""
@@ -49,12 +39,8 @@ def computed_within(
     """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
 
     A warning tells each halving. ``need`` is the bytes that the whole computation takes: room
-    above it is cut to it first, otherwise halving has no effect.
-
-    Raises
-    ------
-    UserError
-        A 64th of it is still too much.
+    above it is cut to it first, otherwise halving has no effect. Raises UserError if a 64th of
+    the room is still too much.
     """
     for _ in range(HALVINGS + 1):
         try:

@@ -22,15 +22,9 @@ OUTPUTS = (*LOGITS, "full", "trace", "diagonal")
 def network_copy(
     model: nn.Module, dtype: torch.dtype, device: torch.device | None
 ) -> tuple[nn.Module, torch.device]:
-    """Return the model in a precision and on a device, and that device.
+    """Return the model in a precision and on a device, and that device; UserError if there is none.
 
-    The model itself is returned if it is there already, else a copy: the caller's
-    model is never changed.
-
-    Raises
-    ------
-    UserError
-        There is no such device.
+    The model itself if it is there already, else a copy: the caller's model is never changed.
     """
     tensors = [t for t in model.parameters() if t.is_floating_point()]
     if device is None:
@@ -52,9 +46,9 @@ def network_copy(
 def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both.
 
-    Keys and values are not cached meanwhile: they only cost memory here. A GPU multiplies
-    float32 in full, and activations run fused. In float64 experts are computed one by one, as
-    grouped products have no float64, and softmax stays finite.
+    Meanwhile keys and values are not cached, which only costs memory; a GPU multiplies float32 in
+    full; activations run fused. In float64 experts are computed one by one (grouped products have
+    no float64), and softmax stays finite.
     """
     training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
@@ -101,26 +95,13 @@ def trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def network_outputs(
     model: nn.Module, examples: Sequence[torch.Tensor], outputs: str, device: torch.device
 ) -> torch.Tensor:
-    """Return f of one micro-batch with its graph, shape (B, C).
+    """Return f of B texts with its graph, shape (B, C).
 
-    Parameters
-    ----------
-    model
-        Called with ``input_ids`` and ``attention_mask``, both (B, T); returns a tensor or
-        an object with ``logits``.
-    examples
-        B tensors of token ids.
-    outputs
-        ``scalar``: the model returns (B,) or (B, 1), which is f. ``difference``: the model
-        returns two logits (B, 2) and f = l1 - l0 (Malladi et al. 2023); C = 1 for both.
-        Others: f is all C outputs, of a model that returns (B,) or (B, C).
-    device
-        Where to put the ids.
-
-    Raises
-    ------
-    UserError
-        The model returns another shape.
+    The model is called with ``input_ids`` and ``attention_mask``, both (B, T); it returns a tensor
+    or an object with ``logits``. ``outputs`` is ``scalar`` (the model returns (B,) or (B, 1), which
+    is f), ``difference`` (it returns two logits, and f = l1 - l0, Malladi et al. 2023; C = 1 for
+    both), or another: f is all C outputs, of a model that returns (B,) or (B, C). Raises UserError
+    if the model returns another shape.
     """
     # Hugging Face's classifiers find the last token by this id
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)
@@ -179,13 +160,7 @@ def numbered(
 def check_ids(
     model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
 ) -> None:
-    """Compare texts with what the model says about its vocabulary and positions.
-
-    Raises
-    ------
-    UserError
-        Naming the first example that does not fit.
-    """
+    """Raise UserError naming the first text that the model's vocabulary or positions do not fit."""
     vocabulary, most = _limits(model)
     for name, text in numbered(examples, other):
         if most is not None and len(text) > most:
@@ -207,13 +182,8 @@ def usable_padding(
 ) -> Iterator[None]:
     """Give a classifier a padding id from its vocabulary, if its own is None or outside.
 
-    Hugging Face's classifiers read the last token that has another id. So any id that is not
-    the last token of a text gives the kernel of each text by itself.
-
-    Raises
-    ------
-    UserError
-        Every id of the vocabulary is some text's last token.
+    Hugging Face's classifiers read the last token that has another id. So any id that is not the
+    last token of a text gives each text's own kernel. Raises UserError if there is no such id.
     """
     config, (vocabulary, _) = getattr(model, "config", None), _limits(model)
     padding = getattr(config, "pad_token_id", 0)

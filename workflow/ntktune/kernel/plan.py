@@ -160,20 +160,10 @@ def make_plan(
 ) -> Plan:
     """Return which parameters the structured rules serve.
 
-    A rule is used for a parameter only if the autograd graph uses the parameter exactly
-    as often as watched layers do, each row of these layers belongs to one example, and
-    the layer's own code fits the rule; all this is tried out on two examples.
-
-    Parameters
-    ----------
-    model, scalar
-        The network and its f for a list of examples, in evaluation state.
-    parameters
-        Trainable parameters by name.
-    pair, lengths
-        The numbers of two examples, and their tokens.
-    general
-        Parameters known to need the general way already, with the reason.
+    A rule is used for a parameter only if the autograd graph uses the parameter exactly as often
+    as watched layers do, each row of these layers belongs to one example, and the layer's own
+    code fits the rule; all this is tried out on two examples. ``general`` are parameters known to
+    need the general way already, with the reason.
     """
     names = {id(p): name for name, p in parameters.items()}
     layers: list[Layer] = []

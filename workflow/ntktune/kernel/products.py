@@ -51,17 +51,10 @@ GRAM_COST = 1.15
 class Sides:
     """Which examples are the rows of a Gram, and which are its columns.
 
-    Attributes
-    ----------
-    rows
-        N: examples 0 … N-1 are the rows.
-    columns
-        M: examples N … N+M-1 are the columns; None: the columns are the rows' examples.
-    variant
-        ``sgd``: ⟨∇f, ∇f'⟩. ``signgd``: ⟨sign ∇f, sign ∇f'⟩. ``asymmetric-signgd``:
-        ⟨sign ∇f, ∇f'⟩, f of the row.
-    floor
-        The network's of :data:`SIGN_FLOORS`; 0 where no signs are taken.
+    Examples 0 … N-1 are the ``rows``; the next M are the ``columns``, None: the rows' examples.
+    ``variant`` is ``sgd``: ⟨∇f, ∇f'⟩, ``signgd``: ⟨sign ∇f, sign ∇f'⟩, or ``asymmetric-signgd``:
+    ⟨sign ∇f, ∇f'⟩, f of the row. ``floor`` is the network's of :data:`SIGN_FLOORS`; 0 where no
+    signs are taken.
     """
 
     rows: int
@@ -90,14 +83,9 @@ class Sides:
         return self.columns is None and self.variant != "asymmetric-signgd"
 
     def settled(self, gradients: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-        """Return gradients with 0 for the entries that are zero but for rounding.
+        """Return gradients (..., P) with 0 for the entries that are zero but for rounding.
 
-        Parameters
-        ----------
-        gradients
-            Shape (..., P).
-        largest
-            Largest absolute entry of the layer's gradient on the same text, shape (...).
+        ``largest``, (...), is the largest absolute entry of the layer's gradient on the same text.
         """
         if not self.floor:
             return gradients
@@ -183,9 +171,9 @@ def linear_costs(
 ) -> dict[str, tuple[float, float]]:
     """Return the FLOPs of the exact forms of a linear layer's Gram, and what they cost.
 
-    Token pairs: two products of the rows' tokens with the columns' (one triangle if they
-    are the same). Materialised: every example's gradient once, then the products. The cost
-    is in FLOPs of large products. The arguments are those of :func:`linear_gram`.
+    Token pairs: two products of the rows' tokens with the columns' (one triangle if they are the
+    same). Materialised: every example's gradient once, then the products. The cost is in FLOPs of
+    large products. ``owner`` is the example of each token, sorted.
     """
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
@@ -227,10 +215,8 @@ def linear_gram(
         of f with respect to its outputs, one row per token.
     owner
         Example of each row, shape (R,), sorted, on the processor.
-    sides
-        Which examples are rows and columns, and the variant.
-    workspace
-        Memory for the gradients.
+    sides, workspace
+        Which examples are rows and columns, and the variant; memory for the gradients.
     largest
         As in :func:`materialised_gram`.
     """
@@ -253,9 +239,8 @@ class _Tile:
 def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
     """Return tiles of TILE_ROWS rows, of the examples ``first`` … ``last``-1.
 
-    All but the last one are equally large, so that their products have one shape; an
-    example may be in two. The tiles' examples are counted from ``first``; ``like`` gives
-    precision and device.
+    All but the last one are equally large, so that their products have one shape; an example may
+    be in two. The tiles' examples are counted from ``first``; ``like`` gives precision and device.
     """
     start, end = (int((owner < bound).sum()) for bound in (first, last))
     step = _tile_rows(like.device)
@@ -305,16 +290,10 @@ def materialised_gram(
 ) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` from per-example gradients, in row blocks.
 
-    Parameters
-    ----------
-    inputs, gradients, owner, sides, workspace
-        As in :func:`linear_gram`.
-    tied
-        Uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
-        and examples (R',). They are added to the gradients before any product.
-    largest
-        Largest entry of the layer's gradient on each text, shape (examples,), for signs:
-        that of its bias on entry, raised here to the weight's.
+    ``tied`` are uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
+    and examples (R',), added to the gradients before any product. ``largest``, for signs, is the
+    largest entry of the layer's gradient on each text, (examples,): its bias's on entry, raised
+    here to the weight's.
     """
     inputs = _working(inputs)
     gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
@@ -385,18 +364,8 @@ def embedding_gram(
 ) -> torch.Tensor:
     """Return the Gram of an embedding's weight, by equal tokens.
 
-    Parameters
-    ----------
-    tokens
-        Ids, shape (R,).
-    gradients
-        Gradients of f with respect to the embedding's outputs, shape (R, D).
-    owner
-        Example of each row, shape (R,).
-    sides
-        Which examples are rows and columns, and the variant.
-    largest
-        As in :func:`materialised_gram`.
+    ``tokens`` are ids (R,), ``gradients`` those of f with respect to the embedding's outputs, (R,
+    D), ``owner`` each row's example; ``largest`` is as in :func:`materialised_gram`.
     """
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
     owner = owner.to(tokens.device)

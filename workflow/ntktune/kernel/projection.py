@@ -11,9 +11,9 @@ from ntktune.study.seeds import integer_seed
 class Projection:
     """Projections to ``dimensions`` by random signs, one for each weight and each side of it.
 
-    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Inputs and output gradients have
-    independent projections, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its
-    expectation. The signs follow from the weight's name.
+    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Inputs and output gradients have independent
+    projections, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation. The signs
+    follow from the weight's name.
     """
 
     def __init__(self, dimensions: int):

@@ -30,16 +30,13 @@ def sampled_kernels(
         The network, on the device to compute on.
     examples, labels
         All of the task's texts as token ids; ``label`` and ``label_noise`` of all rows.
-    rows
-        The samples' rows.
-    tile
-        Which of a sample's places are the kernel's rows and which its columns; None: all.
+    rows, tile
+        The samples' rows; which of a sample's places are the kernel's rows and which its columns,
+        None: all.
     head_seeds
         The seed of each sample's fresh head; None keeps the head that the model has.
-    progress
-        Called with the number of samples done.
-    how
-        As for :func:`ntktune.kernel.gram`.
+    progress, how
+        Called with the number of samples done; further arguments of :func:`ntktune.kernel.gram`.
 
     Returns
     -------

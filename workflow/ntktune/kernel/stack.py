@@ -1,9 +1,8 @@
 """A stack of blocks, run block by block: memory for one block's captures, whatever the depth.
 
-The network runs once without a graph and every block's input is kept. Then the gradient
-goes back block by block: a block is run again from its input, for all micro-batches,
-before the one below it. That costs one more forward pass and needs no more memory than
-the blocks' inputs and what is captured in one block.
+The network runs once without a graph, and every block's input is kept. Then the gradient goes
+back block by block: a block is run again from its input, for all micro-batches, before the one
+below it. That costs one more forward pass.
 """
 
 from __future__ import annotations
@@ -106,14 +105,9 @@ def _separated(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, tuple
 
 @dataclass
 class Stack:
-    """Blocks that a network calls one after the other, each fed by the one before.
+    """Blocks that a network calls in this order, each fed by the one before.
 
-    Attributes
-    ----------
-    blocks
-        The blocks, in the order of their calls.
-    width
-        Numbers that all blocks' inputs have for one token.
+    ``width`` counts the numbers that all blocks' inputs have for one token.
     """
 
     blocks: list[nn.Module]
@@ -122,11 +116,8 @@ class Stack:
     def passage(self, scalar: Scalar, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
         """Run the network on a micro-batch; return its passage and f.
 
-        Raises
-        ------
-        _NotAStackError
-            A block was called out of order, or with something else than the block before
-            it returned.
+        Raises _NotAStackError if a block was called out of order, or with something else than the
+        block before it returned.
         """
         found = Passage()
         plain = [block.forward for block in self.blocks]
@@ -234,18 +225,9 @@ def find_stack(
 ) -> Stack | None:
     """Return the network's stack of blocks, None if it has none that can be run by itself.
 
-    Blocks must be called once each and in order, be linked by their hidden states alone,
-    and share no trainable parameter with anything else; gradients taken block by block
-    must be those of the whole on two examples.
-
-    Parameters
-    ----------
-    model, scalar
-        The network and its f for a list of examples, in evaluation state.
-    pair
-        The numbers of two examples.
-    parameters
-        Trainable parameters by name.
+    Blocks must be called once each and in order, be linked by their hidden states alone, and share
+    no trainable parameter with anything else; gradients taken block by block must be those of the
+    whole on two examples.
     """
     names = {id(p): name for name, p in parameters.items()}
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]

@@ -40,8 +40,8 @@ PROCESSOR_TOKENS = 512
 class Task:
     """One computation: which function of which texts, and what its parts share.
 
-    The texts' values are numbered in the order in which they are computed: those of
-    ``examples`` first, then those of ``other``, each sorted by length.
+    Values are numbered in the order in which they are computed: those of ``examples`` first, then
+    those of ``other``, each sorted by length.
     """
 
     model: nn.Module
@@ -157,8 +157,8 @@ def _structured_and_general(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, Any]]:
     """Return group Grams and outputs in the order of the micro-batches, and facts about them.
 
-    A layer that does what the probe did not show sends its parameters the general way, and
-    all starts again; or, where padding has a gradient, with every row looked at.
+    If a layer does what the probe did not show, its parameters go the general way and all starts
+    again; if padding has a gradient, all starts again with every row looked at.
     """
     pair = probe_pair(task)
     check_finite(task.scalar(pair), "output", task.texts_of(pair))
@@ -338,12 +338,8 @@ def _by_group(unit: list[str], groups: dict[str, str]) -> list[list[str]]:
 def _self_check(task: Task, grams: dict[str, torch.Tensor], values: torch.Tensor) -> dict[str, Any]:
     """Compare the longest and the shortest example with plain autograd, group by group.
 
-    The outputs are compared with those of each example by itself.
-
-    Raises
-    ------
-    UserError
-        They disagree: the structured rules do not fit this model.
+    The outputs are compared with those of each example by itself. Raises UserError if they
+    disagree: the structured rules do not fit this model.
     """
     sides = task.sides
     rows = sorted({0, sides.rows - 1})

@@ -41,8 +41,7 @@ def has_nvidia_gpu() -> bool:
 def old_driver(driver: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """Return one line if the NVIDIA driver is too old for the installed torch, else None.
 
-    It reads two files: ``driver``, where the driver states its version, and torch's. So it takes
-    no import of torch.
+    It reads two files, ``driver`` and torch's version, and takes no import of torch.
     """
     spec = importlib.util.find_spec("torch")
     if not driver.is_file() or spec is None:
@@ -80,18 +79,14 @@ def torch_dtype(name: str) -> torch.dtype:
 def training_dtypes(name: str) -> tuple[torch.dtype, torch.dtype | None]:
     """Return the precision of a training's weights, and that of its matrix products if another.
 
-    bfloat16 has too few digits for small steps: its weights stay float32, and only the network's
-    matrix products are bfloat16.
+    bfloat16 has too few digits for small steps: its weights stay float32.
     """
     dtype = torch_dtype(name)
     return (torch_dtype("float32"), dtype) if name == "bfloat16" else (dtype, None)
 
 
 def is_processor(device: torch.device) -> bool:
-    """Return whether a device is the processor.
-
-    Other modules ask this, and compare no device themselves.
-    """
+    """Return whether a device is the processor; other modules ask this and compare no device."""
     return device.type == "cpu"
 
 
@@ -125,10 +120,7 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
 
 
 def gpu_peak_memory() -> dict[str, int]:
-    """Return the current GPU's peak memory for a record, nothing where no GPU is in use.
-
-    torch is not imported for it.
-    """
+    """Return the current GPU's peak memory for a record, {} where none is used; import no torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return {}
@@ -162,14 +154,9 @@ def free_in_control_groups(
     """Return the bytes that this process's control groups have left, infinity without a limit.
 
     Clusters and containers limit a job's memory so, on machines that have much more. A group's
-    limit holds for those within it, too. What is cached of files counts as free: it is given back.
-
-    Parameters
-    ----------
-    groups
-        The file that names the groups, ``hierarchy:controllers:path`` a line.
-    mount
-        Where they are mounted, of version 2 or version 1.
+    limit holds for those within it, too. Cached files count as free: that memory is given back.
+    ``groups`` names the groups, ``hierarchy:controllers:path`` a line; ``mount`` is where they
+    are mounted, of version 2 or version 1.
     """
     free = math.inf
     lines = groups.read_text().splitlines() if groups.is_file() else []
@@ -205,18 +192,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     """Return the device to compute on and set its arithmetic to full precision.
 
-    Parameters
-    ----------
-    name
-        ``auto`` (a GPU where torch sees one, else the processor), ``cpu``, ``cuda``
-        or ``cuda:1``. ``auto`` and ``cuda`` lease a GPU, see :func:`leased_gpu`.
-    lease
-        False takes the current GPU whoever has it: for a look at it.
-
-    Raises
-    ------
-    UserError
-        The name is none of these, or torch sees no such GPU.
+    ``name`` is ``auto`` (a GPU where torch sees one, else the processor), ``cpu``, ``cuda`` or
+    ``cuda:1``. ``auto`` and ``cuda`` lease a GPU, see :func:`leased_gpu`; ``lease=False`` takes
+    the current GPU, whoever has it. Raises UserError for another name, or if torch sees no such
+    GPU.
     """
     import torch
 
@@ -254,9 +233,9 @@ _lease: list[FileLock] = []  # held until this process ends
 def leased_gpu() -> int:
     """Return the number of a GPU that no other process has leased; wait until there is one.
 
-    Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one
-    by locking a file that is named after it, in the temporary folder. The lock is the operating
-    system's: it ends with the process, however that ends. Other users' jobs are not seen.
+    Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one by
+    locking a file named after it in the temporary folder. The operating system releases the lock
+    when the process ends, however that ends. Other users' jobs are not seen.
     """
     from filelock import FileLock, Timeout
 

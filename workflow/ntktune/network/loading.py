@@ -51,7 +51,7 @@ def quiet_transformers() -> ModuleType:
 def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
     """Return what a class of transformers, such as ``AutoTokenizer``, reads from a local folder.
 
-    Every call of ``from_pretrained`` goes through here: without ``trust_remote_code=False``
+    All calls of ``from_pretrained`` go through here: without ``trust_remote_code=False``
     transformers asks on standard input whether to run the folder's own Python code.
     """
     reader = getattr(quiet_transformers(), kind)
@@ -77,10 +77,7 @@ def check_model_folder(folder: str | os.PathLike) -> None:
 def stated_configuration(folder: str | os.PathLike) -> dict[str, Any]:
     """Return what a model folder's config.json states, without importing transformers.
 
-    Raises
-    ------
-    UserError
-        It is missing or cannot be read.
+    Raises UserError if it is missing or cannot be read.
     """
     check_model_files(folder, ["config.json"])
     check_model_folder(folder)
@@ -95,10 +92,7 @@ def stated_configuration(folder: str | os.PathLike) -> dict[str, Any]:
 def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
     """Return the configuration in a model folder.
 
-    Raises
-    ------
-    UserError
-        It is missing or cannot be read, or the study cannot use such a model.
+    Raises UserError if it is missing or cannot be read, or the study cannot use such a model.
     """
     from transformers import CONFIG_MAPPING
 
@@ -116,13 +110,7 @@ def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
 
 
 def usable(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
-    """Return a configuration if it is that of one encoder or decoder of text.
-
-    Raises
-    ------
-    UserError
-        It has an encoder and a decoder, or its text model is one part of it.
-    """
+    """Return a configuration if it is that of one encoder or decoder of text; else UserError."""
     if config.is_encoder_decoder:
         raise UserError(
             f"{where}: {config.model_type} is an encoder-decoder; the study needs a decoder or "
@@ -138,16 +126,11 @@ def usable(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
 
 
 def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
-    """Return a pretrained network; refuse weights that do not fill it.
+    """Return a pretrained network; raise UserError if the weights cannot be read or do not fill it.
 
     transformers fills gaps with random numbers. Only a pooler may be missing, which the study
     never reads; it is zero, in every precision. ``kind`` is ``AutoModel`` or
     ``AutoModelForCausalLM``, ``how`` further arguments of ``from_pretrained``.
-
-    Raises
-    ------
-    UserError
-        The weights cannot be read, or tensors are missing or have another shape.
     """
     import torch
 
@@ -175,8 +158,8 @@ def backbone_tensors(
 ) -> dict[str, StoredTensor]:
     """Return the weights in a folder's files under the backbone's own names, read when asked for.
 
-    Of one name the last file's tensor counts; an index is passed over. ``prefix`` is what stands
-    before a backbone's names in the files of a model with a head, or "".
+    The last file's tensor of a name counts; an index is passed over. ``prefix`` stands before a
+    backbone's names in the files of a model with a head; "" for none.
     """
     return {
         name.removeprefix(f"{prefix}."): tensor

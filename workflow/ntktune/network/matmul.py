@@ -1,10 +1,9 @@
 """Matrix products on a processor, by the library that is fast on all of them.
 
 PyTorch hands float32 products to MKL, which uses half of what an AMD processor with AVX-512 can
-do (94 against 206 GFLOP/s on one core of an EPYC). oneDNN, which PyTorch ships too and uses for
-convolutions, treats both makers' processors alike. Everything here gives the numbers of the plain
-product up to float32 rounding; on a GPU, in another precision or without oneDNN it is the plain
-product.
+do (94 against 206 GFLOP/s on one core of an EPYC). oneDNN, which PyTorch ships too, treats both
+makers' processors alike. The numbers are those of the plain product up to float32 rounding; on a
+GPU, in another precision or without oneDNN it is the plain product.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 def _checkpointing() -> bool:
     """Return whether saved tensors are replaced, as within activation checkpointing.
 
-    There the forward pass runs again during the backward pass, where no context of ours may
-    be active, and must save the same tensors.
+    There the forward pass runs again during the backward pass, without our contexts, and must
+    save the same tensors.
     """
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return hooks is not None and hooks(True) is not None
@@ -63,7 +62,7 @@ def _suits(*tensors: torch.Tensor) -> bool:
 def _dense(matrix: torch.Tensor) -> torch.Tensor:
     """Return a matrix without gaps between its rows or columns, copied if need be.
 
-    For others oneDNN has a loop that is slow, and less exact: it adds term by term.
+    For others oneDNN has a slow loop that adds term by term, and so is less exact.
     """
     dense = matrix.is_contiguous() or matrix.T.is_contiguous()
     return matrix if dense else matrix.contiguous()
@@ -116,9 +115,9 @@ class _Linear(torch.autograd.Function):
 class FastLinear(TorchFunctionMode):
     """Context in which linear layers on a processor compute in float32 with oneDNN.
 
-    Any model's ``nn.Linear`` is served, forward and backward, if the forward pass runs
-    within the context; gradients can be taken once, not of gradients. Other precisions,
-    other devices, autocast and checkpointed parts are left alone, and all layers where
+    It serves any model's ``nn.Linear``, forward and backward, if the forward pass runs within the
+    context; gradients can be taken once, not of gradients. Other precisions, other devices,
+    autocast and checkpointed parts are left alone, and so are all layers where
     :data:`PLAIN_LAYERS` says that MKL is the better choice.
     """
 
@@ -142,9 +141,9 @@ class FastLinear(TorchFunctionMode):
 class WideSoftmax(TorchFunctionMode):
     """Context in which a float64 softmax that is cast to float32 stays finite.
 
-    Hugging Face masks scores with float64's least number, which float32 does not have: the
-    padded places that may attend to nothing would become NaN, and all that reads them. The
-    scores that count are left as they are; so are checkpointed parts.
+    Hugging Face masks scores with float64's least number, which float32 does not have: padded
+    places that may attend to nothing would become NaN, and all that reads them. Scores that count
+    are left as they are; so are checkpointed parts.
     """
 
     def __torch_function__(

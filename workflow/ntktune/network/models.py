@@ -35,16 +35,10 @@ if TYPE_CHECKING:
 class TextModel(nn.Module):
     """Backbone and linear head; the head reads the last real token's hidden state.
 
-    Parameters
-    ----------
-    backbone
-        A Hugging Face base model: called with ``input_ids`` and ``attention_mask`` it
-        returns an object with ``last_hidden_state`` of shape (N, T, D).
-    outputs
-        C, the number of outputs. With C = 1 the model returns shape (N,), else (N, C).
-    generator
-        Source of the head's random weights; on the processor, so that every device
-        starts from the same head.
+    The backbone is a Hugging Face base model: called with ``input_ids`` and ``attention_mask`` it
+    returns an object with ``last_hidden_state``, (N, T, D). With one output (C = 1) the model
+    returns shape (N,), else (N, C). ``generator``, the source of the head's random weights, is on
+    the processor, so that every device starts from the same head.
     """
 
     def __init__(self, backbone: nn.Module, outputs: int, generator: torch.Generator):
@@ -56,8 +50,8 @@ class TextModel(nn.Module):
     def reset_head(self, generator: torch.Generator) -> None:
         """Draw a fresh head: weights from N(0, initializer_range^2), bias 0.
 
-        The scale is the pretrained configuration's own, as Hugging Face's sequence
-        classification heads use it; it fixes the head's share of the kernel.
+        The scale is the pretrained configuration's own, as in Hugging Face's sequence
+        classification heads; it fixes the head's share of the kernel.
         """
         scale = getattr(self.backbone.config, "initializer_range", 0.02)
         with torch.no_grad():
@@ -84,12 +78,8 @@ def last_hidden(
 def hidden_width(backbone: nn.Module) -> int:
     """Return D, the width of the last hidden state, from a text of one token.
 
-    It may be another than the configuration's ``hidden_size`` (OPT-350M projects it).
-
-    Raises
-    ------
-    UserError
-        The network gives no hidden states of token ids and their mask alone.
+    It may differ from the configuration's ``hidden_size`` (OPT-350M projects it). Raises UserError
+    if the network gives no hidden states of token ids and their mask alone.
     """
     token = torch.zeros(1, 1, dtype=torch.long, device=next(backbone.parameters()).device)
     why = "returns no hidden state for each token"
@@ -173,13 +163,8 @@ class LabelWordModel(nn.Module):
 def logit_scale(model: nn.Module) -> float:
     """Return what a language model multiplies its head's outputs by, 1 for most.
 
-    Granite, Cohere and MiniCPM3 do. The model's own logits of two tokens are compared with
-    its head's.
-
-    Raises
-    ------
-    UserError
-        Its logits are not proportional to its head's, as where they are capped.
+    Granite, Cohere and MiniCPM3 do. The model's own logits of two tokens are compared with its
+    head's; UserError if they are not proportional, as where logits are capped.
     """
     ids = torch.arange(2, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
@@ -217,13 +202,7 @@ def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tens
 
 
 def block_list(backbone: nn.Module) -> nn.ModuleList:
-    """Return the backbone's list of transformer blocks.
-
-    Raises
-    ------
-    UserError
-        No list of ``config.num_hidden_layers`` modules exists.
-    """
+    """Return the backbone's list of ``config.num_hidden_layers`` blocks; UserError without one."""
     wanted = getattr(backbone.config, "num_hidden_layers", None)
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not lists:
@@ -237,10 +216,7 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
 def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PreTrainedConfig:
     """Return a model's configuration, or that of its first blocks; the rest is then never read.
 
-    Raises
-    ------
-    UserError
-        The folder holds none that the study can use, or the model has fewer blocks.
+    Raises UserError if the folder holds none that the study can use, or the model has fewer blocks.
     """
     return _first_blocks(folder_configuration(folder), blocks)
 
@@ -250,10 +226,8 @@ def described_configuration(
 ) -> PreTrainedConfig:
     """Return the configuration that ``model_type`` and its other keys describe.
 
-    Raises
-    ------
-    UserError
-        transformers knows no such model, the study cannot use it, or it has fewer blocks.
+    Raises UserError if transformers knows no such model, the study cannot use it, or it has fewer
+    blocks.
     """
     from transformers import AutoConfig
 
@@ -301,8 +275,8 @@ def cut_configuration(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig
 def positions(model: nn.Module) -> int | None:
     """Return how many tokens a model has positions for, None if it states no limit.
 
-    RoBERTa and its kin count positions from the padding id on: the first rows of the table, and
-    that many of the ``max_position_embeddings``, are never used.
+    RoBERTa and its kin count positions from the padding id on: they never use the first rows of
+    their table, and that many of the ``max_position_embeddings``.
     """
     stated = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(stated, int) or stated < 1:  # XLNet says -1: no limit
@@ -324,12 +298,8 @@ def load_backbone(
     """Load a pretrained backbone, or its first blocks (SR26 section 5.1), in evaluation mode.
 
     The folder is in Hugging Face format with safetensors weights. With ``language_head`` the
-    backbone comes with the head that predicts the next token.
-
-    Raises
-    ------
-    UserError
-        The folder is missing or holds no model that can be read.
+    backbone comes with the head that predicts the next token. Raises UserError if the folder is
+    missing or holds no model that can be read.
     """
     check_model_files(folder, ["config.json", "*.safetensors*"])
     backbone = load_weights(
@@ -351,10 +321,7 @@ def load_backbone(
 def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.Module:
     """Return a backbone without weights (on the ``meta`` device), from config.json alone.
 
-    Raises
-    ------
-    UserError
-        The configuration is missing or is not that of a model.
+    Raises UserError if the configuration is missing or is not that of a model.
     """
     config = configuration(folder, blocks)
     with reading(f"the configuration in {folder}"):
@@ -391,10 +358,7 @@ def label_word_model(
 ) -> LabelWordModel:
     """Load a language model to be read at some words, by token id (evaluation mode).
 
-    Raises
-    ------
-    UserError
-        The folder holds no causal language model, or its logits are no linear layer's.
+    Raises UserError if it is no causal language model, or its logits are no linear layer's.
     """
     model = load_backbone(folder, blocks, dtype, language_head=True)
     fuse_activations(model)
@@ -415,8 +379,8 @@ def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tenso
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield index lists of similar length whose padded size is at most ``max_tokens``.
 
-    Examples are sorted by length, longest first, so little is padded and a batch that
-    does not fit into memory shows at once. A single longer example is its own batch.
+    Longest first: little is padded, and a batch that does not fit into memory shows at once. A
+    single longer example is its own batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []

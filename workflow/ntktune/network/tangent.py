@@ -20,13 +20,7 @@ MOST_TOKENS = 2_048
 
 
 class LogitDifference(nn.Module):
-    """f = l1 − l0 of a model with two outputs, the scalar whose kernel is computed.
-
-    Parameters
-    ----------
-    model
-        Backbone and head of two outputs; its modules are used, not copied.
-    """
+    """f = l1 − l0 of a model with two outputs, the scalar whose kernel is computed."""
 
     def __init__(self, model: TextModel):
         super().__init__()
@@ -49,13 +43,7 @@ class LogitDifference(nn.Module):
 
 
 class LastStates(nn.Module):
-    """What a head reads: the last real token's hidden state.
-
-    Parameters
-    ----------
-    backbone
-        A Hugging Face base model; used, not copied.
-    """
+    """What a head reads: the last real token's hidden state. The backbone is used, not copied."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -96,20 +84,11 @@ def directional_derivative(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return f(x; θ) and J v = ⟨∇_θ f(x; θ), v⟩, each (N, ...), float64, on the processor.
 
-    Forward-mode differentiation: one pass of two to three times the cost of f, no gradient
-    stored.
-
-    Parameters
-    ----------
-    model
-        Called with ``input_ids`` and ``attention_mask``, returns (B,) or (B, ...); in
-        evaluation mode.
-    tangent
-        v by parameter name; a parameter that is missing does not move.
-    examples
-        N 1-D tensors of token ids.
-    batch_tokens
-        Padded tokens in one pass, at most (:data:`MOST_TOKENS` in any case).
+    Forward-mode differentiation: one pass of two to three times the cost of f, no gradient stored.
+    The model is in evaluation mode; called with ``input_ids`` and ``attention_mask`` it returns
+    (B,) or (B, ...). ``tangent`` is v by parameter name; a parameter that is missing does not move.
+    ``examples`` are N 1-D tensors of token ids; a pass takes at most ``batch_tokens`` padded tokens
+    and :data:`MOST_TOKENS`.
     """
     parts: list[list[torch.Tensor]] = [[], []]
     places: list[int] = []
@@ -139,16 +118,7 @@ def weighted_gradient(
 ) -> dict[str, torch.Tensor]:
     """Return Jᵀ w = Σ_i w_i ∇_θ f(x_i; θ), by parameter name: one backward pass, no Jacobian.
 
-    Parameters
-    ----------
-    model
-        As for :func:`directional_derivative`.
-    weights
-        w, shape (N,).
-    examples
-        N 1-D tensors of token ids.
-    batch_tokens
-        Padded tokens in one pass, at most (:data:`MOST_TOKENS` in any case).
+    ``weights`` is w, (N,); the rest is as for :func:`directional_derivative`.
     """
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
