@@ -15,45 +15,22 @@ LEAST_VALUES = 3  # two points determine a line and leave nothing to judge it by
 
 @dataclass(frozen=True)
 class DecayFit:
-    """log λ_k = intercept − exponent · log k, by ordinary least squares.
+    """log λ_k = intercept − exponent · log k, by ordinary least squares."""
 
-    Attributes
-    ----------
-    exponent
-        a; positive for decay, 0 where the eigenvalues are alike. In SR26 ω = a / 2.
-    intercept
-        c, the logarithm of the fitted λ at k = 1.
-    stderr
-        The slope's standard error, as if the residuals were independent.
-    r_squared
-        Share of the variance of log λ_k that the line explains.
-    exponential
-        The same share of a line in k, that is of an exponential decay: the power law's control.
-    dropped
-        Eigenvalues of the range at or below the noise level, left out.
-    first, last
-        The range of ranks k, both ends included, counted from 1.
-    """
-
-    exponent: float
-    intercept: float
-    stderr: float
-    r_squared: float
-    exponential: float
-    dropped: int
-    first: int
+    exponent: float  # a, 0 where the eigenvalues are alike; in SR26 ω = a / 2
+    intercept: float  # c, the logarithm of the fitted λ at k = 1
+    stderr: float  # the slope's standard error, as if the residuals were independent
+    r_squared: float  # share of the variance of log λ_k that the line explains
+    exponential: float  # the same share of a line in k: an exponential decay, as a control
+    dropped: int  # eigenvalues of the range at or below the noise level, left out
+    first: int  # the range of ranks k, both ends included, counted from 1
     last: int
 
 
 def noise_level(eigenvalues: ArrayLike, precision: float = np.finfo(np.float64).eps) -> float:
-    """Return n·eps·λ_1, the level below which an eigenvalue is float noise.
+    """Return n·eps·λ_1, the level below which an eigenvalue (N,) is float noise.
 
-    Parameters
-    ----------
-    eigenvalues
-        λ_k, shape (N,).
-    precision
-        eps of the precision in which the kernel was computed.
+    ``precision`` is eps of the precision in which the kernel was computed.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     return len(values) * float(precision) * float(values.max())
@@ -64,10 +41,10 @@ def _checked(eigenvalues: ArrayLike) -> np.ndarray:
     if values.ndim != 1 or len(values) == 0:
         raise UserError(f"eigenvalues must be one list of numbers; these have shape {values.shape}")
     if not np.isfinite(values).all():
-        rank = int(np.flatnonzero(~np.isfinite(values))[0]) + 1
+        rank = int(np.argmin(np.isfinite(values))) + 1
         raise UserError(f"eigenvalue {rank} of {len(values)} is {values[rank - 1]}, not finite")
     if (np.diff(values) > 0).any():
-        rank = int(np.flatnonzero(np.diff(values) > 0)[0]) + 1
+        rank = int(np.argmax(np.diff(values) > 0)) + 1
         raise UserError(
             f"eigenvalues must descend, but λ_{rank} = {values[rank - 1]:.6g} < "
             f"λ_{rank + 1} = {values[rank]:.6g}; sort them"
@@ -95,8 +72,7 @@ def decay_exponent(
     first, last
         Ranks to fit, both included, counted from 1; ``last`` None: N.
     noise_floor
-        Values at or below it are float noise and are dropped. None: N·eps·λ_1 with the
-        eps of float64.
+        Values at or below it are dropped. None: N·eps·λ_1 with the eps of float64.
 
     Raises
     ------
@@ -117,19 +93,18 @@ def decay_exponent(
             f"the range of ranks {first}..{last} does not lie in 1..{len(values)}, "
             "the eigenvalues there are"
         )
-    floor = noise_level(values) if noise_floor is None else noise_floor
-    ranks = np.arange(first, last + 1)
-    usable = values[first - 1 : last] > max(floor, 0.0)
+    floor = max(noise_level(values) if noise_floor is None else noise_floor, 0.0)
+    ranks, part = np.arange(first, last + 1), values[first - 1 : last]
+    usable = part > floor
     if usable.sum() < LEAST_VALUES:
         raise UserError(
             f"only {usable.sum()} of the eigenvalues {first}..{last} are above the float noise "
             f"({floor:.3g}; λ_1 is {values[0]:.3g}); a decay needs {LEAST_VALUES}: use more rows "
             "or a wider dtype"
         )
-    x = np.log(ranks[usable])
-    y = np.log(values[first - 1 : last][usable])
+    x, y = np.log(ranks[usable]), np.log(part[usable])
     dx, dy = x - x.mean(), y - y.mean()
-    if np.ptp(values[first - 1 : last][usable]) <= max(floor, 0.0):
+    if np.ptp(part[usable]) <= floor:
         dy = np.zeros_like(dy)  # alike but for rounding
     slope = (dx @ dy) / (dx @ dx)
     residual = dy - slope * dx
@@ -150,10 +125,7 @@ def decay_exponent(
 def predicted_rate(exponent: float) -> float:
     """Return a / (a + 1): the error is predicted to fall as n^(−a/(a+1)) (SR26 eq 30).
 
-    Raises
-    ------
-    UserError
-        The exponent is negative or not finite.
+    Raises UserError if the exponent is negative or not finite.
     """
     if not (math.isfinite(exponent) and exponent >= 0):
         raise UserError(f"the decay exponent is {exponent}; a rate needs a finite one, 0 or more")
@@ -161,12 +133,7 @@ def predicted_rate(exponent: float) -> float:
 
 
 def rank_ranges(count: int) -> dict[str, tuple[int, int]]:
-    """Return the ranges of ranks to fit: all, and three others to see how much they matter.
-
-    Parameters
-    ----------
-    count
-        n, the number of eigenvalues.
+    """Return the ranges of n ranks to fit: all, and three others to see how much they matter.
 
     Examples
     --------

@@ -12,12 +12,9 @@ ASYMMETRY = 1e-5
 
 
 def checked_gram(gram: ArrayLike) -> np.ndarray:
-    """Return a Gram matrix in float64, shape (N, N), its rounding made symmetric.
+    """Return a Gram matrix in float64, (N, N), its rounding made symmetric.
 
-    Raises
-    ------
-    UserError
-        It is not square, empty, not finite, or not symmetric.
+    Raises UserError if it is not square, empty, not finite, or not symmetric.
     """
     gram = np.asarray(gram, dtype=np.float64)
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) == 0:
@@ -41,19 +38,10 @@ def checked_gram(gram: ArrayLike) -> np.ndarray:
 
 
 def eigenvalues(gram: ArrayLike) -> np.ndarray:
-    """Return the eigenvalues λ_1 >= … >= λ_N of K_n = G / n, shape (N,) (SR26 eq 5).
+    """Return the eigenvalues λ_1 >= … >= λ_N of K_n = G / N, shape (N,) (SR26 eq 5).
 
-    They are G's own eigenvalues divided by N, its number of rows.
-
-    Parameters
-    ----------
-    gram
-        G, shape (N, N), G[i, j] = ⟨∇f(x_i), ∇f(x_j)⟩, not divided by n.
-
-    Raises
-    ------
-    UserError
-        G is not a finite symmetric matrix.
+    G, shape (N, N), is not divided by N: G[i, j] = ⟨∇f(x_i), ∇f(x_j)⟩. Raises UserError if it
+    is not a finite symmetric matrix.
 
     Examples
     --------
@@ -68,11 +56,7 @@ def centred_gram(gram: ArrayLike) -> np.ndarray:
     """Return H G H with H = I − 1/N, the Gram matrix of features without their mean, (N, N).
 
     A kernel with a constant part has one large eigenvalue for it; centring takes that away.
-
-    Raises
-    ------
-    UserError
-        G is not a finite symmetric matrix.
+    Raises UserError if G is not a finite symmetric matrix.
     """
     gram = checked_gram(gram)
     gram = gram - gram.mean(axis=0)

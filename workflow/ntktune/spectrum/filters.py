@@ -1,4 +1,7 @@
-"""What gradient descent and ridge regression make of each eigenvector of a kernel."""
+"""What gradient descent and ridge regression make of each eigenvector of a kernel.
+
+Eigenvalues λ have shape (N,) and are 0 or more.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,7 @@ from numpy.typing import ArrayLike
 def descent_shares(eigenvalues: ArrayLike, times: ArrayLike, step_size: float) -> np.ndarray:
     """Return 1 − (1 − αλ)^t, what gradient descent has learnt of each eigenvector, (T, N).
 
-    Parameters
-    ----------
-    eigenvalues
-        λ, shape (N,), 0 or more.
-    times
-        Numbers of steps t, shape (T,).
-    step_size
-        α, at most 1/λ_1 (SR26 section 3.5).
+    ``times`` are numbers of steps t, (T,); ``step_size`` is α ≤ 1/λ_1 (SR26 section 3.5).
     """
     decay = np.clip(step_size * np.asarray(eigenvalues, dtype=float), 0.0, 1.0)
     steps = np.asarray(times, dtype=float)[:, None]
@@ -27,10 +23,7 @@ def descent_shares(eigenvalues: ArrayLike, times: ArrayLike, step_size: float) -
 
 
 def descent_filter(eigenvalues: ArrayLike, times: ArrayLike, step_size: float) -> np.ndarray:
-    """Return g with 1 − (1 − αλ)^t = λ g(λ), (T, N): Σ_{τ<t} α (1 − αλ)^τ; αt at λ = 0.
-
-    The parameters are those of :func:`descent_shares`.
-    """
+    """Return g with 1 − (1 − αλ)^t = λ g(λ), (T, N): Σ_{τ<t} α (1 − αλ)^τ; αt at λ = 0."""
     values, steps = np.asarray(eigenvalues, dtype=float), np.asarray(times, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         sums = descent_shares(values, steps, step_size) / values
@@ -38,14 +31,6 @@ def descent_filter(eigenvalues: ArrayLike, times: ArrayLike, step_size: float) -
 
 
 def ridge_filter(eigenvalues: ArrayLike, ridges: ArrayLike) -> np.ndarray:
-    """Return 1 / (λ + ρ), (R, N), ridge regression's counterpart of :func:`descent_filter`.
-
-    Parameters
-    ----------
-    eigenvalues
-        λ, shape (N,), 0 or more.
-    ridges
-        ρ, shape (R,), above 0, in the eigenvalues' units.
-    """
+    """Return 1 / (λ + ρ), (R, N), for ridges ρ > 0, (R,), in the eigenvalues' units."""
     values, ridges = np.asarray(eigenvalues, dtype=float), np.asarray(ridges, dtype=float)
     return 1.0 / (values[None, :] + ridges[:, None])

@@ -20,6 +20,10 @@ from ntktune.spectrum.decay import (
 )
 
 MAIN_RANGE = "1..n"
+FIT_COLUMNS = [
+    *("draw", "range", "first", "last"),
+    *("exponent", "intercept", "stderr", "r_squared", "exponential", "dropped"),
+]
 
 
 def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray]) -> pd.DataFrame:
@@ -39,27 +43,12 @@ def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray
 
 
 def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFrame:
-    """Return the fit of every draw over every range of ranks.
+    """Return the fit of every draw over every range of ranks, with :data:`FIT_COLUMNS`.
 
-    Parameters
-    ----------
-    spectra
-        The eigenvalues of each draw, descending, shape (N,) each.
-    precision
-        eps of the precision in which the kernels were computed: values at or below
-        N·eps·λ_1 are dropped.
-
-    Returns
-    -------
-    DataFrame
-        Columns draw, range, first, last, exponent, intercept, stderr, r_squared, exponential,
-        dropped.
-        Of a sensitivity range with fewer than three usable values the numbers are NaN.
-
-    Raises
-    ------
-    UserError
-        A draw has fewer than three usable values over the whole range.
+    ``spectra`` are each draw's eigenvalues, descending, (N,); ``precision`` is eps of the
+    precision in which the kernels were computed: values at or below N·eps·λ_1 are dropped.
+    A sensitivity range with fewer than three usable values has NaN for numbers; UserError if
+    that happens to the whole range of a draw.
     """
     rows = []
     for draw, values in enumerate(spectra):
@@ -73,11 +62,7 @@ def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFra
             else:
                 row |= {"first": first, "last": last, "dropped": len(part) - usable}
             rows.append(row)
-    columns = [
-        *("draw", "range", "first", "last"),
-        *("exponent", "intercept", "stderr", "r_squared", "exponential", "dropped"),
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
 
 def _number(value: float) -> float | None:
@@ -91,32 +76,20 @@ def spectrum_summary(
     precision: float,
     shared: float,
 ) -> dict[str, Any]:
-    """Return what a task's decay is, over its draws.
+    """Return a task's decay over its draws, as written to ``summary.json``.
 
-    Parameters
-    ----------
-    spectra, precision
-        As for :func:`fitted_ranges`.
-    fits
-        Its result.
-    shared
-        Mean share of rows that two draws have in common.
-
-    Returns
-    -------
-    dict
-        n, draws, shared, noise_floor (the highest of the draws'), exponent {mean, sd, low,
-        high, stderr_mean}, r_squared {mean, min}, intercept (mean), predicted_rate {mean, low,
-        high}, sensitivity {range: {mean, sd}}, dropped (over all draws). Standard
-        deviations are those of a sample (divided by draws − 1); low and high are the 95 %
-        interval of :func:`ntktune.intervals.mean_interval`. None for one draw.
+    ``fits`` comes from :func:`fitted_ranges`, of the same ``spectra`` and ``precision``;
+    ``shared`` is the mean share of rows that two draws have in common. Standard deviations are
+    those of a sample (divided by draws − 1); low and high are the 95 % interval of
+    :func:`ntktune.intervals.mean_interval`; both are None for one draw. ``noise_floor`` is the
+    highest of the draws', ``dropped`` counts over all draws.
     """
-    main = fits[fits["range"] == MAIN_RANGE]
-    exponent = main["exponent"].to_numpy()
-    mean = float(exponent.mean())
-    ends = zip(("low", "high"), map(_number, mean_interval(exponent, shared)), strict=True)
-    interval = dict(ends)
-    others = fits[fits["range"] != MAIN_RANGE].groupby("range", sort=False)["exponent"]
+    whole = fits["range"] == MAIN_RANGE
+    main, others = fits[whole], fits[~whole].groupby("range", sort=False)["exponent"]
+    mean = float(main["exponent"].to_numpy().mean())
+    low, high = map(_number, mean_interval(main["exponent"].to_numpy(), shared))
+    interval = {"low": low, "high": high}
+    rates = {k: v if v is None else predicted_rate(max(v, 0.0)) for k, v in interval.items()}
     return {
         "n": len(spectra[0]),
         "draws": len(spectra),
@@ -133,13 +106,7 @@ def spectrum_summary(
             "min": float(main["r_squared"].min()),
         },
         "intercept": float(main["intercept"].mean()),
-        "predicted_rate": {
-            "mean": predicted_rate(mean),
-            **{
-                end: value if value is None else predicted_rate(max(value, 0.0))
-                for end, value in interval.items()
-            },
-        },
+        "predicted_rate": {"mean": predicted_rate(mean), **rates},
         "sensitivity": {
             name: {"mean": _number(part.mean()), "sd": _number(part.std())} for name, part in others
         },
