@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from ntktune.kernel.products import (
+    Rows,
     Sides,
     Workspace,
     cheaper_form,
@@ -59,16 +60,17 @@ def main() -> None:
                 owner = torch.arange(count, device=device).repeat_interleave(length)
                 a = torch.randn(len(owner), d_in, device=device)
                 g = torch.randn(len(owner), d_out, device=device)
+                layer = Rows(a, g, owner)
                 sides, workspace = Sides(count), Workspace()
                 costs = linear_costs(owner, sides, d_in, d_out)
                 pairs = best_seconds(
-                    lambda a=a, g=g, owner=owner, sides=sides: token_pair_gram(a, g, owner, sides),
+                    lambda layer=layer, sides=sides: token_pair_gram(layer, sides),
                     device,
                     args.repeats,
                 )
                 made = best_seconds(
-                    lambda a=a, g=g, owner=owner, sides=sides, workspace=workspace: (
-                        materialised_gram(a, g, owner, sides, workspace)
+                    lambda layer=layer, sides=sides, workspace=workspace: materialised_gram(
+                        layer, sides, workspace
                     ),
                     device,
                     args.repeats,

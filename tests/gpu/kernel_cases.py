@@ -90,21 +90,21 @@ def kernel(device, model="llama", classes=1, other=None, there=False, **how):
     found = gram(model, some, other, device=place, **{"max_tokens": 20, "check": False} | how)
     # the case is what its name says
     assert ("max_bytes" in how) == (found.provenance["passes"] != 1), found.provenance["passes"]
-    assert ("tile_bytes" in how) == (found.provenance.get("tiles", 1) > 1)
+    assert ("chunk_bytes" in how) == (found.provenance.get("chunks", 1) > 1)
     names = {name: list(found.provenance[name]) for name in ("general", "without_gradient")}
     return {"outputs": found.outputs, "kernel": found.kernel} | found.groups | names
 
 
 def out_of_memory_once(device):
     """Return a kernel whose first attempt finds no memory."""
-    left, plain = [torch.OutOfMemoryError("CUDA out of memory")], engine.computed_in_tiles
+    left, plain = [torch.OutOfMemoryError("CUDA out of memory")], engine.computed_in_chunks
 
-    def computed(task):
+    def computed(computation):
         if left:
             raise left.pop()
-        return plain(task)
+        return plain(computation)
 
-    with mock.patch.object(engine, "computed_in_tiles", computed):
+    with mock.patch.object(engine, "computed_in_chunks", computed):
         return kernel(device, max_bytes=2**30)
 
 
@@ -117,13 +117,13 @@ WAYS = {
     "signs on one side": {"variant": "asymmetric-signgd"},
     "signs block by block": {"variant": "signgd", "max_bytes": 9e3},
     "cross": {"other": 2},
-    "cross, in tiles, block by block": {"other": 2, "tile_bytes": 3.2e3, "max_bytes": 9e3},
+    "cross, in chunks, block by block": {"other": 2, "chunk_bytes": 3.2e3, "max_bytes": 9e3},
     "projected": {"projection": 8},
     "float64": {"dtype": torch.float64},
     "bfloat16": {"dtype": torch.bfloat16},
     "a model that is there": {"there": True},
     "a bare parameter": {"model": Bare},
-    "in tiles": {"model": Bare, "tile_bytes": 1.4e3, "variant": "asymmetric-signgd"},
+    "in chunks": {"model": Bare, "chunk_bytes": 1.4e3, "variant": "asymmetric-signgd"},
     "a bare parameter in many passes": {"model": Bare, "max_bytes": 900, "variant": "signgd"},
     "label words": {"model": label_words, "outputs": "difference"},
     "label words in passes": {"model": label_words, "outputs": "difference", "max_bytes": 9e3},

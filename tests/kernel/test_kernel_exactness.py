@@ -385,9 +385,9 @@ def test_an_expert_that_some_texts_call(toy, texts, reference):
     found = check(model, texts, reference, ["expert.weight", "expert.bias"], max_tokens=1)
     reason = found.provenance["general"]["expert.weight"]
     assert reason == "it is called for some texts only"
-    in_tiles = gram(model, texts, dtype=torch.float64, max_tokens=1, tile_bytes=1).provenance
-    assert in_tiles["general"] == found.provenance["general"]  # only some tiles call it
-    assert in_tiles["forms"].keys() >= {"equal tokens"}
+    in_chunks = gram(model, texts, dtype=torch.float64, max_tokens=1, chunk_bytes=1).provenance
+    assert in_chunks["general"] == found.provenance["general"]  # only some chunks call it
+    assert in_chunks["forms"].keys() >= {"equal tokens"}
 
 
 def test_one_output_column_and_logits_are_accepted(toy, texts, reference):
@@ -480,6 +480,6 @@ def test_a_constant_output_and_a_text_without_gradient(outputs, toy, texts, refe
         "diagonal": expected.diagonal(dim1=2, dim2=3),
         "trace": expected.diagonal(dim1=2, dim2=3).sum(-1),
     }[outputs]
-    for tile_bytes in (None, 100):
-        found = gram(model, texts, outputs=outputs, dtype=torch.float64, tile_bytes=tile_bytes)
+    for chunk_bytes in (None, 100):
+        found = gram(model, texts, outputs=outputs, dtype=torch.float64, chunk_bytes=chunk_bytes)
         assert relative(found.kernel, wanted) < 1e-10

@@ -36,7 +36,7 @@ def returning(toy, change):
         ([TEXT], {"projection": 0}, "projection=0: give a number of dimensions"),
         ([TEXT], {"projection": 4, "variant": "signgd"}, "projection=4 needs variant='sgd'"),
         ([TEXT], {"max_bytes": "1GB"}, "max_bytes must be a positive .* not '1GB'"),
-        ([TEXT], {"tile_bytes": 0}, "tile_bytes must be a positive .* not 0"),
+        ([TEXT], {"chunk_bytes": 0}, "chunk_bytes must be a positive .* not 0"),
         (iter([TEXT]), {}, "the examples are a list_iterator; give a sequence"),
         ([TEXT], {"other": iter([TEXT])}, "`other` are a list_iterator; give a sequence"),
         ([TEXT.bool()], {}, r"example 0 is not .*\(torch.bool, shape"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ntktune.kernel import products
-from ntktune.kernel.products import Sides, Workspace
+from ntktune.kernel.products import Rows, Sides, Workspace
 
 
 def layer(counts, d_in=7, d_out=5, dtype=torch.float64):
@@ -13,10 +13,11 @@ def layer(counts, d_in=7, d_out=5, dtype=torch.float64):
     a = torch.randn(rows, d_in, generator=generator, dtype=dtype)
     g = torch.randn(rows, d_out, generator=generator, dtype=dtype)
     owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return a, g, owner
+    return Rows(a, g, owner)
 
 
-def dense(a, g, owner, examples):
+def dense(rows, examples):
+    a, g, owner = rows
     gradients = torch.stack([g[owner == i].T @ a[owner == i] for i in range(examples)])
     return gradients.flatten(1) @ gradients.flatten(1).T
 
@@ -38,21 +39,20 @@ def test_linear_forms(form, counts, tile, monkeypatch):
     monkeypatch.setattr(products, "COLUMNS", 2 * tile)
     monkeypatch.setattr(products, "BLOCK_NUMBERS", 60 * tile)
     monkeypatch.setattr(products, "GRAM_ROWS", (2, 2))
-    a, g, owner = layer(counts)
-    expected = dense(a, g, owner, len(counts))
+    rows = layer(counts)
+    expected = dense(rows, len(counts))
     for sides in sides_of(len(counts)):
         more = [Workspace()] if form == "materialised_gram" else []
-        found = getattr(products, form)(a, g, owner, sides, *more)
+        found = getattr(products, form)(rows, sides, *more)
         torch.testing.assert_close(found, part(expected, sides), rtol=1e-12, atol=1e-12)
 
 
 def test_the_cheaper_form_is_taken():
     # few tokens of a wide layer, then many of a narrow one
     for sides in (Sides(2), Sides(1, 1)):
-        assert products.linear_gram(*layer([2, 2], 40, 40), sides, Workspace())[1] == "token pairs"
+        assert products.linear_gram(layer([2, 2], 40, 40), sides, Workspace())[1] == "token pairs"
         assert (
-            products.linear_gram(*layer([3000, 3000], 4, 4), sides, Workspace())[1]
-            == "materialised"
+            products.linear_gram(layer([3000, 3000], 4, 4), sides, Workspace())[1] == "materialised"
         )
 
 
@@ -65,7 +65,7 @@ def test_embedding_adds_equal_tokens_first():
         weight[example, token] += gradient
     expected = weight.flatten(1) @ weight.flatten(1).T
     for sides in sides_of(3):
-        found = products.embedding_gram(tokens, gradients, owner, sides)
+        found = products.embedding_gram(Rows(tokens, gradients, owner), sides)
         torch.testing.assert_close(found, part(expected, sides))
 
 

@@ -1,4 +1,4 @@
-"""Kernels of signs, of adapters, of label words, in tiles and projected."""
+"""Kernels of signs, of adapters, of label words, in chunks and projected."""
 
 import pytest
 import torch
@@ -229,18 +229,18 @@ def test_a_tied_head_whose_every_output_counts(tiny, texts, jacobian):
 @pytest.mark.parametrize("outputs", ["scalar", "full"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("cut", [None, 4])
-def test_tiles_do_not_change_the_kernel(cut, variant, outputs, tiny, texts):
+def test_chunks_do_not_change_the_kernel(cut, variant, outputs, tiny, texts):
     model = tiny("gpt_neo", outputs=1 if outputs == "scalar" else 2)
-    # of one token to twelve, with repeated ones and two equal texts; down to a tile for every pair
+    # of one token to twelve, with repeated ones and two equal texts; down to a chunk for every pair
     texts = [texts[i] for i in (1, 2, 3, 6, 7, 8)]
     left, right = (texts, None) if cut is None else (texts[:cut], texts[cut:])
     settings = {"outputs": outputs, "variant": variant, "dtype": torch.float64}
     whole = gram(model, left, right, **settings)
-    assert "tiles" not in whole.provenance
-    for tile_bytes in (60_000, 1):
+    assert "chunks" not in whole.provenance
+    for chunk_bytes in (60_000, 1):
         seen = []
-        found = gram(model, left, right, tile_bytes=tile_bytes, progress=seen.append, **settings)
-        assert found.provenance["tiles"] > 1
+        found = gram(model, left, right, chunk_bytes=chunk_bytes, progress=seen.append, **settings)
+        assert found.provenance["chunks"] > 1
         assert relative(found.kernel, whole.kernel) < 1e-10
         assert relative(found.outputs, whole.outputs) < 1e-10
         assert list(found.groups) == list(whole.groups)
@@ -250,7 +250,7 @@ def test_tiles_do_not_change_the_kernel(cut, variant, outputs, tiny, texts):
         assert seen == sorted(seen)
 
 
-def test_a_tile_names_the_text_as_the_caller_numbers_it(toy, texts):
+def test_a_chunk_names_the_text_as_the_caller_numbers_it(toy, texts):
     class Poles(toy):
         def forward(self, input_ids, attention_mask):
             found = super().forward(input_ids, attention_mask)
@@ -259,7 +259,7 @@ def test_a_tile_names_the_text_as_the_caller_numbers_it(toy, texts):
     texts = [text.clamp(max=48) for text in texts]
     texts[7][:] = 49
     with pytest.raises(UserError, match="the output of example 7 is not finite"):
-        gram(Poles(), texts, tile_bytes=1)
+        gram(Poles(), texts, chunk_bytes=1)
 
 
 def test_projection_keeps_the_expectation_and_states_its_error(toy, texts):
@@ -289,7 +289,7 @@ def test_projection_keeps_the_expectation_and_states_its_error(toy, texts):
 
 
 def test_projections_are_unbiased():
-    from ntktune.kernel.projection import Projection
+    from ntktune.kernel.capture import Projection
 
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 40, generator=generator, dtype=torch.float64)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from ntktune.errors import UserError
-from ntktune.kernel.sums import TOLERANCES
+from ntktune.kernel.computation import TOLERANCES
 
 IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_tile learning_kernel_tile"
 

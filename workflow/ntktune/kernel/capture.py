@@ -10,6 +10,7 @@ import torch
 
 from ntktune.kernel.groups import layer_name
 from ntktune.kernel.layers import (
+    OTHER_ROWS,
     Call,
     Layer,
     Receive,
@@ -18,6 +19,7 @@ from ntktune.kernel.layers import (
     scale_response,
 )
 from ntktune.kernel.products import (
+    Rows,
     Sides,
     Workspace,
     cheaper_form,
@@ -26,8 +28,9 @@ from ntktune.kernel.products import (
     linear_costs,
     linear_gram,
     materialised_gram,
+    working_dtype,
 )
-from ntktune.kernel.projection import Projection
+from ntktune.study.seeds import integer_seed
 
 # Outputs of a tied head per example up to which it is an embedding's few more rows.
 WORDS = 64
@@ -41,20 +44,38 @@ class PaddingError(Exception):
 
 
 @dataclass
-class Rows:
-    """Rows of one call: what the weight met, the output gradients, the example of each."""
-
-    met: torch.Tensor  # inputs (M, d_in), or token ids (M,) of an embedding
-    gradients: torch.Tensor  # (M, d_out)
-    owner: torch.Tensor  # (M,), on the processor
-
-
-@dataclass
 class Uses:
     """All uses of one weight, as a linear layer and as an embedding."""
 
     linear: list[Rows] = field(default_factory=list)
     embedding: list[Rows] = field(default_factory=list)
+
+
+class Projection:
+    """Projections to ``dimensions`` by random signs, one for each weight and each side of it.
+
+    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Inputs and output gradients have independent
+    projections, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation. The signs
+    follow from the weight's name.
+    """
+
+    def __init__(self, dimensions: int):
+        self.dimensions = dimensions
+        self.signs: dict[tuple[str, str], torch.Tensor] = {}
+
+    def __call__(self, rows: torch.Tensor, weight: str, side: str) -> torch.Tensor:
+        """Return rows (R, D) as (R, dimensions); those that are no wider stay as they are."""
+        width = rows.shape[1]
+        if width <= self.dimensions:
+            return rows
+        key = (weight, side)
+        if key not in self.signs:
+            seed = integer_seed(0, f"kernel.projection.{side}", weight)
+            generator = torch.Generator().manual_seed(seed)
+            chance = torch.randint(0, 2, (width, self.dimensions), generator=generator)
+            signs = (2 * chance - 1).to(rows.device, working_dtype(rows))
+            self.signs[key] = signs / self.dimensions**0.5
+        return rows.to(self.signs[key].dtype) @ self.signs[key]
 
 
 class Capture:
@@ -100,19 +121,19 @@ class Capture:
         if self.outside and bool(torch.stack(self.outside).any()):
             raise PaddingError
 
-    def units(self) -> list[list[str]]:
+    def units(self, groups: dict[str, str]) -> list[list[str]]:
         """Return runs of weights whose Grams are computed together: those of shared inputs.
 
         Queries, keys and values meet the same inputs, so their output gradients are put side by
-        side: one product of the inputs serves all.
+        side: one product of the inputs serves all. A run's weights are of one group.
         """
         if self.sides.floor:  # each weight's rounding is judged by its own layer
             return [[name] for name in self.uses]
-        together: dict[tuple, list[str]] = {}
+        together: dict[tuple, dict[str, list[str]]] = {}
         for name, uses in self.uses.items():
             key = tuple(id(rows.met) for rows in uses.linear) if not uses.embedding else (name,)
-            together.setdefault(key, []).append(name)
-        return list(together.values())
+            together.setdefault(key, {}).setdefault(groups[name], []).append(name)
+        return [unit for by_group in together.values() for unit in by_group.values()]
 
     def cost(self, unit: list[str]) -> float:
         """Return the FLOPs of a unit's Gram, for progress."""
@@ -136,15 +157,10 @@ class Capture:
             linear, words = _words(linear, self.sides.total, tied=embedding is not None)
             embedding = _joined([[rows for rows in (embedding, words) if rows is not None]])
         if linear is None:
-            gram = embedding_gram(
-                embedding.met, embedding.gradients, embedding.owner, self.sides, largest
-            )
-            return gram, "equal tokens"
-        a, g, owner = linear.met, linear.gradients, linear.owner
+            return embedding_gram(embedding, self.sides, largest), "equal tokens"
         if embedding is None:
-            return linear_gram(a, g, owner, self.sides, self.workspace, largest)
-        tied = embedding.met, embedding.gradients, embedding.owner
-        gram = materialised_gram(a, g, owner, self.sides, self.workspace, tied, largest)
+            return linear_gram(linear, self.sides, self.workspace, largest)
+        gram = materialised_gram(linear, self.sides, self.workspace, embedding, largest)
         return gram, "materialised"
 
     def largest_entries(self, name: str, device: torch.device) -> torch.Tensor:
@@ -239,7 +255,7 @@ class _Batch:
             width = gradient.shape[-1]
             rows = gradient.numel() // width
             if rows % self.size:
-                raise UnplannedError(call.layer, "its rows do not belong to one example each")
+                raise UnplannedError(call.layer, OTHER_ROWS)
             gradient = gradient.reshape(rows, width)
             if call.layer.bias:
                 self.add_vector(call.layer.bias, gradient)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.kernel.chunks import computed_in_chunks, token_bytes
+from ntktune.kernel.computation import TOLERANCES, Computation
 from ntktune.kernel.groups import parameter_group
 from ntktune.kernel.memory import Room, computed_within
 from ntktune.kernel.network import (
@@ -26,10 +28,13 @@ from ntktune.kernel.network import (
     numbered,
     usable_padding,
 )
+from ntktune.kernel.passes import Computed
 from ntktune.kernel.products import VARIANTS
-from ntktune.kernel.sums import PROCESSOR_TOKENS, TOLERANCES, Computed, Task
-from ntktune.kernel.tiles import computed_in_tiles, token_bytes
 from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
+
+# Padded tokens per micro-batch that a processor takes at once: more are slower, and need more
+# memory.
+PROCESSOR_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def gram(
     variant: str = "sgd",
     projection: int | None = None,
     max_bytes: float | None = None,
-    tile_bytes: float | None = None,
+    chunk_bytes: float | None = None,
     check: bool = True,
 ) -> GramResult:
     """Return the empirical NTK of a network on some texts, exact, over all its parameters.
@@ -120,9 +125,9 @@ def gram(
         Room for captured inputs and gradients. Where they need more than half of it, a
         stack of blocks is run block by block; a network that is none runs once for each part
         of its layers that fits. None: 1 GiB, on a GPU half of its free memory.
-    tile_bytes
+    chunk_bytes
         Room for all that grows with the number of tokens. Where it needs more, the kernel is
-        computed in tiles, for each of which its own texts are run again. None: a quarter of
+        computed in chunks, for each of which its own texts are run again. None: a quarter of
         the free memory.
     check
         Compare some examples with plain autograd at the end.
@@ -134,7 +139,7 @@ def gram(
         value that is not finite, ids or lengths that the model does not know, or a result
         that plain autograd does not confirm.
     """
-    rooms = {"max_bytes": max_bytes, "tile_bytes": tile_bytes}
+    rooms = {"max_bytes": max_bytes, "chunk_bytes": chunk_bytes}
     _check_arguments(
         examples, other, outputs, groups, max_tokens, dtype, variant, projection, rooms
     )
@@ -158,11 +163,11 @@ def gram(
 
     if max_bytes is None:
         max_bytes = 2**30 if is_processor(device) else free_bytes(device) / 2
-    if tile_bytes is None:
-        tile_bytes = free_bytes(device) / 4
+    if chunk_bytes is None:
+        chunk_bytes = free_bytes(device) / 4
     named = groups or functools.partial(parameter_group, model)
-    task = functools.partial(
-        Task,
+    computation = functools.partial(
+        Computation,
         model=model,
         parameters=parameters,
         groups={name: named(name) for name in parameters},
@@ -191,8 +196,8 @@ def gram(
 
         def all_classes(room: Room) -> list[Computed]:
             return [
-                computed_in_tiles(
-                    task(
+                computed_in_chunks(
+                    computation(
                         classes=some,
                         progress=lambda done, n=n: progress((n + done) / len(classes)),
                         **vars(room),
@@ -202,7 +207,7 @@ def gram(
             ]
 
         need = tokens * sum(map(len, classes)) * token_bytes(parameters.values()) or math.inf
-        room = Room(most, max_bytes, tile_bytes)
+        room = Room(most, max_bytes, chunk_bytes)
         parts, room = computed_within(all_classes, room, need, device)
     found = {
         name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))

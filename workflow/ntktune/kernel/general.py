@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ntktune.kernel.groups import layer_name
+from ntktune.kernel.memory import runs
 from ntktune.kernel.network import trainable
 from ntktune.kernel.products import Sides, inner_products
 
@@ -17,19 +18,15 @@ def _bundles(parameters: dict[str, nn.Parameter], limit: float) -> list[dict[str
 
     A layer's parameters stay together: where signs are taken, it is judged as one.
     """
-    layers: dict[str, dict[str, nn.Parameter]] = {}
+    named: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        layers.setdefault(layer_name(name), {})[name] = parameter
-    bundles: list[dict[str, nn.Parameter]] = []
-    room = 0.0
-    for members in layers.values():
-        size = sum(p.numel() * p.element_size() for p in members.values())
-        if not bundles or size > room:
-            bundles.append({})
-            room = limit
-        bundles[-1] |= members
-        room -= size
-    return bundles
+        named.setdefault(layer_name(name), {})[name] = parameter
+    layers = list(named.values())
+    sizes = [sum(p.nbytes for p in layer.values()) for layer in layers]
+    return [
+        {name: p for layer in layers[run] for name, p in layer.items()}
+        for run in runs(sizes, limit)
+    ]
 
 
 def _settled(gradients: dict[str, torch.Tensor], sides: Sides) -> list[torch.Tensor]:
@@ -49,7 +46,7 @@ def autograd_grams(
     parameters: dict[str, nn.Parameter],
     groups: dict[str, str],
     max_bytes: float,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, torch.Tensor]:
     """Return each group's Gram (of the sides' shape, float64) by one backward pass per example.
 
@@ -64,26 +61,18 @@ def autograd_grams(
         members, owners = list(bundle.values()), [groups[name] for name in bundle]
         for group, parameter in zip(owners, members, strict=True):
             if group not in grams:
-                grams[group] = torch.zeros(
-                    sides.shape, dtype=torch.float64, device=parameter.device
-                )
+                grams[group] = parameter.new_zeros(sides.shape, dtype=torch.float64)
 
         def gradients(example: int, bundle: dict = bundle) -> list[torch.Tensor]:
-            value = scalar([example])[0]
-            found = (
-                torch.autograd.grad(value, list(bundle.values()), allow_unused=True)
-                if value.requires_grad
-                else [None] * len(bundle)
-            )
-            flat = {
-                name: (torch.zeros_like(p) if g is None else g).flatten()
-                for (name, p), g in zip(bundle.items(), found, strict=True)
-            }
-            return _settled(flat, sides)
+            value, members = scalar([example])[0], list(bundle.values())
+            if value.requires_grad:
+                found = torch.autograd.grad(value, members, materialize_grads=True)
+            else:
+                found = map(torch.zeros_like, members)
+            return _settled({n: g.flatten() for n, g in zip(bundle, found, strict=True)}, sides)
 
         with trainable(members):
-            size = sum(p.numel() * p.element_size() for p in members)
-            step = int(min(sides.rows, max(1, max_bytes // max(1, size))))
+            step = int(min(sides.rows, max(1, max_bytes // max(1, sum(p.nbytes for p in members)))))
             for first in range(0, sides.rows, step):
                 last = min(first + step, sides.rows)
                 rows = [p.new_empty(last - first, p.numel()) for p in members]
@@ -102,6 +91,5 @@ def autograd_grams(
                         if square:
                             below = inner_products(*sides.factors(other[None], row))
                             grams[group][j, first:last] += below[0]
-                if progress:
-                    progress((number + last / sides.rows) / len(bundles))
+                progress((number + last / sides.rows) / len(bundles))
     return grams

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 Receive = Callable[[torch.Tensor], None]
+OTHER_ROWS = "its rows do not belong to one example each"
 
 
 class UnplannedError(Exception):

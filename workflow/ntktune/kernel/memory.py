@@ -1,9 +1,10 @@
-"""What happens when a computation needs more memory than there is: the same, in smaller pieces."""
+"""Computing in pieces that memory holds, and again in smaller ones where it runs out."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,20 +17,31 @@ Found = TypeVar("Found")
 HALVINGS = 6  # weights and single texts need the rest
 
 
+def runs(sizes: Iterable[float], most: float) -> list[slice]:
+    """Split a sequence into runs whose sizes sum to ``most`` at most, one item at least."""
+    sizes, starts, room = list(sizes), [], 0.0
+    for item, size in enumerate(sizes):
+        if not starts or size > room:
+            starts.append(item)
+            room = most
+        room -= size
+    return [slice(start, end) for start, end in itertools.pairwise([*starts, len(sizes)])]
+
+
 @dataclass(frozen=True)
 class Room:
     """How much a computation takes at once."""
 
     max_tokens: int  # padded tokens per micro-batch
     max_bytes: float  # for captured inputs and gradients
-    tile_bytes: float  # for all that grows with the number of tokens
+    chunk_bytes: float  # for all that grows with the number of tokens
 
     def halved(self, need: float) -> Room:
         """Return half of it, or of what the whole needs where that is less; one token at least."""
         return Room(
             max(1, self.max_tokens // 2),
             min(self.max_bytes, 2 * need) / 2,
-            min(self.tile_bytes, need) / 2,
+            min(self.chunk_bytes, need) / 2,
         )
 
 

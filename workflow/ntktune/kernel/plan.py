@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from ntktune.kernel.computation import Computation
 from ntktune.kernel.layers import (
+    OTHER_ROWS,
     Call,
     Layer,
     Receive,
@@ -17,6 +21,7 @@ from ntktune.kernel.layers import (
     layer_kind,
     scale_response,
 )
+from ntktune.kernel.memory import runs
 from ntktune.kernel.network import trainable
 from ntktune.network.device import is_out_of_memory
 
@@ -31,58 +36,37 @@ TOGETHER = (
 
 @dataclass
 class Plan:
-    """How each trainable parameter's gradient is found.
+    """How each trainable parameter's gradient is found."""
 
-    Attributes
-    ----------
-    layers
-        Structured layers in the order of their first call.
-    numbers
-        Captured numbers of each layer per token (or per example where it sees one row).
-    idle
-        Layers that the probe did not call; a later call of one is not planned for.
-    general
-        Names of the parameters that go the general way, each with the reason.
-    dense
-        Layers of which every token of the probed texts, and nothing else, has a gradient.
-    """
-
-    layers: list[Layer] = field(default_factory=list)
-    numbers: dict[Layer, int] = field(default_factory=dict)
-    idle: list[Layer] = field(default_factory=list)
-    general: dict[str, str] = field(default_factory=dict)
-    dense: set[Layer] = field(default_factory=set)
+    layers: list[Layer]  # structured ones, in the order of their first call
+    numbers: dict[Layer, int]  # captured of each per token (or per example, if it sees one row)
+    idle: list[Layer]  # not called by the probe; a later call of one is not planned for
+    general: dict[str, str]  # parameters that go the general way, each with the reason
+    dense: set[Layer]  # every token of the probed texts, and nothing else, has a gradient
 
     def passes(
-        self, layers: Sequence[Layer], tokens: int, item_bytes: int, max_bytes: float
+        self, layers: Sequence[Layer], number_bytes: int, max_bytes: float
     ) -> list[list[Layer]]:
-        """Split layers into runs whose captures fit into memory, sharers together."""
-        runs: list[list[Layer]] = []
+        """Split layers into runs whose captures fit into memory, sharers of a weight together."""
+        units: list[list[Layer]] = []
         assigned: set[Layer] = set()
-        room = 0.0
         for layer in layers:
             if layer in assigned:
                 continue
-            together, names = [], set(layer.parameters)
-            while True:
-                more = [x for x in layers if x not in together and names & set(x.parameters)]
-                if not more:
-                    break
-                together += more
-                names.update(n for x in more for n in x.parameters)
-            size = sum(self.numbers[x] for x in together) * tokens * item_bytes
-            if not runs or size > room:
-                runs.append([])
-                room = max_bytes
-            runs[-1] += together
-            assigned.update(together)
-            room -= size
-        return runs
+            unit, more = [], [layer]
+            while more:
+                unit += more
+                names = {name for x in unit for name in x.parameters}
+                more = [x for x in layers if x not in unit and names & set(x.parameters)]
+            units.append(unit)
+            assigned.update(unit)
+        sizes = [sum(self.numbers[x] for x in unit) * number_bytes for unit in units]
+        return [list(itertools.chain(*units[run])) for run in runs(sizes, max_bytes)]
 
 
-def _edges(value: torch.Tensor) -> dict[int, int]:
+def _edges(value: torch.Tensor) -> Counter[int]:
     """Return how often a graph uses each leaf: id of the leaf to the number of edges."""
-    counts: dict[int, int] = {}
+    counts: Counter[int] = Counter()
     seen, todo = set(), [value.grad_fn]
     while todo:
         node = todo.pop()
@@ -92,7 +76,7 @@ def _edges(value: torch.Tensor) -> dict[int, int]:
         for following, _ in node.next_functions:
             leaf = getattr(following, "variable", None)
             if leaf is not None:
-                counts[id(leaf)] = counts.get(id(leaf), 0) + 1
+                counts[id(leaf)] += 1
             else:
                 todo.append(following)
     return counts
@@ -122,7 +106,7 @@ class _Probe:
         self.lengths = lengths
         self.sparse: set[Layer] = set()
         self.calls: list[Call] = []
-        self.connected: dict[Layer, int] = {}
+        self.connected: Counter[Layer] = Counter()
         self.misfits: dict[Layer, str] = {}
         self.example = 0  # whose f is being differentiated
 
@@ -130,34 +114,23 @@ class _Probe:
         self.calls.append(call)
         if call.layer.kind == "scale" and not _is_scale(call):
             self.misfits[call.layer] = "its output is not an elementwise w∘ŷ(x)+b"
+        return functools.partial(self.receive, call.layer)
 
-        def receive(gradient: torch.Tensor) -> None:
-            if self.example == 0:
-                self.connected[call.layer] = self.connected.get(call.layer, 0) + 1
-            rows = gradient.numel() // gradient.shape[-1]
-            if rows % 2:
-                self.misfits[call.layer] = "its rows do not belong to one example each"
-                return
-            nonzero = (gradient.reshape(2, rows // 2, -1) != 0).any(dim=2).sum(dim=1).tolist()
-            if nonzero[1 - self.example]:
-                self.misfits[call.layer] = "its rows do not belong to one example each"
-            if (
-                rows // 2 != max(self.lengths)
-                or nonzero[self.example] != self.lengths[self.example]
-            ):
-                self.sparse.add(call.layer)
-
-        return receive
+    def receive(self, layer: Layer, gradient: torch.Tensor) -> None:
+        self.connected[layer] += self.example == 0
+        rows = gradient.numel() // gradient.shape[-1]
+        if rows % 2:
+            self.misfits[layer] = OTHER_ROWS
+            return
+        nonzero = (gradient.reshape(2, rows // 2, -1) != 0).any(dim=2).sum(dim=1).tolist()
+        if nonzero[1 - self.example]:
+            self.misfits[layer] = OTHER_ROWS
+        real = self.lengths[self.example]
+        if rows // 2 != max(self.lengths) or nonzero[self.example] != real:
+            self.sparse.add(layer)
 
 
-def make_plan(
-    model: nn.Module,
-    scalar: Callable[[Sequence[int]], torch.Tensor],
-    parameters: dict[str, nn.Parameter],
-    pair: Sequence[int],
-    lengths: Sequence[int],
-    general: dict[str, str],
-) -> Plan:
+def make_plan(computation: Computation, general: dict[str, str]) -> Plan:
     """Return which parameters the structured rules serve.
 
     A rule is used for a parameter only if the autograd graph uses the parameter exactly as often
@@ -165,11 +138,12 @@ def make_plan(
     code fits the rule; all this is tried out on two examples. ``general`` are parameters known to
     need the general way already, with the reason.
     """
+    parameters, scalar, pair = computation.parameters, computation.scalar, computation.pair
     names = {id(p): name for name, p in parameters.items()}
     layers: list[Layer] = []
     reasons = dict(general)
     roles: dict[str, set[tuple[str, str]]] = {name: set() for name in parameters}
-    for module in model.modules():
+    for module in computation.model.modules():
         kind = layer_kind(module)
         own = {role: names.get(id(p)) for role, p in module._parameters.items() if p is not None}
         for role, name in own.items():
@@ -182,7 +156,7 @@ def make_plan(
         if kind and (weight or bias):
             layers.append(Layer(module, kind, weight, bias))
 
-    probe = _Probe(lengths)
+    probe = _Probe(computation.lengths(pair))
     try:
         with WatchedLayers(layers, len(pair), probe.on_call) as watched:
             values = scalar(pair)
@@ -193,13 +167,13 @@ def make_plan(
                 watched.backward(values[probe.example], again=probe.example == 0)
     except UnplannedError as error:
         more = dict.fromkeys(error.layer.parameters, error.reason)
-        return make_plan(model, scalar, parameters, pair, lengths, more | reasons)
+        return make_plan(computation, more | reasons)
     except RuntimeError as error:
         repeated = [name for layer in watched.expanded for name in layer.parameters]
         if not repeated or is_out_of_memory(error):
             raise
         more = dict.fromkeys(repeated, "the model repeats its output itself")
-        return make_plan(model, scalar, parameters, pair, lengths, more | reasons)
+        return make_plan(computation, more | reasons)
     with trainable(list(parameters.values())):
         edges = _edges(scalar(pair).sum())
 
@@ -207,36 +181,32 @@ def make_plan(
         for name in layer.parameters:
             reasons.setdefault(name, reason)
     for name, parameter in parameters.items():
-        calls = sum(probe.connected.get(x, 0) for x in layers if name in x.parameters)
+        calls = sum(probe.connected[x] for x in layers if name in x.parameters)
+        used = edges[id(parameter)]
         if not any(roles[name] <= allowed for allowed in TOGETHER):
             reasons.setdefault(name, "it is used in ways that cannot be added")
-        elif edges.get(id(parameter), 0) != calls:
-            reasons.setdefault(
-                name, f"the graph uses it {edges.get(id(parameter), 0)} times, layers {calls}"
-            )
+        elif used != calls:
+            reasons.setdefault(name, f"the graph uses it {used} times, layers {calls}")
     return _plan(layers, probe, reasons)
 
 
 def _plan(layers: list[Layer], probe: _Probe, reasons: dict[str, str]) -> Plan:
     """Return the plan from what was found: layers keep only their structured parameters."""
-    plan = Plan(general=reasons)
     for layer in layers:
         layer.weight = None if layer.weight in reasons else layer.weight
         layer.bias = None if layer.bias in reasons else layer.bias
-    called = {id(c.layer) for c in probe.calls}
-    plan.dense = set(layers) - probe.sparse
-    plan.idle = [x for x in layers if x.parameters and id(x) not in called]
+    called = {call.layer for call in probe.calls}
+    idle = [layer for layer in layers if layer.parameters and layer not in called]
+    numbers: dict[Layer, int] = {}
     inputs: set[int] = set()
     for call in probe.calls:
         layer = call.layer
         if not layer.parameters:
             continue
-        if layer not in plan.numbers:
-            plan.layers.append(layer)
-            plan.numbers[layer] = 0
+        numbers.setdefault(layer, 0)
         if layer.weight and layer.kind != "scale":
-            plan.numbers[layer] += call.shape[-1]
+            numbers[layer] += call.shape[-1]
             if id(call.input) not in inputs and layer.kind != "embedding":
-                plan.numbers[layer] += call.input.shape[-1]  # counted once for q, k and v
+                numbers[layer] += call.input.shape[-1]  # counted once for q, k and v
             inputs.add(id(call.input))
-    return plan
+    return Plan(list(numbers), numbers, idle, reasons, set(layers) - probe.sparse)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -106,6 +107,19 @@ class Sides:
         return signs, signs if left is right else right.sign()
 
 
+class Rows(NamedTuple):
+    """Rows of a weight's uses, one per token: inputs a, output gradients g, and their examples.
+
+    ``met`` holds inputs (R, d_in), or token ids (R,) of an embedding; ``gradients`` those of f
+    with respect to the outputs, (R, d_out); ``owner`` each row's example, (R,), sorted and on
+    the processor.
+    """
+
+    met: torch.Tensor
+    gradients: torch.Tensor
+    owner: torch.Tensor
+
+
 class Workspace:
     """Memory that one product after the other uses: fresh pages cost more than filling them."""
 
@@ -196,39 +210,22 @@ def cheaper_form(costs: dict[str, tuple[float, float]]) -> str:
 
 
 def linear_gram(
-    inputs: torch.Tensor,
-    gradients: torch.Tensor,
-    owner: torch.Tensor,
-    sides: Sides,
-    workspace: Workspace,
-    largest: torch.Tensor | None = None,
+    rows: Rows, sides: Sides, workspace: Workspace, largest: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, str]:
     """Return the Gram of a linear layer's weight, and the form it was computed in.
 
     K[i, j] = Σ_{s∈i, t∈j} (a_s·a_t)(g_s·g_t) = ⟨g_iᵀa_i, g_jᵀa_j⟩ (Novak et al.
-    2022), by the form that costs less; the signs' Gram from the gradients.
-
-    Parameters
-    ----------
-    inputs, gradients
-        a, shape (R, d_in), and g, shape (R, d_out): the layer's inputs and the gradients
-        of f with respect to its outputs, one row per token.
-    owner
-        Example of each row, shape (R,), sorted, on the processor.
-    sides, workspace
-        Which examples are rows and columns, and the variant; memory for the gradients.
-    largest
-        As in :func:`materialised_gram`.
+    2022), by the form that costs less; the signs' Gram from the gradients. The ``workspace`` is
+    memory for the gradients; ``largest`` is as in :func:`materialised_gram`.
     """
-    shape = inputs.shape[1], gradients.shape[1]
-    form = cheaper_form(linear_costs(owner, sides, *shape, inputs.device))
+    widths = rows.met.shape[1], rows.gradients.shape[1]
+    form = cheaper_form(linear_costs(rows.owner, sides, *widths, rows.met.device))
     if form == "token pairs":
-        return token_pair_gram(inputs, gradients, owner, sides), form
-    return materialised_gram(inputs, gradients, owner, sides, workspace, None, largest), form
+        return token_pair_gram(rows, sides), form
+    return materialised_gram(rows, sides, workspace, None, largest), form
 
 
-@dataclass
-class _Tile:
+class _Tile(NamedTuple):
     """A run of rows, the examples that they belong to, and which to which."""
 
     examples: slice
@@ -244,9 +241,9 @@ def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> li
     """
     start, end = (int((owner < bound).sum()) for bound in (first, last))
     step = _tile_rows(like.device)
-    bounds = [(r0, min(r0 + step, end)) for r0 in range(start, end, step)]
     tiles = []
-    for r0, r1 in bounds:
+    for r0 in range(start, end, step):
+        r1 = min(r0 + step, end)
         i0, i1 = int(owner[r0]), int(owner[r1 - 1]) + 1
         members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype)
         members[owner[r0:r1] - i0, torch.arange(r1 - r0)] = 1.0
@@ -255,12 +252,10 @@ def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> li
     return tiles
 
 
-def token_pair_gram(
-    inputs: torch.Tensor, gradients: torch.Tensor, owner: torch.Tensor, sides: Sides
-) -> torch.Tensor:
+def token_pair_gram(rows: Rows, sides: Sides) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` as (A Aᵀ) ∘ (G Gᵀ), summed over example pairs."""
+    inputs, gradients, owner = _working(rows.met), _working(rows.gradients), rows.owner
     gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
-    inputs, gradients = _working(inputs), _working(gradients)
     left_tiles = _tiles(owner, 0, sides.rows, inputs)
     symmetric = sides.columns is None
     right_tiles = left_tiles if symmetric else _tiles(owner, sides.rows, sides.total, inputs)
@@ -280,26 +275,21 @@ def token_pair_gram(
 
 
 def materialised_gram(
-    inputs: torch.Tensor,
-    gradients: torch.Tensor,
-    owner: torch.Tensor,
+    rows: Rows,
     sides: Sides,
     workspace: Workspace,
-    tied: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    tied: Rows | None = None,
     largest: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the Gram of :func:`linear_gram` from per-example gradients, in row blocks.
 
-    ``tied`` are uses of the same weight as an embedding: ids (R',), output gradients (R', d_in)
-    and examples (R',), added to the gradients before any product. ``largest``, for signs, is the
-    largest entry of the layer's gradient on each text, (examples,): its bias's on entry, raised
-    here to the weight's.
+    ``tied`` are uses of the same weight as an embedding, added to the gradients before any
+    product. ``largest``, for signs, is the largest entry of the layer's gradient on each text,
+    (examples,): its bias's on entry, raised here to the weight's.
     """
-    inputs = _working(inputs)
-    gram = torch.zeros(sides.shape, dtype=torch.float64, device=inputs.device)
-    blocks = functools.partial(
-        _gradient_blocks, inputs, gradients, owner, sides.total, workspace, tied
-    )
+    rows = rows._replace(met=_working(rows.met))
+    gram = torch.zeros(sides.shape, dtype=torch.float64, device=rows.met.device)
+    blocks = functools.partial(_gradient_blocks, rows, sides.total, workspace, tied)
     if largest is not None:
         for block in blocks():
             torch.maximum(largest, block.abs().amax(dim=(0, 2)).to(largest), out=largest)
@@ -310,17 +300,13 @@ def materialised_gram(
 
 
 def _gradient_blocks(
-    inputs: torch.Tensor,
-    gradients: torch.Tensor,
-    owner: torch.Tensor,
-    total: int,
-    workspace: Workspace,
-    tied: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    rows: Rows, total: int, workspace: Workspace, tied: Rows | None
 ) -> Iterator[torch.Tensor]:
     """Yield the examples' weight gradients in blocks of pieces, shape (pieces, total, numbers).
 
     The arguments are those of :func:`materialised_gram`. A block is valid until the next.
     """
+    inputs, gradients, owner = rows
     d_in, d_out = inputs.shape[1], gradients.shape[1]
     # the weight's rows in pieces of one size, and as many at once as fit
     pieces = -(-d_out * d_in // COLUMNS)
@@ -346,27 +332,21 @@ def _gradient_blocks(
             product = product_transposed(g, inputs[window : window + size].T)
             block[:, example] = product.view(here, -1)
         if tied is not None:
-            tokens, rows, holder = tied
+            tokens, holder = tied.met, tied.owner.to(tied.met.device)
             inside = ((tokens >= first) & (tokens < last)).nonzero().flatten()
             part = (tokens[inside] - first) // piece
             row = (tokens[inside] - first) % piece
-            target = (part * total + holder.to(part.device)[inside]) * piece + row
-            block.view(-1, d_in).index_add_(0, target, _working(rows[inside]))
+            target = (part * total + holder[inside]) * piece + row
+            block.view(-1, d_in).index_add_(0, target, _working(tied.gradients[inside]))
         yield block
 
 
-def embedding_gram(
-    tokens: torch.Tensor,
-    gradients: torch.Tensor,
-    owner: torch.Tensor,
-    sides: Sides,
-    largest: torch.Tensor | None = None,
-) -> torch.Tensor:
+def embedding_gram(uses: Rows, sides: Sides, largest: torch.Tensor | None = None) -> torch.Tensor:
     """Return the Gram of an embedding's weight, by equal tokens.
 
-    ``tokens`` are ids (R,), ``gradients`` those of f with respect to the embedding's outputs, (R,
-    D), ``owner`` each row's example; ``largest`` is as in :func:`materialised_gram`.
+    ``largest`` is as in :func:`materialised_gram`.
     """
+    tokens, gradients, owner = uses
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
     owner = owner.to(tokens.device)
     # a token's rows within one example are one row of the weight's gradient

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ntktune.kernel.computation import Computation
 from ntktune.kernel.layers import WatchedLayers
 from ntktune.kernel.network import trainable
 from ntktune.network.matmul import FastLinear
-
-Scalar = Callable[[Sequence[int]], torch.Tensor]
 
 
 class _NotAStackError(Exception):
@@ -36,27 +35,15 @@ class _Reached(Exception):
 
 @dataclass
 class Passage:
-    """What one micro-batch showed on its way through the blocks.
+    """What one micro-batch showed on its way through the blocks."""
 
-    Attributes
-    ----------
-    hidden
-        Each block's input, then the last one's output.
-    arguments
-        Each block's other arguments, positional and by name.
-    rest
-        What each block returns behind its output, tensors (attention weights) left out;
-        None where it returns a tensor alone.
-    """
-
+    # each block's input, then the last one's output
     hidden: list[torch.Tensor] = field(default_factory=list)
+    # each block's other arguments, positional and by name
     arguments: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
+    # what each block returns behind its output, tensors (attention weights) left out; None where
+    # it returns a tensor alone
     rest: list[tuple | None] = field(default_factory=list)
-
-    def output(self, block: int, hidden: torch.Tensor) -> Any:
-        """Return what a block would return if its output were ``hidden``."""
-        rest = self.rest[block]
-        return hidden if rest is None else (hidden, *rest)
 
 
 @contextlib.contextmanager
@@ -86,7 +73,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def _without_tensors(output: tuple) -> tuple:
+def _after_first(output: tuple) -> tuple:
     """Return what a block returned behind its output, None in the place of a tensor."""
     return tuple(None if isinstance(item, torch.Tensor) else item for item in output[1:])
 
@@ -111,9 +98,10 @@ class Stack:
     """
 
     blocks: list[nn.Module]
+    scalar: Callable[[Sequence[int]], torch.Tensor]
     width: int = 0
 
-    def passage(self, scalar: Scalar, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
+    def passage(self, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
         """Run the network on a micro-batch; return its passage and f.
 
         Raises _NotAStackError if a block was called out of order, or with something else than the
@@ -134,32 +122,26 @@ class Stack:
                     raise _NotAStackError("a block does not return hidden states")
                 found.hidden.append(hidden)
                 found.arguments.append((others, named))
-                found.rest.append(_without_tensors(output) if output is not first else None)
+                found.rest.append(None if output is first else _after_first(output))
                 last[:] = [first]
                 return output
 
             return forward
 
         with _replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
-            values = scalar(batch)
+            values = self.scalar(batch)
         if len(found.hidden) != len(self.blocks):
             raise _NotAStackError("not every block is called")
         found.hidden.append(last[0])
         return found, values
 
-    def top(
-        self, scalar: Scalar, batch: Sequence[int], passage: Passage, watched: WatchedLayers
-    ) -> torch.Tensor:
+    def top(self, batch: Sequence[int], passage: Passage, watched: WatchedLayers) -> torch.Tensor:
         """Run what comes after the blocks; return the gradient of Σ f at their output."""
         leaf = passage.hidden[-1].detach().requires_grad_()
-        outputs = [*passage.hidden[1:-1], leaf]
-
-        def stand_in(number: int) -> Callable:
-            return lambda *_, **__: passage.output(number, outputs[number])
-
-        stand_ins = [stand_in(number) for number in range(len(outputs))]
-        with _replaced(self.blocks, stand_ins):
-            values = scalar(batch)
+        outputs = zip([*passage.hidden[1:-1], leaf], passage.rest, strict=True)
+        returned = [hidden if rest is None else (hidden, *rest) for hidden, rest in outputs]
+        with _replaced(self.blocks, [lambda *_, out=out, **__: out for out in returned]):
+            values = self.scalar(batch)
         return watched.backward(values.sum(), beyond=leaf)
 
     def through(
@@ -173,9 +155,7 @@ class Stack:
         output = output[0] if isinstance(output, tuple) else output
         return watched.backward(output, gradient, beyond=leaf)
 
-    def bottom(
-        self, scalar: Scalar, batch: Sequence[int], gradient: torch.Tensor, watched: WatchedLayers
-    ) -> None:
+    def bottom(self, batch: Sequence[int], gradient: torch.Tensor, watched: WatchedLayers) -> None:
         """Run what comes before the blocks, and send the gradient at their input back."""
 
         def reached(*args: Any, **kwargs: Any) -> None:
@@ -183,18 +163,17 @@ class Stack:
 
         with _replaced(self.blocks[:1], [reached]):
             try:
-                scalar(batch)
+                self.scalar(batch)
             except _Reached as stop:
                 watched.backward(stop.hidden, gradient)
 
 
-def _fits(
-    stack: Stack, scalar: Scalar, pair: Sequence[int], parameters: Sequence[nn.Parameter]
-) -> bool:
+def _fits(stack: Stack, computation: Computation) -> bool:
     """Whether block by block gives the gradients of the whole, tried on two examples."""
-    with trainable(parameters):
+    pair = computation.pair
+    with trainable(list(computation.parameters.values())):
         try:
-            passage, values = stack.passage(scalar, pair)
+            passage, values = stack.passage(pair)
         except _NotAStackError:
             return False
         if any(t.requires_grad for t in _tensors(passage.arguments)):
@@ -206,7 +185,7 @@ def _fits(
         wanted = torch.autograd.grad(values.sum(), linked, allow_unused=True)
     try:
         with WatchedLayers([], len(pair), lambda call: None) as watched:
-            found = [stack.top(scalar, pair, passage, watched)]
+            found = [stack.top(pair, passage, watched)]
             for block in reversed(range(len(stack.blocks))):
                 found.insert(0, stack.through(block, passage, found[0], watched))
     except (AttributeError, RuntimeError, TypeError, ValueError):
@@ -220,35 +199,25 @@ def _fits(
     return True
 
 
-def find_stack(
-    model: nn.Module, scalar: Scalar, pair: Sequence[int], parameters: dict[str, nn.Parameter]
-) -> Stack | None:
+def find_stack(computation: Computation) -> Stack | None:
     """Return the network's stack of blocks, None if it has none that can be run by itself.
 
     Blocks must be called once each and in order, be linked by their hidden states alone, and share
     no trainable parameter with anything else; gradients taken block by block must be those of the
     whole on two examples.
     """
-    names = {id(p): name for name, p in parameters.items()}
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    trained = {id(p) for p in computation.parameters.values()}
+    modules = list(computation.model.modules())
+    lists = [list(m) for m in modules if isinstance(m, nn.ModuleList) and len(m) > 1]
     lists.sort(key=lambda blocks: -sum(p.numel() for b in blocks for p in b.parameters()))
     for blocks in lists:
-        owned = [{names[id(p)] for p in b.parameters() if id(p) in names} for b in blocks]
+        owned = [{id(p) for p in block.parameters()} & trained for block in blocks]
         inside = set().union(*owned)
-        alone = sum(map(len, owned)) == len(inside) and not _used_outside(model, blocks, inside)
-        stack = Stack(blocks)
-        if alone and _fits(stack, scalar, pair, list(parameters.values())):
+        within = {module for block in blocks for module in block.modules()}
+        others = (m for m in modules if m not in within)
+        outside = {id(p) for module in others for p in module._parameters.values()}
+        alone = sum(map(len, owned)) == len(inside) and not inside & outside
+        stack = Stack(blocks, computation.scalar)
+        if alone and _fits(stack, computation):
             return stack
     return None
-
-
-def _used_outside(model: nn.Module, blocks: Sequence[nn.Module], names: set[str]) -> bool:
-    """Whether a module outside the blocks holds one of their parameters."""
-    within = {id(module) for block in blocks for module in block.modules()}
-    ids = {id(p) for name, p in model.named_parameters() if name in names}
-    return any(
-        id(p) in ids
-        for module in model.modules()
-        if id(module) not in within
-        for p in module._parameters.values()
-    )

@@ -1,0 +1,96 @@
+"""Kernels of more texts than memory holds at once: chunk by chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ntktune.kernel.computation import Computation
+from ntktune.kernel.memory import runs
+from ntktune.kernel.passes import Computed, computed
+from ntktune.kernel.plan import make_plan
+from ntktune.kernel.stack import find_stack
+
+
+def computed_in_chunks(computation: Computation) -> Computed:
+    """Compute the Grams, in chunks if its tokens need more than ``computation.chunk_bytes``.
+
+    A chunk's texts are run for it alone, so that memory is that of two runs of texts,
+    however many there are. The chunks' Grams are those of the whole up to rounding.
+    """
+    most = _tokens_at_once(computation)
+    if computation.tokens <= most:
+        return computed(computation)
+    square, symmetric = computation.other is None, computation.sides.symmetric
+    left, count = computation.examples, len(computation.classes)
+    right = left if square else computation.other
+    rows, columns = (runs([len(text) for text in texts], most / 2) for texts in (left, right))
+    wanted = [(i, j) for i in range(len(rows)) for j in range(i if symmetric else 0, len(columns))]
+    grams: dict[str, torch.Tensor] = {}
+    outputs: dict[int, torch.Tensor] = {}
+    facts: list[dict[str, Any]] = []
+    for number, (i, j) in enumerate(wanted):
+        found = computed(
+            dataclasses.replace(
+                computation,
+                examples=left[rows[i]],
+                other=None if square and i == j else right[columns[j]],
+                starts=(rows[i].start, columns[j].start),
+                progress=lambda done, n=number: computation.progress((n + done) / len(wanted)),
+            )
+        )
+        here, there = (slice(s.start * count, s.stop * count) for s in (rows[i], columns[j]))
+        for group, gram in found.grams.items():
+            if group not in grams:
+                grams[group] = gram.new_zeros(computation.sides.shape)
+            grams[group][here, there] = gram
+            if symmetric and i != j:
+                grams[group][there, here] = gram.T
+        outputs[i] = found.outputs
+        facts.append(found.facts)
+    values = torch.cat([outputs[i] for i in range(len(rows))])
+    return Computed(grams, values, _of_all(facts))
+
+
+def _of_all(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the facts of a kernel from those of its chunks, which may take several ways."""
+    forms: dict[str, set[str]] = {}
+    for chunk in chunks:
+        for form, names in chunk["forms"].items():
+            forms.setdefault(form, set()).update(names)
+    ways = dict.fromkeys(str(chunk["passes"]) for chunk in chunks)
+    nowhere = set.intersection(*(set(chunk["without_gradient"]) for chunk in chunks))
+    return {
+        "chunks": len(chunks),
+        "passes": chunks[0]["passes"] if len(ways) == 1 else " or ".join(ways),
+        "forms": {form: sorted(names) for form, names in sorted(forms.items())},
+        "general": {name: why for chunk in chunks for name, why in chunk["general"].items()},
+        "without_gradient": [n for n in chunks[0]["without_gradient"] if n in nowhere],
+        "micro_batches": sum(chunk["micro_batches"] for chunk in chunks),
+        "self_check": max(
+            (chunk["self_check"] for chunk in chunks),
+            key=lambda check: check["largest_relative_error"] if check else 0.0,
+        ),
+    }
+
+
+def token_bytes(parameters: Iterable[torch.Tensor]) -> int:
+    """Return how many bytes are captured of one token at most.
+
+    No layer keeps more of it than its weights' rows and columns.
+    """
+    return sum(sum(p.shape) * p.element_size() for p in parameters if p.dim() > 1)
+
+
+def _tokens_at_once(computation: Computation) -> float:
+    """Return how many tokens fit: their blocks' inputs and one layer's captures."""
+    # usually the bound is enough to know, and nothing has to be tried out
+    room = computation.chunk_bytes
+    if computation.tokens * token_bytes(computation.parameters.values()) <= room:
+        return computation.tokens
+    plan, stack = make_plan(computation, {}), find_stack(computation)
+    numbers = (stack.width if stack else 0) + max(plan.numbers.values(), default=0)
+    return room / max(1, numbers * computation.dtype.itemsize)
