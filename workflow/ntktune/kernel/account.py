@@ -14,31 +14,17 @@ from ntktune.kernel.products import Sides, cheaper_form, linear_costs
 
 @dataclass(frozen=True)
 class Account:
-    """FLOPs and bytes of one kernel, block by block.
+    """FLOPs and bytes of one kernel, block by block."""
 
-    Attributes
-    ----------
-    parameters, tokens
-        P, and all tokens of the N examples.
-    forward, backward, gram
-        FLOPs of the two forward passes, of the backward pass (no weight gradient is
-        computed in it), and of the layers' Grams in the cheaper form for each.
-    weights, kept, captured
-        Bytes of the weights, of every block's kept input, and of one block's captured
-        inputs and output gradients.
-    jacobian
-        Bytes of the N x P Jacobian, which is never stored.
-    """
-
-    parameters: int
-    tokens: int
-    forward: float
-    backward: float
-    gram: float
-    weights: int
-    kept: int
-    captured: int
-    jacobian: int
+    parameters: int  # P
+    tokens: int  # all tokens of the N examples
+    forward: float  # FLOPs of the two forward passes
+    backward: float  # of the backward pass; no weight gradient is computed in it
+    gram: float  # of the layers' Grams, in the cheaper form for each
+    weights: int  # bytes
+    kept: int  # bytes of every block's kept input
+    captured: int  # bytes of one block's captured inputs and output gradients
+    jacobian: int  # bytes of the N x P Jacobian, which is never stored
 
     @property
     def flops(self) -> float:

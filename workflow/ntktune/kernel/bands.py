@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -84,24 +84,16 @@ def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
 
 
 def assembled(files: Tiles, names: Iterable[str], count: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band."""
+    """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band.
+
+    Tiles that are missing below a symmetric kernel's diagonal are taken from above it.
+    """
     for name in names:
         for draw in range(files[0, 0][name].shape[0]):
             one = slice(draw, draw + 1)
             for band in range(count):
                 parts = {place: t[name][one][0] for place, t in files.items() if band in place}
-                yield name, assembled_band(parts, band, count)
-
-
-def assembled_band(
-    parts: Mapping[tuple[int, int], torch.Tensor], band: int, count: int
-) -> torch.Tensor:
-    """Return a band's rows of the whole kernel, (rows of the band, N).
-
-    ``parts`` are the tiles of this band, (rows, columns) each; of a symmetric kernel those below
-    the diagonal are missing and taken from above it.
-    """
-    row: Sequence[torch.Tensor] = [
-        parts[band, j] if (band, j) in parts else parts[j, band].T for j in range(count)
-    ]
-    return torch.cat(list(row), dim=1)
+                row = (
+                    parts[band, j] if (band, j) in parts else parts[j, band].T for j in range(count)
+                )
+                yield name, torch.cat(list(row), dim=1)

@@ -16,7 +16,7 @@ from ntktune.kernel.stack import find_stack
 
 
 def computed_in_chunks(computation: Computation) -> Computed:
-    """Compute the Grams, in chunks if its tokens need more than ``computation.chunk_bytes``.
+    """Compute the Grams, in chunks if its tokens need more than the room's ``chunk_bytes``.
 
     A chunk's texts are run for it alone, so that memory is that of two runs of texts,
     however many there are. The chunks' Grams are those of the whole up to rounding.
@@ -88,7 +88,7 @@ def token_bytes(parameters: Iterable[torch.Tensor]) -> int:
 def _tokens_at_once(computation: Computation) -> float:
     """Return how many tokens fit: their blocks' inputs and one layer's captures."""
     # usually the bound is enough to know, and nothing has to be tried out
-    room = computation.chunk_bytes
+    room = computation.room.chunk_bytes
     if computation.tokens * token_bytes(computation.parameters.values()) <= room:
         return computation.tokens
     plan, stack = make_plan(computation, {}), find_stack(computation)

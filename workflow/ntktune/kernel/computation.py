@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ntktune.kernel.memory import Room
 from ntktune.kernel.network import network_outputs
 from ntktune.kernel.products import SIGN_FLOORS, Sides
 from ntktune.network.models import token_batches
@@ -36,9 +37,7 @@ class Computation:
     classes: list[int]
     variant: str
     projection: int | None
-    max_tokens: int
-    max_bytes: float
-    chunk_bytes: float
+    room: Room
     device: torch.device
     check: bool
     progress: Callable[[float], None]
@@ -52,7 +51,7 @@ class Computation:
         for side in (range(shift), range(shift, len(self.texts))):
             pairs = [(text, output) for text in side for output in self.classes]
             lengths = [len(self.texts[text]) for text, _ in pairs]
-            for batch in token_batches(lengths, self.max_tokens):
+            for batch in token_batches(lengths, self.room.max_tokens):
                 start = len(self.values)
                 self.values += [pairs[i] for i in batch]
                 self.batches.append(range(start, len(self.values)))

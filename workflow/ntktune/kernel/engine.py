@@ -20,12 +20,12 @@ from ntktune.kernel.memory import Room, computed_within
 from ntktune.kernel.network import (
     LOGITS,
     OUTPUTS,
+    Named,
     check_ids,
     evaluation_state,
     ids_that_fit,
     network_copy,
     network_outputs,
-    numbered,
     usable_padding,
 )
 from ntktune.kernel.passes import Computed
@@ -140,10 +140,9 @@ def gram(
         that plain autograd does not confirm.
     """
     rooms = {"max_bytes": max_bytes, "chunk_bytes": chunk_bytes}
-    _check_arguments(
-        examples, other, outputs, groups, max_tokens, dtype, variant, projection, rooms
-    )
-    check_ids(model, examples, other)
+    _check_settings(outputs, groups, max_tokens, dtype, variant, projection, rooms)
+    texts = _named_texts(examples, other)
+    check_ids(model, texts)
     started = time.perf_counter()
     model, device = network_copy(model, dtype, device)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -161,10 +160,12 @@ def gram(
         done_before = max(done_before, fraction)
         report(done_before)
 
-    if max_bytes is None:
-        max_bytes = 2**30 if is_processor(device) else free_bytes(device) / 2
-    if chunk_bytes is None:
-        chunk_bytes = free_bytes(device) / 4
+    on_processor = is_processor(device)
+    room = Room(
+        min(max_tokens, PROCESSOR_TOKENS) if on_processor else max_tokens,
+        max_bytes or (2**30 if on_processor else free_bytes(device) / 2),
+        chunk_bytes or free_bytes(device) / 4,
+    )
     named = groups or functools.partial(parameter_group, model)
     computation = functools.partial(
         Computation,
@@ -179,14 +180,12 @@ def gram(
         device=device,
         check=check and projection is None,
     )
-    most = min(max_tokens, PROCESSOR_TOKENS) if is_processor(device) else max_tokens
-    tokens = sum(map(len, examples)) + sum(map(len, other or ()))
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         evaluation_state(model),
-        usable_padding(model, examples, other),
-        ids_that_fit(model, examples, other, device),
+        usable_padding(model, texts),
+        ids_that_fit(model, texts, device),
     ):
         classes = [[0]]
         if outputs not in LOGITS:
@@ -200,14 +199,14 @@ def gram(
                     computation(
                         classes=some,
                         progress=lambda done, n=n: progress((n + done) / len(classes)),
-                        **vars(room),
+                        room=room,
                     )
                 )
                 for n, some in enumerate(classes)
             ]
 
-        need = tokens * sum(map(len, classes)) * token_bytes(parameters.values()) or math.inf
-        room = Room(most, max_bytes, chunk_bytes)
+        tokens = sum(len(text) for _, text in texts) * sum(map(len, classes))
+        need = tokens * token_bytes(parameters.values()) or math.inf
         parts, room = computed_within(all_classes, room, need, device)
     found = {
         name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))
@@ -278,9 +277,7 @@ def _all_outputs(grams: list[torch.Tensor], outputs: str, count: int) -> torch.T
     return stacked.sum(-1) if outputs == "trace" else stacked
 
 
-def _check_arguments(
-    examples: Sequence[torch.Tensor],
-    other: Sequence[torch.Tensor] | None,
+def _check_settings(
     outputs: str,
     groups: Callable[[str], str] | None,
     max_tokens: int,
@@ -289,8 +286,9 @@ def _check_arguments(
     projection: int | None,
     rooms: dict[str, float | None],
 ) -> None:
-    if variant not in VARIANTS:
-        raise UserError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+    for name, chosen, known in (("variant", variant, VARIANTS), ("outputs", outputs, OUTPUTS)):
+        if chosen not in known:
+            raise UserError(f"{name}={chosen!r} is unknown; choose one of {', '.join(known)}")
     if projection is not None and not (type(projection) is int and projection > 0):
         raise UserError(f"projection={projection!r}: give a number of dimensions from 1, or None")
     if projection is not None and variant != "sgd":
@@ -298,10 +296,8 @@ def _check_arguments(
             f"projection={projection} needs variant='sgd' (it is {variant!r}): the signs of a "
             "gradient need the gradient"
         )
-    if outputs not in OUTPUTS:
-        raise UserError(f"outputs={outputs!r} is unknown; choose one of {', '.join(OUTPUTS)}")
     if dtype not in TOLERANCES:
-        known = ", ".join(str(d) for d in TOLERANCES)
+        known = ", ".join(map(str, TOLERANCES))
         raise UserError(f"dtype={dtype} is not supported for a kernel; choose one of {known}")
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} is too few; a micro-batch needs at least 1")
@@ -312,15 +308,26 @@ def _check_arguments(
         raise UserError(
             f"groups is a {type(groups).__name__}; give a function of a parameter's name, or None"
         )
-    for what, texts in (("the examples", examples), ("the examples of `other`", other)):
-        if texts is not None and not isinstance(texts, (Sequence, torch.Tensor)):
+
+
+def _named_texts(
+    examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
+) -> list[Named]:
+    """Return all texts with what an error calls each, or raise UserError if one is none."""
+    sides = [("example", "N=0", examples)]
+    if other is not None:
+        sides.append(("example of `other`", "M=0, `other` is empty", other))
+    named: list[Named] = []
+    for what, none, texts in sides:
+        if not isinstance(texts, (Sequence, torch.Tensor)):
             raise UserError(
-                f"{what} are a {type(texts).__name__}; give a sequence: list(texts) makes one"
+                f"the {what.replace('example', 'examples')} are a {type(texts).__name__}; give a "
+                "sequence: list(texts) makes one"
             )
-    for size, texts in (("N=0", examples), ("M=0, `other` is empty", other)):
-        if texts is not None and len(texts) == 0:
-            raise UserError(f"there are no examples ({size}); a kernel needs at least one text")
-    for name, text in numbered(examples, other):
+        if len(texts) == 0:
+            raise UserError(f"there are no examples ({none}); a kernel needs at least one text")
+        named += [(f"{what} {number}", text) for number, text in enumerate(texts)]
+    for name, text in named:
         whole = isinstance(text, torch.Tensor) and text.dtype in (torch.int64, torch.int32)
         if not whole or text.dim() != 1:
             shape = tuple(getattr(text, "shape", ()))
@@ -331,3 +338,4 @@ def _check_arguments(
             )
         if len(text) == 0:
             raise UserError(f"{name} has no tokens; remove empty texts")
+    return named

@@ -1,19 +1,11 @@
 """Names of parameter groups; a kernel is the sum of its groups' kernels."""
 
+import itertools
 import re
 
 from torch import nn
 
 HEADS = {"head", "lm_head", "score", "classifier"}
-
-
-def _path(model: nn.Module, name: str) -> tuple[list[nn.Module], list[str]]:
-    """Return the modules above a parameter and the parts of its name."""
-    parts = name.split(".")
-    modules = [model]
-    for part in parts[:-1]:
-        modules.append(getattr(modules[-1], part))
-    return modules, parts
 
 
 def layer_name(parameter: str) -> str:
@@ -28,21 +20,16 @@ def parameter_group(model: nn.Module, name: str) -> str:
     ``block{i}.mlp`` (all else in a block), ``embedding``, ``head`` or ``other``. The block's number
     is the first index into a ``ModuleList`` on the parameter's path.
     """
-    modules, parts = _path(model, name)
-    owner = modules[-1]
-    # parts[-1] is the parameter's own name, parts[-2] its module's
-    own_name = parts[-2] if len(parts) > 1 else ""
+    parts = name.split(".")
+    modules = [*itertools.accumulate(parts[:-1], getattr, initial=model)]  # from the model down
+    owner, own_name = modules[-1], layer_name(name).rpartition(".")[2]
     if "norm" in type(owner).__name__.lower() or re.search(r"norm|^ln(_|$)", own_name.lower()):
         return "norm"
     for depth, module in enumerate(modules[:-1]):
         if isinstance(module, nn.ModuleList):
             inside = parts[depth + 1 : -1]
-            kind = (
-                "attention"
-                if any(re.search("attn|attention", p.lower()) for p in inside)
-                else "mlp"
-            )
-            return f"block{parts[depth]}.{kind}"
-    if isinstance(owner, nn.Embedding) or any("embed" in p.lower() for p in parts):
+            attends = any(re.search("attn|attention", part.lower()) for part in inside)
+            return f"block{parts[depth]}.{'attention' if attends else 'mlp'}"
+    if isinstance(owner, nn.Embedding) or any("embed" in part.lower() for part in parts):
         return "embedding"
     return "head" if parts[0] in HEADS else "other"

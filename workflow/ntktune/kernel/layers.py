@@ -6,6 +6,7 @@ output gradients: linear layers, embeddings, and elementwise scales such as norm
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class WatchedLayers:
 
     def __enter__(self) -> WatchedLayers:
         for layer in self.layers:
-            hook = self._hook(layer)
+            hook = functools.partial(self._called, layer)
             self.handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
         return self
 
@@ -158,32 +159,30 @@ class WatchedLayers:
         for handle in self.handles:
             handle.remove()
 
-    def _hook(self, layer: Layer) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> torch.Tensor:
-            if not torch.is_grad_enabled():
-                return output  # nothing comes back from here
-            found = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
-            if not found or not isinstance(output, torch.Tensor):
-                raise UnplannedError(layer, "it takes or returns no tensor")
-            x = found[0]
-            if layer.kind == "embedding" and output.dim() > 2 and len(output) == 1:
-                self.expanded.append(layer)
-                x = x.expand(self.batch_size, *x.shape[1:])
-                output = output.expand(self.batch_size, *output.shape[1:])
-            if not output.requires_grad:
-                start = output.detach().requires_grad_()
-                self.starts.append(start)
-                # a leaf cannot be changed in place, which the network may do
-                output = start.clone()
-            call = Call(layer, x, output.shape, (args, kwargs), x._version)
-            receive = self.on_call(call)
-            if receive:
-                # registered before any in-place change of the output: torch gives it the
-                # gradient with respect to the value as it is now
-                self.handles.append(output.register_hook(receive))
-            return output
-
-        return hook
+    def _called(
+        self, layer: Layer, module: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return output  # nothing comes back from here
+        found = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        if not found or not isinstance(output, torch.Tensor):
+            raise UnplannedError(layer, "it takes or returns no tensor")
+        x = found[0]
+        if layer.kind == "embedding" and output.dim() > 2 and len(output) == 1:
+            self.expanded.append(layer)
+            x = x.expand(self.batch_size, *x.shape[1:])
+            output = output.expand(self.batch_size, *output.shape[1:])
+        if not output.requires_grad:
+            start = output.detach().requires_grad_()
+            self.starts.append(start)
+            # a leaf cannot be changed in place, which the network may do
+            output = start.clone()
+        receive = self.on_call(Call(layer, x, output.shape, (args, kwargs), x._version))
+        if receive:
+            # registered before any in-place change of the output: torch gives it the
+            # gradient with respect to the value as it is now
+            self.handles.append(output.register_hook(receive))
+        return output
 
     def backward(
         self,
@@ -198,10 +197,12 @@ class WatchedLayers:
         ``beyond`` is a tensor that the network started from and whose gradient is returned;
         ``again`` keeps the graph for another time.
         """
-        starts = self.starts if beyond is None else [*self.starts, beyond]
-        if not starts or not value.requires_grad:
-            return None if beyond is None else torch.zeros_like(beyond)
-        found = torch.autograd.grad(value, starts, gradient, retain_graph=again, allow_unused=True)
+        wanted = self.starts if beyond is None else [*self.starts, beyond]
+        found = (None,)
+        if wanted and value.requires_grad:
+            found = torch.autograd.grad(
+                value, wanted, gradient, retain_graph=again, allow_unused=True
+            )
         if beyond is None:
             return None
         return torch.zeros_like(beyond) if found[-1] is None else found[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from ntktune.network.models import fuse_activations, pad, positions
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
 OUTPUTS = (*LOGITS, "full", "trace", "diagonal")
+
+Named = tuple[str, torch.Tensor]  # a text with what an error calls it
 
 
 def network_copy(
@@ -50,34 +53,29 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
     full; activations run fused. In float64 experts are computed one by one (grouped products have
     no float64), and softmax stays finite.
     """
-    training = [(m, m.training) for m in model.modules()]
-    trainable = [(p, p.requires_grad) for p in model.parameters()]
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
     wide = any(p.dtype == torch.float64 for p in model.parameters())
-    grouped = [c for c in configs.values() if wide and hasattr(c, "_experts_implementation")]
-    experts = [(c, c._experts_implementation) for c in grouped]
-    fused = fuse_activations(model)
-    try:
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    with contextlib.ExitStack() as restored:
+
+        def put(owner: Any, name: str, value: Any) -> None:
+            restored.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        for module in model.modules():
+            restored.callback(setattr, module, "training", module.training)
         model.eval()
-        model.requires_grad_(False)
-        for config in caching:
-            config.use_cache = False
-        for config in grouped:
-            config._experts_implementation = "eager"
-        with full_precision_products(), WideSoftmax() if wide else contextlib.nullcontext():
-            yield
-    finally:
-        for activation in fused:
-            del activation.forward
-        for config in caching:
-            config.use_cache = True
-        for config, implementation in experts:
-            config._experts_implementation = implementation
-        for module, flag in training:
-            module.training = flag
-        for parameter, flag in trainable:
-            parameter.requires_grad_(flag)
+        for parameter in model.parameters():
+            put(parameter, "requires_grad", False)
+        for config in configs.values():
+            if getattr(config, "use_cache", False) is True:
+                put(config, "use_cache", False)
+            if wide and hasattr(config, "_experts_implementation"):
+                put(config, "_experts_implementation", "eager")
+        for activation in fuse_activations(model):
+            restored.callback(delattr, activation, "forward")
+        restored.enter_context(full_precision_products())
+        restored.enter_context(WideSoftmax() if wide else contextlib.nullcontext())
+        yield
 
 
 @contextlib.contextmanager
@@ -148,21 +146,10 @@ def _limits(model: nn.Module) -> tuple[int | None, int | None]:
     return None, None
 
 
-def numbered(
-    examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield each text with what an error calls it."""
-    for what, texts in (("example", examples), ("example of `other`", other or [])):
-        for number, text in enumerate(texts):
-            yield f"{what} {number}", text
-
-
-def check_ids(
-    model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
-) -> None:
+def check_ids(model: nn.Module, texts: Sequence[Named]) -> None:
     """Raise UserError naming the first text that the model's vocabulary or positions do not fit."""
     vocabulary, most = _limits(model)
-    for name, text in numbered(examples, other):
+    for name, text in texts:
         if most is not None and len(text) > most:
             raise UserError(
                 f"{name} has {len(text)} tokens, but the model has {most} positions; cut the text"
@@ -177,9 +164,7 @@ def check_ids(
 
 
 @contextlib.contextmanager
-def usable_padding(
-    model: nn.Module, examples: Sequence[torch.Tensor], other: Sequence[torch.Tensor] | None
-) -> Iterator[None]:
+def usable_padding(model: nn.Module, texts: Sequence[Named]) -> Iterator[None]:
     """Give a classifier a padding id from its vocabulary, if its own is None or outside.
 
     Hugging Face's classifiers read the last token that has another id. So any id that is not the
@@ -190,7 +175,7 @@ def usable_padding(
     if vocabulary is None or (isinstance(padding, int) and 0 <= padding < vocabulary):
         yield
         return
-    last = {int(text[-1]) for _, text in numbered(examples, other)}
+    last = {int(text[-1]) for _, text in texts}
     free = next((number for number in range(vocabulary) if number not in last), None)
     if free is None:
         raise UserError(
@@ -205,17 +190,12 @@ def usable_padding(
 
 
 @contextlib.contextmanager
-def ids_that_fit(
-    model: nn.Module,
-    examples: Sequence[torch.Tensor],
-    other: Sequence[torch.Tensor] | None,
-    device: torch.device,
-) -> Iterator[None]:
+def ids_that_fit(model: nn.Module, texts: Sequence[Named], device: torch.device) -> Iterator[None]:
     """Name the text that an embedding cannot look up, of a model that states no limits."""
     try:
         yield
     except IndexError as error:
-        for name, text in numbered(examples, other):
+        for name, text in texts:
             try:
                 network_outputs(model, [text], "trace", device)
             except IndexError:

@@ -104,7 +104,7 @@ class _Passes:
         """Compute everything; return facts about it."""
         computation, plan = self.computation, self.plan
         captured = sum(plan.numbers.values()) * computation.tokens * computation.dtype.itemsize
-        stack = find_stack(computation) if captured > computation.max_bytes / 2 else None
+        stack = find_stack(computation) if captured > computation.room.max_bytes / 2 else None
         passes = self.split(plan.layers)
         if stack is None:
             self.whole_passes(passes)
@@ -117,7 +117,7 @@ class _Passes:
             computation.sides,
             {name: computation.parameters[name] for name in general},
             computation.groups,
-            computation.max_bytes,
+            computation.room.max_bytes,
             lambda done: computation.progress(1 - (1 - share) * (1 - done)),
         ).items():
             self.grams[group] += gram
@@ -137,7 +137,7 @@ class _Passes:
     def split(self, layers: Sequence[Layer]) -> list[list[Layer]]:
         """Split layers into passes whose captures fit into memory; one pass without layers."""
         number_bytes = self.computation.tokens * self.computation.dtype.itemsize
-        return self.plan.passes(layers, number_bytes, self.computation.max_bytes) or [[]]
+        return self.plan.passes(layers, number_bytes, self.computation.room.max_bytes) or [[]]
 
     def capture(self, layers: Sequence[Layer], idle: Sequence[Layer]) -> Capture:
         """Return a capture of some layers."""
@@ -242,7 +242,7 @@ def _self_check(done: _Passes) -> dict[str, Any]:
         dataclasses.replace(sides, rows=len(rows), columns=None if square else len(columns)),
         computation.parameters,
         computation.groups,
-        computation.max_bytes,
+        computation.room.max_bytes,
     )
     whole = torch.stack(list(reference.values())).sum(0).abs().max().item()
     compared = {

@@ -9,6 +9,7 @@ without waiting for a GPU.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -72,11 +73,6 @@ class Sides:
     def shape(self) -> tuple[int, int]:
         """Shape of the Gram."""
         return self.rows, self.rows if self.columns is None else self.columns
-
-    @property
-    def pairs(self) -> int:
-        """Entries of the Gram."""
-        return self.shape[0] * self.shape[1]
 
     @property
     def symmetric(self) -> bool:
@@ -194,7 +190,7 @@ def linear_costs(
     size, count = 2.0 * d_in * d_out, sides.rows
     triangle = count * (count + min(count, _gram_rows(count, device))) / 2
     gradients = size * len(owner)
-    grams = size * (triangle if sides.symmetric else sides.pairs)
+    grams = size * (triangle if sides.symmetric else math.prod(sides.shape))
     writing = size * WRITE_TOKENS * sides.total
     costs = {"materialised": (gradients + grams, gradients + writing + GRAM_COST * grams)}
     if sides.variant == "sgd":

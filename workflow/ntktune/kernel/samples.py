@@ -24,25 +24,14 @@ def sampled_kernels(
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Return the kernels of D samples of N rows each, and the provenance of each.
 
-    Parameters
-    ----------
-    model
-        The network, on the device to compute on.
-    examples, labels
-        All of the task's texts as token ids; ``label`` and ``label_noise`` of all rows.
-    rows, tile
-        The samples' rows; which of a sample's places are the kernel's rows and which its columns,
-        None: all.
-    head_seeds
-        The seed of each sample's fresh head; None keeps the head that the model has.
-    progress, how
-        Called with the number of samples done; further arguments of :func:`ntktune.kernel.gram`.
+    The ``model`` is on the device to compute on. ``examples`` are all of the task's texts as token
+    ids, ``labels`` have ``label`` and ``label_noise`` of all rows. ``rows`` are the samples' rows;
+    ``tile`` says which of a sample's places are the kernel's rows and which its columns, None: all.
+    ``head_seeds`` has the seed of each sample's fresh head; None keeps the model's head.
+    ``progress`` gets the number of samples done, ``how`` goes to :func:`ntktune.kernel.gram`.
 
-    Returns
-    -------
-    tensors, provenance
-        ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``, ``label_noise`` and
-        ``row`` (D, N); of a tile also ``column`` (D, M).
+    The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``,
+    ``label_noise`` and ``row`` (D, N); of a tile also ``column`` (D, M).
     """
     left, right = tile or (slice(None), slice(None))
     found = []
