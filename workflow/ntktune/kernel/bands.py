@@ -14,10 +14,7 @@ IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_tile learning_kerne
 
 
 def bands(rows: int, count: int) -> list[range]:
-    """Return ``count`` runs of rows, together ``range(rows)``, of equal length up to one.
-
-    Raises UserError if there are fewer rows than runs.
-    """
+    """Return ``count`` runs of rows, together ``range(rows)``, of equal length up to one."""
     if not 1 <= count <= rows:
         raise UserError(f"{rows} rows cannot be split into {count} bands; give 1 to {rows}")
     ends = [rows * n // count for n in range(count + 1)]
@@ -30,11 +27,8 @@ def tiles(count: int, *, symmetric: bool) -> list[tuple[int, int]]:
 
 
 def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.dtype) -> None:
-    """Raise UserError unless all tiles of a band have the same f_0, up to rounding.
-
-    Every tile computes f_0 of its rows anew: another model, head or text would show. ``outputs`` is
-    f_0 by tile, ``dtype`` what they were computed in.
-    """
+    """Raise UserError unless all tiles of a band have the same f_0, up to rounding."""
+    # every tile computes f_0 of its rows anew: another model, head or text would show
     for (i, j), found in outputs.items():
         wanted = outputs[i, i]
         scale = max(found.abs().max().item(), wanted.abs().max().item())
@@ -50,12 +44,8 @@ def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.
 def check_bound(
     kernel: torch.Tensor, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, name: str
 ) -> None:
-    """Raise UserError unless |K(x, x')|² ≤ K(x, x) K(x', x'), up to rounding (Cauchy-Schwarz).
-
-    ``kernel`` is the tile ``name`` beside the diagonal, (N, M); ``left``, (N,), and ``right``,
-    (M,), are the diagonal's entries for its rows and columns; ``dtype`` is what it was computed
-    in.
-    """
+    """Raise UserError unless |K(x, x')|² ≤ K(x, x) K(x', x'), up to rounding (Cauchy-Schwarz)."""
+    # left (N,) and right (M,): the diagonal's entries for the tile's rows and columns
     bound = torch.outer(left.clamp(min=0).sqrt(), right.clamp(min=0).sqrt())
     excess = kernel.abs() - bound * (1 + TOLERANCES[dtype])
     worst = excess.argmax().item()
@@ -84,10 +74,7 @@ def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
 
 
 def assembled(files: Tiles, names: Iterable[str], count: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band.
-
-    Tiles that are missing below a symmetric kernel's diagonal are taken from above it.
-    """
+    """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band."""
     for name in names:
         for draw in range(files[0, 0][name].shape[0]):
             one = slice(draw, draw + 1)

@@ -37,10 +37,7 @@ WORDS = 64
 
 
 class PaddingError(Exception):
-    """Places behind a text's end have a gradient, which they had not in the probed texts.
-
-    The model may move its tokens (pad them on the left), or depend on padding.
-    """
+    """Places behind a text's end have a gradient: tokens were moved, or padding counts."""
 
 
 @dataclass
@@ -109,10 +106,7 @@ class Capture:
         self.largest: dict[str, torch.Tensor] = {}  # by layer, where signs are taken
 
     def watching(self, lengths: Sequence[int], first: int) -> WatchedLayers:
-        """Return a context that captures one micro-batch, its examples numbered from ``first``.
-
-        In it the network runs once; a backward pass goes through the context's ``backward``.
-        """
+        """Return a context for one run and backward pass of a micro-batch; ``first`` numbers it."""
         one = _Batch(self, lengths, first)
         return WatchedLayers([*self.layers, *self.idle], len(lengths), one.on_call)
 
@@ -164,10 +158,8 @@ class Capture:
         return gram, "materialised"
 
     def largest_entries(self, name: str, device: torch.device) -> torch.Tensor:
-        """Return the largest entry known of a parameter's layer's gradient, by example.
-
-        It is raised in place by the layer's weight, whose Gram comes before its bias's.
-        """
+        """Return the largest entry known of a parameter's layer's gradient, by example."""
+        # raised in place by the layer's weight, whose Gram comes before its bias's
         layer = layer_name(name)
         if layer not in self.largest:
             vectors = [v.abs().amax(1) for n, v in self.vectors.items() if layer_name(n) == layer]
@@ -186,11 +178,9 @@ class Capture:
 
 
 def _joined(weights: list[list[Rows]]) -> Rows | None:
-    """Return the rows of all calls as one, sorted by example; None if there are none.
-
-    The gradients of weights that meet the same inputs stand side by side. The lists are emptied,
-    and what they held is freed as soon as it is copied.
-    """
+    """Return the rows of all calls as one, sorted by example; None if there are none."""
+    # Weights that meet the same inputs have their gradients side by side. The lists are emptied,
+    # and what they held is freed as soon as it is copied.
     if not weights[0]:
         return None
     if len(weights) == len(weights[0]) == 1:

@@ -78,10 +78,7 @@ def _of_all(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def token_bytes(parameters: Iterable[torch.Tensor]) -> int:
-    """Return how many bytes are captured of one token at most.
-
-    No layer keeps more of it than its weights' rows and columns.
-    """
+    """Return the most bytes captured of one token: no layer keeps more than rows and columns."""
     return sum(sum(p.shape) * p.element_size() for p in parameters if p.dim() > 1)
 
 

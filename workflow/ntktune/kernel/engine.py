@@ -265,10 +265,8 @@ def _projection_error(
 
 
 def _all_outputs(grams: list[torch.Tensor], outputs: str, count: int) -> torch.Tensor:
-    """Return a group's kernel in the shape of :class:`GramResult`.
-
-    ``full`` comes as one Gram over N · C values, the others as one Gram per output.
-    """
+    """Return a group's kernel in the shape of :class:`GramResult`."""
+    # "full" comes as one Gram over N · C values, the others as one Gram per output
     if outputs == "full":
         return grams[0].unflatten(1, (-1, count)).unflatten(0, (-1, count)).transpose(1, 2)
     if outputs in LOGITS:

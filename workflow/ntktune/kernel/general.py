@@ -14,10 +14,8 @@ from ntktune.kernel.products import Sides, inner_products
 
 
 def _bundles(parameters: dict[str, nn.Parameter], limit: float) -> list[dict[str, nn.Parameter]]:
-    """Split parameters, by name, into runs whose gradients fit into ``limit`` bytes.
-
-    A layer's parameters stay together: where signs are taken, it is judged as one.
-    """
+    """Split parameters, by name, into runs whose gradients fit into ``limit`` bytes."""
+    # a layer's parameters stay together: where signs are taken, it is judged as one
     named: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
         named.setdefault(layer_name(name), {})[name] = parameter

@@ -81,16 +81,13 @@ def layer_kind(module: nn.Module) -> str | None:
 
 @dataclass
 class Call:
-    """One call of a layer: its arguments, the tensor that the weight meets, and its output's shape.
-
-    ``version`` counts the in-place changes that the input had seen then.
-    """
+    """One call of a layer: its arguments, what the weight meets, and the shape of its output."""
 
     layer: Layer
     input: torch.Tensor
     shape: torch.Size
     arguments: tuple[tuple, dict[str, Any]]
-    version: int
+    version: int  # counts the in-place changes that the input had seen then
 
     @property
     def overwritten(self) -> bool:

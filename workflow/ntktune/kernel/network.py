@@ -25,10 +25,7 @@ Named = tuple[str, torch.Tensor]  # a text with what an error calls it
 def network_copy(
     model: nn.Module, dtype: torch.dtype, device: torch.device | None
 ) -> tuple[nn.Module, torch.device]:
-    """Return the model in a precision and on a device, and that device; UserError if there is none.
-
-    The model itself if it is there already, else a copy: the caller's model is never changed.
-    """
+    """Return the model in a precision and on a device (a copy if need be), and the device."""
     tensors = [t for t in model.parameters() if t.is_floating_point()]
     if device is None:
         device = tensors[0].device if tensors else torch.device("cpu")

@@ -80,10 +80,8 @@ class Sides:
         return self.columns is None and self.variant != "asymmetric-signgd"
 
     def settled(self, gradients: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-        """Return gradients (..., P) with 0 for the entries that are zero but for rounding.
-
-        ``largest``, (...), is the largest absolute entry of the layer's gradient on the same text.
-        """
+        """Return gradients (..., P) with 0 for the entries that are zero but for rounding."""
+        # `largest` (...) is the largest absolute entry of the layer's gradient on the same text
         if not self.floor:
             return gradients
         return gradients.masked_fill(gradients.abs() <= self.floor * largest[..., None], 0.0)
@@ -230,11 +228,9 @@ class _Tile(NamedTuple):
 
 
 def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
-    """Return tiles of TILE_ROWS rows, of the examples ``first`` … ``last``-1.
-
-    All but the last one are equally large, so that their products have one shape; an example may
-    be in two. The tiles' examples are counted from ``first``; ``like`` gives precision and device.
-    """
+    """Return tiles of TILE_ROWS rows, their examples ``first`` … ``last``-1 counted from 0."""
+    # All but the last one are equally large, so that their products have one shape; an example may
+    # be in two.
     start, end = (int((owner < bound).sum()) for bound in (first, last))
     step = _tile_rows(like.device)
     tiles = []
@@ -298,10 +294,7 @@ def materialised_gram(
 def _gradient_blocks(
     rows: Rows, total: int, workspace: Workspace, tied: Rows | None
 ) -> Iterator[torch.Tensor]:
-    """Yield the examples' weight gradients in blocks of pieces, shape (pieces, total, numbers).
-
-    The arguments are those of :func:`materialised_gram`. A block is valid until the next.
-    """
+    """Yield the weight gradients in blocks (pieces, total, numbers), each valid until the next."""
     inputs, gradients, owner = rows
     d_in, d_out = inputs.shape[1], gradients.shape[1]
     # the weight's rows in pieces of one size, and as many at once as fit
@@ -338,10 +331,7 @@ def _gradient_blocks(
 
 
 def embedding_gram(uses: Rows, sides: Sides, largest: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the Gram of an embedding's weight, by equal tokens.
-
-    ``largest`` is as in :func:`materialised_gram`.
-    """
+    """Return the Gram of an embedding's weight, by equal tokens (see :func:`materialised_gram`)."""
     tokens, gradients, owner = uses
     gram = torch.zeros(sides.total, sides.total, dtype=torch.float64, device=gradients.device)
     owner = owner.to(tokens.device)

@@ -92,21 +92,14 @@ def _separated(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, tuple
 
 @dataclass
 class Stack:
-    """Blocks that a network calls in this order, each fed by the one before.
-
-    ``width`` counts the numbers that all blocks' inputs have for one token.
-    """
+    """Blocks that a network calls in this order, each fed by the one before."""
 
     blocks: list[nn.Module]
     scalar: Callable[[Sequence[int]], torch.Tensor]
-    width: int = 0
+    width: int = 0  # numbers that all inputs of blocks have for one token
 
     def passage(self, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
-        """Run the network on a micro-batch; return its passage and f.
-
-        Raises _NotAStackError if a block was called out of order, or with something else than the
-        block before it returned.
-        """
+        """Run the network on a micro-batch; return its passage and f. Raises _NotAStackError."""
         found = Passage()
         plain = [block.forward for block in self.blocks]
         last: list[torch.Tensor] = []

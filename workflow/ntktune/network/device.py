@@ -39,10 +39,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def old_driver(driver: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """Return one line if the NVIDIA driver is too old for the installed torch, else None.
-
-    It reads two files, ``driver`` and torch's version, and takes no import of torch.
-    """
+    """Return one line if the NVIDIA driver is too old for the installed torch; import no torch."""
     spec = importlib.util.find_spec("torch")
     if not driver.is_file() or spec is None:
         return None
@@ -77,10 +74,8 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def training_dtypes(name: str) -> tuple[torch.dtype, torch.dtype | None]:
-    """Return the precision of a training's weights, and that of its matrix products if another.
-
-    bfloat16 has too few digits for small steps: its weights stay float32.
-    """
+    """Return the precision of a training's weights, and that of its matrix products if another."""
+    # bfloat16 has too few digits for small steps
     dtype = torch_dtype(name)
     return (torch_dtype("float32"), dtype) if name == "bfloat16" else (dtype, None)
 

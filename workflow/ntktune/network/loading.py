@@ -25,10 +25,8 @@ POOLER = "pooler."  # a layer on top of the last hidden state, which the study n
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn any error but lack of memory into one line that names what is read.
-
-    A damaged or foreign model raises errors of several libraries, of any class.
-    """
+    """Turn any error but lack of memory into one line that names what is read."""
+    # a damaged or foreign model raises errors of several libraries, of any class
     try:
         yield
     except UserError:
@@ -75,10 +73,7 @@ def check_model_folder(folder: str | os.PathLike) -> None:
 
 
 def stated_configuration(folder: str | os.PathLike) -> dict[str, Any]:
-    """Return what a model folder's config.json states, without importing transformers.
-
-    Raises UserError if it is missing or cannot be read.
-    """
+    """Return what a folder's config.json states, without importing transformers; else UserError."""
     check_model_files(folder, ["config.json"])
     check_model_folder(folder)
     file = Path(folder) / "config.json"
@@ -90,10 +85,7 @@ def stated_configuration(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def folder_configuration(folder: str | os.PathLike) -> PreTrainedConfig:
-    """Return the configuration in a model folder.
-
-    Raises UserError if it is missing or cannot be read, or the study cannot use such a model.
-    """
+    """Return the configuration in a model folder; UserError if the study cannot read or use it."""
     from transformers import CONFIG_MAPPING
 
     model_type, file = stated_configuration(folder).get("model_type"), Path(folder) / "config.json"

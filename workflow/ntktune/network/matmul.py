@@ -39,11 +39,9 @@ SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def _checkpointing() -> bool:
-    """Return whether saved tensors are replaced, as within activation checkpointing.
-
-    There the forward pass runs again during the backward pass, without our contexts, and must
-    save the same tensors.
-    """
+    """Return whether saved tensors are replaced, as within activation checkpointing."""
+    # there the forward pass runs again during the backward pass, without our contexts, and must
+    # save the same tensors
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return hooks is not None and hooks(True) is not None
 
@@ -60,10 +58,8 @@ def _suits(*tensors: torch.Tensor) -> bool:
 
 
 def _dense(matrix: torch.Tensor) -> torch.Tensor:
-    """Return a matrix without gaps between its rows or columns, copied if need be.
-
-    For others oneDNN has a slow loop that adds term by term, and so is less exact.
-    """
+    """Return a matrix without gaps between its rows or columns, copied if need be."""
+    # for others oneDNN has a slow loop that adds term by term, and so is less exact
     dense = matrix.is_contiguous() or matrix.T.is_contiguous()
     return matrix if dense else matrix.contiguous()
 

@@ -100,10 +100,8 @@ def hidden_width(backbone: nn.Module) -> int:
 
 
 def fuse_activations(model: nn.Module) -> list[nn.Module]:
-    """Let GPT-2's GELU, eight operations in Hugging Face, run as PyTorch's own; return where.
-
-    It is the same function up to rounding, in one pass over memory, forward and backward.
-    """
+    """Let GPT-2's GELU, eight operations in Hugging Face, run as PyTorch's own; return where."""
+    # the same function up to rounding, in one pass over memory, forward and backward
     # transformers is not imported for this: a model that has it has imported it
     activations = sys.modules.get("transformers.activations")
     if activations is None:
@@ -214,21 +212,14 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
 
 
 def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PreTrainedConfig:
-    """Return a model's configuration, or that of its first blocks; the rest is then never read.
-
-    Raises UserError if the folder holds none that the study can use, or the model has fewer blocks.
-    """
+    """Return a model's configuration, or that of its first blocks; UserError if there is none."""
     return _first_blocks(folder_configuration(folder), blocks)
 
 
 def described_configuration(
     settings: Mapping[str, Any], blocks: int | None = None
 ) -> PreTrainedConfig:
-    """Return the configuration that ``model_type`` and its other keys describe.
-
-    Raises UserError if transformers knows no such model, the study cannot use it, or it has fewer
-    blocks.
-    """
+    """Return the configuration that ``model_type`` and its other keys describe, or UserError."""
     from transformers import AutoConfig
 
     where = f"the configuration {dict(settings)}"
@@ -319,10 +310,7 @@ def load_backbone(
 
 
 def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.Module:
-    """Return a backbone without weights (on the ``meta`` device), from config.json alone.
-
-    Raises UserError if the configuration is missing or is not that of a model.
-    """
+    """Return a backbone without weights (``meta`` device), from config.json; UserError without."""
     config = configuration(folder, blocks)
     with reading(f"the configuration in {folder}"):
         return skeleton(config)
@@ -356,20 +344,15 @@ def label_word_model(
     blocks: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LabelWordModel:
-    """Load a language model to be read at some words, by token id (evaluation mode).
-
-    Raises UserError if it is no causal language model, or its logits are no linear layer's.
-    """
+    """Load a causal language model to be read at some words, by token id (evaluation mode)."""
     model = load_backbone(folder, blocks, dtype, language_head=True)
     fuse_activations(model)
     return LabelWordModel(model, words).eval()
 
 
 def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad 1-D token-id tensors on the right with an id; return ids and mask, both (N, T).
-
-    The mask is what keeps padded positions out; some models also look at the id.
-    """
+    """Pad 1-D token ids on the right with an id; return ids and mask, both (N, T)."""
+    # the mask is what keeps padded positions out; some models also look at the id
     ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(e) for e in examples])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
@@ -377,11 +360,9 @@ def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tenso
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Yield index lists of similar length whose padded size is at most ``max_tokens``.
-
-    Longest first: little is padded, and a batch that does not fit into memory shows at once. A
-    single longer example is its own batch.
-    """
+    """Yield index lists of similar length whose padded size is at most ``max_tokens``."""
+    # Longest first: little is padded, and a batch that does not fit into memory shows at once. A
+    # single longer example is its own batch.
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for i in order:

@@ -116,10 +116,8 @@ def weighted_gradient(
     examples: Sequence[torch.Tensor],
     batch_tokens: int,
 ) -> dict[str, torch.Tensor]:
-    """Return Jᵀ w = Σ_i w_i ∇_θ f(x_i; θ), by parameter name: one backward pass, no Jacobian.
-
-    ``weights`` is w, (N,); the rest is as for :func:`directional_derivative`.
-    """
+    """Return Jᵀ w = Σ_i w_i ∇_θ f(x_i; θ), w of shape (N,), by parameter name."""
+    # one backward pass, no Jacobian
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for rows, ids, mask in _batches(model, examples, batch_tokens):

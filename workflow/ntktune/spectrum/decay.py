@@ -28,10 +28,7 @@ class DecayFit:
 
 
 def noise_level(eigenvalues: ArrayLike, precision: float = np.finfo(np.float64).eps) -> float:
-    """Return n·eps·λ_1, the level below which an eigenvalue (N,) is float noise.
-
-    ``precision`` is eps of the precision in which the kernel was computed.
-    """
+    """Return n·eps·λ_1, the level of float noise; eps is the ``precision`` of the kernel."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     return len(values) * float(precision) * float(values.max())
 
@@ -123,10 +120,7 @@ def decay_exponent(
 
 
 def predicted_rate(exponent: float) -> float:
-    """Return a / (a + 1): the error is predicted to fall as n^(−a/(a+1)) (SR26 eq 30).
-
-    Raises UserError if the exponent is negative or not finite.
-    """
+    """Return a / (a + 1): the error is predicted to fall as n^(−a/(a+1)) (SR26 eq 30)."""
     if not (math.isfinite(exponent) and exponent >= 0):
         raise UserError(f"the decay exponent is {exponent}; a rate needs a finite one, 0 or more")
     return exponent / (exponent + 1)

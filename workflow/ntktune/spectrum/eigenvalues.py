@@ -12,10 +12,7 @@ ASYMMETRY = 1e-5
 
 
 def checked_gram(gram: ArrayLike) -> np.ndarray:
-    """Return a Gram matrix in float64, (N, N), its rounding made symmetric.
-
-    Raises UserError if it is not square, empty, not finite, or not symmetric.
-    """
+    """Return a Gram in float64, (N, N), made symmetric; UserError if it is no finite Gram."""
     gram = np.asarray(gram, dtype=np.float64)
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) == 0:
         raise UserError(
@@ -53,11 +50,8 @@ def eigenvalues(gram: ArrayLike) -> np.ndarray:
 
 
 def centred_gram(gram: ArrayLike) -> np.ndarray:
-    """Return H G H with H = I − 1/N, the Gram matrix of features without their mean, (N, N).
-
-    A kernel with a constant part has one large eigenvalue for it; centring takes that away.
-    Raises UserError if G is not a finite symmetric matrix.
-    """
+    """Return H G H with H = I − 1/N, the Gram matrix of features without their mean, (N, N)."""
+    # a kernel with a constant part has one large eigenvalue for it; centring takes that away
     gram = checked_gram(gram)
     gram = gram - gram.mean(axis=0)
     return gram - gram.mean(axis=1, keepdims=True)

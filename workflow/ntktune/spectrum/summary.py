@@ -27,10 +27,7 @@ FIT_COLUMNS = [
 
 
 def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Return the eigenvalues of D draws, each (N,), and those of the centred kernels, as a table.
-
-    Its columns are ``draw``, ``k``, ``eigenvalue`` and ``centred``.
-    """
+    """Return the eigenvalues (N,) of D draws' kernels, plain and centred, as a table."""
     count = len(spectra[0])
     return pd.DataFrame(
         {
