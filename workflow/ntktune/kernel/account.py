@@ -1,7 +1,5 @@
 """What a kernel costs, counted on paper: FLOPs and bytes, before anything is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One kernel from many jobs: its tiles, and whether they belong together."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 

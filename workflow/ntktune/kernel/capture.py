@@ -1,7 +1,5 @@
 """Inputs and output gradients of one group of layers, over all micro-batches."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field

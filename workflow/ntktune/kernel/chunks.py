@@ -1,7 +1,5 @@
 """Kernels of more texts than memory holds at once: chunk by chunk."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any

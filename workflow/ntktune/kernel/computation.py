@@ -1,7 +1,5 @@
 """What is computed at once: a function of some texts, their numbers and micro-batches."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Gram matrix of a network's gradients: planning, passes, and a check of the result."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time
@@ -53,9 +51,9 @@ class GramResult:
     outputs
         f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal`` and ``trace``.
     provenance
-        How it was computed: parameters, dtype, device, form of the products by parameter,
-        parameters that went the general way and why, passes, seconds, peak memory (of the
-        process, or on a GPU of the device), and the result of the self-check.
+        How it was computed: form of the products by parameter, parameters that went the general
+        way and why, passes, seconds, peak memory (of the process or the GPU), the self-check's
+        result.
     """
 
     kernel: torch.Tensor
@@ -83,11 +81,10 @@ def gram(
 ) -> GramResult:
     """Return the empirical NTK of a network on some texts, exact, over all its parameters.
 
-    K(x, x') = ⟨∇θ f(x), ∇θ f(x')⟩ over all parameters with ``requires_grad``, in
-    evaluation mode (SR26 eq 5 without the 1/n). Linear layers, embeddings and norms are
-    contracted from their inputs and output gradients (Novak et al. 2022); every other
-    parameter takes the slow general way, which the provenance lists. The model is
-    returned as it came.
+    K(x, x') = ⟨∇θ f(x), ∇θ f(x')⟩ over all parameters with ``requires_grad``, in evaluation mode
+    (SR26 eq 5 without the 1/n). Linear layers, embeddings and norms are contracted from their
+    inputs and output gradients (Novak et al. 2022); every other parameter takes the slow general
+    way, which the provenance lists. The model is returned as it came.
 
     Parameters
     ----------
@@ -95,8 +92,7 @@ def gram(
         Called with ``input_ids`` and ``attention_mask``, both (B, T), right-padded; returns
         (B,) or (B, C), or an object whose ``logits`` are that.
     examples, other
-        N and M one-dimensional tensors of token ids: the kernel between them; ``other`` None:
-        the kernel of ``examples`` with themselves.
+        N and M one-dimensional tensors of token ids; ``other`` None: the examples once more.
     outputs
         ``scalar``: f is the model's one output. ``difference``: f = l1 - l0 of two logits.
         ``full``, ``diagonal``, ``trace``: all C outputs, see :class:`GramResult`.
@@ -104,12 +100,10 @@ def gram(
         A parameter's name to its group; by default embedding, each block's attention and
         the rest of it, norms, and head.
     max_tokens
-        Padded tokens per micro-batch, at most; memory for activations grows with it. A
-        processor takes no more than 512 at once. If memory runs out all the same, the
-        computation warns and starts again with half of this and of the two rooms below.
+        Padded tokens per micro-batch (a processor takes 512 at most). If memory runs out all the
+        same, the computation warns and starts again with half of this and of the rooms below.
     dtype, device
-        Precision and place of the computation; a model that is elsewhere is copied. None:
-        where the model is.
+        Of the computation; a model that is elsewhere is copied. Device None: where the model is.
     progress
         Called with the fraction done, from 0 to 1.
     variant
@@ -127,17 +121,15 @@ def gram(
         of its layers that fits. None: 1 GiB, on a GPU half of its free memory.
     chunk_bytes
         Room for all that grows with the number of tokens. Where it needs more, the kernel is
-        computed in chunks, for each of which its own texts are run again. None: a quarter of
-        the free memory.
+        computed in chunks, and each runs its own texts again. None: a quarter of the free memory.
     check
         Compare some examples with plain autograd at the end.
 
     Raises
     ------
     UserError
-        No examples, an empty example, no trainable parameter, outputs that do not fit, a
-        value that is not finite, ids or lengths that the model does not know, or a result
-        that plain autograd does not confirm.
+        Texts, a setting or outputs do not fit, no parameter is trainable, a value is not finite,
+        or plain autograd does not confirm the result.
     """
     rooms = {"max_bytes": max_bytes, "chunk_bytes": chunk_bytes}
     _check_settings(outputs, groups, max_tokens, dtype, variant, projection, rooms)

@@ -1,7 +1,5 @@
 """The general exact way: per-example automatic differentiation, for any parameter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The network as a function with one scalar per example, in a known and restored state."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence

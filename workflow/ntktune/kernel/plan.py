@@ -1,7 +1,5 @@
 """Which parameters the structured rules serve, found by a probe of the network itself."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter

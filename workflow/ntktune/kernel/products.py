@@ -6,8 +6,6 @@ each captured row, is sorted and on the processor: what depends on it alone is k
 without waiting for a GPU.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Kernels of several samples of a task's rows, with one network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ back block by block: a block is run again from its input, for all micro-batches,
 below it. That costs one more forward pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

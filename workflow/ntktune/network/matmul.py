@@ -6,8 +6,6 @@ makers' processors alike. The numbers are those of the plain product up to float
 GPU, in another precision or without oneDNN it is the plain product.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import Any

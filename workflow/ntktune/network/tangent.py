@@ -1,7 +1,5 @@
 """The network linearised at its weights: J v, Jᵀ w, and f_lin (SR26 Lemma 1, eqs 14 and 28)."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence

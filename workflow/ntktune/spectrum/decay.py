@@ -1,7 +1,5 @@
 """The power law of a kernel's eigenvalues (SR26 eqs 29-32)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Eigenvalues of K_n = G / n."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

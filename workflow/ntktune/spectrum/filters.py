@@ -3,14 +3,12 @@
 Eigenvalues λ have shape (N,) and are 0 or more; α ≤ 1/λ_1 is the step size (SR26 section 3.5).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 def descent_shares(eigenvalues: ArrayLike, times: ArrayLike, step_size: float) -> np.ndarray:
-    """Return 1 − (1 − αλ)^t, what gradient descent learns of each eigenvector in t steps, (T, N)."""
+    """Return 1 − (1 − αλ)^t, what gradient descent has learnt of each eigenvector, (T, N)."""
     decay = np.clip(step_size * np.asarray(eigenvalues, dtype=float), 0.0, 1.0)
     steps = np.asarray(times, dtype=float)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,7 +1,5 @@
 """Decay over the independent draws of one task."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
