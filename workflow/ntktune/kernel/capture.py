@@ -230,7 +230,7 @@ class _Batch:
         self.owner = first + self.tokens // self.length
         # Packed inputs, once for all layers that share them. The input is held too: its
         # id stays its own while it is alive.
-        self.packed: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.packed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def on_call(self, call: Call) -> Receive:
         if call.layer in self.capture.idle:
@@ -277,12 +277,12 @@ class _Batch:
             nonzero = (gradient != 0).any(dim=1)
             if call.layer.module.padding_idx is not None:
                 nonzero &= met != call.layer.module.padding_idx  # as autograd does
-            rows, owner, shared = *self.some(nonzero), ""
+            rows, owner, shared = *self.some(nonzero), False
         else:
             rows, owner, shared = self.rows(call.layer, gradient)
         if len(rows) == 0:
             return
-        weight, key = call.layer.weight, (id(call.input), shared)
+        weight, key = call.layer.weight, id(call.input)
         projection = self.capture.projection
         if projection and not embedding and weight not in self.capture.words:
             met = projection(met[rows], weight, "inputs")
@@ -306,22 +306,22 @@ class _Batch:
         rows = nonzero.nonzero().flatten()
         return rows, self.first + rows.cpu() // (len(nonzero) // self.size)
 
-    def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """Return the rows to keep, whose they are, and a name if they are all tokens.
+    def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Return the rows to keep, whose they are, and whether they are all tokens.
 
         Where most tokens have a gradient all of them are kept, so that layers of one
         input keep one set of rows and share its products.
         """
         if len(gradient) != self.size * self.length:
-            return *self.some((gradient != 0).any(dim=1)), ""
+            return *self.some((gradient != 0).any(dim=1)), False
         tokens = self.tokens = self.tokens.to(gradient.device)
         if layer in self.capture.dense:
             if len(self.padding):
                 self.padding = self.padding.to(gradient.device)
                 self.capture.outside.append(gradient[self.padding].any())
-            return tokens, self.owner, "tokens"
+            return tokens, self.owner, True
         nonzero = (gradient != 0).any(dim=1)
         inside = int(nonzero[tokens].sum())
         if inside == int(nonzero.sum()) and 2 * inside >= len(tokens):
-            return tokens, self.owner, "tokens"
-        return *self.some(nonzero), ""
+            return tokens, self.owner, True
+        return *self.some(nonzero), False

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class GramResult:
     kernel: torch.Tensor
     groups: dict[str, torch.Tensor]
     outputs: torch.Tensor
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any]
 
 
 def gram(

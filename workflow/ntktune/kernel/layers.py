@@ -52,13 +52,9 @@ def layer_kind(module: nn.Module) -> str | None:
     The code that runs decides, not the class's name alone: a subclass with its own forward, a
     replaced forward, hooks and parametrisations rule it out.
     """
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    if any(hooks) or "forward" in vars(module) or any(True for _ in module.children()):
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = hooked or module._backward_hooks or module._backward_pre_hooks
+    if hooked or "forward" in vars(module) or any(True for _ in module.children()):
         return None
     weight = module._parameters.get("weight")
     if weight is None or set(module._parameters) - {"weight", "bias"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,7 @@ class _Passes:
         computation, plan = self.computation, self.plan
         captured = sum(plan.numbers.values()) * computation.tokens * computation.dtype.itemsize
         stack = find_stack(computation) if captured > computation.room.max_bytes / 2 else None
-        passes = self.split(plan.layers)
+        passes = self.split(plan.numbers)
         if stack is None:
             self.whole_passes(passes)
         else:
@@ -134,10 +134,10 @@ class _Passes:
         """Tell which fraction of the structured passes is done."""
         self.computation.progress(self.structured_share * fraction)
 
-    def split(self, layers: Sequence[Layer]) -> list[list[Layer]]:
+    def split(self, layers: Iterable[Layer]) -> list[list[Layer]]:
         """Split layers into passes whose captures fit into memory; one pass without layers."""
         number_bytes = self.computation.tokens * self.computation.dtype.itemsize
-        return self.plan.passes(layers, number_bytes, self.computation.room.max_bytes) or [[]]
+        return self.plan.passes(list(layers), number_bytes, self.computation.room.max_bytes) or [[]]
 
     def capture(self, layers: Sequence[Layer], idle: Sequence[Layer]) -> Capture:
         """Return a capture of some layers."""
@@ -191,7 +191,7 @@ class _Passes:
         computation, plan = self.computation, self.plan
         batches, stages = computation.batches, len(stack.blocks) + 2
 
-        def part(layers: Sequence[Layer], modules: set[nn.Module]) -> list[Layer]:
+        def part(layers: Iterable[Layer], modules: set[nn.Module]) -> list[Layer]:
             return [layer for layer in layers if layer.module in modules]
 
         def step(stage: int, fraction: float) -> None:
@@ -199,7 +199,7 @@ class _Passes:
 
         within = [set(block.modules()) for block in stack.blocks]
         outside = set(computation.model.modules()).difference(*within)
-        ends = self.capture(part(plan.layers, outside), part(plan.idle, outside))
+        ends = self.capture(part(plan.numbers, outside), part(plan.idle, outside))
         passages, gradients = [], []
         for n, batch in enumerate(batches):
             with torch.no_grad():
@@ -212,7 +212,7 @@ class _Passes:
             step(0, (n + 1) / len(batches))
         for stage, block in enumerate(reversed(range(len(stack.blocks))), start=1):
             above = gradients
-            for layers in self.split(part(plan.layers, within[block])):
+            for layers in self.split(part(plan.numbers, within[block])):
                 capture = self.capture(layers, part(plan.idle, within[block]))
                 gradients = []
                 for batch, passage, gradient in zip(batches, passages, above, strict=True):

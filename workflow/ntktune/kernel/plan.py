@@ -36,8 +36,9 @@ TOGETHER = (
 class Plan:
     """How each trainable parameter's gradient is found."""
 
-    layers: list[Layer]  # structured ones, in the order of their first call
-    numbers: dict[Layer, int]  # captured of each per token (or per example, if it sees one row)
+    # structured layers in the order of their first call → numbers that are captured per token (or
+    # per example, if a layer sees one row)
+    numbers: dict[Layer, int]
     idle: list[Layer]  # not called by the probe; a later call of one is not planned for
     general: dict[str, str]  # parameters that go the general way, each with the reason
     dense: set[Layer]  # every token of the probed texts, and nothing else, has a gradient
@@ -167,9 +168,9 @@ def make_plan(computation: Computation, general: dict[str, str]) -> Plan:
         more = dict.fromkeys(error.layer.parameters, error.reason)
         return make_plan(computation, more | reasons)
     except RuntimeError as error:
-        repeated = [name for layer in watched.expanded for name in layer.parameters]
-        if not repeated or is_out_of_memory(error):
+        if not watched.expanded or is_out_of_memory(error):
             raise
+        repeated = (name for layer in watched.expanded for name in layer.parameters)
         more = dict.fromkeys(repeated, "the model repeats its output itself")
         return make_plan(computation, more | reasons)
     with trainable(list(parameters.values())):
@@ -207,4 +208,4 @@ def _plan(layers: list[Layer], probe: _Probe, reasons: dict[str, str]) -> Plan:
             if id(call.input) not in inputs and layer.kind != "embedding":
                 numbers[layer] += call.input.shape[-1]  # counted once for q, k and v
             inputs.add(id(call.input))
-    return Plan(list(numbers), numbers, idle, reasons, set(layers) - probe.sparse)
+    return Plan(numbers, idle, reasons, set(layers) - probe.sparse)

@@ -30,7 +30,8 @@ NO_MEMORY = (
 )
 # By CUDA's major version: the oldest driver that runs it (NVIDIA's CUDA compatibility table).
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
-DTYPES = ("float32", "float64", "bfloat16")
+DIGITS = {"float32": 23, "float64": 52, "bfloat16": 7}  # binary ones behind the point
+DTYPES = tuple(DIGITS)
 
 
 def has_nvidia_gpu() -> bool:
@@ -58,18 +59,16 @@ def old_driver(driver: Path = Path("/proc/driver/nvidia/version")) -> str | None
 
 def machine_epsilon(name: str) -> float:
     """Return eps of a configured dtype: the distance from 1 to the next larger number."""
-    digits = {"float32": 23, "float64": 52, "bfloat16": 7}
-    if name not in digits:
+    if name not in DIGITS:
         raise UserError(f"dtype {name!r} is unknown; choose one of {', '.join(DTYPES)}")
-    return 2.0 ** -digits[name]
+    return 2.0 ** -DIGITS[name]
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of a configured name."""
     import torch
 
-    if name not in DTYPES:
-        raise UserError(f"dtype {name!r} is unknown; choose one of {', '.join(DTYPES)}")
+    machine_epsilon(name)  # it knows which there are
     return getattr(torch, name)
 
 
@@ -177,11 +176,9 @@ def free_in_control_groups(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory could not be had, without importing torch."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY))
-    )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY)
 
 
 def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:

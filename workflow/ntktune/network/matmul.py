@@ -7,7 +7,7 @@ GPU, in another precision or without oneDNN it is the plain product.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,11 +116,7 @@ class FastLinear(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self,
-        function: Callable,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: dict[str, Any] | None = None,
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Serve ``functional.linear`` where oneDNN suits; pass everything else on."""
         if function is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
@@ -141,11 +137,7 @@ class WideSoftmax(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self,
-        function: Callable,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: dict[str, Any] | None = None,
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Clamp what a softmax casts to float32; pass everything else on."""
         kwargs = kwargs or {}

@@ -61,8 +61,7 @@ class TextModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
-        hidden = last_hidden(self.backbone, input_ids, attention_mask)  # (N, T, D)
-        outputs = self.head(last_token(hidden, attention_mask))  # (N, C)
+        outputs = self.head(last_state(self.backbone, input_ids, attention_mask))  # (N, C)
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
 
 
@@ -152,9 +151,8 @@ class LabelWordModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the words' logits, shape (N, C), of token ids of shape (N, T)."""
-        hidden = last_hidden(self.model.base_model, input_ids, attention_mask)  # (N, T, D)
-        head = self.model.get_output_embeddings()
-        logits = head(last_token(hidden, attention_mask))[:, self.words]
+        hidden = last_state(self.model.base_model, input_ids, attention_mask)  # (N, D)
+        logits = self.model.get_output_embeddings()(hidden)[:, self.words]
         return logits if self.scale == 1 else logits * self.scale
 
 
@@ -193,9 +191,11 @@ def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask * positions).argmax(dim=1)  # right or left padding alike
 
 
-def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the last real token's hidden states, (N, D) of (N, T, D)."""
-    last = last_tokens(attention_mask)
+def last_state(
+    backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the last real token's hidden states, (N, D), of token ids of shape (N, T)."""
+    hidden, last = last_hidden(backbone, input_ids, attention_mask), last_tokens(attention_mask)
     return hidden[torch.arange(len(last), device=hidden.device), last]
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntktune.network.matmul import FastLinear
-from ntktune.network.models import TextModel, last_hidden, last_token, pad, token_batches
+from ntktune.network.models import TextModel, last_state, pad, token_batches
 
 # Passes with a gradient or a tangent keep all activations of their tokens: at most so many.
 MOST_TOKENS = 2_048
@@ -49,8 +49,7 @@ class LastStates(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return hidden states, shape (N, D), of token ids of shape (N, T)."""
-        hidden = last_hidden(self.backbone, input_ids, attention_mask)  # (N, T, D)
-        return last_token(hidden, attention_mask)
+        return last_state(self.backbone, input_ids, attention_mask)
 
 
 Tangent = Mapping[str, torch.Tensor]
