@@ -49,12 +49,8 @@ def _linear_shapes(module: nn.Module) -> list[tuple[int, int]]:
 def account(
     backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], item_bytes: int = 4
 ) -> Account:
-    """Return what the kernel of some texts costs, all parameters trainable.
-
-    The backbone's weights are not read (they may be on the ``meta`` device); ``blocks`` are its
-    blocks, one after the other; ``lengths`` the tokens of each of the N examples. Raises UserError
-    if there are no examples, or one has no tokens.
-    """
+    """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable."""
+    # no weights are read: the backbone may be on the meta device
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
     tokens, count = sum(lengths), len(lengths)

@@ -114,11 +114,9 @@ class Capture:
             raise PaddingError
 
     def units(self, groups: dict[str, str]) -> list[list[str]]:
-        """Return runs of weights whose Grams are computed together: those of shared inputs.
-
-        Queries, keys and values meet the same inputs, so their output gradients are put side by
-        side: one product of the inputs serves all. A run's weights are of one group.
-        """
+        """Return runs of weights whose Grams are computed together: of one group and of shared inputs."""
+        # Queries, keys and values meet the same inputs, so their output gradients are put side by
+        # side: one product of the inputs serves all.
         if self.sides.floor:  # each weight's rounding is judged by its own layer
             return [[name] for name in self.uses]
         together: dict[tuple, dict[str, list[str]]] = {}
@@ -203,11 +201,9 @@ def _joined(weights: list[list[Rows]]) -> Rows | None:
 
 
 def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows | None]:
-    """Return what remains of a head with many outputs of which few count, and rows of an embedding.
-
-    An output without a gradient adds nothing. A tied head's outputs are words: one row of the
-    weight has the gradient g a, as an embedding's row does.
-    """
+    """Return what remains of a head of which few outputs count, and rows of an embedding."""
+    # An output without a gradient adds nothing. A tied head's outputs are words: one row of the
+    # weight has the gradient g a, as an embedding's row does.
     if not tied:
         some = (linear.gradients != 0).any(dim=0)
         return Rows(linear.met, linear.gradients[:, some], linear.owner), None
@@ -307,11 +303,9 @@ class _Batch:
         return rows, self.first + rows.cpu() // (len(nonzero) // self.size)
 
     def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Return the rows to keep, whose they are, and whether they are all tokens.
-
-        Where most tokens have a gradient all of them are kept, so that layers of one
-        input keep one set of rows and share its products.
-        """
+        """Return the rows to keep, whose they are, and whether they are all tokens."""
+        # Where most tokens have a gradient all of them are kept, so that layers of one input keep
+        # one set of rows and share its products.
         if len(gradient) != self.size * self.length:
             return *self.some((gradient != 0).any(dim=1)), False
         tokens = self.tokens = self.tokens.to(gradient.device)

@@ -1,16 +1,21 @@
-"""Kernels of more texts than memory holds at once: chunk by chunk."""
+"""Kernels that memory cannot hold at once: chunk by chunk, and again in smaller pieces."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 
-from ntktune.kernel.computation import Computation
-from ntktune.kernel.memory import runs
+from ntktune.errors import UserError
+from ntktune.kernel.computation import Computation, Room, runs
 from ntktune.kernel.passes import Computed, computed
 from ntktune.kernel.plan import make_plan
 from ntktune.kernel.stack import find_stack
+from ntktune.network.device import is_out_of_memory, release_cached_memory
+
+Found = TypeVar("Found")
+HALVINGS = 6  # weights and single texts need the rest
 
 
 def computed_in_chunks(computation: Computation) -> Computed:
@@ -89,3 +94,34 @@ def _tokens_at_once(computation: Computation) -> float:
     plan, stack = make_plan(computation, {}), find_stack(computation)
     numbers = (stack.width if stack else 0) + max(plan.numbers.values(), default=0)
     return room / max(1, numbers * computation.dtype.itemsize)
+
+
+def computed_within(
+    compute: Callable[[Room], Found], room: Room, need: float, device: torch.device
+) -> tuple[Found, Room]:
+    """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
+
+    A warning tells each halving. ``need`` is the bytes that the whole computation takes: room
+    above it is cut to it first, otherwise halving has no effect. Raises UserError if a 64th of
+    the room is still too much.
+    """
+    for _ in range(HALVINGS + 1):
+        try:
+            return compute(room), room
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            told = str(error).splitlines()[0] if str(error) else "no memory left"
+        # outside of the handler: its traceback holds what filled the memory
+        release_cached_memory(device)
+        room = room.halved(need)
+        warnings.warn(
+            f"memory ran out on {device} ({told}); going on with half as much at once: "
+            f"{room.max_tokens} tokens per pass",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    raise UserError(
+        f"there is too little memory on {device}, even in small pieces ({told}); use a device with "
+        "more, shorter texts (model.max_tokens), or fewer blocks (model.blocks)"
+    )

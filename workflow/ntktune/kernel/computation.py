@@ -1,13 +1,13 @@
 """What is computed at once: a function of some texts, their numbers and micro-batches."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ntktune.kernel.memory import Room
 from ntktune.kernel.network import network_outputs
 from ntktune.kernel.products import SIGN_FLOORS, Sides
 from ntktune.network.models import token_batches
@@ -16,6 +16,34 @@ from ntktune.network.models import token_batches
 # autograd. Hugging Face computes parts in float32 even in a float64 model; bfloat16 differs by a
 # tenth between a batch and a single text after 30 blocks.
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.5}
+
+
+def runs(sizes: Iterable[float], most: float) -> list[slice]:
+    """Split a sequence into runs whose sizes sum to ``most`` at most, one item at least."""
+    sizes, starts, room = list(sizes), [], 0.0
+    for item, size in enumerate(sizes):
+        if not starts or size > room:
+            starts.append(item)
+            room = most
+        room -= size
+    return [slice(start, end) for start, end in itertools.pairwise([*starts, len(sizes)])]
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much a computation takes at once."""
+
+    max_tokens: int  # padded tokens per micro-batch
+    max_bytes: float  # for captured inputs and gradients
+    chunk_bytes: float  # for all that grows with the number of tokens
+
+    def halved(self, need: float) -> "Room":
+        """Return half of it, or of what the whole needs where that is less; one token at least."""
+        return Room(
+            max(1, self.max_tokens // 2),
+            min(self.max_bytes, 2 * need) / 2,
+            min(self.chunk_bytes, need) / 2,
+        )
 
 
 @dataclass
@@ -86,11 +114,9 @@ class Computation:
 
     @functools.cached_property
     def pair(self) -> list[int]:
-        """The numbers of two short examples, on which the network is tried out.
-
-        They are not so short that attention has nothing to weigh, and of different lengths if
-        there are any: rows that a model packs show then.
-        """
+        """The numbers of two short examples, on which the network is tried out."""
+        # They are not so short that attention has nothing to weigh, and of different lengths if
+        # there are any: rows that a model packs show then.
         lengths = self.lengths(range(self.sides.total))
         enough = min(8, max(lengths))
         ordered = sorted((n, i) for i, n in enumerate(lengths) if n >= enough)

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
-from ntktune.kernel.chunks import computed_in_chunks, token_bytes
-from ntktune.kernel.computation import TOLERANCES, Computation
+from ntktune.kernel.chunks import computed_in_chunks, computed_within, token_bytes
+from ntktune.kernel.computation import TOLERANCES, Computation, Room
 from ntktune.kernel.groups import parameter_group
-from ntktune.kernel.memory import Room, computed_within
 from ntktune.kernel.network import (
     LOGITS,
     OUTPUTS,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ntktune.kernel.computation import runs
 from ntktune.kernel.groups import layer_name
-from ntktune.kernel.memory import runs
 from ntktune.kernel.network import trainable
 from ntktune.kernel.products import Sides, inner_products
 

@@ -59,11 +59,9 @@ def computed(computation: Computation) -> Computed:
 
 
 def _completed(computation: Computation) -> tuple[_Passes, dict[str, Any]]:
-    """Return the passes when all are done, and facts about them.
-
-    If a layer does what the probe did not show, its parameters go the general way and all
-    starts again; if padding has a gradient, all starts again with every row looked at.
-    """
+    """Return the passes when all are done, and facts about them."""
+    # If a layer does what the probe did not show, its parameters go the general way and all starts
+    # again; if padding has a gradient, all starts again with every row looked at.
     pair = computation.pair
     check_finite(computation.scalar(pair), "output", computation.texts_of(pair))
     general: dict[str, str] = {}

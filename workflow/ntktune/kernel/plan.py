@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntktune.kernel.computation import Computation
+from ntktune.kernel.computation import Computation, runs
 from ntktune.kernel.layers import (
     OTHER_ROWS,
     Call,
@@ -19,7 +19,6 @@ from ntktune.kernel.layers import (
     layer_kind,
     scale_response,
 )
-from ntktune.kernel.memory import runs
 from ntktune.kernel.network import trainable
 from ntktune.network.device import is_out_of_memory
 

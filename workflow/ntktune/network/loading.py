@@ -47,11 +47,9 @@ def quiet_transformers() -> ModuleType:
 
 
 def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
-    """Return what a class of transformers, such as ``AutoTokenizer``, reads from a local folder.
-
-    All calls of ``from_pretrained`` go through here: without ``trust_remote_code=False``
-    transformers asks on standard input whether to run the folder's own Python code.
-    """
+    """Return what a class of transformers, such as ``AutoTokenizer``, reads from a local folder."""
+    # All calls of from_pretrained go through here: without trust_remote_code=False transformers
+    # asks on standard input whether to run the folder's own Python code.
     reader = getattr(quiet_transformers(), kind)
     return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
 

@@ -48,11 +48,8 @@ class TextModel(nn.Module):
         self.reset_head(generator)
 
     def reset_head(self, generator: torch.Generator) -> None:
-        """Draw a fresh head: weights from N(0, initializer_range^2), bias 0.
-
-        The scale is the pretrained configuration's own, as in Hugging Face's sequence
-        classification heads; it fixes the head's share of the kernel.
-        """
+        """Draw a fresh head: weights from N(0, initializer_range^2), bias 0."""
+        # the scale of Hugging Face's classification heads sets the head's share of the kernel
         scale = getattr(self.backbone.config, "initializer_range", 0.02)
         with torch.no_grad():
             weight = torch.randn(self.head.weight.shape, generator=generator) * scale
@@ -117,11 +114,9 @@ def fuse_activations(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def checkpointed(backbone: nn.Module) -> Iterator[None]:
-    """Let the blocks keep nothing but their inputs for the backward pass, in a context.
-
-    Each block is computed again when its gradient is due (activation checkpointing), in
-    evaluation mode too, where Hugging Face's own switch does nothing.
-    """
+    """Let the blocks keep nothing but their inputs for the backward pass, in a context."""
+    # Each block is computed again when its gradient is due (activation checkpointing), in
+    # evaluation mode too, where Hugging Face's own switch does nothing.
     from torch.utils.checkpoint import checkpoint
 
     blocks = block_list(backbone)
@@ -247,11 +242,9 @@ def _first_blocks(config: PreTrainedConfig, blocks: int | None) -> PreTrainedCon
 
 
 def cut_configuration(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
-    """Return a configuration cut to the first blocks, in place, its lists per block too.
-
-    transformers refuses a list of another length than the number of blocks. GPT-Neo keeps a
-    list twice: ``attention_types`` is ``attention_layers`` with counts.
-    """
+    """Return a configuration cut to the first blocks, in place, its lists per block too."""
+    # transformers refuses a list of another length than the number of blocks. GPT-Neo keeps a list
+    # twice: attention_types is attention_layers with counts.
     there = config.num_hidden_layers
     for name, value in vars(config).items():
         per_block = isinstance(value, (list, tuple)) and len(value) == there
@@ -264,11 +257,9 @@ def cut_configuration(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig
 
 
 def positions(model: nn.Module) -> int | None:
-    """Return how many tokens a model has positions for, None if it states no limit.
-
-    RoBERTa and its kin count positions from the padding id on: they never use the first rows of
-    their table, and that many of the ``max_position_embeddings``.
-    """
+    """Return how many tokens a model has positions for, None if it states no limit."""
+    # RoBERTa and its kin count positions from the padding id on: they never use the first rows of
+    # their table, and that many of the max_position_embeddings.
     stated = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(stated, int) or stated < 1:  # XLNet says -1: no limit
         return None
