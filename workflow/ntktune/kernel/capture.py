@@ -114,7 +114,7 @@ class Capture:
             raise PaddingError
 
     def units(self, groups: dict[str, str]) -> list[list[str]]:
-        """Return runs of weights whose Grams are computed together: of one group and of shared inputs."""
+        """Return runs of weights of one group and shared inputs: their Gram is computed in one."""
         # Queries, keys and values meet the same inputs, so their output gradients are put side by
         # side: one product of the inputs serves all.
         if self.sides.floor:  # each weight's rounding is judged by its own layer

@@ -51,13 +51,13 @@ def autograd_grams(
     no parameter but the given ones requires a gradient.
     """
     grams: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        if groups[name] not in grams:
+            grams[groups[name]] = parameter.new_zeros(sides.shape, dtype=torch.float64)
     bundles = _bundles(parameters, max_bytes / 2)
     square = sides.columns is None
     for number, bundle in enumerate(bundles):
-        members, owners = list(bundle.values()), [groups[name] for name in bundle]
-        for group, parameter in zip(owners, members, strict=True):
-            if group not in grams:
-                grams[group] = parameter.new_zeros(sides.shape, dtype=torch.float64)
+        members, sums = list(bundle.values()), [grams[groups[name]] for name in bundle]
 
         def gradients(example: int, bundle: dict = bundle) -> list[torch.Tensor]:
             value, members = scalar([example])[0], list(bundle.values())
@@ -76,16 +76,15 @@ def autograd_grams(
                     for row, gradient in zip(rows, gradients(i), strict=True):
                         row[i - first] = gradient
                 if square:
-                    for group, row in zip(owners, rows, strict=True):
-                        block = inner_products(*sides.factors(row, row))
-                        grams[group][first:last, first:last] += block
+                    for gram, row in zip(sums, rows, strict=True):
+                        gram[first:last, first:last] += inner_products(*sides.factors(row, row))
                 for j in range(last if square else sides.rows, sides.total):
                     others = gradients(j)
-                    for group, row, other in zip(owners, rows, others, strict=True):
+                    for gram, row, other in zip(sums, rows, others, strict=True):
                         column = inner_products(*sides.factors(row, other[None]))
-                        grams[group][first:last, j if square else j - sides.rows] += column[:, 0]
+                        gram[first:last, j if square else j - sides.rows] += column[:, 0]
                         if square:
                             below = inner_products(*sides.factors(other[None], row))
-                            grams[group][j, first:last] += below[0]
+                            gram[j, first:last] += below[0]
                 progress((number + last / sides.rows) / len(bundles))
     return grams

@@ -6,6 +6,7 @@ below it. That costs one more forward pass.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +25,7 @@ class _NotAStackError(Exception):
 
 
 class _Reached(Exception):
-    """The first block's input is there; nothing after it is wanted."""
-
-    def __init__(self, hidden: torch.Tensor):
-        super().__init__()
-        self.hidden = hidden
+    """The first block's input, its argument, is there; nothing after it is wanted."""
 
 
 @dataclass
@@ -71,11 +68,6 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def _after_first(output: tuple) -> tuple:
-    """Return what a block returned behind its output, None in the place of a tensor."""
-    return tuple(None if isinstance(item, torch.Tensor) else item for item in output[1:])
-
-
 def _separated(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, tuple, dict]:
     """Return a block's hidden states and its other arguments."""
     if args:
@@ -113,7 +105,10 @@ class Stack:
                     raise _NotAStackError("a block does not return hidden states")
                 found.hidden.append(hidden)
                 found.arguments.append((others, named))
-                found.rest.append(None if output is first else _after_first(output))
+                rest = None
+                if output is not first:
+                    rest = tuple(None if isinstance(x, torch.Tensor) else x for x in output[1:])
+                found.rest.append(rest)
                 last[:] = [first]
                 return output
 
@@ -131,7 +126,8 @@ class Stack:
         leaf = passage.hidden[-1].detach().requires_grad_()
         outputs = zip([*passage.hidden[1:-1], leaf], passage.rest, strict=True)
         returned = [hidden if rest is None else (hidden, *rest) for hidden, rest in outputs]
-        with _replaced(self.blocks, [lambda *_, out=out, **__: out for out in returned]):
+        stand_ins = [functools.partial(lambda out, /, *_, **__: out, out) for out in returned]
+        with _replaced(self.blocks, stand_ins):
             values = self.scalar(batch)
         return watched.backward(values.sum(), beyond=leaf)
 
@@ -156,7 +152,7 @@ class Stack:
             try:
                 self.scalar(batch)
             except _Reached as stop:
-                watched.backward(stop.hidden, gradient)
+                watched.backward(stop.args[0], gradient)
 
 
 def _fits(stack: Stack, computation: Computation) -> bool:
@@ -173,7 +169,7 @@ def _fits(stack: Stack, computation: Computation) -> bool:
             return False
         stack.width = sum(hidden.shape[-1] for hidden in passage.hidden[:-1])
         linked = [h for h in passage.hidden if h.requires_grad]
-        wanted = torch.autograd.grad(values.sum(), linked, allow_unused=True)
+        wanted = torch.autograd.grad(values.sum(), linked, materialize_grads=True)
     try:
         with WatchedLayers([], len(pair), lambda call: None) as watched:
             found = [stack.top(pair, passage, watched)]
@@ -181,8 +177,7 @@ def _fits(stack: Stack, computation: Computation) -> bool:
                 found.insert(0, stack.through(block, passage, found[0], watched))
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return False  # a block that needs more of its surroundings than its arguments
-    for ours, theirs in zip(found[-len(wanted) :], wanted, strict=True):
-        expected = torch.zeros_like(ours) if theirs is None else theirs
+    for ours, expected in zip(found[-len(wanted) :], wanted, strict=True):
         # rounding stays far below the root of the precision, another path far above
         tolerance = torch.finfo(ours.dtype).eps ** 0.5 * expected.abs().max()
         if not bool(((ours - expected).abs() <= tolerance).all()):
