@@ -47,11 +47,9 @@ class Layer:
 
 
 def layer_kind(module: nn.Module) -> str | None:
-    """Return the structured rule that may fit a module, None if none does.
-
-    The code that runs decides, not the class's name alone: a subclass with its own forward, a
-    replaced forward, hooks and parametrisations rule it out.
-    """
+    """Return the structured rule that may fit a module, None if none does."""
+    # The code that runs decides, not the class's name alone: a subclass with its own forward, a
+    # replaced forward, hooks and parametrisations rule it out.
     hooked = module._forward_hooks or module._forward_pre_hooks
     hooked = hooked or module._backward_hooks or module._backward_pre_hooks
     if hooked or "forward" in vars(module) or any(True for _ in module.children()):

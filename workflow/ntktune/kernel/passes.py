@@ -226,11 +226,8 @@ class _Passes:
 
 
 def _self_check(done: _Passes) -> dict[str, Any]:
-    """Compare the longest and the shortest example with plain autograd, group by group.
-
-    The outputs are compared with those of each example by itself. Raises UserError if they
-    disagree: the structured rules do not fit this model.
-    """
+    """Compare the longest and shortest example with plain autograd; UserError if they differ."""
+    # group by group, and the outputs with those of each example by itself
     computation, sides = done.computation, done.computation.sides
     rows, columns = (sorted({0, count - 1}) for count in sides.shape)
     square = sides.columns is None

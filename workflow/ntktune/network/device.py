@@ -223,12 +223,10 @@ _lease: list[FileLock] = []  # held until this process ends
 
 @functools.cache
 def leased_gpu() -> int:
-    """Return the number of a GPU that no other process has leased; wait until there is one.
-
-    Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one by
-    locking a file named after it in the temporary folder. The operating system releases the lock
-    when the process ends, however that ends. Other users' jobs are not seen.
-    """
+    """Return the number of a GPU that no other process has leased; wait until there is one."""
+    # Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one by
+    # locking a file named after it in the temporary folder. The operating system releases the lock
+    # when the process ends, however that ends. Other users' jobs are not seen.
     from filelock import FileLock, Timeout
 
     names, told = _gpu_names(), False

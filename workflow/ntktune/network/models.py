@@ -152,11 +152,9 @@ class LabelWordModel(nn.Module):
 
 
 def logit_scale(model: nn.Module) -> float:
-    """Return what a language model multiplies its head's outputs by, 1 for most.
-
-    Granite, Cohere and MiniCPM3 do. The model's own logits of two tokens are compared with its
-    head's; UserError if they are not proportional, as where logits are capped.
-    """
+    """Return what a language model multiplies its head's outputs by, or raise UserError."""
+    # 1 but for Granite, Cohere and MiniCPM3; the model's own logits of two tokens are compared with
+    # its head's, and are not proportional where they are capped
     ids = torch.arange(2, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
     training = [module for module in model.modules() if module.training]
