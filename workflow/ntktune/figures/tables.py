@@ -6,7 +6,7 @@ an option, drawing functions as a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,23 +22,12 @@ KINDS = ("regression", "classification")
 class Table(NamedTuple):
     """One kind of table.
 
-    Attributes
-    ----------
-    file
-        Its place in a study's results; in braces what there is a file for: ``{task}``, ``{size}``,
-        ``{fixed_size}``, ``{pair}``.
-    about
-        What it holds, in a few words.
-    kept
-        Columns that stay as they are; of a JSON file its keys.
-    numbers
-        Columns that become floating point.
-    lists
-        Which of a study's tasks have one.
-    of_task
-        Whether the columns ``task`` and ``kind`` come from the file's provenance.
-    one
-        Columns whose values no two files may share.
+    ``file`` is its place in a study's results; in braces what there is a file for: ``{task}``,
+    ``{size}``, ``{fixed_size}``, ``{pair}``. ``about`` says in a few words what it holds. Columns
+    ``kept`` stay as they are (of a JSON file its keys), ``numbers`` become floating point.
+    ``lists`` is which of a study's tasks have one; ``of_task`` whether the columns ``task`` and
+    ``kind`` come from the file's provenance; ``one`` are columns whose values no two files may
+    share.
     """
 
     file: str
@@ -56,6 +45,8 @@ class Table(NamedTuple):
 
 
 def _of_task(file: str, about: str, kept: str, numbers: str = "", lists: str = "tasks") -> Table:
+    """Return a table of which each task has one file, which says in its provenance whose it is."""
+    about = f"{about}, one file per task"
     return Table(file, about, kept, numbers, lists, of_task=True, one=("task",))
 
 
@@ -64,172 +55,79 @@ SCORES = (
     "accuracy f1 cross_entropy baseline_accuracy baseline_f1"
 )
 
+# fmt: off
 TABLES = {
-    "metrics": Table(
-        "finetune/{task}/n{size}/metrics.parquet",
+    "metrics": Table("finetune/{task}/n{size}/metrics.parquet",
         "fine-tuning metrics, one file per task and size",
-        "task kind metric n seed",
-        f"{SCORES} best_step sum_learning_rate",
-        one=("task", "n"),
-    ),
-    "baselines": Table(
-        "finetune/{task}/baselines.parquet",
+        "task kind metric n seed", f"{SCORES} best_step sum_learning_rate", one=("task", "n")),
+    "baselines": Table("finetune/{task}/baselines.parquet",
         "predictions without fine-tuning, one file per task",
-        "task kind metric method n seed",
-        SCORES,
-        one=("task",),
-    ),
-    "history": _of_task(
-        "finetune/{task}/fixed/n{fixed_size}/history.parquet",
-        "evaluations without early stopping, with test metrics, one file per task",
-        "kind seed",
-        f"epoch holdout_loss {SCORES}",
-        lists="fixed",
-    ),
-    "subsets": _of_task(
-        "data/{task}/subsets.json", "samples of each seed, one file per task", "seeds test"
-    ),
-    "eigenvalues": _of_task(
-        "spectrum/{task}/eigenvalues.parquet",
-        "eigenvalues, one file per task",
-        "draw k",
-        "eigenvalue centred",
-    ),
-    "decay": _of_task(
-        "spectrum/{task}/decay.parquet",
-        "decay fits, one file per task",
-        "draw range first last dropped",
-        "exponent intercept r_squared exponential",
-    ),
-    "summary": _of_task(
-        "spectrum/{task}/summary.json",
-        "spectrum summaries, one file per task",
-        "n draws shared noise_floor exponent r_squared predicted_rate sensitivity",
-    ),
-    "stopping": _of_task(
-        "theory/{task}/stopping.parquet",
-        "stopping times, one file per task",
+        "task kind metric method n seed", SCORES, one=("task",)),
+    "history": _of_task("finetune/{task}/fixed/n{fixed_size}/history.parquet",
+        "evaluations without early stopping, with test metrics",
+        "kind seed", f"epoch holdout_loss {SCORES}", lists="fixed"),
+    "subsets": _of_task("data/{task}/subsets.json", "samples of each seed", "seeds test"),
+    "eigenvalues": _of_task("spectrum/{task}/eigenvalues.parquet", "eigenvalues",
+        "draw k", "eigenvalue centred"),
+    "decay": _of_task("spectrum/{task}/decay.parquet", "decay fits",
+        "draw range first last dropped", "exponent intercept r_squared exponential"),
+    "summary": _of_task("spectrum/{task}/summary.json", "spectrum summaries",
+        "n draws shared noise_floor exponent r_squared predicted_rate sensitivity"),
+    "stopping": _of_task("theory/{task}/stopping.parquet", "stopping times",
         "draw n sigma_source radius_source",
-        "sigma radius step_size critical_radius stopping_time eta",
-    ),
-    "sensitivity": _of_task(
-        "theory/{task}/sensitivity.parquet",
-        "stopping times by estimate, one file per task",
+        "sigma radius step_size critical_radius stopping_time eta"),
+    "sensitivity": _of_task("theory/{task}/sensitivity.parquet", "stopping times by estimate",
         "kind draw sigma_source radius_source",
-        "sigma_factor radius_factor sigma radius stopping_time eta",
-    ),
-    "rules": _of_task(
-        "theory/{task}/rules.parquet",
-        "stops of four rules, one file per task",
-        "kind seed n rule sigma_source",
-        "time eta test_error start_error",
-        lists="ruled",
-    ),
-    "ridge": _of_task(
-        "theory/{task}/ridge.parquet",
-        "descent beside ridge, one file per task",
-        "kind seed n",
-        "eta distance_test error_descent error_ridge",
-        lists="ruled",
-    ),
-    "trace": _of_task(
-        "theory/{task}/trace.parquet",
-        "evaluations of watched trainings, one file per task",
+        "sigma_factor radius_factor sigma radius stopping_time eta"),
+    "rules": _of_task("theory/{task}/rules.parquet", "stops of four rules",
+        "kind seed n rule sigma_source", "time eta test_error start_error", lists="ruled"),
+    "ridge": _of_task("theory/{task}/ridge.parquet", "descent beside ridge",
+        "kind seed n", "eta distance_test error_descent error_ridge", lists="ruled"),
+    "trace": _of_task("theory/{task}/trace.parquet", "evaluations of watched trainings",
         "kind n seed method best",
         "step eta train_loss distance linear_gap kernel_gap error error_linear start_error loss "
         "loss_linear start_loss drift drift_frobenius alignment exponent start_exponent",
-        lists="traced",
-    ),
-    "trace_ridge": _of_task(
-        "theory/{task}/trace_ridge.parquet",
-        "networks at ridge solutions, one file per task",
-        "kind seed holdout",
-        "gap error_network error_ridge",
-        lists="traced",
-    ),
-    "stops": _of_task(
-        "theory/{task}/stops.parquet",
-        "stops on one clock, one file per task",
-        "kind seed",
+        lists="traced"),
+    "trace_ridge": _of_task("theory/{task}/trace_ridge.parquet", "networks at ridge solutions",
+        "kind seed holdout", "gap error_network error_ridge", lists="traced"),
+    "stops": _of_task("theory/{task}/stops.parquet", "stops on one clock", "kind seed",
         "step_size theory operator_crossing operator_minimiser kernel_holdout network_holdout "
-        "network_steps",
-        lists="traced",
-    ),
-    "cosine": Table(
-        "taskvectors/cosine.parquet",
-        "cosines between task vectors",
-        "pair task_a run_a task_b run_b group",
-        "cosine shared",
-        lists="merged",
-    ),
-    "merged": Table(
-        "taskvectors/merged.parquet",
-        "scores of merged models",
+        "network_steps", lists="traced"),
+    "cosine": Table("taskvectors/cosine.parquet", "cosines between task vectors",
+        "pair task_a run_a task_b run_b group", "cosine shared", lists="merged"),
+    "merged": Table("taskvectors/merged.parquet", "scores of merged models",
         "merged seed task kind metric choice",
         "coefficient pretrained single merged_score normalised normalised_clean rows leaked "
-        "validation_rows",
-        lists="merged",
-    ),
-    "sweep": Table(
-        "taskvectors/sweep.parquet",
-        "scores of merged models by coefficient",
-        "merged seed task part",
-        "coefficient normalised",
-        lists="merged",
-    ),
-    "negated": Table(
-        "taskvectors/negated.parquet",
-        "scores of negated models",
+        "validation_rows", lists="merged"),
+    "sweep": Table("taskvectors/sweep.parquet", "scores of merged models by coefficient",
+        "merged seed task part", "coefficient normalised", lists="merged"),
+    "negated": Table("taskvectors/negated.parquet", "scores of negated models",
         "target seed task kind metric part chosen",
         "coefficient score pretrained kept gap random_gap predicted_gap linear_score",
-        lists="merged",
-    ),
-    "overlap": Table(
-        "taskvectors/overlap.parquet",
-        "test rows that other tasks were trained on",
-        "task other seed",
-        "sample_exact sample_normalised pool_exact pool_normalised",
-        lists="merged",
-    ),
-    "disentanglement": Table(
-        "taskvectors/disentanglement/{pair}.parquet",
+        lists="merged"),
+    "overlap": Table("taskvectors/overlap.parquet", "test rows that other tasks were trained on",
+        "task other seed", "sample_exact sample_normalised pool_exact pool_normalised",
+        lists="merged"),
+    "disentanglement": Table("taskvectors/disentanglement/{pair}.parquet",
         "disentanglement errors, one file per pair",
-        "task_a task_b seed arm",
-        "alpha_a alpha_b error",
-        lists="merged",
-        one=("task_a", "task_b"),
-    ),
-    "simulation": Table(
-        "theory/simulation.parquet",
-        "errors of the stopping rules on a known target",
-        "n rule",
-        "error error_stderr repeats",
-    ),
-    "radii": Table(
-        "theory/radii.parquet", "critical radii of power laws", "", "decay predicted measured"
-    ),
-    "width": Table(
-        "theory/width.parquet",
-        "networks of several widths",
-        "width seed phase",
-        "drift linear_gap distance",
-    ),
-    "slopes": Table(
-        "theory/slopes.parquet",
-        "slopes over networks' widths",
-        "phase quantity networks",
-        "slope low high",
-    ),
-    "table1": Table(
-        "figures/table1.csv",
-        "table 1",
+        "task_a task_b seed arm", "alpha_a alpha_b error", lists="merged",
+        one=("task_a", "task_b")),
+    "simulation": Table("theory/simulation.parquet",
+        "errors of the stopping rules on a known target", "n rule", "error error_stderr repeats"),
+    "radii": Table("theory/radii.parquet", "critical radii of power laws",
+        "", "decay predicted measured"),
+    "width": Table("theory/width.parquet", "networks of several widths",
+        "width seed phase", "drift linear_gap distance"),
+    "slopes": Table("theory/slopes.parquet", "slopes over networks' widths",
+        "phase quantity networks", "slope low high"),
+    "table1": Table("figures/table1.csv", "table 1",
         "task kind metric error_measure sizes seeds needed_undecided needed_bound",
         "shared_draws exponent exponent_low exponent_high r_squared predicted_rate predicted_low "
         "predicted_high shared_seeds measured_exponent measured_low measured_high slope_exponent "
-        "needed needed_low needed_high best_score best_score_sd best_size",
-    ),
+        "needed needed_low needed_high best_score best_score_sd best_size"),
     "verdicts": Table("figures/verdicts.csv", "the verdicts", "group claim verdict"),
 }
+# fmt: on
 
 Facts = dict[str, dict[str, Any]]  # task → what a file's provenance states of it
 
@@ -240,50 +138,22 @@ def task_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": task} if isinstance(task, str) else task
 
 
-def as_numbers(table: pd.DataFrame, columns: Iterable[str], where: str) -> pd.DataFrame:
-    """Return a table with some columns as floating point, and ``n`` as a number.
-
-    Raises
-    ------
-    UserError
-        One holds something that is no number.
-    """
-    import pandas as pd
-
-    table = table.copy()
-    for name in [*columns, *{"n"} & set(table)]:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        wrong = table.loc[numbers.isna() & table[name].notna(), name]
-        if len(wrong):
-            raise UserError(
-                f"the column {name} of {where} holds {wrong.iloc[0]!r}, which is no number; make "
-                "its file again"
-            )
-        table[name] = numbers if name == "n" else numbers.astype(float)
-    return table
-
-
-def _content(path: str, spec: Table) -> tuple[pd.DataFrame | dict, dict[str, Any]]:
-    """Return what one file holds, and its provenance."""
-    if path.endswith(".json"):
-        content = read_json(path)
-        check_names(path, content, [*spec.kept.split(), "provenance"], "keys")
-        return content, content["provenance"]
-    if path.endswith(".csv"):
-        if not Path(path).is_file():
-            made = f"make it with: ntktune figures table {Path(path).stem}, or run the study"
-            raise not_there(path, made)
-        return read_csv(path), {}
-    return read_table(path)
-
-
 def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | None]:
     """Return one file as a checked table, what it states of its task, and a JSON file's content."""
     import pandas as pd
 
-    content, provenance = _content(path, spec)
-    document = content if isinstance(content, dict) else None
-    table = pd.DataFrame(index=[0]) if document else content
+    document = None
+    if path.endswith(".json"):
+        document, table = read_json(path), pd.DataFrame(index=[0])
+        check_names(path, document, [*spec.kept.split(), "provenance"], "keys")
+        provenance = document["provenance"]
+    elif path.endswith(".csv"):
+        if not Path(path).is_file():
+            made = f"make it with: ntktune figures table {Path(path).stem}, or run the study"
+            raise not_there(path, made)
+        table, provenance = read_csv(path), {}
+    else:
+        table, provenance = read_table(path)
     task = task_facts(provenance)
     if spec.of_task:
         if not task.get("name"):
@@ -294,7 +164,16 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
         check_names(path, table.columns, spec.columns, "columns")
         if table.empty:
             raise UserError(f"{path} has no rows; make it again")
-        table = as_numbers(table, spec.numbers.split(), path)
+        table = table.copy()
+        for name in [*spec.numbers.split(), *{"n"} & set(table)]:
+            numbers = pd.to_numeric(table[name], errors="coerce")
+            wrong = table.loc[numbers.isna() & table[name].notna(), name]
+            if len(wrong):
+                raise UserError(
+                    f"the column {name} of {path} holds {wrong.iloc[0]!r}, which is no number; "
+                    "make its file again"
+                )
+            table[name] = numbers if name == "n" else numbers.astype(float)
     # table 1 states no kind of a task that was not fine-tuned
     if unknown := set(table["kind"].dropna() if "kind" in table else ()) - set(KINDS):
         raise UserError(
@@ -306,27 +185,12 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
 def read_tables(
     name: str, paths: Sequence[str]
 ) -> tuple[pd.DataFrame | dict[str, dict[str, Any]], Facts]:
-    """Read all files of one kind of table as one table.
+    """Read all files of one kind of table, a name of :data:`TABLES`, as one table.
 
-    Parameters
-    ----------
-    name
-        One of :data:`TABLES`.
-    paths
-        Its files; without any the table has no rows.
-
-    Returns
-    -------
-    table
-        The rows of all files; of JSON files task → content.
-    facts
-        Task → what the files' provenance states of it (title, kind, score range).
-
-    Raises
-    ------
-    UserError
-        A file is damaged, lacks a column or a row, does not say which task it is of, holds text
-        where a number belongs, or holds what another one holds, too.
+    Returns the rows of all files, none without files, or of JSON files task → content; and task →
+    what the files' provenance states of it (title, kind, score range). Raises UserError if a file
+    is damaged, lacks a column or a row, does not say which task it is of, holds text where a number
+    belongs, or holds what another one holds, too.
     """
     import pandas as pd
 
@@ -348,8 +212,7 @@ def read_tables(
         tables.append(table)
     if documents:
         return documents, facts
-    columns = [*spec.columns, *["task"] * spec.of_task]
-    every = tables or [pd.DataFrame(columns=columns)]
+    every = tables or [pd.DataFrame(columns=[*spec.columns, *["task"] * spec.of_task])]
     return pd.concat(every, ignore_index=True), facts
 
 
