@@ -7,7 +7,6 @@ from made_up_study import NAN, SIZES, TASKS, metrics_table
 from scipy.optimize import nnls
 from scipy.stats import linregress
 
-from ntktune.figures.agreement import chance_of_order, kendall_tau, order_span
 from ntktune.figures.claims import Span
 from ntktune.figures.rates import (
     EXPONENTS,
@@ -17,6 +16,7 @@ from ntktune.figures.rates import (
     floor_fits,
     measured_exponent,
 )
+from ntktune.figures.verdicts import chance_of_order, kendall_tau, order_span
 
 
 def metrics_of(task, sizes=SIZES, **kwargs):

@@ -18,8 +18,13 @@ from ntktune.figures.addition import addition_figure
 from ntktune.figures.disentanglement import disentanglement_figure
 from ntktune.figures.layers import group_means, layer_figure
 from ntktune.figures.negation import negation_figure
-from ntktune.figures.negations import negated_as_chosen, negated_fully
-from ntktune.figures.result_tables import cosine_table, merging_table, negation_table
+from ntktune.figures.result_tables import (
+    cosine_table,
+    merging_table,
+    negated_as_chosen,
+    negated_fully,
+    negation_table,
+)
 from ntktune.figures.sweeps import bounds, task_looks
 
 NAMES = ["stsb", "rte", "mrpc"]

@@ -174,7 +174,8 @@ class TestJudge:
         assert row["verdict"] == UNTESTED
         assert row["detail"] == "it broke"
         assert np.isnan([row["value"], row["low"], row["high"]]).all()
-        assert judge(self.claim(), {}, missing="nothing there")["detail"] == "nothing there"
+        untested = Claim("it", "eq 1", "a size", 1, "≤", "a control", missing="nothing there")
+        assert judge(untested, {})["detail"] == "nothing there"
 
     def test_with_one_seed_each_the_tasks_are_the_sample(self):
         units = {

@@ -13,7 +13,7 @@ measured. The claim is
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,19 +42,10 @@ class Span(NamedTuple):
 class Sample:
     """One unit's values, one per seed or draw.
 
-    Parameters
-    ----------
-    values
-        Shape (m,); on the scale on which they scatter evenly (logarithms of ratios).
-    beyond
-        By how much each does better than the control, shape (m,): above 0 where it does. None
-        where there is no control.
-    shared
-        Mean share of rows that two seeds or draws have in common.
-    scale
-        From the values' scale to the claim's.
-    missing
-        Why the unit has no values ("" if it has).
+    ``values``, shape (m,), are on the scale on which they scatter evenly (logarithms of ratios);
+    ``scale`` goes from there to the claim's. ``beyond``, (m,), is by how much each is better than
+    the control, None without one; ``shared`` the mean share of rows that two seeds or draws have in
+    common; ``missing`` why the unit has no values ("" if it has).
     """
 
     values: np.ndarray
@@ -77,11 +68,15 @@ class Sample:
         mean, half = np.mean(self.values), half_width(self.values, self.shared, level)
         return Span(*(float(self.scale(end)) for end in (mean, mean - half, mean + half)))
 
+    @property
     def better(self) -> bool | None:
-        """Return whether it surely is better than the control; None without one."""
+        """Whether it surely is better than the control; None without one."""
         if self.beyond is None or not np.isfinite(self.beyond).all():
             return None
         return bool(np.mean(self.beyond) - half_width(self.beyond, self.shared) > 0)
+
+
+NO_MOVE = Sample(np.array([]), missing=STILL)
 
 
 def ratio_sample(
@@ -96,18 +91,9 @@ def ratio_sample(
 
     The difference part − bound · whole is judged, because a single score may be near 0. Only the
     mean of ``whole`` is a denominator. It must surely be above 0: over seeds, and, if it is a
-    correlation, for its number of test rows.
-
-    Parameters
-    ----------
-    part, whole
-        Scores, one per seed, (m,).
-    beyond
-        By how much ``part`` is above the control's score, (m,).
-    shared
-        See :func:`ntktune.intervals.half_width`.
-    rows
-        Test rows of a correlation, whose 95 % bound without any relation is 1.96 / √rows.
+    correlation, for its number of test ``rows``: the 95 % bound without any relation is 1.96 /
+    √rows. ``part``, ``whole`` and ``beyond``, by how much part is above the control, are per seed,
+    (m,).
     """
     mean, half = float(np.mean(whole)), float(half_width(whole, shared))
     least = max(1.96 / np.sqrt(rows), half if np.isfinite(half) else 0.0)
@@ -124,50 +110,34 @@ def ratio_sample(
 class Given:
     """One unit whose interval comes from elsewhere.
 
-    Parameters
-    ----------
-    span
-        Coverage → value and interval.
-    is_better
-        Whether the unit is surely better than the control; None where that is not known.
-    count
-        Number of seeds, draws or networks behind it.
+    ``span`` is coverage → value and interval; ``better`` says whether the unit is surely better
+    than the control, None where that is not known; ``count`` seeds, draws or networks are behind
+    it.
     """
 
     span: Callable[[float], Span]
-    is_better: bool | None = True
+    better: bool | None = True
     count: int = 0
+    missing = ""
 
     def known(self) -> bool:
         """Return whether it has a value."""
         return bool(np.isfinite(self.span(LEVEL).value))
 
-    def better(self) -> bool | None:
-        """Return whether it surely is better than the control."""
-        return self.is_better
+
+Units = Mapping[str, Sample | Given]
 
 
 @dataclass(frozen=True)
 class Claim:
     """What is claimed of each unit.
 
-    Parameters
-    ----------
-    claim, source, statistic
-        The claim, where SR26 has it, and what is measured.
-    bound
-        What the statistic is held against.
-    side
-        ``"≤"``, ``"≥"``, or ``"="``: then the bound must lie in the interval, and the whole
-        interval within ``tolerance`` of it.
-    control
-        What the claim must do better than.
-    group
-        :data:`STUDY`, or :data:`SIMULATED` where none of the study's data is used.
-    repeats
-        What the values of a unit are.
-    units
-        What a unit is.
+    The claim, its ``source`` in SR26, and the ``statistic`` that is held against ``bound``:
+    ``side`` is ``"≤"``, ``"≥"``, or ``"="``, where the bound must lie in the interval, and the
+    whole interval within ``tolerance`` of it. ``control`` is what the claim must do better than;
+    ``group`` is :data:`SIMULATED` where none of the study's data is used; ``repeats`` are the
+    values of a unit, ``units`` what a unit is. ``ours`` says that the bound is not the paper's,
+    ``missing`` why the claim is not tested where there are no units.
     """
 
     claim: str
@@ -181,6 +151,7 @@ class Claim:
     units: str = "tasks"
     tolerance: float = np.inf
     ours: bool = True
+    missing: str = ""
 
     @property
     def threshold(self) -> str:
@@ -201,24 +172,13 @@ class Claim:
             span.high < self.bound and self.side != "≤"
         )
 
-    def slack(self, span: Span) -> float:
-        """Return by how much the value keeps the bound."""
-        over = span.value - self.bound
+    def slack(self, unit: Sample | Given) -> float:
+        """Return by how much a unit's value keeps the bound."""
+        over = unit.span(LEVEL).value - self.bound
         return -abs(over) if self.side == "=" else over * (1 if self.side == "≥" else -1)
 
 
-@dataclass
-class Judged:
-    """Units sorted by what their intervals say; see :func:`judge`."""
-
-    held: list[str] = field(default_factory=list)
-    undecided: list[str] = field(default_factory=list)
-    excluded: list[str] = field(default_factory=list)
-    as_control: list[str] = field(default_factory=list)
-    uncontrolled: list[str] = field(default_factory=list)
-
-
-def _pooled(units: Mapping[str, Sample]) -> dict[str, Sample]:
+def _pooled(units: Mapping[str, Sample]) -> Units:
     """Return one unit, the mean over units of one value each, whose scatter is their own."""
     own = list(units.values())
     beyond = None
@@ -228,24 +188,6 @@ def _pooled(units: Mapping[str, Sample]) -> dict[str, Sample]:
     return {"their mean": Sample(values, beyond, 0.0, own[0].scale)}
 
 
-def _sorted(claim: Claim, units: Mapping[str, Sample | Given]) -> Judged:
-    """Sort the units by their intervals."""
-    found, together = Judged(), 1 - (1 - LEVEL) / len(units)
-    for name, unit in units.items():
-        if claim.excluded(unit.span(together)):
-            found.excluded.append(name)
-        elif claim.holds(unit.span(LEVEL)):
-            found.held.append(name)
-        else:
-            found.undecided.append(name)
-        better = unit.better()
-        if better is None:
-            found.uncontrolled.append(name)
-        elif not better:
-            found.as_control.append(name)
-    return found
-
-
 def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:
     """Return what would decide an undecided unit."""
     if isinstance(unit, Given) and not unit.count:
@@ -253,7 +195,7 @@ def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -
     if unit.count < 2:
         return f"an interval needs two {repeats} or more"
     level = LEVEL
-    if isinstance(unit, Given):  # values as many that have this interval
+    if isinstance(unit, Given):  # as many values that have this interval
         span, steps = unit.span(LEVEL), np.arange(unit.count) - (unit.count - 1) / 2
         if not np.isfinite(span.high - span.low):
             return ""
@@ -283,31 +225,18 @@ def _names(names: Iterable[str], most: int = 4) -> str:
 
 
 def judge(
-    claim: Claim,
-    units: Mapping[str, Sample | Given],
-    control: str = "",
-    detail: str = "",
-    power: str = "",
-    missing: str = "",
+    claim: Claim, units: Units, control: str = "", detail: str = "", power: str = ""
 ) -> dict[str, Any]:
     """Return the verdict on a claim: one row of the table.
 
     Parameters
     ----------
-    claim
-        What is claimed.
     units
         Unit → its values. Where each has one seed only, the mean over units is judged, and the
         units' own scatter gives its interval. Units without values are named; with one of them
         a claim is not reproduced.
-    control
-        The control's number, for the column; "" where there is none.
-    detail
-        Further remarks.
-    power
-        What else would decide, or how likely chance is.
-    missing
-        The detail where no unit has a value.
+    control, detail, power
+        The control's number; further remarks; what else would decide, or how likely chance is.
 
     Returns
     -------
@@ -316,56 +245,52 @@ def judge(
         that keeps the bound least, or that excludes the claim; ``threshold``, ``control``,
         ``power``, ``verdict``, ``detail``.
     """
-    known = {name: unit for name, unit in units.items() if unit.known()}
-    lacking = [name for name in units if name not in known]
-    if not known:
-        reasons = sorted({getattr(unit, "missing", "") for unit in units.values()} - {""})
-        remark = "; ".join(reasons) or missing
-        return _row(claim, Span(np.nan, np.nan, np.nan), control, power, UNTESTED, remark)
-    repeats, asked = claim.repeats, known
-    counts = {unit.count for unit in known.values() if isinstance(unit, Sample)}
-    if counts == {1} and len(known) > 1:
-        repeats, known = claim.units, _pooled(known)
-    found = _sorted(claim, known)
-    worst = min(
-        found.excluded or found.undecided or known,
-        key=lambda name: claim.slack(known[name].span(LEVEL)),
-    )
+    asked = {name: unit for name, unit in units.items() if unit.known()}
+    lacking = [name for name in units if name not in asked]
+    why = "; ".join(sorted({units[name].missing for name in lacking} - {""}))
+    if not asked:
+        span = Span(np.nan, np.nan, np.nan)
+        return _row(claim, span, control, power, UNTESTED, why or claim.missing)
+    counts = {unit.count for unit in asked.values() if isinstance(unit, Sample)}
+    is_pooled = counts == {1} and len(asked) > 1
+    known, repeats = (_pooled(asked), claim.units) if is_pooled else (asked, claim.repeats)
     together = 1 - (1 - LEVEL) / len(known)
-    span = known[worst].span(together if found.excluded else LEVEL)
+    excluded = [name for name, unit in known.items() if claim.excluded(unit.span(together))]
+    open_ones = [name for name in known if name not in excluded]
+    held = [name for name in open_ones if claim.holds(known[name].span(LEVEL))]
+    undecided = [name for name in open_ones if name not in held]
+    better = {name: unit.better for name, unit in known.items()}
+    as_control = [name for name, surely in better.items() if not (surely or surely is None)]
+    worst = min(excluded or undecided or known, key=lambda name: claim.slack(known[name]))
+    span = known[worst].span(together if excluded else LEVEL)
     remarks, verdict = [], REPRODUCED
-    if found.excluded:
+    if excluded:
         verdict = CONTRADICTED
-        remarks.append(f"excluded by {_names(found.excluded)}" if worst else "")
-    elif found.undecided or lacking:
+        remarks.append(f"excluded by {_names(excluded)}" if worst else "")
+    elif undecided or lacking:
         verdict = INCONCLUSIVE
-    if found.undecided and known is asked and worst:
-        remarks.append(f"undecided: {_names(found.undecided)}")
+    if undecided and not is_pooled and worst:
+        remarks.append(f"undecided: {_names(undecided)}")
     if lacking:
-        why = sorted({getattr(units[name], "missing", "") for name in lacking} - {""})
-        remarks.append(f"no value: {_names(lacking)}" + (f" ({'; '.join(why)})" if why else ""))
-    if verdict == REPRODUCED and (found.as_control or found.uncontrolled):
+        remarks.append(f"no value: {_names(lacking)}" + (f" ({why})" if why else ""))
+    if verdict == REPRODUCED and not all(better.values()):
         verdict = INCONCLUSIVE
-        if found.as_control:
-            whose = "" if len(known) == 1 else f" on {_names(found.as_control)}"
-            remarks.append(f"the control does as well{whose}")
-        else:
-            remarks.append("its control was not run")
-    if known is not asked:
-        least = min(asked, key=lambda name: claim.slack(asked[name].span(LEVEL)))
-        value = asked[least].span(LEVEL).value
+        whose = "" if len(known) == 1 else f" on {_names(as_control)}"
+        does_as_well = f"the control does as well{whose}"
+        remarks.append(does_as_well if as_control else "its control was not run")
+    if is_pooled:
+        least = min(asked, key=lambda name: claim.slack(asked[name]))
         remarks.append(
             f"one {claim.repeats[:-1]} each: judged by the mean over {claim.units}; "
-            f"{least} {value:.3g}"
+            f"{least} {asked[least].span(LEVEL).value:.3g}"
         )
     elif len(known) > 1:
-        remarks.append(f"held on {len(found.held)} of {len(known)}; decisive: {worst}")
-    fewest = min(unit.count for unit in asked.values())
+        remarks.append(f"held on {len(held)} of {len(known)}; decisive: {worst}")
+    number = len(asked) if is_pooled else min(unit.count for unit in asked.values())
     how = []
-    if fewest > 1 or known is not asked:
-        number = len(asked) if known is not asked else fewest
+    if number > 1:
         how.append(f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}")
-    if found.undecided and verdict == INCONCLUSIVE:
+    if undecided and verdict == INCONCLUSIVE:
         how.append(_remedy(claim, known[worst], repeats, together))
     power = "; ".join(filter(None, [*how, power]))
     return _row(claim, span, control, power, verdict, "; ".join(filter(None, [*remarks, detail])))

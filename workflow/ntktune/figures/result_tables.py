@@ -14,23 +14,19 @@ from ntktune.errors import UserError, check_names
 from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
 from ntktune.figures.measures import kinds, nearest_size, of_task
 from ntktune.figures.needed import needed_size
-from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
 from ntktune.figures.tables import check_same_tasks
 from ntktune.intervals import shared_rows
-from ntktune.study.merges import FIXED, VALIDATED, parts
+from ntktune.study.merges import FIXED, VALIDATED, full_coefficient, parts
 
 DECIMALS = 4  # of scores of merged and negated models, and of cosines
-SCORES = {
-    "regression": ("mse", "mse_unit", "baseline_mse", "noise_variance", "pearson", "spearman"),
-    "classification": ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1"),
-}
+SCORES = (
+    *("mse", "mse_unit", "baseline_mse", "noise_variance", "pearson", "spearman"),
+    *("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1"),
+)
 MERGED = ("coefficient", "pretrained", "single", "merged_score", "normalised", "normalised_clean")
 OVERLAPS = ("sample_exact", "sample_normalised", "pool_exact", "pool_normalised")
-NEGATED = (
-    *("coefficient", "score", "pretrained", "kept", "gap", "predicted_gap"),
-    "linear_score",
-)
+NEGATED = ("coefficient", "score", "pretrained", "kept", "gap", "predicted_gap", "linear_score")
 ALONG = (
     *("eta", "distance", "linear_gap", "kernel_gap", "error", "drift", "drift_frobenius"),
     *("alignment", "exponent"),
@@ -55,64 +51,44 @@ def _spread(own: pd.DataFrame, columns: Iterable[str]) -> dict[str, float]:
     return found
 
 
+def _means(own: pd.DataFrame, columns: Iterable[str], prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": own[name].mean() for name in columns}
+
+
 def _sources(own: pd.DataFrame) -> str:
     return " or ".join(sorted(set(own["sigma_source"])))
 
 
 def decay_table(
-    summaries: Sequence[Mapping[str, Any]],
-    metrics: pd.DataFrame,
-    orders: Mapping[str, np.ndarray],
+    summaries: Sequence[Mapping[str, Any]], metrics: pd.DataFrame, orders: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """Return Table 1: the decay exponents, the rates they predict, and the measured ones.
 
-    Parameters
-    ----------
-    summaries
-        The spectrum's summaries, one per task.
-    metrics
-        Fine-tuning metrics.
-    orders
-        Task → the order in which each seed takes training rows, (seeds, rows): a sample of n
-        is the first n.
+    One row per task. Of the kernel ``shared_draws`` (mean share of rows that two draws have in
+    common, which widens intervals), ``exponent`` a with ``_sd`` over draws and 95 % interval
+    ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the exponents over other ranges (SR26 eqs
+    29-32); ``predicted_rate`` a/(a+1) with interval (eq 30), no interval for one draw. Of the
+    learning curve ``shared_seeds``, the share that two seeds' largest samples have in common, and
+    what :func:`ntktune.figures.rates.measured_exponent` and
+    :func:`ntktune.figures.needed.needed_size` return.
 
-    Returns
-    -------
-    DataFrame
-        One row per task. Of the kernel ``shared_draws`` (mean share of rows that two draws have in
-        common, which widens intervals), ``exponent`` a with ``_sd`` over draws and 95 % interval
-        ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the exponents over other ranges (SR26
-        eqs 29-32); ``predicted_rate`` a/(a+1) with interval (eq 30), no interval for one draw. Of
-        the learning curve ``shared_seeds``, the share that two seeds' largest samples have in
-        common, and what :func:`ntktune.figures.rates.measured_exponent` and
-        :func:`ntktune.figures.needed.needed_size` return.
+    ``summaries`` are the spectrum's, one per task; ``orders`` is task → the order in which each
+    seed takes training rows, (seeds, rows): a sample of n is the first n.
     """
     kind, metric = kinds(metrics), kinds(metrics, "metric")
     rows = []
     for summary in summaries:
         task = summary["task"]
         exponent, rate = summary["exponent"], summary["predicted_rate"]
-        row = {
-            "task": task,
-            "kind": kind.get(task, ""),
-            "metric": metric.get(task, ""),
-            "n": summary["n"],
-            "draws": summary["draws"],
-            "shared_draws": summary["shared"],
-            "exponent": exponent["mean"],
-            "exponent_sd": exponent["sd"],
-            "exponent_low": exponent["low"],
-            "exponent_high": exponent["high"],
-            "omega": exponent["mean"] / 2,
-            "r_squared": summary["r_squared"]["mean"],
-        }
+        row = {"task": task, "kind": kind.get(task, ""), "metric": metric.get(task, "")}
+        row |= {"n": summary["n"], "draws": summary["draws"], "shared_draws": summary["shared"]}
+        row["exponent"] = exponent["mean"]
+        row |= {f"exponent_{name}": exponent[name] for name in ("sd", "low", "high")}
+        row |= {"omega": exponent["mean"] / 2, "r_squared": summary["r_squared"]["mean"]}
         for column, ranks in SENSITIVITY.items():
             row[column] = summary["sensitivity"].get(ranks, {}).get("mean", np.nan)
-        row |= {
-            "predicted_rate": rate["mean"],
-            "predicted_low": rate["low"],
-            "predicted_high": rate["high"],
-        }
+        row["predicted_rate"] = rate["mean"]
+        row |= {f"predicted_{name}": rate[name] for name in ("low", "high")}
         if task in kind:
             mine = metrics[metrics["task"] == task]
             shared = shared_rows(orders[task][:, : mine["n"].max()])
@@ -131,10 +107,7 @@ def study_table(
 ) -> pd.DataFrame:
     """Return Table 1 from a study's files: ``summary`` and ``subsets`` are task → content.
 
-    Raises
-    ------
-    UserError
-        A task that was fine-tuned has no samples.
+    Raises UserError if a task that was fine-tuned has no samples.
     """
     check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
     orders = {t: np.array([seed["order"] for seed in own["seeds"]]) for t, own in subsets.items()}
@@ -144,18 +117,11 @@ def study_table(
 def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Return Table 2: when the theory stops, beside when the hold-out stops; one row per task.
 
-    Returns
-    -------
-    DataFrame
-        Noise ``sigma``, ``radius`` C_H, ``step_size``, ``critical_radius`` ε̂_n,
-        ``stopping_time`` T̂_max and ``eta`` η, its sum of step sizes (SR26 eqs 10-11, section 6.1;
-        RWY14). Then, at the sample size of the grid nearest to the kernel's n (``holdout_n``), the
-        ``best_step`` on the hold-out and the sum of learning rates up to it.
-
-    Raises
-    ------
-    UserError
-        A task that was not fine-tuned.
+    Noise ``sigma``, ``radius`` C_H, ``step_size``, ``critical_radius`` ε̂_n, ``stopping_time``
+    T̂_max and ``eta`` η, its sum of step sizes (SR26 eqs 10-11, section 6.1; RWY14). Then, at the
+    sample size of the grid nearest to the kernel's n (``holdout_n``), the ``best_step`` on the
+    hold-out and the sum of learning rates up to it. Raises UserError for a task that was not
+    fine-tuned.
     """
     rows = []
     for task, draws in stopping.groupby("task", sort=False):
@@ -165,7 +131,7 @@ def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFram
         row = {"task": task, "n": draws["n"].iloc[0], "draws": len(draws)}
         row |= {"sigma": draws["sigma"].mean(), "sigma_source": _sources(draws)}
         row |= {"radius": draws["radius"].mean()} | _first(draws, "radius_source")
-        row |= {name: draws[name].mean() for name in ("step_size", "critical_radius")}
+        row |= _means(draws, ("step_size", "critical_radius"))
         row |= _spread(draws, ("stopping_time", "eta"))
         row |= {"holdout_n": size, "seeds": len(runs)}
         rows.append(row | _spread(runs, ("best_step", "sum_learning_rate")))
@@ -189,17 +155,10 @@ def merging_table(
 ) -> pd.DataFrame:
     """Return Table 3: merged models against single-task models.
 
-    Returns
-    -------
-    DataFrame
-        One row per merge, task tested and choice of the coefficient: ``cosine`` of a pair's task
-        vectors (NaN for merges of more), scores, means of ``rows``, ``leaked``,
-        ``validation_rows`` and of the overlaps with the other members, summed over them.
-
-    Raises
-    ------
-    UserError
-        The overlap of two merged tasks is not there.
+    One row per merge, task tested and choice of the coefficient: ``cosine`` of a pair's task
+    vectors (NaN for merges of more), scores, means of ``rows``, ``leaked``, ``validation_rows`` and
+    of the overlaps with the other members, summed over them. Raises UserError if the overlap of two
+    merged tasks is not there.
     """
     known = {
         frozenset((row.task_a, row.task_b)): row.mean
@@ -210,7 +169,7 @@ def merging_table(
         row = {"merged": name, "cosine": known.get(frozenset(parts(name)), np.nan), "task": task}
         row |= _first(own, "kind", "metric") | {"choice": choice, "seeds": own["seed"].nunique()}
         row |= _spread(own, MERGED)
-        row |= {column: own[column].mean() for column in ("rows", "leaked", "validation_rows")}
+        row |= _means(own, ("rows", "leaked", "validation_rows"))
         others = [part for part in parts(name) if part != task]
         rows.append(row | _shared(overlap, task, others).to_dict())
     return pd.DataFrame(rows).round(DECIMALS)
@@ -219,34 +178,27 @@ def merging_table(
 def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return Table 4: the test scores of every task and sample size.
 
-    Returns
-    -------
-    DataFrame
-        ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared
-        score units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training
-        mean's error, or the training majority's score; ``noise_variance`` that of the labels.
+    ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared score
+    units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training mean's error, or
+    the training majority's score; ``noise_variance`` that of the labels.
     """
-    names = [name for some in SCORES.values() for name in some]
     rows = []
     for (task, n), runs in metrics.groupby(["task", "n"], sort=False, dropna=False):
         row = {"task": task} | _first(runs, "kind", "metric") | {"n": n}
         row["seeds"] = " ".join(str(seed) for seed in sorted(runs["seed"]))
-        rows.append(row | _spread(runs, names))
+        rows.append(row | _spread(runs, SCORES))
     return pd.DataFrame(rows)
 
 
 def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
     """Return Table 5: four stopping rules in the kernel model, and ridge beside early stopping.
 
-    Returns
-    -------
-    DataFrame
-        One row per task and sample size: ``start_error``, the mean squared test error of f_0 on
-        standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and ``_error_sd``;
-        ``ridge_lowest``, the lowest test error along ridge with λ = 1/η, the oracle's counterpart;
-        ``never_error``, that at the end of descent's path, as if nothing stopped it; and
-        ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows at descent's best t >= 1
-        (SR26 eq 27).
+    One row per task and sample size: ``start_error``, the mean squared test error of f_0 on
+    standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and ``_error_sd``;
+    ``ridge_lowest``, the lowest test error along ridge with λ = 1/η, the oracle's counterpart;
+    ``never_error``, that at the end of descent's path, as if nothing stopped it; and
+    ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows at descent's best t >= 1
+    (SR26 eq 27).
     """
     check_same_tasks(rules=rules, ridge=ridge)
     table = []
@@ -258,8 +210,7 @@ def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
         row |= {"sigma_source": _sources(own), "start_error": own["start_error"].mean()}
         for rule, stops in own.groupby("rule", sort=False):
             row |= {f"{rule}_steps": stops["time"].mean(), f"{rule}_eta": stops["eta"].mean()}
-            error = _spread(stops, ["test_error"])
-            row |= dict(zip((f"{rule}_error", f"{rule}_error_sd"), error.values(), strict=True))
+            row |= _spread(stops.rename(columns={"test_error": f"{rule}_error"}), [f"{rule}_error"])
         # no step at all is the largest ridge
         start = own.groupby("seed")["start_error"].first()
         lowest = np.minimum(path.groupby("seed")["error_ridge"].min(), start)
@@ -278,23 +229,19 @@ def linear_table(
 ) -> pd.DataFrame:
     """Return Table 6: the linear picture along real fine-tuning; one row per watched task.
 
-    Returns
-    -------
-    DataFrame
-        At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``eta``, the
-        sum of the step sizes; ``distance`` ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖
-        and ``kernel_gap``, the same to kernel descent after as many steps (not of AdamW);
-        ``error``; ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖, ``alignment``, and the decay
-        ``exponent`` of K_t; NaN for a gap of a network that did not move. ``start_exponent``, that
-        of K_0; ``start_error``; ``linear_error`` (f_lin at AdamW's weights), ``ridge_error``
-        (kernel ridge at the hold-out's λ), ``ridge_network_error`` and ``ridge_gap`` (the network
-        at θ_P + Δ̂): squared errors of standardised scores, or error rates. ``gain``, the fall of
-        AdamW's test loss (squared, or logistic) as a share of that at the start, and
-        ``gain_recovered``, the share of the fall that its linearisation has too; NaN where the loss
-        does not fall. In steps of gradient descent with ``step_size``: ``theory``,
-        ``operator_crossing``, ``operator_minimiser`` (NaN where the drift is not known so far in
-        some seed), ``kernel_holdout``, ``network_holdout`` and ``network_steps``;
-        ``network_turned``, whether its hold-out loss was lowest before the last step, in all seeds.
+    At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``eta``, the sum
+    of the step sizes; ``distance`` ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and
+    ``kernel_gap``, the same to kernel descent after as many steps (not of AdamW); ``error``;
+    ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖, ``alignment``, and the decay ``exponent``
+    of K_t; NaN for a gap of a network that did not move. ``start_exponent``, that of K_0;
+    ``start_error``; ``linear_error`` (f_lin at AdamW's weights), ``ridge_error`` (kernel ridge at
+    the hold-out's λ), ``ridge_network_error`` and ``ridge_gap`` (the network at θ_P + Δ̂): squared
+    errors of standardised scores, or error rates. ``gain``, the fall of AdamW's test loss (squared,
+    or logistic) as a share of that at the start, and ``gain_recovered``, the share of the fall that
+    its linearisation has too; NaN where the loss does not fall. In steps of gradient descent with
+    ``step_size``: ``theory``, ``operator_crossing``, ``operator_minimiser`` (NaN where the drift is
+    not known so far in some seed), ``kernel_holdout``, ``network_holdout`` and ``network_steps``;
+    ``network_turned``, whether its hold-out loss was lowest before the last step, in all seeds.
     """
     check_same_tasks(trace=trace, trace_ridge=trace_ridge, stops=stops)
     rows = []
@@ -304,20 +251,16 @@ def linear_table(
         solution = trace_ridge[(trace_ridge["task"] == task) & trace_ridge["holdout"].astype(bool)]
         stop = stops[stops["task"] == task]
         row = {"task": task} | _first(own, "kind", "n") | {"seeds": own["seed"].nunique()}
-        for method, name in (("adamw", "adamw"), ("gradient-descent", "descent")):
-            some = best[best["method"] == method]
-            row |= {f"{name}_{column}": some[column].mean() for column in ALONG}
+        row |= _means(adamw, ALONG, "adamw_")
+        row |= _means(best[best["method"] == "gradient-descent"], ALONG, "descent_")
         start, tuned, linear = (adamw[c].mean() for c in ("start_loss", "loss", "loss_linear"))
-        row |= {
-            "start_exponent": adamw["start_exponent"].mean(),
-            "start_error": adamw["start_error"].mean(),
-            "linear_error": adamw["error_linear"].mean(),
-            "gain": _share(start - tuned, start),
-            "gain_recovered": _share(start - linear, start - tuned),
-            "ridge_error": solution["error_ridge"].mean(),
-            "ridge_network_error": solution["error_network"].mean(),
-            "ridge_gap": solution["gap"].mean(),
-        }
+        row |= _means(adamw, ("start_exponent", "start_error"))
+        row["linear_error"] = adamw["error_linear"].mean()
+        row["gain"] = _share(start - tuned, start)
+        row["gain_recovered"] = _share(start - linear, start - tuned)
+        row["ridge_error"] = solution["error_ridge"].mean()
+        row["ridge_network_error"] = solution["error_network"].mean()
+        row["ridge_gap"] = solution["gap"].mean()
         row |= {column: stop[column].mean(skipna=False) for column in STOPS}
         row["network_turned"] = bool((stop["network_holdout"] < stop["network_steps"]).all())
         rows.append(row)
@@ -327,13 +270,10 @@ def linear_table(
 def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     """Return Table 7: what the stopping time owes to the estimates of noise and radius.
 
-    Returns
-    -------
-    DataFrame
-        One row per task and pair of estimates: medians over draws of ``sigma``, ``radius``,
-        ``stopping_time`` and ``eta``, and of the stopping time with half and twice the noise, and
-        half and twice the radius. Medians, since a draw whose noise seems to be next to nothing
-        stops after millions of steps.
+    One row per task and pair of estimates: medians over draws of ``sigma``, ``radius``,
+    ``stopping_time`` and ``eta``, and of the stopping time with half and twice the noise, and half
+    and twice the radius. Medians, since a draw whose estimated noise is nearly zero stops after
+    millions of steps.
     """
     keys = ["task", "sigma_source", "radius_source"]
     rows = []
@@ -350,25 +290,27 @@ def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
 
 
 def cosine_table(cosine: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 8: cosines between task vectors, by kind of pair, two tasks, group of layers.
-
-    Returns
-    -------
-    DataFrame
-        As :func:`~ntktune.figures.cosines.cosine_summary`. ``pair`` is ``"tasks"``, ``"seeds"``
-        (one task, two trainings) or ``"subsets"`` (one task and head, two samples).
-    """
+    """Return Table 8: :func:`~ntktune.figures.cosines.cosine_summary`, rounded."""
     return cosine_summary(cosine).round(DECIMALS)
+
+
+def negated_fully(negated: pd.DataFrame) -> pd.DataFrame:
+    """Return the test rows of negated models at λ = 1; of a target without it, at its largest λ."""
+    test = negated[negated["part"] == "test"]
+    full = test.groupby("target")["coefficient"].agg(full_coefficient)
+    return test[test["coefficient"] == test["target"].map(full)]
+
+
+def negated_as_chosen(negated: pd.DataFrame) -> pd.DataFrame:
+    """Return the test rows at the coefficient that was chosen on validation data."""
+    return negated[(negated["part"] == "test") & negated["chosen"].astype(bool)]
 
 
 def negation_table(negated: pd.DataFrame) -> pd.DataFrame:
     """Return Table 9: negated task vectors; per target two rows for each task tested.
 
-    Returns
-    -------
-    DataFrame
-        ``choice`` is ``"fixed"`` (λ = 1, or the largest) or ``"validation"`` (chosen on validation
-        data); ``seeds`` says how many.
+    ``choice`` is ``"fixed"`` (λ = 1, or the largest) or ``"validation"`` (chosen on validation
+    data); ``seeds`` says how many.
     """
     rows = []
     for target in negated["target"].unique():

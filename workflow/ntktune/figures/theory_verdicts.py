@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from ntktune.figures.claims import (
+    NO_MOVE,
     SIMULATED,
     STILL,
     Claim,
@@ -26,18 +27,76 @@ from ntktune.figures.claims import (
 from ntktune.figures.measures import gains, learned
 from ntktune.intervals import LEVEL
 
-MOST_OVER_HINDSIGHT = 1.25
-MOST_APART = 0.05
-MOST_GAP = 0.1
-MOST_DRIFT = 0.1
-LEAST_RECOVERED = 0.5
 LEAST_GAIN = 0.05  # of the loss at the start: less is no gain to have a share of
-LEAST_KERNEL_SHARE = 0.9
-MOST_TIMES_APART = 2.0
-MOST_EXPONENT_APART = 0.03
-MOST_UNCERTAIN = 0.15
 NOT_SAMPLED = "no kernel of a training sample and the test rows"
 NOT_WATCHED = "no task was watched (theory.tasks)"
+NO_NETWORKS = "no networks were trained"
+SLOPE = "slope of its logarithm on log N, of the start that keeps the claim least"
+UNCHANGED = "a quantity that does not change with the width, slope"
+Row = dict[str, Any]
+Measured = tuple[dict[str, Sample], str, str]  # units, the control's number, detail
+# fmt: off
+CLAIMS = {
+    "hindsight": Claim(
+        "In the kernel model the theory's stopping time is nearly as good as hindsight",
+        "sections 3.5 and 6.1, eqs 10-11",
+        "largest ratio of the test error at T̂_max to the lowest along the path",
+        1.25, "≤", "never stopping, mean ratio", missing=NOT_SAMPLED),
+    "ridge": Claim(
+        "Early-stopped gradient descent is as good as kernel ridge regression",
+        "eqs 27-28", "largest relative difference of their lowest test errors along the path",
+        0.05, "≤", "never stopping, mean difference", missing=NOT_SAMPLED),
+    "network at ridge": Claim(
+        "The network at the ridge solution's weights predicts as ridge does",
+        "eq 28", "largest ‖f_{θ_P+Δ̂} − f_ridge‖/‖f_ridge − f_P‖ over tasks, on test rows",
+        0.1, "≤", "the pretrained network: 1 by definition", missing=NOT_WATCHED),
+    "linear": Claim(
+        "Fine-tuning stays near the network linearised at its pretrained weights",
+        "Lemma 1, eq 14",
+        "largest ‖f − f_lin‖/‖f − f_P‖ over tasks, test rows, at the hold-out's choice",
+        0.1, "≤", "the pretrained network instead of the linearised one: 1 by definition",
+        missing=NOT_WATCHED),
+    "drift": Claim(
+        "The kernel hardly changes while the network is fine-tuned",
+        "eq 17", "largest ‖K_t − K_0‖/‖K_0‖ over tasks, operator norm, at the hold-out's choice",
+        0.1, "≤", "no training, without drift or gain; share of the test loss that training took",
+        missing=NOT_WATCHED),
+    "gain": Claim(
+        "The linearised network recovers more than half of fine-tuning's gain",
+        "Lemma 1; Malladi et al. 2023",
+        "smallest share over tasks of the test loss's fall that f_lin has too",
+        0.5, "≥", "the pretrained network: 0 by definition", ours=False, missing=NOT_WATCHED),
+    "kernel regression": Claim(
+        "Regression with the kernel comes within 10 % of fine-tuning",
+        "section 3; Malladi et al. 2023",
+        "smallest ratio over tasks of kernel ridge's test score to fine-tuning's",
+        0.9, "≥", "a linear probe, ratio to fine-tuning", ours=False,
+        missing="no kernel predictions"),
+    "own stop": Claim(
+        "The theory's stopping time is that of the network's own gradient descent",
+        "sections 3.5 and 6.1, eqs 10-11, 26",
+        "largest factor over tasks between T̂_max and the hold-out's stop",
+        2.0, "≤", "the last step, factor to the hold-out's stop",
+        missing=NOT_WATCHED),
+    "radius": Claim(
+        "For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
+        "eqs 11 and 30", "largest distance of the measured exponent from −a/(a+1), n from 10⁴",
+        0.03, "≤", "n^(−1/2) whatever a is, largest distance", group=SIMULATED, units="exponents",
+        ours=False, missing="it was not computed"),
+    "width drift": Claim(
+        "The kernel's drift falls at least as N^(−1/2) with the width",
+        "eq 17", SLOPE, -0.5, "≤", UNCHANGED, SIMULATED, "networks", "starts", ours=False,
+        missing=NO_NETWORKS),
+    "width linear_gap": Claim(
+        "The linearisation error falls at least as N^(−1/2) with the width",
+        "Lemma 1", SLOPE, -0.5, "≤", UNCHANGED, SIMULATED, "networks", "starts", ours=False,
+        missing=NO_NETWORKS),
+    "width distance": Claim(
+        "The distance from the start over √N falls as N^(−1/2) with the width",
+        "eqs 14, 17-18", SLOPE, -0.5, "=", UNCHANGED, SIMULATED, "networks", "starts", 0.15,
+        missing=NO_NETWORKS),
+}
+# fmt: on
 
 
 def by_seed(
@@ -45,13 +104,8 @@ def by_seed(
 ) -> pd.DataFrame:
     """Return what a table would be for each seed on its own, with the column ``seed``.
 
-    Parameters
-    ----------
-    table
-        :func:`~ntktune.figures.result_tables.rules_table` or
-        :func:`~ntktune.figures.result_tables.linear_table`.
-    first, others
-        Its arguments, each with the column ``seed``; without rows where a study has none.
+    ``table`` is a function of :mod:`~ntktune.figures.result_tables`; the others are its arguments,
+    each with the column ``seed``, and without rows where a study has none.
     """
     found = [
         table(own, *(other[other["seed"] == seed] for other in others)).assign(seed=seed)
@@ -60,15 +114,32 @@ def by_seed(
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _units(rows: pd.DataFrame, made: Callable[[pd.DataFrame], Sample]) -> dict[str, Sample]:
-    """Return the unit of each task; of each task and size where those have two seeds or more."""
-    if rows.empty:
-        return {}
-    sizes = rows["n"].nunique() > 1 and rows["seed"].nunique() > 1
-    if sizes:
-        groups = rows.groupby(["task", "n"], sort=False)
-        return {f"{task}, n = {n}": made(own) for (task, n), own in groups}
-    return {task: made(own) for task, own in rows.groupby("task", sort=False)}
+def _numbers(own: pd.DataFrame, *names: str) -> list[pd.Series]:
+    return [own[name].astype(float) for name in names]
+
+
+def _units(
+    rows: pd.DataFrame,
+    values: pd.Series,
+    beyond: pd.Series,
+    scale: Callable[[float], float] = float,
+    missing: Any = "",
+) -> dict[str, Sample]:
+    """Return the unit of each task: one value per seed, the mean over sizes.
+
+    Where there are several sizes, and two seeds or more, of each task and size. ``values``,
+    ``beyond`` and ``scale`` are as :class:`Sample` has them, per row, as is ``missing``, why a row
+    has no value ("" if it has); a unit needs all of its rows.
+    """
+    several = rows["n"].nunique() > 1 and rows["seed"].nunique() > 1
+    rows = rows.assign(value=values, beyond=beyond, missing=missing)
+    units = {}
+    for key, own in rows.groupby(["task", "n"] if several else ["task"], sort=False):
+        means = own.groupby("seed")[["value", "beyond"]].mean()
+        why = min(set(own["missing"]) - {""}, default="")
+        name = ", n = ".join(map(str, key))
+        units[name] = Sample(means["value"].to_numpy(), means["beyond"].to_numpy(), 0.0, scale, why)
+    return units
 
 
 def _worst_cell(rows: pd.DataFrame, values: pd.Series) -> str:
@@ -77,174 +148,77 @@ def _worst_cell(rows: pd.DataFrame, values: pd.Series) -> str:
     return f"largest single one {values.max():.3g} ({worst['task']}, n = {worst['n']})"
 
 
-def _numbers(own: pd.DataFrame, *names: str) -> list[np.ndarray]:
-    return [own[name].to_numpy(dtype=float) for name in names]
-
-
-def _seed_means(own: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Return the mean over sizes of a value, per seed."""
-    return pd.Series(values).groupby(own["seed"].to_numpy()).mean().to_numpy()
-
-
-def stopping_is_near_hindsight(rules: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the theory's stop being nearly as good as the best one."""
-    claim = Claim(
-        claim="In the kernel model the theory's stopping time is nearly as good as hindsight",
-        source="sections 3.5 and 6.1, eqs 10-11",
-        statistic="largest ratio of the test error at T̂_max to the lowest along the path",
-        bound=MOST_OVER_HINDSIGHT,
-        side="≤",
-        control="never stopping, mean ratio",
-    )
-
-    def made(own: pd.DataFrame) -> Sample:
-        theory, oracle, never = (np.log(values) for values in _numbers(own, *columns))
-        return Sample(
-            _seed_means(own, theory - oracle), _seed_means(own, never - theory), scale=np.exp
-        )
-
-    columns = ("theory_error", "oracle_error", "never_error")
-    control = detail = ""
-    if len(rules):
-        ratio = {name: rules[name] / rules["oracle_error"] for name in columns}
-        better = int((ratio["never_error"] < ratio["theory_error"]).sum())
-        control = f"{np.exp(np.log(ratio['never_error']).mean()):.3g}"
-        control += f"; better than T̂_max in {better} of {len(rules)}"
-        detail = _worst_cell(rules, ratio["theory_error"])
-    return judge(claim, _units(rules, made), control, detail, missing=NOT_SAMPLED)
-
-
-def stopping_is_ridge(rules: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on early stopping doing what a ridge penalty does."""
-    claim = Claim(
-        claim="Early-stopped gradient descent is as good as kernel ridge regression",
-        source="eqs 27-28",
-        statistic="largest relative difference of their lowest test errors along the path",
-        bound=MOST_APART,
-        side="≤",
-        control="never stopping, mean difference",
-    )
-
-    def made(own: pd.DataFrame) -> Sample:
-        oracle, ridge, never = _numbers(own, "oracle_error", "ridge_lowest", "never_error")
-        apart = np.abs(ridge / oracle - 1)
-        return Sample(_seed_means(own, apart), _seed_means(own, np.abs(never / oracle - 1) - apart))
-
-    control = detail = ""
-    if len(rules):
-        control = f"{(rules['never_error'] / rules['oracle_error'] - 1).abs().mean():.3g}"
-        detail = _worst_cell(rules, (rules["ridge_lowest"] / rules["oracle_error"] - 1).abs())
-        detail += "; predictions ‖f_t − f_ridge‖/‖f_t − f_0‖ where descent is best: mean "
-        detail += f"{rules['ridge_distance'].mean():.3g}"
-    return judge(claim, _units(rules, made), control, detail, missing=NOT_SAMPLED)
-
-
-def _moved(own: pd.DataFrame, method: str) -> str:
-    """Return why trainings say nothing: "" where all of them left their start."""
-    return "" if (own[f"{method}_distance"].astype(float) > 0).all() else STILL
-
-
 def _means(linear: pd.DataFrame, column: str) -> str:
     """Return a column's means by task."""
     return listed(linear.groupby("task", sort=False)[column].mean().astype(float).to_dict())
 
 
-def _gap(
-    claim: Claim, linear: pd.DataFrame, column: str, method: str | None, detail: str
-) -> dict[str, Any]:
-    """Return the verdict on a distance relative to how far the network went being small."""
-
-    def made(own: pd.DataFrame) -> Sample:
-        (gap,) = _numbers(own, column)
-        gone = _moved(own, method) if method else ""
-        with np.errstate(divide="ignore"):
-            return Sample(np.log(gap), -np.log(gap), scale=np.exp, missing=gone)
-
-    control = "1 by definition"
-    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
+def _hindsight(rules: pd.DataFrame) -> Measured:
+    """Measure whether the theory's stop is nearly as good as the best one."""
+    errors = _numbers(rules, "theory_error", "never_error", "oracle_error")
+    theory, never, oracle = (np.log(error) for error in errors)
+    units = _units(rules, theory - oracle, never - theory, np.exp)
+    ratio, without = (error / errors[2] for error in errors[:2])
+    control = f"{np.exp(np.log(without).mean()):.3g}"
+    control += f"; better than T̂_max in {int((without < ratio).sum())} of {len(rules)}"
+    return units, control, _worst_cell(rules, ratio)
 
 
-def network_at_ridge(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the network at θ_P + Δ̂ being the ridge prediction."""
-    claim = Claim(
-        claim="The network at the ridge solution's weights predicts as ridge does",
-        source="eq 28",
-        statistic="largest ‖f_{θ_P+Δ̂} − f_ridge‖/‖f_ridge − f_P‖ over tasks, on test rows",
-        bound=MOST_GAP,
-        side="≤",
-        control="the pretrained network",
+def _stopping_is_ridge(rules: pd.DataFrame) -> Measured:
+    """Measure whether early stopping does what a ridge penalty does."""
+    oracle, ridge, never = _numbers(rules, "oracle_error", "ridge_lowest", "never_error")
+    apart, without = (ridge / oracle - 1).abs(), (never / oracle - 1).abs()
+    detail = (
+        f"{_worst_cell(rules, apart)}; predictions ‖f_t − f_ridge‖/‖f_t − f_0‖ where descent is "
+        f"best: mean {rules['ridge_distance'].mean():.3g}"
     )
-    detail = ""
-    if len(linear):
-        errors = (_means(linear, f"{name}_error") for name in ("ridge_network", "ridge"))
-        detail = "test errors of network: {}; of ridge: {}".format(*errors)
-    return _gap(claim, linear, "ridge_gap", None, detail)
+    return _units(rules, apart, without - apart), f"{without.mean():.3g}", detail
 
 
-def stays_linear(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on fine-tuning staying near its linearisation."""
-    claim = Claim(
-        claim="Fine-tuning stays near the network linearised at its pretrained weights",
-        source="Lemma 1, eq 14",
-        statistic="largest ‖f − f_lin‖/‖f − f_P‖ over tasks, test rows, at the hold-out's choice",
-        bound=MOST_GAP,
-        side="≤",
-        control="the pretrained network instead of the linearised one",
-    )
-    detail = f"gradient descent: {_means(linear, 'descent_linear_gap')}" if len(linear) else ""
-    return _gap(claim, linear, "adamw_linear_gap", "adamw", detail)
+def _stands_still(linear: pd.DataFrame) -> np.ndarray:
+    """Return why a training says nothing, per row: "" where it left its start."""
+    return np.where(linear["adamw_distance"].astype(float) > 0, "", STILL)
 
 
-def kernel_stays(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the kernel hardly changing along fine-tuning.
+def _logarithm(linear: pd.DataFrame, column: str) -> pd.Series:
+    with np.errstate(divide="ignore"):
+        return np.log(linear[column].astype(float))
+
+
+def _network_at_ridge(linear: pd.DataFrame) -> Measured:
+    """Measure whether the network at θ_P + Δ̂ is the ridge prediction."""
+    gap = _logarithm(linear, "ridge_gap")
+    errors = (_means(linear, f"{name}_error") for name in ("ridge_network", "ridge"))
+    detail = "test errors of network: {}; of ridge: {}".format(*errors)
+    return _units(linear, gap, -gap, np.exp), "", detail
+
+
+def _stays_linear(linear: pd.DataFrame) -> Measured:
+    """Measure whether fine-tuning stays near its linearisation."""
+    gap = _logarithm(linear, "adamw_linear_gap")
+    units = _units(linear, gap, -gap, np.exp, _stands_still(linear))
+    return units, "", f"gradient descent: {_means(linear, 'descent_linear_gap')}"
+
+
+def _kernel_stays(linear: pd.DataFrame) -> Measured:
+    """Measure whether the kernel hardly changes along fine-tuning.
 
     Without training the kernel does not change either, so the test loss must have fallen.
     """
-    claim = Claim(
-        claim="The kernel hardly changes while the network is fine-tuned",
-        source="eq 17",
-        statistic="largest ‖K_t − K_0‖/‖K_0‖ over tasks, operator norm, at the hold-out's choice",
-        bound=MOST_DRIFT,
-        side="≤",
-        control="no training, without drift or gain; share of the test loss that training took",
-    )
-
-    def made(own: pd.DataFrame) -> Sample:
-        drift, gain = _numbers(own, "adamw_drift", "gain")
-        with np.errstate(divide="ignore"):
-            return Sample(np.log(drift), gain, scale=np.exp, missing=_moved(own, "adamw"))
-
-    control = detail = ""
-    if len(linear):
-        control = _means(linear, "gain")
-        detail = f"gradient descent: {_means(linear, 'descent_drift')}; alignment of K_t and K_0: "
-        detail += _means(linear, "adamw_alignment")
-    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
+    drift, (gain,) = _logarithm(linear, "adamw_drift"), _numbers(linear, "gain")
+    units = _units(linear, drift, gain, np.exp, _stands_still(linear))
+    detail = f"gradient descent: {_means(linear, 'descent_drift')}; alignment of K_t and K_0: "
+    return units, _means(linear, "gain"), detail + _means(linear, "adamw_alignment")
 
 
-def linear_recovers(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the linearised network having most of fine-tuning's gain."""
-    claim = Claim(
-        claim="The linearised network recovers more than half of fine-tuning's gain",
-        source="Lemma 1; Malladi et al. 2023",
-        statistic="smallest share over tasks of the test loss's fall that f_lin has too",
-        bound=LEAST_RECOVERED,
-        side="≥",
-        control="the pretrained network",
-        ours=False,
-    )
-
-    def made(own: pd.DataFrame) -> Sample:
-        gain, share = _numbers(own, "gain", "gain_recovered")
-        if _moved(own, "adamw"):
-            return Sample(np.array([]), missing=STILL)
-        if not (gain >= LEAST_GAIN).all():
-            lost = f"the test loss did not fall by {LEAST_GAIN:.0%}: no gain to recover"
-            return Sample(np.array([]), missing=lost)
-        return Sample(share, share)
-
-    detail = f"fall of the test loss: {_means(linear, 'gain')}" if len(linear) else ""
-    return judge(claim, _units(linear, made), "0 by definition", detail, missing=NOT_WATCHED)
+def _linear_recovers(linear: pd.DataFrame) -> Measured:
+    """Measure whether the linearised network has most of fine-tuning's gain."""
+    gain, share = _numbers(linear, "gain", "gain_recovered")
+    lost = f"the test loss did not fall by {LEAST_GAIN:.0%}: no gain to recover"
+    still = _stands_still(linear)
+    missing = np.where((still == "") & ~(gain >= LEAST_GAIN), lost, still)
+    units = _units(linear, share, share, missing=missing)
+    return units, "", f"fall of the test loss: {_means(linear, 'gain')}"
 
 
 def _score(rows: pd.DataFrame) -> pd.Series:
@@ -254,133 +228,70 @@ def _score(rows: pd.DataFrame) -> pd.Series:
 
 def kernel_is_as_good(
     untuned: pd.DataFrame, metrics: pd.DataFrame, shared: Mapping[str, float]
-) -> dict[str, Any]:
+) -> Row:
     """Return the verdict on kernel regression coming near fine-tuning."""
-    claim = Claim(
-        claim="Regression with the kernel comes within 10 % of fine-tuning",
-        source="section 3; Malladi et al. 2023",
-        statistic="smallest ratio over tasks of kernel ridge's test score to fine-tuning's",
-        bound=LEAST_KERNEL_SHARE,
-        side="≥",
-        control="a linear probe, ratio to fine-tuning",
-        ours=False,
-    )
-    units, probes = {}, {}
-    ridge = untuned[untuned["method"] == "kernel-ridge"] if len(untuned) else untuned
-    for task, own in ridge.groupby("task", sort=False):
+    claim, units, probes = CLAIMS["kernel regression"], {}, {}
+    for task, own in untuned[untuned["method"] == "kernel-ridge"].groupby("task", sort=False):
         n = own["n"].max()
         kernel = _score(own[own["n"] == n])
         runs = metrics[(metrics["task"] == task) & (metrics["n"] == n)]
         runs = runs[runs["seed"].isin(kernel.index)]
-        tuned = _score(runs).loc[kernel.index].to_numpy()
         if not learned(runs):
-            units[task] = Sample(np.array([]), missing=STILL)
+            units[task] = NO_MOVE
             continue
+        tuned = _score(runs).loc[kernel.index].to_numpy()
         named = (untuned["task"] == task) & (untuned["method"] == "probe") & (untuned["n"] == n)
         probe = _score(untuned[named]).reindex(kernel.index).to_numpy() if named.any() else None
         kernel = kernel.to_numpy()
         beyond = None if probe is None else kernel - probe
-        units[task] = ratio_sample(kernel, tuned, LEAST_KERNEL_SHARE, beyond, shared.get(task, 0.0))
+        units[task] = ratio_sample(kernel, tuned, claim.bound, beyond, shared.get(task, 0.0))
         if probe is not None and not units[task].missing:
             probes[task] = np.mean(probe) / np.mean(tuned)
     detail = "scores above what needs no learning, at the largest n that a kernel predicts"
-    return judge(claim, units, listed(probes), detail, missing="no kernel predictions")
+    return judge(claim, units, listed(probes), detail)
 
 
 def _step(value: float) -> str:
     return f"{value:.3g}" if np.isfinite(value) else "–"
 
 
-def networks_own_stop(linear: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on the network's gradient descent stopping when theory says."""
-    claim = Claim(
-        claim="The theory's stopping time is that of the network's own gradient descent",
-        source="sections 3.5 and 6.1, eqs 10-11, 26",
-        statistic="largest factor over tasks between T̂_max and the hold-out's stop",
-        bound=MOST_TIMES_APART,
-        side="≤",
-        control="the last step, factor to the hold-out's stop",
+def _own_stop(linear: pd.DataFrame) -> Measured:
+    """Measure whether the network's gradient descent stops when theory says."""
+    steps = _numbers(linear, "theory", "network_holdout", "network_steps")
+    theory, stop, last = (np.log(values.clip(lower=1)) for values in steps)
+    apart, at_last = (theory - stop).abs(), last - stop
+    # if the hold-out loss still fell at the last step, the stop is known as a lower bound only
+    known = linear["network_turned"].astype(bool) | (
+        linear["network_holdout"] > CLAIMS["own stop"].bound * linear["theory"].clip(lower=1)
     )
-
-    def factors(own: pd.DataFrame) -> list[np.ndarray]:
-        names = ("theory", "network_holdout", "network_steps")
-        theory, stop, last = (np.log(np.clip(v, 1, None)) for v in _numbers(own, *names))
-        return [np.abs(theory - stop), last - stop]
-
-    def made(own: pd.DataFrame) -> Sample:
-        apart, at_last = factors(own)
-        # if the hold-out loss still fell at the last step, the stop is known as a lower bound only
-        known = own["network_turned"].astype(bool) | (
-            own["network_holdout"] > MOST_TIMES_APART * own["theory"].clip(lower=1)
-        )
-        lost = "" if known.all() else "the hold-out loss still fell at the last step"
-        return Sample(apart, at_last - apart, scale=np.exp, missing=lost)
-
-    control = detail = ""
-    if len(linear):
-        control = f"mean {np.exp(factors(linear)[1].mean()):.3g}"
-        steps = ", ".join(
-            f"{row.task} {row.theory:.3g} / {_step(row.operator_crossing)} / "
-            f"{_step(row.operator_minimiser)} / {'' if row.network_turned else '≥ '}"
-            f"{row.network_holdout:.3g}"
-            for row in linear.itertuples()
-        )
-        detail = f"T̂_max / T̂_op in both forms / the hold-out's stop, in steps: {steps}"
-    return judge(claim, _units(linear, made), control, detail, missing=NOT_WATCHED)
+    missing = np.where(known, "", "the hold-out loss still fell at the last step")
+    of_tasks = ", ".join(
+        f"{row.task} {row.theory:.3g} / {_step(row.operator_crossing)} / "
+        f"{_step(row.operator_minimiser)} / {'' if row.network_turned else '≥ '}"
+        f"{row.network_holdout:.3g}"
+        for row in linear.itertuples()
+    )
+    detail = f"T̂_max / T̂_op in both forms / the hold-out's stop, in steps: {of_tasks}"
+    units = _units(linear, apart, at_last - apart, np.exp, missing)
+    return units, f"mean {np.exp(at_last.mean()):.3g}", detail
 
 
-def radius_exponent(radii: pd.DataFrame) -> dict[str, Any]:
+def radius_exponent(radii: pd.DataFrame) -> Row:
     """Return the verdict on the critical radius falling as n^(−a/(a+1)) for a known decay."""
-    claim = Claim(
-        claim="For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
-        source="eqs 11 and 30",
-        statistic="largest distance of the measured exponent from −a/(a+1), n from 10⁴",
-        bound=MOST_EXPONENT_APART,
-        side="≤",
-        control="n^(−1/2) whatever a is, largest distance",
-        group=SIMULATED,
-        units="exponents",
-        ours=False,
-    )
-    units, control = {}, ""
-    if len(radii):
-        other = float((radii["measured"] + 0.5).abs().max())
-        apart = float((radii["measured"] - radii["predicted"]).abs().max())
-        exact = Span(apart, apart, apart)
-        units = {"all": Given(lambda _: exact, apart < other)}
-        control = f"{other:.3g}"
+    claim = CLAIMS["radius"]
     power = "computed without sampling"
-    return judge(claim, units, control, power=power, missing="it was not computed")
+    if radii.empty:
+        return judge(claim, {}, power=power)
+    other = float((radii["measured"] + 0.5).abs().max())
+    apart = float((radii["measured"] - radii["predicted"]).abs().max())
+    exact = Given(lambda _: Span(apart, apart, apart), apart < other)
+    return judge(claim, {"all": exact}, f"{other:.3g}", power=power)
 
 
-def width_slopes(slopes: pd.DataFrame) -> list[dict[str, Any]]:
+def width_slopes(slopes: pd.DataFrame) -> list[Row]:
     """Return the verdicts on drift, linearisation error and distance falling with the width."""
-    claims = {
-        "drift": ("The kernel's drift falls at least as N^(−1/2) with the width", "eq 17"),
-        "linear_gap": (
-            "The linearisation error falls at least as N^(−1/2) with the width",
-            "Lemma 1",
-        ),
-        "distance": (
-            "The distance from the start over √N falls as N^(−1/2) with the width",
-            "eqs 14, 17-18",
-        ),
-    }
     found = []
-    for quantity, (text, source) in claims.items():
-        claim = Claim(
-            claim=text,
-            source=source,
-            statistic="slope of its logarithm on log N, of the start that keeps the claim least",
-            bound=-0.5,
-            side="=" if quantity == "distance" else "≤",
-            tolerance=MOST_UNCERTAIN,
-            control="a quantity that does not change with the width, slope",
-            group=SIMULATED,
-            repeats="networks",
-            units="starts",
-            ours=quantity == "distance",
-        )
+    for quantity in ("drift", "linear_gap", "distance"):
         units = {}
         own = slopes[(slopes["quantity"] == quantity) & (slopes["phase"] != "pretraining")]
         for row in own.itertuples():
@@ -391,7 +302,7 @@ def width_slopes(slopes: pd.DataFrame) -> list[dict[str, Any]]:
                 return Span(row.slope, row.slope - half, row.slope + half)
 
             units[row.phase] = Given(span, row.high < 0, count=row.networks)
-        found.append(judge(claim, units, "0", missing="no networks were trained"))
+        found.append(judge(CLAIMS[f"width {quantity}"], units, "0"))
     return found
 
 
@@ -403,17 +314,20 @@ def theory_rows(
     radii: pd.DataFrame,
     slopes: pd.DataFrame,
     shared: Mapping[str, float],
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the verdicts on the theory, one dict per claim."""
-    return [
-        stopping_is_near_hindsight(rules),
-        networks_own_stop(linear),
-        stopping_is_ridge(rules),
-        network_at_ridge(linear),
-        stays_linear(linear),
-        kernel_stays(linear),
-        linear_recovers(linear),
-        kernel_is_as_good(untuned, metrics, shared),
-        radius_exponent(radii),
-        *width_slopes(slopes),
+    measured = {
+        "hindsight": (_hindsight, rules),
+        "own stop": (_own_stop, linear),
+        "ridge": (_stopping_is_ridge, rules),
+        "network at ridge": (_network_at_ridge, linear),
+        "linear": (_stays_linear, linear),
+        "drift": (_kernel_stays, linear),
+        "gain": (_linear_recovers, linear),
+    }
+    rows = [
+        judge(CLAIMS[name], *([{}] if table.empty else measure(table)))
+        for name, (measure, table) in measured.items()
     ]
+    rows += [kernel_is_as_good(untuned, metrics, shared), radius_exponent(radii)]
+    return rows + width_slopes(slopes)

@@ -9,15 +9,19 @@ task → mean share of rows that two draws, or the labelled examples of two seed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
-from ntktune.figures.agreement import chance_of_order, order_span
 from ntktune.figures.claims import (
+    NO_MOVE,
     NOT_RUN,
     STILL,
     Claim,
@@ -31,27 +35,98 @@ from ntktune.figures.claims import (
 from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
-from ntktune.figures.negations import negated_as_chosen, negated_fully
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
-from ntktune.figures.result_tables import linear_table, rules_table
+from ntktune.figures.result_tables import (
+    linear_table,
+    negated_as_chosen,
+    negated_fully,
+    rules_table,
+)
 from ntktune.figures.theory_verdicts import by_seed, theory_rows
 from ntktune.intervals import LEVEL, half_width
 from ntktune.study.merges import FIXED, LEAST_KEPT, parts
 from ntktune.study.scores import ERRORS, share_reached
 
-LEAST_R_SQUARED = 0.9
-MOST_COSINE = 0.1
-LEAST_NORMALISED = 0.9
-LEAST_TASKS = 3
-MOST_RATE_APART = 0.15
+LEAST_TASKS = 3  # for an order
 MOST_CHANCE = 1 - LEVEL
-RTE = "rte"
 # from the largest exponent to the smallest, as SR26 orders GPT-Neo-1.3B's
 PAPER_ORDERS = {
     "regression": {"semrel": "SemRel", "sts12": "STS-12", "stsb": "STS-B"},
     "classification": {"amazon": "Amazon", "mrpc": "MRPC", "rte": "RTE"},
 }
+Row = dict[str, Any]
 Spans = Callable[[float], Span]  # coverage → value and interval
+# fmt: off
+CLAIMS = {
+    "power law": Claim(
+        "The kernel's eigenvalues decay as a power of their rank",
+        "eqs 29, 31-32; figures 4-9", "smallest R² over tasks of log λ_k on log k, mean over draws",
+        0.9, "≥", "an exponential decay, R² of log λ_k on k", repeats="draws"),
+    "error falls": Claim(
+        "The test error falls with the number of labelled examples",
+        "figure 2",
+        "largest ratio over tasks of the error at the largest n to that at the smallest",
+        1, "≤", "predicting the mean or the majority; error there over the model's", ours=False,
+        missing="one sample size only; a comparison needs two"),
+    "rate": Claim(
+        "The error falls as n^(−a/(a+1)), a being the kernel's decay exponent",
+        "eq 30", "largest distance over tasks of measured exponent and a/(a+1)",
+        0, "=", "the exponent 1/2 for every task", tolerance=0.15,
+        missing="no task has an exponent; it needs two sizes"),
+    "merging": Claim(
+        "The sum of two task vectors keeps most of what each reaches alone",
+        "section 5.2, eqs 22-25; figure 3",
+        "smallest merged score / single-task score over pairs and their tasks",
+        0.9, "≥", "the pretrained weights under the same heads, score / single-task score",
+        units="scores", missing="no two task vectors were added"),
+    "orthogonal": Claim(
+        "Task vectors of different tasks are nearly orthogonal",
+        "section 5.2; figure 3", "largest |cosine| of two tasks, means over runs",
+        0.1, "≤", NULLS["seeds"], units="pairs", missing="no pair of tasks that moved"),
+    "rte": Claim(
+        "RTE's task vector is nearly orthogonal to the others'",
+        "section 5.2; figure 3", "largest |cosine| of RTE and another task, means over runs",
+        0.1, "≤", NULLS["seeds"], units="pairs", missing="no pair of tasks that moved"),
+    "negation": Claim(
+        "Negating a task vector raises its task's error",
+        "section 5.2, eq 24; Ilharco et al. 2023",
+        "smallest rise over targets of the test MSE at λ = ",
+        0, "≥", "a random vector of equal length in every tensor, rise of the test MSE",
+        missing="no task vector was negated"),
+}
+# fmt: on
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Kendall's τ-b of two lists of N numbers; NaN with fewer than two, or all equal."""
+    return float(kendalltau(a, b).statistic) if len(a) > 1 else float("nan")
+
+
+def order_span(a: Sequence[Span], b: Sequence[Span], open_pairs: frozenset = frozenset()) -> Span:
+    """Return Kendall's τ of two lists of N things, and the interval that their intervals leave.
+
+    Two things are in a certain order where their intervals do not overlap. Pairs that are certain
+    in both lists agree or do not; all others may do either, as may ``open_pairs``, pairs (i, j)
+    with i < j, whatever the intervals say. If all 2N intervals hold at once, so does that of τ.
+    """
+
+    def certain(own: Sequence[Span], i: int, j: int) -> int:
+        return int(own[i].low > own[j].high) - int(own[j].low > own[i].high)
+
+    pairs = list(combinations(range(len(a)), 2))
+    signs = [certain(a, i, j) * certain(b, i, j) * ((i, j) not in open_pairs) for i, j in pairs]
+    agree, differ = signs.count(1), signs.count(-1)
+    tau = kendall_tau([x.value for x in a], [x.value for x in b])
+    return Span(tau, 2 * agree / len(pairs) - 1, 1 - 2 * differ / len(pairs))
+
+
+def chance_of_order(things: int) -> float:
+    """Return the probability that a random order of N things is the right one."""
+    return 1 / math.factorial(things)
+
+
+def _numbers(own: pd.DataFrame, *names: str) -> list[np.ndarray]:
+    return [own[name].to_numpy(dtype=float) for name in names]
 
 
 def _rate(exponent: float) -> float:
@@ -59,26 +134,17 @@ def _rate(exponent: float) -> float:
     return exponent / (exponent + 1)
 
 
-def power_law(fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> dict[str, Any]:
+def power_law(fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> Row:
     """Return the verdict on the decay being a power law."""
-    claim = Claim(
-        claim="The kernel's eigenvalues decay as a power of their rank",
-        source="eqs 29, 31-32; figures 4-9",
-        statistic="smallest R² over tasks of log λ_k on log k, mean over draws",
-        bound=LEAST_R_SQUARED,
-        side="≥",
-        control="an exponential decay, R² of log λ_k on k",
-        repeats="draws",
-    )
-    units, others, ranges = {}, {}, {}
+    units, others, lowest = {}, {}, []
     for task, own in fits.items():
         main = own[own["range"] == RANGES[0]]
         r_squared, control = main["r_squared"].to_numpy(), main["exponential"].to_numpy()
         units[task] = Sample(r_squared, r_squared - control, shared.get(task, 0.0))
         others[task] = control.mean()
-        ranges[task] = own.groupby("range")["r_squared"].mean().min()
-    detail = f"smallest over ranges of ranks {min(ranges.values()):.3g}"
-    return judge(claim, units, listed(others), detail)
+        lowest.append(own.groupby("range")["r_squared"].mean().min())
+    detail = f"smallest over ranges of ranks {min(lowest):.3g}"
+    return judge(CLAIMS["power law"], units, listed(others), detail)
 
 
 def _exponent_spans(
@@ -92,6 +158,18 @@ def _exponent_spans(
     return found
 
 
+def _fall_span(metrics: pd.DataFrame, shared: float, level: float) -> Span:
+    """Return a learning curve's exponent and its interval."""
+    found = measured_exponent(metrics, shared, level)
+    return Span(*(found[f"measured_{name}"] for name in ("exponent", "low", "high")))
+
+
+def _fewer_span(metrics: pd.DataFrame, shared: float, level: float) -> Span:
+    """Return minus the number of examples that a task needs, and its interval."""
+    found = needed_size(metrics, shared, level)
+    return Span(*(-found[name] for name in ("needed", "needed_high", "needed_low")))
+
+
 def _fit_means(fits: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
     """Return task → mean exponents over draws, one per range of ranks."""
     return {
@@ -103,17 +181,16 @@ def _fit_means(fits: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
 def _flipped(tasks: Sequence[str], *fits: Mapping[str, np.ndarray]) -> frozenset:
     """Return the pairs (i, j) whose order is another with another range or form of the fit."""
     found = set()
-    for i, first in enumerate(tasks):
-        for j, second in enumerate(tasks[i + 1 :], i + 1):
-            for values in fits:
-                signs = np.sign(values[first] - values[second])
-                if len(set(signs[np.isfinite(signs)])) > 1:
-                    found.add((i, j))
+    for (i, first), (j, second) in combinations(enumerate(tasks), 2):
+        for values in fits:
+            signs = np.sign(values[first] - values[second])
+            if len(set(signs[np.isfinite(signs)])) > 1:
+                found.add((i, j))
     return frozenset(found)
 
 
 def _order_row(
-    claim: Claim,
+    claim: tuple[str, str, str],
     tasks: Sequence[str],
     first: Mapping[str, Spans],
     second: Mapping[str, Spans],
@@ -121,135 +198,87 @@ def _order_row(
     *,
     law: bool = True,
     detail: str = "",
-) -> dict[str, Any]:
-    """Return the verdict on two orders of tasks being one.
+    missing: str = "",
+) -> Row:
+    """Return the verdict on two orders of tasks being one: on Kendall's τ = 1.
 
-    Parameters
-    ----------
-    first, second
-        Task → its value and interval in either order; the claim is Kendall's τ = 1.
-    flips
-        Pairs of tasks that stay open, as their order depends on the fit.
-    law
-        Whether the claim goes beyond these tasks: then so good an order must be unlikely by
-        chance.
+    ``claim`` is the claim, its source and the statistic; ``first`` and ``second`` are task → its
+    value and interval in either order. Pairs of tasks in ``flips`` stay open, as their order
+    depends on the fit. With ``law`` the claim goes beyond these tasks: then so good an order must
+    be unlikely by chance. ``detail`` stands for both values of each task; ``missing`` says why
+    there is no order.
     """
-    chance = chance_of_order(len(tasks))
-    control = f"right by chance once in {round(1 / chance):,}"
-    if len(tasks) < LEAST_TASKS:
+    if len(tasks) < LEAST_TASKS and not missing:
         missing = f"tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
-        return judge(claim, {}, missing=missing)
+    no_order = missing or "all values are equal, so they have no order"
+    stated = Claim(*claim, 1, "≥", "a random order", ours=False, missing=no_order)
+    if missing:
+        return judge(stated, {})
+    chance, many = chance_of_order(len(tasks)), 2 * len(tasks)
 
     def span(level: float) -> Span:
-        each = 1 - (1 - level) / (2 * len(tasks))
+        each = 1 - (1 - level) / many
         return order_span(*([own[t](each) for t in tasks] for own in (first, second)), flips)
 
-    notes, power = [detail] if detail else [], f"{2 * len(tasks)} intervals that hold together"
+    detail = detail or ", ".join(
+        f"{task} {first[task](LEVEL).value:.3g} / {second[task](LEVEL).value:.3g}" for task in tasks
+    )
     if flips:
         names = "; ".join(f"{tasks[i]} and {tasks[j]}" for i, j in sorted(flips))
-        notes.insert(0, f"the order depends on the range or form of the fit: {names}")
+        detail = f"the order depends on the range or form of the fit: {names}; {detail}"
+    power = f"{many} intervals that hold together"
     if law and chance > MOST_CHANCE:
         power += "; four tasks are needed for a chance below 5 %"
     unit = Given(span, not law or chance <= MOST_CHANCE)
-    missing = "all values are equal, so they have no order"
-    return judge(claim, {"": unit}, control, "; ".join(notes), power, missing)
-
-
-def _order_claim(claim: str, source: str, statistic: str) -> Claim:
-    return Claim(claim, source, statistic, 1, "≥", control="a random order", ours=False)
-
-
-def _listed_pairs(tasks: Sequence[str], *columns: Mapping[str, Spans]) -> str:
-    """Return "task value / value, …" for a detail."""
-    return ", ".join(
-        f"{task} " + " / ".join(f"{own[task](LEVEL).value:.3g}" for own in columns)
-        for task in tasks
-    )
+    control = f"right by chance once in {round(1 / chance):,}"
+    return judge(stated, {"": unit}, control, detail, power)
 
 
 def decay_orders(
-    kind: str,
-    fits: Mapping[str, pd.DataFrame],
-    rates: pd.DataFrame,
-    metrics: pd.DataFrame,
-) -> list[dict[str, Any]]:
+    kind: str, fits: Mapping[str, pd.DataFrame], rates: pd.DataFrame, metrics: pd.DataFrame
+) -> list[Row]:
     """Return the verdicts on fast-decaying tasks learning faster and needing fewer examples."""
     own = {t: of_task(metrics, t) for t, is_of in kinds(metrics).items() if is_of == kind}
     own = {task: rows for task, rows in own.items() if task in fits and learned(rows)}
-    decay = _exponent_spans(fits, rates["shared_draws"])
-    falls, needs = {}, {}
-    for task, rows in own.items():
-        shared = rates["shared_seeds"][task]
-
-        @cache
-        def fall(level: float, rows=rows, shared=shared) -> Span:
-            found = measured_exponent(rows, shared, level)
-            return Span(*(found[f"measured_{name}"] for name in ("exponent", "low", "high")))
-
-        @cache
-        def fewer(level: float, rows=rows, shared=shared) -> Span:
-            found = needed_size(rows, shared, level)
-            return Span(*(-found[name] for name in ("needed", "needed_high", "needed_low")))
-
-        falls[task], needs[task] = fall, fewer
-    means = _fit_means(fits)
-    forms = {
-        task: rates.loc[task, ["measured_exponent", "slope_exponent"]].to_numpy(dtype=float)
-        for task in own
-    }
+    decay, means = _exponent_spans(fits, rates["shared_draws"]), _fit_means(fits)
+    forms = rates[["measured_exponent", "slope_exponent"]].astype(float).T.to_dict("series")
     rows = []
-    for spans, claim, what, others in (
-        (falls, "faster the error falls with n", "learning-curve exponent", [forms]),
-        (needs, "fewer examples the task needs", f"−n at {SHARE:.0%} of the best score", []),
+    for span, claim, what, others in (
+        (_fall_span, "faster the error falls with n", "learning-curve exponent", [forms]),
+        (_fewer_span, "fewer examples the task needs", f"−n at {SHARE:.0%} of the best score", []),
     ):
-        tasks = [t for t in own if np.isfinite(spans[t](LEVEL).value)]
-        row = _order_row(
-            _order_claim(
-                f"The faster the decay, the {claim} ({kind} tasks)",
-                "eq 30",
-                f"Kendall τ of decay exponent and {what}",
-            ),
-            tasks,
-            decay,
-            spans,
-            _flipped(tasks, means, *others),
-            detail=_listed_pairs(tasks, decay, spans),
+        spans = {t: cache(partial(span, some, rates["shared_seeds"][t])) for t, some in own.items()}
+        stated = (
+            f"The faster the decay, the {claim} ({kind} tasks)",
+            "eq 30",
+            f"Kendall τ of decay exponent and {what}",
         )
-        rows.append(row)
+        tasks = [task for task in own if np.isfinite(spans[task](LEVEL).value)]
+        rows.append(_order_row(stated, tasks, decay, spans, _flipped(tasks, means, *others)))
     return rows
 
 
-def paper_order(
-    kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]
-) -> dict[str, Any]:
+def paper_order(kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> Row:
     """Return the verdict on the paper's own order of decay exponents."""
     titles = PAPER_ORDERS[kind]
-    claim = _order_claim(
+    claim = (
         f"The decay exponents come in the order {' > '.join(titles.values())}",
         "section 6; figures 4-9",
         "Kendall τ against that order",
     )
-    missing = [task for task in titles if task not in fits]
-    if missing:
-        return judge(claim, {}, missing=f"not among the study's tasks: {', '.join(missing)}")
+    if lacking := [task for task in titles if task not in fits]:
+        missing = f"not among the study's tasks: {', '.join(lacking)}"
+        return _order_row(claim, [], {}, {}, missing=missing)
     tasks, decay = list(titles), _exponent_spans(fits, shared)
     paper = {task: lambda _, v=-place: Span(v, v, v) for place, task in enumerate(tasks)}
+    values = listed({task: decay[task](LEVEL).value for task in tasks})
+    detail = f"{values}; the paper's order is GPT-Neo-1.3B's"
     flips = _flipped(tasks, _fit_means(fits))
-    detail = f"{_listed_pairs(tasks, decay)}; the paper's order is GPT-Neo-1.3B's"
     return _order_row(claim, tasks, decay, paper, flips, law=False, detail=detail)
 
 
-def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> dict[str, Any]:
+def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> Row:
     """Return the verdict on the error being smaller at the largest n than at the smallest."""
-    claim = Claim(
-        claim="The test error falls with the number of labelled examples",
-        source="figure 2",
-        statistic="largest ratio over tasks of the error at the largest n to that at the smallest",
-        bound=1,
-        side="≤",
-        control="predicting the mean or the majority; error there over the model's",
-        ours=False,
-    )
     units, trivial = {}, {}
     for task in kinds(metrics):
         own = with_error(of_task(metrics, task))
@@ -267,151 +296,97 @@ def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> dict[str,
             "" if learned(own) else STILL,
         )
         trivial[task] = baseline.mean() / errors[many].mean()
-    return judge(
-        claim, units, listed(trivial), missing="one sample size only; a comparison needs two"
-    )
+    return judge(CLAIMS["error falls"], units, listed(trivial))
 
 
 def predicted_rate(
     rates: pd.DataFrame, fits: Mapping[str, pd.DataFrame], metrics: pd.DataFrame
-) -> dict[str, Any]:
+) -> Row:
     """Return the verdict on a/(a+1) being the exponent of the learning curve.
 
     The prediction reaches over its interval and over the ranges of ranks that a is fitted to.
     """
-    claim = Claim(
-        claim="The error falls as n^(−a/(a+1)), a being the kernel's decay exponent",
-        source="eq 30",
-        statistic="largest distance over tasks of measured exponent and a/(a+1)",
-        bound=0,
-        side="=",
-        tolerance=MOST_RATE_APART,
-        control="the exponent 1/2 for every task",
-    )
+    claim = CLAIMS["rate"]
     units, at_half = {}, 0
     decay, means = _exponent_spans(fits, rates["shared_draws"]), _fit_means(fits)
-    for task, row in rates.iterrows():
-        if task not in kinds(metrics):
-            continue
+    for task, row in rates[rates.index.isin(kinds(metrics))].iterrows():
         own = of_task(metrics, task)
         if not learned(own):
-            units[task] = Sample(np.array([]), missing=STILL)
+            units[task] = NO_MOVE
             continue
 
         @cache
         def span(level: float, task=task, own=own, row=row) -> Span:
-            found = measured_exponent(own, row["shared_seeds"], level)
+            measured = _fall_span(own, row["shared_seeds"], level)
             a, fitted = decay[task](level), means[task][np.isfinite(means[task])]
             low = _rate(max(np.min([a.low, *fitted]), 0.0))
             high = _rate(np.max([a.high, *fitted]))
-            return Span(
-                found["measured_exponent"] - _rate(a.value),
-                found["measured_low"] - high,
-                found["measured_high"] - low,
-            )
+            return Span(measured.value - _rate(a.value), measured.low - high, measured.high - low)
 
         inside = row["measured_low"] <= 0.5 <= row["measured_high"]
         at_half += inside
         units[task] = Given(span, not inside, count=int(row["seeds"]))
-    spans = {task: unit.span(LEVEL) for task, unit in units.items() if isinstance(unit, Given)}
-    holding = sum(span.low <= 0 <= span.high for span in spans.values())
+    spans = [unit.span(LEVEL) for unit in units.values() if isinstance(unit, Given)]
+    if not spans:
+        return judge(claim, units)
+    holding = sum(span.low <= 0 <= span.high for span in spans)
     detail = f"a/(a+1) in the interval of {holding} of {len(spans)} tasks"
     if (rates["error_measure"] == RATE).any():
         detail += "; it is about squared error, and classifications have the error rate"
-    control = f"in the interval of {at_half} of {len(spans)} tasks"
-    missing = "no task has an exponent; it needs two sizes"
-    return judge(claim, units, control if spans else "", detail if spans else "", missing=missing)
+    return judge(claim, units, f"in the interval of {at_half} of {len(spans)} tasks", detail)
 
 
 def crossed_span(cosines: np.ndarray, level: float) -> Span:
-    """Return |mean cosine| of two tasks' runs and its interval.
+    """Return |mean cosine| of two tasks' runs, (runs of one, runs of the other), and its interval.
 
     Cosines of one run with several others are not independent: the scatter of the mean is that
     of the first task's runs and that of the second's.
-
-    Parameters
-    ----------
-    cosines
-        Shape (runs of the first task, runs of the second).
-    level
-        Coverage.
     """
     mean = float(np.abs(cosines.mean()))
     half = float(np.hypot(*(half_width(cosines.mean(axis=axis), level=level) for axis in (0, 1))))
     return Span(mean, mean - half if not half > mean else 0.0, mean + half)
 
 
-def nearly_orthogonal(cosine: pd.DataFrame) -> list[dict[str, Any]]:
+def nearly_orthogonal(cosine: pd.DataFrame) -> list[Row]:
     """Return the verdicts on task vectors of different tasks being nearly orthogonal.
 
-    Returns
-    -------
-    list of dict
-        The verdict on all pairs, and, where ``rte`` is among the tasks, that on its own.
+    The second, where ``rte`` is among the tasks, is on its own pairs.
     """
-    again = {
-        null: dict(known[["task_a", "mean"]].dropna().to_numpy())
-        for null, known in ((null, whole_cosines(cosine, null)) for null in NULLS)
-    }
-    twice = again["seeds"]
+    twice, same = (
+        dict(whole_cosines(cosine, null)[["task_a", "mean"]].dropna().to_numpy())
+        for null in ("seeds", "subsets")
+    )
     units: dict[str, Given | Sample] = {}
     different = cosine[(cosine["pair"] == DIFFERENT) & (cosine["group"] == ALL)]
     for (a, b), own in different.groupby(["task_a", "task_b"], sort=False):
         if own["cosine"].isna().any():
-            units[f"{a} and {b}"] = Sample(np.array([]), missing=STILL)
+            units[f"{a} and {b}"] = NO_MOVE
             continue
         runs = own.pivot(index="run_a", columns="run_b", values="cosine").to_numpy()
         span, known = partial(crossed_span, runs), [twice[t] for t in (a, b) if t in twice]
         better = bool(span(LEVEL).high < min(known)) if known else None
         units[f"{a} and {b}"] = Given(span, better, count=len(runs))
-    same = again["subsets"]
     detail = f"{NULLS['subsets']}: {listed(same)}" if same else ""
-
-    def row(claim: str, pairs: str, some: dict[str, Given | Sample]) -> dict[str, Any]:
-        stated = Claim(
-            claim=claim,
-            source="section 5.2; figure 3",
-            statistic=f"largest |cosine| of {pairs}, means over runs",
-            bound=MOST_COSINE,
-            side="≤",
-            control=NULLS["seeds"],
-            units="pairs",
-        )
-        missing = "no pair of tasks that moved"
-        return judge(stated, some, listed(twice) or NOT_RUN, detail, missing=missing)
-
-    found = [row("Task vectors of different tasks are nearly orthogonal", "two tasks", units)]
-    with_rte = {name: unit for name, unit in units.items() if RTE in name.split(" and ")}
-    if with_rte:
-        claim = "RTE's task vector is nearly orthogonal to the others'"
-        found.append(row(claim, "RTE and another task", with_rte))
-    return found
+    rte = {name: unit for name, unit in units.items() if "rte" in name.split(" and ")}
+    claims = {"orthogonal": units} | ({"rte": rte} if rte else {})
+    control = listed(twice) or NOT_RUN
+    return [judge(CLAIMS[name], some, control, detail) for name, some in claims.items()]
 
 
-def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
+def merging_keeps(merged: pd.DataFrame) -> Row:
     """Return the verdict on models merged of two tasks keeping the single tasks' scores."""
-    claim = Claim(
-        claim="The sum of two task vectors keeps most of what each reaches alone",
-        source="section 5.2, eqs 22-25; figure 3",
-        statistic="smallest merged score / single-task score over pairs and their tasks",
-        bound=LEAST_NORMALISED,
-        side="≥",
-        control="the pretrained weights under the same heads, score / single-task score",
-        units="scores",
-    )
+    claim = CLAIMS["merging"]
     fixed = merged[merged["choice"] == FIXED]
     pairs = fixed[fixed["merged"].map(lambda name: len(parts(name)) == 2).astype(bool)]
     units, untuned = {}, {}
     for (merge, task), own in pairs.groupby(["merged", "task"], sort=False):
-        score, single, start = (
-            own[name].to_numpy(dtype=float) for name in ("merged_score", "single", "pretrained")
-        )
+        score, single, start = _numbers(own, "merged_score", "single", "pretrained")
         metric, name = own["metric"].iloc[0], f"{task} in {merge}"
         if metric in ERRORS:  # less is better
-            units[name] = ratio_sample(single, score, LEAST_NORMALISED, start - score)
+            units[name] = ratio_sample(single, score, claim.bound, start - score)
         else:
             rows = np.inf if own["kind"].iloc[0] == "classification" else own["rows"].mean()
-            units[name] = ratio_sample(score, single, LEAST_NORMALISED, score - start, rows=rows)
+            units[name] = ratio_sample(score, single, claim.bound, score - start, rows=rows)
         if not units[name].missing:
             untuned[name] = share_reached(metric, start.mean(), single.mean())
     detail = ""
@@ -424,56 +399,39 @@ def merging_keeps(merged: pd.DataFrame) -> dict[str, Any]:
             else "no member was fine-tuned on the text of a test row"
         )
     control = f"mean {np.mean(list(untuned.values())):.3g}" if untuned else ""
-    return judge(claim, units, control, detail, missing="no two task vectors were added")
+    return judge(claim, units, control, detail)
 
 
-def _kept_as_chosen(negated: pd.DataFrame) -> str:
-    """Return what targets and controls keep at the chosen coefficient, for a detail."""
-    chosen = negated_as_chosen(negated).dropna(subset="kept")
-    is_target = chosen["target"] == chosen["task"]
-    kept = chosen.groupby(["target", is_target.rename("own")], sort=False)["kept"].mean()
-    shares = {target: kept[target, True] for target, own in kept.index if own}
-    if not shares:
-        return ""
-    return f"score kept where other tasks keep {LEAST_KEPT:.0%} of theirs: {listed(shares)}"
-
-
-def negation_hurts(negated: pd.DataFrame) -> dict[str, Any]:
+def negation_hurts(negated: pd.DataFrame) -> Row:
     """Return the verdict on a negated task vector raising its task's error."""
     at = negated_fully(negated)
     at = at[at["target"] == at["task"]].dropna(subset="gap")
     strengths = " or ".join(f"{value:g}" for value in sorted(set(at["coefficient"])) or [1.0])
-    claim = Claim(
-        claim="Negating a task vector raises its task's error",
-        source="section 5.2, eq 24; Ilharco et al. 2023",
-        statistic=f"smallest rise over targets of the test MSE at λ = {strengths}",
-        bound=0,
-        side="≥",
-        control="a random vector of equal length in every tensor, rise of the test MSE",
-    )
-    units, random = {}, {}
+    claim = replace(CLAIMS["negation"], statistic=CLAIMS["negation"].statistic + strengths)
+    units, random, ratios = {}, {}, {}
     for target, own in at.groupby("target", sort=False):
-        gap, other = (own[name].to_numpy(dtype=float) for name in ("gap", "random_gap"))
-        still = (own["gap"] == 0) & (own["predicted_gap"] == 0)
-        there = np.isfinite(other).all()
-        units[target] = Sample(
-            gap, gap - other if there else None, missing=STILL if still.any() else ""
-        )
+        gap, other, predicted = _numbers(own, "gap", "random_gap", "predicted_gap")
+        there, still = np.isfinite(other).all(), ((gap == 0) & (predicted == 0)).any()
+        units[target] = Sample(gap, gap - other if there else None, missing=STILL if still else "")
         if there:
             random[target] = other.mean()
-    means = at.groupby("target", sort=False)[["gap", "predicted_gap"]].mean().astype(float)
-    ratios = (means["gap"] / means["predicted_gap"])[means["predicted_gap"].abs() > 0]
-    notes = [f"over the linear regime's prediction: {listed(ratios.to_dict())}"] * bool(len(ratios))
-    detail = "; ".join([*notes, *filter(None, [_kept_as_chosen(negated)])])
-    control = listed(random) or NOT_RUN
-    return judge(claim, units, control, detail, missing="no task vector was negated")
+        mean = own["predicted_gap"].astype(float).mean()
+        if abs(mean) > 0:
+            ratios[target] = own["gap"].astype(float).mean() / mean
+    notes = []
+    if ratios:
+        notes.append(f"over the linear regime's prediction: {listed(ratios)}")
+    chosen = negated_as_chosen(negated).dropna(subset="kept")
+    chosen = chosen[chosen["target"] == chosen["task"]]
+    if len(chosen):
+        kept = listed(chosen.groupby("target", sort=False)["kept"].mean())
+        notes.append(f"score kept where other tasks keep {LEAST_KEPT:.0%} of theirs: {kept}")
+    return judge(claim, units, listed(random) or NOT_RUN, "; ".join(notes))
 
 
-def stopping_order(
-    stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.DataFrame
-) -> dict[str, Any]:
+def stopping_order(stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.DataFrame) -> Row:
     """Return the verdict on the theory's stopping ordering tasks as the hold-out's does."""
-    claim = _order_claim(
+    claim = (
         "The tasks that theory trains longer are those that the hold-out trains longer",
         "sections 3.5 and 6.1, eqs 10-11",
         "Kendall τ of η at T̂_max and of the summed learning rate at the hold-out's stop",
@@ -486,8 +444,7 @@ def stopping_order(
         if np.isfinite(etas).all() and len(sums):
             theory[task] = Sample(etas, shared=rates["shared_draws"].get(task, 0.0)).span
             holdout[task] = Sample(sums, shared=rates["shared_seeds"].get(task, 0.0)).span
-    tasks = list(theory)
-    return _order_row(claim, tasks, theory, holdout, detail=_listed_pairs(tasks, theory, holdout))
+    return _order_row(claim, list(theory), theory, holdout)
 
 
 def verdict_table(
@@ -498,15 +455,11 @@ def verdict_table(
     cosine: pd.DataFrame,
     merged: pd.DataFrame,
     negated: pd.DataFrame,
-    theory: Sequence[dict[str, Any]],
+    theory: Sequence[Row],
 ) -> pd.DataFrame:
-    """Return the verdicts, one row per claim.
+    """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
-    Returns
-    -------
-    DataFrame
-        The columns of :func:`ntktune.figures.claims.judge`; claims about networks and spectra
-        that are made up, which say nothing of a user's data, come last.
+    Claims about made-up networks and spectra, which say nothing of a user's data, come last.
     """
     rates = rates.set_index("task")
     draws, seeds = rates["shared_draws"], rates["shared_seeds"]
@@ -546,22 +499,13 @@ def study_verdicts(
 ) -> pd.DataFrame:
     """Return the verdicts from a study's tables, named as in :mod:`ntktune.figures.tables`.
 
-    Those after ``metrics`` have no rows where the study does not make them.
-
-    Raises
-    ------
-    UserError
-        ``decay`` and ``summary`` are of different spectra, or tables of different tasks.
+    Those after ``metrics`` have no rows where the study does not make them. Raises UserError if
+    ``decay`` and ``summary`` are of different spectra, or tables are of different tasks.
     """
     check_fits(decay, summary)
-    theory = theory_rows(
-        rules=by_seed(rules_table, rules, ridge),
-        linear=by_seed(linear_table, trace, trace_ridge, stops),
-        untuned=baselines,
-        metrics=metrics,
-        radii=radii,
-        slopes=slopes,
-        shared=table1.set_index("task")["shared_seeds"],
-    )
+    each_rules = by_seed(rules_table, rules, ridge)
+    each_linear = by_seed(linear_table, trace, trace_ridge, stops)
+    shared = table1.set_index("task")["shared_seeds"]
+    theory = theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, shared)
     fits = {task: decay[decay["task"] == task] for task in summary}
     return verdict_table(table1, fits, metrics, stopping, cosine, merged, negated, theory)
