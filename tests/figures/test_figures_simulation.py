@@ -4,7 +4,7 @@ from made_up_study import simulation_of
 
 from ntktune.errors import UserError
 from ntktune.figures.simulation import simulation_figure
-from ntktune.figures.stops import RULES
+from ntktune.figures.style import RULES
 from ntktune.theory.simulation import RULES as SIMULATED
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#444444"]

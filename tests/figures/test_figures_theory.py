@@ -22,7 +22,7 @@ from ntktune.figures.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, SIMUL
 from ntktune.figures.descent import descent_figure
 from ntktune.figures.linearisation import linearisation_figure
 from ntktune.figures.result_tables import linear_table, rules_table, sensitivity_table
-from ntktune.figures.stops import RULES
+from ntktune.figures.style import RULES
 from ntktune.figures.theory_verdicts import (
     by_seed,
     kernel_is_as_good,

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
-from ntktune.figures.rates import check_fits
+from ntktune.figures.rates import RANGES, check_fits
 from ntktune.figures.style import (
     COLUMN_WIDTH,
     REFERENCE,
@@ -19,14 +19,11 @@ from ntktune.figures.style import (
     wrapped,
 )
 
-RANGE = "1..n"
-
 
 def eigenvalue_matrix(eigenvalues: pd.DataFrame, column: str = "eigenvalue") -> pd.DataFrame:
     """Return the eigenvalues as a matrix, rank k × draw, NaN where one is not positive.
 
-    A logarithmic axis has no place for zero and below; float noise can put the
-    smallest eigenvalues there.
+    Rounding can make the smallest eigenvalues zero or negative, which have no logarithm.
     """
     matrix = eigenvalues.pivot(index="k", columns="draw", values=column).sort_index()
     return matrix.where(matrix > 0)
@@ -45,39 +42,20 @@ def decay_figure(
     color: str,
     interval: Sequence[float | None] = (None, None),
 ) -> Figure:
-    """Return one of the Figures 4-9 of SR26.
+    """Return one of the Figures 4-9 of SR26: the eigenvalues of K_n = G / n on log-log axes.
 
-    Parameters
-    ----------
-    eigenvalues, fits
-        The tables ``eigenvalues`` (of K_n = G / n) and ``decay``; the range ``"1..n"`` is drawn.
-    noise_floor
-        The level at or below which an eigenvalue is float noise.
-    title
-        The task's title.
-    color
-        Colour of the eigenvalues.
-    interval
-        Of the mean exponent over draws, lowest and highest, as in table 1; None for one draw.
-
-    Returns
-    -------
-    Figure
-        Log-log: the eigenvalues of every draw, thin; their geometric mean, thick, as far
-        as all draws are above the noise; and
-        exp(mean intercept) · k^(−mean exponent), dashed (SR26 eqs 29-32).
-
-    Raises
-    ------
-    UserError
-        No fit over ``"1..n"``, no positive eigenvalue, or no colour.
+    Thin, those of every draw; thick, their geometric mean, as far as all draws are above
+    ``noise_floor``, the level at or below which an eigenvalue is float noise; dashed, exp(mean
+    intercept) · k^(−mean exponent) of the fits over ``"1..n"`` (SR26 eqs 29-32). ``interval`` is
+    that of the mean exponent over draws, as in table 1; None for one draw. Raises UserError without
+    a fit over ``"1..n"`` or a positive eigenvalue.
     """
     checked_color(color)
-    fits = fits[fits["range"] == RANGE]
+    fits = fits[fits["range"] == RANGES[0]]
     matrix = eigenvalue_matrix(eigenvalues)
     n, draws = matrix.shape
     if fits.empty:
-        raise UserError(f"{title}: there is no fit over the range {RANGE!r}; fit the spectrum anew")
+        raise UserError(f"{title}: there is no fit over the range '1..n'; fit the spectrum anew")
     if not matrix.notna().to_numpy().any():
         raise UserError(f"{title}: no eigenvalue is positive, so there is no decay to draw")
     mean = geometric_mean(matrix, noise_floor)
@@ -92,27 +70,16 @@ def decay_figure(
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for i, draw in enumerate(matrix):
-            axes.plot(
-                matrix.index,
-                matrix[draw],
-                color=color,
-                alpha=0.4,
-                linewidth=0.6,
-                label=None if i else f"each of {count(draws, 'draw')}",
-            )
+        axes.set(xscale="log", yscale="log")
+        label = f"each of {count(draws, 'draw')}"
+        for draw in matrix:
+            thin = {"color": color, "alpha": 0.4, "linewidth": 0.6, "label": label}
+            axes.plot(matrix.index, matrix[draw], **thin)
+            label = None
         axes.plot(mean.index, mean, color=color, linewidth=2.2, label="geometric mean")
-        axes.plot(
-            ranks,
-            line,
-            color="black",
-            linestyle=(0, (4, 2)),
-            linewidth=1.1,
-            label=rf"$\lambda_k \propto k^{{-a}}$, $R^2$ = {fits['r_squared'].mean():.3f}"
-            f"\n{slope}",
-        )
+        label = rf"$\lambda_k \propto k^{{-a}}$, $R^2$ = {fits['r_squared'].mean():.3f}"
+        dashed = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.1}
+        axes.plot(ranks, line, **dashed, label=f"{label}\n{slope}")
         smallest = np.nanmin(matrix.to_numpy())
         # the floor is worth the room only where eigenvalues come near to it, and what lies
         # far below it only says how rounding went
@@ -121,9 +88,8 @@ def decay_figure(
                 noise_floor, color=REFERENCE, linestyle=":", linewidth=1.4, label="float noise"
             )
             axes.set_ylim(bottom=max(0.5 * smallest, 0.05 * noise_floor))
-        axes.set_xlim(0.9, n * 1.12)
-        axes.set_xlabel(r"rank $k$")
-        axes.set_ylabel(r"eigenvalue $\lambda_k$ of $K_n$")
+        labels = {"xlabel": r"rank $k$", "ylabel": r"eigenvalue $\lambda_k$ of $K_n$"}
+        axes.set(xlim=(0.9, n * 1.12), **labels)
         lines = [wrapped(title, 46), f"n = {n}, {count(draws, 'draw')}"]
         if dropped:
             lines.append(f"{dropped} of {n * draws} eigenvalues are float noise, not fitted")
@@ -142,15 +108,11 @@ def task_figure(
 ) -> Figure:
     """Return :func:`decay_figure` of one task's tables.
 
-    Raises
-    ------
-    UserError
-        The tables are of several tasks, or do not belong together.
+    Raises UserError if the tables are of several tasks, or do not belong together.
     """
     check_fits(decay, summary)
     if len(summary) > 1:
         raise UserError(f"a decay is drawn of one task, not of {', '.join(summary)}")
     ((task, own),) = summary.items()
-    interval = [own["exponent"].get(end) for end in ("low", "high")]
-    title = titles.get(task, task)
-    return decay_figure(eigenvalues, decay, own["noise_floor"], title, color, interval)
+    interval, title = map(own["exponent"].get, ("low", "high")), titles.get(task, task)
+    return decay_figure(eigenvalues, decay, own["noise_floor"], title, color, tuple(interval))

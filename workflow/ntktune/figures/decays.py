@@ -22,12 +22,8 @@ KERNELS = {"eigenvalue": ("kernel", "-"), "centred": ("centred kernel", "--")}
 def local_slopes(mean: pd.Series) -> pd.Series:
     """Return the local decay exponent −d log λ / d log k at ranks that are even in log k.
 
-    Each is the slope of ordinary least squares of log λ on log k over a window of ranks.
-
-    Parameters
-    ----------
-    mean
-        Rank k → λ_k > 0.
+    Each is the slope of ordinary least squares of log λ on log k over a window of ranks; ``mean``
+    is rank k → λ_k > 0.
     """
     found = {}
     for k in np.geomspace(1, mean.index[-1], 25):
@@ -47,17 +43,9 @@ def decays_figure(
 ) -> Figure:
     """Return SR26's figures 4-9 as one, with what a straight line hides.
 
-    Returns
-    -------
-    Figure
-        Two panels per task. Above: geometric mean over draws of the eigenvalues λ_k of K/n, and,
-        dashed, of the centred kernel H K H/n. Below: their local decay exponents, and as a thin
-        line that of table 1, fitted to all ranks. A power law has the same exponent everywhere.
-
-    Raises
-    ------
-    UserError
-        A task without eigenvalues, fits of another spectrum, or no colour.
+    Two panels per task. Above: geometric mean over draws of the eigenvalues λ_k of K/n, and,
+    dashed, of the centred kernel H K H/n. Below: their local decay exponents, and as a thin line
+    that of table 1, fitted to all ranks. A power law has the same exponent everywhere.
     """
     check_fits(decay, summary)
     colors = [checked_color(color) for color in colors]
@@ -76,15 +64,13 @@ def decays_figure(
             exponent = fits.loc[fits["range"] == RANGES[0], "exponent"].mean()
             handles["fitted to all ranks"] = below.axhline(exponent, color=BASELINE, linewidth=0.8)
             above.set_yscale("log")
+            n, draws = summary[task]["n"], summary[task]["draws"]
             for axes in (above, below):
-                axes.set_xscale("log")
-                axes.set_xlim(0.9, 1.1 * summary[task]["n"])
+                axes.set(xscale="log", xlim=(0.9, 1.1 * n))
                 draw_log_axis(axes.xaxis)
             below.set_ylim(bottom=0)
             below.set_xlabel(r"rank $k$")
-            n, draws = summary[task]["n"], summary[task]["draws"]
-            title = wrapped(titles.get(task, task), 34)
-            above.set_title(f"{title}\nn = {n}, draws: {draws}")
+            above.set_title(f"{wrapped(titles.get(task, task), 34)}\nn = {n}, draws: {draws}")
             if above.get_subplotspec().is_first_col():
                 above.set_ylabel(r"eigenvalue $\lambda_k$")
                 below.set_ylabel("local exponent\n$-$d log $\\lambda$ / d log $k$")

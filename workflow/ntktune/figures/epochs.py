@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
-from ntktune.figures.panels import draw_legend, draw_title, panel_grid, tested_rows
-from ntktune.figures.style import BASELINE, checked_color, count_range, laid_out, styled
+from ntktune.figures.panels import draw_legend, task_panels
+from ntktune.figures.style import BASELINE, EDGED, checked_color, count_range, laid_out, styled
 
 
 def epochs_figure(
@@ -22,32 +22,22 @@ def epochs_figure(
 ) -> Figure:
     """Return the figure of the test error against the epoch: one panel per task.
 
-    Returns
-    -------
-    Figure
-        Thick, the mean over seeds of the test error; thin, each seed, with a dot where its
-        hold-out loss is lowest: what early stopping with endless patience would keep;
-        dashed, the error of predicting the training mean or majority.
-
-    Raises
-    ------
-    UserError
-        A task that the history does not hold, an evaluation without a hold-out loss, or no
-        colour.
+    Thick, the mean over seeds of the test error; thin, each seed, with a dot where its hold-out
+    loss is lowest: what early stopping with endless patience would keep; dashed, the error of
+    predicting the training mean or majority. Raises UserError for an evaluation without a hold-out
+    loss.
     """
     checked_color(color)
-    titles = titles or {}
     history = with_error(history)
     rows = {task: of_task(history, task) for task in tasks}
-    kind = kinds(history)
     for task, own in rows.items():
         if not own["holdout_loss"].notna().all():
             raise UserError(
                 f"task {task!r} has an evaluation without hold-out loss; train it again"
             )
+    named = {task: (titles or {}).get(task, task) for task in tasks}
     with styled():
-        groups = [[t for t in tasks if kind[t] == k] for k in ERROR_LABELS]
-        figure, panels, leftmost = panel_grid(groups)
+        figure, panels = task_panels(named, kinds(history), ERROR_LABELS, subsets)
         handles, seeds = {}, []
         for task, axes in panels.items():
             curves = rows[task].pivot_table(index="epoch", columns="seed", values="error")
@@ -60,25 +50,14 @@ def epochs_figure(
                     own["epoch"], own["error"], color=color, linewidth=0.6, alpha=0.5
                 )
                 best = own.loc[own["holdout_loss"].idxmin()]
-                (handles["stop"],) = axes.plot(
-                    [best["epoch"]],
-                    [best["error"]],
-                    marker="o",
-                    linestyle="none",
-                    color=color,
-                    markeredgecolor="white",
-                    markeredgewidth=0.5,
-                    zorder=4,
-                )
+                look = {"marker": "o", "linestyle": "none", "color": color, "zorder": 4}
+                (handles["stop"],) = axes.plot([best["epoch"]], [best["error"]], **look, **EDGED)
             handles["baseline"] = axes.axhline(
                 rows[task]["baseline_error"].mean(), color=BASELINE, linestyle="--", linewidth=1.0
             )
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(y=0.1)
             axes.set_xlabel("epoch")
-            draw_title(axes, titles.get(task, task), tested_rows(subsets, task))
-            if task in leftmost:
-                axes.set_ylabel(ERROR_LABELS[kind[task]])
         labels = {
             "mean": f"mean over {count_range(seeds, 'seed')}",
             "seed": "one seed",

@@ -8,15 +8,7 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import curve, kinds, of_task
-from ntktune.figures.panels import (
-    draw_curve,
-    draw_legend,
-    draw_size_axis,
-    draw_title,
-    panel_grid,
-    seeds_label,
-    tested_rows,
-)
+from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, seeds_label, task_panels
 from ntktune.figures.style import BASELINE, checked_color, laid_out, styled
 
 
@@ -29,45 +21,30 @@ def f1_figure(
 ) -> Figure:
     """Return Figure 10 of SR26: one panel per classification task; regressions are left out.
 
-    Returns
-    -------
-    Figure
-        Mean and 95 % interval over seeds of the test F1 score against n; dashed, the F1 score of
-        predicting the training majority (at the largest size).
-
-    Raises
-    ------
-    UserError
-        No classification task, a task that the metrics do not hold, or no colour.
+    Mean and 95 % interval over seeds of the test F1 score against n; dashed, the F1 score of
+    predicting the training majority (at the largest size). Raises UserError without a
+    classification task.
     """
     checked_color(color)
-    titles = titles or {}
     rows = {task: of_task(metrics, task) for task in tasks}
     kind = kinds(metrics)
-    chosen = [task for task in tasks if kind[task] == "classification"]
-    if not chosen:
+    named = {t: (titles or {}).get(t, t) for t in tasks if kind[t] == "classification"}
+    if not named:
         raise UserError(
             f"none of the tasks {', '.join(tasks)} is a classification, so there is no F1 score "
             "to draw; add a classification task to the study, or leave figure 10 out"
         )
     with styled():
-        figure, panels, leftmost = panel_grid([chosen])
+        figure, panels = task_panels(named, kind, {"classification": "test F1 score"}, subsets)
         seeds = []
         for task, axes in panels.items():
             values = curve(rows[task], "f1", (subsets or {}).get(task))
             seeds.extend(values["count"])
             line = draw_curve(axes, values, color)
-            baseline = axes.axhline(
-                curve(rows[task], "baseline_f1")["mean"].iloc[-1],
-                color=BASELINE,
-                linestyle="--",
-                linewidth=1.0,
-            )
+            constant = curve(rows[task], "baseline_f1")["mean"].iloc[-1]
+            baseline = axes.axhline(constant, color=BASELINE, linestyle="--", linewidth=1.0)
             draw_size_axis(axes, list(values.index))
             axes.set_ylim(-0.03, 1.03)
-            draw_title(axes, titles.get(task, task), tested_rows(subsets, task))
-            if task in leftmost:
-                axes.set_ylabel("test F1 score")
         fine_tuned = seeds_label("fine-tuned", seeds)
         draw_legend(figure, {fine_tuned: line, "predicting the training majority": baseline})
         return laid_out(figure)

@@ -11,15 +11,12 @@ from matplotlib.lines import Line2D
 
 from ntktune.figures.measures import ERROR_LABELS, curve, kinds, of_task, with_error
 from ntktune.figures.panels import (
-    draw_band,
     draw_curve,
     draw_legend,
     draw_log_axis,
     draw_size_axis,
-    draw_title,
-    panel_grid,
     seeds_label,
-    tested_rows,
+    task_panels,
 )
 from ntktune.figures.style import BASELINE, REFERENCE, checked_color, laid_out, styled
 
@@ -29,11 +26,6 @@ UNTUNED = {
     "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
 }
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
-
-
-def _level(metrics: pd.DataFrame, column: str) -> float:
-    """Return a reference level: the mean over seeds at the largest size that has one."""
-    return curve(metrics, column)["mean"].iloc[-1]
 
 
 def _draw_slope(axes: Axes, values: pd.DataFrame, rate: float, floor: float, color: str) -> Line2D:
@@ -56,31 +48,26 @@ def learning_curve_figure(
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
-    ``baselines`` are predictions without fine-tuning, of the methods in :data:`UNTUNED`; the other
-    parameters are as :class:`ntktune.figures.catalogue.Entry` says.
-
-    Returns
-    -------
-    Figure
-        On logarithmic axes, mean and 95 % interval over seeds of the test error against n, and of
-        the predictions without fine-tuning; dotted finely, the slope n^(−a/(a+1)) that the kernel's
-        decay predicts (eq 30), from the first point on and above the labels' noise; dashed, the
-        error of predicting the training mean or majority (at the largest size); dotted, the
-        variance of the labels' noise where it is known.
-
-    Raises
-    ------
-    UserError
-        A task that the metrics do not hold, or no colour.
+    On logarithmic axes, mean and 95 % interval over seeds of the test error against n, and of
+    predictions without fine-tuning (``baselines``, of the methods in :data:`UNTUNED`); dotted
+    finely, the slope n^(−a/(a+1)) that the kernel's decay predicts (eq 30), from the first point on
+    and above the labels' noise; dashed, the error of predicting the training mean or majority (at
+    the largest size); dotted, the variance of the labels' noise where it is known. Parameters are
+    as :class:`ntktune.figures.catalogue.Entry` says.
     """
     checked_color(color)
-    titles, ranges = titles or {}, ranges or {}
-    metrics = with_error(metrics)
+    metrics, others = with_error(metrics), None
+    if baselines is not None:
+        others = with_error(baselines[baselines["method"].isin(list(UNTUNED))])
     rows = {task: of_task(metrics, task) for task in tasks}
     kind = kinds(metrics)
+    named = {task: (titles or {}).get(task, task) for task in tasks}
+    for task in {*named} & {*(ranges or {})}:
+        if kind[task] == "regression":
+            low, high = (f"{bound:g}".replace("-", "−") for bound in ranges[task])
+            named[task] += f", scores {low} to {high}"
     with styled():
-        groups = [[t for t in tasks if kind[t] == k] for k in ERROR_LABELS]
-        figure, panels, leftmost = panel_grid(groups)
+        figure, panels = task_panels(named, kind, ERROR_LABELS, subsets)
         seeds, handles = [], {}
         for task, axes in panels.items():
             samples = (subsets or {}).get(task)
@@ -88,23 +75,22 @@ def learning_curve_figure(
             shown = list(values["mean"])
             seeds.extend(values["count"])
             handles["curve"] = draw_curve(axes, values, color)
-            if baselines is not None:
-                mine = with_error(baselines[baselines["task"] == task])
-                for method, some in mine.groupby("method"):
-                    if method in UNTUNED:
-                        drawn, style, _ = UNTUNED[method]
-                        found = curve(some, "error", samples)
-                        (handles[method],) = axes.plot(
-                            found.index, found["mean"], color=drawn, linestyle=style, linewidth=1.0
-                        )
-                        draw_band(axes, found, drawn)
-                        shown += list(found["mean"])
-            constant, noise = _level(rows[task], "baseline_error"), 0.0
+            mine = [] if others is None else others[others["task"] == task].groupby("method")
+            for method, some in mine:
+                drawn, style, _ = UNTUNED[method]
+                found = curve(some, "error", samples)
+                (handles[method],) = axes.plot(
+                    found.index, found["mean"], color=drawn, linestyle=style, linewidth=1.0
+                )
+                low, high = found["mean"] - found["half"], found["mean"] + found["half"]
+                axes.fill_between(found.index, low, high, color=drawn, alpha=0.12, linewidth=0)
+                shown += list(found["mean"])
+            constant, noise = curve(rows[task], "baseline_error")["mean"].iloc[-1], 0.0
             handles["baseline"] = axes.axhline(
                 constant, color=BASELINE, linestyle="--", linewidth=1.0
             )
             if kind[task] == "regression" and rows[task]["noise_variance"].notna().any():
-                noise = _level(rows[task], "noise_variance")
+                noise = curve(rows[task], "noise_variance")["mean"].iloc[-1]
                 handles["noise"] = axes.axhline(
                     noise, color=REFERENCE, linestyle=":", linewidth=1.4
                 )
@@ -114,16 +100,8 @@ def learning_curve_figure(
                 shown += list(handles["slope"].get_ydata())
             draw_size_axis(axes, list(values.index))
             shown = [value for value in [*shown, constant, noise] if value > 0]
-            axes.set_yscale("log")
-            axes.set_ylim(min(shown) / ROOM, max(shown) * ROOM)
+            axes.set(yscale="log", ylim=(min(shown) / ROOM, max(shown) * ROOM))
             draw_log_axis(axes.yaxis)
-            title = titles.get(task, task)
-            if kind[task] == "regression" and task in ranges:
-                low, high = (f"{bound:g}".replace("-", "−") for bound in ranges[task])
-                title += f", scores {low} to {high}"
-            draw_title(axes, title, tested_rows(subsets, task))
-            if task in leftmost:
-                axes.set_ylabel(ERROR_LABELS[kind[task]])
         baseline = {"regression": "mean", "classification": "majority"}
         predicted = " or ".join(v for k, v in baseline.items() if k in {kind[t] for t in tasks})
         labels = {

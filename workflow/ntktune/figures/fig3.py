@@ -13,7 +13,16 @@ from matplotlib.patches import Rectangle
 from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.measures import METRIC_LABELS
-from ntktune.figures.style import BASELINE, WIDTH, checked_color, count, laid_out, styled, wrapped
+from ntktune.figures.style import (
+    BASELINE,
+    WIDTH,
+    check_colormap,
+    checked_color,
+    count,
+    laid_out,
+    styled,
+    wrapped,
+)
 from ntktune.study.merges import FIXED, parts
 
 LEAST_SCALE = 0.1  # a colour scale below this would paint rounding as structure
@@ -25,44 +34,34 @@ MOST_SPREADS = 8  # tasks: in the smaller cells of more, standard deviations can
 def cosine_matrices(
     cosine: pd.DataFrame, tasks: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Return the cosines of all ordered pairs as matrices in the order of ``tasks``.
+    """Return mean and sd of the cosines as matrices in the order of ``tasks``, and the nulls.
 
-    Returns
-    -------
-    mean, sd
-        Over runs (``sd`` NaN of one). The diagonal compares a task with itself: two
-        trainings of it, or where there are none two samples under one head; NaN without either.
-    nulls
-        Which of the two the diagonal holds.
-
-    Raises
-    ------
-    UserError
-        Fewer than two tasks, one of them twice, or a task without its cosines.
+    Over runs (``sd`` NaN of one). The diagonal compares a task with itself: two trainings of it, or
+    where there are none two samples under one head; NaN without either. The nulls say which of the
+    two the diagonal holds. Raises UserError for fewer than two tasks, one of them twice, or a task
+    without its cosines.
     """
     if len(tasks) < 2:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
     repeated = [task for task in tasks if list(tasks).count(task) > 1]
     if repeated:
         raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
-    pairs = whole_cosines(cosine, DIFFERENT)
-    known = list(dict.fromkeys([*pairs["task_a"], *pairs["task_b"]]))
+    pairs = {pair: whole_cosines(cosine, pair) for pair in (DIFFERENT, *NULLS)}
+    known = list(dict.fromkeys([*pairs[DIFFERENT]["task_a"], *pairs[DIFFERENT]["task_b"]]))
     # a model whose best step is 0 did not move: its cosines are there, and NaN
     missing = [task for task in tasks if task not in known]
     if missing:
         raise UserError(f"the cosines hold no task {missing[0]!r}, only: {', '.join(known)}")
     empty = pd.DataFrame(np.nan, index=list(tasks), columns=list(tasks))
     mean, sd, nulls = empty, empty.copy(), []
-    for row in pairs[pairs["task_a"].isin(tasks) & pairs["task_b"].isin(tasks)].itertuples():
-        for place in ((row.task_a, row.task_b), (row.task_b, row.task_a)):
-            mean.loc[place], sd.loc[place] = row.mean, row.sd
-    for null in NULLS:
-        for row in whole_cosines(cosine, null).itertuples():
-            if row.task_a in tasks and row.count and np.isnan(mean.loc[row.task_a, row.task_a]):
-                place = (row.task_a, row.task_a)
-                mean.loc[place], sd.loc[place] = row.mean, row.sd
-                nulls = list(dict.fromkeys([*nulls, null]))
-    return mean, sd, nulls
+    for pair, rows in pairs.items():
+        for row in rows[rows["task_a"].isin(tasks) & rows["task_b"].isin(tasks)].itertuples():
+            a, b = row.task_a, row.task_b
+            if row.count and np.isnan(mean.loc[a, b]):
+                mean.loc[a, b] = mean.loc[b, a] = row.mean
+                sd.loc[a, b] = sd.loc[b, a] = row.sd
+                nulls += [pair] * (pair in NULLS)
+    return mean, sd, list(dict.fromkeys(nulls))
 
 
 def _number(value: float, decimals: int = 2) -> str:
@@ -84,30 +83,21 @@ def _draw_cosines(
     scale = max(LEAST_SCALE, float(np.ma.filled(np.abs(off_diagonal), 0).max()))
     colors = matplotlib.colormaps[colormap].with_extremes(bad="#D9D9D9")
     image = axes.imshow(off_diagonal, cmap=colors, norm=Normalize(-scale, scale))
+    frame = {"facecolor": "white", "edgecolor": BASELINE}
     for i in range(len(tasks)):
-        axes.add_patch(
-            Rectangle((i - 0.45, i - 0.45), 0.9, 0.9, facecolor="white", edgecolor=BASELINE)
-        )
+        axes.add_patch(Rectangle((i - 0.45, i - 0.45), 0.9, 0.9, **frame))
     decimals = 2 if len(tasks) > 4 else 3
     size = 7 if len(tasks) <= 4 else 6.2 if len(tasks) <= 6 else 38 / len(tasks)
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            red, green, blue, _ = image.cmap(image.norm(value))
-            is_dark = not hidden[i, j] and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            with_spread = len(tasks) <= MOST_SPREADS and np.isfinite(spreads[i, j])
-            lines = [(_number(value, decimals), size, -0.12 * with_spread)]
-            if with_spread:
-                lines.append((f"± {_number(spreads[i, j], decimals)}", 0.72 * size, 0.2))
-            for text, letters, lower in lines:
-                axes.text(
-                    j,
-                    i + lower,
-                    text,
-                    ha="center",
-                    va="center",
-                    fontsize=letters,
-                    color="white" if is_dark else "black",
-                )
+    for (i, j), value in np.ndenumerate(values):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        is_dark = not hidden[i, j] and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        look = {"ha": "center", "va": "center", "color": "white" if is_dark else "black"}
+        with_spread = len(tasks) <= MOST_SPREADS and np.isfinite(spreads[i, j])
+        upper = i - 0.12 * with_spread
+        axes.text(j, upper, _number(value, decimals), fontsize=size, **look)
+        if with_spread:
+            spread = f"± {_number(spreads[i, j], decimals)}"
+            axes.text(j, i + 0.2, spread, fontsize=0.72 * size, **look)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.tick_params(length=0)
@@ -129,11 +119,7 @@ def merge_rows(merged: pd.DataFrame, tasks: Sequence[str]) -> dict[str, pd.DataF
 
     Scores are means over seeds. Merges of fewer tasks come first, then in the order of the
     partners. The column ``label`` names what was added: ``"+ b"``, or ``"+ all 3 others"``.
-
-    Raises
-    ------
-    UserError
-        A task that no merged model was tested on.
+    Raises UserError for a task that no merged model was tested on.
     """
     fixed = merged[merged["choice"] == FIXED]
     scores = ["coefficient", "pretrained", "single", "merged_score"]
@@ -165,52 +151,30 @@ def _draw_merges(axes: Axes, rows: dict[str, pd.DataFrame], colors: Sequence[str
         "single": ("single task", "o", colors[0], colors[0]),
         "merged_score": ("merged", "D", colors[1], colors[1]),
     }
-    labels, places, headers, y = [], [], [], 0.0
-    points: dict[str, list[float]] = {name: [] for name in series}
+    places, headers, y = [], {}, 0.0
     for task, own in rows.items():
-        headers.append((y, f"{task} ({METRIC_LABELS[own['metric'].iloc[0]]})"))
-        for row in own.itertuples():
-            y += 1
-            labels.append(row.label)
-            places.append(y)
-            for name in series:
-                points[name].append(getattr(row, name))
-        y += 1.5
-    scores = np.array(list(points.values()))
-    for place, (start, single, end) in zip(places, scores.T, strict=True):
-        axes.plot([np.nanmin([start, single, end]), np.nanmax([start, single, end])], [place] * 2,
-                  color="#C8C8C8", linewidth=0.8, zorder=1)  # fmt: skip
+        headers[y] = f"{task} ({METRIC_LABELS[own['metric'].iloc[0]]})"
+        places += [y + 1 + row for row in range(len(own))]
+        y += len(own) + 1.5
+    every = pd.concat(rows.values())
+    lowest, highest = every[[*series]].min(axis=1), every[[*series]].max(axis=1)
+    for place, *ends in zip(places, lowest, highest, strict=True):
+        axes.plot(ends, [place] * 2, color="#C8C8C8", linewidth=0.8, zorder=1)
     for name, (label, marker, face, edge) in series.items():
-        axes.plot(
-            points[name],
-            places,
-            linestyle="none",
-            marker=marker,
-            markerfacecolor=face,
-            markeredgecolor=edge,
-            markersize=4.2,
-            label=label,
-            zorder=3 if name == "merged_score" else 2,
-        )
+        look = {"marker": marker, "markerfacecolor": face, "markeredgecolor": edge}
+        look |= {"linestyle": "none", "markersize": 4.2, "zorder": 2 + (name == "merged_score")}
+        axes.plot(every[name].to_numpy(), places, label=label, **look)
     across = axes.get_yaxis_transform()  # x in shares of the panel, y in rows
     for i, (name, (label, *_)) in enumerate(series.items()):
-        column = [(-0.9, label.split()[0]), *zip(places, map(_number, points[name]), strict=True)]
-        for place, text in column:
-            axes.annotate(
-                text,
-                (1.0, place),
-                xycoords=across,
-                xytext=(34 + 31 * i, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=6.5 if place > 0 else 5.8,
-            )
-    for place, text in headers:
-        axes.text(
-            0.0, place, text, transform=across, ha="left", va="center", fontsize=7, weight="bold"
-        )
-    axes.set_yticks(places, labels)
+        look = {"xycoords": across, "xytext": (34 + 31 * i, 0), "textcoords": "offset points"}
+        look |= {"ha": "right", "va": "center"}
+        axes.annotate(label.split()[0], (1.0, -0.9), fontsize=5.8, **look)
+        for place, score in zip(places, every[name], strict=True):
+            axes.annotate(_number(score), (1.0, place), fontsize=6.5, **look)
+    for place, text in headers.items():
+        look = {"transform": across, "ha": "left", "va": "center", "fontsize": 7, "weight": "bold"}
+        axes.text(0.0, place, text, **look)
+    axes.set_yticks(places, every["label"])
     axes.set_ylim(y - 0.9, -1.4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -227,28 +191,15 @@ def task_vector_figure(
 ) -> Figure:
     """Return Figure 3 of SR26: task vectors (section 5.2, eqs 22-25).
 
-    The colour map is a diverging one, for the cosines; the colours are those of the single-task and
-    of the merged models.
-
-    Returns
-    -------
-    Figure
-        Left, the cosines, mean ± sd over runs, on the diagonal those of a task with itself;
-        right, for each task and each merge that holds it, the score of the pretrained, the
-        single-task and the merged weights with the task's head, means over seeds.
-
-    Raises
-    ------
-    UserError
-        Fewer than two tasks, a task without its numbers, an unknown colour or colour map,
-        or merges at several coefficients.
+    Left, the cosines, mean ± sd over runs, on the diagonal those of a task with itself, in a
+    diverging colour map; right, for each task and each merge that holds it, the score of the
+    pretrained, the single-task and the merged weights with the task's head, means over seeds, the
+    latter two in ``colors``. Raises UserError for fewer than two tasks, or merges at several
+    coefficients.
     """
     for color in colors:
         checked_color(color)
-    if colormap not in matplotlib.colormaps:
-        raise UserError(
-            f"matplotlib has no colour map {colormap!r}; take a diverging one: PuOr, RdBu, BrBG"
-        )
+    check_colormap(colormap, "diverging", "PuOr, RdBu, BrBG")
     matrices = cosine_matrices(cosine, tasks)
     rows = merge_rows(merged, tasks)
     fixed = merged[merged["choice"] == FIXED]
@@ -266,11 +217,6 @@ def task_vector_figure(
         _draw_merges(right, rows, colors)
         seeds = count(fixed["seed"].nunique(), "seed")
         right.set_title(f"merged models, coefficient {coefficients[0]:g}\n({seeds})", pad=TITLE_PAD)
-        right.legend(
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.01),
-            ncols=3,
-            handletextpad=0.0,
-            columnspacing=1.0,
-        )
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.01), "ncols": 3}
+        right.legend(**above, handletextpad=0.0, columnspacing=1.0)
         return laid_out(figure)

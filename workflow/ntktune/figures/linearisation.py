@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.panels import draw_log_axis
-from ntktune.figures.style import WIDTH, checked_color, laid_out, plain, styled
+from ntktune.figures.style import MARKERS, WIDTH, checked_color, laid_out, plain, styled
 
 # method → what it is called, and whether its markers are filled
 METHODS = {"adamw": ("AdamW", True), "gradient-descent": ("gradient descent", False)}
-MARKERS = "osD^vP"
 AGAINST = {"distance": "‖θ − θ_P‖ / ‖θ_P‖", "train_loss": "training loss"}
 PANELS = {
     "linear_gap": "‖f − f_lin‖ / ‖f − f_P‖\non test rows",
@@ -28,18 +27,10 @@ def linearisation_figure(
 ) -> Figure:
     """Return the figure of linearisation error and drift along fine-tuning.
 
-    Returns
-    -------
-    Figure
-        Left: the relative error of the linearised network on test rows (SR26 Lemma 1). Right:
-        the change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖
-        (above) and the training loss since the evaluation before (below), falling to the right;
-        a line per task and seed, AdamW's markers filled, gradient descent's open.
-
-    Raises
-    ------
-    UserError
-        A task that was not watched, or no colour.
+    Left: the relative error of the linearised network on test rows (SR26 Lemma 1). Right: the
+    change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖ (above) and the
+    training loss since the evaluation before (below), falling to the right; a line per task and
+    seed, AdamW's markers filled, gradient descent's open.
     """
     titles = titles or {}
     of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))
@@ -49,27 +40,18 @@ def linearisation_figure(
     moving = trace[~trace["best"].astype(bool) & (trace["distance"] > 0)].sort_values("step")
     with styled():
         figure = Figure(figsize=(WIDTH, 5.4))
-        entries = {}
-        panels = itertools.product(AGAINST.items(), PANELS.items())
-        for axes, ((x, below), (column, label)) in zip(
-            figure.subplots(2, 2).flat, panels, strict=True
-        ):
-            for place, task in enumerate(tasks):
+        entries, panels = {}, figure.subplots(2, 2)
+        quantities = itertools.product(AGAINST.items(), PANELS.items())
+        for axes, ((x, below), (column, label)) in zip(panels.flat, quantities, strict=True):
+            for task, marker in zip(tasks, itertools.cycle(MARKERS)):
                 for method, (name, filled) in METHODS.items():
+                    color, entry = of_method[method], f"{plain(titles.get(task, task))}, {name}"
+                    look = {"color": color, "marker": marker, "linewidth": 1.0}
+                    look["markerfacecolor"] = color if filled else "white"
                     own = moving[(moving["task"] == task) & (moving["method"] == method)]
                     for _, line in own.groupby("seed"):
-                        (entries[f"{plain(titles.get(task, task))}, {name}"],) = axes.plot(
-                            line[x],
-                            line[column],
-                            color=of_method[method],
-                            marker=MARKERS[place % len(MARKERS)],
-                            markerfacecolor=of_method[method] if filled else "white",
-                            linewidth=1.0,
-                        )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.set_xlabel(below)
-            axes.set_ylabel(label)
+                        (entries[entry],) = axes.plot(line[x], line[column], **look)
+            axes.set(xscale="log", yscale="log", xlabel=below, ylabel=label)
             if x == "train_loss":  # training goes to the right
                 draw_log_axis(axes.xaxis)
                 axes.invert_xaxis()

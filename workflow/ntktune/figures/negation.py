@@ -20,10 +20,9 @@ ROOM = 1.5  # how much further than the measured gap an axis may reach for the p
 def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
     """Draw the target's measured and predicted rise of the squared error."""
     draw_sweep(axes, own, "gap", **look)
-    predicted = own.groupby("coefficient")["predicted_gap"].mean()
-    axes.plot(predicted.index, predicted, color=look["color"], linestyle="--", linewidth=1.2)
-    random = own.groupby("coefficient")["random_gap"].mean()
-    axes.plot(random.index, random, color=look["color"], linestyle="-.", linewidth=1.2)
+    for column, style in (("predicted_gap", "--"), ("random_gap", "-.")):
+        means = own.groupby("coefficient")[column].mean()
+        axes.plot(means.index, means, color=look["color"], linestyle=style, linewidth=1.2)
     axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
     low, high = min(own["gap"].min(), 0.0), max(own["gap"].max(), 0.0)
     room = ROOM * (high - low) or 1.0
@@ -34,21 +33,11 @@ def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
 def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the models with a task vector taken away.
 
-    Colours of the tasks come again with another line style where there are more tasks.
-
-    Returns
-    -------
-    Figure
-        Two panels per target, test rows, means over seeds. Above: how much the target's
-        mean squared error rises: measured, in the linear regime (dashed), and with a random
-        vector of equal length (dash-dotted), the control. Below: the
-        share of the pretrained score that target and controls keep. Triangles: what the
-        seeds chose on validation data.
-
-    Raises
-    ------
-    UserError
-        No test rows, a target that was not tested itself, or no colour.
+    Two panels per target, test rows, means over seeds. Above: how much the target's mean squared
+    error rises: measured, in the linear regime (dashed), and with a random vector of equal length
+    (dash-dotted), the control. Below: the share of the pretrained score that target and controls
+    keep. Triangles: what the seeds chose on validation data. Colours of the tasks come again with
+    another line style where there are more tasks.
     """
     test = negated[negated["part"] == "test"]
     targets = list(test["target"].unique())
@@ -73,14 +62,11 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
             references[f"{LEAST_KEPT:.0%} of the pretrained score"] = below.axhline(
                 LEAST_KEPT, color=BASELINE, linestyle=":", linewidth=1.0, zorder=1
             )
-            below.set_ylim(kept_limits)
-            below.set_xlabel("coefficient λ")
-            columns = above.get_gridspec().ncols
-            above.set_title(wrapped(f"without {target}", 80 // columns))
+            below.set(ylim=kept_limits, xlabel="coefficient λ")
+            above.set_title(wrapped(f"without {target}", 80 // above.get_gridspec().ncols))
+            chosen = own.loc[own["chosen"].astype(bool), "coefficient"]
             for axes in (above, below):
-                chosen = own.loc[own["chosen"].astype(bool), "coefficient"]
-                marks = mark_chosen(axes, chosen)
-            references["λ chosen on validation data"] = marks
+                references["λ chosen on validation data"] = mark_chosen(axes, chosen)
             if above.get_subplotspec().is_first_col():
                 above.set_ylabel("rise of the test MSE")
                 below.set_ylabel("test score\n/ pretrained score")

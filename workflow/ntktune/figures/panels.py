@@ -6,43 +6,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.container import Container, ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedFormatter,
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-)
 
-from ntktune.figures.style import WIDTH, count, count_range, wrapped
+from ntktune.figures.style import EDGED, WIDTH, count, count_range, wrapped
 
 PANEL_HEIGHT = 1.95  # inches
 ROW_HEIGHT = 1.75  # inches: of panels that stand in columns
-MOST_COLUMNS = 4
 
 
 def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes], set[str]]:
-    """Return an empty figure with one panel per task; each group starts a row of its own.
+    """Return an empty figure, task → its panel, and the tasks whose panels begin a row.
 
-    Parameters
-    ----------
-    groups
-        Groups of task names, as the regressions and the classifications.
-
-    Returns
-    -------
-    figure
-        The figure; rows wrap after three panels, after four where there are many.
-    axes
-        Task → its panel.
-    leftmost
-        The tasks whose panels stand first in their row.
+    Each group of tasks starts a row of its own; rows wrap after three panels, after four where
+    there are many.
     """
     groups = [group for group in groups if group]
     longest = max(len(group) for group in groups)
@@ -59,16 +40,18 @@ def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes]
     return figure, axes, {row[0] for row in rows}
 
 
-def panel_rows(names: Sequence[str], rows: int) -> tuple[Figure, dict[str, Sequence[Axes]]]:
+def panel_rows(
+    names: Sequence[Any], rows: int, most: int = 4, **shared: bool
+) -> tuple[Figure, dict[Any, Sequence[Axes]]]:
     """Return an empty figure with a column of panels per name, and name → its panels.
 
-    After four names the columns go on below.
+    After ``most`` names the columns go on below. ``shared`` says which axes the panels share.
     """
-    bands = math.ceil(len(names) / MOST_COLUMNS)
+    bands = math.ceil(len(names) / most)
     columns = math.ceil(len(names) / bands)
     width = WIDTH if columns > 1 else WIDTH / 2
     figure = Figure(figsize=(width, ROW_HEIGHT * rows * bands + 0.6))
-    grid = figure.subplots(rows * bands, columns, squeeze=False)
+    grid = figure.subplots(rows * bands, columns, squeeze=False, **shared)
     found = {}
     for place, name in enumerate(names):
         band, column = divmod(place, columns)
@@ -78,15 +61,26 @@ def panel_rows(names: Sequence[str], rows: int) -> tuple[Figure, dict[str, Seque
     return figure, found
 
 
-def draw_title(axes: Axes, title: str, test_rows: int | None = None) -> None:
-    """Put a title on a panel, in lines no wider than the panel, and how many texts were tested."""
-    lines = wrapped(title, 100 // max(axes.get_gridspec().ncols, 2))
-    axes.set_title(lines + (f"\n{count(test_rows, 'test text')}" if test_rows else ""))
+def task_panels(
+    titles: Mapping[str, str],
+    kind: Mapping[str, str],
+    labels: Mapping[str, str],
+    subsets: Mapping[str, Any] | None,
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure with one titled panel per task, and task → its panel.
 
-
-def tested_rows(subsets: Mapping[str, Any] | None, task: str) -> int | None:
-    """Return how many test rows a task has; None where its samples are not given."""
-    return len(subsets[task]["test"]) if subsets and task in subsets else None
+    ``titles`` and ``kind`` are by task; ``labels`` is kind → label of the y axis. Kinds come in
+    that order, each in rows of its own. A title counts the test texts of the task's samples in
+    ``subsets``.
+    """
+    figure, panels, leftmost = panel_grid([[t for t in titles if kind[t] == k] for k in labels])
+    for task, axes in panels.items():
+        title = wrapped(titles[task], 100 // max(axes.get_gridspec().ncols, 2))
+        tested = len(subsets[task]["test"]) if task in (subsets or {}) else 0
+        axes.set_title(title + (f"\n{count(tested, 'test text')}" if tested else ""))
+        if task in leftmost:
+            axes.set_ylabel(labels[kind[task]])
+    return figure, panels
 
 
 def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> None:
@@ -103,12 +97,8 @@ def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> No
 def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:
     """Return a label for every size, empty where it would run into its neighbour's.
 
-    Parameters
-    ----------
-    sizes
-        Sizes, ascending. The largest is always labelled.
-    gap
-        Least distance between two labels, as a share of the axis.
+    ``sizes`` ascend, and the largest is always labelled; ``gap`` is the least distance between two
+    labels, as a share of the axis.
     """
     places = np.log2(np.asarray(sizes, dtype=float))
     span = max(places[-1] - places[0], 1.0)
@@ -123,22 +113,32 @@ def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:
 def draw_size_axis(axes: Axes, sizes: Sequence[int]) -> None:
     """Make the x axis the number of labelled examples: log₂, a tick at every size."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
-    axes.xaxis.set_major_formatter(FixedFormatter(size_labels(sizes)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(ticker.FixedLocator(list(sizes)))
+    axes.xaxis.set_major_formatter(ticker.FixedFormatter(size_labels(sizes)))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     # a share of the span on both sides; one size alone stands in the middle
     margin = (sizes[-1] / sizes[0]) ** 0.07 if len(sizes) > 1 else 2**0.5
     axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
     axes.set_xlabel("labelled examples n")
 
 
+def draw_labelled_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Make the x axis logarithmic, with a slanted label at every size and no other."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.FixedLocator(sizes))
+    axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(n) for n in sizes]))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.tick_params(axis="x", rotation=45)
+
+
 def draw_log_axis(axis: Axis) -> None:
     """Label a logarithmic axis of less than two decades at 1, 2, 5, or evenly if it is short."""
     low, high = axis.get_view_interval()
     is_long = high > 4 * low
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)) if is_long else MaxNLocator(4))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+    evenly, decades = ticker.MaxNLocator(4), ticker.LogLocator(10, subs=(1, 2, 5))
+    axis.set_major_locator(decades if is_long else evenly)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def draw_curve(axes: Axes, values: pd.DataFrame, color: str) -> ErrorbarContainer:
@@ -146,24 +146,9 @@ def draw_curve(axes: Axes, values: pd.DataFrame, color: str) -> ErrorbarContaine
 
     ``values`` are as :func:`ntktune.figures.measures.curve` makes them.
     """
-    return axes.errorbar(
-        values.index.to_numpy(),
-        values["mean"].to_numpy(),
-        yerr=values["half"].fillna(0.0).to_numpy(),
-        color=color,
-        marker="o",
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1.0,
-        capsize=2.2,
-        zorder=3,
-    )
-
-
-def draw_band(axes: Axes, values: pd.DataFrame, color: str) -> None:
-    """Draw the interval of :func:`ntktune.figures.measures.curve` as a band."""
-    low, high = values["mean"] - values["half"], values["mean"] + values["half"]
-    axes.fill_between(values.index, low, high, color=color, alpha=0.12, linewidth=0)
+    means, halves = values["mean"].to_numpy(), values["half"].fillna(0.0).to_numpy()
+    look = {"color": color, "marker": "o", "elinewidth": 1.0, "capsize": 2.2, "zorder": 3}
+    return axes.errorbar(values.index.to_numpy(), means, yerr=halves, **look, **EDGED)
 
 
 def seeds_label(what: str, seeds: Sequence[int]) -> str:

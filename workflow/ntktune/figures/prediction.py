@@ -1,7 +1,7 @@
 """Predicted against measured: whether tasks whose kernel decays fast need few examples."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from ntktune.figures.needed import SHARE
 from ntktune.figures.panels import draw_log_axis
 from ntktune.figures.rates import EXPONENTS, LEAST_SIZES
-from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, plain, styled
+from ntktune.figures.style import EDGED, REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
 # every task has its own, so that a grey print can be read; full ones are regressions
 MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
@@ -24,7 +24,8 @@ def _draw_points(
 ) -> dict[str, ErrorbarContainer]:
     """Draw a task's two numbers and their intervals ``<name>_low`` … ``<name>_high``.
 
-    ``x`` and ``y`` are pairs ``"column:stem of the interval"``.
+    ``x`` and ``y`` are pairs ``"column:stem of the interval"``. From each end where an interval may
+    go on, an arrow leads to the edge of the axes.
     """
     (x, x_stem), (y, y_stem) = (name.split(":") for name in (x, y))
     found = {}
@@ -38,50 +39,20 @@ def _draw_points(
             if np.isfinite(low):  # an interval may have no upper end
                 bars[side] = [[end if np.isfinite(end) else 0.0] for end in ends]
         marker, color = looks[row["task"]]
-        found[row["task"]] = axes.errorbar(
-            [row[x]],
-            [row[y]],
-            **bars,
-            marker=marker,
-            markersize=6,
-            color=color,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            elinewidth=0.8,
-            capsize=2.0,
-            linestyle="none",
-            zorder=3,
-        )
-        if np.isfinite(row[f"{y_stem}_low"]):
-            _draw_open_ends(axes, row, x, y, y_stem, color)
+        look = {"marker": marker, "markersize": 6, "color": color, "linestyle": "none", "zorder": 3}
+        look |= {"elinewidth": 0.8, "capsize": 2.0} | EDGED | bars
+        found[row["task"]] = axes.errorbar([row[x]], [row[y]], **look)
+        ends = {0.0: (low, False), 1.0: (high, np.isinf(high))}
+        if y_stem == "measured":  # an exponent beyond those tried is not known
+            lowest = EXPONENTS[0] if row["sizes"] >= LEAST_SIZES else -EXPONENTS[-1]
+            ends = {0.0: (low, low <= lowest), 1.0: (high, high >= EXPONENTS[-1])}
+        arrow = {"arrowstyle": "->", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        units = {"xycoords": ("data", "axes fraction"), "textcoords": "data", "arrowprops": arrow}
+        for edge, (end, is_open) in ends.items():
+            if is_open and np.isfinite(low):
+                start = (row[x], end if np.isfinite(end) else row[y])
+                axes.annotate("", (row[x], edge), start, **units)
     return found
-
-
-def _draw_open_ends(
-    axes: Axes, row: Mapping[str, Any], x: str, y: str, stem: str, color: str
-) -> None:
-    """Draw an arrow, to the edge of the axes, from each end where an interval may go on."""
-    low, high = row[f"{stem}_low"], row[f"{stem}_high"]
-    ends = [(low, False, 0.0), (high, np.isinf(high), 1.0)]
-    if stem == "measured":  # an exponent beyond those tried is not known
-        lowest = EXPONENTS[0] if row["sizes"] >= LEAST_SIZES else -EXPONENTS[-1]
-        ends = [(low, low <= lowest, 0.0), (high, high >= EXPONENTS[-1], 1.0)]
-    for end, is_open, edge in ends:
-        if is_open:
-            axes.annotate(
-                "",
-                (row[x], edge),
-                (row[x], end if np.isfinite(end) else row[y]),
-                xycoords=("data", "axes fraction"),
-                textcoords="data",
-                arrowprops={
-                    "arrowstyle": "->",
-                    "color": color,
-                    "linewidth": 0.8,
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                },
-            )
 
 
 def prediction_figure(
@@ -89,30 +60,19 @@ def prediction_figure(
 ) -> Figure:
     """Return the figure of what the kernel predicts against what fine-tuning shows.
 
+    Left: the learning curve's exponent against a/(a+1), and where they would be equal. Right, of
+    the tasks where that is no bound, the examples that reach 95 % of the best score against a; no
+    panel where it is a bound on every task. Bars are 95 % intervals. An arrow starts where one has
+    no end, or ends at the last exponent that is tried. A task without both numbers is left out.
     ``titles`` name the tasks in the legend; the colours are those of regressions and
     classifications.
-
-    Returns
-    -------
-    Figure
-        Left: the learning curve's exponent against a/(a+1), and where they would be equal.
-        Right, of the tasks where that is no bound, the examples that reach 95 % of the best score
-        against a; no panel where it is a bound on every task. Bars are 95 % intervals. An arrow
-        starts where one has no end, or ends at the last exponent that is tried. A task without
-        both numbers is left out.
-
-    Raises
-    ------
-    UserError
-        Something is no colour.
     """
     titles = titles or {}
     of_kind = dict(zip(MARKERS, map(checked_color, colors), strict=True))
     looks = {}
-    for kind, own in table1.groupby("kind"):
-        if kind in MARKERS:
-            for place, task in enumerate(own["task"]):
-                looks[task] = (MARKERS[kind][place % len(MARKERS[kind])], of_kind[kind])
+    for kind, markers in MARKERS.items():
+        for task, marker in zip(table1.loc[table1["kind"] == kind, "task"], cycle(markers)):
+            looks[task] = (marker, of_kind[kind])
     rates = table1[table1["task"].isin(looks)]
     # where the best score is at the largest n, the examples that reach 95 % of it are a bound
     reached = rates[~rates["needed_bound"].isin(["least", "most"]) & np.isfinite(rates["needed"])]
@@ -123,8 +83,7 @@ def prediction_figure(
             left, rates, "predicted_rate:predicted", "measured_exponent:measured", looks
         )
         equal = left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
-        left.set_xlabel("predicted exponent a/(a+1)")
-        left.set_ylabel("exponent of the learning curve")
+        left.set(xlabel="predicted exponent a/(a+1)", ylabel="exponent of the learning curve")
         left.margins(0.12)
         for right in rest:
             drawn |= _draw_points(right, reached, "exponent:exponent", "needed:needed", looks)
@@ -136,9 +95,8 @@ def prediction_figure(
         for axes in (left, *rest):
             if not axes.containers:
                 axes.set(xticks=[], yticks=[])
-                axes.text(
-                    0.5, 0.5, "no task has both numbers", ha="center", transform=axes.transAxes
-                )
+                middle = {"ha": "center", "transform": axes.transAxes}
+                axes.text(0.5, 0.5, "no task has both numbers", **middle)
         shown = [task for task in rates["task"] if task in drawn]
         names = [plain(titles.get(task, task)) for task in shown]
         entries = {

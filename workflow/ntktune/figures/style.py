@@ -22,36 +22,32 @@ WIDTH = 7.1  # inches: the text width of a two-column journal page
 COLUMN_WIDTH = 3.5  # inches: one of its columns
 BASELINE = "#444444"
 REFERENCE = "#8A8A8A"
+MARKERS = "osD^vP"
+EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # markers that may overlap
+# stopping rule → what it is called, and the marker that tells it apart in a grey print
+RULES = {
+    "theory": ("theory (T̂)", "o"),
+    "holdout": ("hold-out", "s"),
+    "sure": ("SURE", "^"),
+    "oracle": ("oracle", "D"),
+}
 
+# fmt: off
 STYLE = {
     "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same on every machine
-    "font.size": 8,
-    "mathtext.fontset": "dejavusans",
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
+    "font.size": 8, "mathtext.fontset": "dejavusans",
+    "axes.titlesize": 8.5, "axes.labelsize": 8, "axes.linewidth": 0.7,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.5,
+    "xtick.labelsize": 7, "xtick.major.width": 0.7, "xtick.major.size": 3,
+    "ytick.labelsize": 7, "ytick.major.width": 0.7, "ytick.major.size": 3,
+    "lines.linewidth": 1.4, "lines.markersize": 4.5,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6,
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "none",  # text stays text: it can be searched and edited
-    "pdf.fonttype": 42,
+    "svg.fonttype": "none", "pdf.fonttype": 42,  # text stays text: it can be searched and edited
     "svg.hashsalt": "ntktune",  # element identifiers are random without it
 }
+# fmt: on
 
 # what each format would otherwise state: the time, and the version of matplotlib
 METADATA = {
@@ -69,23 +65,22 @@ def styled() -> Iterator[None]:
 
 
 def checked_color(color: str) -> str:
-    """Return ``color`` if matplotlib knows it.
-
-    Raises
-    ------
-    UserError
-        It is no colour.
-    """
+    """Return a colour; raise UserError if matplotlib does not know it."""
     if not is_color_like(color):
         raise UserError(f"{color!r} is no colour; give a hexadecimal code such as #0072B2")
     return color
 
 
+def check_colormap(name: str, kind: str, known: str) -> None:
+    """Raise UserError if matplotlib has no such colour map; ``known`` are some of this kind."""
+    if name not in matplotlib.colormaps:
+        raise UserError(f"matplotlib has no colour map {name!r}; take a {kind} one: {known}")
+
+
 def laid_out(figure: Figure) -> Figure:
     """Fix the places of everything in a figure, and return it.
 
-    The layout is found once; otherwise it would move a little with each format that
-    the figure is written in.
+    The layout is found once; otherwise it would move a little with each format.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -93,21 +88,10 @@ def laid_out(figure: Figure) -> Figure:
 
 
 def figure_bytes(figure: Figure, ending: str, dpi: int) -> bytes:
-    """Return a figure as the content of a file.
+    """Return a finished figure as the content of a ``"pdf"``, ``"svg"`` or ``"png"`` file.
 
-    Parameters
-    ----------
-    figure
-        A finished figure.
-    ending
-        ``"pdf"``, ``"svg"`` or ``"png"``.
-    dpi
-        Pixels per inch of a PNG.
-
-    Raises
-    ------
-    UserError
-        Another format, or a resolution that is not positive.
+    ``dpi`` is the resolution of a PNG. Raises UserError for another format, or a resolution that is
+    not positive.
     """
     if ending not in METADATA:
         raise UserError(f"cannot draw a {ending!r} file; choose from: {', '.join(METADATA)}")

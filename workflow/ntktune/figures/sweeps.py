@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ntktune.figures.style import BASELINE, checked_color
+from ntktune.figures.style import BASELINE, MARKERS, checked_color
 
-MARKERS = "osD^vP"
 LINES = ("-", "--", "-.")
 CUT = (-1.0, 2.0)  # ratios to a score next to 0 may be anything
 
@@ -18,10 +17,7 @@ CUT = (-1.0, 2.0)  # ratios to a score next to 0 may be anything
 def task_looks(tasks: Iterable[str], colors: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return task → colour, marker and line style; colours come again with another style.
 
-    Raises
-    ------
-    UserError
-        Something is no colour.
+    Raises UserError for what is no colour.
     """
     colors = [checked_color(color) for color in colors]
     return {
@@ -41,31 +37,16 @@ def draw_sweep(axes: Axes, rows: pd.DataFrame, column: str, **look: Any) -> Line
         axes.fill_between(
             known.index, known["min"], known["max"], color=look["color"], alpha=0.15, linewidth=0
         )
-    (line,) = axes.plot(
-        known.index,
-        known["mean"],
-        markersize=3.2,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        **look,
-    )
-    return line
+    look |= {"markersize": 3.2, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    return axes.plot(known.index, known["mean"], **look)[0]
 
 
 def mark_chosen(axes: Axes, coefficients: Iterable[float]) -> Line2D:
     """Put a triangle below the panel's line of 0 at every coefficient that was chosen."""
     places = sorted(set(coefficients))
-    (marks,) = axes.plot(
-        places,
-        np.full(len(places), 0.03),
-        transform=axes.get_xaxis_transform(),
-        marker="^",
-        linestyle="none",
-        markersize=5.5,
-        color=BASELINE,
-        zorder=4,
-    )
-    return marks
+    look = {"marker": "^", "linestyle": "none", "markersize": 5.5, "color": BASELINE, "zorder": 4}
+    heights, across = np.full(len(places), 0.03), axes.get_xaxis_transform()
+    return axes.plot(places, heights, transform=across, **look)[0]
 
 
 def bounds(values: pd.Series, lowest: float, highest: float) -> tuple[float, float]:

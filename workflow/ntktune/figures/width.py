@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter
 
-from ntktune.figures.panels import draw_legend
+from ntktune.figures.panels import draw_labelled_sizes, draw_legend
 from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
 
 PANELS = {
@@ -26,17 +26,9 @@ PHASES = {
 def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of drift, linearisation error and distance against width.
 
-    Returns
-    -------
-    Figure
-        A panel per quantity: a dot per network, a line through the geometric means over seeds,
-        and dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels. One colour
-        for each of :data:`PHASES`, in that order.
-
-    Raises
-    ------
-    UserError
-        Something is no colour.
+    A panel per quantity: a dot per network, a line through the geometric means over seeds, and
+    dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels. One colour for each
+    of :data:`PHASES`, in that order.
     """
     of_phase = dict(zip(PHASES, map(checked_color, colors), strict=True))
     widths = sorted(width["width"].unique())
@@ -50,29 +42,20 @@ def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str
                 means = np.log(own.set_index("width")[column]).groupby("width").mean()
                 (handles[name],) = axes.plot(means.index, np.exp(means), color=of_phase[phase])
                 fit = slopes[(slopes["phase"] == phase) & (slopes["quantity"] == column)].iloc[0]
-                axes.annotate(
-                    "{slope:.2f} [{low:.2f}, {high:.2f}]".format(**fit).replace("-", "−"),
-                    (0.97, 0.97 - 0.08 * place),
-                    xycoords="axes fraction",
-                    ha="right",
-                    va="top",
-                    color=of_phase[phase],
-                )
+                text = "{slope:.2f} [{low:.2f}, {high:.2f}]".format(**fit).replace("-", "−")
+                corner = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+                where = (0.97, 0.97 - 0.08 * place)
+                axes.annotate(text, where, **corner, color=of_phase[phase])
             top = width.loc[width["width"] == widths[0], column].max()
             bound = top * np.sqrt(widths[0] / np.array(widths, dtype=float))
             (handles["N^(−1/2), the theory's bound"],) = axes.plot(
                 widths, bound, color=REFERENCE, linestyle=":", linewidth=1.2
             )
-            axes.set_xscale("log")
             axes.set_yscale("log")
             low, _ = axes.get_ylim()
             axes.set_ylim(low, top * (top / low) ** 0.35)  # room for the slopes
             axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.xaxis.set_major_locator(FixedLocator(widths))
-            axes.xaxis.set_major_formatter(FixedFormatter([str(n) for n in widths]))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.tick_params(axis="x", rotation=45)
-            axes.set_xlabel("width N")
-            axes.set_title(label)
+            draw_labelled_sizes(axes, widths)
+            axes.set(xlabel="width N", title=label)
         draw_legend(figure, handles)
         return laid_out(figure)
