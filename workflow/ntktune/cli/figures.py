@@ -43,11 +43,9 @@ def _look(args: argparse.Namespace, facts: Mapping[str, Mapping[str, Any]]) -> d
     """Return what a figure may take beside its tables; ``facts`` are those of its tasks."""
     given = {name: getattr(args, name) for name in ("tasks", "colors", "colormap") if name in args}
     given |= {"color": given["colors"][0]} if "colors" in given else {}
-    stated = {
-        key: {task: own[name] for task, own in facts.items() if own.get(name)}
-        for key, name in (("titles", "title"), ("ranges", "score_range"))
-    }
-    return given | stated
+    for key, name in (("titles", "title"), ("ranges", "score_range")):
+        given[key] = {task: own[name] for task, own in facts.items() if own.get(name)}
+    return given
 
 
 def _write_figure(figure: Figure, args: argparse.Namespace, provenance: dict[str, Any]) -> None:

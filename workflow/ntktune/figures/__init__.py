@@ -1,5 +1,6 @@
 """Figures, tables and verdicts: tables in, matplotlib figures and tables out.
 
 One module per figure and table. Nothing here imports torch or another chapter, so
-that redrawing a figure depends on its numbers and on nothing else.
+that redrawing a figure depends on its numbers and on nothing else. A figure raises UserError for
+a task, pair or merge that its tables lack, and for what is no colour or colour map.
 """

@@ -23,30 +23,18 @@ Lists = Mapping[str, Sequence[Any]]
 class Entry(NamedTuple):
     """One figure or table.
 
-    Attributes
-    ----------
-    name
-        Its name in commands, captions and files; a decay's files have their own.
-    function
-        What makes it, in this package's module of the same name; tables in ``result_tables``. It
-        takes each table of ``inputs`` as a parameter of that name, and may take ``tasks`` (what to
-        draw, in order), ``titles`` (task → title; a task without one has its name), ``ranges``
-        (task → lowest and highest score), ``colors``, ``color`` (the first of them), ``colormap``.
-    inputs
-        The tables that it needs, names of :data:`ntktune.figures.tables.TABLES`.
-    shows
-        What it shows, in a few words.
-    tasks
-        Which list of the study's tasks it draws, in order; "" if it does not ask.
-    colors
-        The places of its colours in the palette.
-    colormap
-        The key of its colour map in the configuration.
-    optional
-        Tables that it reads where the study has them.
-    needs
-        Chapters that the study must list beyond those of the inputs, and lists (keys of
-        :data:`LACKING`) that must not be empty beyond those of the inputs.
+    ``name`` is its name in commands, captions and files; a decay's files have their own.
+    ``function`` makes it, in this package's module of the same name; tables in ``result_tables``.
+    It takes each table of ``inputs`` as a parameter of that name, and may take ``tasks`` (what to
+    draw, in order), ``titles`` (task → title; a task without one has its name), ``ranges`` (task →
+    lowest and highest score), ``colors``, ``color`` (the first of them), ``colormap``.
+
+    ``inputs`` are the tables that it needs, ``optional`` those that it reads where the study has
+    them, by the names of :data:`ntktune.figures.tables.TABLES`. ``shows`` says in a few words what
+    it shows. ``tasks`` is which list of the study's tasks it draws, in order; "" if it does not
+    ask. ``colors`` are the places of its colours in the palette, ``colormap`` the key of its colour
+    map in the configuration. ``needs`` are chapters that the study must list, and lists (keys of
+    :data:`LACKING`) that must not be empty, beyond those of the inputs.
     """
 
     name: str
@@ -87,7 +75,7 @@ RULES = (0, 1, 2, 5)  # theory, hold-out, SURE, oracle
 
 # fmt: off
 DECAY = Entry("decay", "task_figure", "eigenvalues decay summary", "eigenvalue decay", colors=(0,))
-_FIGURES = (
+FIGURES = {entry.name: entry for entry in (
     Entry("fig2", "learning_curve_figure", "metrics baselines subsets", "learning curves", "tasks",
           (0,), optional="summary"),
     Entry("fig3", "task_vector_figure", "cosine merged", "task vectors", "merged", (0, 1),
@@ -112,8 +100,8 @@ _FIGURES = (
     Entry("linearisation", "linearisation_figure", "trace", "linearisation and drift", "traced",
           (0, 1)),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
-)
-_TABLES = (
+)}
+RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table1", "study_table", "summary metrics subsets", "decay rates"),
     Entry("table2", "stopping_table", "stopping metrics", "stopping times"),
     Entry("table3", "merging_table", "cosine merged overlap", "merged models"),
@@ -126,10 +114,8 @@ _TABLES = (
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
           optional="stopping cosine merged negated radii slopes rules ridge trace trace_ridge "
                    "stops baselines"),
-)
+)}
 # fmt: on
-FIGURES = {entry.name: entry for entry in _FIGURES}
-RESULT_TABLES = {entry.name: entry for entry in _TABLES}
 # list of a study → why a figure or table that needs it is not made where it is empty
 LACKING = {
     "merged": "taskvectors.tasks is empty; name two tasks or more",
@@ -162,15 +148,9 @@ def input_files(
 ) -> dict[str, list[str]]:
     """Return table → its files in a study's results, of the tables that the study has.
 
-    Parameters
-    ----------
-    entry
-        The figure or table.
-    lists
-        ``chapters``, and what there may be a file for: ``tasks`` and further lists of tasks that
-        :data:`~ntktune.figures.tables.TABLES` names, ``size``, ``fixed_size``, ``pair``.
-    tasks
-        Its tasks, where it is not of all.
+    ``lists`` has ``chapters``, and what there may be a file for: ``tasks`` and further lists of
+    tasks that :data:`~ntktune.figures.tables.TABLES` names, ``size``, ``fixed_size``, ``pair``.
+    ``tasks`` are the entry's, where it is not of all.
     """
     found = {}
     for table in entry.tables:
@@ -209,10 +189,7 @@ def why_absent(entry: Entry, lists: Lists) -> str:
 def colors_of(name: str, entry: Entry, look: Mapping[str, Any]) -> list[str]:
     """Return a figure's colours: its own in the configuration, or those of the palette.
 
-    Raises
-    ------
-    UserError
-        The configuration gives it another number of colours than it has.
+    Raises UserError if the configuration gives it another number of colours than it has.
     """
     own = look["colors"].get(name)
     if own is None:
@@ -235,8 +212,7 @@ def check_colors(colors: Mapping[str, Any], names: Iterable[str]) -> None:
 def look_words(name: str, entry: Entry, lists: Lists, look: Mapping[str, Any]) -> list[str]:
     """Return the options of the command that draws a figure, without its tables.
 
-    ``look`` is the configuration's ``figures``; ``lists`` are as for
-    :func:`input_files`.
+    ``look`` is the configuration's ``figures``; ``lists`` are as for :func:`input_files`.
     """
     words = ["--tasks", *lists[entry.tasks]] if entry.tasks else []
     if entry.colors:

@@ -1,8 +1,8 @@
 """Cosines between task vectors, over runs: of different tasks, and of one task with itself.
 
-The second kind says what the first means: a task trained twice, with another sample, head and
-order of the batches, need not give the same vector either; how much of that is the head's
-doing, two samples under one head say.
+The second kind is the yardstick for the first: a task trained twice, with another sample, head and
+order of the batches, need not give the same vector either. Two samples under one head tell how much
+of that is due to the head.
 """
 
 import pandas as pd
@@ -16,19 +16,12 @@ NULLS = {"seeds": "one task, two trainings", "subsets": "one task and head, two 
 def cosine_summary(cosine: pd.DataFrame) -> pd.DataFrame:
     """Return the cosines of every two tasks and group of layers over all pairs of runs.
 
-    Parameters
-    ----------
-    cosine
-        One row per two fine-tunings and group of layers: ``pair`` (``"tasks"``,
-        ``"subsets"`` or ``"seeds"``), ``task_a``, ``task_b``, ``group``, ``cosine`` (NaN
-        where a vector is zero), ``shared`` (NaN of two tasks).
-
-    Returns
-    -------
-    DataFrame
-        ``pair``, ``task_a``, ``task_b``, ``group``, ``mean``, ``sd`` (NaN of one),
-        ``least``, ``most``, ``count`` (of the cosines that exist), ``shared`` (mean share of
-        the sample that two trainings of one task have in common), in the order of the input.
+    ``cosine`` has one row per two fine-tunings and group of layers: ``pair`` (``"tasks"``; of one
+    task ``"seeds"``, two trainings, or ``"subsets"``, two samples under one head), ``task_a``,
+    ``task_b``, ``group``, ``cosine`` (NaN where a vector is zero), ``shared`` (NaN of two tasks).
+    Beside these keys, in the order of the input, the summary has ``mean``, ``sd`` (NaN of one),
+    ``least``, ``most``, ``count`` (of the cosines that exist) and ``shared``, the mean share of the
+    sample that two trainings of one task have in common.
     """
     keys = ["pair", "task_a", "task_b", "group"]
     known = cosine.astype({"cosine": float}).groupby(keys, sort=False)

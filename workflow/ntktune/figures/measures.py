@@ -28,9 +28,8 @@ ERROR_LABELS = {
 def with_error(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the metrics with the columns ``error`` and ``baseline_error``.
 
-    For a regression task they are the test MSE (squared score units) of the model and
-    of predicting the training mean; for a classification task the error rate
-    1 − accuracy of the model and of predicting the training majority.
+    For a regression the test MSE (squared score units) of the model and of predicting the training
+    mean; for a classification the error rate of the model and of predicting the training majority.
     """
     is_regression = metrics["kind"] == "regression"
     return metrics.assign(
@@ -56,13 +55,7 @@ def gains(metrics: pd.DataFrame) -> pd.Series:
 
 
 def of_task(metrics: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Return the rows of one task.
-
-    Raises
-    ------
-    UserError
-        There are none.
-    """
+    """Return the rows of one task; raise UserError if there are none."""
     rows = metrics[metrics["task"] == task]
     if rows.empty:
         known = ", ".join(metrics["task"].unique())
@@ -75,36 +68,18 @@ def curve(
 ) -> pd.DataFrame:
     """Return mean, 95 % interval and number of seeds of one column at each size.
 
-    Parameters
-    ----------
-    metrics
-        Rows of one task, one per size and seed.
-    column
-        The measure.
-    samples
-        The task's samples, ``seeds`` with the ``order`` of training rows: the rows that two seeds
-        share widen the interval.
-
-    Returns
-    -------
-    DataFrame
-        Index ``n``, ascending; columns ``mean``, ``half`` (half the width of the t-interval over
-        seeds; NaN with one seed) and ``count``. Seeds whose value is not a number do not count, and
-        a size without any is left out.
-
-    Raises
-    ------
-    UserError
-        No size has a value.
+    Index ``n``, ascending; columns ``mean``, ``half`` (half the width of the t-interval over seeds;
+    NaN with one seed) and ``count``. Seeds whose value is not a number do not count, and a size
+    without any is left out. ``metrics`` are rows of one task, one per size and seed. ``samples``
+    are the task's, ``seeds`` with the ``order`` of training rows: the rows that two seeds share
+    widen the interval. Raises UserError if no size has a value.
     """
     known = metrics[metrics[column].notna()].groupby("n")[column]
-    values = known.agg(["mean", "count"]).sort_index()
-    orders = np.array([seed["order"] for seed in samples["seeds"]]) if samples else None
-    values["half"] = [
-        half_width(own.to_numpy(), 0.0 if orders is None else shared_rows(orders[:, :n]))
-        for n, own in known
-    ]
-    values["half"] = values["half"].astype(float)
+    values = known.agg(["mean", "count"])
+    # without samples no two seeds share a row
+    orders = np.array([seed["order"] for seed in samples["seeds"]] if samples else [[]])
+    halves = [half_width(own.to_numpy(), shared_rows(orders[:, :n])) for n, own in known]
+    values["half"] = np.array(halves, dtype=float)
     if values.empty:
         task = metrics["task"].iloc[0]
         raise UserError(f"task {task!r} has no value of {column!r} at any size; fine-tune it again")

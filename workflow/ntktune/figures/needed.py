@@ -21,22 +21,11 @@ def gain_points(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def reached_sizes(sizes: np.ndarray, means: np.ndarray, share: float = SHARE) -> np.ndarray:
-    """Return where curves first reach a share of their highest value, in labelled examples.
+    """Return where curves first reach a share of their highest value, in labelled examples, (R,).
 
-    Parameters
-    ----------
-    sizes
-        n, ascending, shape (S,).
-    means
-        The curves, shape (R, S).
-    share
-        Of the highest value.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (R,), interpolated linearly in log n; the smallest size where the curve starts
-        that high; NaN where no value is above 0 or one is missing.
+    ``sizes`` are n, ascending, (S,); ``means`` the curves, (R, S). Interpolated linearly in log n;
+    the smallest size where the curve starts that high; NaN where no value is above 0 or one is
+    missing.
     """
     best = means.max(axis=1)
     wanted = share * best
@@ -51,36 +40,21 @@ def reached_sizes(sizes: np.ndarray, means: np.ndarray, share: float = SHARE) ->
 
 
 def needed_interval(
-    sizes: np.ndarray,
-    curves: np.ndarray,
-    shared: float = 0.0,
-    level: float = LEVEL,
-    share: float = SHARE,
+    sizes: np.ndarray, curves: np.ndarray, shared: float = 0.0, level: float = LEVEL
 ) -> tuple[float, float]:
     """Return the interval of the size where a task reaches a share of its best score.
 
     Between two sizes a seed's score is a line in log n, as in :func:`reached_sizes`. The interval
     goes from the first n whose mean score may be the share of the best one, by the t-interval of
-    their difference over seeds, to the first from which on it surely is more.
+    their difference over seeds, to the first from which on it surely is more; that is infinite
+    where no size tried is surely enough. NaN with one seed, or with a missing value.
 
-    Parameters
-    ----------
-    sizes, share
-        As for :func:`reached_sizes`.
-    curves
-        Scores, shape (seeds, S).
-    shared, level
-        See :func:`ntktune.intervals.half_width`.
-
-    Returns
-    -------
-    tuple
-        Lowest and highest n. The highest is infinite where no size tried is surely enough.
-        NaN with one seed, or with a missing value.
+    ``curves`` are scores, shape (seeds, S); for ``shared`` and ``level`` see
+    :func:`ntktune.intervals.half_width`.
     """
     tried = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), 1001)
     lines = np.stack([np.interp(tried, np.log(sizes), curve) for curve in curves])  # (seeds, n)
-    above = lines - share * curves[:, [curves.mean(axis=0).argmax()]]
+    above = lines - SHARE * curves[:, [curves.mean(axis=0).argmax()]]
     half = half_width(above, shared, level)
     if np.isnan(half).any():
         return np.nan, np.nan
@@ -93,24 +67,15 @@ def needed_interval(
 def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL) -> dict[str, Any]:
     """Return how many labelled examples reach 95 % of a task's best score.
 
-    Parameters
-    ----------
-    metrics
-        Rows of one task: ``metric``, ``n``, ``seed``, that metric and its baseline.
-    shared, level
-        See :func:`ntktune.intervals.half_width`.
-
-    Returns
-    -------
-    dict
-        ``needed``, see :func:`reached_sizes`, of the mean over seeds (NaN with one size);
-        ``needed_low``, ``needed_high``, see :func:`needed_interval` (NaN with one
-        seed), and ``needed_undecided``, whether there is no interval, or one without an upper end
-        or from the smallest size to beyond the last but one; ``best_gain``, the highest mean gain
-        over the sizes tried, ``best_size``, where it is, and ``best_score``, ``best_score_sd``, the
-        score itself there, mean and deviation over seeds. ``needed_bound`` says what it bounds:
-        ``most`` where the smallest size reaches that much already, ``least`` where the best is at
-        the largest size, so that more examples may reach more; else "".
+    ``metrics`` are the rows of one task: ``metric``, ``n``, ``seed``, that metric and its baseline.
+    Keys: ``needed``, see :func:`reached_sizes`, of the mean over seeds (NaN with one size);
+    ``needed_low``, ``needed_high``, see :func:`needed_interval` (NaN with one seed), and
+    ``needed_undecided``, whether there is no interval, or one without an upper end or from the
+    smallest size to beyond the last but one; ``best_gain``, the highest mean gain over the sizes
+    tried, ``best_size``, where it is, and ``best_score``, ``best_score_sd``, the score itself
+    there, mean and deviation over seeds. ``needed_bound`` says what it bounds: ``most`` where the
+    smallest size reaches that much already, ``least`` where the best is at the largest size, so
+    that more examples may reach more; else "".
     """
     points = gain_points(metrics)
     numbers = ("needed", "needed_low", "needed_high", "best_gain", "best_score", "best_score_sd")

@@ -26,11 +26,10 @@ UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add se
 
 def _plain_table(rows: list[list[str]]) -> str:
     """Return rows as lines with aligned columns, the first to the left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -58,24 +57,15 @@ def _best(row: dict[str, Any]) -> str:
     if score == "-":
         return f"{row['task']}: no score to compare sizes by"
     spread = "" if pd.isna(row["best_score_sd"]) else f" ± {row['best_score_sd']:.3f}"
-    text = (
-        f"{row['task']}: best {metric} {score}{spread} ({count(int(row['seeds']), 'seed')}), at "
-        f"n = {row['best_size']:.0f}"
-    )
+    text = f"{row['task']}: best {metric} {score}{spread} ({count(int(row['seeds']), 'seed')})"
+    text += f", at n = {row['best_size']:.0f}"
     return text + f"; {UNDECIDED}" * (row["needed_undecided"] is True)
 
 
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """Return the examples needed, best scores, decay rates and tested claims as text.
 
-    Parameters
-    ----------
-    rates
-        Table 1: columns task, metric, seeds, needed, needed_low, needed_high, needed_undecided,
-        needed_bound, best_score, best_score_sd, best_size, exponent, r_squared,
-        predicted_rate, measured_exponent.
-    verdicts
-        The verdict table: columns group, claim, verdict.
+    ``rates`` is table 1, ``verdicts`` the table of verdicts.
     """
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
     best = []

@@ -1,8 +1,8 @@
 """The exponent of a learning curve: how fast a task's error falls with labelled examples.
 
-The theory predicts an excess error of order n^(−a/(a+1)) from the decay exponent a of
-the kernel's eigenvalues (SR26 eq 30). Here is the other side: the exponent that the
-fine-tuned models show, of E + B n^−b, with an irreducible part E of the error.
+The theory predicts an excess error of order n^(−a/(a+1)) from the decay exponent a of the kernel's
+eigenvalues (SR26 eq 30). Here is what fine-tuned models show: the exponent b of E + B n^−b, with an
+irreducible part E of the error.
 """
 
 from collections.abc import Mapping
@@ -30,31 +30,20 @@ RANGES = ("1..n", *SENSITIVITY.values())
 
 
 def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the points of one task's learning curve.
+    """Return the points of one task's learning curve, and facts about them.
 
-    Parameters
-    ----------
-    metrics
-        Rows of one task: ``kind``, ``n``, ``seed``, ``mse``, ``noise_variance``,
-        ``accuracy`` and the baselines.
-
-    Returns
-    -------
-    points
-        ``n``, ``seed``, ``error``: the test MSE less the variance of the labels' noise
-        where that is known, else the test MSE; for a classification the error rate.
-        Sizes whose mean error is not above zero are left out.
-    facts
-        ``error_measure``; ``sizes_dropped``, how many sizes were left out;
-        ``points_dropped``, the seeds at other sizes whose error has no logarithm.
+    Points are ``n``, ``seed``, ``error``: the test MSE less the variance of the labels' noise where
+    that is known, else the test MSE; for a classification the error rate. Sizes whose mean error is
+    not above zero are left out. Facts are ``error_measure``; ``sizes_dropped``, how many sizes were
+    left out; ``points_dropped``, the seeds at other sizes whose error has no logarithm. ``metrics``
+    are the rows of one task: ``kind``, ``n``, ``seed``, ``mse``, ``noise_variance``, ``accuracy``
+    and the baselines.
     """
     metrics = with_error(metrics)
-    measure = RATE
-    if metrics["kind"].iloc[0] == "regression":
-        known = metrics["noise_variance"].notna().all()
-        measure = EXCESS if known else PLAIN
-        if known:
-            metrics["error"] -= metrics["noise_variance"]
+    measure = PLAIN if metrics["kind"].iloc[0] == "regression" else RATE
+    if measure == PLAIN and metrics["noise_variance"].notna().all():
+        measure = EXCESS
+        metrics["error"] -= metrics["noise_variance"]
     means = metrics.groupby("n")["error"].mean()
     kept = means.index[means > 0]
     points = metrics.loc[metrics["n"].isin(kept), ["n", "seed", "error"]]
@@ -69,10 +58,7 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
 def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return the sizes, ascending, (S,), and each seed's values, (seeds, S), NaN where missing.
 
-    Parameters
-    ----------
-    points
-        ``n``, ``seed`` and one further column, the value.
+    ``points`` has ``n``, ``seed`` and one further column, the value.
     """
     values = next(name for name in points.columns if name not in ("n", "seed"))
     table = points.pivot(index="seed", columns="n", values=values)
@@ -84,22 +70,10 @@ def floor_fits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit E + B n^−b with E, B ≥ 0 to curves, by least squares of errors relative to a scale.
 
-    Parameters
-    ----------
-    sizes
-        n, shape (S,).
-    means
-        The curves, shape (R, S).
-    scale
-        What a size's deviation is measured in, shape (S,); the curve itself, usually.
-
-    Returns
-    -------
-    exponents : numpy.ndarray
-        b, shape (R,), to 0.005 and at most 3; 0 for a curve that does not fall, NaN for
-        one with a missing value.
-    floors : numpy.ndarray
-        E, shape (R,).
+    ``sizes`` are n, shape (S,); ``means`` the curves, (R, S); ``scale`` is what a size's deviation
+    is measured in, (S,): the curve itself, usually. Returns the exponents b, (R,), in steps of
+    0.005 up to 3, 0 for a curve that does not fall, and the floors E; both NaN for a curve with a
+    missing value.
     """
     weights = np.asarray(scale, dtype=float) ** -2  # (S,)
     shapes = (sizes / sizes[0])[None, :] ** -EXPONENTS[:, None]  # (b, S)
@@ -169,22 +143,10 @@ def exponent_interval(
     holds each b for which the seeds' values of it have a t-interval that holds zero: so its
     coverage is that of :func:`ntktune.intervals.half_width`, with no bias from the fit.
 
-    Parameters
-    ----------
-    sizes
-        n, shape (S,).
-    curves
-        Errors, shape (seeds, S). Below :data:`LEAST_SIZES` sizes E is 0, as in the fit.
-    scale
-        What a size's deviation is measured in, shape (S,).
-    shared, level
-        See :func:`ntktune.intervals.half_width`.
-
-    Returns
-    -------
-    tuple
-        The lowest and the highest such b: at an end of the range that is tried, the interval
-        may go on. NaN with one seed, with a missing value, or where no b fits.
+    ``sizes`` are n, shape (S,); ``curves`` the errors, (seeds, S); ``scale`` is as for
+    :func:`floor_fits`. Below :data:`LEAST_SIZES` sizes E is 0, as in the fit. An end at the end of
+    the range that is tried may go on. Both are NaN with one seed, with a missing value, or where no
+    b fits.
     """
     floor = len(sizes) >= LEAST_SIZES
     tried = EXPONENTS if floor else np.linspace(-EXPONENTS[-1], EXPONENTS[-1], 1201)
@@ -207,44 +169,23 @@ def measured_exponent(
 ) -> dict[str, Any]:
     """Return the exponent of one task's learning curve, with its uncertainty.
 
-    Parameters
-    ----------
-    metrics
-        As for :func:`curve_points`.
-    shared
-        Mean share of labelled examples that two seeds have in common.
-    level
-        Coverage of the interval.
-
-    Returns
-    -------
-    dict
-        ``measured_exponent``, b of E + B n^−b fitted to the mean errors, and ``floor``, E
-        above the labels' noise where that is known (see :func:`curve_exponents`).
-        ``measured_low``, ``measured_high``: :func:`exponent_interval` over seeds, for the test
-        rows at hand (NaN with one seed). ``slope_exponent``, minus the ordinary
-        least squares slope of log error on log n over all (n, seed), as if there were no floor,
-        and ``slope_stderr``, its standard error. ``sizes``, ``seeds``, the facts of
-        :func:`curve_points`, and ``reason``, why a number is missing ("" if none is).
+    ``metrics`` are as for :func:`curve_points`, ``shared`` and ``level`` as for
+    :func:`ntktune.intervals.half_width`. Keys: ``measured_exponent``, b of E + B n^−b fitted to the
+    mean errors, and ``floor``, E above the labels' noise where that is known (see
+    :func:`curve_exponents`); ``measured_low``, ``measured_high``, :func:`exponent_interval` over
+    seeds, for the test rows at hand (NaN with one seed); ``slope_exponent``, minus the ordinary
+    least squares slope of log error on log n over all (n, seed), as if there were no floor, and
+    ``slope_stderr``, its standard error; ``sizes``, ``seeds``, the facts of :func:`curve_points`,
+    and ``reason``, why a number is missing ("" if none is).
     """
     points, facts = curve_points(metrics)
     sizes, seeds = points["n"].nunique(), points["seed"].nunique()
-    found = {
-        "measured_exponent": np.nan,
-        "measured_low": np.nan,
-        "measured_high": np.nan,
-        "floor": np.nan,
-        "slope_exponent": np.nan,
-        "slope_stderr": np.nan,
-        "sizes": sizes,
-        "seeds": seeds,
-        "reason": "",
-    }
+    numbers = ("measured_exponent", "measured_low", "measured_high", "floor")
+    found = dict.fromkeys((*numbers, "slope_exponent", "slope_stderr"), np.nan)
+    found |= {"sizes": sizes, "seeds": seeds, "reason": ""}
     if sizes < 2:
-        found["reason"] = (
-            f"a slope needs two sizes; {sizes} of {metrics['n'].nunique()} can be used"
-        )
-        return facts | found
+        usable = f"{sizes} of {metrics['n'].nunique()} can be used"
+        return facts | found | {"reason": f"a slope needs two sizes; {usable}"}
     found["slope_exponent"], found["slope_stderr"] = _slope(points)
     means = points.groupby("n")["error"].mean()
     fit = curve_exponents(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
@@ -265,19 +206,10 @@ def measured_exponent(
 
 
 def check_fits(decay: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that fits of the decay are those that summaries of spectra are about.
+    """Raise UserError if a task's decay fits are missing, or not those of its summary.
 
-    Parameters
-    ----------
-    decay
-        ``task``, ``range``, ``exponent``, one row per draw and range.
-    summary
-        Task → its summary: ``exponent``, of which ``mean`` is that over draws.
-
-    Raises
-    ------
-    UserError
-        A task's fits are missing or another spectrum's.
+    ``decay`` has ``task``, ``range`` and ``exponent``, one row per draw and range; ``summary`` is
+    task → its summary, of whose ``exponent`` the ``mean`` is that over draws.
     """
     check_same_tasks(summary=summary, decay=decay)
     for task, own in decay[decay["range"] == RANGES[0]].groupby("task"):
