@@ -25,14 +25,9 @@ def cosine_summary(cosine: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["pair", "task_a", "task_b", "group"]
     known = cosine.astype({"cosine": float}).groupby(keys, sort=False)
-    return known.agg(
-        mean=("cosine", "mean"),
-        sd=("cosine", "std"),
-        least=("cosine", "min"),
-        most=("cosine", "max"),
-        count=("cosine", "count"),
-        shared=("shared", "mean"),
-    ).reset_index()
+    measures = {"mean": "mean", "sd": "std", "least": "min", "most": "max", "count": "count"}
+    of_cosine = {name: ("cosine", measure) for name, measure in measures.items()}
+    return known.agg(**of_cosine, shared=("shared", "mean")).reset_index()
 
 
 def whole_cosines(cosine: pd.DataFrame, pair: str) -> pd.DataFrame:

@@ -3,8 +3,6 @@
 import itertools
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -16,19 +14,6 @@ from ntktune.figures.style import WIDTH, check_colormap, laid_out, styled
 MOST_COLUMNS = 6
 # arm → what it is called
 ARMS = {"standard": "network", "linear": "linearised"}
-
-
-def _draw_error(axes: Axes, own: pd.DataFrame, colormap: str, norm: Normalize) -> QuadMesh:
-    """Draw the heat map of one pair and arm, means over seeds, with the square of merges."""
-    grid = own.pivot_table(index="alpha_b", columns="alpha_a", values="error")
-    look = {"cmap": colormap, "norm": norm, "shading": "nearest", "rasterized": True}
-    mesh = axes.pcolormesh(grid.columns, grid.index, grid.to_numpy(), **look)
-    # white below dark: seen on light and on dark cells
-    for color, width in (("white", 2.2), ("black", 0.9)):
-        axes.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor=color, linewidth=width))
-    axes.set_aspect("equal")
-    axes.grid(visible=False)
-    return mesh
 
 
 def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:
@@ -46,7 +31,8 @@ def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figu
         if (a, b, arm) not in known:
             raise UserError(f"the pair {a}, {b} has no errors of the arm {arm!r}; make them")
     means = disentanglement.groupby([*keys, "alpha_a", "alpha_b"])["error"].mean()
-    norm = Normalize(0.0, means.max() or 1.0)
+    look = {"cmap": colormap, "norm": Normalize(0.0, means.max() or 1.0)}
+    look |= {"shading": "nearest", "rasterized": True}
     with styled():
         figure, panels = panel_rows(pairs, len(arms), MOST_COLUMNS, sharex=True, sharey=True)
         grid = figure.axes[0].get_gridspec()
@@ -55,7 +41,16 @@ def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figu
         figure.set_size_inches(side * grid.ncols + 1.3, height)
         for (a, b), rows in panels.items():
             for arm, axes in zip(arms, rows, strict=True):
-                mesh = _draw_error(axes, known[a, b, arm], colormap, norm)
+                own = known[a, b, arm].pivot_table(
+                    index="alpha_b", columns="alpha_a", values="error"
+                )
+                mesh = axes.pcolormesh(own.columns, own.index, own.to_numpy(), **look)
+                # white below dark: seen on light and on dark cells
+                for color, width in (("white", 2.2), ("black", 0.9)):
+                    frame = {"fill": False, "edgecolor": color, "linewidth": width}
+                    axes.add_patch(Rectangle((0, 0), 1, 1, **frame))
+                axes.set_aspect("equal")
+                axes.grid(visible=False)
                 if axes.get_subplotspec().is_first_col():
                     axes.set_ylabel(f"{ARMS.get(arm, arm)}\nα₂")
             rows[0].set_title(f"α₁ {a}\nα₂ {b}", fontsize=6.5)

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ntktune.figures.measures import ERROR_LABELS, curve, kinds, of_task, with_error
 from ntktune.figures.panels import (
@@ -26,14 +24,6 @@ UNTUNED = {
     "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
 }
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
-
-
-def _draw_slope(axes: Axes, values: pd.DataFrame, rate: float, floor: float, color: str) -> Line2D:
-    """Draw the floor plus a power n^−rate that begins at the curve's first mean."""
-    sizes = values.index.to_numpy(dtype=float)
-    tried = np.geomspace(sizes[0], sizes[-1], 50)
-    fall = (values["mean"].iloc[0] - floor) * (tried / sizes[0]) ** -rate
-    return axes.plot(tried, floor + fall, color=color, linestyle=(0, (1, 1)), linewidth=1.0)[0]
 
 
 def learning_curve_figure(
@@ -96,8 +86,11 @@ def learning_curve_figure(
                 )
             rate = (summary or {}).get(task, {}).get("predicted_rate", {}).get("mean")
             if rate and len(values) > 1 and values["mean"].iloc[0] > noise:
-                handles["slope"] = _draw_slope(axes, values, rate, noise, color)
-                shown += list(handles["slope"].get_ydata())
+                sizes = np.geomspace(values.index[0], values.index[-1], 50)
+                fall = (values["mean"].iloc[0] - noise) * (sizes / sizes[0]) ** -rate
+                look = {"color": color, "linestyle": (0, (1, 1)), "linewidth": 1.0}
+                (handles["slope"],) = axes.plot(sizes, noise + fall, **look)
+                shown += list(noise + fall)
             draw_size_axis(axes, list(values.index))
             shown = [value for value in [*shown, constant, noise] if value > 0]
             axes.set(yscale="log", ylim=(min(shown) / ROOM, max(shown) * ROOM))

@@ -76,8 +76,7 @@ CLAIMS = {
         "The theory's stopping time is that of the network's own gradient descent",
         "sections 3.5 and 6.1, eqs 10-11, 26",
         "largest factor over tasks between T̂_max and the hold-out's stop",
-        2.0, "≤", "the last step, factor to the hold-out's stop",
-        missing=NOT_WATCHED),
+        2.0, "≤", "the last step, factor to the hold-out's stop", missing=NOT_WATCHED),
     "radius": Claim(
         "For eigenvalues k^−a the critical radius ε̂² falls as n^(−a/(a+1))",
         "eqs 11 and 30", "largest distance of the measured exponent from −a/(a+1), n from 10⁴",
