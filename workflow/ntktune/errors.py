@@ -28,9 +28,9 @@ def close_match(word: str, allowed: Iterable[str]) -> str:
 
 
 def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:
-    """Return the error for a file or folder that is not there.
+    """Return the error for a missing file or folder.
 
-    A missing folder on the way is named, and where a relative path was looked for.
+    It names the first folder of the path that is missing, and where a relative path was looked for.
     """
     path = Path(path)
     absent = next((folder for folder in reversed(path.parents) if not folder.exists()), None)

@@ -44,17 +44,10 @@ def clock(seconds: float) -> str:
 
 
 def seconds_left(whole: Counter, left: Counter, elapsed: float, cores: int) -> float:
-    """Return the seconds to the end of a run.
+    """Return the seconds to the end of a run that began ``elapsed`` seconds ago.
 
-    Parameters
-    ----------
-    whole, left
-        Rule → number of jobs, of the run and of those that have not finished.
-    elapsed
-        Seconds since its start.
-    cores
-        Jobs that can run side by side. This is how fast the run is expected to be; what it has
-        done tells more, the more that is.
+    ``whole`` and ``left`` count the run's jobs and the unfinished ones, by rule. At first ``cores``
+    jobs at once are the expected speed; the more is done, the more the speed so far counts.
     """
     total, rest = (sum(EXPECTED.get(k, SHORT) * n for k, n in c.items()) for c in (whole, left))
     prior = total / 10
@@ -97,8 +90,8 @@ class LogHandler(LogHandlerBase):
         if event is None and message.startswith(STOPPING):
             self.interrupted = True
             if count := len(self.running):
-                jobs = "job" if count == 1 else "jobs"
-                self._print(f"interrupted: waiting for {count} running {jobs} to end")
+                jobs = f"{count} running job{'s' * (count > 1)}"
+                self._print(f"interrupted: waiting for {jobs} to end")
         elif event == LogEvent.RUN_INFO and not (self.planning and self.whole):
             stats = details.get("stats") or {}
             self.whole = Counter({k: v for k, v in stats.items() if k not in ("total", "all")})
@@ -156,12 +149,6 @@ class LogHandler(LogHandlerBase):
         if rule != "all":
             self._print(f"{what} {name}{more}", state=state)
 
-    def _state(self) -> str:
-        total, rest = self.whole.total(), +self.left  # without what is not in the plan
-        left = seconds_left(self.whole, rest, time.monotonic() - self.started, self.cores)
-        said = f"{total - rest.total()} of {total} done"
-        return f"{said}, about {clock(left)} left" if rest else said
-
     def _running(self, job: int) -> str:
         """Return a running job's name with its time, and what its log says is left."""
         _, name, logs = self.jobs[job]
@@ -178,10 +165,13 @@ class LogHandler(LogHandlerBase):
 
     def _print(self, text: str, *, state: bool = False) -> None:
         self.last_line = time.monotonic()
-        line = f"[{clock(self.last_line - self.started)}] {text}"
+        elapsed = self.last_line - self.started
         if state and self.whole:
-            line += f"  ({self._state()})"
-        print(line, file=sys.stderr, flush=True)
+            total, rest = self.whole.total(), +self.left  # without what is not in the plan
+            left = clock(seconds_left(self.whole, rest, elapsed, self.cores))
+            done = f"{total - rest.total()} of {total} done"
+            text += f"  ({done}, about {left} left)" if rest else f"  ({done})"
+        print(f"[{clock(elapsed)}] {text}", file=sys.stderr, flush=True)
 
     def _heartbeat(self) -> None:
         while True:

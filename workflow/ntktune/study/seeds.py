@@ -20,13 +20,7 @@ def _word(name: str) -> int:
 def seed_sequence(
     root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
 ) -> np.random.SeedSequence:
-    """Return the seed sequence at one address of the study.
-
-    Raises
-    ------
-    UserError
-        The root is negative.
-    """
+    """Return the seed sequence at one address of the study; raise UserError if root < 0."""
     if root < 0:
         raise UserError(f"the seed is {root}; it must be 0 or more")
     return np.random.SeedSequence(root, spawn_key=(_word(chapter), _word(task), size, repeat))

@@ -11,13 +11,7 @@ from ntktune.errors import UserError, not_there
 
 
 def load_yaml(path: str | Path) -> dict:
-    """Read one YAML file that holds a mapping.
-
-    Raises
-    ------
-    UserError
-        It is missing, unreadable, not UTF-8, no YAML, or holds something else.
-    """
+    """Read one YAML file; raise UserError if it cannot be read or holds no keys and values."""
     path = Path(path)
     try:
         content = _parsed_yaml(path.read_text(encoding="utf-8"))
