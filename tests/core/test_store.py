@@ -7,13 +7,15 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from ntktune.cli.record import Record
+from ntktune.cli.record import record
+from ntktune.cli.spectrum import fit
 from ntktune.errors import UserError
 from ntktune.store import files, records
 from ntktune.store.tensors import (
@@ -360,9 +362,9 @@ def test_a_folder_replaces_a_folder(tmp_path):
 
 
 def test_provenance_states_settings_code_versions_and_cost():
-    args = argparse.Namespace(seed=3, task="t", _chapter="spectrum", _verb="decays", _run=print)
-    record = Record("ntktune.cli.spectrum:fit", args)
-    provenance = record.provenance(dtype="float32")
+    args = argparse.Namespace(seed=3, task="t", _chapter="spectrum", _verb="decays", _run=fit)
+    args._started = time.monotonic()
+    provenance = record(args, dtype="float32")
     assert provenance["command"] == "spectrum decays"  # as it was called, not as its function is
     assert provenance["settings"] == {"seed": 3, "task": "t"}
     assert provenance["dtype"] == "float32"

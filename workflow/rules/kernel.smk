@@ -10,45 +10,14 @@ Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
 """
 
 
+def tile_words(wildcards):
+    """The option that names a tile."""
+    return ["--tile", wildcards.row, wildcards.column, wildcards.bands]
+
+
 # What is computed in tiles is gathered.
 ruleorder: gathered_kernel > kernel_draws
 ruleorder: gathered_kernel > learning_kernel
-
-
-rule learning_kernel:
-    """Compute the kernels of training subsets and test rows, for predicted learning curves."""
-    input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
-    output:
-        "<results>/kernel/{task}/learning.safetensors",
-    log:
-        "<logs>/kernel/{task}-learning.log",
-    benchmark:
-        "<benchmarks>/kernel/{task}-learning.tsv"
-    priority: 1
-    threads: 1
-    resources:
-        gpu=GPU,
-        mem_mb=6000,
-        runtime=240,
-    params:
-        code=digest_of("ntktune.cli.kernel:learning"),
-        options=options("kernel learning", seeds=LEARNING_SEEDS),
-        tile=[],
-    shell:
-        """
-        python -m ntktune kernel learning \
-            --model {input.model:q} \
-            --tokens {input.tokens:q} \
-            --subsets {input.subsets:q} \
-            --task {wildcards.task:q} \
-            {params.tile:q} \
-            {params.options:q} \
-            --out {output:q} \
-            2>{log:q}
-        """
 
 
 rule kernel_draws:
@@ -56,7 +25,7 @@ rule kernel_draws:
     input:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
-        draws="<results>/data/{task}/draws.json",
+        samples="<results>/data/{task}/draws.json",
     output:
         "<results>/kernel/{task}/gram.safetensors",
     log:
@@ -71,21 +40,44 @@ rule kernel_draws:
         mem_mb=4000,
         runtime=120,
     params:
-        code=digest_of("ntktune.cli.kernel:draws"),
-        options=options("kernel draws"),
+        **of_command("kernel draws"),
+        verb="draws",
+        samples="--draws",
         tile=[],
     shell:
         """
-        python -m ntktune kernel draws \
+        python -m ntktune kernel {params.verb:q} \
             --model {input.model:q} \
             --tokens {input.tokens:q} \
-            --draws {input.draws:q} \
+            {params.samples:q} {input.samples:q} \
             --task {wildcards.task:q} \
             {params.tile:q} \
             {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
+
+
+use rule kernel_draws as learning_kernel with:
+    """Compute the kernels of training subsets and test rows, for predicted learning curves."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        samples="<results>/data/{task}/subsets.json",
+    output:
+        "<results>/kernel/{task}/learning.safetensors",
+    log:
+        "<logs>/kernel/{task}-learning.log",
+    benchmark:
+        "<benchmarks>/kernel/{task}-learning.tsv"
+    resources:
+        gpu=GPU,
+        mem_mb=6000,
+        runtime=240,
+    params:
+        **of_command("kernel learning", seeds=LEARNING_SEEDS),
+        verb="learning",
+        samples="--subsets",
 
 
 use rule learning_kernel as learning_kernel_tile with:
@@ -97,7 +89,7 @@ use rule learning_kernel as learning_kernel_tile with:
     benchmark:
         "<benchmarks>/kernel/{task}-learning-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=lambda wildcards: ["--tile", wildcards.row, wildcards.column, wildcards.bands],
+        tile=tile_words,
 
 
 use rule kernel_draws as kernel_tile with:
@@ -109,7 +101,7 @@ use rule kernel_draws as kernel_tile with:
     benchmark:
         "<benchmarks>/kernel/{task}-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=lambda wildcards: ["--tile", wildcards.row, wildcards.column, wildcards.bands],
+        tile=tile_words,
 
 
 rule gathered_kernel:
@@ -130,7 +122,7 @@ rule gathered_kernel:
         mem_mb=4000,
         runtime=60,
     params:
-        code=digest_of("ntktune.cli.kernel_tiles:gather"),
+        code=digest_of("ntktune.cli.kernel:gather"),
         folder=kernel_tile_folder,
     shell:
         """

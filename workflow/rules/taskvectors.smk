@@ -30,8 +30,7 @@ rule tuned_weights:
         mem_mb=4000,
         runtime=480,
     params:
-        code=digest_of("ntktune.cli.taskvectors:tune"),
-        options=options("taskvectors tune"),
+        **of_command("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
         # these seeds are the grid's, too: finetune_run does not train them again
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
@@ -56,7 +55,7 @@ rule task_vector_cosines:
         model="<results>/data/model",
         weights=collect(
             "<results>/taskvectors/{task}/{run}.safetensors",
-            task=lookup(dpath="taskvectors/tasks", within=STUDY),
+            task=VECTOR_TASKS,
             run=[f"seed{seed}" for seed in VECTOR_SEEDS] + ["again"] * TWO_SAMPLES,
         ),
     output:
@@ -70,8 +69,7 @@ rule task_vector_cosines:
         mem_mb=2000,
         runtime=60,
     params:
-        code=digest_of("ntktune.cli.taskvectors:cosine"),
-        options=options("taskvectors cosine"),
+        **of_command("taskvectors cosine"),
     shell:
         """
         python -m ntktune taskvectors cosine \
@@ -86,14 +84,8 @@ rule task_vector_cosines:
 rule text_overlap:
     """Count the test texts of each merged task that another one was trained on."""
     input:
-        tables=collect(
-            "<results>/data/{task}/table.parquet",
-            task=lookup(dpath="taskvectors/tasks", within=STUDY),
-        ),
-        subsets=collect(
-            "<results>/data/{task}/subsets.json",
-            task=lookup(dpath="taskvectors/tasks", within=STUDY),
-        ),
+        tables=collect("<results>/data/{task}/table.parquet", task=VECTOR_TASKS),
+        subsets=collect("<results>/data/{task}/subsets.json", task=VECTOR_TASKS),
     output:
         counts="<results>/taskvectors/overlap.parquet",
         leaked="<results>/taskvectors/leaked.parquet",
@@ -106,8 +98,7 @@ rule text_overlap:
         mem_mb=2000,
         runtime=10,
     params:
-        code=digest_of("ntktune.cli.taskvectors_sweeps:overlap"),
-        options=options("taskvectors overlap"),
+        **of_command("taskvectors overlap"),
     shell:
         """
         python -m ntktune taskvectors overlap \
@@ -139,9 +130,8 @@ rule taskvectors_add:
         mem_mb=5000,
         runtime=240,
     params:
-        code=digest_of("ntktune.cli.taskvectors_sweeps:add"),
+        **of_command("taskvectors add", coefficients=COEFFICIENTS),
         verb="add",
-        options=options("taskvectors add", coefficients=COEFFICIENTS),
         tasks=merged_tasks,
     shell:
         """
@@ -171,9 +161,8 @@ use rule taskvectors_add as taskvectors_negate with:
     benchmark:
         "<benchmarks>/taskvectors/negation-{task}.tsv"
     params:
-        code=digest_of("ntktune.cli.taskvectors_sweeps:negate"),
+        **of_command("taskvectors negate"),
         verb="negate",
-        options=options("taskvectors negate"),
         tasks=negated_tasks,
 
 
@@ -186,19 +175,15 @@ use rule taskvectors_add as taskvectors_disentangle with:
     benchmark:
         "<benchmarks>/taskvectors/disentanglement-{merge}.tsv"
     params:
-        code=digest_of("ntktune.cli.taskvectors_sweeps:disentangle"),
+        **of_command("taskvectors disentangle"),
         verb="disentangle",
-        options=options("taskvectors disentangle"),
 
 
 rule merged_scores:
     """Score the merged and the negated models, the coefficient chosen on validation rows."""
     input:
         added=collect("<results>/taskvectors/addition/{merge}.parquet", merge=MERGE_TASKS),
-        negated=collect(
-            "<results>/taskvectors/negation/{task}.parquet",
-            task=lookup(dpath="taskvectors/tasks", within=STUDY),
-        ),
+        negated=collect("<results>/taskvectors/negation/{task}.parquet", task=VECTOR_TASKS),
         leaked="<results>/taskvectors/leaked.parquet",
         overlap="<results>/taskvectors/overlap.parquet",
     output:
@@ -214,8 +199,7 @@ rule merged_scores:
         mem_mb=2000,
         runtime=10,
     params:
-        code=digest_of("ntktune.cli.taskvectors_sweeps:score"),
-        options=options("taskvectors score"),
+        **of_command("taskvectors score"),
     shell:
         """
         python -m ntktune taskvectors score \

@@ -29,8 +29,7 @@ rule stopping:
         mem_mb=2000,
         runtime=15,
     params:
-        code=digest_of("ntktune.cli.theory:stopping"),
-        options=options("theory stopping"),
+        **of_command("theory stopping"),
     shell:
         """
         python -m ntktune theory stopping \
@@ -59,8 +58,7 @@ rule stopping_rules:
         mem_mb=2000,
         runtime=15,
     params:
-        code=digest_of("ntktune.cli.theory:rules"),
-        options=options("theory rules", sizes=LEARNING_SIZES),
+        **of_command("theory rules", sizes=LEARNING_SIZES),
     shell:
         """
         python -m ntktune theory rules \
@@ -94,8 +92,7 @@ rule trace:
         mem_mb=6000,
         runtime=240,
     params:
-        code=digest_of("ntktune.cli.theory:trace"),
-        options=options("theory trace"),
+        **of_command("theory trace"),
     shell:
         """
         python -m ntktune theory trace \
@@ -128,8 +125,7 @@ rule theory_width:
         mem_mb=2000,
         runtime=60,
     params:
-        code=digest_of("ntktune.cli.theory:width"),
-        options=options("theory width"),
+        **of_command("theory width"),
     shell:
         """
         python -m ntktune theory width \
@@ -156,8 +152,7 @@ rule theory_simulate:
         mem_mb=2000,
         runtime=15,
     params:
-        code=digest_of("ntktune.cli.theory:simulate"),
-        options=options("theory simulate"),
+        **of_command("theory simulate"),
     shell:
         """
         python -m ntktune theory simulate \

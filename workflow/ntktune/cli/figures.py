@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command
 from ntktune.cli.options import option_flag
-from ntktune.cli.record import Record
+from ntktune.cli.record import record
 from ntktune.errors import not_there
 from ntktune.store.files import atomic_path, file_sha256
 from ntktune.store.records import write_csv, write_json
@@ -74,9 +74,8 @@ def draw(args: argparse.Namespace) -> None:
     from ntktune.figures.catalogue import FIGURES
 
     entry = FIGURES[args.name]
-    record = Record(entry.code, args)
     figure, inputs = _made(entry, args)
-    _write_figure(figure, args, record.provenance(**inputs))
+    _write_figure(figure, args, record(args, entry.code, **inputs))
 
 
 def table(args: argparse.Namespace) -> None:
@@ -84,9 +83,8 @@ def table(args: argparse.Namespace) -> None:
     from ntktune.figures.catalogue import RESULT_TABLES
 
     entry = RESULT_TABLES[args.name]
-    record = Record(entry.code, args)
     made, inputs = _made(entry, args)
-    write_csv(args.out, made, record.provenance(**inputs))
+    write_csv(args.out, made, record(args, entry.code, **inputs))
 
 
 def show(args: argparse.Namespace) -> None:

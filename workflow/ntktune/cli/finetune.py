@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import sys
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import (
-    TOKEN_TENSORS,
-    check_names,
-    check_tokens,
-    model_facts,
-    model_manifest,
-    read_samples,
-)
+from ntktune.cli import Progress, add_command, optional
+from ntktune.cli.inputs import model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import command_options
-from ntktune.cli.record import Record
-from ntktune.errors import UserError
+from ntktune.cli.record import write_tables
+from ntktune.errors import UserError, check_names
 from ntktune.finetune.devices import DEVICES
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
-from ntktune.store.records import write_table
 from ntktune.store.tensors import content_sha256, read_tensors
 from ntktune.store.unfinished import finished_part, keep_part
 
@@ -48,45 +42,42 @@ TRAINED = ("model", "tokens", "subsets", "task")
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    parser = add_command(
+    add_command(
         *(verbs, "run", run, *TRAINED),
         out_metrics="parquet: one row per seed",
         out_history="parquet: one row per evaluation",
+        size={"type": int, "help": "labelled examples, the hold-out included"},
+        state=optional("folder that keeps a killed run's finished seeds, and taskvectors tune's"),
+        test_history=optional(
+            "measure the test rows at every evaluation; it changes no step and no choice",
+            action="store_true",
+        ),
     )
-    help_ = "labelled examples, the hold-out included"
-    parser.add_argument("--size", type=int, required=True, help=help_)
-    help_ = (
-        "folder that keeps finished seeds: of this command if it was killed, or of taskvectors tune"
+    add_command(
+        *(verbs, "plan", plan),
+        config="a study's configuration",
+        results=optional("its results, for the texts' lengths (default: its own)"),
+        device_name=optional(
+            "count for this GPU (default: this machine's processor)", choices=list(DEVICES)
+        ),
+        share=optional(
+            "share of a named GPU's peak speed that is reached (default: 0.4, a guess)",
+            type=float,
+            default=0.4,
+        ),
     )
-    parser.add_argument("--state", help=help_)
-    help_ = "measure the test rows at every evaluation; it changes no step and no choice"
-    parser.add_argument("--test-history", action="store_true", help=help_)
-
-    parser = add_command(verbs, "plan", plan, config="a study's configuration")
-    parser.add_argument("--results", help="its results, for the texts' lengths (default: its own)")
-    help_ = "count for this GPU (default: this machine's processor)"
-    parser.add_argument("--device-name", choices=list(DEVICES), help=help_)
-    help_ = "share of a named GPU's peak speed that is reached (default: 0.4, a guess)"
-    parser.add_argument("--share", type=float, default=0.4, help=help_)
-
-    out = "parquet: one row per method, size and seed"
-    parser = add_command(verbs, "baselines", baselines, *TRAINED, out=out)
-    parser.add_argument("--kernels", help="safetensors: kernels of the subsets and the test rows")
+    add_command(
+        *(verbs, "baselines", baselines, *TRAINED),
+        out="parquet: one row per method, size and seed",
+        kernels=optional("safetensors: kernels of the subsets and the test rows"),
+    )
 
 
 def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Examples, dict]:
-    """Return a task's tokenised examples and the tokens' provenance.
-
-    Raises
-    ------
-    UserError
-        The tokens are another task's, or were made for another model.
-    """
+    """Return a task's tokenised examples, made for a model, and the tokens' provenance."""
     from ntktune.finetune.repeats import Examples
 
-    tensors, facts = read_tensors(tokens)
-    check_names(tokens, tensors, TOKEN_TENSORS, "tensors")
-    check_tokens(tokens, facts, task, model)
+    tensors, facts = read_tokens(tokens, task, model)
     lengths = tensors["offsets"].diff().tolist()
     score_range = facts["task"].get("score_range")
     examples = Examples(
@@ -101,7 +92,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
     return examples, facts
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """One cell of the grid, as a command is asked for it: a task at one sample size.
 
@@ -118,10 +109,7 @@ class Cell:
 def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises
-    ------
-    UserError
-        Files do not belong together, or have fewer ``seeds``.
+    Raises UserError if files do not belong together, or have fewer ``seeds``.
     """
     from ntktune.finetune.training import Settings
     from ntktune.network.device import select_device, training_dtypes
@@ -130,16 +118,17 @@ def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
-    record = {
-        "task": facts["task"],
-        "data_sha256": facts.get("data_sha256"),
-        "model": model_is,
-        "blocks": args.blocks,
-        "dtype": args.dtype,
-        "device": str(device),
-    }
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
-    return Cell(settings, examples, subsets, device, record)
+    stated = _facts(args, facts, model_is, device, args.dtype)
+    return Cell(settings, examples, subsets, device, stated)
+
+
+def _facts(
+    args: argparse.Namespace, tokens: dict, model: dict, device: torch.device, dtype: str
+) -> dict[str, Any]:
+    """Return what the provenance says of a task, its data, the model and where it ran."""
+    data = {"task": tokens["task"], "data_sha256": tokens.get("data_sha256")}
+    return data | {"model": model, "blocks": args.blocks, "dtype": dtype, "device": str(device)}
 
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
@@ -165,55 +154,24 @@ def repeats(
     test_history: bool = False,
     samples: Sequence[int] | None = None,
 ) -> tuple[TextModel, Iterator[Repeat]]:
-    """Return the model and a cell's repeats, one per seed.
+    """Return the model and a cell's repeats, one per seed, computed as they are asked for.
 
-    The repeats are computed as they are asked for, and the model then holds that seed's
-    fine-tuned weights.
+    The model then holds that seed's fine-tuned weights.
     """
     from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
-    steps = all_steps(cell.examples, cell.subsets, args.size, cell.settings, seeds, samples)
-    model = pretrained_model(args, cell)
-    what = f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds"
-    found = fine_tuned_repeats(
-        model,
-        cell.examples,
-        cell.subsets,
-        args.size,
-        cell.settings,
-        args.seed,
-        seeds,
-        Progress(what, steps),
-        test_history=test_history,
-        samples=samples,
-    )
-    return model, found
-
-
-@dataclass
-class Costs:
-    """What a study's trainings cost.
-
-    The trainings with their seeds and the cost of each task, the largest number of embedding rows
-    that one reaches, and the tasks whose texts or test rows are not known.
-    """
-
-    trainings: list[tuple[str, int, list[Cost]]]
-    rows: int
-    unknown: set[str]
-    untested: set[str]
+    cell_is = (cell.examples, cell.subsets, args.size, cell.settings)
+    steps = all_steps(*cell_is, seeds, samples)
+    progress = Progress(f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds", steps)
+    model, how = pretrained_model(args, cell), {"test_history": test_history, "samples": samples}
+    return model, fine_tuned_repeats(model, *cell_is, args.seed, seeds, progress, **how)
 
 
 def _study_model(study: dict[str, Any], folder: str) -> Any:
     """Return the configuration of a study's model: as fetched, in its own folder, or described.
 
-    Raises
-    ------
-    UserError
-        It is nowhere, another model was fetched, or it has too few positions.
+    Raises UserError if it is nowhere, if another model was fetched, or if it has too few positions.
     """
-    from pathlib import Path
-
     from ntktune.data.tokens import MOST_TOKENS
     from ntktune.network.models import configuration, described_configuration, positions, skeleton
 
@@ -250,16 +208,9 @@ def _study_texts(
 ) -> tuple[dict[str, list[int]], int | None]:
     """Return the tokens of the texts that a task's first sample trains on, holds out and tests.
 
-    Also the embedding rows that they reach, None where the data are not made yet: every
-    text then is as long as it can be.
-
-    Raises
-    ------
-    UserError
-        The data are another task's, or made for another model.
+    Also the embedding rows that they reach, None where the data are not made yet: every text then
+    is as long as it can be.
     """
-    from pathlib import Path
-
     from ntktune.data.sampling import holdout_pattern, training_subset
 
     data = Path(folder) / "data" / task
@@ -271,8 +222,7 @@ def _study_texts(
         counts = {"train": size - held, "holdout": held, "test": tests}
         longest = study["model"]["max_tokens"]
         return {part: [longest] * count for part, count in counts.items()}, None
-    tensors, facts = read_tensors(tokens)
-    check_tokens(str(tokens), facts, task, model_facts(f"{folder}/data/model"))
+    tensors, facts = read_tokens(str(tokens), task, model_facts(f"{folder}/data/model"))
     samples = read_samples(str(subsets), str(tokens), facts)
     lengths = tensors["offsets"].diff().tolist()
     train, holdout = training_subset(samples, size, 0)
@@ -304,42 +254,8 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     return found
 
 
-def _study_costs(
-    study: dict[str, Any], folder: str, shape: Shape, settings: Settings, device: Any
-) -> Costs:
-    """Return what a study's trainings cost.
-
-    Raises
-    ------
-    UserError
-        See :func:`_study_texts`.
-    """
-    import dataclasses
-
-    from ntktune.finetune.account import training_cost
-    from ntktune.finetune.repeats import OUTPUTS
-
-    found = Costs([], 0, set(), set())
-    for name, tasks, size, seeds, changes in _study_trainings(study):
-        costs = []
-        for task in tasks:
-            texts, reached = _study_texts(study, folder, task, size)
-            found.rows = max(found.rows, shape.rows if reached is None else reached)
-            found.unknown |= {task} if reached is None else set()
-            found.untested |= set() if texts["test"] else {task}
-            how = dataclasses.replace(settings, **changes)
-            outputs = OUTPUTS[study["task_definitions"][task]["kind"]]
-            places = {"settings": how, "device": device, "outputs": outputs}
-            fixed = name.startswith("fixed")
-            costs.append(training_cost(shape, **texts, **places, test_history=fixed))
-        found.trainings.append((name, seeds, costs))
-    return found
-
-
 def plan(args: argparse.Namespace) -> None:
     """Print what a study's fine-tuning will cost: memory, FLOPs and hours."""
-    from pathlib import Path
-
     import torch
 
     from ntktune.data.study import resolved_study
@@ -359,27 +275,56 @@ def plan(args: argparse.Namespace) -> None:
     settings = Settings(**{name: study["finetune"][name] for name in SETTINGS}, autocast=autocast)
     shape = architecture(_study_model(study, folder), autocast, weights)
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
-    found = _study_costs(study, folder, shape, settings, device)
-    every = [cost for _, _, costs in found.trainings for cost in costs]
-    largest = max((cost.largest for cost in every), key=lambda p: p[0] * p[1])
-    held = memory(shape, largest, found.rows, settings, weights.itemsize)
-    print(_about(study, found, mixed=autocast is not None))
-    speed = None if args.device_name else measured_rate()
-    named = (args.device_name, args.share, speed, autocast is not None)
-    print(plan_text(shape, held, found.trainings, *named))
+    cells = {
+        (task, size): _study_texts(study, folder, task, size)
+        for _, tasks, size, *_ in _study_trainings(study)
+        for task in tasks
+    }
+    trainings = _study_costs(study, cells, shape, settings, device)
+    largest = max((c.largest for *_, costs in trainings for c in costs), key=math.prod)
+    rows = max(shape.rows if reached is None else reached for _, reached in cells.values())
+    held = memory(shape, largest, rows, settings, weights.itemsize)
+    mixed, speed = autocast is not None, None if args.device_name else measured_rate()
+    print(_about(study, cells, mixed=mixed))
+    print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
 
 
-def _about(study: dict[str, Any], found: Costs, *, mixed: bool) -> str:
+def _study_costs(
+    study: dict[str, Any],
+    cells: dict[tuple[str, int], tuple[dict, int | None]],
+    shape: Shape,
+    settings: Settings,
+    device: torch.device,
+) -> list[tuple[str, int, list[Cost]]]:
+    """Return name, seeds and costs by task of a study's trainings; ``cells`` holds their texts."""
+    from ntktune.finetune.account import training_cost
+    from ntktune.finetune.repeats import OUTPUTS
+
+    found = []
+    for name, tasks, size, seeds, changes in _study_trainings(study):
+        how = {"settings": dataclasses.replace(settings, **changes), "device": device}
+        how["test_history"] = name.startswith("fixed")
+        costs = []
+        for task in tasks:
+            outputs = OUTPUTS[study["task_definitions"][task]["kind"]]
+            costs.append(training_cost(shape, **cells[task, size][0], **how, outputs=outputs))
+        found.append((name, seeds, costs))
+    return found
+
+
+def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:
     """Return what is counted, and what of it is not known yet."""
+    unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
+    untested = sorted({task for (task, _), (texts, _) in cells.items() if not texts["test"]})
     precision = "bfloat16 products of float32 weights" if mixed else study["finetune"]["dtype"]
     lines = [f"study {study['study']}: {study['model']['name']}, {precision}"]
-    if found.unknown:
+    if unknown:
         lines.append(
-            f"texts    of {', '.join(sorted(found.unknown))}: not made yet, so "
+            f"texts    of {', '.join(unknown)}: not made yet, so "
             f"{study['model']['max_tokens']} tokens each, the most they can have"
         )
-    if found.untested:
-        lines.append(f"test     of {', '.join(sorted(found.untested))}: rows unknown, left out")
+    if untested:
+        lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")
     return "\n".join(lines)
 
 
@@ -407,8 +352,6 @@ def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
 
 def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[str, Any]:
     """Return a seed's row and its history, and keep them in the folder ``state``."""
-    import dataclasses
-
     tested = repeat.test_history or [{}] * len(repeat.training.history)
     history = [
         dataclasses.asdict(evaluation) | metrics
@@ -421,9 +364,6 @@ def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[st
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
-    import pandas as pd
-
-    record = Record("ntktune.cli.finetune:run", args)
     cell = read_cell(args)
     seeds = range(len(cell.subsets["seeds"]))
     keys = seed_keys(args, cell)
@@ -435,17 +375,14 @@ def run(args: argparse.Namespace) -> None:
     if left:
         for repeat in repeats(args, cell, left, test_history=args.test_history)[1]:
             done[repeat.seed] = keep_seed(args.state, keys[repeat.seed], repeat)
-    provenance = record.provenance(
-        **cell.facts, seeds={"root": args.seed, "indices": list(seeds), "resumed_at": left}
-    )
+    stated = {"root": args.seed, "indices": list(seeds), "resumed_at": left}
     history = [{"seed": seed} | row for seed in seeds for row in done[seed]["history"]]
-    write_table(args.out_metrics, pd.DataFrame([done[s]["row"] for s in seeds]), provenance)
-    write_table(args.out_history, pd.DataFrame(history), provenance)
+    tables = {args.out_metrics: [done[seed]["row"] for seed in seeds], args.out_history: history}
+    write_tables(args, tables, **cell.facts, seeds=stated)
 
 
 def baselines(args: argparse.Namespace) -> None:
     """Predict a task's test rows without fine-tuning: linear probe and kernel regression."""
-    import pandas as pd
     import torch
 
     from ntktune.finetune.baselines import baseline_rows
@@ -454,7 +391,6 @@ def baselines(args: argparse.Namespace) -> None:
     from ntktune.network.models import text_model
     from ntktune.network.tangent import LastStates
 
-    record = Record("ntktune.cli.finetune:baselines", args)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
     subsets = read_samples(args.subsets, args.tokens, facts)
@@ -467,25 +403,11 @@ def baselines(args: argparse.Namespace) -> None:
     states = outputs(read, [examples.ids[row] for row in rows], args.batch_tokens)
     features = dict(zip(rows, states.to(torch.float64).numpy(), strict=True))
     found = baseline_rows(examples, subsets, args.sizes, features, kernels)
-    provenance = record.provenance(
-        task=facts["task"],
-        data_sha256=facts.get("data_sha256"),
-        model=model_is,
-        blocks=args.blocks,
-        dtype="float32",
-        device=str(device),
-    )
-    write_table(args.out, pd.DataFrame(found), provenance)
+    write_tables(args, {args.out: found}, **_facts(args, facts, model_is, device, "float32"))
 
 
 def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tuple]:
-    """Return each seed's kernel, f_0 and rows.
-
-    Raises
-    ------
-    UserError
-        They are of another task, other data, another model or other blocks.
-    """
+    """Return each seed's kernel, f_0 and rows; raise UserError if they are of something else."""
     tensors, made = read_tensors(args.kernels)
     names = ("kernel", "outputs", "row")
     check_names(args.kernels, tensors, names, "tensors")

@@ -1,35 +1,32 @@
-"""Checks that the files given to one command belong together."""
+"""What several commands read, and checks that the files of one command belong together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.errors import UserError, check_names, not_there
 from ntktune.store.files import MODEL_MANIFEST, damaged, in_results
-from ntktune.store.records import read_json
-from ntktune.store.tensors import read_arrays
+from ntktune.store.records import read_json, write_json
+from ntktune.store.tensors import read_arrays, read_tensors
 
 if TYPE_CHECKING:
     import numpy as np
 
-
-# What files of tokens, and of samples of rows, hold.
-TOKEN_TENSORS = ("ids", "offsets", "label", "label_noise", "is_test")
 SUBSET_KEYS = ("seeds", "test", "holdout_fraction")
 # Facts of a kernel that hold for what is computed from it.
 OF_KERNEL = ("task", "data_sha256", "model", "function", "dtype")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def model_manifest(folder: str) -> dict[str, Any]:
-    """Return the manifest of a model folder.
-
-    Raises
-    ------
-    UserError
-        It is damaged, or not there.
-    """
+    """Return the manifest of a model folder; raise UserError if it is damaged or not there."""
     path = Path(folder) / MODEL_MANIFEST
     if not Path(folder).exists():
         raise not_there(folder, "correct the path of the model's folder")
@@ -44,48 +41,39 @@ def model_facts(folder: str) -> dict[str, Any]:
     return {key: manifest.get(key) for key in ("name", "revision", "sha256")}
 
 
-def check_task(tokens: str, facts: dict[str, Any], task: str) -> None:
-    """Raise UserError if tokens, of which ``facts`` is the provenance, are another task's."""
-    found = facts.get("task", {}).get("name")
-    if found != task:
-        raise UserError(f"{tokens} holds task {found!r}, not {task!r}; give that task's tokens")
+def read_tokens(
+    path: str,
+    task: str,
+    model: dict[str, Any] | None = None,
+    read: Callable[[str], tuple[dict, dict]] = read_tensors,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a task's tokens and labels, and their provenance.
 
-
-def check_tokens(tokens: str, facts: dict[str, Any], task: str, model: dict[str, Any]) -> None:
-    """Raise UserError if tokens are another task's, or were made for another model.
-
-    Parameters
-    ----------
-    tokens
-        The tokens' path, for the message.
-    facts
-        Their provenance.
-    task
-        The name of the task that is wanted.
-    model
-        What :func:`model_facts` says of the model that is used.
+    Raises UserError if they are another task's, or were made for another model than ``model``,
+    which is what :func:`model_facts` returns.
     """
-    check_task(tokens, facts, task)
-    made_for = facts.get("model", {})
-    if made_for.get("sha256") != model["sha256"]:
+    tokens, facts = read(path)
+    check_names(path, tokens, ("ids", "offsets", "label", "label_noise", "is_test"), "tensors")
+    found, made_for = facts.get("task", {}).get("name"), facts.get("model", {})
+    if found != task:
+        raise UserError(f"{path} holds task {found!r}, not {task!r}; give that task's tokens")
+    if model and made_for.get("sha256") != model["sha256"]:
         raise UserError(
-            f"{tokens} was made for model {made_for.get('name')} ({made_for.get('sha256')}), "
+            f"{path} was made for model {made_for.get('name')} ({made_for.get('sha256')}), "
             f"but the model here is {model['name']} ({model['sha256']}); tokenise again"
         )
+    return tokens, facts
 
 
 def read_kernels(path: str, names: Iterable[str]) -> tuple[dict[str, np.ndarray], dict]:
-    """Return a file of kernels as arrays, those of some names among them, and their provenance.
+    """Return the arrays in a file of kernels, and its facts that hold for what they are used for.
 
-    Raises
-    ------
-    UserError
-        It is of another kind.
+    Raises UserError if it lacks one of the ``names``.
     """
     tensors, facts = read_arrays(path)
     check_names(path, tensors, names, "tensors")
-    check_names(path, facts, ("task", "dtype"), "facts")
-    return tensors, facts
+    check_names(path, facts, OF_KERNEL, "facts")
+    return tensors, {key: facts[key] for key in OF_KERNEL}
 
 
 def read_samples(
@@ -93,11 +81,8 @@ def read_samples(
 ) -> dict:
     """Return a task's samples of rows: its subsets, or what has other ``keys``.
 
-    Raises
-    ------
-    UserError
-        The file is of another kind, has fewer ``seeds``, or was drawn from other data than the
-        tokens hold.
+    Raises UserError if the file is of another kind, has fewer ``seeds``, or was drawn from other
+    data than the tokens hold.
     """
     samples = read_json(path)
     check_names(path, samples, keys, "keys")
@@ -112,3 +97,71 @@ def read_samples(
             f"{seeds} seeds are asked for, but {path} has {len(samples['seeds'])}; give fewer"
         )
     return samples
+
+
+def from_hub(args: argparse.Namespace) -> bool:
+    """Return whether ``--model`` is an id of the hub: no folder, and not written like one.
+
+    Raises UserError if it is neither, or if a folder has ``--revision``.
+    """
+    if args.model and Path(args.model).is_dir():
+        if args.revision is not None:
+            raise UserError(
+                f"--revision {args.revision} is for models of the hub, but --model {args.model} is "
+                "a folder; leave --revision out"
+            )
+        return False
+    if not args.model:
+        raise UserError("--model is empty; give a model's folder or an id of the hub (owner/name)")
+    if Path(args.model).exists():
+        raise UserError(f"--model {args.model} is a file; give the model's folder")
+    if not HUB_ID.fullmatch(args.model):
+        raise not_there(args.model, "correct --model, or give an id of the hub (owner/name)")
+    return True
+
+
+def located_model(
+    args: argparse.Namespace, files: Sequence[str] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the folder of any model, and its name, revision and checksum.
+
+    A model of the hub is downloaded: the files of some patterns, or all that a model has.
+    """
+    from ntktune.data.hub import MODEL_FILES, download_model
+
+    name = args.model
+    if from_hub(args):
+        with _missing_folder_first(name):
+            folder, commit = download_model(name, args.revision or "main", files or MODEL_FILES)
+        print(f"model {name} of the hub, commit {commit}", file=sys.stderr)
+        return str(folder), {"name": name, "revision": commit, "sha256": None}
+    # a folder that another program wrote has no manifest
+    if (Path(name) / MODEL_MANIFEST).is_file():
+        return name, model_facts(name)
+    return name, {"name": Path(name).resolve().name, "revision": None, "sha256": None}
+
+
+@contextlib.contextmanager
+def study_model(args: argparse.Namespace) -> Iterator[str]:
+    """Yield a model's folder as studies have it; the hub's is made in a temporary folder."""
+    if not from_hub(args):
+        yield args.model
+        return
+    from ntktune.data.pretrained import write_model
+
+    source = {"name": args.model, "hub": {"id": args.model, "revision": args.revision or "main"}}
+    with tempfile.TemporaryDirectory(prefix="ntktune-") as temporary:
+        folder = Path(temporary) / "model"
+        with _missing_folder_first(args.model):
+            facts = write_model(source, folder)
+        write_json(folder / MODEL_MANIFEST, facts, {})
+        yield str(folder)
+
+
+@contextlib.contextmanager
+def _missing_folder_first(model: str) -> Iterator[None]:
+    """Add to the hub's error that there is no such folder either."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--model {model}: there is no such folder, and {error}") from None

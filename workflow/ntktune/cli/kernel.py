@@ -5,155 +5,125 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import Progress, add_command
-from ntktune.cli.inputs import (
-    TOKEN_TENSORS,
-    check_names,
-    check_tokens,
-    model_facts,
-    read_samples,
-)
-from ntktune.cli.model_option import add_model, from_hub, located_model
-from ntktune.cli.record import Record
+from ntktune.cli import Progress, add_command, many, model_options, optional
+from ntktune.cli.inputs import from_hub, located_model, model_facts, read_samples, read_tokens
+from ntktune.cli.record import record
 from ntktune.errors import UserError, not_there
-from ntktune.store.tensors import read_tensors, write_tensors
+from ntktune.store.tensors import StoredTensor, stored_tensors, stream_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import pandas as pd
     import torch
 
     from ntktune.network.models import TextModel
 
-
-@dataclass(frozen=True)
-class Sample:
-    """What kernels are computed of.
-
-    A task's texts and labels, the rows of each draw, provenance of the task and of the model, the
-    token ids of two label words, None for a fresh head, and which of the rows are the kernel's
-    columns, None for all.
-    """
-
-    examples: Sequence[torch.Tensor]
-    labels: Mapping[str, torch.Tensor]
-    rows: Sequence[Sequence[int]]
-    facts: dict[str, Any]
-    model: dict[str, Any]
-    words: list[int] | None = None
-    columns: slice | None = None
-
-
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
 FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
+Tile = tuple[int, int]
+# Facts in which all tiles of a kernel agree.
+SHARED = (
+    *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
+    *("label_words", "dtype", "seeds", "head_seeds", "bands"),
+)
+# Tensors of a tile that have one entry per row.
+WHOLE = ("label", "label_noise", "outputs")
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    from ntktune.cli import kernel_tiles
-
-    kernel_tiles.add_commands(verbs)
     out = "safetensors: kernels, outputs and labels"
-    study = ("model", "tokens", "task")
-    tile = {"nargs": 3, "type": int, "metavar": ("I", "J", "BANDS")}
-    tile["help"] = (
+    tile = optional(
         "only band I of the rows with band J, of so many bands, counted from 0; `kernel gather` "
-        "puts them together (default: the whole)"
-    )
-    parser = add_command(verbs, "draws", draws, *study, draws="the task's draws.json", out=out)
-    parser.add_argument("--tile", **tile)
-    parser = add_command(verbs, "learning", learning, *study, "subsets", out=out)
-    parser.add_argument("--tile", **tile)
-    _add_gram(verbs, out)
-    parser = add_command(verbs, "plan", plan, network=from_hub)
-    add_model(parser, "model folder, of which config.json is enough")
-    parser.add_argument("--examples", type=int, default=100, help="N (default: 100)")
-    parser.add_argument(
-        "--lengths",
-        nargs=2,
+        "puts them together (default: the whole)",
+        nargs=3,
         type=int,
-        default=[10, 64],
-        metavar=("SHORTEST", "LONGEST"),
-        help="tokens per text, evenly spread (default: 10 64)",
+        metavar=("I", "J", "BANDS"),
     )
-    parser.add_argument(
-        "--tflops", type=float, help="speed of the device (default: measured here, in a second)"
+    study = ("model", "tokens", "task")
+    add_command(verbs, "draws", draws, *study, draws="the task's draws.json", out=out, tile=tile)
+    add_command(verbs, "learning", learning, *study, "subsets", out=out, tile=tile)
+    tiles = "all tiles of one file of kernels, in any order, or the folder that they alone are in"
+    add_command(verbs, "gather", gather, tiles=many(tiles), out=out)
+    _add_gram(verbs, out)
+    add_command(
+        *(verbs, "plan", plan),
+        network=from_hub,
+        **model_options("model folder, of which config.json is enough"),
+        examples=optional("N (default: 100)", type=int, default=100),
+        lengths=optional(
+            "tokens per text, evenly spread (default: 10 64)",
+            nargs=2,
+            type=int,
+            default=[10, 64],
+            metavar=("SHORTEST", "LONGEST"),
+        ),
+        tflops=optional("speed of the device (default: measured here, in a second)", type=float),
     )
 
 
 def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
-    data = "csv, tsv, json, jsonl or parquet file"
-    parser = add_command(verbs, "gram", of_file, network=from_hub, data=data, out=out)
-    add_model(parser)
-    parser.add_argument("--text-column", default="text", help="the texts (default: text)")
-    parser.add_argument("--second-text-column", help="the second texts, of a task on pairs")
-    parser.add_argument("--label-column", default="label", help="the labels (default: label)")
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="LABEL",
-        help="the two labels of a classification, class 0 first, as they stand in the file "
-        "(default: scores)",
-    )
-    parser.add_argument(
-        "--template", help="how a row becomes one text (default: the text, or both on two lines)"
-    )
-    parser.add_argument(
-        "--label-words",
-        nargs=2,
-        metavar=("ZERO", "ONE"),
-        help="use the language model's own head, at the first tokens of these two words as the "
-        "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
+    add_command(
+        *(verbs, "gram", of_file),
+        network=from_hub,
+        **model_options(),
+        data="csv, tsv, json, jsonl or parquet file",
+        out=out,
+        text_column=optional("the texts (default: text)", default="text"),
+        second_text_column=optional("the second texts, of a task on pairs"),
+        label_column=optional("the labels (default: label)", default="label"),
+        classes=optional(
+            "the two labels of a classification, class 0 first, as they stand in the file "
+            "(default: scores)",
+            nargs="+",
+            metavar="LABEL",
+        ),
+        template=optional("how a row becomes one text (default: the text, or both on two lines)"),
+        label_words=optional(
+            "use the language model's own head, at the first tokens of these two words as the "
+            "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
+            nargs=2,
+            metavar=("ZERO", "ONE"),
+        ),
     )
 
 
-def _task_texts(args: argparse.Namespace) -> tuple[list[torch.Tensor], dict, dict, dict]:
-    """Return a task's texts, its labels, and provenance of the task and of the model.
-
-    Raises
-    ------
-    UserError
-        Tokens, task and model do not belong together.
-    """
-    tokens, facts = read_tensors(args.tokens)
-    check_names(args.tokens, tokens, TOKEN_TENSORS, "tensors")
+def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``_compute`` needs of a task and a model that belong together, but for rows."""
     model = model_facts(args.model)
-    check_tokens(args.tokens, facts, args.task, model)
+    tokens, facts = read_tokens(args.tokens, args.task, model)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    return examples, tokens, facts, model
+    found = {"folder": args.model, "examples": examples, "labels": tokens}
+    return found | {"facts": facts, "model": model}
 
 
 def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
-    record = Record("ntktune.cli.kernel:draws", args)
-    examples, labels, facts, model = _task_texts(args)
-    rows = read_samples(args.draws, args.tokens, facts, ["draws"])["draws"]
+    texts = _task_texts(args)
+    rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"]
     if not rows or len({len(draw) for draw in rows}) != 1:
         raise UserError(
             f"{args.draws} must hold one or more draws of equal size; "
             f"their sizes are {[len(draw) for draw in rows]}"
         )
     for number, draw in enumerate(rows):
-        wrong = [row for row in draw if not 0 <= row < len(examples)]
-        if wrong:
+        last = len(texts["examples"]) - 1
+        if wrong := [row for row in draw if not 0 <= row <= last]:
             raise UserError(
                 f"draw {number} of {args.draws} has row {wrong[0]}, but {args.tokens} has "
-                f"rows 0 to {len(examples) - 1}; draw again"
+                f"rows 0 to {last}; draw again"
             )
-    _compute(args, record, Sample(examples, labels, rows, facts, model))
+    _compute(args, **texts, rows=rows)
 
 
 def learning(args: argparse.Namespace) -> None:
     """Compute the kernels that predict learning curves: of training subsets and test rows."""
-    record = Record("ntktune.cli.kernel:learning", args)
-    examples, labels, facts, model = _task_texts(args)
-    subsets = read_samples(args.subsets, args.tokens, facts, seeds=args.seeds)
+    texts = _task_texts(args)
+    subsets = read_samples(args.subsets, args.tokens, texts["facts"], seeds=args.seeds)
     available = len(subsets["seeds"][0]["order"])
     if args.rows > available:
         raise UserError(f"--rows is {args.rows}, but the task has {available} training rows")
@@ -161,8 +131,7 @@ def learning(args: argparse.Namespace) -> None:
         [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
     ]
     # predictions take no kernel between test rows
-    columns = slice(args.rows)
-    _compute(args, record, Sample(examples, labels, rows, facts, model, columns=columns))
+    _compute(args, **texts, rows=rows, bands=(slice(None), slice(args.rows)))
 
 
 def of_file(args: argparse.Namespace) -> None:
@@ -173,12 +142,11 @@ def of_file(args: argparse.Namespace) -> None:
     from ntktune.data.tokens import row_tokens, text_encoder, token_limit
     from ntktune.study.config import SUMMARY
 
-    record = Record("ntktune.cli.kernel:of_file", args)
     task, definition = _file_task(args)
     table = _file_table(args, task, definition)
-    model_is = located_model(args)
-    limit, vocabulary = token_limit(args.model, args.max_tokens)
-    encoder = text_encoder(args.model)
+    folder, model_is = located_model(args)
+    limit, vocabulary = token_limit(folder, args.max_tokens)
+    encoder = text_encoder(folder)
     words = _word_ids(args, encoder.encode)
     ids, overlong = row_tokens(
         *(table, definition["template"], encoder),
@@ -193,7 +161,7 @@ def of_file(args: argparse.Namespace) -> None:
     about = {"name": task} | {key: definition[key] for key in SUMMARY}
     facts = {"task": about, "data_sha256": content_sha256(table)}
     examples = [torch.tensor(row) for row in ids]
-    _compute(args, record, Sample(examples, labels, rows, facts, model_is, words))
+    _compute(args, folder, examples, labels, facts, model_is, rows, words)
 
 
 def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -274,13 +242,7 @@ def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
 def _word_ids(
     args: argparse.Namespace, encode: Callable[[Sequence[str]], list[list[int]]]
 ) -> list[int] | None:
-    """Return the token ids of the label words: the first token of each.
-
-    Raises
-    ------
-    UserError
-        Words without classes, or two words with the same first token.
-    """
+    """Return the first token of each label word; raise UserError if these are not two."""
     if not args.label_words:
         return None
     if not args.classes:
@@ -314,8 +276,7 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--tflops is {args.tflops}; it must be a number above 0")
     steps = max(1, args.examples - 1)
     lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
-    located_model(args, ["config.json"])
-    backbone = empty_backbone(args.model, args.blocks)
+    backbone = empty_backbone(located_model(args, ["config.json"])[0], args.blocks)
     most = positions(backbone)
     if most is not None and longest > most:
         raise UserError(
@@ -326,13 +287,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def _bands(tile: Sequence[int], rows: int) -> tuple[slice, slice]:
-    """Return the rows and the columns of a tile.
-
-    Raises
-    ------
-    UserError
-        There is no such tile.
-    """
+    """Return the rows and the columns of a tile; raise UserError if there is no such tile."""
     from ntktune.kernel.bands import bands
 
     i, j, count = tile
@@ -344,53 +299,173 @@ def _bands(tile: Sequence[int], rows: int) -> tuple[slice, slice]:
     return tuple(slice(split[n].start, split[n].stop) for n in (i, j))
 
 
-def _check_out(out: str) -> None:
-    """Raise UserError if a file cannot be written there, before a large model is loaded."""
-    if Path(out).is_dir():
-        raise UserError(f"--out {out} is a folder; name a file in it")
-
-
-def _loaded(args: argparse.Namespace, words: list[int] | None, **head: int) -> TextModel:
+def _loaded(
+    args: argparse.Namespace, folder: str, words: list[int] | None, **head: int
+) -> TextModel:
     """Return the model with a fresh head, or with its own at two words."""
     from ntktune.network.device import torch_dtype
     from ntktune.network.models import label_word_model, text_model
 
     how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
     if words:
-        return label_word_model(args.model, words, **how)
-    return text_model(args.model, **head, **how)
+        return label_word_model(folder, words, **how)
+    return text_model(folder, **head, **how)
 
 
-def _compute(args: argparse.Namespace, record: Record, sample: Sample) -> None:
-    """Compute the kernels of some samples of a task's rows, in one model load; write them."""
+def _compute(
+    args: argparse.Namespace,
+    folder: str,
+    examples: Sequence[torch.Tensor],
+    labels: Mapping[str, torch.Tensor],
+    facts: dict[str, Any],
+    model: dict[str, Any],
+    rows: Sequence[Sequence[int]],
+    words: list[int] | None = None,
+    bands: tuple[slice, slice] | None = None,
+) -> None:
+    """Compute the kernels of some samples of a task's rows, in one model load; write them.
+
+    ``folder`` holds the model. ``facts`` and ``model`` are provenance of the task and of the model,
+    ``rows`` those of each sample, ``words`` the token ids of two label words (None: a fresh head),
+    and ``bands`` which of a sample's rows are the kernel's rows and columns (None: all).
+    """
     from ntktune.kernel.samples import sampled_kernels
     from ntktune.network.device import select_device, torch_dtype
     from ntktune.study.seeds import integer_seed
 
-    _check_out(args.out)
-    tile, rows, task = getattr(args, "tile", None), sample.rows, sample.facts["task"]
-    bands = (slice(None), sample.columns) if sample.columns else None
+    if Path(args.out).is_dir():  # told before a large model is loaded
+        raise UserError(f"--out {args.out} is a folder; name a file in it")
+    tile, task = getattr(args, "tile", None), facts["task"]
     bands = _bands(tile, len(rows[0])) if tile else bands
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = FUNCTIONS[task["kind"]]
-    device = select_device(args.device)
-    model = _loaded(args, sample.words, outputs=outputs, head_seed=seeds[0]).to(device)
+    device, dtype = select_device(args.device), torch_dtype(args.dtype)
+    network = _loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
     many = f", {len(rows)} draws" if len(rows) > 1 else ""
     tensors, made = sampled_kernels(
-        *(model, sample.examples, sample.labels, rows, bands),
-        head_seeds=None if sample.words else seeds,
+        *(network, examples, labels, rows, bands),
+        head_seeds=None if words else seeds,
         progress=Progress(f"kernel{'s' * bool(many)} of {task['name']}{many}", len(rows)),
         outputs=function,
         max_tokens=args.batch_tokens,
-        dtype=torch_dtype(args.dtype),
+        dtype=dtype,
         device=device,
         variant=args.variant,
     )
-    facts = {"task": task, "data_sha256": sample.facts["data_sha256"], "model": sample.model}
-    facts |= {key: getattr(args, key) for key in ("blocks", "variant", "dtype")}
-    facts |= {"function": function, "label_words": sample.words, "kernel": made}
-    facts |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
-    facts |= {"tile": tile[:2], "bands": tile[2]} if tile else {}
-    write_tensors(args.out, tensors, record.provenance(**facts, device=str(device)))
+    stated = {"task": task, "data_sha256": facts["data_sha256"], "model": model}
+    stated |= {key: getattr(args, key) for key in ("blocks", "variant", "dtype")}
+    stated |= {"function": function, "label_words": words, "kernel": made}
+    stated |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
+    stated |= {"tile": tile[:2], "bands": tile[2]} if tile else {}
+    write_tensors(args.out, tensors, record(args, **stated, device=str(device)))
     print(f"wrote {args.out}", file=sys.stderr)
+
+
+def gather(args: argparse.Namespace) -> None:
+    """Put the tiles of kernels together, and check that they belong together."""
+    import torch
+
+    from ntktune.kernel.bands import assembled, bands, check_tiles
+    from ntktune.network.device import torch_dtype
+
+    paths = [file for path in args.tiles for file in _files(path)]
+    files, facts = _read_tiles(paths)
+    diagonal = [files[i, i] for i in range(facts["bands"])]
+    rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
+    _check_rows(files, rows, bands(rows.shape[1], facts["bands"]), paths)
+    check_tiles(files, torch_dtype(facts["dtype"]), symmetric=facts["symmetric"])
+    names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
+    shape = tuple(rows.shape)
+    layout = dict.fromkeys(names, ((*shape, shape[1]), torch.float64))
+    layout |= dict.fromkeys(WHOLE, (shape, torch.float64))
+    layout["row"] = (shape, torch.int64)
+
+    def stretches() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from assembled(files, names, facts["bands"])
+        for name in WHOLE:
+            yield name, torch.cat([tile[name][...] for tile in diagonal], dim=1)
+        yield "row", rows
+
+    stated = {key: facts.get(key) for key in (*SHARED[2:], "kernel", "tiles")}
+    stream_tensors(args.out, layout, stretches(), record(args, **stated))
+
+
+def _files(path: str) -> list[str]:
+    """Return a file, or those in a folder but for hidden ones and such as were set aside."""
+    if not Path(path).is_dir():
+        return [path]
+    found = sorted(str(file) for file in Path(path).glob("[!.]*.safetensors"))
+    if not found:
+        raise UserError(f"{path} holds no tiles; make them first, or correct the path")
+    return found
+
+
+def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], dict[str, Any]]:
+    """Return the tiles by place, and the facts that they share.
+
+    Raises UserError if a file is no tile, two are of one place, one is missing, or they are of
+    other kernels.
+    """
+    from ntktune.kernel.bands import tiles
+    from ntktune.kernel.products import Sides
+
+    files: dict[Tile, dict[str, StoredTensor]] = {}
+    names: dict[Tile, str] = {}
+    first, made = None, []
+    for path in paths:
+        stored, facts = stored_tensors(path)
+        if "tile" not in facts:
+            raise UserError(f"{path} is no tile of a kernel; make one: kernel draws --tile")
+        first = first or facts
+        _check_shared(path, facts, paths[0], first)
+        place = tuple(facts["tile"])
+        if place in files:
+            raise UserError(f"{names[place]} and {path} are both tile {place[0]}-{place[1]}")
+        files[place], names[place] = stored, path
+        made.append(_about(facts))
+    symmetric = Sides(1, None, first["variant"]).symmetric
+    missing = [place for place in tiles(first["bands"], symmetric=symmetric) if place not in files]
+    if missing:
+        raise UserError(
+            f"tile {missing[0][0]}-{missing[0][1]} of {first['bands']} bands is missing; "
+            f"{len(files)} were given"
+        )
+    made.sort(key=lambda tile: tile["tile"])
+    return files, first | {"tiles": made, "symmetric": symmetric}
+
+
+def _check_shared(path: str, facts: dict, other: str, first: dict) -> None:
+    """Raise UserError if two tiles are not of one kernel."""
+    for key in SHARED:
+        if facts.get(key) != first.get(key):
+            raise UserError(
+                f"{path} was made with {key} {facts.get(key)!r}, but {other} with "
+                f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
+            )
+
+
+def _about(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the provenance of a whole kernel says of one of its tiles."""
+    checks = [found["self_check"] for found in facts["kernel"]]
+    errors = [check and check["largest_relative_error"] for check in checks]
+    told = {key: facts[key] for key in ("device", "wall_seconds", "peak_memory_bytes")}
+    return {"tile": tuple(facts["tile"]), **told, "largest_relative_error": errors}
+
+
+def _check_rows(
+    files: dict[Tile, dict[str, StoredTensor]],
+    rows: torch.Tensor,
+    split: list[range],
+    paths: list[str],
+) -> None:
+    """Raise UserError unless each tile is of the rows and columns that its place says."""
+    for (i, j), tile in files.items():
+        for axis, band in (("row", i), ("column", j)):
+            wanted = rows[:, split[band].start : split[band].stop]
+            found = tile[axis][...]
+            if found.shape != wanted.shape or not bool((found == wanted).all()):
+                raise UserError(
+                    f"the {axis}s of tile {i}-{j} are not those of tile {band}-{band}; they were "
+                    f"drawn from other data or cut elsewhere: make all again ({paths[0]}, …)"
+                )

@@ -17,54 +17,41 @@ from typing import Any
 from ntktune.errors import UserError
 from ntktune.network.device import DTYPES
 
-_PASSES = ("model.blocks", "finetune.batch_tokens", "device")
-_KERNELS = (
-    "seed",
-    "model.blocks",
-    "model.dtype",
-    "kernel.variant",
-    "kernel.batch_tokens",
-    "device",
-)
+_PASSES = "model.blocks finetune.batch_tokens device"
+_KERNELS = "seed model.blocks model.dtype kernel.variant kernel.batch_tokens device"
 _TRAINING = (
-    *("seed", "finetune.learning_rate", "finetune.weight_decay", "finetune.batch_size"),
-    *("finetune.max_epochs", "finetune.evaluate_every", "finetune.patience", "finetune.dtype"),
-    *("finetune.checkpointing", *_PASSES),
+    "seed finetune.learning_rate finetune.weight_decay finetune.batch_size finetune.max_epochs "
+    "finetune.evaluate_every finetune.patience finetune.dtype finetune.checkpointing " + _PASSES
 )
 # Command -> its keys. The option is named for the key's last word, or as stands before "=".
 COMMANDS = {
-    "data tokenize": ("model.max_tokens", "model.prefix_token"),
-    "data draws": ("seed", "kernel.rows", "kernel.draws"),
-    "data subsets": (
-        *("seed", "finetune.seeds", "finetune.holdout_fraction", "finetune.test_rows"),
-    ),
+    "data tokenize": "model.max_tokens model.prefix_token",
+    "data draws": "seed kernel.rows kernel.draws",
+    "data subsets": "seed finetune.seeds finetune.holdout_fraction finetune.test_rows",
     "kernel draws": _KERNELS,
-    "kernel learning": ("rows=kernel.learning_rows", "seeds=kernel.learning_seeds", *_KERNELS),
-    "kernel gram": ("kernel.rows", "model.max_tokens", "model.prefix_token", *_KERNELS),
-    "kernel plan": ("model.blocks",),
+    "kernel learning": f"rows=kernel.learning_rows seeds=kernel.learning_seeds {_KERNELS}",
+    "kernel gram": f"kernel.rows model.max_tokens model.prefix_token {_KERNELS}",
+    "kernel plan": "model.blocks",
     "finetune run": _TRAINING,
-    "finetune baselines": ("finetune.sizes", *_PASSES),
-    "taskvectors tune": ("taskvectors.size", "taskvectors.store", *_TRAINING),
-    "taskvectors cosine": ("model.blocks",),
-    "taskvectors export": ("model.blocks",),
-    "taskvectors overlap": ("taskvectors.size", "seeds=taskvectors.merged_seeds"),
-    "taskvectors add": ("taskvectors.coefficients", "taskvectors.validation_rows", *_PASSES),
+    "finetune baselines": f"finetune.sizes {_PASSES}",
+    "taskvectors tune": f"taskvectors.size taskvectors.store {_TRAINING}",
+    "taskvectors cosine": "model.blocks",
+    "taskvectors export": "model.blocks",
+    "taskvectors overlap": "taskvectors.size seeds=taskvectors.merged_seeds",
+    "taskvectors add": f"taskvectors.coefficients taskvectors.validation_rows {_PASSES}",
     "taskvectors negate": (
-        *("coefficients=taskvectors.negated_coefficients", "taskvectors.validation_rows"),
-        *_PASSES,
+        f"coefficients=taskvectors.negated_coefficients taskvectors.validation_rows {_PASSES}"
     ),
-    "taskvectors disentangle": ("taskvectors.grid", "rows=taskvectors.grid_rows", *_PASSES),
-    "taskvectors score": ("taskvectors.coefficient", "candidates=taskvectors.coefficients"),
-    "theory stopping": ("theory.step_size_factor",),
-    "theory rules": ("finetune.sizes", "theory.step_size_factor"),
+    "taskvectors disentangle": f"taskvectors.grid rows=taskvectors.grid_rows {_PASSES}",
+    "taskvectors score": "taskvectors.coefficient candidates=taskvectors.coefficients",
+    "theory stopping": "theory.step_size_factor",
+    "theory rules": "finetune.sizes theory.step_size_factor",
     "theory trace": (
-        *("theory.size", "theory.seeds", "theory.test_rows", "theory.max_steps"),
-        *("theory.step_size_factor", "theory.constant", *_TRAINING),
+        "theory.size theory.seeds theory.test_rows theory.max_steps theory.step_size_factor "
+        f"theory.constant {_TRAINING}"
     ),
-    "theory width": ("seed", "theory.widths", "seeds=theory.width_seeds"),
-    "theory simulate": (
-        *("seed", "sizes=theory.simulation_sizes", "repeats=theory.simulation_repeats"),
-    ),
+    "theory width": "seed theory.widths seeds=theory.width_seeds",
+    "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
 # Key, or command and option -> what its declaration differs in on the command line. An option
 # without default that cannot be null must be given.
@@ -93,7 +80,7 @@ OVERRIDES = {
 def command_options(command: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the options of a command, as ``"finetune run"``: name → key and declaration."""
     found = {}
-    for entry in COMMANDS.get(command, ()):
+    for entry in COMMANDS.get(command, "").split():
         name, _, key = entry.rpartition("=")
         name = name or key.rpartition(".")[2]
         spec = declaration(key)
@@ -121,10 +108,7 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
 def check_options(args: argparse.Namespace, command: str) -> None:
     """Check the options of a command that was parsed against their declarations.
 
-    Raises
-    ------
-    UserError
-        Values are outside their limits: which, and what would be right.
+    Raises UserError if values are outside their limits: which, and what would be right.
     """
     from ntktune.study.config import mistakes
 
@@ -136,16 +120,9 @@ def check_options(args: argparse.Namespace, command: str) -> None:
 
 
 def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list[str]:
-    """Return the words that hand a command its part of a study, as a rule needs them.
+    """Return the words that hand a command, as ``"finetune run"``, its part of a whole study.
 
-    Parameters
-    ----------
-    study
-        The whole configuration, see :func:`ntktune.data.study.resolved_study`.
-    command
-        As ``"finetune run"``.
-    changed
-        Values of options that are not the study's. An option that is None is left out.
+    ``changed`` are values of options that are not the study's. An option that is None is left out.
     """
     options, words = command_options(command), []
     if changed.keys() - options:

@@ -100,16 +100,10 @@ def _study_folder(name: str) -> Path:
 
 
 def _verify(folder: Path, files: list[Path]) -> int:
-    """Verify every file that a rule made; return the number checked.
+    """Verify every file that a rule made, which Snakemake has a record of; return their number.
 
-    Those are the files that Snakemake has a record of. Files that somebody else put there are left
-    alone.
-
-    Raises
-    ------
-    UserError
-        Some are damaged: a line for each. They were set aside, and the next run makes them again,
-        also where nothing else needs them.
+    Prints a line for each damaged one, then raises UserError. They were set aside, and the next run
+    makes them again, also where nothing else needs them.
     """
     os.environ[RESULTS_VARIABLE] = str(folder.resolve())
     # what is damaged is set aside: a table whose sidecar was has no checksum

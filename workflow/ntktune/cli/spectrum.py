@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from ntktune.cli import add_command
-from ntktune.cli.inputs import OF_KERNEL, read_kernels
-from ntktune.cli.record import Record
-from ntktune.store.records import write_json, write_table
+from ntktune.cli.inputs import read_kernels
+from ntktune.cli.record import record, write_tables
+from ntktune.store.records import write_json
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -28,7 +28,6 @@ def fit(args: argparse.Namespace) -> None:
     from ntktune.spectrum import centred_gram, eigenvalues, fitted_ranges, spectrum_summary
     from ntktune.spectrum.summary import eigenvalue_table
 
-    record = Record("ntktune.cli.spectrum:fit", args)
     tensors, facts = read_kernels(args.gram, ["kernel"])
     task = facts["task"]["name"]
     precision = machine_epsilon(facts["dtype"])
@@ -38,10 +37,9 @@ def fit(args: argparse.Namespace) -> None:
     # a kernel from elsewhere need not say which rows it is of
     shared = shared_rows(tensors["row"]) if "row" in tensors else 0.0
     summary = spectrum_summary(spectra, fits, precision, shared)
-    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL})
-    write_table(args.out_eigenvalues, eigenvalue_table(spectra, centred), provenance)
-    write_table(args.out_fits, fits, provenance)
-    write_json(args.out_summary, {"task": task} | summary, provenance)
+    tables = {args.out_eigenvalues: eigenvalue_table(spectra, centred), args.out_fits: fits}
+    write_tables(args, tables, **facts)
+    write_json(args.out_summary, {"task": task} | summary, record(args, **facts))
     exponent, rate = summary["exponent"], summary["predicted_rate"]["mean"]
     print(
         f"{task}: eigenvalues decay as k^-{exponent['mean']:.3f} (standard error "

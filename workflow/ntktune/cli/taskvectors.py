@@ -1,60 +1,113 @@
-"""Commands of the chapter ``taskvectors``: fine-tuned weights, their cosines, merged models."""
+"""Commands of the chapter ``taskvectors``: fine-tuned weights, and what edited models answer."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import json
 import math
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import Progress, add_command
-from ntktune.cli.finetune import TRAINED, keep_seed, read_cell, repeats, seed_keys
-from ntktune.cli.inputs import model_facts
-from ntktune.cli.model_option import add_model, from_hub, study_model
-from ntktune.cli.record import Record
+from ntktune.cli import Progress, add_command, many, model_options, optional
+from ntktune.cli.finetune import (
+    TRAINED,
+    keep_seed,
+    read_cell,
+    read_examples,
+    repeats,
+    seed_keys,
+)
+from ntktune.cli.inputs import from_hub, model_facts, read_samples, study_model
+from ntktune.cli.record import record, write_tables
 from ntktune.cli.tuned_files import AGAIN, Tuned, pretrained_weights, read_tuned, tuned_tensors
-from ntktune.errors import UserError
-from ntktune.store.files import MODEL_MANIFEST, MODEL_WEIGHTS
-from ntktune.store.records import write_table
+from ntktune.errors import UserError, check_names
+from ntktune.store.files import MODEL_MANIFEST, MODEL_WEIGHTS, atomic_path
+from ntktune.store.records import read_table, write_json
 from ntktune.store.tensors import StoredTensor, stream_tensors, write_tensors
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ntktune.finetune.repeats import Examples
     from ntktune.taskvectors.cosines import Run
+    from ntktune.taskvectors.edited import EditedModel, TunedTask
 
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
+ANSWER_COLUMNS = (
+    *("seed", "task", "kind", "metric", "coefficient", "part", "row", "label", "output"),
+)
+LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": int}
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    from ntktune.cli import taskvectors_sweeps
-
-    taskvectors_sweeps.add_commands(verbs)
-    parser = add_command(verbs, "tune", tune, *TRAINED)
-    what = "safetensors: the weights of seed 0, 1, ..."
-    parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
-    what = "safetensors: the same with head and order of seed 0, on the sample of seed 1"
-    parser.add_argument("--out-again", metavar="FILE", help=what)
-    what = "folder that keeps these seeds' results for `finetune run`, which then trains the others"
-    parser.add_argument("--state", help=what)
-
-    weights = {"nargs": "*", "default": [], "metavar": "FILE", "help": "fine-tuned weights"}
+    add_command(
+        *(verbs, "tune", tune, *TRAINED),
+        out=many("safetensors: the weights of seed 0, 1, ..."),
+        out_again=optional(
+            "safetensors: the same with head and order of seed 0, on the sample of seed 1",
+            metavar="FILE",
+        ),
+        state=optional(
+            "folder that keeps these seeds' results for `finetune run`, which then trains the "
+            "others"
+        ),
+    )
+    weights = optional("fine-tuned weights", nargs="*", default=[], metavar="FILE")
     out = "parquet: a row per pair and group of layers"
-    parser = add_command(verbs, "cosine", cosine, "model", out=out)
-    parser.add_argument("--weights", **weights)
-    out = "a folder in Hugging Face format, without a head"
-    parser = add_command(verbs, "export", export, network=from_hub, out=out)
-    add_model(parser, "folder of the pretrained model")
-    parser.add_argument("--weights", **weights)
-    help_ = "one for each file (default: 1 each)"
-    parser.add_argument("--coefficients", nargs="+", type=float, help=help_)
+    add_command(verbs, "cosine", cosine, "model", weights=weights, out=out)
+    add_command(
+        *(verbs, "export", export),
+        network=from_hub,
+        **model_options("folder of the pretrained model"),
+        weights=weights,
+        coefficients=optional("one for each file (default: 1 each)", nargs="+", type=float),
+        out="a folder in Hugging Face format, without a head",
+    )
+    _add_sweeps(verbs)
+
+
+def _add_sweeps(verbs: argparse._SubParsersAction) -> None:
+    add_command(
+        *(verbs, "overlap", overlap),
+        tables=many("the tasks' texts"),
+        subsets=many("the tasks' samples, in the same order"),
+        out_counts="parquet: a row per pair and seed",
+        out_leaked="parquet: a row per shared test row",
+    )
+    for run, tasks in (
+        (add, "the tasks to merge"),
+        (negate, "the task to negate, then the control tasks"),
+        (disentangle, "the two tasks"),
+    ):
+        add_command(
+            *(verbs, run.__name__, run, "model"),
+            tasks=many(tasks, "NAME"),
+            weights=many("fine-tuned weights of these tasks, any number of seeds each"),
+            tokens=many("the tasks' tokens, in their order"),
+            subsets=many("the tasks' subsets, in their order"),
+            out="parquet: the answers",
+        )
+    add_command(
+        *(verbs, "score", score),
+        added=many("answers of merged models, one file each"),
+        negated=many("answers of negated models, one file each"),
+        leaked="rows whose text another task was trained on (leaked.parquet)",
+        overlap="how many those are (overlap.parquet)",
+        out_sweep="parquet: scores of merged models at every coefficient",
+        out_merged="parquet: scores at the fixed and at the chosen coefficient",
+        out_negated="parquet: scores of negated models",
+    )
 
 
 def tune(args: argparse.Namespace) -> None:
     """Fine-tune a task with some seeds and keep the weights, or what was added to them."""
     from ntktune.finetune.repeats import seed_split
 
-    record = Record("ntktune.cli.taskvectors:tune", args)
     # a file of --out each; --out-again needs the samples of two
     cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
     keys = seed_keys(args, cell)
@@ -72,19 +125,16 @@ def tune(args: argparse.Namespace) -> None:
         facts |= {"label_mean": repeat.label_mean, "label_sd": repeat.label_sd}
         facts |= {"rows": {"train": train, "validation": holdout}}
         facts |= {"parameters": [name for name, _ in model.backbone.named_parameters()]}
-        write_tensors(path, tuned_tensors(model, base), record.provenance(**cell.facts, **facts))
+        write_tensors(path, tuned_tensors(model, base), record(args, **cell.facts, **facts))
 
 
 def cosine(args: argparse.Namespace) -> None:
     """Compute the cosines of task vectors: of two tasks, and of one task trained twice."""
-    import pandas as pd
-
     from ntktune.kernel.groups import parameter_group
     from ntktune.network.models import empty_backbone
     from ntktune.taskvectors.arithmetic import grams
     from ntktune.taskvectors.cosines import cosine_rows
 
-    record = Record("ntktune.cli.taskvectors:cosine", args)
     base, read = read_tuned(args.weights, args.model, args.blocks)
     if len(read) < 2:
         raise UserError(f"--weights has {len(read)} files; a cosine needs two or more")
@@ -95,14 +145,14 @@ def cosine(args: argparse.Namespace) -> None:
         lambda name: parameter_group(skeleton, name),
         Progress(f"cosines of {len(read)} task vectors", 1),
     )
-    table = pd.DataFrame(cosine_rows([_training(tuned) for tuned in read], found))
+    rows = cosine_rows([_training(tuned) for tuned in read], found)
     facts = {
         "model": model_facts(args.model),
         "blocks": args.blocks,
         "sizes": {tuned.task: tuned.size for tuned in read},
         "parameters": sum(math.prod(tensor.shape) for tensor in read[0].backbone.values()),
     }
-    write_table(args.out, table, record.provenance(**facts))
+    write_tables(args, {args.out: rows}, **facts)
 
 
 def _training(tuned: Tuned) -> Run:
@@ -129,24 +179,20 @@ def check_new_folder(out: str, sources: Sequence[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a merged model in Hugging Face format, in memory for a stretch of one tensor."""
-    record = Record("ntktune.cli.taskvectors:export", args)
     check_new_folder(args.out, [args.model, *args.weights])
     with study_model(args) as folder:
-        _export(args, record, folder)
+        _export(args, folder)
 
 
-def _export(args: argparse.Namespace, record: Record, model: str) -> None:
+def _export(args: argparse.Namespace, model: str) -> None:
     """Merge fine-tuned weights into the model in a folder, as a study has it."""
-    import json
-
     from ntktune.network.models import configuration
-    from ntktune.store.files import atomic_path
-    from ntktune.store.records import write_json
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
     base, read = read_tuned(args.weights, model, args.blocks)
     coefficients = args.coefficients or [1.0] * len(read)
-    check_counts([tuned.backbone for tuned in read], coefficients)
+    backbones = [tuned.backbone for tuned in read]
+    check_counts(backbones, coefficients)
     base = base if read else _whole_backbone(base, model, args.blocks)
     parts = [
         {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
@@ -161,8 +207,8 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
         _copy_other_files(Path(model), folder)
         text = json.dumps(config, indent=2)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        stretched = merged(base, [tuned.backbone for tuned in read], coefficients)
-        provenance = record.provenance(**facts)
+        stretched = merged(base, backbones, coefficients)
+        provenance = record(args, **facts)
         stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
         write_json(folder / MERGED, facts, provenance)
 
@@ -170,12 +216,9 @@ def _export(args: argparse.Namespace, record: Record, model: str) -> None:
 def _whole_backbone(
     base: dict[str, StoredTensor], model: str, blocks: int | None
 ) -> dict[str, StoredTensor]:
-    """Return the backbone's tensors among a model's; a pooler may be missing.
+    """Return the backbone's tensors among a model's.
 
-    Raises
-    ------
-    UserError
-        Others are missing, or of other shapes.
+    Raises UserError if one is missing, but for a pooler's, or is of another shape.
     """
     from ntktune.network.loading import check_filled
     from ntktune.network.models import empty_backbone
@@ -189,11 +232,294 @@ def _whole_backbone(
 
 def _copy_other_files(model: Path, folder: Path) -> None:
     """Copy what belongs to a model besides its configuration and weights: the tokenizer."""
-    import shutil
-
     made = ("config.json", MODEL_MANIFEST, MERGED)
     for file in sorted(model.iterdir()):
         # hidden files are a tool's own marks; weights may be shards with an index
         other = file.name in made or file.name.startswith(".") or ".safetensors" in file.name
         if file.is_file() and not other:
             shutil.copy2(file, folder / file.name)
+
+
+def overlap(args: argparse.Namespace) -> None:
+    """Count rows of each task whose text another task was trained on."""
+    import pandas as pd
+
+    from ntktune.data.cleaning import text_or_none
+    from ntktune.taskvectors.overlap import overlap_rows
+
+    if len(args.tables) != len(args.subsets):
+        raise UserError(
+            f"there are {len(args.tables)} --tables and {len(args.subsets)} --subsets; give one of "
+            "each per task, in the same order"
+        )
+    texts, samples = {}, {}
+    for path, subsets in zip(args.tables, args.subsets, strict=True):
+        table, facts = read_table(path)
+        check_names(path, table.columns, ("text_a", "text_b"), "columns")
+        check_names(path, facts, ("task", "data_sha256"), "facts")
+        task = facts["task"]["name"] if isinstance(facts["task"], dict) else facts["task"]
+        if task in texts:
+            raise UserError(f"--tables has task {task!r} more than once; give it once")
+        pairs = zip(table["text_a"], table["text_b"], strict=True)
+        texts[task] = [(text_a, text_or_none(text_b)) for text_a, text_b in pairs]
+        samples[task] = read_samples(subsets, path, facts, seeds=args.seeds)
+    counts, leaked = overlap_rows(texts, samples, args.size, args.seeds)
+    table = pd.DataFrame(leaked, columns=list(LEAKED_COLUMNS)).astype(LEAKED_COLUMNS)
+    write_tables(args, {args.out_counts: counts, args.out_leaked: table}, size=args.size)
+
+
+def _check_tasks(args: argparse.Namespace) -> None:
+    """Raise UserError unless there are tokens and subsets of every task, each named once."""
+    repeated = [name for name in args.tasks if args.tasks.count(name) > 1]
+    if repeated:
+        raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
+    if len({len(args.tasks), len(args.tokens), len(args.subsets)}) > 1:
+        raise UserError(
+            f"there are {len(args.tasks)} --tasks, {len(args.tokens)} --tokens and "
+            f"{len(args.subsets)} --subsets; give one of each per task, in the same order"
+        )
+
+
+def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str]:
+    """Return the runs that there are of every task.
+
+    Raises UserError if weights are of other tasks, of a run that is none of the seeds', or of
+    different runs.
+    """
+    for tuned in files.values():
+        if tuned.task not in tasks:
+            raise UserError(
+                f"{tuned.path} is of task {tuned.task!r}, which is none of --tasks "
+                f"{' '.join(tasks)}; leave it out, or name its task"
+            )
+    runs = sorted({run for _, run in files})
+    if AGAIN in runs:
+        raise UserError(
+            f"--weights has the run {AGAIN!r}, which serves for cosines only; give the seeds'"
+        )
+    for run, task in itertools.product(runs, tasks):
+        if (task, run) not in files:
+            raise UserError(
+                f"--weights holds no run {run} of task {task!r}, but of others; give the same "
+                "runs of every task"
+            )
+    return runs
+
+
+def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], EditedModel, list]:
+    """Return facts for a sweep's provenance, the pretrained weights, the network, and seeds.
+
+    Each seed is its number, its files and its tasks. Raises UserError if files are missing, of
+    other tasks or of different seeds.
+    """
+    from ntktune.network.device import select_device
+    from ntktune.network.models import text_model
+    from ntktune.taskvectors.edited import EditedModel
+
+    _check_tasks(args)
+    device, model_is = select_device(args.device), model_facts(args.model)
+    base, read = read_tuned(args.weights, args.model, args.blocks)
+    files = {(tuned.task, tuned.run): tuned for tuned in read}
+    runs = _runs(files, args.tasks)
+    tasks = {}
+    for task, tokens, subsets in zip(args.tasks, args.tokens, args.subsets, strict=True):
+        examples, facts = read_examples(tokens, task, model_is)
+        samples = read_samples(subsets, tokens, facts, seeds=len(runs))
+        how = (examples, facts, samples, subsets, getattr(args, "validation_rows", None))
+        tasks |= {(task, run): _tuned_task(files[task, run], *how) for run in runs}
+    seeds = []
+    for run in runs:
+        keys = [(task, run) for task in args.tasks]
+        seeds.append((int(run), [files[key] for key in keys], [tasks[key] for key in keys]))
+    model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
+    facts = {"model": model_is, "blocks": args.blocks, "dtype": "float32", "device": str(device)}
+    facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
+    return facts, base, EditedModel(model, args.batch_tokens), seeds
+
+
+def _tuned_task(
+    tuned: Tuned, examples: Examples, tokens: dict, samples: dict, path: str, most: int | None
+) -> TunedTask:
+    """Return a task with the head in a file; it answers its test rows and ``most`` hold-out rows.
+
+    Raises UserError if the file was fine-tuned on other data, or on another sample than ``path``
+    holds.
+    """
+    from ntktune.finetune.repeats import seed_split
+    from ntktune.taskvectors.edited import TunedTask
+
+    facts = tuned.facts
+    if facts["data_sha256"] != tokens.get("data_sha256"):
+        raise UserError(
+            f"{tuned.path} was fine-tuned on data {facts['data_sha256']}, but the tokens "
+            f"hold {tokens.get('data_sha256')}; fine-tune again"
+        )
+    train, holdout = seed_split(examples, samples, tuned.size, facts["sample"])
+    if facts["rows"] != {"train": train, "validation": holdout}:
+        raise UserError(
+            f"{tuned.path} was fine-tuned on other rows than {path} holds for its sample; "
+            "fine-tune again"
+        )
+    parts = {"validation": holdout[:most], "test": samples["test"]}
+    head = (tuned.head_weight[...], tuned.head_bias[...])
+    scale = {key: facts[key] for key in ("label_mean", "label_sd")}
+    return TunedTask(examples, parts, *head, **scale)
+
+
+def _coefficients(args: argparse.Namespace) -> list[float]:
+    """Return a sweep's coefficients, sorted, without 0; raise UserError if none is left."""
+    found = sorted({c for c in args.coefficients if c})
+    if not found:
+        raise UserError("--coefficients has only 0, the pretrained model; give others")
+    return found
+
+
+def _write_rows(
+    args: argparse.Namespace,
+    facts: dict[str, Any],
+    seeds: list[tuple[int, list[Tuned], list[TunedTask]]],
+    what: str,
+    steps: int,
+    rows: Callable[[list[Tuned], list[TunedTask], int, Callable[[float], None]], pd.DataFrame],
+) -> None:
+    """Write what a sweep finds with every seed: ``rows`` of its files, tasks and number.
+
+    Its last argument reports how many of ``steps`` are done.
+    """
+    import pandas as pd
+
+    progress, found = Progress(what, steps * len(seeds)), []
+    for done, (seed, files, tasks) in enumerate(seeds):
+        table = rows(files, tasks, seed, lambda more, done=done: progress(done * steps + more))
+        found.append(table.assign(seed=seed))
+    write_tables(args, {args.out: pd.concat(found, ignore_index=True)}, **facts)
+
+
+def add(args: argparse.Namespace) -> None:
+    """Add task vectors, and let the merged models answer each task that went into them."""
+    from ntktune.study.merges import JOIN
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.sweeps import addition_sweep
+
+    coefficients = _coefficients(args)
+    facts, base, edited, seeds = _swept(args)
+    if len(args.tasks) < 2:
+        raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
+    steps, name = len(coefficients), JOIN.join(args.tasks)
+
+    def rows(files, tasks, _, report):
+        vector = direction(base, [tuned.backbone for tuned in files])
+        found = addition_sweep(edited, vector, tasks, coefficients, report)
+        return found.assign(merged=name)
+
+    _write_rows(args, facts, seeds, f"merging {name}", steps, rows)
+
+
+def negate(args: argparse.Namespace) -> None:
+    """Subtract a task vector, and let the model answer its task and the control tasks."""
+    from ntktune.study.seeds import integer_seed
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.sweeps import negation_sweep
+
+    coefficients = _coefficients(args)
+    facts, base, edited, seeds = _swept(args)
+    target, steps = args.tasks[0], len(coefficients) + 3
+
+    def rows(files, tasks, seed, report):
+        vector = direction(base, [files[0].backbone])
+        random = integer_seed(0, "taskvectors.random", target, repeat=seed)
+        how = (coefficients, random, report)
+        found = negation_sweep(edited, vector, tasks[0], tasks[1:], *how)
+        return found.assign(target=target)
+
+    _write_rows(args, facts, seeds, f"negating {target}", steps, rows)
+
+
+def disentangle(args: argparse.Namespace) -> None:
+    """Compute the disentanglement error of two tasks' vectors on a grid of coefficients."""
+    import pandas as pd
+
+    from ntktune.taskvectors.arithmetic import direction
+    from ntktune.taskvectors.disentanglement import disentanglement_rows, evaluations
+
+    if len(args.tasks) != 2:
+        raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
+    facts, base, edited, seeds = _swept(args)
+
+    def rows(files, tasks, seed, report):
+        vectors = [direction(base, [tuned.backbone]) for tuned in files]
+        few = [
+            dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
+            for task in tasks
+        ]
+        found = disentanglement_rows(edited, vectors, few, args.grid, report)
+        address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
+        return pd.DataFrame([address | row for row in found])
+
+    what = f"disentangling {' and '.join(args.tasks)}"
+    _write_rows(args, facts, seeds, what, evaluations(args.grid), rows)
+
+
+def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Read the answers of several sweeps as one table, and the files' provenance.
+
+    ``model`` is the column that names the model: ``merged``, or ``target`` of negations.
+    """
+    import pandas as pd
+
+    tables, facts = [], []
+    for path in paths:
+        table, provenance = read_table(path)
+        more = ("slope", "random") if model == "target" else ()
+        check_names(path, table.columns, (model, *more, *ANSWER_COLUMNS), "columns")
+        check_names(path, provenance, ("model", "blocks", "sizes"), "facts")
+        tables.append(table)
+        facts.append({"path": path} | provenance)
+    return pd.concat(tables, ignore_index=True), facts
+
+
+def _check_one_study(answers: list[dict[str, Any]], size: int) -> None:
+    """Raise UserError unless sweeps and overlap are of one model and one sample size."""
+    first = answers[0]
+    for facts in answers:
+        for what in ("model", "blocks"):
+            if facts[what] != first[what]:
+                raise UserError(
+                    f"{facts['path']} is of {what} {facts[what]}, {first['path']} of "
+                    f"{first[what]}; give the sweeps of one study"
+                )
+        for task, found in facts["sizes"].items():
+            if found != size:
+                raise UserError(
+                    f"{facts['path']} has models of {task} fine-tuned on {found} examples, but the "
+                    f"overlap was counted for {size}; count it again"
+                )
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score merged and negated models, with and without rows that were trained on."""
+    from ntktune.taskvectors.scores import Leaks, merged_table, negated_table, sweep_table
+
+    added, of_added = _answers(args.added, "merged")
+    negated, of_negated = _answers(args.negated, "target")
+    leaked, facts = read_table(args.leaked)
+    check_names(args.leaked, leaked.columns, LEAKED_COLUMNS, "columns")
+    check_names(args.leaked, facts, ("size",), "facts")
+    counted = read_table(args.overlap)[0]
+    check_names(args.overlap, counted.columns, ("task", "other", "seed"), "columns")
+    _check_one_study([*of_added, *of_negated], facts["size"])
+    known = set(zip(counted["task"], counted["other"], counted["seed"], strict=True))
+    pairs = set(zip(negated["task"], negated["target"], negated["seed"], strict=True))
+    for task, other, seed in sorted(pairs - known):
+        raise UserError(
+            f"{args.overlap} does not say what {other!r} shares with {task!r}, seed {seed}; count "
+            "the overlap of all tasks and seeds"
+        )
+    leaks = Leaks(leaked)
+    sweep = sweep_table(added, negated, leaks)
+    tables = {
+        args.out_sweep: sweep,
+        args.out_merged: merged_table(sweep, args.coefficient, args.candidates),
+        args.out_negated: negated_table(negated, leaks),
+    }
+    write_tables(args, tables)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from ntktune.cli import add_command
-from ntktune.cli.inputs import OF_KERNEL
-from ntktune.cli.record import Record
-from ntktune.store.records import write_table
+from ntktune.cli import Progress, add_command, optional
+from ntktune.cli.inputs import read_kernels, read_samples
+from ntktune.cli.record import write_tables
+from ntktune.errors import UserError
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     from ntktune.cli.finetune import TRAINED
 
-    parser = add_command(verbs, "stopping", stopping, "gram", out="parquet: one row per draw")
-    parser.add_argument("--out-sensitivity", help="parquet: by estimate of noise and radius")
+    add_command(
+        *(verbs, "stopping", stopping, "gram"),
+        out="parquet: one row per draw",
+        out_sensitivity=optional("parquet: by estimate of noise and radius"),
+    )
     add_command(
         *(verbs, "rules", rules, "subsets"),
         kernels="the task's learning.safetensors",
@@ -42,34 +45,25 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def simulate(args: argparse.Namespace) -> None:
     """Repeat the simulation of Raskutti, Wainwright & Yu 2014: four stopping rules, f* known."""
-    import pandas as pd
-
-    from ntktune.cli import Progress
     from ntktune.study.seeds import generator
     from ntktune.theory.simulation import DECAYS, RADIUS_SIZES, radius_rows, simulated_rows
 
-    record = Record("ntktune.cli.theory:simulate", args)
     progress = Progress("simulation", sum(n**2 for n in args.sizes))
     rows, done = [], 0
     for n in args.sizes:
-        rows += simulated_rows(n, args.repeats, generator(args.seed, "theory.simulation", size=n))
+        found = simulated_rows(n, args.repeats, generator(args.seed, "theory.simulation", size=n))
+        rows += [row | {"repeats": args.repeats} for row in found]
         done += n**2
         progress(done)
-    provenance = record.provenance(seeds={"root": args.seed, "address": ["theory.simulation", "n"]})
-    write_table(args.out_errors, pd.DataFrame(rows).assign(repeats=args.repeats), provenance)
-    write_table(args.out_radii, pd.DataFrame(radius_rows(DECAYS, RADIUS_SIZES)), provenance)
+    tables = {args.out_errors: rows, args.out_radii: radius_rows(DECAYS, RADIUS_SIZES)}
+    write_tables(args, tables, seeds={"root": args.seed, "address": ["theory.simulation", "n"]})
 
 
 def rules(args: argparse.Namespace) -> None:
     """Stop kernel descent by four rules, and compare it with ridge, on a task's nested samples."""
-    import pandas as pd
-
-    from ntktune.cli.inputs import read_kernels, read_samples
-    from ntktune.errors import UserError
     from ntktune.network.device import machine_epsilon
     from ntktune.theory.rules import nested_rules
 
-    record = Record("ntktune.cli.theory:rules", args)
     names = ("kernel", "outputs", "label", "label_noise", "row")
     tensors, facts = read_kernels(args.kernels, names)
     rows, ridge = nested_rules(
@@ -83,20 +77,14 @@ def rules(args: argparse.Namespace) -> None:
             f"{args.kernels} covers none of the sizes {', '.join(map(str, args.sizes))}; give "
             "smaller ones, or compute a larger kernel"
         )
-    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL})
-    write_table(args.out_rules, pd.DataFrame(rows), provenance)
-    write_table(args.out_ridge, pd.DataFrame(ridge), provenance)
+    write_tables(args, {args.out_rules: rows, args.out_ridge: ridge}, **facts)
 
 
 def trace(args: argparse.Namespace) -> None:
     """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
-    import pandas as pd
-
-    from ntktune.cli import Progress
     from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.theory.trace import watched_seeds
 
-    record = Record("ntktune.cli.theory:trace", args)
     cell = read_cell(args, args.seeds)
     tables = watched_seeds(
         *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
@@ -107,22 +95,16 @@ def trace(args: argparse.Namespace) -> None:
         constant=args.constant,
         progress=Progress(f"watching {args.task}, n={args.size}", args.seeds),
     )
-    seeds = {"root": args.seed, "indices": list(range(args.seeds))}
-    provenance = record.provenance(**cell.facts, seeds=seeds)
     outs = (args.out_evaluations, args.out_ridge, args.out_stops)
-    for out, rows in zip(outs, tables, strict=True):
-        write_table(out, pd.DataFrame(rows), provenance)
+    seeds = {"root": args.seed, "indices": list(range(args.seeds))}
+    write_tables(args, dict(zip(outs, tables, strict=True)), **cell.facts, seeds=seeds)
 
 
 def width(args: argparse.Namespace) -> None:
     """Train attention networks of several widths, and measure how linear they are."""
-    import pandas as pd
-
-    from ntktune.cli import Progress
     from ntktune.study.seeds import generator
     from ntktune.theory.width import width_rows, width_slopes
 
-    record = Record("ntktune.cli.theory:width", args)
     progress = Progress("width study", args.seeds * sum(n**2 for n in args.widths))
     found = width_rows(
         args.widths,
@@ -130,23 +112,16 @@ def width(args: argparse.Namespace) -> None:
         lambda size, repeat: generator(args.seed, "theory.width", size=size, repeat=repeat),
         progress,
     )
-    slopes = width_slopes(found)
-    provenance = record.provenance(
-        seeds={"root": args.seed, "address": ["theory.width", "width", "seed"]}, dtype="float32"
-    )
-    write_table(args.out, pd.DataFrame(found), provenance)
-    write_table(args.out_slopes, pd.DataFrame(slopes), provenance)
+    seeds = {"root": args.seed, "address": ["theory.width", "width", "seed"]}
+    tables = {args.out: found, args.out_slopes: width_slopes(found)}
+    write_tables(args, tables, seeds=seeds, dtype="float32")
 
 
 def stopping(args: argparse.Namespace) -> None:
     """Compute critical radius and stopping time of a task's kernels."""
-    import pandas as pd
-
-    from ntktune.cli.inputs import read_kernels
     from ntktune.network.device import machine_epsilon
     from ntktune.theory.stopping import stopping_rows
 
-    record = Record("ntktune.cli.theory:stopping", args)
     tensors, facts = read_kernels(args.gram, ("kernel", "outputs", "label", "label_noise"))
     rows, sensitivity = stopping_rows(
         *(tensors, facts["task"]["kind"]),
@@ -158,8 +133,7 @@ def stopping(args: argparse.Namespace) -> None:
         "regression": "standardised by the draw's mean and standard deviation",
         "classification": "-1 for class 0, +1 for class 1, target of the logit difference",
     }
-    labels = meaning[facts["task"]["kind"]]
-    provenance = record.provenance(**{key: facts[key] for key in OF_KERNEL}, labels=labels)
-    write_table(args.out, pd.DataFrame(rows), provenance)
+    tables = {args.out: rows}
     if args.out_sensitivity:
-        write_table(args.out_sensitivity, pd.DataFrame(sensitivity), provenance)
+        tables[args.out_sensitivity] = sensitivity
+    write_tables(args, tables, **facts, labels=meaning[facts["task"]["kind"]])

@@ -27,39 +27,26 @@ FACTS = ("task", "model", "run", "seeds", "sample", "rows", "parameters", "size"
 
 @dataclass(frozen=True)
 class Tuned:
-    """A file of fine-tuned weights: its facts, its backbone and its head, read when asked for."""
+    """A file of weights fine-tuned on a task, its backbone and head read when they are asked for.
+
+    ``run`` is its name among the task's runs, ``size`` the labelled examples, hold-out included.
+    """
 
     path: str
+    task: str
+    run: str
+    size: int
     facts: dict[str, Any]
     backbone: Mapping[str, Any]
     head_weight: StoredTensor
     head_bias: StoredTensor
 
-    @property
-    def task(self) -> str:
-        """The task it was fine-tuned on."""
-        return self.facts["task"]["name"]
-
-    @property
-    def size(self) -> int:
-        """The labelled examples it was fine-tuned on, hold-out included."""
-        return self.facts["size"]
-
-    @property
-    def run(self) -> str:
-        """Its name among the task's runs."""
-        return self.facts["run"]
-
 
 def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
     """Return a model's pretrained weights in float32, read when they are asked for.
 
-    Linked weights may also hold a head's tensors, under names that no backbone has.
-
-    Raises
-    ------
-    UserError
-        They are not those that its manifest states.
+    Linked weights may also hold a head's tensors, under names that no backbone has. Raises
+    UserError if the weights are not those that the manifest states.
     """
     import torch
 
@@ -94,15 +81,10 @@ def tuned_tensors(
 def read_tuned(
     paths: Sequence[str], folder: str, blocks: int | None
 ) -> tuple[dict[str, StoredTensor], list[Tuned]]:
-    """Return the pretrained weights that were fine-tuned, and files of fine-tuned weights.
+    """Return the pretrained weights that were fine-tuned (without files: all), and the files.
 
-    Without files these are all the pretrained weights.
-
-    Raises
-    ------
-    UserError
-        Two files are of one task and run, or of one task with other sizes, or weights were
-        fine-tuned from another model or from other blocks than given.
+    Raises UserError if two files are of one task and run, or of one task with other sizes, or if
+    weights were fine-tuned from another model or from other blocks than given.
     """
     from ntktune.taskvectors.arithmetic import check_same_shapes, rebuilt
 
@@ -119,7 +101,8 @@ def read_tuned(
         vector = _under(VECTOR, stored)
         weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
         check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
-        tuned = Tuned(path, facts, weights, *(stored[name] for name in HEAD))
+        what = (facts["task"]["name"], facts["run"], facts["size"])
+        tuned = Tuned(path, *what, facts, weights, *(stored[name] for name in HEAD))
         for other in found:
             _check_beside(tuned, other)
         found.append(tuned)

@@ -1,7 +1,7 @@
 """The study's configuration: validated, completed with defaults, tasks resolved.
 
-Everything a user can get wrong in a configuration file is found here, before
-Snakemake builds its graph of jobs, and said in one line per mistake.
+Mistakes in a configuration file are found here, before Snakemake builds its graph of jobs, and told
+in one line each.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
 
 
 def _mistakes(error: jsonschema.ValidationError) -> list[str]:
-    """Say in words, with key and value, what a schema violation is."""
+    """Return what a schema violation is, in words, with key and value."""
     rule, limit, value = error.validator, error.validator_value, error.instance
     key = ".".join(map(str, error.absolute_path))
     inside = f"{key}." if key else ""
@@ -115,13 +115,12 @@ def _unfit(content: Any, place: str = "") -> Iterator[str]:
     """Yield what YAML allows and no configuration can mean, with its place: keys, numbers, ~."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            if not isinstance(key, str):
-                yield (
-                    f"the key {key!r}{f' in {place}' if place else ''} is not text to YAML; "
-                    "write it in quotes, as it stands in the data"
-                )
-            else:
+            if isinstance(key, str):
                 yield from _unfit(value, f"{place}.{key}" if place else key)
+            else:
+                inside = f" in {place}" if place else ""
+                told = "is not text to YAML; write it in quotes, as it stands in the data"
+                yield f"the key {key!r}{inside} {told}"
     elif isinstance(content, (list, tuple)):
         for number, value in enumerate(content):
             yield from _unfit(value, f"{place}.{number}")
@@ -134,36 +133,25 @@ def _unfit(content: Any, place: str = "") -> Iterator[str]:
 def validated(content: dict, schema_name: str, where: str) -> dict:
     """Return ``content`` completed with the defaults of a schema, ``config`` or ``task``.
 
-    Raises
-    ------
-    UserError
-        One line per mistake: ``where``, the key, the value, and what would be right.
+    Raises UserError with one line per mistake, which begins with ``where``.
     """
     spec = schema(schema_name)
-    lines = [f"{where}: {line}" for line in mistakes(content, spec)]
-    if lines:
+    if lines := [f"{where}: {line}" for line in mistakes(content, spec)]:
         raise UserError("\n".join(lines))
     return with_defaults(content, spec)
 
 
 def mistakes(content: dict, spec: Mapping) -> list[str]:
     """Return one line per mistake in ``content``: the key, the value, and what would be right."""
-    lines = list(_unfit(content))
-    if not lines:
-        found = _Validator(spec).iter_errors(content)
-        errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
-        lines = [line for error in errors for line in _mistakes(error)]
-    return lines
+    if lines := list(_unfit(content)):
+        return lines
+    found = _Validator(spec).iter_errors(content)
+    errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
+    return [line for error in errors for line in _mistakes(error)]
 
 
 def task_file(name: str, folders: list[str], key: str = "tasks") -> Path:
-    """Return the file that defines a task; ``key`` of the configuration named it.
-
-    Raises
-    ------
-    UserError
-        There is none in these folders.
-    """
+    """Return the file that defines a task, which ``key`` of the configuration names."""
     for folder in folders:
         path = Path(folder) / f"{name}.yaml"
         if path.is_file():
@@ -196,12 +184,8 @@ def is_here(source: Mapping) -> bool:
 def complete_definition(definition: dict, name: str) -> dict:
     """Return a task's definition, a file's content, checked and completed with defaults.
 
-    Messages begin with ``name``, the task's or its file's.
-
-    Raises
-    ------
-    UserError
-        It violates the schema, or bounds are in the wrong order.
+    Raises UserError, which begins with ``name`` (the task's or its file's), if it violates the
+    schema or bounds are in the wrong order.
     """
     task = validated(definition, "task", name)
     task["metric"] = task["metric"] or METRICS[task["kind"]][0]
@@ -229,12 +213,8 @@ def check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optional
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:
     """Return the completed definition of a task that ``key`` names.
 
-    Its files must exist here, unless the study was ``made`` elsewhere.
-
-    Raises
-    ------
-    UserError
-        No such task, a mistake in its file, or no source that could ever be read.
+    Raises UserError if there is no such task, if its file has a mistake, or if no source could ever
+    be read: its files must exist here, unless the study was ``made`` elsewhere.
     """
     path = task_file(name, folders, key)
     task = complete_definition(load_yaml(path), str(path))
@@ -262,10 +242,10 @@ def merges(tasks: list[str]) -> dict[str, list[str]]:
 
 
 def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
-    """Return in how many bands of rows each file of kernels is computed: name → bands.
+    """Return the bands of rows that each file of kernels is computed in: name → number.
 
-    ``gram`` has the draws' kernels, ``learning`` those of training subsets with the test rows; of a
-    whole test split of unknown length the training rows alone count.
+    ``gram`` has the draws' kernels, ``learning`` those of training subsets with the test rows. If
+    all test rows are used, their number is unknown and only the training rows count.
     """
     rows = {
         "gram": study["kernel"]["rows"],
@@ -274,25 +254,14 @@ def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
     return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
 
 
-def packages(study: Mapping) -> dict[str, dict]:
-    """Return the archives that a study downloads from PyPI: file name → how to get it."""
-    sources = [s for task in study["task_definitions"].values() for s in task["sources"]]
-    found = filter(None, map(package_of, [*sources, study["model"]["source"]]))
-    return {archive_name(package): package for package in found}
+def packages(sources: Iterable[Mapping]) -> dict[str, dict]:
+    """Return the archives that sources need from PyPI: file name → how to get it."""
+    found = [package for package in map(_package, sources) if package]
+    return {f"{p['name']}-{p['version']}.{'tar.gz' if p['sdist'] else 'whl'}": p for p in found}
 
 
-def package_of(source: Mapping) -> dict | None:
-    """Return the PyPI package that a task's or the model's source needs, or None."""
-    if "package" in source:
-        return {key: source["package"][key] for key in ("name", "version", "sha256", "sdist")}
-    gguf = source.get("gguf", {})
-    if "package" in gguf:
-        stated = {key: gguf[key] for key in ("version", "sha256")}
-        return {"name": gguf["package"], **stated, "sdist": False}
-    return None
-
-
-def archive_name(package: Mapping) -> str:
-    """Return the name that a downloaded archive is kept under."""
-    ending = "tar.gz" if package["sdist"] else "whl"
-    return f"{package['name']}-{package['version']}.{ending}"
+def _package(source: Mapping) -> dict | None:
+    package = source.get("package")
+    if package is None and "package" in source.get("gguf", {}):
+        package = source["gguf"] | {"name": source["gguf"]["package"], "sdist": False}
+    return package and {key: package[key] for key in ("name", "version", "sha256", "sdist")}
