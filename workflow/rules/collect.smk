@@ -40,7 +40,11 @@ rule finetune:
     """Fine-tuning on every task and size, and predictions without it."""
     input:
         offered("finetune"),
-        grid("{results}/finetune/{task}/n{size}/metrics.parquet"),
+        collect(
+            "<results>/finetune/{task}/n{size}/metrics.parquet",
+            task=STUDY["tasks"],
+            size=STUDY["finetune"]["sizes"],
+        ),
         collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"]),
         collect(
             "<results>/finetune/{task}/fixed/n{size}/history.parquet",

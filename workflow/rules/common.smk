@@ -49,6 +49,7 @@ FIXED_SIZE = STUDY["finetune"]["fixed_size"]
 TWO_SAMPLES = STUDY["finetune"]["seeds"] > 1
 VECTOR_TASKS = STUDY["taskvectors"]["tasks"]
 VECTOR_SEEDS = range(STUDY["taskvectors"]["seeds"])
+MERGED_SEEDS = range(STUDY["taskvectors"]["merged_seeds"])
 VECTOR_SIZE = STUDY["taskvectors"]["size"]
 # Merged models: file name -> tasks. All pairs, then all tasks.
 MERGE_TASKS = merges(VECTOR_TASKS)
@@ -201,15 +202,6 @@ def trained_before(wildcards):
     return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
 
 
-def grid(pattern):
-    """All files of a pattern with {task} and {size}, over the grid of fine-tuning runs."""
-    return [
-        pattern.format(results=RESULTS, task=task, size=size)
-        for task in STUDY["tasks"]
-        for size in STUDY["finetune"]["sizes"]
-    ]
-
-
 def kernel_tile_folder(wildcards):
     """The folder of a kernel's tiles. Above some 60 bands, their names do not fit a command line."""
     kernel = wildcards.kernel
@@ -231,17 +223,6 @@ def negated_tasks(wildcards):
     """A task that is negated, then the other tasks, its controls."""
     known = wildcards.task in VECTOR_TASKS
     return sorted(VECTOR_TASKS, key=lambda task: task != wildcards.task) * known
-
-
-def vector_files(pattern, tasks_of):
-    """Files of the tasks that a sweep is about, and of the seeds that are merged."""
-
-    def files(wildcards):
-        tasks, seeds = tasks_of(wildcards), range(STUDY["taskvectors"]["merged_seeds"])
-        found = [f"{RESULTS}/{pattern}".format(task=t, seed=s) for t in tasks for s in seeds]
-        return list(dict.fromkeys(found))
-
-    return files
 
 
 say_plan()

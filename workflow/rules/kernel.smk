@@ -2,11 +2,10 @@
 
 Needs: data/model, and per task data/<task>/tokens.safetensors, draws.json and subsets.json.
 Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
-    G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n),
-    its parts by parameter group, the network's outputs and the labels; kernel/<task>/learning.safetensors,
-    the same of training subsets and test rows, with the subsets. Kernels with more than kernel.tile_rows
-    rows are computed as tiles, kernel/<task>/tiles/<kernel>-<bands>/<band>-<band>.safetensors, one job each,
-    then assembled.
+    G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n), its parts by
+    parameter group, the network's outputs and the labels; learning.safetensors, the same of training
+    subsets and test rows. Kernels with more than kernel.tile_rows rows are computed as tiles,
+    tiles/<kernel>-<bands>/<band>-<band>.safetensors, one job each, then assembled.
 """
 
 

@@ -40,7 +40,7 @@ def sentence_only(mistakes=UserError):
 
 
 def configuration_given(config):
-    """Whether the command line, or another workflow, gives a configuration; one must be there."""
+    """Whether the command line or another workflow gives a configuration; ends if there is none."""
     given = bool(workflow.config_settings.configfiles)
     if not (given or config or Path("config/config.yaml").is_file()):
         sys.exit(
@@ -103,10 +103,9 @@ def say_plan():
 
 
 def begin_run():
-    """Say what the study is, and keep its configuration and what this run makes beside the results.
+    """Say what the study is; check tasks' own files; store the configuration and the planned outputs.
 
-    Reports a task's own file that cannot be used before anything is fetched. Deletes half-written
-    files that killed jobs left.
+    Deletes half-written files that killed jobs left.
     """
     if TOO_OLD:
         print(TOO_OLD, file=sys.stderr, flush=True)

@@ -1,13 +1,14 @@
 """Chapter taskvectors: fine-tuned minus pretrained weights, their cosines, sums and differences.
 
 Needs: data/model, and per merged task data/<task>/table.parquet, tokens.safetensors and subsets.json.
-Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned models),
-    cosine.parquet, overlap.parquet and leaked.parquet (test texts that were trained on),
-    addition/<merge>.parquet and negation/<task>.parquet (answers of theta_P + lambda * sum of task
-    vectors and of theta_P - lambda * one, each task with its own head), disentanglement/<pair>.parquet,
-    and from the answers sweep.parquet, merged.parquet and negated.parquet (scores): SR26 section 5.2,
-    eqs 22-25.
+Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned models), cosine.parquet,
+    overlap.parquet and leaked.parquet (test texts that were trained on), addition/<merge>.parquet and
+    negation/<task>.parquet (answers of theta_P + lambda * sum of task vectors and of theta_P - lambda * one,
+    each task with its own head), disentanglement/<pair>.parquet, and the scores of the answers in
+    sweep.parquet, merged.parquet and negated.parquet: SR26 section 5.2, eqs 22-25.
 """
+
+TUNED = "<results>/taskvectors/{task}/seed{seed}.safetensors"
 
 
 rule tuned_weights:
@@ -115,9 +116,9 @@ rule taskvectors_add:
     """Add the task vectors of one merge, and let the models answer each of its tasks."""
     input:
         model="<results>/data/model",
-        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", merged_tasks),
-        tokens=vector_files("data/{task}/tokens.safetensors", merged_tasks),
-        subsets=vector_files("data/{task}/subsets.json", merged_tasks),
+        weights=collect(TUNED, task=merged_tasks, seed=MERGED_SEEDS),
+        tokens=collect("<results>/data/{task}/tokens.safetensors", task=merged_tasks),
+        subsets=collect("<results>/data/{task}/subsets.json", task=merged_tasks),
     output:
         "<results>/taskvectors/addition/{merge}.parquet",
     log:
@@ -151,9 +152,9 @@ use rule taskvectors_add as taskvectors_negate with:
     """Subtract one task's vector, and let the models answer it and the other tasks."""
     input:
         model="<results>/data/model",
-        weights=vector_files("taskvectors/{task}/seed{seed}.safetensors", negated_tasks),
-        tokens=vector_files("data/{task}/tokens.safetensors", negated_tasks),
-        subsets=vector_files("data/{task}/subsets.json", negated_tasks),
+        weights=collect(TUNED, task=negated_tasks, seed=MERGED_SEEDS),
+        tokens=collect("<results>/data/{task}/tokens.safetensors", task=negated_tasks),
+        subsets=collect("<results>/data/{task}/subsets.json", task=negated_tasks),
     output:
         "<results>/taskvectors/negation/{task}.parquet",
     log:

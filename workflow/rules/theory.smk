@@ -2,14 +2,13 @@
 
 Needs: per task kernel/<task>/gram.safetensors and learning.safetensors, data/<task>/tokens.safetensors
     and subsets.json; data/model.
-Makes: theory/<task>/stopping.parquet, per draw the noise, the radius of the shift, the critical
-    radius (SR26 eqs 10-11) and the stopping time of kernel gradient descent, and sensitivity.parquet,
-    what they owe to the way of estimating; theory/<task>/rules.parquet, the four stopping rules in the
-    kernel model, and ridge.parquet, descent beside ridge (SR26 eq 27); theory/<task>/trace.parquet,
-    fine-tuning watched: linearisation (Lemma 1) and drift (eq 17), trace_ridge.parquet, the network at the
-    ridge solution (eq 28), and stops.parquet, where the rules stop the network; theory/simulation.parquet
-    and radii.parquet, the outside check (Raskutti, Wainwright & Yu 2014); theory/width.parquet and
-    slopes.parquet, networks of several widths.
+Makes: theory/<task>/stopping.parquet (per draw noise, radius of the shift, critical radius (SR26 eqs 10-11),
+    stopping time of kernel gradient descent), sensitivity.parquet (the same by way of estimating),
+    rules.parquet (four stopping rules in the kernel model), ridge.parquet (descent beside ridge, eq 27),
+    trace.parquet (fine-tuning watched: linearisation, Lemma 1, and drift, eq 17), trace_ridge.parquet (the
+    network at the ridge solution, eq 28), stops.parquet (where the rules stop the network); and
+    theory/simulation.parquet, radii.parquet (the check of Raskutti, Wainwright & Yu 2014), width.parquet
+    and slopes.parquet (networks of several widths).
 """
 
 

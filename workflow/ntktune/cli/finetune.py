@@ -290,11 +290,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def _study_costs(
-    study: dict[str, Any],
-    cells: dict[tuple[str, int], tuple[dict, int | None]],
-    shape: Shape,
-    settings: Settings,
-    device: torch.device,
+    study: dict[str, Any], cells: dict, shape: Shape, settings: Settings, device: torch.device
 ) -> list[tuple[str, int, list[Cost]]]:
     """Return name, seeds and costs by task of a study's trainings; ``cells`` holds their texts."""
     from ntktune.finetune.account import training_cost

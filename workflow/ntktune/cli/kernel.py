@@ -239,9 +239,7 @@ def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
         )
 
 
-def _word_ids(
-    args: argparse.Namespace, encode: Callable[[Sequence[str]], list[list[int]]]
-) -> list[int] | None:
+def _word_ids(args: argparse.Namespace, encode: Callable) -> list[int] | None:
     """Return the first token of each label word; raise UserError if these are not two."""
     if not args.label_words:
         return None
@@ -373,7 +371,7 @@ def gather(args: argparse.Namespace) -> None:
     files, facts = _read_tiles(paths)
     diagonal = [files[i, i] for i in range(facts["bands"])]
     rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
-    _check_rows(files, rows, bands(rows.shape[1], facts["bands"]), paths)
+    _check_rows(files, rows, bands(rows.shape[1], facts["bands"]))
     check_tiles(files, torch_dtype(facts["dtype"]), symmetric=facts["symmetric"])
     names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
     shape = tuple(rows.shape)
@@ -410,39 +408,30 @@ def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], 
     from ntktune.kernel.bands import tiles
     from ntktune.kernel.products import Sides
 
-    files: dict[Tile, dict[str, StoredTensor]] = {}
-    names: dict[Tile, str] = {}
-    first, made = None, []
+    files, first, made = {}, None, []
     for path in paths:
         stored, facts = stored_tensors(path)
         if "tile" not in facts:
             raise UserError(f"{path} is no tile of a kernel; make one: kernel draws --tile")
         first = first or facts
-        _check_shared(path, facts, paths[0], first)
-        place = tuple(facts["tile"])
+        for key in SHARED:
+            if facts.get(key) != first.get(key):
+                raise UserError(
+                    f"{path} was made with {key} {facts.get(key)!r}, but {paths[0]} with "
+                    f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
+                )
+        i, j = place = tuple(facts["tile"])
         if place in files:
-            raise UserError(f"{names[place]} and {path} are both tile {place[0]}-{place[1]}")
-        files[place], names[place] = stored, path
+            raise UserError(f"{files[place]['row'].path} and {path} are both tile {i}-{j}")
+        files[place] = stored
         made.append(_about(facts))
     symmetric = Sides(1, None, first["variant"]).symmetric
-    missing = [place for place in tiles(first["bands"], symmetric=symmetric) if place not in files]
-    if missing:
-        raise UserError(
-            f"tile {missing[0][0]}-{missing[0][1]} of {first['bands']} bands is missing; "
-            f"{len(files)} were given"
-        )
+    for i, j in tiles(first["bands"], symmetric=symmetric):
+        if (i, j) not in files:
+            told = f"tile {i}-{j} of {first['bands']} bands is missing"
+            raise UserError(f"{told}; {len(files)} were given")
     made.sort(key=lambda tile: tile["tile"])
     return files, first | {"tiles": made, "symmetric": symmetric}
-
-
-def _check_shared(path: str, facts: dict, other: str, first: dict) -> None:
-    """Raise UserError if two tiles are not of one kernel."""
-    for key in SHARED:
-        if facts.get(key) != first.get(key):
-            raise UserError(
-                f"{path} was made with {key} {facts.get(key)!r}, but {other} with "
-                f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
-            )
 
 
 def _about(facts: dict[str, Any]) -> dict[str, Any]:
@@ -453,19 +442,13 @@ def _about(facts: dict[str, Any]) -> dict[str, Any]:
     return {"tile": tuple(facts["tile"]), **told, "largest_relative_error": errors}
 
 
-def _check_rows(
-    files: dict[Tile, dict[str, StoredTensor]],
-    rows: torch.Tensor,
-    split: list[range],
-    paths: list[str],
-) -> None:
+def _check_rows(files: dict[Tile, dict], rows: torch.Tensor, split: list[range]) -> None:
     """Raise UserError unless each tile is of the rows and columns that its place says."""
     for (i, j), tile in files.items():
         for axis, band in (("row", i), ("column", j)):
             wanted = rows[:, split[band].start : split[band].stop]
-            found = tile[axis][...]
-            if found.shape != wanted.shape or not bool((found == wanted).all()):
+            if not wanted.equal(tile[axis][...]):
                 raise UserError(
                     f"the {axis}s of tile {i}-{j} are not those of tile {band}-{band}; they were "
-                    f"drawn from other data or cut elsewhere: make all again ({paths[0]}, …)"
+                    f"drawn from other data or cut elsewhere: make all again ({tile[axis].path}, …)"
                 )

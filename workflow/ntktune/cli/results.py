@@ -57,7 +57,8 @@ def archive(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out} would stand in what it packs; choose another folder")
     finish(args.folder)  # models that stay here are not listed as missing where it is unpacked
     files = _files(folder)
-    kept = [path for path in files if not _left_out(path.relative_to(folder).as_posix())]
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    kept = [p for p in files if not any(fnmatch(names[p], pattern) for pattern in LEFT_OUT)]
     _verify(folder, kept)
     records = [record for record in map(_record, kept) if record.is_file()]
     with (
@@ -152,10 +153,6 @@ def _files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
-
-
-def _left_out(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in LEFT_OUT)
 
 
 def _record(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -138,13 +139,9 @@ def cosine(args: argparse.Namespace) -> None:
     base, read = read_tuned(args.weights, args.model, args.blocks)
     if len(read) < 2:
         raise UserError(f"--weights has {len(read)} files; a cosine needs two or more")
-    skeleton = empty_backbone(args.model, args.blocks)
-    found = grams(
-        base,
-        [tuned.backbone for tuned in read],
-        lambda name: parameter_group(skeleton, name),
-        Progress(f"cosines of {len(read)} task vectors", 1),
-    )
+    group = functools.partial(parameter_group, empty_backbone(args.model, args.blocks))
+    progress = Progress(f"cosines of {len(read)} task vectors", 1)
+    found = grams(base, [tuned.backbone for tuned in read], group, progress)
     rows = cosine_rows([_training(tuned) for tuned in read], found)
     facts = {
         "model": model_facts(args.model),
@@ -213,9 +210,7 @@ def _export(args: argparse.Namespace, model: str) -> None:
         write_json(folder / MERGED, facts, provenance)
 
 
-def _whole_backbone(
-    base: dict[str, StoredTensor], model: str, blocks: int | None
-) -> dict[str, StoredTensor]:
+def _whole_backbone(base: dict, model: str, blocks: int | None) -> dict[str, StoredTensor]:
     """Return the backbone's tensors among a model's.
 
     Raises UserError if one is missing, but for a pooler's, or is of another shape.
@@ -375,16 +370,12 @@ def _coefficients(args: argparse.Namespace) -> list[float]:
 
 
 def _write_rows(
-    args: argparse.Namespace,
-    facts: dict[str, Any],
-    seeds: list[tuple[int, list[Tuned], list[TunedTask]]],
-    what: str,
-    steps: int,
-    rows: Callable[[list[Tuned], list[TunedTask], int, Callable[[float], None]], pd.DataFrame],
+    args: argparse.Namespace, facts: dict, seeds: list, what: str, steps: int, rows: Callable
 ) -> None:
-    """Write what a sweep finds with every seed: ``rows`` of its files, tasks and number.
+    """Write what a sweep finds with every seed: the table that ``rows`` returns.
 
-    Its last argument reports how many of ``steps`` are done.
+    It takes a seed's files, tasks and number, and a function to report how many of ``steps`` are
+    done.
     """
     import pandas as pd
 
