@@ -125,7 +125,7 @@ def options(command, **changed):
 
 
 def of_command(command, **changed):
-    """The params of a rule that runs a command: the digest of its code, and its options."""
+    """The params with which a command is run: the digest of its code, and its options."""
     entry = f"ntktune.cli.{command}".replace(" ", ":")
     return {"code": digest_of(entry), "options": options(command, **changed)}
 
@@ -200,6 +200,11 @@ def trained_before(wildcards):
     known = wildcards.task in VECTOR_TASKS and wildcards.size == str(VECTOR_SIZE)
     folder = f"{RESULTS}/taskvectors/{wildcards.task}"
     return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
+
+
+def tile_words(wildcards):
+    """The option that names a tile."""
+    return ["--tile", wildcards.row, wildcards.column, wildcards.bands]
 
 
 def kernel_tile_folder(wildcards):

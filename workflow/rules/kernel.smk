@@ -9,11 +9,6 @@ Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
 """
 
 
-def tile_words(wildcards):
-    """The option that names a tile."""
-    return ["--tile", wildcards.row, wildcards.column, wildcards.bands]
-
-
 # What is computed in tiles is gathered.
 ruleorder: gathered_kernel > kernel_draws
 ruleorder: gathered_kernel > learning_kernel
