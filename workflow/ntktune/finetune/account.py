@@ -1,4 +1,4 @@
-"""What fine-tuning costs, counted on paper: FLOPs and bytes, before anything is computed."""
+"""What fine-tuning costs in FLOPs and bytes, counted before anything is trained."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Memory:
 
     @property
     def together(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return sum(dataclasses.astuple(self))
 
 
@@ -156,19 +156,10 @@ def architecture(
 ) -> Shape:
     """Return what an architecture costs per token; its weights need not exist.
 
-    Parameters
-    ----------
-    config
-        A Hugging Face configuration of a decoder or an encoder, of the blocks that are used.
-    autocast
-        Precision of the matrix products, None for that of the weights.
-    dtype
-        Precision of the weights.
-
-    Raises
-    ------
-    UserError
-        It cannot be counted: another kind of network, or impossible numbers in it.
+    ``config`` is the Hugging Face configuration of a decoder or an encoder, cut to the blocks that
+    are used; ``autocast`` the precision of the matrix products, None for that of the weights
+    (``dtype``). Raises UserError for another kind of network or impossible numbers in its
+    configuration.
     """
     kind = getattr(config, "model_type", type(config).__name__)
     usable(config, "the model")
@@ -243,23 +234,10 @@ def training_cost(
 ) -> Cost:
     """Return what one training costs that is not stopped early, its test included.
 
-    The batches of one epoch are made as the training makes them (in an order of their own)
-    and stand for all.
-
-    Parameters
-    ----------
-    shape
-        The architecture.
-    train, holdout, test
-        Tokens of each text.
-    settings
-        How it is trained.
-    device
-        Where: passes are larger on a GPU.
-    outputs
-        C, the outputs of the head.
-    test_history
-        Whether the test rows are measured at every evaluation too.
+    The batches of one epoch are made as the training makes them, in an order of their own, and
+    stand for all epochs. ``train``, ``holdout`` and ``test`` are the tokens of each text; passes
+    are larger where ``device`` is a GPU; ``outputs`` is C, the head's outputs. With
+    ``test_history`` the test rows are measured at every evaluation too.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
     again = forward if settings.checkpointing else lambda count, length: 0.0
@@ -291,18 +269,8 @@ def memory(
 ) -> Memory:
     """Return the bytes that a training holds at once.
 
-    Parameters
-    ----------
-    shape
-        The architecture.
-    largest
-        Texts and padded tokens of the largest pass.
-    rows
-        Rows of the embedding table in use.
-    settings
-        Whether it is checkpointed.
-    item_bytes
-        Bytes of a weight.
+    ``largest`` has the texts and the padded tokens of the largest pass; ``rows`` of the embedding
+    table are in use; a weight has ``item_bytes``.
     """
     trained = shape.parameters - (shape.rows - min(rows, shape.rows)) * shape.row_width
     count, length = largest
@@ -335,20 +303,10 @@ def plan_text(
 ) -> str:
     """Return a plan as lines of text.
 
-    Parameters
-    ----------
-    shape, held
-        The architecture, and the bytes that it holds at once.
-    trainings
-        Name, seeds, and the cost of one seed of each task.
-    device_name
-        One of :data:`ntktune.finetune.devices.DEVICES`, or None for this machine.
-    share
-        Share of a named device's peak speed.
-    measured
-        FLOPs per second of this machine, where no device is named.
-    mixed
-        Whether products are computed in bfloat16.
+    ``trainings`` have a name, the number of seeds, and the cost of one seed of each task. Hours are
+    counted for ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share``
+    of its peak speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products are
+    bfloat16.
     """
     blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
     lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]

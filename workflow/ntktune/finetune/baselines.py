@@ -1,6 +1,6 @@
 """What the pretrained network predicts without fine-tuning: by its kernel, or by its features.
 
-From one kernel matrix follows a whole learning curve: each nested subset is a block of it.
+Nested subsets are blocks of one kernel matrix, which so gives a whole learning curve.
 """
 
 from __future__ import annotations
@@ -38,27 +38,14 @@ def kernel_prediction(
     """Return predictions of kernel regression, the regularisation chosen on the hold-out.
 
     f̂ = f_0 + K(·, X) g(K(X, X)) (y − f_0(X)): with ``ridge`` g(λ) = 1/(λ + ρ λ_1), with
-    ``descent`` g(λ) = (1 − (1 − λ/λ_1)^t)/λ, kernel gradient descent stopped after t steps
-    of size 1/λ̂_1 (SR26 section 3.5, RWY14; their equivalence is SR26 eqs 27-28).
+    ``descent`` g(λ) = (1 − (1 − λ/λ_1)^t)/λ, kernel gradient descent stopped after t steps of size
+    1/λ̂_1 (SR26 section 3.5, RWY14; their equivalence is SR26 eqs 27-28).
 
-    Parameters
-    ----------
-    gram
-        K, not divided by n: of all M rows with those to learn from, at least.
-    start, target
-        f_0 and y, shape (M,); the targets of ``others`` are not used.
-    train, holdout, others
-        Places of the rows to learn from, to choose the strength by, and to predict.
-    method
-        ``ridge`` or ``descent``.
-
-    Returns
-    -------
-    prediction : numpy.ndarray
-        f̂ of ``others``.
-    strength : float
-        The ridge share ρ or the number of steps t with the lowest hold-out squared error;
-        among equals the one that learns least.
+    ``gram`` is K, not divided by n, of all M rows with those to learn from, at least; ``start`` and
+    ``target`` are f_0 and y, (M,), of which the targets of ``others`` are not used; ``train``,
+    ``holdout`` and ``others`` are the places of rows. Returns f̂ of ``others``, and the strength
+    (the ridge share ρ or the steps t) with the lowest hold-out squared error; of equal ones the one
+    that learns least.
     """
     make, strengths = FACTORS[method]
     train, holdout, others = (np.asarray(rows) for rows in (train, holdout, others))
@@ -85,12 +72,7 @@ def probe_prediction(
 ) -> tuple[np.ndarray, float]:
     """Return predictions of a linear probe: ridge regression with intercept, in closed form.
 
-    Parameters
-    ----------
-    features
-        Shape (M, D).
-    target, train, holdout, others
-        As in :func:`kernel_prediction`.
+    ``features`` has shape (M, D); the rest is as in :func:`kernel_prediction`.
     """
     centred = features - features[np.asarray(train)].mean(axis=0)
     start = np.full(len(target), target[np.asarray(train)].mean())
@@ -106,26 +88,14 @@ def baseline_rows(
 ) -> list[dict[str, Any]]:
     """Return test metrics of the predictions without fine-tuning, one row per method, n and seed.
 
-    Parameters
-    ----------
-    examples
-        The task.
-    subsets
-        Nested samples and the test rows, as fine-tuning has them.
-    sizes
-        Sample sizes n, hold-out included.
-    features
-        Row of the task → the last token's hidden state, (D,).
-    kernels
-        Seed → K of some rows with the first of them (or all), f_0, and which rows they are:
-        a sample's first rows, then the test rows. Sizes whose rows are not all there are left out.
+    ``sizes`` are sample sizes n, hold-out included; ``features`` maps a row of the task to the last
+    token's hidden state, (D,); ``kernels`` maps a seed to K of some rows with the first of them (or
+    all), f_0, and which rows they are: a sample's first rows, then the test rows. Sizes whose rows
+    are not all there have the probe only.
 
-    Returns
-    -------
-    list
-        ``task``, ``kind``, ``metric``, ``method`` (``probe``, ``kernel-ridge``,
-        ``kernel-descent``), ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``,
-        and the metrics of fine-tuning.
+    Rows have ``task``, ``kind``, ``metric``, ``method`` (``probe``, ``kernel-ridge``,
+    ``kernel-descent``), ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``, and the metrics
+    of fine-tuning.
     """
     test, found = list(subsets["test"]), []
     for seed in range(len(subsets["seeds"])):

@@ -1,9 +1,8 @@
 """Training on the rows of the embedding table that the data reach.
 
-A sample of a few hundred sentences reaches a few thousand of a vocabulary's 50,000
-rows. The others receive a gradient of exactly zero, and without weight decay AdamW
-leaves such rows where they are. Taking them out while training changes no number
-and spares the optimiser most of a small model's parameters.
+A few hundred sentences reach a few thousand of a vocabulary's 50,000 rows. The other rows have a
+gradient of exactly zero, and AdamW without weight decay leaves them as they are. Taking them out
+while training changes no number and saves most of a small model's optimiser.
 """
 
 from __future__ import annotations
@@ -16,11 +15,7 @@ from torch import nn
 
 
 def shares_weight(model: nn.Module, weight: nn.Parameter) -> bool:
-    """Return whether a weight is used by more than one module of a model.
-
-    A tied weight or a module with two names is used in ways that a change of the
-    embedding table alone would break.
-    """
+    """Return whether other modules use a weight too: tied, or under a second name."""
     uses = sum(
         parameter is weight
         for _, module in model.named_modules(remove_duplicate=False)
@@ -32,10 +27,10 @@ def shares_weight(model: nn.Module, weight: nn.Parameter) -> bool:
 def reachable_rows(
     backbone: nn.Module, examples: Sequence[torch.Tensor]
 ) -> tuple[nn.Embedding, torch.Tensor] | None:
-    """Return a backbone's embedding and the rows of it, sorted, that examples look up.
+    """Return a backbone's embedding and the sorted rows of it that examples look up.
 
-    The row of id 0, which is under the padding, is among them. None where the table is not
-    the embedding's alone: a use elsewhere reaches every row.
+    Row 0, which padding looks up, is among them. None where other modules use the table too: then
+    every row is reached.
     """
     embedding = backbone.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding) or shares_weight(backbone, embedding.weight):
@@ -45,17 +40,10 @@ def reachable_rows(
 
 
 class Snapshot:
-    """A backbone's weights as they are now, to be put back after trainings on some examples.
+    """A backbone's weights, to be put back after trainings on some examples.
 
-    Of the embedding table it keeps the rows that such a training can change: a small
-    model's table is most of its weights.
-
-    Parameters
-    ----------
-    backbone
-        A Hugging Face base model.
-    examples
-        1-D tensors of token ids: all that are trained on before :meth:`restore`.
+    Of the embedding table it keeps only the rows of ``examples`` (1-D tensors of token ids: all
+    that are trained on before :meth:`restore`): a small model's table is most of its weights.
     """
 
     def __init__(self, backbone: nn.Module, examples: Sequence[torch.Tensor]):
@@ -79,19 +67,11 @@ class Snapshot:
 def restricted_embedding(backbone: nn.Module, examples: Sequence[torch.Tensor]) -> Iterator[None]:
     """Keep only the embedding rows of the token ids in ``examples``; put the rest back after.
 
-    Within the context the backbone is called with the same token ids as ever: they are
-    translated at the door of the embedding, so that a model which computes something
-    else from the ids (positions, masks) sees the true ones. On leaving, the full table
-    has the trained rows in their places and all other rows bit for bit as they were.
-    Ids that are neither in ``examples`` nor 0 (the id under the padding) must not be
-    looked up within the context. A table that is tied to another module is left whole.
-
-    Parameters
-    ----------
-    backbone
-        A Hugging Face base model; its ``get_input_embeddings()`` says which table.
-    examples
-        1-D tensors of token ids.
+    The ids are translated at the embedding itself, so a model that computes positions or masks from
+    ids sees the true ones. Afterwards the full table has the trained rows in their places, and the
+    others bit for bit as they were. Within the context no id may be looked up but those of
+    ``examples`` (1-D tensors) and 0, which is under the padding. A table that is tied to another
+    module is left whole.
     """
     reach = reachable_rows(backbone, examples)
     if reach is None:

@@ -1,8 +1,8 @@
 """Computing, in the last block, only what the head will read.
 
-The head reads one token's hidden state. Above the last block's keys and values nothing
-mixes tokens any more, so of its queries, its output projection and its MLP only that
-token's row is needed: with few blocks a fair share of all work.
+The head reads one token's hidden state. Nothing mixes tokens above the last block's keys and
+values, so its queries, output projection and MLP need that token's row only: with few blocks this
+is a fair share of all work.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class _Reader:
 def read_layers(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
     """Return the linear layers whose output matters at the read tokens only.
 
-    It is seen from the gradients with respect to their outputs, on one batch: exactly zero
-    elsewhere.
+    Those are the layers whose gradient with respect to the output is, on one batch, exactly zero at
+    every other token.
     """
     gradients: dict[nn.Linear, list[torch.Tensor]] = {}
 
@@ -81,22 +81,11 @@ def read_layers(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> list
 def last_rows_only(model: nn.Module, examples: Sequence[torch.Tensor]) -> Iterator[list[nn.Linear]]:
     """Let linear layers compute only the rows that the head reads, where nothing else counts.
 
-    Which layers these are is found by trying out two texts, and that the outputs stay what
-    they were is checked on them; a network that fits in no such way is left alone. Outputs
-    and gradients change by rounding only.
-
-    Parameters
-    ----------
-    model
-        Has a backbone and reads its last tokens' states; in evaluation mode. It is changed
-        within the context.
-    examples
-        1-D tensors of token ids, of which two are tried out.
-
-    Yields
-    ------
-    list
-        The layers, in the order of the network.
+    Two of the ``examples`` (1-D tensors of token ids) are tried to find these layers, and to check
+    that the outputs stay what they were; a network that fits in no such way is left alone. Outputs
+    and gradients change by rounding only. ``model`` has a backbone whose last tokens' states it
+    reads, is in evaluation mode, and is changed within the context. Yields the layers, in the order
+    of the network.
     """
     pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
     ids, mask = (part.to(next(model.parameters()).device) for part in pad(pair))

@@ -14,8 +14,7 @@ CLASSIFICATION = ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "basel
 def pearson(first: np.ndarray, second: np.ndarray) -> float:
     """Return Pearson's correlation of two samples of shape (N,); 0 if one is constant.
 
-    A constant prediction tells nothing, which is what a correlation of 0 says;
-    undefined numbers would drop such runs out of the means.
+    A constant prediction tells nothing, as a correlation of 0 says; NaN would drop out of means.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -26,10 +25,7 @@ def pearson(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two samples of shape (N,); 0 if one is constant.
-
-    Ties share their mean rank.
-    """
+    """Return Spearman's correlation of samples, (N,); ties share their mean rank, 0 if constant."""
     return pearson(pd.Series(first).rank().to_numpy(), pd.Series(second).rank().to_numpy())
 
 
@@ -60,15 +56,7 @@ MEASURES = {
 
 
 def score(metric: str, prediction: np.ndarray, label: np.ndarray) -> float:
-    """Return a task's score by its metric; NaN of no rows.
-
-    Parameters
-    ----------
-    metric
-        The ``metric`` of the task's definition: a key of :data:`MEASURES`.
-    prediction, label
-        Shape (N,): scores, or classes 0 and 1.
-    """
+    """Return a task's score by its metric, a key of :data:`MEASURES`; NaN of no rows."""
     return MEASURES[metric](prediction, label) if len(label) else math.nan
 
 
@@ -80,21 +68,12 @@ def regression_metrics(
     score_range: tuple[float, float] | None,
     label_noise: np.ndarray,
 ) -> dict[str, float]:
-    """Return the metrics of scores on the raw scale.
+    """Return the metrics of scores, shape (N,), in the label's own units.
 
-    Parameters
-    ----------
-    prediction, label
-        Shape (N,), in the label's own units.
-    training_label
-        Labels of the training part: their mean is the baseline's prediction.
-    score_range
-        Lowest and highest possible score. ``mse_unit`` is the error of scores rescaled
-        to [0, 1] by it, the one that compares between tasks; NaN without a range.
-    label_noise
-        Shape (N,), standard errors of the labels, NaN where unknown. ``noise_variance``
-        is their mean square, which no predictor's mean squared error can fall below; NaN
-        if any is unknown.
+    The baseline predicts the mean of ``training_label``. ``mse_unit`` is the error of scores
+    rescaled to [0, 1] by ``score_range``, which compares between tasks; NaN without a range.
+    ``noise_variance`` is the mean square of ``label_noise``, the labels' standard errors, (N,); no
+    predictor's mean squared error can fall below it; NaN if any is NaN (unknown).
     """
     mse = mean_squared_error(prediction, label)
     width = score_range[1] - score_range[0] if score_range else math.nan
@@ -111,17 +90,10 @@ def regression_metrics(
 def classification_metrics(
     logits: np.ndarray, label: np.ndarray, *, training_label: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of two-class predictions.
+    """Return the metrics of two-class logits, shape (N, 2); F1 is that of class 1.
 
-    Parameters
-    ----------
-    logits
-        Shape (N, 2). The larger one is the predicted class; class 0 if they are equal.
-    label
-        Shape (N,), 0 or 1; F1 is that of class 1.
-    training_label
-        Labels of the training part: their most frequent class (0 if both are equally
-        frequent) is the baseline's prediction.
+    The larger logit is the predicted class, class 0 if they are equal. The baseline predicts the
+    most frequent class of ``training_label``, 0 if both are equally frequent.
     """
     logits, label = np.asarray(logits, float), np.asarray(label).astype(int)
     top = logits.max(axis=1, keepdims=True)

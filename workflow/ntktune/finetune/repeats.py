@@ -115,24 +115,16 @@ def seed_split(
 ) -> tuple[list[int], list[int]]:
     """Return the training rows and the hold-out rows of one seed's sample of ``size`` rows.
 
-    Raises
-    ------
-    UserError
-        See :func:`ntktune.data.sampling.training_subset`.
+    Raises UserError as :func:`ntktune.data.sampling.training_subset` does.
     """
     labels = examples.label if examples.kind == "classification" else None
     return training_subset(subsets, size, seed, labels)
 
 
 def label_scale(examples: Examples, train: Sequence[int]) -> tuple[float, float]:
-    """Return mean and standard deviation that regression targets are standardised with.
+    """Return the training part's mean and sd, which standardise targets; (0, 1) for classes.
 
-    They are the training part's; classes are left alone (0 and 1).
-
-    Raises
-    ------
-    UserError
-        All labels of the training part are equal.
+    Raises UserError if all labels of the training part are equal.
     """
     if examples.kind == "classification":
         return 0.0, 1.0
@@ -149,9 +141,9 @@ def label_scale(examples: Examples, train: Sequence[int]) -> tuple[float, float]
 def center_outputs(model: TextModel, examples: Sequence[torch.Tensor], settings: Settings) -> None:
     """Set the head's bias so that the mean output over some examples is 0, in place.
 
-    The counterpart of standardised targets: the hidden states of a pretrained model have
-    a large common part, which a fresh head turns into an arbitrary offset. Taking it out
-    changes no gradient, and so no kernel.
+    This is the counterpart of standardised targets: the hidden states of a pretrained model have a
+    large common part, which a fresh head turns into an arbitrary offset. Taking it out changes no
+    gradient, and so no kernel.
     """
     with torch.no_grad():
         mean = outputs(model, examples, settings.batch_tokens, settings.autocast).mean(dim=0)
@@ -254,39 +246,19 @@ def fine_tuned_repeats(
 ) -> Iterator[Repeat]:
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
 
-    When an outcome is yielded the model holds that seed's fine-tuned weights. A seed
-    fixes the sample, the fresh head and the order of the batches, and gives the same
-    numbers whichever seeds ran before it.
+    When an outcome is yielded the model, changed in place, holds that seed's fine-tuned weights. A
+    seed fixes the sample, the fresh head and the order of the batches, and gives the same numbers
+    whichever seeds ran before it.
 
-    Parameters
-    ----------
-    model
-        Pretrained backbone and a head; changed in place.
-    examples
-        The task.
-    subsets
-        Nested samples: see :func:`seed_split`; and ``test``, the test rows.
-    size
-        n, the rows of the sample, hold-out part included.
-    settings
-        How to fine-tune.
-    root_seed
-        The study's root seed.
-    seeds
-        Indices of the seeds; all by default.
-    progress
-        Called with the steps done, over all seeds (see :func:`all_steps`).
-    test_history
-        Measure the test rows at every evaluation; it changes no step and no choice.
-    samples
-        For each of ``seeds``, which seed's sample to train on, by default its own. The head and
-        the order of the batches still come from the seed itself.
+    ``subsets`` has nested samples (:func:`seed_split`) and ``test``, the test rows; ``size`` is n,
+    hold-out included; ``root_seed`` the study's; ``seeds`` are indices, all by default; ``samples``
+    says for each of them which seed's sample to train on, by default its own (head and order still
+    come from the seed itself). ``progress`` is called with the steps done over all seeds
+    (:func:`all_steps`). With ``test_history`` the test rows are measured at every evaluation; it
+    changes no step and no choice.
 
-    Raises
-    ------
-    UserError
-        See :func:`seed_split`, :func:`label_scale` and
-        :func:`ntktune.finetune.training.fine_tune`; or there are no test rows.
+    Raises UserError if there are no test rows, and as :func:`seed_split`, :func:`label_scale` and
+    :func:`ntktune.finetune.training.fine_tune` do.
     """
     if not len(subsets["test"]):
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")

@@ -115,17 +115,9 @@ def outputs(
 ) -> torch.Tensor:
     """Return a model's outputs, such as (N,) or (N, C), in the order of ``examples``.
 
-    Parameters
-    ----------
-    model
-        Called with ids and mask, both (B, T); used as it is (evaluation mode, if the caller
-        wants that).
-    examples
-        N 1-D tensors of token ids.
-    batch_tokens
-        Padded tokens in one pass.
-    autocast
-        Precision of the network's matrix products, or None for that of its weights.
+    ``examples`` are N 1-D tensors of token ids. The model, used in the mode it is in, is called
+    with ids and mask, (B, T) each of at most ``batch_tokens`` padded tokens; matrix products are
+    computed in ``autocast``, None for the precision of its weights.
     """
     collected: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with torch.no_grad():
@@ -168,8 +160,8 @@ def optimizer(
 ) -> torch.optim.Optimizer:
     """Return AdamW, or plain gradient descent, over all weights; only weight matrices decay.
 
-    Embeddings do not decay, so that a row of a token that never occurs stays as it
-    was pretrained; norms and biases do not, as is usual.
+    Norms and biases do not decay, as is usual; nor do embeddings, so that the row of a token that
+    never occurs stays as it was pretrained.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decaying, still = [], []
@@ -191,10 +183,10 @@ def batch_rows(
     settings: Settings,
     generator: np.random.Generator,
 ) -> Iterator[list[int]]:
-    """Yield each step's rows: every pass in a new random order, batches of similar lengths.
+    """Yield each step's rows: every epoch in a new random order, batches of similar lengths.
 
-    The rows are shuffled, sorted by length within every four batches, and the batches are
-    shuffled again, so that little of a batch is padding.
+    The rows are shuffled, sorted by length within every four batches, and the batches are shuffled
+    again, so that little of a batch is padding.
     """
     pool = 4 * settings.batch_size
     for _ in range(settings.max_epochs):
@@ -212,22 +204,10 @@ def batch_rows(
 def passes(lengths: Sequence[int], batch_tokens: int, device: torch.device) -> list[list[int]]:
     """Split a step's examples into passes through the network, least work in all.
 
-    A pass computes the padded tokens of its examples, of similar lengths, and takes some
-    time besides: to add its gradients to those of the passes before.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of each example.
-    batch_tokens
-        Padded tokens in one pass, at most (a longer example is a pass of its own).
-    device
-        Where the network is.
-
-    Returns
-    -------
-    list
-        Each pass's examples, by their place in ``lengths``.
+    A pass computes the padded tokens of its examples, of similar lengths, and takes some time
+    besides: to add its gradients to those of the passes before. ``lengths`` are the tokens of each
+    example; a pass has at most ``batch_tokens`` padded ones, or one longer example. Returns each
+    pass's examples, by their place in ``lengths``.
     """
     beside = PASS_TOKENS if is_processor(device) else GPU_PASS_TOKENS
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
@@ -285,40 +265,21 @@ def fine_tune(
 ) -> Training:
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
 
-    A constant step size on the mean loss: squared error or cross-entropy.
-    The hold-out loss is taken before the first step, every ``evaluate_every`` steps (or
-    once per pass) and after the last; training stops after ``patience`` evaluations
-    without a new lowest value, and the weights of the lowest are put back (SR26 section
-    5.1). The model is in evaluation mode throughout: dropout would make the network
-    random, and the theory's is not.
+    The step size is constant and the loss the mean: squared error, or cross-entropy. The hold-out
+    loss is taken before the first step, every ``evaluate_every`` steps (or once per epoch) and
+    after the last; training stops after ``patience`` evaluations without a new lowest value, and
+    the weights of the lowest are put back (SR26 section 5.1). The model is in evaluation mode
+    throughout: dropout would make the network random, and the theory's is not.
 
-    Parameters
-    ----------
-    model
-        Backbone and head, changed in place.
-    examples
-        N 1-D tensors of token ids.
-    targets
-        Shape (N,): floating point for squared error on one output, integers for
-        cross-entropy on C outputs.
-    train, holdout
-        Indices into ``examples``.
-    settings
-        How to fine-tune.
-    generator
-        Source of the batches' order.
-    progress
-        Called with the number of steps done.
-    on_evaluation
-        Called with each evaluation, while the model has the weights that were evaluated.
-    looked_at
-        Indices of further examples that ``on_evaluation`` gives the model.
+    ``examples`` are N 1-D tensors of token ids; ``targets`` has shape (N,), floating point for
+    squared error on one output, integers for cross-entropy on C outputs; ``train`` and ``holdout``
+    are indices into both; ``generator`` is the source of the batches' order. ``progress`` is called
+    with the number of steps done, ``on_evaluation`` with each evaluation while the model has the
+    weights that were evaluated; ``looked_at`` are indices of further examples that it gives the
+    model.
 
-    Raises
-    ------
-    UserError
-        The training or hold-out part is empty, or the loss is no longer finite (on a GPU
-        that is seen at the next evaluation: no step waits for it).
+    Raises UserError if the training or the hold-out part is empty, or the loss is no longer finite
+    (seen on a GPU at the next evaluation only: no step waits for it).
     """
     for part, rows in (("training", train), ("hold-out", holdout)):
         if not len(rows):

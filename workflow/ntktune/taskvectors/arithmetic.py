@@ -1,14 +1,14 @@
 """Arithmetic on named weights: task vectors, their cosines, and weights edited by them.
 
-A task vector is what fine-tuning added to the shared backbone, τ = θ − θ_P (Ilharco
-et al. 2023; SR26 eq 22). Heads are no part of it: each task keeps its own. Everything
-is computed in float64, where the difference of two float32 numbers is exact unless they
-are nine orders of magnitude apart: θ_P + τ gives the fine-tuned weights bit for bit.
+A task vector is what fine-tuning added to the shared backbone, τ = θ − θ_P (Ilharco et al. 2023;
+SR26 eq 22). Heads are no part of it: each task keeps its own. Everything is computed in float64,
+where the difference of two float32 numbers is exact unless they are nine orders of magnitude apart:
+θ_P + τ gives the fine-tuned weights bit for bit.
 
-Weights are mappings from a name to a tensor, or to anything with ``shape``, ``dtype`` and rows
-that can be asked for (:class:`ntktune.store.tensors.StoredTensor`). The small functions return
-whole task vectors; those with a number of fine-tuned models take the weights through memory in
-stretches, whatever the models' size.
+Weights are mappings from a name to a tensor, or to anything with ``shape``, ``dtype`` and rows that
+can be asked for (:class:`ntktune.store.tensors.StoredTensor`). The small functions return whole
+task vectors; those with several fine-tuned models read the weights in stretches, whatever the
+models' size. Where weights' names or shapes differ, UserError is raised.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ SLICE = 2**18  # numbers at a time: their float64 copies stay in a processor's c
 def check_same_shapes(
     first: Weights, second: Weights, called: tuple[str, str] = ("the first", "the second")
 ) -> None:
-    """Raise UserError unless two sets of weights have the same names and shapes.
-
-    ``called`` is what the message calls them.
-    """
+    """Raise UserError, which says ``called``, unless weights have the same names and shapes."""
     for name in (*first, *second):
         if name not in first or name not in second:
             there, missing = called if name in first else called[::-1]
@@ -51,13 +48,7 @@ def check_same_shapes(
 
 
 def task_vector(base: Weights, tuned: Weights) -> dict[str, torch.Tensor]:
-    """Return τ = tuned − base by name, in float64 (SR26 eq 22).
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
-    """
+    """Return τ = tuned − base by name, in float64 (SR26 eq 22)."""
     check_same_shapes(base, tuned)
     return {name: tuned[name][...].double() - base[name][...].double() for name in base}
 
@@ -68,13 +59,7 @@ def scale(vector: Weights, coefficient: float) -> dict[str, torch.Tensor]:
 
 
 def add(vectors: Sequence[Weights]) -> dict[str, torch.Tensor]:
-    """Return Σ τ by name, in float64 (SR26 eq 23).
-
-    Raises
-    ------
-    UserError
-        There is none, or names or shapes differ.
-    """
+    """Return Σ τ by name, in float64 (SR26 eq 23); UserError if there is none."""
     if not vectors:
         raise UserError("there is no task vector to add; give one or more")
     for vector in vectors[1:]:
@@ -87,12 +72,8 @@ def apply(
 ) -> dict[str, torch.Tensor]:
     """Return base + Σ coefficient · τ by name, in base's precision (SR26 eqs 23, 24).
 
-    Sums are taken in float64 and rounded once.
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ, or there are not as many coefficients as vectors.
+    Sums are taken in float64 and rounded once. Raises UserError unless there is one finite
+    coefficient for each vector.
     """
     check_counts(vectors, coefficients)
     for vector in vectors:
@@ -119,13 +100,7 @@ def check_counts(vectors: Sequence[Weights], coefficients: Sequence[float]) -> N
 
 
 def dot(first: Weights, second: Weights) -> float:
-    """Return the inner product of two task vectors over all their tensors, in float64.
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
-    """
+    """Return the inner product of two task vectors over all their tensors, in float64."""
     check_same_shapes(first, second)
     return math.fsum(
         float(torch.sum(first[name][part].double() * second[name][part].double()))
@@ -135,13 +110,7 @@ def dot(first: Weights, second: Weights) -> float:
 
 
 def cosine(first: Weights, second: Weights) -> float:
-    """Return the cosine of two task vectors; NaN if one is zero (SR26 Figure 3).
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
-    """
+    """Return the cosine of two task vectors; NaN if one is zero (SR26 Figure 3)."""
     norms = math.sqrt(dot(first, first)) * math.sqrt(dot(second, second))
     return dot(first, second) / norms if norms else math.nan
 
@@ -149,21 +118,8 @@ def cosine(first: Weights, second: Weights) -> float:
 def parts(base: Weights, tuned: Sequence[Weights]) -> Iterator[tuple[str, Any, torch.Tensor, Any]]:
     """Yield the task vectors of several fine-tuned models, stretch by stretch.
 
-    Yields
-    ------
-    name : str
-        The tensor's.
-    rows : slice or Ellipsis
-        Which of its rows.
-    start : torch.Tensor
-        The base's stretch, as it is.
-    vectors : torch.Tensor
-        τ of each model, float64: (K, *start.shape).
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
+    Each item is a tensor's name, which of its rows (a slice or Ellipsis), the base's stretch as it
+    is, and τ of each of K models there, float64, (K, *stretch's shape).
     """
     for weights in tuned:
         check_same_shapes(base, weights, ("the pretrained", "the fine-tuned"))
@@ -183,30 +139,12 @@ def grams(
     group: Callable[[str], str],
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the inner products of the task vectors of several fine-tuned models.
+    """Return the inner products of the task vectors of K fine-tuned models, by group.
 
-    One pass over the weights, for which a stretch of one tensor is in memory.
-
-    Parameters
-    ----------
-    base
-        Pretrained weights.
-    tuned
-        K sets of fine-tuned weights.
-    group
-        Name → the group that its inner products are summed in, such as a block.
-    progress
-        Called with the share of the numbers seen.
-
-    Returns
-    -------
-    dict
-        Group → Gram matrix, shape (K, K), float64, exactly symmetric; ``"all"`` is their sum.
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
+    One pass over the weights, a stretch of one tensor in memory. ``group`` maps a name to the group
+    that its inner products are summed in, such as a block; ``progress`` is called with the share of
+    the numbers seen. Returns group → Gram matrix, (K, K), float64, exactly symmetric; ``"all"`` is
+    their sum.
     """
     found: dict[str, np.ndarray] = {}
     total, seen = sum(math.prod(tensor.shape) for tensor in base.values()), 0
@@ -236,12 +174,8 @@ def merged(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield θ_P + Σ coefficient · τ by name, in stretches in base's precision (SR26 eqs 23, 24).
 
-    For one model and coefficient 1 these are its fine-tuned weights, bit for bit.
-
-    Raises
-    ------
-    UserError
-        As :func:`apply`.
+    For one model and coefficient 1 these are its fine-tuned weights, bit for bit. Raises UserError
+    as :func:`apply` does.
     """
     check_counts(tuned, coefficients)
     weights = torch.tensor(coefficients, dtype=torch.float64)
@@ -251,15 +185,7 @@ def merged(
 
 
 def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor]:
-    """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to float32.
-
-    Many merges along one line use it.
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
-    """
+    """Return Σ τ of fine-tuned models by name, whole tensors, rounded once to float32."""
     found = {name: torch.empty(tuple(t.shape)) for name, t in base.items()}
     for name, rows, _, vectors in parts(base, tuned):
         found[name][rows] = vectors.sum(dim=0).float()
@@ -269,7 +195,7 @@ def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor
 def randomize(vector: Weights, seed: int) -> None:
     """Replace each tensor of a task vector, in place, by a random one of the same length.
 
-    This is the control of a task vector: it changes every tensor as much, without the task.
+    This control changes every tensor as much, without the task.
     """
     generator = torch.Generator().manual_seed(seed)
     for tensor in vector.values():
@@ -281,17 +207,7 @@ def randomize(vector: Weights, seed: int) -> None:
 def rebuilt(base: Weights, vector: Weights) -> Weights:
     """Return θ_P + τ of a stored task vector, in float64, computed for the rows asked for.
 
-    Parameters
-    ----------
-    base
-        Pretrained weights.
-    vector
-        τ by name, in any precision.
-
-    Raises
-    ------
-    UserError
-        Names or shapes differ.
+    τ may have any precision.
     """
     check_same_shapes(base, vector, ("the pretrained", "the task vector's"))
     return {name: _Sum(base[name], vector[name]) for name in base}

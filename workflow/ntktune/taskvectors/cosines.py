@@ -46,25 +46,15 @@ def _shared(first: Run, second: Run) -> float:
 def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
     """Return the cosine of every two runs in every group of layers.
 
-    Two tasks are compared between all their runs. What "nearly orthogonal" means is what
-    the same task shows: trained twice with another sample, head and order, and trained on
-    two random samples from the same head in the same order.
+    Two tasks are compared between all their runs. What "nearly orthogonal" means is shown by one
+    task trained twice: on another sample with another head and order (``seeds``), or on another
+    sample only (``subsets``). ``grams`` maps a group to the Gram matrix of the K runs' task
+    vectors, (K, K).
 
-    Parameters
-    ----------
-    runs
-        K runs.
-    grams
-        Group → Gram matrix of their task vectors, shape (K, K).
-
-    Returns
-    -------
-    list of dict
-        ``pair`` (``tasks``: two tasks; of one task ``seeds``: other samples, heads and orders,
-        or ``subsets``: other samples only), ``task_a``, ``run_a``, ``task_b``, ``run_b``,
-        ``group``, ``cosine`` (NaN where a vector is zero), ``norm_a`` and ``norm_b`` (lengths
-        in the group), ``shared`` (of one task: the share of the sample that both were trained
-        on, by the chance of the draw; NaN of two tasks).
+    Rows have ``pair`` (``tasks``, ``seeds`` or ``subsets``), ``task_a``, ``run_a``, ``task_b``,
+    ``run_b``, ``group``, ``cosine`` (NaN where a vector is zero), ``norm_a`` and ``norm_b``
+    (lengths in the group), ``shared`` (the share of the sample that both runs of a task were
+    trained on, by the chance of the draw; NaN of two tasks).
     """
     order = {task: i for i, task in enumerate(dict.fromkeys(run.task for run in runs))}
     places = sorted(range(len(runs)), key=lambda i: order[runs[i].task])

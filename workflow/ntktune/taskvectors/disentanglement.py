@@ -16,13 +16,9 @@ from ntktune.taskvectors.edited import EditedModel, TunedTask
 def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
     """Return how much two models' answers on a task differ, in [0, 1] for usual answers.
 
-    The share of rows with another predicted class, or the mean distance of the scores as a
-    share of the score range (of the labels' range where the task has none).
-
-    Raises
-    ------
-    UserError
-        The scores have no range.
+    The share of rows with another predicted class, or the mean distance of the scores as a share of
+    the score range (of the labels' range where the task has none). Raises UserError if the scores
+    have no range.
     """
     if task.examples.kind == "classification":
         return float(np.mean((first > 0) != (second > 0)))
@@ -44,33 +40,16 @@ def disentanglement_rows(
 ) -> list[dict[str, object]]:
     """Return ξ(α_a, α_b) of two task vectors on a grid (Ortiz-Jimenez et al. 2023, eq 5).
 
-    ξ = Σ_t E_x[dist(f(x; θ_P + α_t τ_t), f(x; θ_P + α_a τ_a + α_b τ_b))] over the test rows
-    of either task: 0 where neither vector changes what the other's task is answered.
+    ξ = Σ_t E_x[dist(f(x; θ_P + α_t τ_t), f(x; θ_P + α_a τ_a + α_b τ_b))] over the test rows of
+    either task: 0 where neither vector changes what the other's task is answered. ``edited`` is the
+    network at the pretrained weights, with which it ends again; ``vectors`` are τ_a and τ_b; all
+    rows of the part ``test`` of their ``tasks`` are compared, each with its own head; ``grid`` has
+    the values of either coefficient; ``progress`` is called with the number of :func:`evaluations`
+    done. Raises UserError as :func:`distance` does.
 
-    Parameters
-    ----------
-    edited
-        The network at the pretrained weights, with which it ends again.
-    vectors
-        τ_a and τ_b.
-    tasks
-        Their tasks, each with its own head; all rows of the part ``test`` are compared.
-    grid
-        Values of either coefficient.
-    progress
-        Called with the number of evaluations done, see :func:`evaluations`.
-
-    Returns
-    -------
-    list of dict
-        Per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in
-        f_P + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``,
-        ``error_a``, ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
-
-    Raises
-    ------
-    UserError
-        See :func:`distance`.
+    Rows, per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in f_P
+    + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``, ``error_a``,
+    ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
     """
     tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
     rows = [task.rows for task in tasks]

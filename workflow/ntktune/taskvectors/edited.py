@@ -70,12 +70,8 @@ class TunedTask:
 class EditedModel:
     """A pretrained network at θ_P + Σ coefficient · τ, one copy of the base beside it.
 
-    Parameters
-    ----------
-    model
-        The pretrained backbone and any head; changed in place.
-    batch_tokens
-        Padded tokens in one pass.
+    ``model`` is the pretrained backbone with any head, changed in place; a pass has at most
+    ``batch_tokens`` padded tokens.
     """
 
     def __init__(self, model: TextModel, batch_tokens: int):
@@ -88,10 +84,7 @@ class EditedModel:
     def point(self, directions: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Take the task vectors to move along, by name; they are held where the network is.
 
-        Raises
-        ------
-        UserError
-            Names or shapes differ from the network's.
+        Raises UserError if names or shapes differ from the network's.
         """
         for vector in directions:
             check_same_shapes(self.base, vector, ("the network's", "the task vector's"))
@@ -104,10 +97,7 @@ class EditedModel:
     def move(self, coefficients: Sequence[float]) -> None:
         """Set the weights to θ_P + Σ coefficient · τ: summed in float64, rounded once.
 
-        Raises
-        ------
-        UserError
-            There is not one finite coefficient for each task vector.
+        Raises UserError unless there is one finite coefficient for each task vector.
         """
         check_counts(self.directions, coefficients)
         self.coefficients = list(coefficients)
@@ -132,13 +122,8 @@ class EditedModel:
     def answers(self, tasks: Sequence[TunedTask]) -> list[np.ndarray]:
         """Return f of each task's rows under its own head, float64, (N,).
 
-        Scores on the raw scale, or the logit difference l1 − l0 of two classes. A text that
-        several tasks have passes through the network once.
-
-        Raises
-        ------
-        UserError
-            An answer is not finite.
+        Scores on the raw scale, or the logit difference l1 − l0 of two classes. A text that several
+        tasks have passes through the network once. Raises UserError if an answer is not finite.
         """
         reader = LastStates(self.model.backbone)
         states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
@@ -156,8 +141,7 @@ class EditedModel:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return f and Δ = Jτ of each task's rows at the network's weights, (N,) each.
 
-        Δ is what f changes by along a task vector in the linear regime (SR26 eq 14), in the
-        units of f.
+        Δ, in the units of f, is what f changes by along τ in the linear regime (SR26 eq 14).
         """
         reader = LastStates(self.model.backbone)
         tangent = {f"backbone.{name}": v for name, v in vector.items()}

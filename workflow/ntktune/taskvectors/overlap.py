@@ -39,22 +39,13 @@ Texts = Sequence[tuple[str, str | None]]
 def overlap_counts(tested: Texts, sample: Texts, pool: Texts) -> tuple[dict[str, int], np.ndarray]:
     """Return how many test texts a task was trained on, and which are in its sample.
 
-    Parameters
-    ----------
-    tested
-        The texts of N rows, one or a pair each; of a pair the order means nothing.
-    sample
-        Those of the rows that a model was fine-tuned on, hold-out included.
-    pool
-        Those of all rows that it could have been fine-tuned on.
+    ``tested`` are the texts of N rows, one or a pair each (of a pair the order means nothing);
+    ``sample`` those of the rows that a model was fine-tuned on, hold-out included; ``pool`` those
+    of all rows that it could have been fine-tuned on.
 
-    Returns
-    -------
-    counts : dict
-        ``test_rows``, and ``{sample,pool}_{exact,normalised}``: rows whose text is there, as it
-        stands or as :func:`plain` makes it.
-    leaked : numpy.ndarray
-        Which rows are in the sample, normalised, (N,), bool.
+    The counts are ``test_rows``, and ``{sample,pool}_{exact,normalised}``: rows whose text is
+    there, as it stands or as :func:`plain` makes it. The second result says which rows are in the
+    sample, normalised, (N,), bool.
     """
     counts, leaked = {"test_rows": len(tested)}, np.zeros(len(tested), dtype=bool)
     for name, texts in (("sample", sample), ("pool", pool)):
@@ -73,18 +64,9 @@ def overlap_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what each task's held-out and test rows share with the texts of each other one.
 
-    Parameters
-    ----------
-    texts, samples
-        Task → the texts of all its rows, and its subsets
-        (:func:`ntktune.data.sampling.training_subsets`).
-    size, seeds
-        Rows of a sample, and samples of each task.
-
-    Returns
-    -------
-    counts, leaked
-        A row per pair of tasks and seed, see :func:`overlap_counts`; and one per shared row.
+    ``texts`` and ``samples`` map a task to the texts of all its rows and to its subsets
+    (:func:`ntktune.data.sampling.training_subsets`), ``seeds`` samples of ``size`` rows. Returns a
+    row of counts per pair of tasks and seed (:func:`overlap_counts`), and one row per shared row.
     """
     counts, leaked = [], []
     for task, other, seed in itertools.product(samples, samples, range(seeds)):

@@ -21,10 +21,7 @@ ANSWER = ["seed", "task", "part", "coefficient", "row"]  # what one answer is to
 
 
 def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
-    """Return the score of one model's answers on one task, some rows left out.
-
-    ``output`` is the raw score, or l1 − l0 of two classes.
-    """
+    """Return the score of one model's answers on one task, some rows left out."""
     left, first = answers[~answers["row"].isin(without)], answers.iloc[0]
     output, label = left["output"].to_numpy(), left["label"].to_numpy()
     prediction = output > 0 if first["kind"] == "classification" else output
@@ -34,11 +31,8 @@ def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozense
 class Leaks:
     """Which rows of a task were trained on by others.
 
-    Parameters
-    ----------
-    leaked
-        ``task``, ``part`` (``validation`` or ``test``), ``other``, ``seed``, ``row``: rows of a
-        task whose text is in the sample that another task was fine-tuned on, or in its own.
+    ``leaked`` has ``task``, ``part`` (``validation`` or ``test``), ``other``, ``seed``, ``row``:
+    rows of a task whose text is in the sample that another task was fine-tuned on, or in its own.
     """
 
     def __init__(self, leaked: pd.DataFrame):
@@ -51,7 +45,7 @@ class Leaks:
 
 
 def check_answers(answers: pd.DataFrame, model: str) -> None:
-    """Raise UserError if answers of one model to one row, or none at all, are given twice.
+    """Raise UserError if answers of one model to one row are given twice.
 
     ``model`` is the column that names the model: ``merged`` or ``target``.
     """
@@ -67,11 +61,8 @@ def check_answers(answers: pd.DataFrame, model: str) -> None:
 def single_answers(negated: pd.DataFrame) -> dict[tuple[str, int, float], pd.DataFrame]:
     """Return what each task's own models answer it: (task, seed, coefficient of τ) → answers.
 
-    Parameters
-    ----------
-    negated
-        The rows of :func:`ntktune.taskvectors.sweeps.negation_sweep`, with ``target`` and
-        ``seed``. Coefficient 0 is the pretrained network, 1 the fine-tuned one.
+    ``negated`` are the rows of :func:`ntktune.taskvectors.sweeps.negation_sweep`, with ``target``
+    and ``seed``. Coefficient 0 is the pretrained network, 1 the fine-tuned one.
     """
     own = negated[negated["task"] == negated["target"]]
     groups = own.groupby(["task", "seed", "coefficient"], sort=False)
@@ -81,28 +72,15 @@ def single_answers(negated: pd.DataFrame) -> dict[tuple[str, int, float], pd.Dat
 def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of merged models along the coefficient, λ = 0 included.
 
-    Parameters
-    ----------
-    added
-        The rows of :func:`ntktune.taskvectors.sweeps.addition_sweep`, with ``merged`` (names
-        joined by " + ") and ``seed``.
-    negated
-        As for :func:`single_answers`, of all tasks and seeds that were merged.
-    leaks
-        Rows that the merged tasks were fine-tuned on.
+    ``added`` are the rows of :func:`ntktune.taskvectors.sweeps.addition_sweep`, with ``merged``
+    (names joined by " + ") and ``seed``; ``negated`` as for :func:`single_answers`, of all tasks
+    and seeds that were merged. Raises UserError if a merged task's own model has no answers, or
+    answers are given twice.
 
-    Returns
-    -------
-    DataFrame
-        Per merge, seed, task, part and coefficient: ``kind``, ``metric``, ``score``, ``single``
-        (the task's own model's), ``normalised`` = score / single (of an error single / score;
-        NaN unless the denominator is above 0), ``rows``; ``score_clean``, ``single_clean`` and
-        ``rows_clean`` without the rows that any task of the merge was fine-tuned on.
-
-    Raises
-    ------
-    UserError
-        A merged task's own model has no answers, or answers are given twice.
+    Columns, per merge, seed, task, part and coefficient: ``kind``, ``metric``, ``score``,
+    ``single`` (the task's own model's), ``normalised`` = score / single (of an error single /
+    score; NaN unless the denominator is above 0), ``rows``; ``score_clean``, ``single_clean`` and
+    ``rows_clean`` without the rows that any task of the merge was fine-tuned on.
     """
     check_answers(added, "merged")
     check_answers(negated, "target")
@@ -150,21 +128,11 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
 def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> float:
     """Return the coefficient of one merge and seed that validation rows choose.
 
-    One for all tasks of the merge, as the merge is one model: the largest mean of the
+    It is one for all tasks of the merge, as the merge is one model: that of the largest mean of the
     normalised scores, or of the plain ones (errors negative) where one cannot be normalised; of
-    equal ones the smallest. Rows that a task of the merge was fine-tuned on have no say.
-
-    Parameters
-    ----------
-    sweep
-        Rows of :func:`sweep_table` of one merge and seed.
-    candidates
-        The coefficients among which is chosen.
-
-    Returns
-    -------
-    float
-        NaN if no task has :data:`LEAST_ROWS` validation rows that did not leak.
+    equal ones the smallest. Rows that a task of the merge was fine-tuned on have no say. NaN if no
+    task has :data:`LEAST_ROWS` validation rows that did not leak. ``sweep`` has the rows of
+    :func:`sweep_table` of one merge and seed.
     """
     usable = (sweep["part"] == "validation") & (sweep["rows_clean"] >= LEAST_ROWS)
     validation = sweep[usable & sweep["coefficient"].isin(list(candidates))]
@@ -184,29 +152,15 @@ def merged_table(
 ) -> pd.DataFrame:
     """Return the test scores of merged models at a fixed and at the chosen coefficient.
 
-    Parameters
-    ----------
-    sweep
-        What :func:`sweep_table` returns.
-    coefficient
-        The fixed one.
-    candidates
-        The coefficients among which validation rows choose.
+    ``sweep`` is what :func:`sweep_table` returns; validation rows choose among ``candidates``.
+    Raises UserError if there are no answers at the fixed ``coefficient``.
 
-    Returns
-    -------
-    DataFrame
-        Per merge, seed, task and ``choice`` (``fixed``, ``validation``): ``kind``, ``metric``,
-        ``coefficient``, ``pretrained``, ``single``, ``merged_score``, ``normalised`` =
-        merged_score / single (as in :func:`sweep_table`), ``rows``, ``leaked`` (rows that
-        any task of the merge was fine-tuned on), and without those ``single_clean``,
-        ``merged_clean``, ``normalised_clean`` (NaN if no row is left); ``validation_rows``, on
-        which was chosen. Coefficient and scores are NaN where nothing could be chosen.
-
-    Raises
-    ------
-    UserError
-        The merges have no answers at the fixed coefficient.
+    Columns, per merge, seed, task and ``choice`` (``fixed``, ``validation``): ``kind``, ``metric``,
+    ``coefficient``, ``pretrained``, ``single``, ``merged_score``, ``normalised`` (as in
+    :func:`sweep_table`), ``rows``, ``leaked`` (rows that any task of the merge was fine-tuned on),
+    and without those ``single_clean``, ``merged_clean``, ``normalised_clean`` (NaN if no row is
+    left); ``validation_rows``, on which was chosen. Coefficient and scores are NaN where nothing
+    could be chosen.
     """
     candidates, rows = list(candidates), []
     for (merge, seed), found in sweep.groupby(["merged", "seed"], sort=False):
@@ -253,31 +207,18 @@ def merged_table(
 def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of negated models on their own and on control tasks (SR26 eq 24).
 
-    Parameters
-    ----------
-    negated
-        As for :func:`single_answers`.
-    leaks
-        Rows that the targets were fine-tuned on.
+    ``negated`` is as for :func:`single_answers`. Raises UserError if answers are given twice, or a
+    task has none at λ = 0.
 
-    Returns
-    -------
-    DataFrame
-        Per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
-        ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (of an error
-        pretrained / score; NaN unless the denominator is above 0), ``error`` (the mean squared
-        error of f: raw scores, or l1 − l0 against
-        −1 and +1), ``gap`` (error minus that at λ = 0), ``random_gap``, that of a random vector
-        of the same length (NaN where it was not asked), ``predicted_gap`` =
-        E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``;
-        ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the target
-        was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its
-        validation score, on such rows.
-
-    Raises
-    ------
-    UserError
-        Answers are given twice, or a task has none at λ = 0.
+    Columns, per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
+    ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (of an error
+    pretrained / score; NaN unless the denominator is above 0), ``error`` (the mean squared error of
+    f: raw scores, or l1 − l0 against −1 and +1), ``gap`` (error minus that at λ = 0),
+    ``random_gap``, that of a random vector of the same length (NaN where it was not asked),
+    ``predicted_gap`` = E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ;
+    ``rows``; ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the
+    target was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its
+    validation score, on such rows.
     """
     check_answers(negated, "target")
     rows = []

@@ -1,7 +1,7 @@
 """What merged and negated models answer, along the coefficient of their task vectors.
 
-A sweep is a table of single answers, from which every score is taken later: on validation or
-test rows, on all of them or without those that leaked.
+A sweep is a table of single answers, from which every score is computed later: on validation or
+test rows, with or without those that leaked.
 """
 
 from __future__ import annotations
@@ -44,25 +44,13 @@ def addition_sweep(
 ) -> pd.DataFrame:
     """Return what θ_P + λ Σ τ answers on each task that went into it (SR26 eq 23).
 
-    Parameters
-    ----------
-    edited
-        The network at the pretrained weights, with which it ends again.
-    vector
-        Σ τ of the tasks.
-    tasks
-        They, each with its own head.
-    coefficients
-        λ. At 0 it is the pretrained network, which :func:`negation_sweep` answers for.
-    progress
-        Called with the number of coefficients done.
+    ``edited`` is the network at the pretrained weights, with which it ends again; ``vector`` Σ τ of
+    the ``tasks``, each with its own head; ``coefficients`` are λ (at 0 it is the pretrained
+    network, which :func:`negation_sweep` answers for); ``progress`` is called with the number of
+    them done.
 
-    Returns
-    -------
-    DataFrame
-        ``task``, ``kind``, ``metric``, ``coefficient``, ``part`` (``validation`` or
-        ``test``), ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two
-        classes).
+    Columns: ``task``, ``kind``, ``metric``, ``coefficient``, ``part`` (``validation`` or ``test``),
+    ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes).
     """
     found = []
     edited.point([vector])
@@ -87,31 +75,15 @@ def negation_sweep(
 ) -> pd.DataFrame:
     """Return what θ_P − λτ answers on its own task and on control tasks (SR26 eq 24).
 
-    Parameters
-    ----------
-    edited
-        The network at the pretrained weights, with which it ends again.
-    vector
-        τ of the target. It is used up: a random vector stands there in the end.
-    target
-        The task that is negated; it is also answered at λ = 0 and at λ = −1, its own
-        fine-tuned model.
-    controls
-        Tasks that should stay as they are; each is answered at λ = 0 too.
-    coefficients
-        λ > 0.
-    seed
-        Of the random vector.
-    progress
-        Called with the number of coefficients done.
+    ``edited`` and ``progress`` are as for :func:`addition_sweep`. ``vector`` is τ of the target and
+    is used up: a random vector, drawn with ``seed``, stands there in the end. The ``target`` is
+    also answered at λ = 0 and at λ = −1, its own fine-tuned model; ``controls``, which should stay
+    as they are, at λ = 0 too. ``coefficients`` are λ > 0.
 
-    Returns
-    -------
-    DataFrame
-        As :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ, which the
-        linear regime's answer f_P − λΔ follows from; and ``random``, what the target is
-        answered with a random vector of the same length in every tensor, at the λ that counts
-        (:func:`ntktune.study.merges.full_coefficient`), else NaN.
+    Columns are those of :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ,
+    which the linear regime's answer f_P − λΔ follows from; and ``random``, what the target is
+    answered with a random vector of the same length in every tensor, at the λ that counts
+    (:func:`ntktune.study.merges.full_coefficient`), else NaN.
     """
     found = []
     edited.point([vector])

@@ -10,15 +10,7 @@ from torch.nn import functional
 
 
 class ScaledLinear(nn.Module):
-    """W x / √d_in with entries of W from N(0, 1): the parametrisation in which the NTK has a limit.
-
-    Parameters
-    ----------
-    inputs, outputs
-        d_in and d_out.
-    generator
-        Source of W.
-    """
+    """W x / √d_in with entries of W from N(0, 1): the scale at which the NTK has a limit."""
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator):
         super().__init__()
@@ -55,21 +47,10 @@ class _Block(nn.Module):
 
 
 class AttentionNetwork(nn.Module):
-    """Decoder of width N on fixed token features, one output at the last real token.
+    """Decoder of width N on fixed token features, (V, D), one output at the last real token.
 
-    No positional encoding, no normalisation; attention logits are scaled by 1/N (SR26's
-    setting); every weight is :class:`ScaledLinear`'s.
-
-    Parameters
-    ----------
-    width
-        N.
-    features
-        A fixed feature vector of each token, shape (V, D).
-    blocks
-        Number of blocks.
-    generator
-        Source of the weights.
+    No positional encoding, no normalisation; attention logits are scaled by 1/N (SR26's setting);
+    every weight is :class:`ScaledLinear`'s.
     """
 
     def __init__(self, width: int, features: torch.Tensor, blocks: int, generator: torch.Generator):

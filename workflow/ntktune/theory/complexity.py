@@ -43,17 +43,8 @@ def _level(sigma: float, radius: float) -> float:
 def local_rademacher_complexity(eigenvalues: ArrayLike, epsilon: float) -> float:
     """Return R̂(ε) = [(1/n) Σ min(λ̂_i, ε²)]^{1/2} (SR26 eq 10, RWY14 eq 6).
 
-    Parameters
-    ----------
-    eigenvalues
-        λ̂_i of K_n, shape (N,); zeros and rounding below zero allowed.
-    epsilon
-        ε >= 0.
-
-    Raises
-    ------
-    UserError
-        No positive eigenvalue, values that are not finite, or a negative ε.
+    ``eigenvalues`` are λ̂_i of K_n, (N,); zeros and rounding below zero are allowed. Raises
+    UserError if none is positive, some are not finite, or ε is negative.
     """
     values = _checked_eigenvalues(eigenvalues)
     if not epsilon >= 0:
@@ -64,25 +55,15 @@ def local_rademacher_complexity(eigenvalues: ArrayLike, epsilon: float) -> float
 def critical_radius(eigenvalues: ArrayLike, *, sigma: float, radius: float = 1.0) -> float:
     """Return ε̂_n, the smallest ε > 0 with R̂(ε) <= C_H ε² / (2eσ) (SR26 eq 11, RWY14 eq 7).
 
-    Exact: with s = ε² and b = (C_H/2eσ)² the equation is (1/n) Σ min(λ̂_i, s) = b s². Its
-    left side over s² falls strictly, so there is one root; between two eigenvalues the
-    left side is (k s + S_k)/n, with k eigenvalues above s and S_k the sum of the others,
-    and the root is that of a quadratic.
+    Exact: with s = ε² and b = (C_H/2eσ)² the equation is (1/n) Σ min(λ̂_i, s) = b s². Its left side
+    over s² falls strictly, so there is one root; between two eigenvalues the left side is (k s +
+    S_k)/n, with k eigenvalues above s and S_k the sum of the others, and the root is that of a
+    quadratic.
 
-    Parameters
-    ----------
-    eigenvalues
-        λ̂_i of K_n = G/n, shape (N,).
-    sigma
-        σ > 0, standard deviation of the labels' noise, in the labels' units.
-    radius
-        C_H = ‖f_P − f*‖_H; 1 in RWY14. With 0 there is no shift to learn, and the result
-        is infinite.
-
-    Raises
-    ------
-    UserError
-        σ is not positive, the radius is negative, or no eigenvalue is positive.
+    ``eigenvalues`` are λ̂_i of K_n = G/n, (N,); ``sigma`` is σ > 0, the standard deviation of the
+    labels' noise in their units; ``radius`` is C_H = ‖f_P − f*‖_H, 1 in RWY14. With C_H = 0 there
+    is no shift to learn, and the result is infinite. Raises UserError if σ is not positive, C_H is
+    negative, or no eigenvalue is positive.
     """
     values = _checked_eigenvalues(eigenvalues)
     level = _level(sigma, radius)
@@ -108,32 +89,13 @@ def stopping_time(
 ) -> int:
     """Return T̂_max of gradient descent with a constant step size (RWY14; SR26 section 3.5).
 
-    T̂_max = argmin{t >= 1 : R̂(1/√η_t) > C_H/(2eση_t)} − 1 with η_t = t · step_size. Times
-    η_t the condition reads [(1/n) Σ η_t min(λ̂_i η_t, 1)]^{1/2} > C_H/(2eσ), whose left
-    side rises with t and without bound: it fails up to some t and holds ever after, and
-    that t is found by doubling and bisection over the integers.
+    T̂_max = argmin{t >= 1 : R̂(1/√η_t) > C_H/(2eση_t)} − 1 with η_t = t · step_size. Times η_t the
+    condition reads [(1/n) Σ η_t min(λ̂_i η_t, 1)]^{1/2} > C_H/(2eσ), whose left side rises with t
+    and without bound: it fails up to some t and holds ever after, and that t is found by doubling
+    and bisection over the integers. 0 where even the first step fits noise.
 
-    Parameters
-    ----------
-    eigenvalues
-        λ̂_i of K_n = G/n, shape (N,).
-    sigma
-        σ > 0, standard deviation of the labels' noise.
-    step_size
-        α, at most min(1, 1/λ̂_1) in the theory; any positive number is taken here.
-    radius
-        C_H = ‖f_P − f*‖_H.
-
-    Returns
-    -------
-    int
-        Number of steps; 0 where even the first step fits noise.
-
-    Raises
-    ------
-    UserError
-        σ or the step size is not positive, the radius is negative, or no eigenvalue is
-        positive.
+    ``step_size`` is α, at most min(1, 1/λ̂_1) in the theory; any positive number is taken here, and
+    UserError raised for others. The rest is as for :func:`critical_radius`.
     """
     values = _checked_eigenvalues(eigenvalues)
     level = _level(sigma, radius)

@@ -48,17 +48,8 @@ class KernelDescent:
     def change_elsewhere(self, cross: ArrayLike, time: float) -> np.ndarray:
         """Return f_t − f_0 at other points: K(·, X) (1/n) Σ_{τ<t} α (I − αK_n)^τ (y − f_0).
 
-        Parameters
-        ----------
-        cross
-            K(others, X), shape (M, N), not divided by n.
-        time
-            Number of steps.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (M,) or (M, R).
+        ``cross`` is K(others, X), (M, N), not divided by n; ``time`` the number of steps. Returns
+        (M,) or (M, R).
         """
         sums = descent_filter(self.values, [time], self.step_size)[0]
         weights = self.vectors @ (sums * self.rotated.T).T
@@ -83,15 +74,7 @@ class KernelDescent:
         return self.shares(times).sum(axis=1)
 
     def true_error(self, shift: ArrayLike, times: ArrayLike) -> np.ndarray:
-        """Return ‖f_t − f*‖²/n at some times, (T,) or (T, R), where f* is known.
-
-        Parameters
-        ----------
-        shift
-            f* − f_0 on the sample, shape (N,).
-        times
-            Numbers of steps, shape (T,).
-        """
+        """Return ‖f_t − f*‖²/n at some times, (T,) or (T, R), with ``shift`` f* − f_0, (N,)."""
         shares, n = self.shares(times), len(self.values)
         true = self.vectors.T @ np.asarray(shift, dtype=float)
         crossed = (self.rotated.T * true).T
@@ -99,19 +82,9 @@ class KernelDescent:
 
 
 def theory_step_size(largest: float, factor: float = 1.0) -> float:
-    """Return the largest step size that the theory allows, α = min(1, 1/λ̂_1), times a factor.
+    """Return α = min(1, 1/λ̂_1), the largest step size that the theory allows, times a factor.
 
-    Parameters
-    ----------
-    largest
-        λ̂_1 of K_n, 0 or more.
-    factor
-        Above 0 and at most 1.
-
-    Raises
-    ------
-    UserError
-        The factor is outside: a larger step leaves what the theory covers.
+    ``largest`` is λ̂_1 of K_n, 0 or more. Raises UserError unless 0 < ``factor`` <= 1.
     """
     if not 0 < factor <= 1:
         raise UserError(
@@ -130,21 +103,10 @@ def kernel_descent(
 ) -> KernelDescent:
     """Return kernel gradient descent on a sample.
 
-    Parameters
-    ----------
-    gram
-        G, shape (N, N), not divided by n.
-    shift
-        y − f_0, shape (N,), or (N, R) for R label vectors.
-    step_size
-        α, above 0 and at most 1/λ̂_1 of K_n; None: see :func:`theory_step_size`.
-    step_size_factor
-        For that.
-
-    Raises
-    ------
-    UserError
-        Shapes that do not fit, values that are not finite, or a step size out of bounds.
+    ``gram`` is G, (N, N), not divided by n; ``shift`` y − f_0, (N,), or (N, R) for R label vectors;
+    ``step_size`` α, above 0 and at most 1/λ̂_1 of K_n, None for :func:`theory_step_size` with
+    ``step_size_factor``. Raises UserError for shapes that do not fit, values that are not finite,
+    or a step size out of bounds.
     """
     gram, shift = np.asarray(gram, dtype=float), np.asarray(shift, dtype=float)
     n = len(shift)

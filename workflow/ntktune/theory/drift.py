@@ -12,27 +12,14 @@ from ntktune.spectrum.eigenvalues import checked_gram, eigenvalues
 def kernel_drift(
     before: ArrayLike, now: ArrayLike, precision: float = np.finfo(np.float64).eps
 ) -> dict[str, float]:
-    """Return how a kernel on the same texts has changed.
+    """Return how a kernel on the same texts has changed from K_0 (``before``) to K_t (``now``).
 
-    Parameters
-    ----------
-    before, now
-        K_0 and K_t, shape (N, N).
-    precision
-        eps of the precision in which they were computed.
-
-    Returns
-    -------
-    dict
-        ``drift`` ‖K_t − K_0‖/‖K_0‖ in the operator norm and ``drift_frobenius``;
-        ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent`` and
-        ``start_exponent``, the decay exponents a of K_t and K_0; NaN where fewer than three
-        eigenvalues are above the noise.
-
-    Raises
-    ------
-    UserError
-        A kernel is not symmetric, not finite or zero, or their sizes differ.
+    ``drift`` is ‖K_t − K_0‖/‖K_0‖ in the operator norm, ``drift_frobenius`` in the Frobenius norm;
+    ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent`` and
+    ``start_exponent`` are the decay exponents a of K_t and K_0, NaN where fewer than three
+    eigenvalues are above the noise. ``precision`` is eps of the precision in which both, (N, N),
+    were computed. Raises UserError if a kernel is not symmetric, not finite or zero, or their sizes
+    differ.
     """
     before, now = checked_gram(before), checked_gram(now)
     change = now - before

@@ -24,26 +24,13 @@ def equivalence_rows(
 ) -> list[dict[str, Any]]:
     """Return how far ridge regression is from gradient descent along its path (SR26 eqs 27-28).
 
-    At t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an eigenvector and ridge with
-    λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t).
+    At t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an eigenvector and ridge with λ =
+    1/η_t has learnt λ̂/(λ̂ + 1/η_t). The parameters are as for
+    :func:`ntktune.theory.rules.four_rules`.
 
-    Parameters
-    ----------
-    gram
-        K of M rows, shape (M, M), not divided by n.
-    start, label
-        f_0 (centred) and labels as the network meets them, shape (M,).
-    train, test
-        Places of the rows to learn from and to predict.
-    step_size_factor
-        Step size over min(1, 1/λ̂_1).
-
-    Returns
-    -------
-    list
-        One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``,
-        ‖f_t − f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and
-        ``error_ridge``, the mean squared errors on the test rows.
+    One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``, ‖f_t −
+    f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and ``error_ridge``,
+    the mean squared errors on the test rows.
     """
     gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
     train, test = (np.asarray(rows, dtype=int) for rows in (train, test))

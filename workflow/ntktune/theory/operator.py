@@ -42,29 +42,12 @@ def operator_stopping_times(
 ) -> OperatorTimes:
     """Return T̂_op from a measured drift.
 
-    g is the least non-decreasing function above the measured ‖K_t − K_0‖/‖K_0‖ (operator
-    norm, SR26 eq 17), linear between the measurements and 0 at η = 0.
-
-    Parameters
-    ----------
-    etas
-        η at which the drift was measured, ascending, above 0.
-    drift
-        ‖K_t − K_0‖/‖K_0‖ there, 0 or more.
-    radius
-        C_H.
-    step_size
-        α, with η_t = αt.
-    latest
-        T̂_max, the steps until kernel descent fits noise.
-    constant
-        C; SR26's own value is not stated in numbers.
-
-    Raises
-    ------
-    UserError
-        No measurement, η not ascending, values that are negative or not finite, or a radius,
-        step size or constant that is not above 0.
+    g is the least non-decreasing function above the measured ``drift`` ‖K_t − K_0‖/‖K_0‖ (operator
+    norm, SR26 eq 17) at the ascending ``etas``, linear between the measurements and 0 at η = 0.
+    ``radius`` is C_H, ``step_size`` α with η_t = αt, ``latest`` T̂_max, the steps until kernel
+    descent fits noise, ``constant`` C, which SR26 does not state in numbers. Raises UserError if
+    there is no measurement, if η does not ascend from above 0, for values that are negative or not
+    finite, or if C_H, α or C is not above 0.
     """
     etas, drift = np.asarray(etas, dtype=float), np.asarray(drift, dtype=float)
     if len(etas) == 0 or len(etas) != len(drift):

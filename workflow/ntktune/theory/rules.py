@@ -60,28 +60,13 @@ def learning_problem(
 ) -> Problem | None:
     """Return one seed's sample of n rows from the kernel of its largest sample.
 
-    Parameters
-    ----------
-    tensors
-        ``kernel`` (seeds, M, n or M): of all rows with the first n or all of them; ``outputs``,
-        ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task each place is.
-    subsets
-        Nested samples and test rows (:func:`ntktune.data.sampling.training_subsets`).
-    kind
-        ``regression`` or ``classification``.
-    seed, size
-        Which seed, and n with the hold-out.
-
-    Returns
-    -------
-    Problem or None
-        None where the kernel does not cover the sample.
-
-    Raises
-    ------
-    UserError
-        See :func:`ntktune.data.sampling.training_subset` and
-        :func:`ntktune.theory.shift.standardised_labels`.
+    ``tensors`` are ``kernel`` (seeds, M, n or M): of all rows with the first n or all of them;
+    ``outputs``, ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task each place
+    is. ``subsets`` are nested samples and test rows
+    (:func:`ntktune.data.sampling.training_subsets`); ``size`` is n with the hold-out. None where
+    the kernel does not cover the sample. Raises UserError as
+    :func:`ntktune.data.sampling.training_subset` and
+    :func:`ntktune.theory.shift.standardised_labels` do.
     """
     gram, start, label, noise, rows = (
         tensors[name][seed] for name in ("kernel", "outputs", "label", "label_noise", "row")
@@ -118,31 +103,18 @@ def four_rules(
     """Return stopping time and test error of the four rules in the kernel model.
 
     *theory* (T̂_max, SR26 section 6.1), *sure* and *oracle* (the lowest test error) train on the
-    training and hold-out rows together; *holdout* trains on the training rows and stops where
-    the error on the hold-out rows is lowest.
+    training and hold-out rows together; *holdout* trains on the training rows and stops where the
+    error on the hold-out rows is lowest.
 
-    Parameters
-    ----------
-    gram
-        K of M rows, shape (M, M), not divided by n.
-    start, label
-        f_0 (centred) and labels as the network meets them, shape (M,).
-    train, holdout, test
-        Places of the rows.
-    sigma
-        Noise of the labels in their units, by their raters; None estimates it
-        (:func:`ntktune.theory.shift.noise_estimate`).
-    step_size_factor
-        Step size over min(1, 1/λ̂_1).
-    precision
-        eps of the precision in which the kernel was computed.
+    ``gram`` is K of M rows, (M, M), not divided by n; ``start`` and ``label`` are f_0 (centred) and
+    the labels as the network meets them, (M,); ``train``, ``holdout`` and ``test`` are places of
+    rows; ``sigma`` is the noise of the labels in their units, by their raters, None to estimate it
+    (:func:`ntktune.theory.shift.noise_estimate`); ``step_size_factor`` multiplies min(1, 1/λ̂_1);
+    ``precision`` is eps of the precision in which the kernel was computed.
 
-    Returns
-    -------
-    list
-        One dict per rule: ``rule``, ``time`` in steps, ``eta`` = time · step size, and
-        ``test_error``, the mean squared error on the test rows; for all rules ``n``, ``sigma``,
-        ``sigma_source`` and ``start_error``, that of f_0.
+    One dict per rule: ``rule``, ``time`` in steps, ``eta`` = time · step size, and ``test_error``,
+    the mean squared error on the test rows; for all rules ``n``, ``sigma``, ``sigma_source`` and
+    ``start_error``, that of f_0.
     """
     gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
     train, holdout, test = (np.asarray(rows, dtype=int) for rows in (train, holdout, test))
@@ -197,14 +169,10 @@ def nested_rules(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return four rules, and descent beside ridge, of every seed's nested samples.
 
-    Samples of a size that the kernel does not cover are left out; the other parameters are those of
+    These are the rows of :func:`four_rules` and of
+    :func:`ntktune.theory.equivalence.equivalence_rows`, each with its ``seed`` and ``n``. Samples
+    of a size that the kernel does not cover are left out; the other parameters are those of
     :func:`learning_problem` and :func:`four_rules`.
-
-    Returns
-    -------
-    rules, ridge
-        The rows of :func:`four_rules` and of
-        :func:`ntktune.theory.equivalence.equivalence_rows`, each with its ``seed`` and ``n``.
     """
     rules, ridge = [], []
     for seed in range(len(tensors["kernel"])):

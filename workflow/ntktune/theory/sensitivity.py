@@ -26,30 +26,15 @@ def sensitivity_rows(
     """Return critical radius and stopping time for every estimate of σ and C_H.
 
     Noise: the residual of a ridge smoothing whose λ is chosen by generalised cross-validation
-    (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and
-    the raters' own (``ratings``). Radius: of either smoothing. Each pair is also taken at half
-    and at twice its value, one at a time.
+    (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and the
+    raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either smoothing. Each
+    pair is also taken at half and at twice its value, one at a time. ``gram`` is G, (N, N);
+    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the precision in which the kernel
+    was computed.
 
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    shift
-        y − f_0, shape (N,).
-    step_size
-        α.
-    precision
-        eps of the precision in which the kernel was computed.
-    rated_sigma
-        Noise of the labels in their units, where it is known.
-
-    Returns
-    -------
-    list
-        Dicts with ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``,
-        ``sigma``, ``radius`` (factors included), ``critical_radius``, ``stopping_time``
-        and ``eta``. All are NaN for a smoothing that found no noise
-        (:attr:`ntktune.theory.shift.ShiftEstimate.identified`).
+    Dicts have ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``, ``sigma``,
+    ``radius`` (factors included), ``critical_radius``, ``stopping_time`` and ``eta``, all NaN for a
+    smoothing that found no noise (:attr:`ntktune.theory.shift.ShiftEstimate.identified`).
     """
     values = eigenvalues(gram)
     smoothed = {name: shift_estimate(gram, shift, precision, name) for name in CRITERIA}

@@ -49,25 +49,10 @@ class ShiftEstimate:
 def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]:
     """Return labels as the network is to meet them, shape (N,), and their unit.
 
-    Parameters
-    ----------
-    label
-        Raw labels of one draw, shape (N,).
-    kind
-        ``regression``: (label − mean) / sd of the draw. ``classification``: −1 for class 0
-        and +1 for class 1, the target of the logit difference f = l1 − l0.
-
-    Returns
-    -------
-    labels : numpy.ndarray
-        Shape (N,).
-    unit : float
-        One unit of these labels, in raw labels (the sd; NaN for classes).
-
-    Raises
-    ------
-    UserError
-        Labels that are not finite or all the same, or classes other than 0 and 1.
+    ``regression``: (label − mean) / sd of the draw; the unit is the sd, in raw labels.
+    ``classification``: −1 for class 0 and +1 for class 1, the target of the logit difference f = l1
+    − l0; the unit is NaN. Raises UserError for labels that are not finite or all the same, or
+    classes other than 0 and 1.
     """
     label = np.asarray(label, dtype=np.float64)
     if not np.isfinite(label).all():
@@ -87,19 +72,8 @@ def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]
 def rated_noise(label_noise: ArrayLike, kind: str, unit: float) -> float | None:
     """Return σ as the raters' standard errors have it, in the standardised labels' units.
 
-    Parameters
-    ----------
-    label_noise
-        Standard errors of the labels in raw units, shape (N,); NaN where unknown.
-    kind
-        ``regression`` or ``classification``; classes have none.
-    unit
-        One unit of the standardised labels, in raw labels.
-
-    Returns
-    -------
-    float or None
-        Their root mean square; None where one is unknown or all are 0.
+    This is the root mean square of ``label_noise``, raw standard errors, (N,), over the ``unit`` of
+    the standardised labels. None for classes, and where one is unknown (NaN) or all are 0.
     """
     noise = np.asarray(label_noise, dtype=np.float64)
     rated = kind == "regression" and bool(np.isfinite(noise).all()) and bool((noise > 0).any())
@@ -114,28 +88,15 @@ def shift_estimate(
 ) -> ShiftEstimate:
     """Return radius and noise from a kernel ridge smoothing of a noisy shift.
 
-    r̂ = S (y − f_0) with S = G (G + nλI)^{-1} and C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with
-    α = (G + nλI)^{-1}(y − f_0). With ``gcv`` λ minimises generalised cross-validation
-    (1/n)‖(I − S)(y − f_0)‖² / (tr(I − S)/n)², and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). With
-    ``likelihood`` λ and σ maximise the marginal likelihood of y − f_0 ~ N(0, (σ²/λ)(K_n + λI)),
-    whose σ² is (1/n)(y − f_0)ᵀ(I − S)(y − f_0). All of it comes from one eigendecomposition.
+    r̂ = S (y − f_0) with S = G (G + nλI)^{-1} and C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with α = (G +
+    nλI)^{-1}(y − f_0). With the criterion ``gcv`` λ minimises generalised cross-validation (1/n)‖(I
+    − S)(y − f_0)‖² / (tr(I − S)/n)², and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). With ``likelihood``
+    λ and σ maximise the marginal likelihood of y − f_0 ~ N(0, (σ²/λ)(K_n + λI)), whose σ² is
+    (1/n)(y − f_0)ᵀ(I − S)(y − f_0). All of it comes from one eigendecomposition.
 
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    shift
-        y − f_0, shape (N,).
-    precision
-        eps of the precision in which the kernel was computed: ridges below the noise of
-        its eigenvalues are not tried.
-    criterion
-        ``gcv`` or ``likelihood``.
-
-    Raises
-    ------
-    UserError
-        Shapes that do not fit, values that are not finite, or a kernel of zeros.
+    ``gram`` is G, (N, N); ``shift`` y − f_0, (N,); ``precision`` eps of the precision in which the
+    kernel was computed: ridges below the noise of its eigenvalues are not tried. Raises UserError
+    for shapes that do not fit, values that are not finite, or a kernel of zeros.
     """
     gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
     n = len(shift)
@@ -190,15 +151,9 @@ def shift_estimate(
 def difference_noise(gram: ArrayLike, shift: ArrayLike) -> float:
     """Return the noise from differences between neighbours, [(1/2n) Σ (r_i − r_nn(i))²]^{1/2}.
 
-    Neighbours are nearest in the kernel's distance K_ii + K_jj − 2 K_ij. Where the target
-    hardly changes between neighbours this is σ, else more.
-
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    shift
-        y − f_0, shape (N,).
+    Neighbours are nearest in the kernel's distance K_ii + K_jj − 2 K_ij. Where the target hardly
+    changes between neighbours this is σ, else more. ``gram`` is G, (N, N); ``shift`` r = y − f_0,
+    (N,).
     """
     gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
     own = np.diag(gram)
@@ -212,19 +167,8 @@ def noise_estimate(
 ) -> tuple[float, str]:
     """Return σ and where it is from: the best source that there is.
 
-    ``ratings``, the raters' own (:func:`rated_noise`); else ``residual`` of the ridge
-    smoothing; else, where the smoothing found none, ``difference`` between neighbours.
-
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    shift
-        y − f_0, shape (N,).
-    estimate
-        Its smoothing.
-    rated
-        σ by the raters, or None.
+    That is ``ratings``, the raters' own σ (:func:`rated_noise`); else the ``residual`` of the ridge
+    smoothing; else, where the smoothing found no noise, the ``difference`` between neighbours.
     """
     if rated is not None:
         return rated, "ratings"

@@ -27,10 +27,7 @@ def sobolev_problem(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tried_times(latest: float) -> np.ndarray:
-    """Return the numbers of steps among which data-driven rules choose, from 0, ascending.
-
-    All up to 64, then 40 to a decade.
-    """
+    """Return the steps among which data-driven rules choose: all up to 64, then 40 to a decade."""
     decades = max(np.log10(max(latest, EVERY) / EVERY), 0.0)
     grid = np.geomspace(EVERY, max(latest, EVERY), max(2, int(40 * decades)))
     return np.unique(np.concatenate([np.arange(EVERY + 1), np.rint(grid)])).astype(int)
@@ -54,25 +51,13 @@ def sure(descent: KernelDescent, times: np.ndarray, sigma: float) -> np.ndarray:
 def simulated_rows(n: int, repeats: int, random: np.random.Generator) -> list[dict[str, Any]]:
     """Return time and error of the four rules at one sample size, one row per rule.
 
-    Noise N(0, 1), step size 0.25, f_0 = 0. *theory* stops at T̂_max with C_H = 1. *holdout*
-    trains on every other point and stops where the error on the rest is lowest; its error is
-    that of this half-trained function on all points. *sure* minimises Stein's estimate,
-    *oracle* the error itself.
+    Noise N(0, 1), step size 0.25, f_0 = 0, n >= 4 points. *theory* stops at T̂_max with C_H = 1.
+    *holdout* trains on every other point and stops where the error on the rest is lowest; its error
+    is that of this half-trained function on all points. *sure* minimises Stein's estimate, *oracle*
+    the error itself. ``random`` draws the noise ``repeats`` times.
 
-    Parameters
-    ----------
-    n
-        Points, 4 or more.
-    repeats
-        Draws of the noise, R.
-    random
-        Source of the noise.
-
-    Returns
-    -------
-    list
-        ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over repeats,
-        ``error_stderr``, and for all rules ``critical_radius``.
+    Rows have ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over repeats,
+    ``error_stderr``, and for all rules ``critical_radius``.
     """
     gram, target = sobolev_problem(n)
     labels = target[:, None] + SIGMA * random.standard_normal((n, repeats))
@@ -124,20 +109,10 @@ def _held_out(
 
 
 def radius_rows(decays: Sequence[float], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Return how the critical radius falls with n for eigenvalues k^−a (SR26 eq 30).
+    """Return how the critical radius falls with n for eigenvalues k^−a, a > 1 (SR26 eq 30).
 
-    Parameters
-    ----------
-    decays
-        Exponents a > 1.
-    sizes
-        n, two or more.
-
-    Returns
-    -------
-    list
-        One dict per a: ``decay``, ``predicted`` −a/(a+1), ``measured``, the slope of log ε̂²
-        on log n (σ = C_H = 1), ``smallest_n`` and ``largest_n``.
+    One dict per a: ``decay``, ``predicted`` −a/(a+1), ``measured``, the slope of log ε̂² on log n
+    (σ = C_H = 1), ``smallest_n`` and ``largest_n``.
     """
     rows = []
     for decay in decays:

@@ -27,38 +27,19 @@ def stopping_row(
 ) -> dict[str, Any]:
     """Return noise, radius, critical radius and stopping time of one draw.
 
-    The kernel and f_0 have the network's own scale. Labels are standardised (regression) or
-    −1 and +1 (classification), and f_0 is taken without its mean: fine-tuning starts
-    there, the head's bias taking the mean out, which changes no kernel.
+    The kernel and f_0 have the network's own scale. Labels are standardised (regression) or −1 and
+    +1 (classification), and f_0 is taken without its mean: fine-tuning starts there, the head's
+    bias taking the mean out, which changes no kernel.
 
-    Parameters
-    ----------
-    gram
-        G, shape (N, N).
-    outputs
-        f_0, shape (N,).
-    label
-        Raw labels, shape (N,).
-    label_noise
-        Standard errors of the labels in raw units, shape (N,); NaN where unknown.
-    kind
-        ``regression`` or ``classification``.
-    precision
-        eps of the precision in which the kernel was computed.
-    step_size_factor
-        Step size over min(1, 1/λ̂_1), the largest that the theory allows.
+    ``gram`` is G, (N, N); ``outputs`` f_0, (N,); ``label`` and ``label_noise`` are raw labels and
+    their standard errors (NaN where unknown), (N,); ``precision`` is eps of the precision in which
+    the kernel was computed; ``step_size_factor`` multiplies min(1, 1/λ̂_1), the largest step size
+    that the theory allows. Raises UserError unless it is in (0, 1], or if the kernel or the labels
+    cannot be used.
 
-    Returns
-    -------
-    dict
-        n; sigma and sigma_source (:func:`ntktune.theory.shift.noise_estimate`);
-        radius C_H and radius_source (how it was smoothed);
-        step_size; critical_radius ε̂_n; stopping_time T̂_max; eta = step_size·T̂_max.
-
-    Raises
-    ------
-    UserError
-        The factor is not in (0, 1], or the kernel or the labels cannot be used.
+    Keys: ``n``; ``sigma`` and ``sigma_source`` (:func:`ntktune.theory.shift.noise_estimate`);
+    ``radius`` C_H and ``radius_source`` (how it was smoothed); ``step_size``; ``critical_radius``
+    ε̂_n; ``stopping_time`` T̂_max; ``eta`` = step_size · T̂_max.
     """
     values = eigenvalues(gram)
     labels, unit = standardised_labels(label, kind)
@@ -90,11 +71,11 @@ def stopping_rows(
     step_size_factor: float = 1.0,
     sensitivity: bool = True,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return :func:`stopping_row` of every draw, and what it owes to the way of estimating.
+    """Return :func:`stopping_row` of every draw, and its sensitivity to the way of estimating.
 
     ``tensors`` are ``kernel`` (draws, N, N), ``outputs``, ``label`` and ``label_noise`` (draws, N).
-    Without ``sensitivity`` the second list is empty; else it has the rows of
-    :func:`ntktune.theory.sensitivity.sensitivity_rows`.
+    With ``sensitivity`` the second list has the rows of
+    :func:`ntktune.theory.sensitivity.sensitivity_rows`, else none.
     """
     rows, owed = [], []
     for draw in range(len(tensors["kernel"])):

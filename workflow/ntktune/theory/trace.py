@@ -1,8 +1,8 @@
 """A fine-tuning, watched: how linear it stays, and how far its kernel moves.
 
-Two trainings from the same pretrained weights, head and sample: the study's own (AdamW), and
+Two trainings start from the same pretrained weights, head and sample: the study's own (AdamW), and
 the theory's (gradient descent on all rows with the largest step size that it allows, squared
-error). Beside them, the network at the ridge solution's weights.
+error). Beside them stands the network at the ridge solution's weights.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ RIDGE_TIMES = (1, 8, 64, 512, 4096)  # steps whose ridge 1/η_t is tried, beside
 class Trace:
     """One seed's trainings, watched.
 
-    Attributes
-    ----------
-    evaluations
-        One dict per training and evaluation that was looked at: ``method`` (``adamw`` or
-        ``gradient-descent``), ``step``, ``eta`` (sum of the step sizes), ``best`` (whether it
-        is the hold-out's choice), ``holdout_loss``; ``distance`` ‖θ − θ_P‖/‖θ_P‖;
-        ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ on the test rows; ``error``, ``error_linear`` and
-        ``start_error``, the test errors of f, f_lin and f_P (squared, of standardised scores;
-        or of classes), ``loss``, ``loss_linear`` and ``start_loss`` (squared, or logistic);
-        ``kernel_gap`` and
-        ``error_kernel``, the same for kernel descent after as many steps (gradient descent
-        only, else NaN); and what :func:`ntktune.theory.drift.kernel_drift` returns, of the
-        kernel on the training rows.
-    ridge
-        One dict per ridge: ``time`` t, ``eta``, ``ridge`` λ = 1/η_t, ``holdout`` (whether t is
-        the hold-out's choice), ``distance`` ‖Δ̂‖/‖θ_P‖, ``gap`` ‖f_{θ_P+Δ̂} − f_ridge‖ /
-        ‖f_ridge − f_P‖ on the test rows, ``error_network`` and ``error_ridge``.
-    stop
-        Where the rules stop, on one clock: see :func:`watched_seed`.
+    ``evaluations`` has one dict per training and evaluation that was looked at: ``method``
+    (``adamw`` or ``gradient-descent``), ``step``, ``epoch``, ``eta`` (sum of the step sizes),
+    ``best`` (whether it is the hold-out's choice), ``train_loss``, ``holdout_loss``; ``distance``
+    ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ on the test rows; ``error``,
+    ``error_linear`` and ``start_error``, the test errors of f, f_lin and f_P (squared, of
+    standardised scores; or of classes), ``loss``, ``loss_linear`` and ``start_loss`` (squared, or
+    logistic); ``kernel_gap`` and ``error_kernel``, the same for kernel descent after as many steps
+    (gradient descent only, else NaN); and what :func:`ntktune.theory.drift.kernel_drift` returns,
+    of the kernel on the training rows.
+
+    ``ridge`` has one dict per ridge: ``time`` t, ``eta``, ``ridge`` λ = 1/η_t, ``holdout`` (whether
+    t is the hold-out's choice), ``distance`` ‖Δ̂‖/‖θ_P‖, ``gap`` ‖f_{θ_P+Δ̂} − f_ridge‖ / ‖f_ridge
+    − f_P‖ on the test rows, ``error_network``, ``error_ridge`` and ``start_error``.
+
+    ``stop`` says where the rules stop: ``n_train``; ``step_size`` α; ``sigma`` and ``sigma_source``
+    (:func:`ntktune.theory.shift.noise_estimate`), ``radius`` (GCV); and in steps of α: ``theory``
+    T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op (NaN where the drift is not known
+    so far), ``kernel_holdout`` (where the hold-out stops kernel descent), ``network_holdout``
+    (where it stops the network's gradient descent, of ``network_steps`` that were made).
     """
 
     evaluations: list[dict[str, Any]]
@@ -155,20 +155,9 @@ def _looked_at(count: int) -> bool:
 class _Watcher:
     """Looks at a training: compares the network with its linearisation and its kernel.
 
-    Parameters
-    ----------
-    origin
-        The pretrained network.
-    now
-        A copy of it, to hold the training's weights while they are looked at.
-    scalar
-        The network that is trained, as a scalar function.
-    method
-        How it is trained.
-    reached
-        Rows of the embedding table that the training knows.
-    last
-        The step after which it ends, where that is known.
+    ``now`` is a copy of the pretrained network, to hold the weights of ``scalar``, which is
+    trained, while they are looked at; ``reached`` are the rows of the embedding table that the
+    training knows; ``last`` is the step after which it ends, where that is known.
     """
 
     def __init__(
@@ -340,36 +329,15 @@ def watched_seed(
     """Fine-tune from the pretrained weights in both ways, and watch.
 
     The sample, the head and the order of the batches are those of
-    :func:`ntktune.finetune.repeats.fine_tuned_repeats`. For two classes f = l1 − l0 and the
-    theory's target is −1 or +1; AdamW minimises cross-entropy there. The model has its
-    pretrained weights again at the end.
+    :func:`ntktune.finetune.repeats.fine_tuned_repeats`, whose parameters the first seven are;
+    ``settings`` are AdamW's. For two classes f = l1 − l0 and the theory's target is −1 or +1; AdamW
+    minimises cross-entropy there. The model is changed in place, and has its pretrained weights
+    again at the end.
 
-    Parameters
-    ----------
-    model
-        Pretrained backbone and a head; changed in place.
-    examples, subsets, size, seed, settings, root_seed
-        As for :func:`ntktune.finetune.repeats.fine_tuned_repeats`; ``settings`` are AdamW's.
-    test_rows
-        Of the test rows, at most so many are looked at, drawn at random.
-    max_steps
-        Steps of gradient descent.
-    step_size_factor
-        Its step size over min(1, 1/λ̂_1).
-    constant
-        C in T̂_op (:func:`ntktune.theory.operator.operator_stopping_times`).
-    progress
-        Called with the share done, from 0 to 1.
-
-    Returns
-    -------
-    Trace
-        Its ``stop`` has ``n_train``; ``step_size`` α; ``sigma`` and ``sigma_source``
-        (:func:`ntktune.theory.shift.noise_estimate`), ``radius`` (GCV); and in steps of α:
-        ``theory`` T̂_max, ``operator_crossing`` and ``operator_minimiser`` T̂_op,
-        (NaN where the drift is not known so far), ``kernel_holdout`` (where the hold-out stops
-        kernel descent), ``network_holdout`` (where it stops the network's
-        gradient descent, of ``network_steps`` that were made).
+    At most ``test_rows`` of the test rows are looked at, drawn at random. Gradient descent takes
+    ``max_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
+    (:func:`ntktune.theory.operator.operator_stopping_times`). ``progress`` is called with the share
+    done, from 0 to 1.
     """
     report = progress or (lambda share: None)
     start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
@@ -455,8 +423,8 @@ def watched_seeds(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Watch the first seeds, as :func:`watched_seed` does with ``how``.
 
-    ``progress`` is called with the number of seeds done. Returns the rows of evaluations, of the
-    network at ridge solutions, and of stops, each with ``task``, ``kind``, ``n`` and ``seed``.
+    Returns the rows of evaluations, of the network at ridge solutions, and of stops, each with
+    ``task``, ``kind``, ``n`` and ``seed``. ``progress`` is called with the number of seeds done.
     """
     evaluations, ridge, stops = [], [], []
     for seed in range(seeds):

@@ -1,7 +1,7 @@
 """How wide a network must be for the linear picture: drift, linearisation error, distance.
 
-A network of each width starts at random, is trained on a source task, and from there on a
-target task: with all its weights pretrained, or with a fresh random head.
+A network of each width starts at random and is trained on a source task, then on a target task:
+with all its weights pretrained, or with a fresh random head.
 """
 
 from __future__ import annotations
@@ -103,31 +103,16 @@ def width_rows(
 ) -> list[dict[str, Any]]:
     """Return drift, linearisation error and distance at every width, seed and phase.
 
-    Parameters
-    ----------
-    widths
-        N of the networks.
-    seeds
-        Repeats: other texts, labels and weights.
-    random
-        Source of a seed's texts and labels (width 0) and of its weights at a width:
-        called with width and seed.
-    progress
-        Called with the work done, the sum of N² over networks.
+    A seed has its own texts, labels and weights: ``random``, called with width and seed, is the
+    source of a seed's texts and labels (width 0) and of its weights at a width. ``progress`` is
+    called with the work done, the sum of N² over networks. Raises UserError for a width below 1 or
+    no seed.
 
-    Returns
-    -------
-    list
-        ``width``, ``seed``, ``phase`` (:data:`PHASES`); ``drift`` ‖K_T − K_0‖/‖K_0‖ in the
-        operator norm on the training texts; ``linear_gap``, the root mean square of f − f_lin on
-        other texts, and ``linear_gap_relative`` to f − f_0; ``distance`` ‖θ_T − θ_0‖/√N;
-        ``training_error`` and ``test_error`` after the phase. All three are O(N^(−1/2))
-        in the theory (SR26 Lemma 1, eq 17).
-
-    Raises
-    ------
-    UserError
-        A width below 1 or no seed.
+    Rows have ``width``, ``seed``, ``phase`` (:data:`PHASES`); ``drift`` ‖K_T − K_0‖/‖K_0‖ in the
+    operator norm on the training texts; ``linear_gap``, the root mean square of f − f_lin on other
+    texts, and ``linear_gap_relative`` to f − f_0; ``distance`` ‖θ_T − θ_0‖/√N; ``training_error``
+    and ``test_error`` after the phase. Drift, gap and distance are O(N^(−1/2)) in the theory (SR26
+    Lemma 1, eq 17).
     """
     if min(widths, default=0) < 1 or seeds < 1:
         raise UserError(f"widths {list(widths)} and {seeds} seeds: all must be 1 or more")
@@ -158,13 +143,8 @@ def width_slopes(
 ) -> list[dict[str, Any]]:
     """Return slopes of log quantity on log N, one dict per phase and quantity.
 
-    Least squares over all widths and seeds, with a 95 % t-interval: ``slope``, ``low``,
-    ``high``; ``predicted`` is −1/2.
-
-    Raises
-    ------
-    UserError
-        Fewer than three networks, or one width only.
+    Least squares over all widths and seeds, with a 95 % t-interval: ``slope``, ``low``, ``high``;
+    ``predicted`` is −1/2. Raises UserError for fewer than three networks, or one width only.
     """
     from scipy.stats import linregress, t
 
