@@ -171,15 +171,7 @@ def trainer(
         with torch.no_grad():
             model.load_state_dict(best.weights)
         model.zero_grad(set_to_none=True)
-        found = measured_metrics(
-            model,
-            examples,
-            subsets["test"],
-            label_mean=start.label_mean,
-            label_sd=start.label_sd,
-            training_label=examples.label[start.train],
-            batch_tokens=settings.batch_tokens,
-        )
+        found = measured_metrics(model, examples, subsets["test"], start.train, settings)
         rows.append(
             found
             | {"n": size, "seed": seed, "best_step": best.step, "steps": once.state.global_step}

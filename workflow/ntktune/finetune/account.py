@@ -38,41 +38,21 @@ LONGEST_PROBE = 48  # tokens
 
 @dataclass(frozen=True)
 class Shape:
-    """What an architecture costs per token.
+    """What an architecture costs per token."""
 
-    Attributes
-    ----------
-    parameters
-        Numbers in the backbone.
-    rows, row_width
-        Rows of the embedding table, and the numbers in one.
-    width, blocks
-        D, and how many blocks there are.
-    dense
-        Sum of d_in · d_out over the linear layers that compute every token.
-    read
-        The same over those that compute the read tokens only
-        (:func:`ntktune.finetune.last_rows.last_rows_only`).
-    mixing
-        Sum over blocks of the width of queries and of values: what attention costs.
-    kept
-        Bytes that a block keeps for its backward pass, measured on two blocks with random
-        weights: of a pass (copies of the weights in the products' precision), per token, and
-        per token and token (attention weights).
-    uncounted
-        Numbers in weights of three and more dimensions, as experts': their FLOPs are left out.
-    """
-
-    parameters: int
-    rows: int
-    row_width: int
-    width: int
+    parameters: int  # numbers in the backbone
+    rows: int  # of the embedding table
+    row_width: int  # numbers in one of them
+    width: int  # D
     blocks: int
-    dense: float
-    read: float
-    mixing: float
+    dense: float  # sum of d_in · d_out over the linear layers that compute every token
+    read: float  # the same over those that compute the read tokens only (last_rows_only)
+    mixing: float  # sum over blocks of the width of queries and of values: attention's cost
+    # Bytes that a block keeps for its backward pass, measured on two blocks with random weights: of
+    # a pass (copies of the weights in the products' precision), per token, and per token and token
+    # (attention weights).
     kept: tuple[float, float, float]
-    uncounted: int = 0
+    uncounted: int = 0  # numbers in weights of more than two dimensions, as experts': no FLOPs
 
 
 @dataclass(frozen=True)
@@ -87,26 +67,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes held at once in a training.
-
-    Attributes
-    ----------
-    weights, gradients, optimizer
-        The weights, their gradients, and AdamW's two moments; the last two only of the
-        embedding rows in use.
-    best, pretrained
-        Copies: the best hold-out weights, and what the next seed starts from.
-    activations
-        What the largest pass keeps for its backward pass, copies of the weights in the
-        products' precision among it.
-    """
+    """Bytes held at once in a training."""
 
     weights: int
-    gradients: int
-    optimizer: int
-    best: int
-    pretrained: int
-    activations: int
+    gradients: int  # of the embedding rows in use only, as the next three
+    optimizer: int  # AdamW's two moments
+    best: int  # a copy of the best hold-out weights
+    pretrained: int  # a copy of what the next seed starts from
+    activations: int  # kept by the largest pass, with the weights' copies in products' precision
 
     @property
     def together(self) -> int:
@@ -240,7 +208,8 @@ def training_cost(
     ``test_history`` the test rows are measured at every evaluation too.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
-    again = forward if settings.checkpointing else lambda count, length: 0.0
+    # forward, twice that backward, and forward again where activations are not kept
+    work = 4 if settings.checkpointing else 3
 
     def evaluated(lengths: Sequence[int]) -> float:
         batches = token_batches(lengths, settings.batch_tokens)
@@ -253,7 +222,7 @@ def training_cost(
     for rows in batch_rows(range(len(train)), train, once, np.random.default_rng(0)):
         for chunk in passes([train[i] for i in rows], settings.batch_tokens, device):
             count, length = len(chunk), max(train[rows[i]] for i in chunk)
-            flops += 3 * forward(count, length) + again(count, length)
+            flops += work * forward(count, length)
             tokens += count * length
             largest = max(largest, (count, length), key=lambda p: p[0] * p[1])
     evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
@@ -282,14 +251,8 @@ def memory(
     else:
         kept = block * shape.blocks
     kept += fixed * shape.blocks  # autocast keeps its copies to the end of the pass
-    return Memory(
-        weights=item_bytes * shape.parameters,
-        gradients=item_bytes * trained,
-        optimizer=2 * item_bytes * trained,
-        best=item_bytes * trained,
-        pretrained=item_bytes * trained,
-        activations=int(kept),
-    )
+    size = item_bytes * trained
+    return Memory(item_bytes * shape.parameters, size, 2 * size, size, size, int(kept))
 
 
 def plan_text(

@@ -5,12 +5,12 @@ Nested subsets are blocks of one kernel matrix, which so gives a whole learning 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION
 from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
 from ntktune.spectrum.filters import descent_filter, ridge_filter
 
@@ -98,61 +98,42 @@ def baseline_rows(
     of fine-tuning.
     """
     test, found = list(subsets["test"]), []
-    for seed in range(len(subsets["seeds"])):
-        for size in sizes:
-            train, holdout = seed_split(examples, subsets, size, seed)
-            mean, sd = label_scale(examples, train)
-            if examples.kind == "classification":
-                target = 2 * examples.label - 1  # of f = l1 - l0
-            else:
-                target = (examples.label - mean) / sd
-            used = [*train, *holdout, *test]
-            predictions = {
-                "probe": probe_prediction(
-                    np.stack([features[row] for row in used]),
-                    target[used],
-                    *_places(train, holdout, test),
+    two = examples.kind == "classification"
+    for seed, size in itertools.product(range(len(subsets["seeds"])), sizes):
+        train, holdout = seed_split(examples, subsets, size, seed)
+        mean, sd = label_scale(examples, train)
+        target = 2 * examples.label - 1 if two else (examples.label - mean) / sd  # two: of l1 − l0
+        parts = (train, holdout, test)
+        used = [row for part in parts for row in part]
+        states = np.stack([features[row] for row in used])
+        predictions = {"probe": probe_prediction(states, target[used], *_places(used, parts))}
+        if seed in kernels and set(used) <= set(kernels[seed][2]):
+            gram, start, rows = kernels[seed]
+            places = _places(rows, parts)
+            centred = start - start[places[0]].mean()  # as fine-tuning starts
+            for method in FACTORS:
+                predictions[f"kernel-{method}"] = kernel_prediction(
+                    gram, centred, target[list(rows)], *places, method
                 )
+        for method, (prediction, strength) in predictions.items():
+            if two:
+                prediction = np.stack([-prediction / 2, prediction / 2], axis=1)  # logits
+            row = {
+                "task": examples.task,
+                "kind": examples.kind,
+                "metric": examples.metric,
+                "method": method,
+                "n": size,
+                "seed": seed,
+                "n_train": len(train),
+                "n_holdout": len(holdout),
+                "strength": strength,
             }
-            if seed in kernels:
-                gram, start, rows = kernels[seed]
-                place = {row: i for i, row in enumerate(rows)}
-                if all(row in place for row in used):
-                    parts = [[place[row] for row in part] for part in (train, holdout, test)]
-                    centred = start - start[parts[0]].mean()  # as fine-tuning starts
-                    for method in FACTORS:
-                        predictions[f"kernel-{method}"] = kernel_prediction(
-                            gram, centred, target[list(rows)], *parts, method
-                        )
-            for method, (prediction, strength) in predictions.items():
-                if examples.kind == "classification":
-                    prediction = np.stack([-prediction / 2, prediction / 2], axis=1)  # logits
-                metrics = output_metrics(
-                    prediction,
-                    examples,
-                    test,
-                    label_mean=mean,
-                    label_sd=sd,
-                    training_label=examples.label[train],
-                )
-                found.append(
-                    {
-                        "task": examples.task,
-                        "kind": examples.kind,
-                        "metric": examples.metric,
-                        "method": method,
-                        "n": size,
-                        "seed": seed,
-                        "n_train": len(train),
-                        "n_holdout": len(holdout),
-                        "strength": strength,
-                    }
-                    | {name: metrics.get(name, np.nan) for name in REGRESSION + CLASSIFICATION}
-                )
+            found.append(row | output_metrics(prediction, examples, test, train))
     return found
 
 
-def _places(*parts: Sequence[int]) -> list[range]:
-    """Return the places of parts that stand one after the other."""
-    ends = np.cumsum([len(part) for part in parts]).tolist()
-    return [range(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
+def _places(rows: Sequence[int], parts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return where each part's rows stand among ``rows``."""
+    place = {row: i for i, row in enumerate(rows)}
+    return [[place[row] for row in part] for part in parts]

@@ -17,30 +17,6 @@ from torch import nn
 from ntktune.network.models import last_tokens, pad
 
 
-class _Reader:
-    """Which token of each text of the batch on its way is read, (B,)."""
-
-    def __init__(self) -> None:
-        self.last = torch.empty(0, dtype=torch.long)
-
-    def look(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Note the batch's last tokens; a hook before the backbone's forward."""
-        self.last = last_tokens(kwargs["attention_mask"])
-
-    def only_last(self, forward: Callable) -> Callable:
-        """Return a linear layer's forward that computes the read tokens' rows, others as 0."""
-
-        def restricted(x: torch.Tensor) -> torch.Tensor:
-            last = self.last
-            if x.dim() != 3 or len(x) != len(last) or x.shape[1] == 1:
-                return forward(x)
-            texts = torch.arange(len(last), device=x.device)
-            rows = forward(x[texts, last])  # (B, D)
-            return rows.new_zeros(*x.shape[:2], rows.shape[1]).index_put((texts, last), rows)
-
-        return restricted
-
-
 def read_layers(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
     """Return the linear layers whose output matters at the read tokens only.
 
@@ -90,13 +66,30 @@ def last_rows_only(model: nn.Module, examples: Sequence[torch.Tensor]) -> Iterat
     pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
     ids, mask = (part.to(next(model.parameters()).device) for part in pad(pair))
     layers = read_layers(model, ids, mask) if ids.shape[1] > 1 else []
-    reader = _Reader()
+    last = torch.empty(0, dtype=torch.long)  # which token is read of each text on its way, (B,)
+
+    def look(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        nonlocal last
+        last = last_tokens(kwargs["attention_mask"])
+
+    def only_last(forward: Callable) -> Callable:
+        """Return a linear layer's forward that computes the read tokens' rows, others as 0."""
+
+        def restricted(x: torch.Tensor) -> torch.Tensor:
+            if x.dim() != 3 or len(x) != len(last) or x.shape[1] == 1:
+                return forward(x)
+            texts = torch.arange(len(last), device=x.device)
+            rows = forward(x[texts, last])  # (B, D)
+            return rows.new_zeros(*x.shape[:2], rows.shape[1]).index_put((texts, last), rows)
+
+        return restricted
+
     with torch.no_grad():
         expected = model(ids, mask)
-    door = model.backbone.register_forward_pre_hook(reader.look, with_kwargs=True)
+    door = model.backbone.register_forward_pre_hook(look, with_kwargs=True)
     try:
         for layer in layers:
-            layer.forward = reader.only_last(layer.forward)
+            layer.forward = only_last(layer.forward)
         with torch.no_grad():
             found = model(ids, mask)
         tolerance = 100 * torch.finfo(found.dtype).eps * max(1.0, expected.abs().max().item())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,14 +19,7 @@ from ntktune.finetune.metrics import (
     classification_metrics,
     regression_metrics,
 )
-from ntktune.finetune.training import (
-    Evaluation,
-    Settings,
-    Training,
-    expected_steps,
-    fine_tune,
-    outputs,
-)
+from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
 from ntktune.network.models import TextModel
 from ntktune.study.scores import METRICS
 from ntktune.study.seeds import generator, integer_seed
@@ -35,32 +29,15 @@ OUTPUTS = {"regression": 1, "classification": 2}
 
 @dataclass(frozen=True)
 class Examples:
-    """A task's tokenised examples.
-
-    Parameters
-    ----------
-    task
-        The task's name.
-    kind
-        ``regression`` or ``classification`` (two classes).
-    ids
-        N 1-D tensors of token ids.
-    label, label_noise
-        Shape (N,): labels on the raw scale (0 or 1 for classes) and their standard
-        errors, NaN where unknown.
-    score_range
-        Lowest and highest possible score, or None.
-    metric
-        Which metric is the task's score; by default Pearson's correlation, or the accuracy.
-    """
+    """A task's tokenised examples."""
 
     task: str
-    kind: str
-    ids: list[torch.Tensor]
-    label: np.ndarray
-    label_noise: np.ndarray
-    score_range: tuple[float, float] | None = None
-    metric: str = ""
+    kind: str  # regression, or classification (two classes)
+    ids: list[torch.Tensor]  # N 1-D tensors of token ids
+    label: np.ndarray  # (N,), on the raw scale; classes are 0 and 1
+    label_noise: np.ndarray  # (N,), the labels' standard errors, NaN where unknown
+    score_range: tuple[float, float] | None = None  # lowest and highest possible score
+    metric: str = ""  # the task's score; by default Pearson's correlation, or the accuracy
 
     def __post_init__(self):
         if self.kind not in OUTPUTS:
@@ -81,33 +58,26 @@ class Examples:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One seed's outcome: its training, and a row of facts and test metrics.
-
-    ``test_history`` has the test metrics at each evaluation, if they were asked for.
-    """
+    """One seed's outcome."""
 
     seed: int
     training: Training
-    row: dict[str, object]
+    row: dict[str, object]  # facts and test metrics
     label_mean: float
     label_sd: float
-    test_history: list[dict[str, float]] = field(default_factory=list)
+    test_history: list[dict[str, float]]  # test metrics at each evaluation, if asked for
 
 
 @dataclass(frozen=True)
 class Start:
-    """What one seed's training starts from.
-
-    The rows to train on and to hold out, the targets of all examples, (N,), the scale they
-    were standardised with, and the source of the batches' order.
-    """
+    """What one seed's training starts from."""
 
     train: list[int]
     holdout: list[int]
-    targets: torch.Tensor
-    label_mean: float
+    targets: torch.Tensor  # of all examples, (N,)
+    label_mean: float  # what they were standardised with
     label_sd: float
-    order: np.random.Generator
+    order: np.random.Generator  # source of the batches' order
 
 
 def seed_split(
@@ -182,53 +152,37 @@ def measured_metrics(
     model: TextModel,
     examples: Examples,
     rows: Sequence[int],
-    *,
-    label_mean: float,
-    label_sd: float,
-    training_label: np.ndarray,
-    batch_tokens: int,
-    autocast: torch.dtype | None = None,
+    train: Sequence[int],
+    settings: Settings,
 ) -> dict[str, float]:
-    """Return a model's metrics on some rows of a task, regression on the raw scale.
-
-    ``label_mean`` and ``label_sd`` undo the standardisation of the regression targets;
-    ``training_label`` is what the baseline learns from.
-    """
-    found = outputs(model, [examples.ids[i] for i in rows], batch_tokens, autocast)
-    return output_metrics(
-        found.double().numpy(),
-        examples,
-        rows,
-        label_mean=label_mean,
-        label_sd=label_sd,
-        training_label=training_label,
-    )
+    """Return :func:`output_metrics` of what a model, trained on ``train``, answers to ``rows``."""
+    texts = [examples.ids[i] for i in rows]
+    found = outputs(model, texts, settings.batch_tokens, settings.autocast)
+    return output_metrics(found.double().numpy(), examples, rows, train)
 
 
 def output_metrics(
-    found: np.ndarray,
-    examples: Examples,
-    rows: Sequence[int],
-    *,
-    label_mean: float,
-    label_sd: float,
-    training_label: np.ndarray,
+    found: np.ndarray, examples: Examples, rows: Sequence[int], train: Sequence[int]
 ) -> dict[str, float]:
     """Return the metrics of outputs, (N,) or of two classes (N, 2), on some rows of a task.
 
-    The rest is as for :func:`measured_metrics`.
+    Those of the other kind of task are NaN. Metrics of a regression are on the raw scale, its
+    outputs standardised by the rows ``train``, from whose labels the baseline learns.
     """
-    rows = list(rows)
+    rows, training_label = list(rows), examples.label[list(train)]
     label = examples.label[rows]
     if examples.kind == "classification":
-        return classification_metrics(found, label, training_label=training_label)
-    return regression_metrics(
-        found * label_sd + label_mean,
-        label,
-        training_label=training_label,
-        score_range=examples.score_range,
-        label_noise=examples.label_noise[rows],
-    )
+        metrics = classification_metrics(found, label, training_label=training_label)
+    else:
+        mean, sd = label_scale(examples, train)
+        metrics = regression_metrics(
+            found * sd + mean,
+            label,
+            training_label=training_label,
+            score_range=examples.score_range,
+            label_noise=examples.label_noise[rows],
+        )
+    return dict.fromkeys(REGRESSION + CLASSIFICATION, np.nan) | metrics
 
 
 def fine_tuned_repeats(
@@ -271,25 +225,10 @@ def fine_tuned_repeats(
         for seed, sample in zip(seeds, samples, strict=True):
             pretrained.restore()
             start = start_seed(model, examples, subsets, size, seed, settings, root_seed, sample)
-
-            def test(start: Start = start) -> dict[str, float]:
-                found = measured_metrics(
-                    model,
-                    examples,
-                    subsets["test"],
-                    label_mean=start.label_mean,
-                    label_sd=start.label_sd,
-                    training_label=examples.label[start.train],
-                    batch_tokens=settings.batch_tokens,
-                    autocast=settings.autocast,
-                )
-                return {name: found.get(name, np.nan) for name in REGRESSION + CLASSIFICATION}
-
+            test = partial(
+                measured_metrics, model, examples, subsets["test"], start.train, settings
+            )
             along: list[dict[str, float]] = []
-
-            def look(evaluation: Evaluation, test: Callable = test, along: list = along) -> None:
-                along.append(test())
-
             training = fine_tune(
                 model,
                 examples.ids,
@@ -299,7 +238,7 @@ def fine_tuned_repeats(
                 settings,
                 start.order,
                 (lambda step, before=done: progress(before + step)) if progress else None,
-                look if test_history else None,
+                (lambda _, along=along, test=test: along.append(test())) if test_history else None,
                 subsets["test"] if test_history else (),
             )
             steps = expected_steps(len(start.train), settings)

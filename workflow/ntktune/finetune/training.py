@@ -22,53 +22,28 @@ from ntktune.network.models import TextModel, checkpointed, pad, token_batches
 # are added to those before. A GPU is best filled by one large pass.
 PASS_TOKENS = 96
 GPU_PASS_TOKENS = 2_048
-METHODS = ("adamw", "sgd")
+METHODS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to fine-tune.
+    """How to fine-tune."""
 
-    Parameters
-    ----------
-    learning_rate
-        Step size, constant: the theory's clock is the sum of the step sizes.
-    weight_decay
-        Decay of the weight matrices (AdamW's is decoupled); embeddings, norms and biases have
-        none.
-    batch_size
-        Examples per step.
-    max_epochs
-        Passes over the training part, at most.
-    evaluate_every
-        Steps between two evaluations of the hold-out loss; None: one pass.
-    patience
-        Stop after so many evaluations in a row without a new lowest hold-out loss; None: never,
-        all epochs are made.
-    batch_tokens
-        Padded tokens in one pass through the network, in training (a step's batch is
-        split and its gradients added up, which changes no step but for rounding) and
-        in evaluation.
-    autocast
-        Precision of the network's matrix products, or None for that of its weights.
-    checkpointing
-        Keep no more than the blocks' inputs for the backward pass, and compute each block
-        again in it: a third more work, for a model whose activations do not fit.
-    method
-        ``adamw``, or ``sgd``: plain gradient descent, the theory's own where a batch is all
-        rows.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-    max_epochs: int
-    evaluate_every: int | None
+    learning_rate: float  # step size, constant: the theory's clock is the sum of the step sizes
+    weight_decay: float  # of weight matrices (AdamW's is decoupled); not embeddings, norms, biases
+    batch_size: int  # examples per step
+    max_epochs: int  # passes over the training part, at most
+    evaluate_every: int | None  # steps between evaluations of the hold-out loss; None: one epoch
+    # Stop after so many evaluations in a row without a new lowest hold-out loss; None: never.
     patience: int | None
+    # Padded tokens in one pass through the network, in evaluation and in training: a step's batch
+    # is split and its gradients added up, which changes no step but for rounding.
     batch_tokens: int
-    autocast: torch.dtype | None = None
+    autocast: torch.dtype | None = None  # precision of matrix products; None: that of the weights
+    # Keep only the blocks' inputs for the backward pass, and compute each block again in it: a
+    # third more work, for a model whose activations do not fit.
     checkpointing: bool = False
-    method: str = "adamw"
+    method: str = "adamw"  # or sgd: gradient descent, the theory's own where a batch is all rows
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -86,21 +61,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation along the training.
-
-    ``train_loss`` is the mean over the examples seen since the evaluation before it
-    (NaN at step 0), ``epoch`` the passes made so far, a fraction within a pass.
-    """
+    """One evaluation along the training."""
 
     step: int
-    epoch: float
-    train_loss: float
+    epoch: float  # passes over the training part made so far
+    train_loss: float  # mean over the examples seen since the last evaluation; NaN at step 0
     holdout_loss: float
 
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training: its evaluations, the number of steps, and the best evaluation."""
+    """A finished training."""
 
     history: list[Evaluation]
     steps: int
@@ -147,10 +118,7 @@ def _loss_sum(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def mean_loss(
     model: TextModel, examples: Sequence[torch.Tensor], targets: torch.Tensor, settings: Settings
 ) -> float:
-    """Return the mean loss over examples, without gradient.
-
-    Squared error for floating-point ``targets``, cross-entropy for integer ones.
-    """
+    """Return the mean loss: squared error of floating-point targets, cross-entropy of integers."""
     found = outputs(model, examples, settings.batch_tokens, settings.autocast)
     return _loss_sum(found, targets).item() / len(examples)
 
@@ -172,9 +140,8 @@ def optimizer(
         {"params": decaying, "weight_decay": weight_decay},
         {"params": still, "weight_decay": 0.0},
     ]
-    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[method]
     # one fused pass over the weights: a quarter of the plain loop's time, on a processor too
-    return kind(groups, lr=learning_rate, fused=True)
+    return METHODS[method](groups, lr=learning_rate, fused=True)
 
 
 def batch_rows(
