@@ -32,18 +32,18 @@ def check_same_shapes(
     first: Weights, second: Weights, called: tuple[str, str] = ("the first", "the second")
 ) -> None:
     """Raise UserError, which says ``called``, unless weights have the same names and shapes."""
+    advice = "use weights of the same model and the same blocks"
     for name in (*first, *second):
         if name not in first or name not in second:
             there, missing = called if name in first else called[::-1]
             raise UserError(
-                f"tensor {name} is in {there} set of weights, not in {missing}; "
-                "use weights of the same model and the same blocks"
+                f"tensor {name} is in {there} set of weights, not in {missing}; {advice}"
             )
-        shapes = tuple(first[name].shape), tuple(second[name].shape)
-        if shapes[0] != shapes[1]:
+        one, other = tuple(first[name].shape), tuple(second[name].shape)
+        if one != other:
             raise UserError(
-                f"tensor {name} has shape {shapes[0]} in {called[0]} set of weights and "
-                f"{shapes[1]} in {called[1]}; use weights of the same model and the same blocks"
+                f"tensor {name} has shape {one} in {called[0]} set of weights and "
+                f"{other} in {called[1]}; {advice}"
             )
 
 
@@ -79,12 +79,8 @@ def apply(
     for vector in vectors:
         check_same_shapes(base, vector)
     scaled = [scale(vector, c) for vector, c in zip(vectors, coefficients, strict=True)]
-    return {
-        name: sum((vector[name] for vector in scaled), base[name][...].double()).to(
-            base[name].dtype
-        )
-        for name in base
-    }
+    sums = {name: sum((v[name] for v in scaled), base[name][...].double()) for name in base}
+    return {name: total.to(base[name].dtype) for name, total in sums.items()}
 
 
 def check_counts(vectors: Sequence[Weights], coefficients: Sequence[float]) -> None:

@@ -14,16 +14,13 @@ from ntktune.taskvectors.arithmetic import cosines
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its task, its name, the seeds of its head and order and of its sample.
-
-    ``rows`` are the rows of the sample.
-    """
+    """A training of a task."""
 
     task: str
     name: str
-    seed: int
-    sample: int
-    rows: frozenset[int] = frozenset()
+    seed: int  # of its head and order
+    sample: int  # the seed of its sample
+    rows: frozenset[int] = frozenset()  # of its sample
 
 
 def _pair(first: Run, second: Run) -> str | None:
@@ -62,21 +59,22 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
     for group, gram in grams.items():
         found = cosines(gram)
         for i, j in itertools.combinations(places, 2):
-            pair = _pair(runs[i], runs[j])
+            first, second = runs[i], runs[j]
+            pair = _pair(first, second)
             if pair is None:
                 continue
             rows.append(
                 {
                     "pair": pair,
-                    "task_a": runs[i].task,
-                    "run_a": runs[i].name,
-                    "task_b": runs[j].task,
-                    "run_b": runs[j].name,
+                    "task_a": first.task,
+                    "run_a": first.name,
+                    "task_b": second.task,
+                    "run_b": second.name,
                     "group": group,
                     "cosine": found[i, j],
                     "norm_a": math.sqrt(gram[i, i]),
                     "norm_b": math.sqrt(gram[j, j]),
-                    "shared": _shared(runs[i], runs[j]),
+                    "shared": _shared(first, second),
                 }
             )
     return rows

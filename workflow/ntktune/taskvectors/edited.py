@@ -24,25 +24,13 @@ def backbone_weights(model: TextModel) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class TunedTask:
-    """A task with the head that one seed's fine-tuning gave it.
-
-    Parameters
-    ----------
-    examples
-        The task's examples.
-    parts
-        ``validation``, the hold-out rows of its sample, and ``test``.
-    head_weight, head_bias
-        Shapes (C, D) and (C,).
-    label_mean, label_sd
-        What the regression targets were standardised with.
-    """
+    """A task with the head that one seed's fine-tuning gave it."""
 
     examples: Examples
-    parts: Mapping[str, Sequence[int]]
-    head_weight: torch.Tensor
-    head_bias: torch.Tensor
-    label_mean: float
+    parts: Mapping[str, Sequence[int]]  # validation, the hold-out rows of its sample, and test
+    head_weight: torch.Tensor  # (C, D)
+    head_bias: torch.Tensor  # (C,)
+    label_mean: float  # what the regression targets were standardised with
     label_sd: float
 
     @property

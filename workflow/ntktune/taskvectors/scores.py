@@ -58,22 +58,12 @@ def check_answers(answers: pd.DataFrame, model: str) -> None:
         )
 
 
-def single_answers(negated: pd.DataFrame) -> dict[tuple[str, int, float], pd.DataFrame]:
-    """Return what each task's own models answer it: (task, seed, coefficient of τ) → answers.
-
-    ``negated`` are the rows of :func:`ntktune.taskvectors.sweeps.negation_sweep`, with ``target``
-    and ``seed``. Coefficient 0 is the pretrained network, 1 the fine-tuned one.
-    """
-    own = negated[negated["task"] == negated["target"]]
-    groups = own.groupby(["task", "seed", "coefficient"], sort=False)
-    return {(task, seed, -value + 0.0): found for (task, seed, value), found in groups}
-
-
 def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of merged models along the coefficient, λ = 0 included.
 
     ``added`` are the rows of :func:`ntktune.taskvectors.sweeps.addition_sweep`, with ``merged``
-    (names joined by " + ") and ``seed``; ``negated`` as for :func:`single_answers`, of all tasks
+    (names joined by " + ") and ``seed``; ``negated`` those of
+    :func:`ntktune.taskvectors.sweeps.negation_sweep`, with ``target`` and ``seed``, of all tasks
     and seeds that were merged. Raises UserError if a merged task's own model has no answers, or
     answers are given twice.
 
@@ -84,8 +74,12 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
     """
     check_answers(added, "merged")
     check_answers(negated, "target")
-    own, rows = single_answers(negated), []
-    for (merge, seed, task), found in added.groupby(["merged", "seed", "task"], sort=False):
+    groups = negated[negated["task"] == negated["target"]].groupby(["task", "seed", "coefficient"])
+    # (task, seed, coefficient of τ) → answers: at 0 the pretrained network's, at 1 the fine-tuned's
+    own = {(task, seed, -value + 0.0): found for (task, seed, value), found in groups}
+    keys, rows = ["merged", "seed", "task", "kind", "metric"], []
+    for key, found in added.groupby(keys, sort=False):
+        merge, seed, task, _, metric = key
         for coefficient in (0.0, 1.0):
             if (task, seed, coefficient) not in own:
                 raise UserError(
@@ -93,8 +87,7 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                     "that task and seed was given; give it"
                 )
         answered = own[task, seed, 0.0].drop(columns=["target", "slope", "random"])
-        along = pd.concat([answered, found])
-        (kind, metric), alone = found[["kind", "metric"]].iloc[0], own[task, seed, 1.0]
+        along, alone = pd.concat([answered, found]), own[task, seed, 1.0]
         for (part, coefficient), answers in along.groupby(["part", "coefficient"], sort=True):
             single = alone[alone["part"] == part]
             if set(single["row"]) != set(answers["row"]):
@@ -105,12 +98,8 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
             out = leaks.rows(task, part, seed, parts(merge)) & set(answers["row"])
             reached, reference = _scored(answers), _scored(single)
             rows.append(
-                {
-                    "merged": merge,
-                    "seed": seed,
-                    "task": task,
-                    "kind": kind,
-                    "metric": metric,
+                dict(zip(keys, key, strict=True))
+                | {
                     "part": part,
                     "coefficient": coefficient,
                     "score": reached,
@@ -175,39 +164,38 @@ def merged_table(
             validation = along.loc[along["part"] == "validation", "rows_clean"]
             for choice, value in choices.items():
                 at = tests.loc[coefficient if math.isnan(value) else value]
-                known = not math.isnan(value)
-                rows.append(
-                    {
-                        "merged": merge,
-                        "seed": seed,
-                        "task": task,
-                        "kind": at["kind"],
-                        "metric": at["metric"],
-                        "choice": choice,
-                        "coefficient": value,
-                        "pretrained": tests["score"][0.0],
-                        "single": at["single"],
-                        "merged_score": at["score"] if known else math.nan,
-                        "normalised": at["normalised"] if known else math.nan,
-                        "rows": at["rows"],
-                        "leaked": at["rows"] - at["rows_clean"],
-                        "single_clean": at["single_clean"],
-                        "merged_clean": at["score_clean"] if known else math.nan,
-                        "normalised_clean": share_reached(
-                            at["metric"], at["score_clean"], at["single_clean"]
-                        )
-                        if known
-                        else math.nan,
-                        "validation_rows": validation.min() if len(validation) else 0,
-                    }
-                )
+                row = {
+                    "merged": merge,
+                    "seed": seed,
+                    "task": task,
+                    "kind": at["kind"],
+                    "metric": at["metric"],
+                    "choice": choice,
+                    "coefficient": value,
+                    "pretrained": tests["score"][0.0],
+                    "single": at["single"],
+                    "merged_score": at["score"],
+                    "normalised": at["normalised"],
+                    "rows": at["rows"],
+                    "leaked": at["rows"] - at["rows_clean"],
+                    "single_clean": at["single_clean"],
+                    "merged_clean": at["score_clean"],
+                    "normalised_clean": share_reached(
+                        at["metric"], at["score_clean"], at["single_clean"]
+                    ),
+                    "validation_rows": validation.min() if len(validation) else 0,
+                }
+                if math.isnan(value):  # nothing could be chosen
+                    scores = ("merged_score", "normalised", "merged_clean", "normalised_clean")
+                    row |= dict.fromkeys(scores, math.nan)
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
 def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     """Return the scores of negated models on their own and on control tasks (SR26 eq 24).
 
-    ``negated`` is as for :func:`single_answers`. Raises UserError if answers are given twice, or a
+    ``negated`` is as for :func:`sweep_table`. Raises UserError if answers are given twice, or a
     task has none at λ = 0.
 
     Columns, per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
@@ -221,12 +209,9 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     validation score, on such rows.
     """
     check_answers(negated, "target")
-    rows = []
-    below = negated[negated["coefficient"] >= 0]
-    for (target, seed, task, part), found in below.groupby(
-        ["target", "seed", "task", "part"], sort=False
-    ):
-        kind, metric = found[["kind", "metric"]].iloc[0]
+    keys, rows = ["target", "seed", "task", "kind", "metric", "part"], []
+    for key, found in negated[negated["coefficient"] >= 0].groupby(keys, sort=False):
+        target, seed, task, kind, metric, part = key
         start = found[found["coefficient"] == 0].set_index("row")
         if start.empty:
             raise UserError(
@@ -237,6 +222,7 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
         label = start["label"].to_numpy()
         wanted = 2 * label - 1 if kind == "classification" else label
         before, slope = start["output"].to_numpy(), start["slope"].to_numpy()
+        first = mean_squared_error(before, wanted)
         pretrained, pretrained_clean = (_scored(start.reset_index(), left) for left in (set(), out))
         for coefficient, answers in found.groupby("coefficient", sort=True):
             answers = answers.set_index("row").loc[start.index].reset_index()
@@ -245,21 +231,15 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
             linear = start.reset_index().assign(output=before - coefficient * slope)
             change = 2 * coefficient * (wanted - before) * slope + (coefficient * slope) ** 2
             rows.append(
-                {
-                    "target": target,
-                    "seed": seed,
-                    "task": task,
-                    "kind": kind,
-                    "metric": metric,
-                    "part": part,
+                dict(zip(keys, key, strict=True))
+                | {
                     "coefficient": coefficient,
                     "score": reached,
                     "pretrained": pretrained,
                     "kept": share_reached(metric, reached, pretrained),
                     "error": error,
-                    "gap": error - mean_squared_error(before, wanted),
-                    "random_gap": mean_squared_error(random, wanted)
-                    - mean_squared_error(before, wanted),
+                    "gap": error - first,
+                    "random_gap": mean_squared_error(random, wanted) - first,
                     "predicted_gap": float(np.mean(change)),
                     "linear_score": _scored(linear),
                     "rows": len(start),
