@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntktune.theory.equivalence import equivalence_rows
+from ntktune.theory.rules import equivalence_rows
 
 TRAIN, TEST = range(20), range(20, 33)
 

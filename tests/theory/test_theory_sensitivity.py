@@ -6,8 +6,8 @@ import pytest
 from scipy.optimize import minimize
 
 from ntktune.theory.complexity import stopping_time
-from ntktune.theory.sensitivity import sensitivity_rows
 from ntktune.theory.shift import difference_noise, noise_estimate, shift_estimate
+from ntktune.theory.stopping import sensitivity_rows
 
 
 def problem(n=300, sigma=0.3):

@@ -16,25 +16,14 @@ from ntktune.spectrum.filters import descent_filter, descent_shares
 class KernelDescent:
     """Kernel gradient descent from f_0 on N labels, with f_t − y = (I − αK_n)^t (f_0 − y).
 
-    It is what early-stopped gradient descent does to a linearised network (SR26 section
-    3.5, RWY14). Build it with :func:`kernel_descent`.
-
-    Attributes
-    ----------
-    values
-        λ̂_i of K_n = G/n, ascending, shape (N,).
-    vectors
-        Their eigenvectors, shape (N, N).
-    rotated
-        Uᵀ(y − f_0), shape (N,) or (N, R) for R label vectors.
-    step_size
-        α.
+    It is what early-stopped gradient descent does to a linearised network (SR26 section 3.5,
+    RWY14). Build it with :func:`kernel_descent`.
     """
 
-    values: np.ndarray
-    vectors: np.ndarray
-    rotated: np.ndarray
-    step_size: float
+    values: np.ndarray  # λ̂_i of K_n = G/n, ascending, (N,)
+    vectors: np.ndarray  # their eigenvectors, (N, N)
+    rotated: np.ndarray  # Uᵀ(y − f_0), (N,), or (N, R) for R label vectors
+    step_size: float  # α
 
     def shares(self, times: ArrayLike) -> np.ndarray:
         """Return what is learnt of each eigenvector at some times, (T, N)."""

@@ -13,22 +13,15 @@ from ntktune.theory.simulation import tried_times
 
 @dataclass(frozen=True)
 class OperatorTimes:
-    """T̂_op in both forms, in steps.
+    """T̂_op in both forms, in steps; NaN beyond the last measurement of the drift.
 
-    Attributes
-    ----------
-    crossing
-        max{t <= T̂_max : g(t) <= C·C_H²/η_t}: until then the drift is no more than the error
-        that is left. 0 where it is more from the first step.
-    minimiser
-        argmin over 1 <= t <= T̂_max of C·C_H²/η_t + g(t).
-
-    Both are NaN where they lie beyond the last measurement of the drift: there g is only
-    known not to fall.
+    There the drift g is only known not to fall.
     """
 
+    # max{t <= T̂_max : g(t) <= C·C_H²/η_t}: until then the drift is no more than the error that is
+    # left; 0 where it is more from the first step.
     crossing: float
-    minimiser: float
+    minimiser: float  # argmin over 1 <= t <= T̂_max of C·C_H²/η_t + g(t)
 
 
 def operator_stopping_times(

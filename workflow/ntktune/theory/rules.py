@@ -1,71 +1,33 @@
-"""Four ways to stop, side by side on one task: by theory, hold-out, SURE, and with hindsight."""
+"""Four ways to stop kernel descent on one task, and descent beside ridge regression."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ntktune.data.sampling import training_subset
+from ntktune.spectrum.filters import ridge_filter
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
-from ntktune.theory.equivalence import equivalence_rows
 from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
 from ntktune.theory.simulation import LATEST, sure, tried_times
 
 
-def _errors(
-    descent: KernelDescent,
-    cross: np.ndarray,
-    start: np.ndarray,
-    label: np.ndarray,
-    times: ArrayLike,
-) -> np.ndarray:
-    """Return mean squared errors on other rows at some times, (T,)."""
-    found = start + descent.path_elsewhere(cross, times)  # (T, M)
-    return ((found - label) ** 2).mean(axis=1)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A task's training, hold-out and test rows as the kernel model meets them.
-
-    Attributes
-    ----------
-    gram
-        K, not divided by n: of all M rows with the first n at least, those of the sample.
-    start, label
-        f_0, its mean over the training rows taken out, and the labels, standardised by the
-        training rows (classes: −1 and +1); shape (M,).
-    train, holdout, test
-        Places of the rows.
-    sigma
-        Noise of the labels by their raters, in their units; None where it is unknown.
-    """
-
-    gram: np.ndarray
-    start: np.ndarray
-    label: np.ndarray
-    train: list[int]
-    holdout: list[int]
-    test: list[int]
-    sigma: float | None
-
-
 def learning_problem(
     tensors: Mapping[str, np.ndarray], subsets: Mapping, kind: str, seed: int, size: int
-) -> Problem | None:
-    """Return one seed's sample of n rows from the kernel of its largest sample.
+) -> dict[str, Any] | None:
+    """Return a sample of n rows as the kernel model meets it: what :func:`four_rules` starts with.
 
-    ``tensors`` are ``kernel`` (seeds, M, n or M): of all rows with the first n or all of them;
-    ``outputs``, ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task each place
-    is. ``subsets`` are nested samples and test rows
-    (:func:`ntktune.data.sampling.training_subsets`); ``size`` is n with the hold-out. None where
-    the kernel does not cover the sample. Raises UserError as
-    :func:`ntktune.data.sampling.training_subset` and
+    ``tensors`` are ``kernel`` (seeds, M, n or M): of all rows with all of them, or with the first n
+    at least; ``outputs``, ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task
+    each place is. ``subsets`` are nested samples and test rows
+    (:func:`ntktune.data.sampling.training_subsets`); ``size`` is n with the hold-out. Labels are
+    standardised by the training rows (classes: −1 and +1). None where the kernel does not cover the
+    sample. Raises UserError as :func:`ntktune.data.sampling.training_subset` and
     :func:`ntktune.theory.shift.standardised_labels` do.
     """
     gram, start, label, noise, rows = (
@@ -74,18 +36,23 @@ def learning_problem(
     place = {int(row): i for i, row in enumerate(rows)}
     if not all(row in place for row in (*subsets["seeds"][seed]["order"][:size], *subsets["test"])):
         return None
-    classes = np.full(int(rows.max()) + 1, -1)
-    if kind == "classification":
+    two, classes = kind == "classification", None
+    if two:
+        classes = np.full(int(rows.max()) + 1, -1)
         classes[rows] = label
-    parts = training_subset(subsets, size, seed, classes if kind == "classification" else None)
-    train, holdout, test = ([place[row] for row in part] for part in (*parts, subsets["test"]))
+    parts = (*training_subset(subsets, size, seed, classes), subsets["test"])
+    train, holdout, test = ([place[row] for row in part] for part in parts)
     _, unit = standardised_labels(label[train], kind)
-    if kind == "classification":
-        target, sigma = standardised_labels(label, kind)[0], None
-    else:
-        target = (label - label[train].mean()) / unit
-        sigma = rated_noise(noise[train], kind, unit)
-    return Problem(gram, start - start[train].mean(), target, train, holdout, test, sigma)
+    target = standardised_labels(label, kind)[0] if two else (label - label[train].mean()) / unit
+    return {
+        "gram": gram,
+        "start": start - start[train].mean(),
+        "label": target,
+        "train": train,
+        "holdout": holdout,
+        "test": test,
+        "sigma": rated_noise(noise[train], kind, unit),
+    }
 
 
 def four_rules(
@@ -124,38 +91,81 @@ def four_rules(
     estimate = shift_estimate(whole, shift[every], precision)
     noise, source = noise_estimate(whole, shift[every], estimate, sigma)
     descent = kernel_descent(whole, shift[every], step_size_factor=step_size_factor)
-    half = kernel_descent(
-        gram[np.ix_(train, train)], shift[train], step_size_factor=step_size_factor
-    )
+    inside = gram[np.ix_(train, train)]
+    half = kernel_descent(inside, shift[train], step_size_factor=step_size_factor)
     stop = stopping_time(
         descent.values, sigma=noise, step_size=descent.step_size, radius=estimate.radius
     )
+
+    def errors(model: KernelDescent, known: np.ndarray, rows: np.ndarray, times: ArrayLike):
+        """Return mean squared errors on rows, (T,), of descent on the ``known`` ones."""
+        found = start[rows] + model.path_elsewhere(gram[np.ix_(rows, known)], times)  # (T, M)
+        return ((found - label[rows]) ** 2).mean(axis=1)
+
     times = tried_times(LATEST)
-    tested = _errors(descent, gram[np.ix_(test, every)], start[test], label[test], times)
-    held = _errors(half, gram[np.ix_(holdout, train)], start[holdout], label[holdout], times)
     chosen = {
         "theory": (descent, every, stop),
-        "holdout": (half, train, times[held.argmin()]),
+        "holdout": (half, train, times[errors(half, train, holdout, times).argmin()]),
         "sure": (descent, every, times[sure(descent, times, noise).argmin()]),
-        "oracle": (descent, every, times[tested.argmin()]),
+        "oracle": (descent, every, times[errors(descent, every, test, times).argmin()]),
     }
     rows = []
-    for rule, (model, rows_of, time) in chosen.items():
-        cross = gram[np.ix_(test, rows_of)]
-        error = _errors(model, cross, start[test], label[test], [time])[0]
+    for rule, (model, known, time) in chosen.items():
         rows.append(
             {
                 "rule": rule,
                 "n": len(every),
                 "time": int(time),
                 "eta": float(time * model.step_size),
-                "test_error": float(error),
+                "test_error": float(errors(model, known, test, [time])[0]),
                 "start_error": float(np.mean(shift[test] ** 2)),
                 "sigma": float(noise),
                 "sigma_source": source,
             }
         )
     return rows
+
+
+def equivalence_rows(
+    gram: ArrayLike,
+    start: ArrayLike,
+    label: ArrayLike,
+    train: Sequence[int],
+    test: Sequence[int],
+    *,
+    step_size_factor: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return how far ridge regression is from gradient descent along its path (SR26 eqs 27-28).
+
+    Early stopping is a ridge penalty: at t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an
+    eigenvector, and ridge with λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t). The parameters are as for
+    :func:`four_rules`.
+
+    One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``,
+    ‖f_t − f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and
+    ``error_ridge``, the mean squared errors on the test rows.
+    """
+    gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
+    train, test = (np.asarray(rows, dtype=int) for rows in (train, test))
+    inside = gram[np.ix_(train, train)]
+    shift = (label - start)[train]
+    descent = kernel_descent(inside, shift, step_size_factor=step_size_factor)
+    times = tried_times(LATEST)[1:]
+    filters = ridge_filter(descent.values, 1 / (descent.step_size * times))
+    parts = {"train": inside, "test": gram[np.ix_(test, train)]}
+    paths = {
+        part: (descent.path_elsewhere(cross, times), descent.filtered(cross, filters))  # (T, M)
+        for part, cross in parts.items()
+    }
+    left = (label - start)[test]
+    found = {"time": times, "eta": descent.step_size * times}
+    for part, (stopped, penalised) in paths.items():
+        length = np.linalg.norm(stopped, axis=1)
+        apart = np.linalg.norm(stopped - penalised, axis=1)
+        found[f"distance_{part}"] = np.divide(apart, length, where=length > 0, out=apart * 0)
+    for name, path in zip(("descent", "ridge"), paths["test"], strict=True):
+        found[f"error_{name}"] = ((path - left) ** 2).mean(axis=1)
+    return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 
 
 def nested_rules(
@@ -169,29 +179,20 @@ def nested_rules(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return four rules, and descent beside ridge, of every seed's nested samples.
 
-    These are the rows of :func:`four_rules` and of
-    :func:`ntktune.theory.equivalence.equivalence_rows`, each with its ``seed`` and ``n``. Samples
-    of a size that the kernel does not cover are left out; the other parameters are those of
-    :func:`learning_problem` and :func:`four_rules`.
+    These are the rows of :func:`four_rules` and of :func:`equivalence_rows`, each with its ``seed``
+    and ``n``. Samples of a size that the kernel does not cover are left out; the other parameters
+    are those of :func:`learning_problem` and :func:`four_rules`.
     """
     rules, ridge = [], []
-    for seed in range(len(tensors["kernel"])):
-        for size in sorted(sizes):
-            problem = learning_problem(tensors, subsets, kind, seed, size)
-            if problem is None:
-                continue
-            found = four_rules(
-                *(problem.gram, problem.start, problem.label),
-                *(problem.train, problem.holdout, problem.test),
-                sigma=problem.sigma,
-                step_size_factor=step_size_factor,
-                precision=precision,
-            )
-            rules += [{"seed": seed, "n": size} | row for row in found]
-            every = [*problem.train, *problem.holdout]
-            beside = equivalence_rows(
-                *(problem.gram, problem.start, problem.label, every, problem.test),
-                step_size_factor=step_size_factor,
-            )
-            ridge += [{"seed": seed, "n": size} | row for row in beside]
+    for seed, size in itertools.product(range(len(tensors["kernel"])), sorted(sizes)):
+        problem = learning_problem(tensors, subsets, kind, seed, size)
+        if problem is None:
+            continue
+        address = {"seed": seed, "n": size}
+        found = four_rules(**problem, step_size_factor=step_size_factor, precision=precision)
+        rules += [address | row for row in found]
+        gram, start, label, train, holdout, test, _ = problem.values()
+        beside = (gram, start, label, [*train, *holdout], test)
+        found = equivalence_rows(*beside, step_size_factor=step_size_factor)
+        ridge += [address | row for row in found]
     return rules, ridge

@@ -22,27 +22,14 @@ CRITERIA = ("gcv", "likelihood")  # by which the ridge is chosen
 
 @dataclass(frozen=True)
 class ShiftEstimate:
-    """Kernel ridge smoothing of y − f_0.
+    """Kernel ridge smoothing of y − f_0."""
 
-    Attributes
-    ----------
-    radius
-        C_H = (r̂ᵀ G⁺ r̂)^{1/2} of the smoothed shift r̂.
-    sigma
-        Standard deviation of the residual, ‖y − f_0 − r̂‖² / tr(I − S) rooted.
-    ridge
-        λ, added to K_n's eigenvalues.
-    degrees_of_freedom
-        tr S.
-    identified
-        Whether the criterion chose λ itself. False where it wants less smoothing than the
-        kernel's precision allows: σ then says what the precision is, and not the noise.
-    """
-
-    radius: float
-    sigma: float
-    ridge: float
-    degrees_of_freedom: float
+    radius: float  # C_H = (r̂ᵀ G⁺ r̂)^{1/2} of the smoothed shift r̂
+    sigma: float  # standard deviation of the residual, ‖y − f_0 − r̂‖² / tr(I − S) rooted
+    ridge: float  # λ, added to K_n's eigenvalues
+    degrees_of_freedom: float  # tr S
+    # Whether the criterion chose λ itself. False where it wants less smoothing than the kernel's
+    # precision allows: σ then says what the precision is, and not the noise.
     identified: bool = True
 
 
@@ -88,11 +75,11 @@ def shift_estimate(
 ) -> ShiftEstimate:
     """Return radius and noise from a kernel ridge smoothing of a noisy shift.
 
-    r̂ = S (y − f_0) with S = G (G + nλI)^{-1} and C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with α = (G +
-    nλI)^{-1}(y − f_0). With the criterion ``gcv`` λ minimises generalised cross-validation (1/n)‖(I
-    − S)(y − f_0)‖² / (tr(I − S)/n)², and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). With ``likelihood``
-    λ and σ maximise the marginal likelihood of y − f_0 ~ N(0, (σ²/λ)(K_n + λI)), whose σ² is
-    (1/n)(y − f_0)ᵀ(I − S)(y − f_0). All of it comes from one eigendecomposition.
+    r̂ = S (y − f_0) with S = G (G + nλI)^{-1}, and C_H² = r̂ᵀ G⁺ r̂ = αᵀ G α with
+    α = (G + nλI)^{-1}(y − f_0). With the criterion ``gcv`` λ minimises generalised cross-validation
+    (1/n)‖(I − S)(y − f_0)‖² / (tr(I − S)/n)², and σ² = ‖(I − S)(y − f_0)‖² / tr(I − S). With
+    ``likelihood`` λ and σ maximise the marginal likelihood of y − f_0 ~ N(0, (σ²/λ)(K_n + λI)),
+    whose σ² is (1/n)(y − f_0)ᵀ(I − S)(y − f_0). All of it comes from one eigendecomposition.
 
     ``gram`` is G, (N, N); ``shift`` y − f_0, (N,); ``precision`` eps of the precision in which the
     kernel was computed: ridges below the noise of its eigenvalues are not tried. Raises UserError
@@ -118,13 +105,7 @@ def shift_estimate(
         return math.log(np.sum((kept * rotated) ** 2) / n) - 2 * math.log(kept.mean())
 
     if not shift.any():
-        return ShiftEstimate(
-            radius=0.0,
-            sigma=0.0,
-            ridge=values[-1] * HIGHEST,
-            degrees_of_freedom=0.0,
-            identified=False,
-        )
+        return ShiftEstimate(0.0, 0.0, values[-1] * HIGHEST, 0.0, identified=False)
     low, high = math.log(n * precision * values[-1]), math.log(HIGHEST * values[-1])
     grid = np.linspace(low, high, GRID)
     best = int(np.argmin([score(x) for x in grid]))

@@ -1,8 +1,10 @@
-"""The theory's stopping time for one kernel, its labels and its starting point."""
+"""The theory's stopping time for one kernel, and how much it owes to the estimates behind it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,25 @@ from numpy.typing import ArrayLike
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
 from ntktune.theory.descent import theory_step_size
-from ntktune.theory.sensitivity import sensitivity_rows
-from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate, standardised_labels
+from ntktune.theory.shift import (
+    CRITERIA,
+    difference_noise,
+    noise_estimate,
+    rated_noise,
+    shift_estimate,
+    standardised_labels,
+)
+
+FACTORS = ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 2.0))  # of σ and of C_H
+
+
+def _shift(
+    outputs: ArrayLike, label: ArrayLike, label_noise: ArrayLike, kind: str
+) -> tuple[np.ndarray, float | None]:
+    """Return y − f_0 of a draw, f_0 without its mean, and σ by the raters."""
+    labels, unit = standardised_labels(label, kind)
+    start = np.asarray(outputs, dtype=np.float64)
+    return labels - (start - start.mean()), rated_noise(label_noise, kind, unit)
 
 
 def stopping_row(
@@ -42,11 +61,9 @@ def stopping_row(
     ε̂_n; ``stopping_time`` T̂_max; ``eta`` = step_size · T̂_max.
     """
     values = eigenvalues(gram)
-    labels, unit = standardised_labels(label, kind)
-    start = np.asarray(outputs, dtype=np.float64)
-    estimate = shift_estimate(gram, labels - (start - start.mean()), precision)
-    rated = rated_noise(label_noise, kind, unit)
-    sigma, source = noise_estimate(gram, labels - (start - start.mean()), estimate, rated)
+    shift, rated = _shift(outputs, label, label_noise, kind)
+    estimate = shift_estimate(gram, shift, precision)
+    sigma, source = noise_estimate(gram, shift, estimate, rated)
     step_size = theory_step_size(float(values[0]), step_size_factor)
     condition = {"sigma": sigma, "radius": estimate.radius}
     steps = stopping_time(values, step_size=step_size, **condition)
@@ -63,6 +80,59 @@ def stopping_row(
     }
 
 
+def sensitivity_rows(
+    gram: ArrayLike,
+    shift: ArrayLike,
+    *,
+    step_size: float,
+    precision: float = np.finfo(np.float64).eps,
+    rated_sigma: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return critical radius and stopping time for every estimate of σ and C_H.
+
+    Noise: the residual of a ridge smoothing whose λ is chosen by generalised cross-validation
+    (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and the
+    raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either smoothing. Each
+    pair is also taken at half and at twice its value, one at a time. ``gram`` is G, (N, N);
+    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the precision in which the kernel
+    was computed.
+
+    Dicts have ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``, ``sigma``,
+    ``radius`` (factors included), ``critical_radius``, ``stopping_time`` and ``eta``, all NaN for a
+    smoothing that found no noise (:attr:`ntktune.theory.shift.ShiftEstimate.identified`).
+    """
+    values = eigenvalues(gram)
+    smoothed = {name: shift_estimate(gram, shift, precision, name) for name in CRITERIA}
+    noises = {
+        name: estimate.sigma if estimate.identified else math.nan
+        for name, estimate in smoothed.items()
+    }
+    noises["difference"] = difference_noise(gram, shift)
+    if rated_sigma is not None:
+        noises["ratings"] = rated_sigma
+    rows = []
+    for (sigma_source, noise), (radius_source, estimate), (sigma_factor, radius_factor) in product(
+        noises.items(), smoothed.items(), FACTORS
+    ):
+        condition = {"sigma": sigma_factor * noise, "radius": radius_factor * estimate.radius}
+        epsilon, steps = math.nan, math.nan
+        if noise > 0:
+            epsilon = critical_radius(values, **condition)
+            steps = stopping_time(values, step_size=step_size, **condition)
+        row = {
+            "sigma_source": sigma_source,
+            "radius_source": radius_source,
+            "sigma_factor": sigma_factor,
+            "radius_factor": radius_factor,
+            **condition,
+            "critical_radius": epsilon,
+            "stopping_time": float(steps),
+            "eta": step_size * steps,
+        }
+        rows.append(row)
+    return rows
+
+
 def stopping_rows(
     tensors: Mapping[str, np.ndarray],
     kind: str,
@@ -74,25 +144,19 @@ def stopping_rows(
     """Return :func:`stopping_row` of every draw, and its sensitivity to the way of estimating.
 
     ``tensors`` are ``kernel`` (draws, N, N), ``outputs``, ``label`` and ``label_noise`` (draws, N).
-    With ``sensitivity`` the second list has the rows of
-    :func:`ntktune.theory.sensitivity.sensitivity_rows`, else none.
+    With ``sensitivity`` the second list has the rows of :func:`sensitivity_rows`, else none.
     """
     rows, owed = [], []
     for draw in range(len(tensors["kernel"])):
-        gram, outputs, label, noise = (
+        gram, *labelled = (
             tensors[name][draw] for name in ("kernel", "outputs", "label", "label_noise")
         )
-        settings = {"kind": kind, "precision": precision, "step_size_factor": step_size_factor}
-        row = stopping_row(gram, outputs, label, noise, **settings)
+        row = stopping_row(
+            gram, *labelled, kind=kind, precision=precision, step_size_factor=step_size_factor
+        )
         rows.append({"draw": draw} | row)
         if sensitivity:
-            labels, unit = standardised_labels(label, kind)
-            found = sensitivity_rows(
-                gram,
-                labels - (outputs - outputs.mean()),
-                step_size=row["step_size"],
-                precision=precision,
-                rated_sigma=rated_noise(noise, kind, unit),
-            )
-            owed += [{"draw": draw} | estimate for estimate in found]
+            shift, rated = _shift(*labelled, kind)
+            how = {"step_size": row["step_size"], "precision": precision, "rated_sigma": rated}
+            owed += [{"draw": draw} | found for found in sensitivity_rows(gram, shift, **how)]
     return rows, owed

@@ -77,7 +77,7 @@ class Trace:
 class _Origin:
     """The pretrained network f_P as a scalar function, its kernel, and a seed's rows.
 
-    Rows are the training's, the hold-out's and the tested ones, in this order.
+    ``parts`` are the training's rows, the hold-out's and the tested ones.
     """
 
     def __init__(
@@ -91,73 +91,49 @@ class _Origin:
     ):
         self.network = copy.deepcopy(scalar)
         self.kind, self.batch_tokens = examples.kind, batch_tokens
+        self.dtype = next(self.network.parameters()).dtype  # of weights and kernels
         rows = [row for part in parts for row in part]
         self.examples = [examples.ids[row] for row in rows]
-        self.target = target[rows]
         ends = np.cumsum([len(part) for part in parts]).tolist()
         self.train, self.holdout, self.test = (
             slice(end - len(part), end) for part, end in zip(parts, ends, strict=True)
         )
         found = gram(self.network, self.examples, max_tokens=batch_tokens, dtype=self.dtype)
-        self.kernel, self.outputs = found.kernel.numpy(), found.outputs.numpy()
+        self.cross = found.kernel.numpy()[:, self.train]  # between all rows and the training's
+        self.inside = self.cross[self.train]
+        outputs = found.outputs.numpy()
+        self.shift = target[rows] - outputs  # y − f_P
+        self.start, self.target = outputs[self.test], target[rows][self.test]
         self.descent: KernelDescent = kernel_descent(
-            self.kernel[self.train, self.train],
-            (self.target - self.outputs)[self.train],
-            step_size_factor=factor,
+            self.inside, self.shift[self.train], step_size_factor=factor
         )
         self.size = length(dict(self.network.named_parameters()))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights, in which kernels are computed."""
-        return next(self.network.parameters()).dtype
-
-    def of(self, part: slice) -> list[torch.Tensor]:
-        """Return the token ids of a part's rows."""
-        return self.examples[part]
-
-    def cross(self, part: slice) -> np.ndarray:
-        """Return the kernel between a part's rows and the training rows."""
-        return self.kernel[part, self.train]
-
     def error(self, values: np.ndarray) -> float:
         """Return the test error of outputs: squared, of standardised scores; or of classes."""
-        target = self.target[self.test]
         if self.kind == "classification":
-            return float(np.mean((values > 0) != (target > 0)))
-        return float(np.mean((values - target) ** 2))
+            return float(np.mean((values > 0) != (self.target > 0)))
+        return float(np.mean((values - self.target) ** 2))
 
     def loss(self, values: np.ndarray) -> float:
         """Return the mean test loss of outputs: squared, of standardised scores; or logistic."""
-        target = self.target[self.test]
         if self.kind == "classification":
-            return float(np.mean(np.logaddexp(0.0, -target * values)))
-        return float(np.mean((values - target) ** 2))
-
-    def gap(self, values: np.ndarray, others: np.ndarray) -> float:
-        """Return ‖f − g‖/‖f − f_P‖ on the test rows."""
-        scale = np.linalg.norm(values - self.outputs[self.test])
-        return float(np.linalg.norm(values - others) / scale)
+            return float(np.mean(np.logaddexp(0.0, -self.target * values)))
+        return self.error(values)
 
     def holdout_time(self) -> int:
         """Return the steps of kernel descent after which the hold-out error is lowest."""
         times = tried_times(LATEST)
-        left = (self.target - self.outputs)[self.holdout]
-        paths = self.descent.path_elsewhere(self.cross(self.holdout), times)
-        return int(times[((paths - left) ** 2).mean(axis=1).argmin()])
-
-
-def _looked_at(count: int) -> bool:
-    """Return whether the ``count``-th evaluation is looked at: a power of two."""
-    return count > 0 and count & (count - 1) == 0
+        paths = self.descent.path_elsewhere(self.cross[self.holdout], times)
+        return int(times[((paths - self.shift[self.holdout]) ** 2).mean(axis=1).argmin()])
 
 
 class _Watcher:
     """Looks at a training: compares the network with its linearisation and its kernel.
 
     ``now`` is a copy of the pretrained network, to hold the weights of ``scalar``, which is
-    trained, while they are looked at; ``reached`` are the rows of the embedding table that the
-    training knows; ``last`` is the step after which it ends, where that is known.
+    trained, while they are looked at; ``rate`` is the step size, ``reached`` are the rows of the
+    embedding table that the training knows, ``last`` is the step after which it ends, if known.
     """
 
     def __init__(
@@ -166,50 +142,50 @@ class _Watcher:
         now: nn.Module,
         scalar: nn.Module,
         method: str,
+        rate: float,
         reached: torch.Tensor,
-        last: int | None,
+        last: int | None = None,
     ):
         self.origin, self.now, self.scalar = origin, now, scalar
-        self.method, self.reached, self.last = method, reached, last
+        self.method, self.rate, self.reached, self.last = method, rate, reached, last
         self.rows: list[dict[str, Any]] = []
         self.evaluations = 0
 
     def __call__(self, evaluation: Evaluation) -> None:
         """Look at every evaluation whose number is a power of two, and at the last step."""
-        if _looked_at(self.evaluations) or evaluation.step == self.last:
+        if self.evaluations.bit_count() == 1 or evaluation.step == self.last:
             self.look(evaluation, best=False)
         self.evaluations += 1
 
-    def _take_weights(self) -> None:
-        """Give ``now`` the training's weights; while training, its embedding has few rows."""
+    def look(self, evaluation: Evaluation, *, best: bool) -> None:
+        """Add a row."""
         with torch.no_grad():
             for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
                 if kept.shape == weight.shape:
                     kept.copy_(weight)
-                else:
+                else:  # while training, the embedding has few rows
                     kept[self.reached] = weight
-
-    def look(self, evaluation: Evaluation, *, best: bool) -> None:
-        """Add a row."""
-        self._take_weights()
         origin, tokens = self.origin, self.origin.batch_tokens
-        texts = origin.of(origin.test)
+        texts, start = origin.examples[origin.test], origin.start
         change = difference(self.now, origin.network)
         found = outputs(self.now, texts, tokens).double().numpy()
         value, slope = directional_derivative(origin.network, change, texts, tokens)
         linear = (value + slope).numpy()
-        kernel = np.full(len(texts), np.nan)
+        kernel, error_kernel = np.full(len(texts), np.nan), np.nan
         if self.method == "gradient-descent":
-            path = origin.descent.path_elsewhere(origin.cross(origin.test), [evaluation.step])
-            kernel = origin.outputs[origin.test] + path[0]
+            path = origin.descent.path_elsewhere(origin.cross[origin.test], [evaluation.step])
+            kernel = start + path[0]
+            error_kernel = origin.error(kernel)
         # the origin's kernel, of the same network, was checked
         matrix = gram(
-            self.now, origin.of(origin.train), max_tokens=tokens, dtype=origin.dtype, check=False
+            *(self.now, origin.examples[origin.train]),
+            max_tokens=tokens,
+            dtype=origin.dtype,
+            check=False,
         ).kernel.numpy()
-        before = origin.kernel[origin.train, origin.train]
-        blind = np.isnan(kernel).any()
+        # of a network that has not moved, a gap would be rounding over rounding
         distance = length(change)
-        start = origin.outputs[origin.test]
+        scale = np.linalg.norm(found - start) if distance else np.nan
         self.rows.append(
             {
                 "method": self.method,
@@ -219,46 +195,43 @@ class _Watcher:
                 "train_loss": evaluation.train_loss,
                 "holdout_loss": evaluation.holdout_loss,
                 "distance": distance / origin.size,
-                # of a network that has not moved, rounding over rounding
-                "linear_gap": origin.gap(found, linear) if distance else np.nan,
-                "kernel_gap": origin.gap(found, kernel) if distance else np.nan,
+                "linear_gap": float(np.linalg.norm(found - linear) / scale),
+                "kernel_gap": float(np.linalg.norm(found - kernel) / scale),
                 "error": origin.error(found),
                 "error_linear": origin.error(linear),
-                "error_kernel": np.nan if blind else origin.error(kernel),
+                "error_kernel": error_kernel,
                 "start_error": origin.error(start),
                 "loss": origin.loss(found),
                 "loss_linear": origin.loss(linear),
                 "start_loss": origin.loss(start),
             }
-            | kernel_drift(before, matrix, torch.finfo(origin.dtype).eps)
+            | kernel_drift(origin.inside, matrix, torch.finfo(origin.dtype).eps)
+            | {"eta": evaluation.step * self.rate}
         )
 
 
 def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
     """Return how far the network at θ_P + Δ̂ is from the ridge prediction it linearises to."""
-    train, step = origin.train, origin.descent.step_size
-    inside = origin.kernel[train, train]
-    shift = (origin.target - origin.outputs)[train]
-    start, texts = origin.outputs[origin.test], origin.of(origin.test)
-    chosen = origin.holdout_time()
+    step, shift, start = origin.descent.step_size, origin.shift[origin.train], origin.start
+    network, tokens = origin.network, origin.batch_tokens
+    chosen = max(origin.holdout_time(), 1)
     rows = []
-    for time in sorted({*RIDGE_TIMES, max(chosen, 1)}):
+    for time in sorted({*RIDGE_TIMES, chosen}):
         ridge = 1 / (step * time)
-        weights = np.linalg.solve(inside + len(shift) * ridge * np.eye(len(shift)), shift)
-        linear = start + origin.cross(origin.test) @ weights
-        backbone = origin.network.backbone
-        with checkpointed(backbone) if checkpointing else contextlib.nullcontext():
+        weights = np.linalg.solve(origin.inside + len(shift) * ridge * np.eye(len(shift)), shift)
+        linear = start + origin.cross[origin.test] @ weights
+        with checkpointed(network.backbone) if checkpointing else contextlib.nullcontext():
             solution = weighted_gradient(
-                origin.network, torch.as_tensor(weights), origin.of(train), origin.batch_tokens
+                network, torch.as_tensor(weights), origin.examples[origin.train], tokens
             )
-        with moved(origin.network, solution):
-            found = outputs(origin.network, texts, origin.batch_tokens).double().numpy()
+        with moved(network, solution):
+            found = outputs(network, origin.examples[origin.test], tokens).double().numpy()
         rows.append(
             {
                 "time": time,
                 "eta": step * time,
                 "ridge": ridge,
-                "holdout": time == max(chosen, 1),
+                "holdout": time == chosen,
                 "distance": length(solution) / origin.size,
                 "gap": float(np.linalg.norm(found - linear) / np.linalg.norm(linear - start)),
                 "error_network": origin.error(found),
@@ -271,28 +244,22 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
 
 def _stop(
     origin: _Origin,
-    watcher: _Watcher,
+    watched: list[dict[str, Any]],
     training: Training,
     rated: float | None,
     constant: float,
 ) -> dict[str, Any]:
-    """Return where the rules stop on the training rows, in steps of gradient descent."""
-    step, eps = origin.descent.step_size, float(torch.finfo(origin.dtype).eps)
-    shift = (origin.target - origin.outputs)[origin.train]
-    estimate = shift_estimate(origin.kernel[origin.train, origin.train], shift, eps)
-    sigma, source = noise_estimate(
-        origin.kernel[origin.train, origin.train], shift, estimate, rated
-    )
-    latest = stopping_time(
-        origin.descent.values, sigma=sigma, radius=estimate.radius, step_size=step
-    )
-    along = {row["step"]: row["drift"] for row in watcher.rows if row["step"] > 0}
-    times = sorted(along)
+    """Return where the rules stop on the training rows, in steps of a watched gradient descent."""
+    step, shift = origin.descent.step_size, origin.shift[origin.train]
+    estimate = shift_estimate(origin.inside, shift, float(torch.finfo(origin.dtype).eps))
+    sigma, source = noise_estimate(origin.inside, shift, estimate, rated)
+    condition = {"radius": estimate.radius, "step_size": step}
+    latest = stopping_time(origin.descent.values, sigma=sigma, **condition)
+    along = sorted({row["step"]: row["drift"] for row in watched if row["step"] > 0}.items())
     operator = operator_stopping_times(
-        [step * t for t in times],
-        [along[t] for t in times],
-        radius=estimate.radius,
-        step_size=step,
+        [step * time for time, _ in along],
+        [drift for _, drift in along],
+        **condition,
         latest=latest,
         constant=constant,
     )
@@ -368,45 +335,34 @@ def watched_seed(
         patience=None,
     )
     own = torch.as_tensor(target, dtype=model.head.weight.dtype)
-    now = copy.deepcopy(origin.network)
-    trained: dict[str, tuple[_Watcher, Training]] = {}
-    for number, (method, network, how, targets, order) in enumerate(
-        (
-            ("adamw", model, settings, start.targets, start.order),
-            ("gradient-descent", scalar, plain, own, generator(root_seed, "theory.order")),
-        )
+    now, order = copy.deepcopy(origin.network), generator(root_seed, "theory.order")
+    adamw = _Watcher(origin, now, scalar, "adamw", settings.learning_rate, reached)
+    descent = _Watcher(
+        *(origin, now, scalar, "gradient-descent", origin.descent.step_size, reached), max_steps
+    )
+    for share, watcher, network, how, targets, batches in (
+        (0.5, adamw, model, settings, start.targets, start.order),
+        (0.9, descent, scalar, plain, own, order),
     ):
-        last = max_steps if method == "gradient-descent" else None
-        watcher = _Watcher(origin, now, scalar, method, reached, last)
-        parts = (start.train, start.holdout, how, order, None, watcher, test)
+        parts = (start.train, start.holdout, how, batches, None, watcher, test)
         with last_rows_only(network, examples.ids):
             try:
                 training = fine_tune(network, examples.ids, targets, *parts)
             except UserError as error:
-                if method == "adamw":
+                if watcher is adamw:
                     raise
                 raise UserError(
                     f"the theory's gradient descent on {examples.task}: {error} (that is half its "
                     f"step size; lower theory.step_size_factor, {step_size_factor:g})"
                 ) from None
         watcher.look(training.best, best=True)
-        with torch.no_grad():
-            for weight, before in zip(
-                scalar.parameters(), origin.network.parameters(), strict=True
-            ):
-                weight.copy_(before)
-        trained[method] = (watcher, training)
-        report(0.1 + 0.4 * (number + 1))
-    rates = {"adamw": settings.learning_rate, "gradient-descent": origin.descent.step_size}
-    rows = [
-        row | {"eta": row["step"] * rates[method]}
-        for method, (watcher, _) in trained.items()
-        for row in watcher.rows
-    ]
+        scalar.load_state_dict(origin.network.state_dict())
+        report(share)
     ridge = _ridge_rows(origin, settings.checkpointing)
     report(1.0)
     rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
-    return Trace(rows, ridge, _stop(origin, *trained["gradient-descent"], rated, constant))
+    stop = _stop(origin, descent.rows, training, rated, constant)
+    return Trace(adamw.rows + descent.rows, ridge, stop)
 
 
 def watched_seeds(
