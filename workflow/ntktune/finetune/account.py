@@ -48,8 +48,8 @@ class Shape:
     dense: float  # sum of d_in · d_out over the linear layers that compute every token
     read: float  # the same over those that compute the read tokens only (last_rows_only)
     mixing: float  # sum over blocks of the width of queries and of values: attention's cost
-    # Bytes that a block keeps for its backward pass, measured on two blocks with random weights: of
-    # a pass (copies of the weights in the products' precision), per token, and per token and token
+    # Bytes that a block keeps for its backward pass, measured on two blocks with random weights:
+    # per pass (copies of the weights in the products' precision), per token, and per pair of tokens
     # (attention weights).
     kept: tuple[float, float, float]
     uncounted: int = 0  # numbers in weights of more than two dimensions, as experts': no FLOPs

@@ -31,7 +31,7 @@ SLICE = 2**18  # numbers at a time: their float64 copies stay in a processor's c
 def check_same_shapes(
     first: Weights, second: Weights, called: tuple[str, str] = ("the first", "the second")
 ) -> None:
-    """Raise UserError, which says ``called``, unless weights have the same names and shapes."""
+    """Raise UserError unless weights, named as ``called``, have the same names and shapes."""
     advice = "use weights of the same model and the same blocks"
     for name in (*first, *second):
         if name not in first or name not in second:

@@ -41,15 +41,15 @@ def disentanglement_rows(
     """Return ξ(α_a, α_b) of two task vectors on a grid (Ortiz-Jimenez et al. 2023, eq 5).
 
     ξ = Σ_t E_x[dist(f(x; θ_P + α_t τ_t), f(x; θ_P + α_a τ_a + α_b τ_b))] over the test rows of
-    either task: 0 where neither vector changes what the other's task is answered. ``edited`` is the
+    either task: 0 where neither vector changes the answers to the other's task. ``edited`` is the
     network at the pretrained weights, with which it ends again; ``vectors`` are τ_a and τ_b; all
     rows of the part ``test`` of their ``tasks`` are compared, each with its own head; ``grid`` has
     the values of either coefficient; ``progress`` is called with the number of :func:`evaluations`
     done. Raises UserError as :func:`distance` does.
 
-    Rows, per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in f_P
-    + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``, ``error_a``,
-    ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
+    Rows, per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in
+    f_P + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``,
+    ``error_a``, ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
     """
     tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
     rows = [task.rows for task in tasks]

@@ -16,8 +16,8 @@ from ntktune.finetune.metrics import mean_squared_error, score
 from ntktune.study.merges import FIXED, LEAST_KEPT, VALIDATED, parts
 from ntktune.study.scores import ERRORS, share_reached
 
-LEAST_ROWS = 2  # validation rows that a task has a say with
-ANSWER = ["seed", "task", "part", "coefficient", "row"]  # what one answer is to
+LEAST_ROWS = 2  # with fewer validation rows a task does not count in the choice
+ANSWER = ["seed", "task", "part", "coefficient", "row"]  # with the model: which answer it is
 
 
 def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
@@ -117,10 +117,10 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
 def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> float:
     """Return the coefficient of one merge and seed that validation rows choose.
 
-    It is one for all tasks of the merge, as the merge is one model: that of the largest mean of the
-    normalised scores, or of the plain ones (errors negative) where one cannot be normalised; of
-    equal ones the smallest. Rows that a task of the merge was fine-tuned on have no say. NaN if no
-    task has :data:`LEAST_ROWS` validation rows that did not leak. ``sweep`` has the rows of
+    All tasks of the merge have the same one, as the merge is one model: that with the largest mean
+    of the normalised scores, or of the plain ones (errors negative) where a score cannot be
+    normalised; of equal ones the smallest. Rows that a task of the merge was fine-tuned on are left
+    out. NaN if no task has :data:`LEAST_ROWS` other validation rows. ``sweep`` has the rows of
     :func:`sweep_table` of one merge and seed.
     """
     usable = (sweep["part"] == "validation") & (sweep["rows_clean"] >= LEAST_ROWS)
@@ -259,7 +259,7 @@ def _most_negated(table: pd.DataFrame) -> pd.Series:
         controls = found[(found["task"] != target) & (found["part"] == "validation")]
         controls = controls[controls["rows_clean"] >= LEAST_ROWS]
         start = controls["pretrained_clean"]
-        # of a score that is not above 0 there is no share to keep
+        # a score that is not above 0 has no share to keep
         least = start * np.where(start > 0, LEAST_KEPT, 1.0)
         is_kept = (controls["score_clean"] >= least).where(
             ~controls["metric"].isin(ERRORS), controls["score_clean"] * LEAST_KEPT <= start

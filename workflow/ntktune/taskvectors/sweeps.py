@@ -75,15 +75,15 @@ def negation_sweep(
 ) -> pd.DataFrame:
     """Return what θ_P − λτ answers on its own task and on control tasks (SR26 eq 24).
 
-    ``edited`` and ``progress`` are as for :func:`addition_sweep`. ``vector`` is τ of the target and
-    is used up: a random vector, drawn with ``seed``, stands there in the end. The ``target`` is
-    also answered at λ = 0 and at λ = −1, its own fine-tuned model; ``controls``, which should stay
-    as they are, at λ = 0 too. ``coefficients`` are λ > 0.
+    ``edited`` and ``progress`` are as for :func:`addition_sweep`. ``vector`` is τ of the target; a
+    random vector, drawn with ``seed``, overwrites it in the end. ``coefficients`` are λ > 0; the
+    ``target`` is also answered at λ = 0 and at λ = −1, by its own fine-tuned model, and the
+    ``controls``, which should stay as they are, at λ = 0.
 
     Columns are those of :func:`addition_sweep`, ``coefficient`` being λ, and ``slope``: Δ = Jτ,
-    which the linear regime's answer f_P − λΔ follows from; and ``random``, what the target is
-    answered with a random vector of the same length in every tensor, at the λ that counts
-    (:func:`ntktune.study.merges.full_coefficient`), else NaN.
+    which the linear regime's answer f_P − λΔ follows from; and ``random``: the answers to the
+    target with a random vector of the same length in every tensor, at the λ where negation is
+    judged (:func:`ntktune.study.merges.full_coefficient`), else NaN.
     """
     found = []
     edited.point([vector])

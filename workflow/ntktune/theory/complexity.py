@@ -56,9 +56,9 @@ def critical_radius(eigenvalues: ArrayLike, *, sigma: float, radius: float = 1.0
     """Return ε̂_n, the smallest ε > 0 with R̂(ε) <= C_H ε² / (2eσ) (SR26 eq 11, RWY14 eq 7).
 
     Exact: with s = ε² and b = (C_H/2eσ)² the equation is (1/n) Σ min(λ̂_i, s) = b s². Its left side
-    over s² falls strictly, so there is one root; between two eigenvalues the left side is (k s +
-    S_k)/n, with k eigenvalues above s and S_k the sum of the others, and the root is that of a
-    quadratic.
+    over s² falls strictly, so there is one root; between two eigenvalues the left side is
+    (k s + S_k)/n, with k eigenvalues above s and S_k the sum of the others, and the root is that of
+    a quadratic.
 
     ``eigenvalues`` are λ̂_i of K_n = G/n, (N,); ``sigma`` is σ > 0, the standard deviation of the
     labels' noise in their units; ``radius`` is C_H = ‖f_P − f*‖_H, 1 in RWY14. With C_H = 0 there
@@ -77,9 +77,7 @@ def critical_radius(eigenvalues: ArrayLike, *, sigma: float, radius: float = 1.0
     with np.errstate(over="ignore"):
         right = n * (level * values) ** 2
     k = int((above * values + tails[1:] < right).sum())
-    scaled = (
-        2 * level * math.sqrt(n)
-    )  # kept as a factor: level² may overflow where the root does not
+    scaled = 2 * level * math.sqrt(n)  # a factor, because level² may overflow where s does not
     s = (k + math.hypot(k, scaled * math.sqrt(tails[k]))) / scaled / (level * math.sqrt(n))
     return math.sqrt(s)
 

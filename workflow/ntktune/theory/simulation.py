@@ -33,11 +33,6 @@ def tried_times(latest: float) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(EVERY + 1), np.rint(grid)])).astype(int)
 
 
-def _at(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return each repeat's value at its own time, (R,) of (T, R)."""
-    return values[chosen, np.arange(values.shape[1])]
-
-
 def sure(descent: KernelDescent, times: np.ndarray, sigma: float) -> np.ndarray:
     """Return Stein's estimate of the error but for a constant, (T,) or (T, R).
 
@@ -72,7 +67,7 @@ def simulated_rows(n: int, repeats: int, random: np.random.Generator) -> list[di
         "sure": sure(descent, times, SIGMA).argmin(axis=0),
         "oracle": errors.argmin(axis=0),
     }
-    found = {rule: (times[at], _at(errors, at)) for rule, at in chosen.items()}
+    found = {rule: (times[at], errors[at, np.arange(repeats)]) for rule, at in chosen.items()}
     if times[chosen["theory"][0]] != stop:  # between two times of the grid
         exact = descent.true_error(target, [stop])[0]
         found["theory"] = (np.full(repeats, stop), exact)

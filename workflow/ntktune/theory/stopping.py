@@ -1,4 +1,4 @@
-"""The theory's stopping time for one kernel, and how much it owes to the estimates behind it."""
+"""The theory's stopping time for one kernel, and its sensitivity to the estimates behind it."""
 
 from __future__ import annotations
 

@@ -123,15 +123,12 @@ def width_rows(
             words = int(random(width, seed).integers(2**63))
             generator = torch.Generator().manual_seed(words)
             start = AttentionNetwork(width, features, BLOCKS, generator)
-            pretrained, found = _compared(start, texts, source)
-            found = {"pretraining": found}
+            pretrained, first = _compared(start, texts, source)
             fresh = copy.deepcopy(pretrained)
             fresh.head.reset(generator)
-            for phase, network in (("all pretrained", pretrained), ("fresh head", fresh)):
-                found[phase] = _compared(network, texts, target)[1]
-            rows += [
-                {"width": width, "seed": seed, "phase": phase} | found[phase] for phase in PHASES
-            ]
+            found = [first, *(_compared(n, texts, target)[1] for n in (pretrained, fresh))]
+            for phase, row in zip(PHASES, found, strict=True):
+                rows.append({"width": width, "seed": seed, "phase": phase} | row)
             done += width**2
             if progress:
                 progress(done)
@@ -153,10 +150,9 @@ def width_slopes(
         own = [row for row in rows if row["phase"] == phase]
         if len(own) < 3 or len({row["width"] for row in own}) < 2:
             raise UserError("a slope needs two widths, and three networks in all")
+        widths = np.log([row["width"] for row in own])
         for name in quantities:
-            fit = linregress(
-                np.log([row["width"] for row in own]), np.log([row[name] for row in own])
-            )
+            fit = linregress(widths, np.log([row[name] for row in own]))
             half = float(t.ppf(0.975, len(own) - 2) * fit.stderr)
             found.append(
                 {
