@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from ntktune.errors import UserError
-from ntktune.theory.drift import kernel_drift
-from ntktune.theory.operator import operator_stopping_times
+from ntktune.theory.drift import kernel_drift, operator_stopping_times
 
 
 @pytest.fixture

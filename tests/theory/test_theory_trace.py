@@ -15,7 +15,7 @@ from ntktune.network.models import TextModel, described_configuration
 from ntktune.study.seeds import generator
 from ntktune.theory import trace
 from ntktune.theory.complexity import stopping_time
-from ntktune.theory.operator import operator_stopping_times
+from ntktune.theory.drift import operator_stopping_times
 from ntktune.theory.shift import shift_estimate
 from ntktune.theory.trace import watched_seed
 

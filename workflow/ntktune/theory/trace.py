@@ -36,8 +36,7 @@ from ntktune.network.tangent import (
 from ntktune.study.seeds import generator
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.descent import KernelDescent, kernel_descent
-from ntktune.theory.drift import kernel_drift
-from ntktune.theory.operator import operator_stopping_times
+from ntktune.theory.drift import kernel_drift, operator_stopping_times
 from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate
 from ntktune.theory.simulation import LATEST, tried_times
 
@@ -166,7 +165,8 @@ class _Watcher:
                 else:  # while training, the embedding has few rows
                     kept[self.reached] = weight
         origin, tokens = self.origin, self.origin.batch_tokens
-        texts, start = origin.examples[origin.test], origin.start
+        texts, known = origin.examples[origin.test], origin.examples[origin.train]
+        start = origin.start
         change = difference(self.now, origin.network)
         found = outputs(self.now, texts, tokens).double().numpy()
         value, slope = directional_derivative(origin.network, change, texts, tokens)
@@ -177,12 +177,7 @@ class _Watcher:
             kernel = start + path[0]
             error_kernel = origin.error(kernel)
         # the origin's kernel, of the same network, was checked
-        matrix = gram(
-            *(self.now, origin.examples[origin.train]),
-            max_tokens=tokens,
-            dtype=origin.dtype,
-            check=False,
-        ).kernel.numpy()
+        moved_to = gram(self.now, known, max_tokens=tokens, dtype=origin.dtype, check=False)
         # of a network that has not moved, a gap would be rounding over rounding
         distance = length(change)
         scale = np.linalg.norm(found - start) if distance else np.nan
@@ -205,7 +200,7 @@ class _Watcher:
                 "loss_linear": origin.loss(linear),
                 "start_loss": origin.loss(start),
             }
-            | kernel_drift(origin.inside, matrix, torch.finfo(origin.dtype).eps)
+            | kernel_drift(origin.inside, moved_to.kernel.numpy(), torch.finfo(origin.dtype).eps)
             | {"eta": evaluation.step * self.rate}
         )
 
@@ -303,7 +298,7 @@ def watched_seed(
 
     At most ``test_rows`` of the test rows are looked at, drawn at random. Gradient descent takes
     ``max_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
-    (:func:`ntktune.theory.operator.operator_stopping_times`). ``progress`` is called with the share
+    (:func:`ntktune.theory.drift.operator_stopping_times`). ``progress`` is called with the share
     done, from 0 to 1.
     """
     report = progress or (lambda share: None)
