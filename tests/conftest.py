@@ -31,9 +31,8 @@ def freed_memory_goes_back(monkeypatch):
 def smoke_begun(request, tmp_path_factory, worker_id):
     """Run the study smoke in a copy of the repository beside what follows; return its end.
 
-    The first of pytest's processes runs it, the others wait for it. What goes on beside it goes
-    first: it has cores enough while that waits for something. Where tests of SLURM alone are run,
-    figures are left out.
+    The first of pytest's processes runs it, the others wait for it. Where tests of SLURM alone are
+    run, figures are left out.
     """
     numbers = all(item.get_closest_marker("slurm") for item in request.session.items)
     base = tmp_path_factory.getbasetemp()
@@ -45,7 +44,7 @@ def smoke_begun(request, tmp_path_factory, worker_id):
             if not finished.exists():
                 first = Checkout(shared / "smoke-running")
                 study = ("--configfile", "config/smoke.yaml", "--cores", "2", "--")
-                done = first.snakemake(*study, *NUMBERS * numbers, under=("nice", "-n", "5"))
+                done = first.snakemake(*study, *NUMBERS * numbers)
                 assert done.returncode == 0, done.stdout + done.stderr
                 first.folder.rename(finished)
         return Checkout.at(finished)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import preloaded
 import psutil
 
 from ntktune.store.tensors import read_arrays
@@ -58,12 +59,18 @@ class Checkout:
         shutil.copytree(other.folder, folder, symlinks=True)
         return cls.at(folder)
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of a run here; the package is the copy's own."""
+    def environment(self, *modules: str) -> dict[str, str]:
+        """Return the environment of a run here; the package is the copy's own.
+
+        A `python -m` of ``modules`` begins with torch and others imported (preloaded.py).
+        """
         # compiled once, not by each of hundreds of processes
         ignored = ("SNAKEMAKE", "PYTHONDONTWRITEBYTECODE")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
+        if modules:
+            environment |= preloaded.environment(*modules)
+            environment["PYTHONPATH"] += f"{os.pathsep}{preloaded.STARTUP}"
         # no environment is activated: the jobs must find the right Python all the same
         binaries = str(Path(sys.executable).parent)
         folders = environment["PATH"].split(os.pathsep)
@@ -73,13 +80,18 @@ class Checkout:
     def snakemake(
         self, *arguments: str, under: tuple[str, ...] = (), **environment: str
     ) -> subprocess.CompletedProcess:
-        """Run Snakemake here, ``under`` another command where one is given."""
+        """Run Snakemake here, ``under`` another command where one is given.
+
+        What that command or variables of the environment do must reach the jobs: then nothing is
+        preloaded.
+        """
+        modules = () if under or environment else ("snakemake", "ntktune")
         return subprocess.run(
             [*under, sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env=self.environment() | environment,
+            env=self.environment(*modules) | environment,
             check=False,
         )
 
@@ -90,12 +102,12 @@ class Checkout:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env=self.environment(),
+            env=self.environment("ntktune"),
             check=False,
         )
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator["Running"]:
+    def running(self, *arguments: str, preloaded: tuple[str, ...] = ()) -> Iterator["Running"]:
         """Start Snakemake here in a session of its own; what is left at the end is killed."""
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments],
@@ -103,7 +115,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.environment(),
+            env=self.environment(*preloaded),
             start_new_session=True,
         )
         running = Running(process)

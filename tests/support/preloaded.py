@@ -1,0 +1,143 @@
+"""Processes that begin with torch and the others imported, for the many jobs of a study in tests.
+
+Half of what a small study takes is importing the same packages in each of its jobs. One server
+imports them once. A `python -m ntktune` that finds PRELOADED_SOCKET in its environment
+(startup/sitecustomize.py) hands its arguments, environment, folder and files to the server, which
+forks a process that runs the module and imports ntktune itself anew. The first process passes
+signals on and ends as the second one does; if it is killed, so is the second.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+HERE = Path(__file__).parent
+STARTUP = HERE / "startup"
+IMPORTED = [
+    *("torch", "torch.func", "pandas", "pyarrow.parquet", "jsonschema", "snakemake.cli"),
+    *(f"transformers.models.{name}" for name in ("auto", "gpt_neo", "llama")),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "gpt_neo", "llama")),
+    *(f"scipy.{name}" for name in ("optimize", "special", "stats")),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg"),
+]
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+
+
+@functools.cache
+def _server() -> str:
+    """Start the server, which ends when this process does; return its address."""
+    folder = tempfile.mkdtemp()
+    process = subprocess.Popen(
+        [sys.executable, __file__, f"{folder}/socket"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},  # as commands have it that need no network
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _server.pipe = process.stdin  # it waits for its end
+    process.stdout.readline()  # it listens
+    return f"{folder}/socket"
+
+
+def environment(*modules: str) -> dict[str, str]:
+    """Return what the environment of a process needs for `python -m` of ``modules``."""
+    return {"PRELOADED_SOCKET": _server(), "PRELOADED_MODULES": " ".join(modules)}
+
+
+def hand_over(address: str) -> None:
+    """Have the server run this process's command; end as it ends."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        for number in PASSED_ON:
+            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+        told = {"argv": sys.orig_argv[2:], "environment": dict(os.environ), "folder": os.getcwd()}
+        content = json.dumps(told).encode()
+        socket.send_fds(connection, [len(content).to_bytes(4)], [0, 1, 2])
+        connection.sendall(content)
+        status = int.from_bytes(connection.recv(4), signed=True)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def _serve(address: str) -> None:
+    for name in IMPORTED:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()  # what is imported stays in memory that processes share
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a keeper
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(64)
+        print("listens", flush=True)
+        while sys.stdin not in (ready := select.select([listening, sys.stdin], [], [])[0]):
+            connection, _ = ready[0].accept()
+            if os.fork() == 0:
+                listening.close()
+                _keep(connection)
+                return
+            connection.close()
+
+
+def _keep(connection: socket.socket) -> None:
+    """Fork the process that runs the command; tell its status, and what befalls its asker."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    length, files, _, _ = socket.recv_fds(connection, 4, 3)
+    content = connection.recv(int.from_bytes(length), socket.MSG_WAITALL)
+    job = os.fork()
+    if job == 0:
+        connection.close()
+        _run(files, **json.loads(content))
+        return
+    ended = os.pidfd_open(job)
+    while ended not in select.select([connection, ended], [], [])[0]:
+        number = connection.recv(1)
+        os.kill(job, number[0] if number else signal.SIGKILL)
+        if not number:
+            break
+    status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+    with suppress(BrokenPipeError):
+        connection.sendall(status.to_bytes(4, signed=True))
+    os._exit(0)
+
+
+def _run(files: list[int], argv: list[str], environment: dict[str, str], folder: str) -> None:
+    """Become the process that was asked for."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in PASSED_ON:
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
+    own = [folder, *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:] = [*own, *(p for p in sys.path if p not in own and p != str(HERE))]
+    sys.orig_argv[1:] = ["-m", *argv]
+    sys.argv[1:] = argv[1:]
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads:
+        import torch
+
+        torch.set_num_threads(int(threads))
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
