@@ -1,7 +1,6 @@
 """Archives of the Python package index, and single files read out of them.
 
-Nothing is ever unpacked into a folder: files are read by their name, so an archive
-cannot write anywhere.
+Nothing is ever unpacked into a folder, so an archive cannot write anywhere.
 """
 
 from __future__ import annotations
@@ -43,16 +42,9 @@ def check_fetched(path: str | os.PathLike, expected: str, what: str) -> None:
 def download_archive(name: str, version: str, sha256: str, target: Path, *, sdist: bool) -> None:
     """Download one archive from the package index by pip, without what it depends on.
 
-    pip itself is given the checksum: it refuses another archive before it looks inside,
-    which for a source archive means before any of its code runs.
-
-    ``sdist`` chooses the source archive, not the wheel.
-
-    Raises
-    ------
-    UserError
-        A name, version or checksum cannot be one; pip failed (its last line is quoted), or the
-        checksum differs (both are).
+    pip checks the SHA-256 before it looks inside, so no code of another source archive runs.
+    ``sdist`` chooses the source archive, not the wheel. Raises UserError if the name, version or
+    checksum cannot be one, pip fails (its last line is quoted) or the checksum differs (both are).
     """
     for key, value in (("name", name), ("version", version), ("sha256", sha256)):
         if not re.fullmatch(RELEASE[key], value):
@@ -82,14 +74,9 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
 
 
 def installed_member(package: str, member: str) -> Path:
-    """Return the path of a wheel's member where the wheel is installed.
+    """Return the path of an installed wheel's member; raise UserError if it is not there.
 
     The package is looked up, not imported: its own dependencies need not be there.
-
-    Raises
-    ------
-    UserError
-        It is not installed, or lacks the member.
     """
     module, *inside = member.split("/")
     if not module.isidentifier() or not inside or ".." in inside:
@@ -124,15 +111,11 @@ def _files(archive: BinaryIO, wanted: tuple[str, ...]) -> Iterator[tuple[str, by
 
 
 def archive_files(archive: str | os.PathLike, names: Sequence[str]) -> dict[str, bytes]:
-    """Return files of a source archive (``.tar.gz``) or a wheel, in memory.
+    """Return files of a source archive (``.tar.gz``) or a wheel: name → content.
 
     A name may lack the folders before it; the first file of that name counts. Archives inside the
-    archive are searched as well: authors pack data sets that way.
-
-    Raises
-    ------
-    UserError
-        The archive is damaged, or one of the files is not in it.
+    archive are searched, too: authors pack data sets that way. Raises UserError if the archive is
+    damaged or lacks a file.
     """
     found: dict[str, bytes] = {}
     there = []

@@ -65,7 +65,7 @@ def hashed_fraction(text: str, purpose: str) -> float:
 def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
     """Return the positions, ascending, of the ``limit`` texts that come first by hash.
 
-    The sample depends on no seed nor on the order of the rows; a larger limit only adds to it.
+    The sample depends on neither a seed nor the order of the rows; a larger limit only adds to it.
     """
     keys = np.fromiter((hashed_fraction(text, "limit") for text in texts), dtype=float)
     return np.sort(np.argsort(keys, kind="stable")[:limit])
@@ -74,10 +74,7 @@ def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
 def class_numbers(definition: dict) -> dict[str, int]:
     """Return the class of each raw label: by the label map, else by the classes' names and numbers.
 
-    Raises
-    ------
-    UserError
-        The label map has one label twice, as "1" and "1.0".
+    Raises UserError if the label map has one label for both classes, as "1" and "1.0".
     """
     mapping = definition["label_map"]
     if mapping is None:
@@ -92,10 +89,9 @@ def class_numbers(definition: dict) -> dict[str, int]:
 
 
 def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
-    """Return a label and what became of it: kept, unlabelled, neutral, outside, or wrong.
+    """Return a label and its fate: kept, unlabelled, neutral, outside the score range, or wrong.
 
-    Outside is a score out of range. Wrong is a label that is there, but is no number, or none of
-    the two ``classes``.
+    A wrong label is there, but is no number, or none of the two ``classes``.
     """
     if is_missing(raw):
         return math.nan, "unlabelled"
@@ -175,10 +171,10 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
 
 
 def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Set the fate of repeated rows in place.
+    """Set the fate of repeated rows in place; return which rows conflict and which are repeated.
 
-    Return which rows contradict the first of their text, and which test rows repeat a
-    text and stay all the same: a published test split is what others report scores on.
+    Conflicting rows contradict the first row of their text. Repeated rows are test rows that stay:
+    a published test split is what others report scores on.
     """
     kept = rows[rows["fate"] == "kept"]
     tested = kept["split"] == "test"
@@ -205,35 +201,21 @@ def task_table(
 ) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
     """Return a task's clean table and what became of the rows that were read.
 
-    Parameters
-    ----------
-    frames
-        Rows by split, ``train`` and perhaps ``test``; without a test split the rows are
-        divided by a hash of their group (the document), else of their text, so the
-        division depends on no seed and is the same for two tasks on the same texts.
-        Columns text_a and label, perhaps id, text_b, label_noise, group.
-    definition
-        The task's, complete.
-    beyond
-        Rows by split that the source held back because of ``limits``.
-    divide
-        False keeps rows without a test split whole, as training rows in their order.
+    ``frames`` has rows by split, ``train`` and perhaps ``test``: columns text_a and label, perhaps
+    id, text_b, label_noise, group. Rows without a test split are divided by a hash of their group
+    (the document), else of their text: the division depends on no seed and is the same for two
+    tasks on the same texts. If ``divide`` is False, they stay whole, as training rows in their
+    order. ``beyond`` counts, by split, the rows that the source held back because of ``limits``.
 
-    Returns
-    -------
-    table : pandas.DataFrame
-        Columns id, text_a, text_b, label, label_noise (both float64), split; training rows first.
-    counts : dict
-        By split: the ``FATES``, which add up to read: among them duplicated (the same text again
-        in the split) and leaked (training rows whose text is in the test split). conflicting: how
-        many of the duplicated, leaked and repeated rows had another label than the first row of
-        that text. repeated: kept rows of a published test split whose text is there before.
+    The table has the columns id, text_a, text_b, label, label_noise (both float64) and split,
+    training rows first. The counts have, by split, the ``FATES``, which add up to read: duplicated
+    means the same text again in the split, leaked a training row whose text is in the test split.
+    conflicting: how many of the duplicated, leaked and repeated rows had another label than the
+    first row of that text. repeated: kept rows of a published test split whose text is there
+    before.
 
-    Raises
-    ------
-    UserError
-        A score lies out of range, a class or a split is empty, or fewer rows are left
-        than the definition states.
+    Raises UserError if a score is out of range, a label cannot be used, a class or a split is
+    empty, or fewer rows are left than the definition states.
     """
     parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
     rows = pd.concat(parts, ignore_index=True)

@@ -1,7 +1,6 @@
-"""Files of rows (csv, tsv, json, parquet), as people have them: the one reader of each format.
+"""The one reader of each format of rows: csv, tsv, json, parquet.
 
-Rows from the hub and rows from a file of the user's own come through here, so the same
-file gives the same rows.
+Rows from the hub and from a user's file come through here: the same file gives the same rows.
 """
 
 from __future__ import annotations
@@ -167,23 +166,15 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 
 
 def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
-    """Return the rows of one file, perhaps compressed, columns as they are called there.
+    """Return the rows of one file, perhaps compressed, with the columns' names as they are there.
 
-    Cells of csv and tsv are texts; an empty cell is an empty text.
+    ``form`` is csv (fields between commas, semicolons or tabs), tsv (quotes are text, as in GLUE's
+    files), jsonl (an object a line), json (an array of objects, or as jsonl) or parquet; None takes
+    it from the file's ending, which may be in capitals. Cells of csv and tsv are texts; an empty
+    cell is an empty text.
 
-    Parameters
-    ----------
-    path
-        The file. Endings may be in capitals.
-    form
-        csv (fields between commas, semicolons or tabs), tsv (quotes are text, as in GLUE's
-        files), jsonl (an object a line), json (an array of objects, or as jsonl) or parquet;
-        None takes it from the file's ending.
-
-    Raises
-    ------
-    UserError
-        The format is unknown, or the file is damaged or empty; with the line where there is one.
+    Raises UserError if the format is unknown or the file is damaged or empty, with the line where
+    there is one.
     """
     path = Path(path)
     endings = [ending.lower() for ending in path.suffixes]

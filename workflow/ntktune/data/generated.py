@@ -1,8 +1,8 @@
 """Small generated tasks of invented words, for trying the study out without any data.
 
-A word is two syllables; each vowel has a weight, a text's score is four times the mean
-weight of its vowels. So a model that sees only bytes can learn it from a few dozen
-texts, and the noise of a score is known exactly.
+A word is two syllables. Each vowel has a weight; a text's score is four times the mean weight of
+its vowels. So a model that sees only bytes can learn it from a few dozen texts, and the noise of a
+score is known exactly.
 """
 
 from __future__ import annotations
@@ -25,24 +25,12 @@ def text_score(text: str) -> float:
 def generated_rows(
     kind: str, rows: dict[str, int], *, seed: int, words: int, noise: float
 ) -> dict[str, pd.DataFrame]:
-    """Return the generated texts of each split.
+    """Return the generated texts of each split: columns id, text_a, label, label_noise, group.
 
-    Parameters
-    ----------
-    kind
-        ``regression``: label = score + N(0, noise^2). ``classification``: label 1 where
-        the score is positive, texts near 0 left out; no noise.
-    rows
-        Number of texts by split.
-    seed, words
-        Seed of the generator; words in a text.
-    noise
-        Standard deviation of the noise of a score (units of the score).
-
-    Returns
-    -------
-    dict
-        By split: columns id, text_a, label, label_noise, group. No text occurs twice.
+    ``rows`` is the number of texts by split, ``words`` the number of words in a text. A
+    regression's label is score + N(0, noise^2), ``noise`` in units of the score. In a
+    classification the label is 1 where the score is positive; texts near 0 are left out, and there
+    is no noise. No text occurs twice.
     """
     generator = np.random.default_rng(seed)
     vowels = "".join(VOWEL_WEIGHTS)

@@ -1,7 +1,7 @@
 """The Hugging Face hub: data sets and models at a pinned revision.
 
-Only formats that hold data are fetched (parquet, JSON, CSV; safetensors): nothing
-that would have to be run or unpickled.
+Only formats that hold data are fetched (parquet, JSON, CSV; safetensors), none that must be run or
+unpickled.
 """
 
 from __future__ import annotations
@@ -29,12 +29,9 @@ class UnavailableError(Exception):
 def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -> str:
     """Return the commit that a revision of a repository (model, dataset) stands for.
 
-    Raises
-    ------
-    UnavailableError
-        The hub cannot be reached or does not know the repository or revision.
-    UserError
-        It is in trouble: to go on without it would give other data for an outage of seconds.
+    Raises UnavailableError if the hub cannot be reached or does not know the repository or
+    revision; UserError if the hub is in trouble: going on without it would give other data for an
+    outage of seconds.
     """
     from huggingface_hub import HfApi
 
@@ -57,25 +54,14 @@ def hub_files(
     files: dict[str, str | list[str]] | None,
     splits: dict[str, list[str]],
 ) -> tuple[dict[str, dict[str, Path]], str]:
-    """Download the files of a data set's splits; return them, and the revision's commit.
+    """Download the files of a data set's splits; return them by split, and the revision's commit.
 
-    Parameters
-    ----------
-    repository, config, revision
-        As the hub calls them.
-    files
-        Paths inside the repository by split, where its own layout does not tell them.
-    splits
-        The data set's splits that form each of ours. The files come back under our names: path
-        inside the repository to path here.
+    ``files`` has paths inside the repository by split, where its own layout does not tell them;
+    ``splits`` the data set's splits that form each of ours. What comes back has our split's name,
+    then path inside the repository → path here.
 
-    Raises
-    ------
-    UnavailableError
-        The data set is not available.
-    UserError
-        It has no split of that name; or the hub, which has it, is in trouble, or sent something
-        that is not what it states.
+    Raises UnavailableError if the data set is not available; UserError if it lacks a split, or the
+    hub, which has it, is in trouble or sent something that is not what it states.
     """
     import datasets
     from huggingface_hub import constants
@@ -122,12 +108,8 @@ def download_model(
 ) -> tuple[Path, str]:
     """Download a model's configuration, tokenizer and safetensors weights; return folder, commit.
 
-    With ``files`` only those whose names match one of these patterns.
-
-    Raises
-    ------
-    UserError
-        The hub cannot be reached, or what came is not what the hub says it has.
+    With ``files`` only names that match one of these patterns. Raises UserError if the hub cannot
+    be reached, or what came is not what the hub says it has.
     """
     what = f"the model {repository} at {revision}"
     try:

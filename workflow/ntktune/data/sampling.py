@@ -18,12 +18,8 @@ def kernel_draws(
 ) -> list[list[int]]:
     """Return independent samples of n = ``rows`` training rows, each without replacement.
 
-    SR26 section 5.3 has n = 100. Each draw has its own seed, from ``root``, ``task`` and n.
-
-    Raises
-    ------
-    UserError
-        A draw has more rows than there are.
+    SR26 section 5.3 has n = 100. Each draw has its own seed, from ``root``, ``task`` and n. Raises
+    UserError if there are fewer rows than a draw has.
     """
     if rows > len(train_rows):
         raise UserError(
@@ -51,9 +47,9 @@ def holdout_pattern(size: int, fraction: float) -> np.ndarray:
 def class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the class of each place so that every beginning has the task's balance.
 
-    Among the held-out places, and among the others, each beginning has its share of
-    every class to less than one row; where both classes are equally due, the one that
-    lags in the whole order comes.
+    Among the held-out places, and among the others, each beginning has its share of every class to
+    less than one row; where both classes are equally due, the one that lags in the whole order
+    comes. ``sizes`` counts each class's rows.
     """
     share = sizes / sizes.sum()
     taken = np.zeros((2, len(sizes)), dtype=int)  # by stream (training, hold-out) and class
@@ -108,28 +104,13 @@ def training_subsets(
 ) -> dict:
     """Return nested training subsets with hold-out for each seed, and the test rows.
 
-    Parameters
-    ----------
-    labels, is_test
-        Label of each row, and whether it belongs to the test split, shape (N,).
-    classification
-        Labels are classes: keep them in every subset, and in its hold-out, as balanced as the task.
-    test_rows
-        At most so many test rows, the same for all seeds; None takes all.
-    root, task
-        Where the random numbers come from.
+    ``labels`` and ``is_test`` have the shape (N,). If ``classification``, every subset and its
+    hold-out are as balanced as the task. At most ``test_rows`` test rows are taken, the same for
+    all seeds; None takes all. ``root`` and ``task`` seed the random numbers.
 
-    Returns
-    -------
-    dict
-        ``holdout_fraction``, ``seeds``: for each seed ``order`` (of all training rows, so that
-        a size added later changes nothing) and ``holdout``, the subset of size n being the
-        first n entries; ``test``: the test rows.
-
-    Raises
-    ------
-    UserError
-        There are no test rows.
+    The dict has ``holdout_fraction``; ``seeds``, for each seed ``order`` (of all training rows, so
+    that a size added later changes nothing) and ``holdout``, the subset of size n being the first n
+    entries; and ``test``, the test rows. Raises UserError if there are no test rows.
     """
 
     def ordered(
@@ -162,12 +143,7 @@ def training_subset(
 
     These are the first n = ``size`` rows of the order that :func:`training_subsets` chose for the
     seed. ``labels`` has the class of every row of the task, shape (N,); None for a regression.
-
-    Raises
-    ------
-    UserError
-        There are fewer training rows, or the hold-out or the training part has no row or
-        lacks a class.
+    Raises UserError if there are fewer training rows, or a part has no row or lacks a class.
     """
     chosen, fraction = subsets["seeds"][seed], subsets["holdout_fraction"]
     if size > len(chosen["order"]):

@@ -1,7 +1,7 @@
 """Sentences with the ratings of many readers, in the form of Hutto & Gilbert 2014.
 
-Two tab-separated files: the sentences with their mean rating, and the single ratings.
-So the noise of a label is known, which the stopping rule needs (SR26 eq 11).
+Two tab-separated files: the sentences with their mean rating, and the single ratings. So the noise
+of a label is known, which the stopping rule needs (SR26 eq 11).
 """
 
 from __future__ import annotations
@@ -61,31 +61,17 @@ def _ratings(text: str, where: str) -> list[float]:
 def scored_sentences(
     sentences: bytes, ratings: bytes, where: str
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the sentences with mean rating and its standard error.
+    """Return a table of the sentences, and how many have no known noise.
 
-    A sentence whose label is not the mean that its ratings have keeps its label and gets
-    no noise: those ratings are not what the label came from. (So it is with 199 of the
-    tweets that the authors wrote themselves.)
+    ``sentences`` has lines of id, mean rating, sentence; ``ratings`` of id, mean, standard
+    deviation, list of ratings; ``where`` names the source in messages. The table's columns are id,
+    text_a, label (the mean rating), label_noise (its standard error, NaN if unknown) and group (the
+    document: the id up to its first ``_``).
 
-    Parameters
-    ----------
-    sentences, ratings
-        Lines of id, mean rating, sentence; and of id, mean, standard deviation, list of ratings.
-    where
-        Name of the source, for messages.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        Columns id, text_a, label, label_noise (NaN unknown), group (the document: what
-        stands before the first ``_`` of the id).
-    counts : dict
-        ``without_ratings`` and ``mismatched_ratings``: rows without known noise.
-
-    Raises
-    ------
-    UserError
-        A line has another form, or an id appears twice.
+    A sentence whose label is not the mean of its ratings keeps its label and gets no noise: the
+    label did not come from those ratings. (So it is with 199 of the tweets that the authors wrote
+    themselves.) These count as ``mismatched_ratings``, those without ratings as
+    ``without_ratings``. Raises UserError if a line has another form or an id appears twice.
     """
     told = f"{where} (ratings)"
     rated = {

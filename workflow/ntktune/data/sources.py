@@ -1,8 +1,8 @@
 """Where a task's rows come from: the hub, files, a package, or a generator.
 
-A source that is not available here (no network, no such file) is passed over for the
-next one, and the artifact says why. A source that is there and wrong stops everything:
-going on with another one would hide the mistake.
+A source that is not available here (no network, no such file) is passed over for the next one, and
+the artifact says why. A source that is there and wrong stops everything: going on with another one
+would hide the mistake.
 """
 
 from __future__ import annotations
@@ -46,12 +46,8 @@ class SourceRows:
 def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str) -> pd.DataFrame:
     """Return a frame's columns that a task names, under the study's names.
 
-    Raises
-    ------
-    ColumnError
-        A column is missing; those that are there are listed.
-    UserError
-        A column appears twice, or a cell holds neither text nor number.
+    Raises ColumnError if a column is missing (those that are there are listed); UserError if one
+    appears twice or a cell holds neither text nor number.
     """
     there = list(map(str, frame.columns))
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
@@ -174,21 +170,10 @@ def read_sources(
 ) -> SourceRows:
     """Return the rows of the first available source of a task.
 
-    Its ``origin`` has the key ``passed_over``: the sources before it and why.
-
-    Parameters
-    ----------
-    definition, name
-        The task's complete definition, and its name for messages.
-    package_file
-        The downloaded archive that a ``package`` source reads.
-    columns_advice
-        How another column is named, for the message about one that is not there.
-
-    Raises
-    ------
-    UserError
-        No source is available (all are listed with their reasons), or one is wrong.
+    Its ``origin`` has the key ``passed_over``: the sources before it and why. ``definition`` is the
+    complete one, ``name`` the task's in messages; ``package_file`` is the downloaded archive that a
+    ``package`` source reads; ``columns_advice`` tells how to name another column if one is missing.
+    Raises UserError if no source is available (all are listed with their reasons) or one is wrong.
     """
     passed_over = []
     for i, entry in enumerate(definition["sources"]):
@@ -219,12 +204,6 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
 
 
 def training_labels(definition: dict, name: str) -> np.ndarray:
-    """Return the cleaned labels of a task's training rows, shape (N,), from its first source.
-
-    Raises
-    ------
-    UserError
-        The source cannot be used.
-    """
+    """Return the cleaned labels of a task's training rows, shape (N,), from its first source."""
     table, _ = source_table(read_sources(definition, name), definition, name)
     return table.loc[table["split"] == "train", "label"].to_numpy()

@@ -68,7 +68,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
 def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
     """Return how many training rows a task's first source has, and the smallest sample of them.
 
-    Large files take long to read and to clean: that is done once for each content.
+    Large files take long to read and clean: this is done once for each content.
     """
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
@@ -123,13 +123,8 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
 def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     """Return the whole study: every key of the schema, and ``task_definitions``, name → definition.
 
-    ``config`` is what the configuration files and the command line gave; messages name ``where``
-    that came from.
-
-    Raises
-    ------
-    UserError
-        One line per mistake.
+    ``config`` is what the configuration files and the command line gave, ``where`` its name in
+    messages. Raises UserError with one line per mistake.
     """
     study = validated(dict(config), "config", where)
     study["study"] = study["study"] or _file_name(where)
@@ -254,12 +249,9 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
 
 
 def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, int]:
-    """Read tasks' own files, before anything is fetched; return their training rows, by task.
+    """Read tasks' own files before anything is fetched; return their training rows, by task.
 
-    Raises
-    ------
-    UserError
-        One cannot be used.
+    Raises UserError if a file cannot be used.
     """
     rows = {}
     for name in tasks:
@@ -270,11 +262,5 @@ def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str,
 
 
 def study_name(path: str | Path) -> str:
-    """Return the name of the study that a configuration file describes.
-
-    Raises
-    ------
-    UserError
-        The file is no valid configuration.
-    """
+    """Return the name of the study that a configuration file describes; UserError if not valid."""
     return validated(load_yaml(path), "config", str(path))["study"] or _file_name(str(path))

@@ -35,15 +35,10 @@ class TextEncoder:
 
 
 def text_encoder(folder: str | os.PathLike) -> TextEncoder:
-    """Return the tokenizer of a model folder.
+    """Return the tokenizer of a model folder; UserError if it holds none that can be read.
 
     The tokenizers library reads ``tokenizer.json`` alone. A tokenizer that exists in Python only is
     loaded by transformers, which takes seconds more.
-
-    Raises
-    ------
-    UserError
-        The folder holds no tokenizer that can be read.
     """
     folder = Path(folder)
     file = folder / "tokenizer.json"
@@ -70,12 +65,8 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
 def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int, int | None]:
     """Return the largest number of tokens per text, and the vocabulary size if the model states it.
 
-    Without ``max_tokens`` a text has as many as the model has positions, at most 512.
-
-    Raises
-    ------
-    UserError
-        The model has fewer positions than ``max_tokens``, or no configuration.
+    Without ``max_tokens`` a text has as many as the model has positions, at most 512. Raises
+    UserError if the model has fewer positions than ``max_tokens``, or no configuration.
     """
     config = stated_configuration(folder)
     stated = config.get("max_position_embeddings") or config.get("n_positions")
@@ -114,8 +105,8 @@ def _shortened_ids(
 ) -> list[int]:
     """Return the ids of a row with its texts cut to as many characters as fit.
 
-    Both texts are capped at the same number of characters, so that the longer one is
-    cut first, and what the template puts after a text stays: the head reads the last token.
+    Both texts are capped at the same number of characters, so the longer one is cut first. What the
+    template puts after a text stays: the head reads the last token.
     """
 
     def ids(characters: int) -> list[int]:
@@ -150,23 +141,11 @@ def row_tokens(
 ) -> tuple[list[list[int]], int]:
     """Return N lists of token ids, one a row, and how many rows had to be cut.
 
-    Parameters
-    ----------
-    table, template
-        Columns text_a and text_b, which fill the task's template.
-    encoder, vocabulary
-        The model's tokenizer, and its vocabulary size; ids beyond it are an error.
-    max_tokens
-        Most tokens of a row, prefix and special tokens included. Longer rows lose the
-        end of their longer text.
-    prefix_token
-        A token to put first, such as ``<|endoftext|>``.
-
-    Raises
-    ------
-    UserError
-        The prefix token is unknown, a row has no token or one that the model lacks,
-        or the template alone is too long.
+    ``table`` has the columns text_a and text_b, which fill the task's ``template``. A row has at
+    most ``max_tokens`` tokens, prefix and special tokens included; longer rows lose the end of
+    their longer text. ``prefix_token``, such as ``<|endoftext|>``, is put first. ``vocabulary`` is
+    the model's vocabulary size. Raises UserError if the prefix token is unknown, a row has no token
+    or one beyond the vocabulary, or the template alone is too long.
     """
     parts = re.split(r"(\{text_[ab]\})", template)
 

@@ -1,18 +1,16 @@
 """A digest of the code that a command really runs.
 
-Snakemake reruns a job when its ``params`` change. Each rule has this digest among them. Editing
-kernel code then reruns kernels and what hangs on them, and nothing else.
+Snakemake reruns a job when its ``params`` change. Each rule has this digest among them, so an edit
+of kernel code reruns kernels and what depends on them, and nothing else. Each command also records
+it in its provenance.
 
 The digest follows names through all modules of this package: from a command's function to the
 functions, classes and constants that it names, to those that they name, and so on. It is taken of
-their syntax trees, without docstrings, comments, formatting, signatures' annotations and messages,
-wherever they are defined. ``INFRASTRUCTURE`` lists what is not followed.
+their syntax trees, without docstrings, comments, formatting, annotations of signatures and
+messages, wherever they are defined. ``INFRASTRUCTURE`` lists what is not followed.
 
-A module may only import and define at its top: what it did besides, as registering functions, would
-not be followed, nor are names that are looked up at run time (``globals()``, ``importlib``). Tests
-keep both out.
-
-The digest is taken whenever jobs are planned, and by each command for its provenance.
+A module may only import and define at its top, and may not look names up at run time
+(``globals()``, ``importlib``): the digest could not follow that. Tests keep both out.
 """
 
 import ast
@@ -127,7 +125,7 @@ class CodeText:
     """The ``text`` of a statement, the names in it, and its own imports.
 
     ``names`` holds each name with the attribute of it that is used, or with None. ``ast.dump``
-    will not do for the text: what it writes changes with each Python version.
+    would give another text with each Python version.
     """
 
     def __init__(self, node: ast.stmt):
@@ -249,15 +247,8 @@ followed = functools.cache(Followed)
 def code_digest(entry: str) -> str:
     """Return the digest (16 hexadecimal digits) of all code that an entry point runs.
 
-    Parameters
-    ----------
-    entry
-        ``"package.module"``, which is all of it, or ``"package.module:function"``.
-
-    Raises
-    ------
-    KeyError
-        A name that is imported from this package is not defined there.
+    ``entry`` is ``"package.module"``, which is all of it, or ``"package.module:function"``. Raises
+    KeyError if a name that is imported from this package is not defined there.
     """
     text = f"{FORMAT_VERSION}\n{followed(entry).text}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
 """Files that are whole or not there, and files that are damaged.
 
-Every file is written under a temporary name in its own folder, synced, and renamed: a killed
-job leaves no half file. A damaged file is named instead of believed; within a study's results
-it is also set aside, so that the next run makes it again.
+Every file is written under a temporary name in its own folder, synced, and renamed: a killed job
+leaves no half file. A damaged file is named instead of believed; within a study's results it is
+also set aside, so that the next run makes it again.
 """
 
 from __future__ import annotations
@@ -53,15 +53,9 @@ def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
 
-    On an error the temporary file is removed and ``path`` stays as it was. A folder
-    may be made at the temporary path as well as a file.
-
-    Raises
-    ------
-    UserError
-        The system refuses to write: no space, no permission.
-    OSError
-        It refuses to make the folder.
+    The caller makes a file or a folder there. On an error it is removed and ``path`` stays as it
+    was. Raises UserError if the system refuses to write (no space, no permission), OSError if it
+    refuses to make the folder above.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -117,13 +111,7 @@ def remove_left_overs(folder: str | os.PathLike) -> None:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal.
-
-    Raises
-    ------
-    UserError
-        It cannot be read: a failing disk names no file.
-    """
+    """Return the SHA-256 of a file's bytes, hexadecimal; UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -134,8 +122,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 def unreadable(path: str | os.PathLike, error: Exception, form: str) -> Exception:
     """Return the error for a file that could not be read as a ``form``, such as "a JSON file".
 
-    A file is damaged only by what is wrong with the file itself, not by a missing permission or
-    a disk or memory that failed.
+    A missing permission, or a disk or memory that failed, is no damage of the file itself.
     """
     number = system_error(error)
     if number is not None:
@@ -155,8 +142,8 @@ def in_results(path: str | os.PathLike) -> bool:
 def damaged(path: str | os.PathLike, why: str) -> UserError:
     """Return the error for a file, or a folder, that is not what was written.
 
-    In the results of a running study it is renamed to ``<name>.damaged``: its rule then makes
-    it again. A file elsewhere may be the user's own: nothing advises to delete it.
+    In the results of a running study it is renamed to ``<name>.damaged``: its rule then makes it
+    again. A file elsewhere may be the user's own: nothing advises to delete it.
     """
     path = Path(path)
     if path.name == MODEL_MANIFEST:  # without it the folder is of no use

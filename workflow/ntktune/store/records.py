@@ -1,8 +1,8 @@
-"""What a command did, and the manifests and tables that say it.
+"""Manifests and tables, each with the provenance that says what a command did.
 
-Each artifact carries its provenance, inside the file where the format has room for it
-(safetensors, parquet, JSON), in a JSON file of the same stem beside it otherwise (CSV). All carry
-checksums: parquet tables one on every page, and one of the rest.
+The provenance is inside the file where the format has room for it (safetensors, parquet, JSON), in
+a JSON file of the same stem beside it otherwise (CSV). All carry checksums: parquet tables one on
+every page, and one of the rest.
 """
 
 from __future__ import annotations
@@ -80,12 +80,8 @@ def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
     """Verify files of a model folder whose SHA-256 its manifest states.
 
     Names may be patterns such as ``*.safetensors``. Names without a checksum are passed over, and
-    so is a folder that another program wrote.
-
-    Raises
-    ------
-    UserError
-        One is missing or damaged. The whole folder then is.
+    so is a folder that another program wrote. Raises UserError if a file is missing or damaged: the
+    whole folder then is.
     """
     folder, wanted = Path(folder), list(names)
     if not folder.exists():
@@ -148,10 +144,7 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) ->
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a table that :func:`write_csv` wrote, and verify its checksum.
-
-    A table without its JSON file, or of others, has none.
-    """
+    """Read a table that :func:`write_csv` wrote; verify the checksum beside it, if there is one."""
     import pandas as pd
 
     sidecar = present(path).with_suffix(".json")

@@ -22,10 +22,7 @@ STRETCH = 2**20  # numbers that are read or written at a time
 
 
 def stretches(shape: Sequence[int], numbers: int) -> Iterator[Any]:
-    """Yield indices that take a tensor apart into stretches of whole rows.
-
-    A stretch holds about ``numbers`` numbers, and at least one row.
-    """
+    """Yield indices of stretches of a tensor: rows, at least one, of about ``numbers`` numbers."""
     if not shape:
         yield ...
         return
@@ -62,8 +59,8 @@ def write_tensors(
 ) -> None:
     """Write named tensors as safetensors, provenance and a checksum in the metadata.
 
-    All are torch tensors or all are NumPy arrays; NumPy spares a command the seconds that
-    torch takes to import.
+    All are torch tensors or all are NumPy arrays; NumPy spares a command the seconds that torch
+    takes to import.
     """
     import numpy as np
 
@@ -90,10 +87,7 @@ def _stated(checksum: str, provenance: dict) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike, framework: str = "pt") -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Open a safetensors file; yield it and what it says of itself.
-
-    Files of others, such as a model's weights, say nothing.
-    """
+    """Open a safetensors file; yield it and what it says of itself (a model's weights: nothing)."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -179,21 +173,9 @@ def stream_tensors(
 ) -> None:
     """Write named tensors as :func:`write_tensors` does, in little memory.
 
-    Parameters
-    ----------
-    path
-        The safetensors file.
-    layout
-        Name → shape and dtype (floating-point, or int64).
-    parts
-        Name and next stretch of it, tensor after tensor in the order of ``layout``.
-    provenance
-        As for :func:`write_tensors`.
-
-    Raises
-    ------
-    ValueError
-        The stretches are not those of the layout.
+    ``layout`` has name → shape and dtype (floating-point, or int64); ``parts`` yields a name and
+    the next stretch of it, tensor after tensor in the order of ``layout``. Raises ValueError if the
+    stretches are not those of the layout.
     """
     start, header = 0, {}
     for name, (shape, dtype) in layout.items():

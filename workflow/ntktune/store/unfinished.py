@@ -1,11 +1,9 @@
 """What a run planned and did not make, and what a killed command had finished.
 
 Snakemake deletes a job's outputs when the job starts. If the run dies, the figures of older
-settings still exist, so the next run would see nothing to do. So each run lists its planned
-outputs when it starts; the next run makes those that are missing first.
-
-A study has one list, ``state/unfinished.json``. Snakemake's own lock keeps a second run of the
-study from writing it meanwhile.
+settings still exist, so the next run would see nothing to do. So each run lists its planned outputs
+in the study's ``state/unfinished.json`` when it starts; the next run makes those that are missing
+first. Snakemake's own lock keeps a second run of the study from writing the list meanwhile.
 """
 
 from __future__ import annotations
@@ -24,17 +22,9 @@ FILE = "state/unfinished.json"
 
 
 def unfinished(results: str) -> set[str]:
-    """Return the files that runs of a study planned and that do not exist.
+    """Return the files that runs of a study, in the folder ``results``, planned and did not make.
 
-    Parameters
-    ----------
-    results
-        The study's folder.
-
-    Raises
-    ------
-    UserError
-        The list is damaged. It is set aside; what it said is lost.
+    Raises UserError if the list is damaged. It is set aside; what it said is lost.
     """
     if not Path(results, FILE).is_file():
         return set()
@@ -47,10 +37,9 @@ def begin(results: str, files: Iterable[str]) -> None:
 
 
 def finish(results: str, *, whole: bool = False) -> None:
-    """Take off the list what has been made.
+    """Take off the list what has been made; after a run of the ``whole`` study, everything.
 
-    After a run of the ``whole`` study nothing stays listed: what is still missing is no longer
-    part of the study.
+    What is still missing then is no longer part of the study.
     """
     _write(results, set() if whole else unfinished(results))
 
@@ -76,17 +65,9 @@ def keep_part(
 ) -> None:
     """Keep a finished part of a command's work, so that the next one goes on from there.
 
-    Parameters
-    ----------
-    folder
-        Where parts are kept, none of the command's outputs: Snakemake deletes those when a job
-        fails. None keeps nothing.
-    name
-        The part's.
-    key
-        The code, settings and data that it came from.
-    content
-        As JSON has it.
+    ``folder`` holds none of the command's outputs: Snakemake deletes those when a job fails. None
+    keeps nothing. ``key`` has the code, settings and data that ``content`` came from, both as JSON
+    has them.
     """
     if folder:
         write_json(Path(folder, f"{name}.json"), {"content": content}, _digest(key))

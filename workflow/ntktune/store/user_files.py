@@ -4,8 +4,8 @@ Snakemake compares times, and checksums only of small files. If a large file wer
 everything would run again; if an older file replaced it, nothing would. So the rules that read
 these files ignore their times and have a digest of their content among their params.
 
-What was found is kept in Snakemake's own folder, which is there in a dry run, too. So a large file
-is read when it changes and not at each start of Snakemake.
+What was found is kept in Snakemake's own folder, which a dry run has, too: a large file is read
+when it changes and not at each start of Snakemake.
 """
 
 import hashlib
@@ -38,14 +38,9 @@ def _keep(found: dict[str, Any]) -> None:
 
 
 def content_digest(files: Iterable[str]) -> str:
-    """Return a digest of files' names and contents; all of them exist.
+    """Return a digest of files' names and contents; UserError if one cannot be read.
 
     A file is read again only when its size, times or inode have changed.
-
-    Raises
-    ------
-    UserError
-        A file cannot be read.
     """
     kept, found, listed = _kept(), {}, []
     for name in sorted(files):
@@ -64,14 +59,8 @@ def content_digest(files: Iterable[str]) -> str:
 def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any:
     """Return what ``find`` returns, which is called once for these contents and ``about``.
 
-    Parameters
-    ----------
-    files
-        The files that it reads.
-    about
-        All else that it depends on, as JSON has it.
-    find
-        Returns something that JSON has, too.
+    ``files`` are those that it reads, ``about`` all else that it depends on. That and what it
+    returns are as JSON has it.
     """
     key = hashlib.sha256(json.dumps([content_digest(files), about]).encode()).hexdigest()
     kept = _kept()
