@@ -53,7 +53,7 @@ def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
     check_model_files(folder, ["*.safetensors*"])
     files = weight_files(folder) + [CONVERTED] * (Path(folder) / CONVERTED).is_file()
     found = backbone_tensors(folder, files, model_manifest(folder).get("prefix", ""))
-    return {k: StoredTensor(t.path, t.name, t.shape, torch.float32) for k, t in found.items()}
+    return {k: StoredTensor(t.path, t.name, torch.float32) for k, t in found.items()}
 
 
 def tuned_tensors(

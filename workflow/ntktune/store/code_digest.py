@@ -16,6 +16,7 @@ A module may only import and define at its top, and may not look names up at run
 import ast
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,13 +57,7 @@ MESSAGES = {"Progress", "UserError", "damaged", "print", "warn"} | {
 }
 # Fields of a syntax tree that change nothing, or that only some Python versions fill.
 IGNORED = {"ctx", "type_comment"}
-IGNORED_OF = {
-    "Assert": {"msg"},
-    "AsyncFunctionDef": {"returns"},
-    "FunctionDef": {"returns"},
-    "Raise": {"cause"},
-    "arg": {"annotation"},
-}
+IGNORED_OF = {"Assert": "msg", "FunctionDef": "returns", "Raise": "cause", "arg": "annotation"}
 
 Place = tuple[str, str | None]  # a module, and a name in it; None stands for all of it
 
@@ -82,11 +77,8 @@ def _imported(node: ast.stmt, module: str) -> Iterator[tuple[str, Place]]:
         for a in node.names:
             yield a.asname or a.name.split(".")[0], (a.name, None)
         return
-    base = node.module or ""
-    if node.level:
-        is_package = module_file(module).name == "__init__.py"
-        above = module.split(".")[: module.count(".") + 1 - node.level + is_package]
-        base = ".".join([*above, base] if base else above)
+    package = module if module_file(module).stem == "__init__" else module.rpartition(".")[0]
+    base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
     for a in node.names:
         inner = f"{base}.{a.name}"
         yield a.asname or a.name, ((inner, None) if module_file(inner) else (base, a.name))
@@ -143,7 +135,7 @@ class CodeText:
             # not repr: which characters that shows as they are depends on Python's version
             return f"{type(part).__name__}:{part!a}"
         kind = type(part).__name__
-        ignored = IGNORED | IGNORED_OF.get(kind, set())
+        ignored = IGNORED | {IGNORED_OF.get(kind.removeprefix("Async"))}
         fields = {k: getattr(part, k, None) for k in sorted(part._fields) if k not in ignored}
         if isinstance(part, ast.Name):
             self.names.add((part.id, None))
@@ -196,17 +188,15 @@ class Followed:
 
     def __init__(self, entry: str):
         module, _, name = entry.partition(":")
-        self.places: dict[Place, int] = {}
-        self._met: list[Place] = []
-        self._number((module, name or None))
-        self.text = "\n".join(self._line(*place) for place in self._met)  # which grows meanwhile
+        self.places: dict[Place, int] = {(module, name or None): 0}
+        lines: list[str] = []
+        while len(lines) < len(self.places):  # reading one place meets others
+            lines.append(self._line(*list(self.places)[len(lines)]))
+        self.text = "\n".join(lines)
 
     def _number(self, place: Place) -> int:
         """Return a place's number, a new one where it is met for the first time."""
-        if place not in self.places:
-            self.places[place] = len(self._met)
-            self._met.append(place)
-        return self.places[place]
+        return self.places.setdefault(place, len(self.places))
 
     def _line(self, module: str, name: str | None) -> str:
         """Return the statements of one place, and what the names in them are."""
@@ -220,9 +210,8 @@ class Followed:
             )
         read = [code_text(node) for node in code.definitions[name]]
         bound = {one: (module, one) for one in code.definitions} | code.imports
-        bound |= {
-            k: v for text in read for node in text.imports for k, v in _imported(node, module)
-        }
+        for node in [node for text in read for node in text.imports]:
+            bound |= dict(_imported(node, module))
         used = sorted({pair for text in read for pair in text.names}, key=str)
         meant = [f"{k}.{part}={self._meaning(bound[k], part)}" for k, part in used if k in bound]
         return " ".join([*(text.text for text in read), *meant])

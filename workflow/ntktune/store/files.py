@@ -5,8 +5,6 @@ leaves no half file. A damaged file is named instead of believed; within a study
 also set aside, so that the next run makes it again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -25,13 +23,11 @@ CONVERTED = "converted.safetensors"  # beside linked weights: tensors that they 
 RESULTS_VARIABLE = "NTKTUNE_RESULTS"
 STEM = 100  # letters of a file's name in that of its temporary one, which is longer
 LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{32}~(\..*)?")  # the name of a temporary file
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
-FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # as file systems on a network do
+# What to do about an error of the system; the last are those of file systems on a network.
 ADVICE = {
-    NO_SPACE: "free some space and run the same command again",
-    NO_PLACE: "make the folder writable, or choose another",
-    FAILED: "the file system failed; run the same command again",
+    "ENOSPC EDQUOT EFBIG": "free some space and run the same command again",
+    "EROFS EACCES EPERM EISDIR ENOTDIR": "make the folder writable, or choose another",
+    "EIO ESTALE ETIMEDOUT": "the file system failed; run the same command again",
 }
 
 
@@ -45,8 +41,10 @@ def system_error(error: Exception) -> int | None:
 def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
     """Return the error for what the system refused to write, None for any other exception."""
     number = system_error(error)
-    advice = next((told for numbers, told in ADVICE.items() if number in numbers), None)
-    return advice and UserError(f"{path} cannot be written: {os.strerror(number)}; {advice}")
+    for names, advice in ADVICE.items():
+        if errno.errorcode.get(number) in names.split():
+            return UserError(f"{path} cannot be written: {os.strerror(number)}; {advice}")
+    return None
 
 
 @contextlib.contextmanager
@@ -148,20 +146,17 @@ def damaged(path: str | os.PathLike, why: str) -> UserError:
     path = Path(path)
     if path.name == MODEL_MANIFEST:  # without it the folder is of no use
         path, why = path.parent, f"{path.name}: {why}"
-    told = f"{path} is damaged or not what it should be ({why}); "
+    told = f"{path} is damaged or not what it should be ({why})"
     if not in_results(path):
-        return UserError(f"{told}give the right file, or make it again")
+        return UserError(f"{told}; give the right file, or make it again")
+    again = "run the same command again to rebuild it"
     aside = path.with_name(f"{path.name}.damaged")
     try:
         _remove(aside)
         os.replace(path, aside)
     except OSError:  # read-only, or another job was first
-        return UserError(
-            f"{told}delete it, if it is there, and run the same command again to rebuild it"
-        )
-    return UserError(
-        f"{told}it was renamed to {aside.name}: run the same command again to rebuild it"
-    )
+        return UserError(f"{told}; delete it, if it is there, and {again}")
+    return UserError(f"{told}; it was renamed to {aside.name}: {again}")
 
 
 def present(path: str | os.PathLike) -> Path:

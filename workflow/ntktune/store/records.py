@@ -34,9 +34,6 @@ METADATA_KEY = "ntktune"
 CHECKSUM = "sha256_of_the_rest"  # of a JSON file, and of provenance
 
 
-# Files
-
-
 def as_json(content: dict) -> dict:
     """Return a dict as it is read back from JSON: the form that checksums are of."""
 
@@ -50,8 +47,8 @@ def as_json(content: dict) -> dict:
     return json.loads(json.dumps(content, default=ready))
 
 
-def json_checksum(content: dict) -> str:
-    """Return the SHA-256 of a dict that JSON has, whatever the order of its keys."""
+def json_checksum(content: Any) -> str:
+    """Return the SHA-256 of what JSON has, whatever the order of a dict's keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

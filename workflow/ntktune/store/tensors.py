@@ -35,11 +35,11 @@ def _bytes(tensor: torch.Tensor | np.ndarray) -> memoryview:
     """Return a tensor's or an array's memory, row by row."""
     import numpy as np
 
-    if isinstance(tensor, np.ndarray):
-        return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
-    import torch
+    if not isinstance(tensor, np.ndarray):
+        import torch
 
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        tensor = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor | np.ndarray | StoredTensor]) -> str:
@@ -73,16 +73,15 @@ def write_tensors(
 
         ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # one entry only: safetensors writes several in a random order, other bytes every time
-    facts = _stated(_checksum(ready), provenance)
+    metadata = {METADATA_KEY: _stated(_checksum(ready), provenance)}
     with atomic_path(path) as temporary:
-        save_file(ready, temporary, metadata={METADATA_KEY: facts})
+        save_file(ready, temporary, metadata=metadata)
 
 
 def _stated(checksum: str, provenance: dict) -> str:
     """Return what a safetensors file says of itself, with checksums of tensors and provenance."""
     ready = as_json(provenance)
-    facts = {"sha256": checksum, "provenance": ready, CHECKSUM: json_checksum(ready)}
-    return json.dumps(facts)
+    return json.dumps({"sha256": checksum, "provenance": ready, CHECKSUM: json_checksum(ready)})
 
 
 @contextlib.contextmanager
@@ -104,11 +103,7 @@ def _read(path: str | os.PathLike, framework: str, *, whole: bool = True) -> tup
     """Return a file's tensors, or what reads them, and its provenance; verify its checksum."""
     with _opened(path, framework) as (file, facts):
         names = list(file.keys())
-        if whole:
-            tensors = {name: file.get_tensor(name) for name in names}
-        else:
-            shapes = {name: file.get_slice(name).get_shape() for name in names}
-            tensors = {name: StoredTensor(path, name, shapes[name]) for name in names}
+        tensors = {k: file.get_tensor(k) if whole else StoredTensor(path, k) for k in names}
     if facts.get("sha256") not in (None, _checksum(tensors)):
         raise damaged(path, "its content does not match its checksum")
     return tensors, facts.get("provenance", {})
@@ -125,18 +120,12 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict]:
-    """Return a file's tensors, read in stretches when they are used, and its provenance.
-
-    The checksum is verified: the file is read through once, in little memory.
-    """
+    """Return a file's tensors, to be read in stretches, and provenance; verify the checksum."""
     return _read(path, "pt", whole=False)
 
 
 def content_sha256(path: str | os.PathLike) -> str | None:
-    """Return the checksum that a safetensors file states of its tensors, None if it states none.
-
-    Files of the same tensors have the same, whenever and however they were made.
-    """
+    """Return the checksum that a file states of its tensors alone, None if it states none."""
     with _opened(path, "numpy") as (_, facts):
         return facts.get("sha256")
 
@@ -148,21 +137,18 @@ class StoredTensor:
     first dimension, ``stored[...]`` all. Rows become ``dtype`` where one is given.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        name: str,
-        shape: Sequence[int],
-        dtype: torch.dtype | None = None,
-    ):
-        self.path, self.name, self.shape, self.dtype = path, name, tuple(shape), dtype
-        self.dtype = dtype or self[slice(0) if self.shape else ...].dtype
+    def __init__(self, path: str | os.PathLike, name: str, dtype: torch.dtype | None = None):
+        self.path, self.name, self.dtype = path, name, dtype
+        with _opened(path) as (file, _):
+            stored = file.get_slice(name)
+            self.shape = tuple(stored.get_shape())
+            self.dtype = dtype or (stored[:0] if self.shape else file.get_tensor(name)).dtype
 
     def __getitem__(self, rows: Any) -> torch.Tensor:
         # opened each time: pages that were read of an open file stay in this process's memory
         with _opened(self.path) as (file, _):
             found = file.get_tensor(self.name) if rows is ... else file.get_slice(self.name)[rows]
-        return found.to(self.dtype) if self.dtype else found
+        return found.to(self.dtype)
 
 
 def stream_tensors(
@@ -199,8 +185,7 @@ def stream_tensors(
                     raise ValueError(f"the stretches of {name} are not those of its layout")
             if file.tell() != first + start:
                 raise ValueError(f"{path}: stretches are missing")
-        written = {k: StoredTensor(temporary, k, shape) for k, (shape, _) in layout.items()}
-        digest = _checksum(written)
+        digest = _checksum({name: StoredTensor(temporary, name) for name in layout})
         with open(temporary, "rb+") as file:
             file.seek(8 + head.index(unknown.encode()))
             file.write(digest.encode())

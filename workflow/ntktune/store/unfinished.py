@@ -6,17 +6,13 @@ in the study's ``state/unfinished.json`` when it starts; the next run makes thos
 first. Snakemake's own lock keeps a second run of the study from writing the list meanwhile.
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ntktune.errors import UserError
-from ntktune.store.records import read_json, write_json
+from ntktune.store.records import json_checksum, read_json, write_json
 
 FILE = "state/unfinished.json"
 
@@ -37,10 +33,8 @@ def begin(results: str, files: Iterable[str]) -> None:
 
 
 def finish(results: str, *, whole: bool = False) -> None:
-    """Take off the list what has been made; after a run of the ``whole`` study, everything.
-
-    What is still missing then is no longer part of the study.
-    """
+    """Take off the list what has been made; after a run of the ``whole`` study, everything."""
+    # what the whole study leaves missing is no longer part of it
     _write(results, set() if whole else unfinished(results))
 
 
@@ -57,7 +51,7 @@ def finished_part(folder: str | None, name: str, key: Mapping[str, Any]) -> dict
         found = read_json(Path(folder, f"{name}.json")) if folder else {}
     except UserError:
         return None
-    return found.get("content") if found.get("provenance") == _digest(key) else None
+    return found.get("content") if found.get("provenance") == {"key": json_checksum(key)} else None
 
 
 def keep_part(
@@ -70,8 +64,5 @@ def keep_part(
     has them.
     """
     if folder:
-        write_json(Path(folder, f"{name}.json"), {"content": content}, _digest(key))
-
-
-def _digest(key: Mapping[str, Any]) -> dict[str, str]:
-    return {"key": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}
+        provenance = {"key": json_checksum(key)}
+        write_json(Path(folder, f"{name}.json"), {"content": content}, provenance)

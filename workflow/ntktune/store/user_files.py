@@ -8,7 +8,6 @@ What was found is kept in Snakemake's own folder, which a dry run has, too: a la
 when it changes and not at each start of Snakemake.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from ntktune.errors import UserError
 from ntktune.store.files import atomic_path, file_sha256
+from ntktune.store.records import json_checksum
 
 KEPT = Path(".snakemake/user_files.json")
 SETTLED = 2 * 10**9  # nanoseconds: a file that changed later may change again unseen
@@ -53,7 +53,7 @@ def content_digest(files: Iterable[str]) -> str:
                 found[path] = [seen, checksum]
         listed.append([name, checksum])
     _keep(found)
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return json_checksum(listed)
 
 
 def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any:
@@ -62,7 +62,7 @@ def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any
     ``files`` are those that it reads, ``about`` all else that it depends on. That and what it
     returns are as JSON has it.
     """
-    key = hashlib.sha256(json.dumps([content_digest(files), about]).encode()).hexdigest()
+    key = json_checksum([content_digest(files), about])
     kept = _kept()
     if key not in kept:
         kept[key] = find()
