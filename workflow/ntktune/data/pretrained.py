@@ -18,16 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ntktune.data.archives import archive_files, check_fetched, installed_member
 from ntktune.data.hub import download_model
 from ntktune.errors import UserError, one_line
-from ntktune.network.loading import (
-    backbone_tensors,
-    folder_configuration,
-    from_configuration,
-    from_folder,
-    load_weights,
-    reading,
-    usable,
-    weight_files,
-)
+from ntktune.network import loading
 from ntktune.store.files import CONVERTED, MODEL_WEIGHTS, file_sha256
 from ntktune.store.tensors import write_tensors
 from ntktune.study.config import mistakes, model_name, schema
@@ -40,21 +31,8 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not link
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
 
-def model_source(source: dict) -> dict[str, Any]:
-    """Return a source without ``name`` and ``licence``; UserError if the schema finds mistakes."""
-    given = {key: source[key] for key in ("name", "licence") if key in source}
-    given["source"] = {key: value for key, value in source.items() if key not in given}
-    wrong = mistakes(given, schema("config")["properties"]["model"])
-    if wrong:
-        raise UserError("; ".join(wrong))
-    return given["source"]
-
-
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """Return a tokenizer of 257 tokens: ``<|endoftext|>`` (id 0) and the 256 bytes.
-
-    It needs no training and knows every text.
-    """
+    """Return a tokenizer that knows every text: ``<|endoftext|>`` (id 0) and the 256 bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -88,10 +66,10 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
             f"{len(tokenizer)} tokens: give at least as many"
         )
     try:
-        config = usable(AutoConfig.for_model(model_type, **settings), "the configuration")
+        config = loading.usable(AutoConfig.for_model(model_type, **settings), "the configuration")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = from_configuration(config, dtype=torch.float32)
+            model = loading.from_configuration(config, dtype=torch.float32)
     except Exception as error:  # what a configuration of one's own can break is without bound
         raise UserError(f"no random model of type {model_type!r}: {one_line(error)}") from error
     return model, tokenizer
@@ -109,18 +87,24 @@ def pretrained_model(
     import torch
 
     how: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    weights_how = how or {"config": folder_configuration(folder), "use_safetensors": True}
+    weights_how = how or {"config": loading.folder_configuration(folder), "use_safetensors": True}
     if not gguf_file and not list(folder.glob("*.safetensors")):
         others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
+        only = f" (only {', '.join(others)}, which is not read)" if others else ""
         raise UserError(
-            f"{folder} has no safetensors weights"
-            + (f" (only {', '.join(others)}, which is not read)" if others else "")
-            + "; convert them, or choose a revision that has them"
+            f"{folder} has no safetensors weights{only}; convert them, or choose a revision that "
+            "has them"
         )
-    model = load_weights("AutoModel", folder, dtype=torch.float32, **weights_how)
-    usable(model.config, str(gguf_file or folder))
-    with reading(f"the tokenizer in {folder / (gguf_file or '')}"):
-        tokenizer = from_folder("AutoTokenizer", folder, **how)
+    model = loading.load_weights("AutoModel", folder, dtype=torch.float32, **weights_how)
+    loading.usable(model.config, str(gguf_file or folder))
+    with loading.reading(f"the tokenizer in {folder / (gguf_file or '')}"):
+        tokenizer = loading.from_folder("AutoTokenizer", folder, **how)
+    types = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
+    if types != ["torch.float32"]:
+        raise UserError(
+            f"the model's weights are {', '.join(types)} after loading, not float32; give a model "
+            "that is not quantised"
+        )
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UserError(
@@ -130,13 +114,9 @@ def pretrained_model(
     if len(tokenizer) < 2:  # transformers makes an empty one where the files are missing
         raise UserError(f"{folder} holds no tokenizer; copy its files beside the weights")
     if gguf_file:  # what still says that the weights are quantised would stop save_pretrained
-        for holder, name in (
-            (model.config, "quantization_config"),
-            (model, "is_quantized"),
-            (model, "hf_quantizer"),
-        ):
-            if hasattr(holder, name):
-                delattr(holder, name)
+        for name in ("quantization_config", "is_quantized", "hf_quantizer"):
+            vars(model).pop(name, None)
+            vars(model.config).pop(name, None)
     return model, tokenizer
 
 
@@ -152,13 +132,17 @@ def write_model(
     (before the backbone's names in the weights), files (name → sha256). Raises UserError if the
     source is wrong or not available.
     """
-    given = model_source(source)
+    stated = {key: value for key, value in source.items() if key in ("name", "licence")}
+    given = {key: value for key, value in source.items() if key not in stated}
+    wrong = mistakes(stated | {"source": given}, schema("config")["properties"]["model"])
+    if wrong:
+        raise UserError("; ".join(wrong))
     kind, content = next(iter(given.items()))
     folder.mkdir()
-    revision = None
+    revision = own = None
     if kind == "folder":
-        content = {"path": content}
-        model, tokenizer = pretrained_model(Path(content["path"]))
+        own, content = Path(content), {"path": content}
+        model, tokenizer = pretrained_model(own)
     elif kind == "hub":
         local, revision = download_model(content["id"], content["revision"])
         model, tokenizer = pretrained_model(local)
@@ -170,7 +154,11 @@ def write_model(
         model, tokenizer = pretrained_model(gguf.parent, gguf.name)
         if gguf.parent == folder:
             gguf.unlink()
-    prefix = _save(model, tokenizer, folder, Path(content["path"]) if kind == "folder" else None)
+    tokenizer.save_pretrained(folder)
+    linked = own is not None and _link(model, folder, own)
+    if not linked:
+        # one file, one checksum; under the model's own names, by which task vectors are computed
+        model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -186,7 +174,7 @@ def write_model(
         "sha256": files.get(MODEL_WEIGHTS) or sha256,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "blocks": model.config.num_hidden_layers,
-        "prefix": prefix,
+        "prefix": model.base_model_prefix if linked else "",
         "files": files,
     }
 
@@ -217,27 +205,6 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
     return path
 
 
-def _save(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, source: Path | None
-) -> str:
-    """Write a model's folder, its weights as links into ``source`` if possible; return the prefix.
-
-    The prefix is what stands before the backbone's names in the weights, or "".
-    """
-    strange = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
-    if strange != ["torch.float32"]:
-        raise UserError(
-            f"the model's weights are {', '.join(strange)} after loading, not float32; give a "
-            "model that is not quantised"
-        )
-    tokenizer.save_pretrained(folder)
-    if source and _link(model, folder, source):
-        return model.base_model_prefix
-    # one file, one checksum; under the model's own names, by which task vectors are computed
-    model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
-    return ""
-
-
 def _link(model: nn.Module, folder: Path, source: Path) -> bool:
     """Link the weights in ``source``; write the parameters that they lack, as the model has them.
 
@@ -246,10 +213,10 @@ def _link(model: nn.Module, folder: Path, source: Path) -> bool:
     """
     import torch
 
-    files = weight_files(source)
+    files = loading.weight_files(source)
     if not all(SHARD.fullmatch(file) for file in files[1:]):  # the first is the whole, or an index
         return False
-    stored = backbone_tensors(source, files, model.base_model_prefix)
+    stored = loading.backbone_tensors(source, files, model.base_model_prefix)
     if any(tensor.dtype == torch.float64 for tensor in stored.values()):
         return False  # a float64 kernel would read more digits than float32 training does
     model.config.save_pretrained(folder)

@@ -5,9 +5,6 @@ the artifact says why. A source that is there and wrong stops everything: going 
 would hide the mistake.
 """
 
-from __future__ import annotations
-
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +33,9 @@ class ColumnError(UserError):
 class SourceRows:
     """What a source gave, by split: ``train``, perhaps ``test``."""
 
-    # columns id, text_a, text_b, label, label_noise, group as far as the source has them
-    frames: dict[str, pd.DataFrame]
+    frames: dict[str, pd.DataFrame]  # columns as task_table takes them
     origin: dict[str, Any]  # what was read, for the provenance
-    # rows that were left in the source because of ``limits``
-    beyond: dict[str, int] = field(default_factory=dict)
+    beyond: dict[str, int] = field(default_factory=dict)  # rows left there because of ``limits``
 
 
 def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str) -> pd.DataFrame:
@@ -92,7 +87,7 @@ def _joined(files: Mapping[str, str | Path], form: str | None, columns: dict) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def _from_files(source: dict, definition: dict, package: Path | None) -> SourceRows:
+def _from_files(source: dict, definition: dict, package: str | None) -> SourceRows:
     frames, origin = {}, {"source": "files"}
     for split in ("train", "test"):
         paths = source[split] or []
@@ -109,9 +104,9 @@ def _from_files(source: dict, definition: dict, package: Path | None) -> SourceR
     return SourceRows(frames, origin)
 
 
-def _from_package(source: dict, definition: dict, package: Path | None) -> SourceRows:
+def _from_package(source: dict, definition: dict, package: str | None) -> SourceRows:
     label = f"the package {source['name']} {source['version']}"
-    if package is None or not package.is_file():
+    if not package or not Path(package).is_file():
         given = f"{package} does not exist" if package else "no --package-file was given"
         raise UnavailableError(f"{label} is needed, but {given}")
     check_fetched(package, source["sha256"], label)
@@ -124,19 +119,17 @@ def _from_package(source: dict, definition: dict, package: Path | None) -> Sourc
     return SourceRows({"train": frame}, origin)
 
 
-def _from_generator(source: dict, definition: dict, package: Path | None) -> SourceRows:
+def _from_generator(source: dict, definition: dict, package: str | None) -> SourceRows:
     rows = {split: source["rows"][split] for split in ("train", "test")}
     how = {key: source[key] for key in ("seed", "words", "noise")}
     frames = generated_rows(definition["kind"], rows, **how)
     return SourceRows(frames, {"source": "generated"} | source)
 
 
-def _from_hub(source: dict, definition: dict, package: Path | None) -> SourceRows:
+def _from_hub(source: dict, definition: dict, package: str | None) -> SourceRows:
     stated = definition["splits"]
     splits = {split: stated[split] for split in ("train", "test") if stated[split]}
-    files, commit = hub_files(
-        source["id"], source["config"], source["revision"], source["files"], splits
-    )
+    files, commit = hub_files(source, splits)
     frames, beyond = {}, {}
     for split, paths in files.items():
         named = {f"{source['id']}, {name}": path for name, path in paths.items()}
@@ -165,7 +158,7 @@ READERS = {
 def read_sources(
     definition: dict,
     name: str,
-    package_file: str | os.PathLike | None = None,
+    package_file: str | None = None,
     columns_advice: str = "correct `columns` in the task's file",
 ) -> SourceRows:
     """Return the rows of the first available source of a task.
@@ -178,9 +171,8 @@ def read_sources(
     passed_over = []
     for i, entry in enumerate(definition["sources"]):
         kind, source = next(iter(entry.items()))
-        package = Path(package_file) if package_file else None
         try:
-            rows = READERS[kind](source, definition, package)
+            rows = READERS[kind](source, definition, package_file)
         except UnavailableError as reason:
             passed_over.append({"source": kind, "reason": str(reason)})
         except UserError as error:
