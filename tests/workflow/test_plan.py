@@ -152,7 +152,7 @@ def sentence(done):
             "{chapters: [theory], theory: {tasks: [rte]}}",
             "theory.tasks has 'rte', which is none of the study's tasks",
         ),
-        ("theory: {seeds: 9}", "theory.seeds is 9, but finetune.seeds 3; choose at most as many"),
+        ("theory: {seeds: 9}", "theory.seeds is 9, but finetune.seeds 3; give at most 3"),
         ("finetune: {learning_rate: -1}", "finetune.learning_rate is -1: must be greater than 0"),
         (
             "{task_folders: [mine], tasks: [a], finetune: {sizes: [8]}, kernel: {rows: 8}}",

@@ -1,7 +1,5 @@
 """A whole study: what its configuration leaves to data and other keys, filled in and checked."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -22,10 +20,11 @@ from ntktune.study.config import (
 )
 from ntktune.study.yaml_files import load_yaml
 
-# Folders of results/<study>/data that are no task's.
-RESERVED = ("model", "packages")
-# Names in results/<study>/taskvectors that are no task's.
-RESERVED_MERGED = ("addition", "negation", "disentanglement", "cosine", "overlap", "scores")
+# Names in results/<study>/data and results/<study>/taskvectors that are no task's.
+RESERVED = {
+    "tasks": "model packages",
+    "taskvectors.tasks": "model packages addition negation disentanglement cosine overlap scores",
+}
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
@@ -66,10 +65,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
 
 
 def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """Return how many training rows a task's first source has, and the smallest sample of them.
-
-    Large files take long to read and clean: this is done once for each content.
-    """
+    """Return how many training rows a task's first source has, and the smallest sample of them."""
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
 
@@ -103,14 +99,13 @@ def _fill_from_keys(study: dict) -> None:
 
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     """Check sample sizes against the numbers of rows that the tasks have."""
-    wanted = [
+    for key, size, tasks in (
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
         ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
-    ]
-    for key, size, tasks in wanted:
+    ):
         for name in tasks:
             rows = known[name]
             if rows is not None and size > rows:
@@ -149,9 +144,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
     ):
         if count > most:
-            raise UserError(
-                f"{where}: {key} is {count}, but {limit} {most}; choose at most as many"
-            )
+            raise UserError(f"{where}: {key} is {count}, but {limit} {most}; give at most {most}")
     for key in ("coefficients", "negated_coefficients"):
         if vectors[key] and not any(vectors[key]):
             raise UserError(f"{where}: taskvectors.{key} is {vectors[key]}; give one above 0")
@@ -163,22 +156,18 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                 f"{where}: theory.tasks has {name!r}, which is none of the study's tasks "
                 f"({', '.join(tasks)}); only those are fine-tuned and watched"
             )
-    named = {"tasks": tasks, "taskvectors.tasks": vectors["tasks"]}
-    for key, names in named.items():
+    results = Path("results", study["study"])
+    # of a study that was made elsewhere, an archive brings neither model nor texts
+    made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
+    study["task_definitions"] = definitions = {}
+    for key, names in (("tasks", tasks), ("taskvectors.tasks", vectors["tasks"])):
         for name in names:
-            if name in RESERVED or (key == "taskvectors.tasks" and name in RESERVED_MERGED):
+            if name in RESERVED[key].split():
                 raise UserError(
                     f"{where}: {key}: a task cannot be called {name!r}: its results would stand "
                     "where the study's own do; rename its file"
                 )
-    results = Path("results", study["study"])
-    # of a study that was made elsewhere, an archive brings neither model nor texts
-    made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
-    study["task_definitions"] = {
-        name: resolved_task(name, study["task_folders"], key, made=made)
-        for key, names in named.items()
-        for name in names
-    }
+            definitions[name] = resolved_task(name, study["task_folders"], key, made=made)
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)
@@ -217,27 +206,23 @@ def _all_blocks(study: Mapping[str, Any]) -> int | None:
 
 
 def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> str:
-    """Return what a study makes, with which model and sizes, in a few lines for its start.
-
-    ``rows`` are the training rows of the tasks whose files were read.
-    """
+    """Return in a few lines what a study makes, and the training ``rows`` of tasks already read."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
-    left_out = [c for c in ("taskvectors", "theory") if c not in study["chapters"]]
-    blocks, there = "all blocks", _all_blocks(study)
-    if model["blocks"] and model["blocks"] != there:
-        blocks = f"only the first {model['blocks']}{f' of {there}' if there else ''} blocks"
-    prefix = (
-        f"the token {model['prefix_token']} first" if model["prefix_token"] else "no prefix token"
-    )
-    tokens = f"{model['max_tokens'] or 'what the model takes, at most 512'} tokens"
+    chapters = ", ".join(study["chapters"])
+    left_out = " and ".join(c for c in ("taskvectors", "theory") if c not in study["chapters"])
+    blocks, first, there = "all blocks", model["blocks"], _all_blocks(study)
+    if first and first != there:
+        blocks = f"only the first {first}{f' of {there}' if there else ''} blocks"
+    token = model["prefix_token"]
+    prefix = f"the token {token} first" if token else "no prefix token"
+    tokens = model["max_tokens"] or "what the model takes, at most 512"
     sizes = ", ".join(map(str, tuning["sizes"]))
     patience = "none (no early stopping)"
     if tuning["patience"]:
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
     lines = {
-        "chapters": ", ".join(study["chapters"])
-        + (f" (not {' and '.join(left_out)})" if left_out else ""),
-        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens}",
+        "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
+        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
         "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; epochs: at most "
         f"{tuning['max_epochs']}; steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
@@ -249,10 +234,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
 
 
 def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, int]:
-    """Read tasks' own files before anything is fetched; return their training rows, by task.
-
-    Raises UserError if a file cannot be used.
-    """
+    """Read tasks' own files before anything is fetched; return the numbers of training rows."""
     rows = {}
     for name in tasks:
         definition = study["task_definitions"][name]
