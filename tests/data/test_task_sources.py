@@ -109,7 +109,11 @@ def test_one_file_is_divided_by_its_documents(tmp_path, out):
         ("a.csv", b"text,score\n", r"a.csv holds no rows"),
         ("a.csv", b"", r"a.csv holds no rows"),
         ("a.csv", b"text,score\n\xff,1\n", r"a.csv, line 2: the byte 0xff is not utf-8 .*iconv"),
-        ("a.csv", b"\xff\xfea\x00\n\x00\x00\xd8", r"a.csv: the byte 0x00 is not utf-16.* text"),
+        (
+            "a.csv",
+            b"\xff\xfea\x00\n\x00\x00\xd8",
+            r"a.csv, line 2: the byte 0x00 is not utf-16.* text",
+        ),
         (
             "a.csv.gz",
             b"text,score\na,1\n",

@@ -1,7 +1,5 @@
 """From a source's rows to a task's table: labels, duplicates, splits, counts."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -13,11 +11,9 @@ import pandas as pd
 
 from ntktune.errors import UserError
 
+COLUMNS = ["id", "text_a", "text_b", "label", "label_noise", "split"]
 # every row that was read is counted in exactly one of these
 FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
-NEGATIVE = (
-    "negative labels count as unlabelled; for classes −1 and 1 write label_map: {'-1': 0, '1': 1}"
-)
 # How programs write that there is no label.
 MISSING = ("nan", "na", "n/a", "null", "none")
 
@@ -89,10 +85,7 @@ def class_numbers(definition: dict) -> dict[str, int]:
 
 
 def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
-    """Return a label and its fate: kept, unlabelled, neutral, outside the score range, or wrong.
-
-    A wrong label is there, but is no number, or none of the two ``classes``.
-    """
+    """Return a label and its fate: kept, unlabelled, neutral, outside the score range, or wrong."""
     if is_missing(raw):
         return math.nan, "unlabelled"
     score, name = number(raw), label_name(raw)
@@ -115,22 +108,24 @@ def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
 
 def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, scores: bool) -> str:
     """Return the message about labels that cannot be used, of ``count`` rows."""
-    where, first = wrong[0]
+    where, raw = wrong[0]
+    first = text_or_none(raw)
     shown = list(dict.fromkeys(repr(text_or_none(raw)) for _, raw in wrong))
     shown = ", ".join(shown[:5]) + ", …" * (len(shown) > 5)
-    what, advice = "is no number", "write numbers as 1250.5, without separators or units"
-    after = ", and leave the cell empty where there is no label"
-    if scores and not any(letter.isdigit() for letter in text_or_none(first)):
-        advice = "labels that are words make a classification: name two of them as its classes"
-    if not scores:
+    if scores:
+        what, advice = "is no number", "write numbers as 1250.5, without separators or units"
+        if not any(letter.isdigit() for letter in first):
+            advice = "labels that are words make a classification: name two of them as its classes"
+        advice += ", and leave the cell empty where there is no label"
+    else:
         what = f"is neither of the classes {' and '.join(map(repr, definition['classes']))}"
         advice = "a task has exactly two classes: choose two of its labels with label_map, then "
         advice += "rows with other labels are left out"
-        scored = all(math.isfinite(number(raw)) for _, raw in wrong)
-        after = ", or make classes of scores with polarity_band" * scored
+        if all(math.isfinite(number(raw)) for _, raw in wrong):
+            advice += ", or make classes of scores with polarity_band"
     return (
-        f"{where} has the label {text_or_none(first)!r} (column {definition['columns']['label']}), "
-        f"which {what}; {len(wrong)} of {count} rows are like it: {shown}; {advice}{after}"
+        f"{where} has the label {first!r} (column {definition['columns']['label']}), which {what}; "
+        f"{len(wrong)} of {count} rows are like it: {shown}; {advice}"
     )
 
 
@@ -166,12 +161,11 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
         rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
     if wrong:
         raise UserError(_wrong_labels(wrong, len(rows), definition, scores))
-    columns = ["id", "text_a", "text_b", "label", "label_noise", "split", "fate", "key", "group"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*COLUMNS, "fate", "key", "group"])
 
 
-def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Set the fate of repeated rows in place; return which rows conflict and which are repeated.
+def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[pd.Series, pd.Series]:
+    """Set the fate of repeated rows in place; count conflicting and repeated ones, by split.
 
     Conflicting rows contradict the first row of their text. Repeated rows are test rows that stay:
     a published test split is what others report scores on.
@@ -179,17 +173,15 @@ def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[np.ndarr
     kept = rows[rows["fate"] == "kept"]
     tested = kept["split"] == "test"
     again = kept.duplicated(["split", "key"])
-    conflicting, repeated = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
-    repeated[kept.index] = again & tested & published_test
-    rows.loc[again.index[again & ~repeated[kept.index]], "fate"] = "duplicated"
-    first = kept.groupby(["split", "key"])["label"].transform("first")
-    conflicting[kept.index] = kept["label"] != first
+    repeated = again & tested & published_test
+    rows.loc[kept.index[again & ~repeated], "fate"] = "duplicated"
+    conflicting = kept["label"] != kept.groupby(["split", "key"])["label"].transform("first")
     # a text of the test split must not be trained on: the test split stays whole
     labels = kept[tested & ~again].set_index("key")["label"]
     leaked = kept[~tested & ~again & kept["key"].isin(labels.index)]
     rows.loc[leaked.index, "fate"] = "leaked"
     conflicting[leaked.index] = leaked["label"].to_numpy() != labels.loc[leaked["key"]].to_numpy()
-    return conflicting, repeated
+    return conflicting.groupby(kept["split"]).sum(), repeated.groupby(kept["split"]).sum()
 
 
 def task_table(
@@ -231,16 +223,16 @@ def task_table(
             rows.loc[part.index.difference(chosen), "fate"] = "beyond_limit"
     counts = {}
     for split in splits:
-        fates = rows.loc[rows["split"] == split, "fate"].value_counts()
+        fates = rows["fate"][rows["split"] == split].value_counts()
         counts[split] = {fate: int(fates.get(fate, 0)) for fate in FATES}
         counts[split]["beyond_limit"] += (beyond or {}).get(split, 0)
         counts[split]["read"] = sum(counts[split].values())
-        counts[split]["conflicting"] = int(conflicting[rows["split"] == split].sum())
-        counts[split]["repeated"] = int(repeated[rows["split"] == split].sum())
-    table = pd.concat([rows[(rows["split"] == s) & (rows["fate"] == "kept")] for s in counts])
-    table = table[["id", "text_a", "text_b", "label", "label_noise", "split"]]
+        counts[split]["conflicting"] = int(conflicting.get(split, 0))
+        counts[split]["repeated"] = int(repeated.get(split, 0))
+    kept = rows.loc[rows["fate"] == "kept", COLUMNS]
+    table = pd.concat([kept[kept["split"] == split] for split in counts], ignore_index=True)
     _check_table(table, definition, counts)
-    return table.reset_index(drop=True), counts
+    return table, counts
 
 
 def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
@@ -267,7 +259,8 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
             if label not in set(labels):
                 advice = "check label_map or polarity_band"
                 if count["unlabelled"] and not definition["label_map"]:
-                    advice += f"; {NEGATIVE}"
+                    advice += "; negative labels count as unlabelled; for classes −1 and 1 write "
+                    advice += "label_map: {'-1': 0, '1': 1}"
                 raise UserError(
                     f"no row of class {label} ({name}) is left in the {split} split "
                     f"({line}); {advice}"
@@ -285,11 +278,9 @@ def counts_line(counts: dict[str, dict[str, int]]) -> str:
 
 
 def content_sha256(table: pd.DataFrame) -> str:
-    """Return the SHA-256 of a task's content: split, texts, label and noise, in order.
-
-    Ids are left out: the same rows from the hub and from a file have the same checksum.
-    """
+    """Return the SHA-256 of a task's content: split, texts, label and noise, in order."""
     digest = hashlib.sha256()
+    # without ids: the same rows from the hub and from a file have the same checksum
     columns = ["split", "text_a", "text_b", "label", "label_noise"]
     for row in table[columns].itertuples(index=False):
         cells = [text_or_none(cell) if i < 3 else repr(float(cell)) for i, cell in enumerate(row)]

@@ -1,9 +1,4 @@
-"""The one reader of each format of rows: csv, tsv, json, parquet.
-
-Rows from the hub and from a user's file come through here: the same file gives the same rows.
-"""
-
-from __future__ import annotations
+"""The one reader of each format of rows (csv, tsv, json, parquet), for the hub and for users."""
 
 import bz2
 import codecs
@@ -23,25 +18,13 @@ import pandas as pd
 
 from ntktune.errors import UserError
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-}
-COMPRESSED: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
+COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _open_bytes(path: Path) -> BinaryIO:
     """Open a file, compressed or not, for its content."""
-    return COMPRESSED.get(path.suffix.lower(), lambda path: open(path, "rb"))(path)
+    return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
@@ -53,18 +36,17 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     """Return the error for text in another encoding, with the line where it shows."""
-    where = str(path)
-    if error.encoding.startswith("utf-8"):
-        with _open_bytes(path) as file:
-            content = file.read()
-        try:
-            content.decode()
-        except UnicodeDecodeError as first:
-            line = content.count(b"\n", 0, first.start) + 1
-            error, where = first, f"{path}, line {line}"
+    with _open_bytes(path) as file:
+        content = file.read()
+    try:  # the reader's error has its place in a part of the file alone
+        content.decode(error.encoding)
+    except UnicodeDecodeError as first:
+        error = first
+    line = content[: error.start].decode(error.encoding).count("\n") + 1
+    byte = f"0x{error.object[error.start]:02x}"
     return UserError(
-        f"{where}: the byte 0x{error.object[error.start]:02x} is not {error.encoding} text; save "
-        "the file as UTF-8, or convert it, for example from a Windows program: "
+        f"{path}, line {line}: the byte {byte} is not {error.encoding} text; save the file as "
+        "UTF-8, or convert it, for example from a Windows program: "
         f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
     )
 
@@ -105,14 +87,12 @@ def _delimited(path: Path, *, tsv: bool = False, backslashes: bool = False) -> p
                     continue
                 width = len(header)
                 if any(row[width:]) or (len(row) < width and any(row)):
-                    hint = ""
+                    told = f"{path}, line {start}: {len(row)} fields, but the header has {width}"
                     if tsv:
-                        hint = "; quotes have no meaning in tsv: use csv for such texts"
+                        told += "; quotes have no meaning in tsv: use csv for such texts"
                     elif len(row) > width:
-                        hint = f"; put a text that holds {delimiter!r} in double quotes"
-                    raise UserError(
-                        f"{path}, line {start}: {len(row)} fields, but the header has {width}{hint}"
-                    )
+                        told += f"; put a text that holds {delimiter!r} in double quotes"
+                    raise UserError(told)
                 rows.append((row + [""] * width)[:width])
         except csv.Error as error:
             raise UserError(
@@ -163,6 +143,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "json": lambda path: _json(path, array=True),
     "parquet": _parquet,
 }
+FORMATS = {f".{form}": form for form in READERS} | {".ndjson": "jsonl"}
 
 
 def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
@@ -177,10 +158,8 @@ def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
     there is one.
     """
     path = Path(path)
-    endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] in COMPRESSED:
-        endings.pop()
-    form = form or (FORMATS.get(endings[-1]) if endings else None)
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    form = form or FORMATS.get(plain.suffix.lower())
     if form not in READERS:
         raise UserError(
             f"the format of {path} cannot be told from its ending {path.suffix!r}; save it as one "

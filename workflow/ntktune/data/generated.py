@@ -5,8 +5,6 @@ its vowels. So a model that sees only bytes can learn it from a few dozen texts,
 score is known exactly.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -33,7 +31,7 @@ def generated_rows(
     is no noise. No text occurs twice.
     """
     generator = np.random.default_rng(seed)
-    vowels = "".join(VOWEL_WEIGHTS)
+    vowels, classes = list(VOWEL_WEIGHTS), kind == "classification"
     columns = ["id", "text_a", "label", "label_noise", "group"]
     seen: set[str] = set()
     frames = {}
@@ -43,18 +41,16 @@ def generated_rows(
             # vowels are drawn from a mixture of the text's own, else all scores are near 0
             mixture = generator.dirichlet(np.ones(len(vowels)))
             syllables = [
-                generator.choice(list(CONSONANTS)) + generator.choice(list(vowels), p=mixture)
+                generator.choice(list(CONSONANTS)) + generator.choice(vowels, p=mixture)
                 for _ in range(2 * words)
             ]
             text = " ".join("".join(pair) for pair in zip(*[iter(syllables)] * 2, strict=True))
             score = text_score(text)
-            if text in seen or (kind == "classification" and abs(score) < MARGIN):
+            if text in seen or (classes and abs(score) < MARGIN):
                 continue
             seen.add(text)
             name = f"{split}-{len(table)}"
-            if kind == "classification":
-                table.append((name, text, float(score > 0), np.nan, name))
-            else:
-                table.append((name, text, score + noise * generator.normal(), noise, name))
+            label = float(score > 0) if classes else score + noise * generator.normal()
+            table.append((name, text, label, np.nan if classes else noise, name))
         frames[split] = pd.DataFrame(table, columns=columns)
     return frames

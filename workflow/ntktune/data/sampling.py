@@ -1,7 +1,5 @@
 """Which rows a job looks at: draws for kernels, nested subsets for fine-tuning, and their sizes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -26,12 +24,8 @@ def kernel_draws(
             f"a kernel draw of {rows} rows is asked for, but {task} has {len(train_rows)} "
             "training rows; lower kernel.rows"
         )
-    return [
-        generator(root, "data.draws", task, rows, draw)
-        .choice(train_rows, size=rows, replace=False)
-        .tolist()
-        for draw in range(draws)
-    ]
+    randoms = [generator(root, "data.draws", task, rows, draw) for draw in range(draws)]
+    return [random.choice(train_rows, size=rows, replace=False).tolist() for random in randoms]
 
 
 def holdout_pattern(size: int, fraction: float) -> np.ndarray:
@@ -76,13 +70,13 @@ def nested_order(
     """Return an order of row numbers whose beginnings are the training subsets, and the hold-out.
 
     Both have the shape (size,); the second says which rows are held out (bool). A longer order
-    begins like a shorter one. ``classes`` has the class (0 or 1) of each of ``train_rows``, None
-    for a regression; ``random`` decides which rows come, not where classes and hold-out stand.
+    begins like a shorter one. ``classes`` has the class (0 or 1) of every row of the task, None for
+    a regression; ``random`` decides which rows come, not where classes and hold-out stand.
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
         return random.permutation(train_rows)[:size], holdout
-    streams = [random.permutation(train_rows[classes == label]) for label in (0, 1)]
+    streams = [random.permutation(train_rows[classes[train_rows] == label]) for label in (0, 1)]
     pattern = class_pattern(holdout, np.array([len(stream) for stream in streams]))
     order = np.empty(size, dtype=np.int64)
     for label, stream in enumerate(streams):
@@ -112,28 +106,22 @@ def training_subsets(
     that a size added later changes nothing) and ``holdout``, the subset of size n being the first n
     entries; and ``test``, the test rows. Raises UserError if there are no test rows.
     """
-
-    def ordered(
-        rows: np.ndarray, size: int, fraction: float, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        classes = labels[rows].astype(int) if classification else None
-        return nested_order(rows, classes, size=size, holdout_fraction=fraction, random=random)
-
+    classes = labels.astype(int) if classification else None
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     if len(test) == 0:
         raise UserError(f"{task} has no test rows")
     orders = []
     for repeat in range(seeds):
         random = generator(root, "data.subsets", task, 0, repeat)
-        order, holdout = ordered(train, len(train), holdout_fraction, random)
+        order, holdout = nested_order(
+            train, classes, size=len(train), holdout_fraction=holdout_fraction, random=random
+        )
         orders.append({"order": order.tolist(), "holdout": holdout.tolist()})
     if test_rows is not None and test_rows < len(test):
-        test, _ = ordered(test, test_rows, 0.5, generator(root, "data.test", task))
-    return {
-        "holdout_fraction": holdout_fraction,
-        "seeds": orders,
-        "test": np.sort(test).tolist(),
-    }
+        random = generator(root, "data.test", task)
+        test, _ = nested_order(test, classes, size=test_rows, holdout_fraction=0.5, random=random)
+    test = np.sort(test).tolist()
+    return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": test}
 
 
 def training_subset(
@@ -188,10 +176,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
 
 
 def chosen_sizes(rows: int, smallest: int = FIRST) -> list[int]:
-    """Return sample sizes for N training rows: each about twice the last, all rows the largest.
-
-    The first is ``smallest``, or 16 if that is more.
-    """
+    """Return sample sizes: ``smallest`` (at least 16), each about twice the last, all ``rows``."""
     most, first = min(rows, MOST), max(smallest, FIRST)
     if most <= first:
         return [most]

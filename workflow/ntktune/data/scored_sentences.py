@@ -4,8 +4,6 @@ Two tab-separated files: the sentences with their mean rating, and the single ra
 of a label is known, which the stopping rule needs (SR26 eq 11).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics
@@ -51,13 +49,6 @@ def rating_error(ratings: list[float]) -> float:
     return statistics.stdev(ratings) / math.sqrt(len(ratings))
 
 
-def _ratings(text: str, where: str) -> list[float]:
-    try:
-        return [float(rating) for rating in json.loads(text.strip().strip('"'))]
-    except (ValueError, TypeError):
-        raise UserError(f"{where}: {text[:60]!r} is no list of ratings") from None
-
-
 def scored_sentences(
     sentences: bytes, ratings: bytes, where: str
 ) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -73,11 +64,13 @@ def scored_sentences(
     themselves.) These count as ``mismatched_ratings``, those without ratings as
     ``without_ratings``. Raises UserError if a line has another form or an id appears twice.
     """
-    told = f"{where} (ratings)"
-    rated = {
-        name: (mean, rating_error(_ratings(listed, f"{told}, id {name}")))
-        for name, (mean, listed) in _rated(ratings, told, 4).items()
-    }
+    rated, told = {}, f"{where} (ratings)"
+    for name, (mean, text) in _rated(ratings, told, 4).items():
+        try:
+            listed = [float(rating) for rating in json.loads(text.strip().strip('"'))]
+        except (ValueError, TypeError):
+            raise UserError(f"{told}, id {name}: {text[:60]!r} is no list of ratings") from None
+        rated[name] = mean, rating_error(listed)
     counts = {"without_ratings": 0, "mismatched_ratings": 0}
     rows = []
     for name, (label, text) in _rated(sentences, where, 3).items():

@@ -1,7 +1,5 @@
 """Texts to token ids, without starting torch or transformers where that can be helped."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -24,12 +22,9 @@ Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass
 class TextEncoder:
-    """A model's tokenizer: texts to lists of ids, and a token's text to its id or None.
+    """A model's tokenizer."""
 
-    Special tokens are added as for a single text: encoders (BERT) put [CLS] and [SEP] around it,
-    GPT-like decoders nothing.
-    """
-
+    # texts to ids; encoders (BERT) put [CLS] and [SEP] around each, GPT-like decoders nothing
     encode: Encoder
     token_id: Callable[[str], int | None]
 
@@ -55,11 +50,8 @@ def text_encoder(folder: str | os.PathLike) -> TextEncoder:
         )
     with reading(f"the tokenizer in {folder}"):
         slow = from_folder("AutoTokenizer", folder)
-
-    def token_id(token: str) -> int | None:
-        return slow.convert_tokens_to_ids(token) if token in slow.get_vocab() else None
-
-    return TextEncoder(lambda texts: [slow(text)["input_ids"] for text in texts], token_id)
+    vocabulary = slow.get_vocab()
+    return TextEncoder(lambda texts: [slow(text)["input_ids"] for text in texts], vocabulary.get)
 
 
 def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int, int | None]:
@@ -70,22 +62,19 @@ def token_limit(folder: str | os.PathLike, max_tokens: int | None) -> tuple[int,
     """
     config = stated_configuration(folder)
     stated = config.get("max_position_embeddings") or config.get("n_positions")
-    limited = isinstance(stated, int) and stated > 0  # -1: no limit
+    most = stated if isinstance(stated, int) and stated > 0 else None  # -1: no limit
     wanted = MOST_TOKENS if max_tokens is None else max_tokens
     # the model may use fewer than it states: a number close to that is worth importing torch
     padding = config.get("pad_token_id")
-    unused = padding + 1 if isinstance(padding, int) else (stated or 0) // 2
-    if limited and wanted > stated - unused:
+    unused = padding + 1 if isinstance(padding, int) else (most or 0) // 2
+    if most and wanted > most - unused:
         from ntktune.network.models import empty_backbone, positions
 
-        stated = positions(empty_backbone(folder))
-        limited = stated is not None
-    if max_tokens is None and limited:
-        wanted = min(wanted, stated)
-    if limited and stated < wanted:
-        raise UserError(
-            f"max_tokens is {wanted}; it must be at most the model's {stated} positions"
-        )
+        most = positions(empty_backbone(folder))
+    if most is not None and wanted > most:
+        if max_tokens is None:
+            return most, config.get("vocab_size")
+        raise UserError(f"max_tokens is {wanted}; it must be at most the model's {most} positions")
     return wanted, config.get("vocab_size")
 
 
@@ -147,21 +136,17 @@ def row_tokens(
     the model's vocabulary size. Raises UserError if the prefix token is unknown, a row has no token
     or one beyond the vocabulary, or the template alone is too long.
     """
-    parts = re.split(r"(\{text_[ab]\})", template)
 
     def fill(text_a: str, text_b: str | None) -> str:
-        texts = {"{text_a}": text_a, "{text_b}": text_b or ""}
-        return "".join(texts.get(part, part) for part in parts)
+        texts = {"a": text_a, "b": text_b or ""}
+        return re.sub(r"\{text_([ab])\}", lambda field: texts[field[1]], template)
 
-    prefix = []
-    if prefix_token is not None:
-        token = encoder.token_id(prefix_token)
-        if token is None:
-            raise UserError(
-                f"prefix_token {prefix_token!r} is no token of the model's tokenizer; give one of "
-                "its tokens, or none"
-            )
-        prefix = [token]
+    prefix = [] if prefix_token is None else [encoder.token_id(prefix_token)]
+    if prefix == [None]:
+        raise UserError(
+            f"prefix_token {prefix_token!r} is no token of the model's tokenizer; give one of its "
+            "tokens, or none"
+        )
     texts = [(a, text_or_none(b)) for a, b in zip(table["text_a"], table["text_b"], strict=True)]
     rows = encoder.encode([fill(a, b) for a, b in texts])
     limit = max_tokens - len(prefix)
