@@ -18,7 +18,7 @@ def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(study):
     shutil.rmtree(study.checkout.folder / ".snakemake")
     random, finished = np.random.default_rng(7), 0
     for share in np.sort(random.uniform(size=10)):
-        with study.checkout.running(*CONFIG, preloaded=("ntktune",)) as running:
+        with study.checkout.running(*CONFIG, preload=("ntktune",)) as running:
             # also those that were done before and had to be done again
             while finished < share * (jobs - 1):
                 line = running.process.stdout.readline()

@@ -29,6 +29,10 @@ HERE = Path(__file__).parent
 NO_PACKAGES = 77
 STUDY = ("--configfile", "config/smoke.yaml")
 ON_GPUS = {"kernel_draws", "learning_kernel", "finetune_run", "tuned_weights", "trace"}
+# jobs whose process need not be SLURM's own: kernels are killed for memory
+PRELOADED = tuple(
+    f"ntktune {chapter}" for chapter in ("spectrum", "finetune", "taskvectors", "theory")
+)
 GPUS = "4"  # two of them are held by jobs that stand still
 GOING_ON = {"RUNNING", "SUSPENDED", "COMPLETING"}
 
@@ -175,7 +179,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
     # a kernel that asks for too little memory is killed, and gets more when it is sent again
     memory = {"mem_mb": "100 if attempt == 1 else 4000"}
     scarce = _profile(folder / "scarce", kernel_draws=memory)
-    with checkout.running(*scarce, "--", *NUMBERS) as second:
+    with checkout.running(*scarce, "--", *NUMBERS, preload=PRELOADED) as second:
         double = cluster.running(one, second)
         cluster.call("scontrol", "resume", left)
         states = cluster.jobs()

@@ -59,17 +59,17 @@ class Checkout:
         shutil.copytree(other.folder, folder, symlinks=True)
         return cls.at(folder)
 
-    def environment(self, *modules: str) -> dict[str, str]:
+    def environment(self, *commands: str) -> dict[str, str]:
         """Return the environment of a run here; the package is the copy's own.
 
-        A `python -m` of ``modules`` begins with torch and others imported (preloaded.py).
+        Each `python -m COMMAND` of ``commands`` begins with its packages imported (preloaded.py).
         """
         # compiled once, not by each of hundreds of processes
         ignored = ("SNAKEMAKE", "PYTHONDONTWRITEBYTECODE")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
-        if modules:
-            environment |= preloaded.environment(*modules)
+        if commands:
+            environment |= preloaded.environment(*commands)
             environment["PYTHONPATH"] += f"{os.pathsep}{preloaded.STARTUP}"
         # no environment is activated: the jobs must find the right Python all the same
         binaries = str(Path(sys.executable).parent)
@@ -85,13 +85,13 @@ class Checkout:
         What that command or variables of the environment do must reach the jobs: then nothing is
         preloaded.
         """
-        modules = () if under or environment else ("snakemake", "ntktune")
+        commands = () if under or environment else ("snakemake", "ntktune")
         return subprocess.run(
             [*under, sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env=self.environment(*modules) | environment,
+            env=self.environment(*commands) | environment,
             check=False,
         )
 
@@ -107,7 +107,7 @@ class Checkout:
         )
 
     @contextmanager
-    def running(self, *arguments: str, preloaded: tuple[str, ...] = ()) -> Iterator["Running"]:
+    def running(self, *arguments: str, preload: tuple[str, ...] = ()) -> Iterator["Running"]:
         """Start Snakemake here in a session of its own; what is left at the end is killed."""
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments],
@@ -115,7 +115,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.environment(*preloaded),
+            env=self.environment(*preload),
             start_new_session=True,
         )
         running = Running(process)

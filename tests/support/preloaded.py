@@ -52,9 +52,9 @@ def _server() -> str:
     return f"{folder}/socket"
 
 
-def environment(*modules: str) -> dict[str, str]:
-    """Return what the environment of a process needs for `python -m` of ``modules``."""
-    return {"PRELOADED_SOCKET": _server(), "PRELOADED_MODULES": " ".join(modules)}
+def environment(*commands: str) -> dict[str, str]:
+    """Return what the environment needs where each `python -m COMMAND ...` shall be preloaded."""
+    return {"PRELOADED_SOCKET": _server(), "PRELOADED_COMMANDS": ",".join(commands)}
 
 
 def hand_over(address: str) -> None:
