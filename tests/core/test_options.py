@@ -3,7 +3,6 @@
 import argparse
 import ast
 import importlib
-import inspect
 import re
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import pytest
 from ntktune.__main__ import main
 from ntktune.cli import CHAPTERS, finetune
 from ntktune.cli.options import COMMANDS, OVERRIDES, command_options, declaration, option_words
-from ntktune.data import study
-from ntktune.study import config
 from ntktune.study.config import schema
 
 RULES = Path(__file__).parents[2] / "workflow/rules"
@@ -39,17 +36,17 @@ def parsers():
     return found
 
 
-def test_every_key_is_an_option_of_a_command_or_read_by_the_rules():
+def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
     options = {key for command in COMMANDS for key, _ in command_options(command).values()}
-    rules = "".join(path.read_text() for path in RULES.glob("*.smk"))
-    # where the package reads what no rule does
-    elsewhere = {"task_folders": study, "model.architecture": finetune, "kernel.tile_rows": config}
-    for key in set(keys()) - options:
-        if key.startswith("figures."):
-            continue  # tested with the figures
-        name = key.rpartition(".")[2]
-        text = inspect.getsource(elsewhere[key]) if key in elsewhere else rules
-        assert re.search(rf"(\[|/)['\"]?{name}['\"]", text), key
+    # tests/workflow/test_plan.py and, of the architecture, tests/finetune/test_account.py
+    planned = {"study", "chapters", "tasks", "task_folders", "kernel.tile_rows"}
+    planned |= {f"model.{name}" for name in ("name", "licence", "source", "architecture")}
+    planned |= {"finetune.fixed_epochs", "finetune.fixed_size", "taskvectors.seeds"}
+    planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory")}
+    planned |= {
+        f"figures.{name}" for name in schema("config")["properties"]["figures"]["properties"]
+    }
+    assert set(keys()) == options | planned
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -225,6 +225,25 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     assert jobs["finetune_run"] == "6"  # 16 to 512 of the task's 2,977 training rows
 
 
+def test_keys_that_are_no_option_of_a_command_decide_what_is_planned(checkout):
+    """Chapters, tasks, bands of kernels and a figure's colours have tests of their own."""
+    study = yaml.safe_load((checkout.folder / "config/smoke.yaml").read_text())
+    study["study"] = "mine"
+    study["model"] |= {"name": "a name", "licence": "a licence"}
+    study["finetune"] |= {"fixed_size": 96}
+    study["taskvectors"] |= {"seeds": 2, "merged_seeds": 1}
+    palette = [f"#00000{i}" for i in range(6)]
+    study["figures"] = {"dpi": 77, "palette": palette, "diverging": "PiYG", "sequential": "magma"}
+    (checkout.folder / "mine.yaml").write_text(yaml.safe_dump(study))
+    done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    commands = done.stdout + done.stderr
+    wanted = ["a name", "a licence", "fixed/n96/metrics", "/seed1.safetensors", "--dpi 77", "magma"]
+    for word in (*wanted, *palette, "PiYG", "results/mine/"):
+        assert word in commands, word
+    assert "/seed2.safetensors" not in commands
+
+
 def test_a_configuration_given_by_hand_stands_alone(checkout):
     write_study(checkout)
     assert checkout.planned("--configfile", "mine.yaml")["kernel_draws"] == 1
