@@ -3,8 +3,6 @@
 Nested subsets are blocks of one kernel matrix, which so gives a whole learning curve.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ gradient of exactly zero, and AdamW without weight decay leaves them as they are
 while training changes no number and saves most of a small model's optimiser.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 

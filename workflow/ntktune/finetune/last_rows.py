@@ -5,8 +5,6 @@ values, so its queries, output projection and MLP need that token's row only: wi
 is a fair share of all work.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

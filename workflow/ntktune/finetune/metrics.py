@@ -1,7 +1,5 @@
 """Test metrics of regression and two-class tasks, as plain numbers."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

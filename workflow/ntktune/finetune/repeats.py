@@ -1,7 +1,5 @@
 """One cell of the grid: a task at one sample size, repeated over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

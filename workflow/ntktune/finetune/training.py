@@ -1,7 +1,5 @@
 """Gradient-based fine-tuning of all weights, stopped on a hold-out set."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -11,8 +11,6 @@ task vectors; those with several fine-tuned models read the weights in stretches
 models' size. Where weights' names or shapes differ, UserError is raised.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Cosines of task vectors: of two tasks, and of one task that was trained twice."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """How far two task vectors disturb each other's tasks: the disentanglement error ξ."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """One network in memory whose weights are moved along task vectors, and what it answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

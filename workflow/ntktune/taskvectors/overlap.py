@@ -1,7 +1,5 @@
 """Texts of one task's test rows that another task trained on."""
 
-from __future__ import annotations
-
 import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence

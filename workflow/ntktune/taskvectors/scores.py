@@ -3,8 +3,6 @@
 The coefficient of a merge is chosen on validation rows only, and reported on test rows.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ A sweep is a table of single answers, from which every score is computed later: 
 test rows, with or without those that leaked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

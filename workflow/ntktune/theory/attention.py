@@ -1,7 +1,5 @@
 """The theory's own kind of network: a vanilla decoder whose width can be let grow."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Critical radius and stopping time from eigenvalues (RWY14; SR26 eqs 10-11, section 6.1)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

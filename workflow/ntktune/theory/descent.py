@@ -1,7 +1,5 @@
 """Gradient descent on a kernel, in closed form: every step from one eigendecomposition."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

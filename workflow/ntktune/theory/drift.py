@@ -1,7 +1,5 @@
 """How far the network's kernel drifts while it trains, and when to stop it (SR26 eqs 17, 26)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

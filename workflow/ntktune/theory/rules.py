@@ -1,7 +1,5 @@
 """Four ways to stop kernel descent on one task, and descent beside ridge regression."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The theory asks for C_H = ‖f_P − f*‖_H and σ, neither of which is observe
 read off a smoothed y − f_0.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

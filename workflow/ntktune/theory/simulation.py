@@ -1,7 +1,5 @@
 """The simulation of Raskutti, Wainwright & Yu (2014): four stopping rules where f* is known."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

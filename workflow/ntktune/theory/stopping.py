@@ -1,7 +1,5 @@
 """The theory's stopping time for one kernel, and its sensitivity to the estimates behind it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import product

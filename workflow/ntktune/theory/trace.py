@@ -5,8 +5,6 @@ the theory's (gradient descent on all rows with the largest step size that it al
 error). Beside them stands the network at the ridge solution's weights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses

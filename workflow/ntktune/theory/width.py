@@ -4,8 +4,6 @@ A network of each width starts at random and is trained on a source task, then o
 with all its weights pretrained, or with a fresh random head.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
