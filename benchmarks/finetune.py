@@ -3,8 +3,8 @@
     python benchmarks/finetune.py --study results/quickstart --seeds 2
 
 The same model, texts, seeds, batches in the same order, steps, precision and evaluations, of a
-study whose data are there (``snakemake tokenize subsets`` or any later target makes them). Every
-measurement is a fresh process for one task, all its sizes and seeds; the methods take turns.
+study whose data are there (``snakemake data`` or any later target makes them). Every measurement
+is a fresh process for one task, all its sizes and seeds; the methods take turns.
 
 ours          ntktune.finetune: one model load, weights reset between the seeds
 trainer       one transformers.Trainer per seed in one process, the model loaded once and reset:

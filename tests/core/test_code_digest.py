@@ -423,7 +423,7 @@ def edit(root, file, function):
     (root / file).write_text(ast.unparse(tree))
 
 
-KERNELS = {"kernel:draws", "kernel:learning", "theory:trace", "theory:width"}
+KERNELS = {"kernel:draws", "kernel:learning", "theory:trajectory", "theory:width"}
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_no_function_that_runs_escapes_the_digest(study):
     commands = {
         "kernel:learning": [
             *(*model, *files, "--seed=1", "--rows=8", "--seeds=1", "--out", gram),
-            *("--tile", 0, 0, 1),  # the whole: its spectrum is fitted
+            *("--shard", 0, 0, 1),  # the whole: its spectrum is fitted
         ],
         "spectrum:fit": [
             *("--gram", gram, "--out-eigenvalues", outs["e"]),

@@ -39,7 +39,7 @@ def parsers():
 def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
     options = {key for command in COMMANDS for key, _ in command_options(command).values()}
     # tests/workflow/test_plan.py and, of the architecture, tests/finetune/test_account.py
-    planned = {"study", "chapters", "tasks", "task_folders", "kernel.tile_rows"}
+    planned = {"study", "chapters", "tasks", "task_folders", "kernel.shard_rows"}
     planned |= {f"model.{name}" for name in ("name", "licence", "source", "architecture")}
     planned |= {"finetune.fixed_epochs", "finetune.fixed_size", "taskvectors.seeds"}
     planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory")}
@@ -79,7 +79,7 @@ def test_only_what_is_declared_is_overridden():
     assert set(OVERRIDES) <= used
 
 
-TRACE = (
+TRAJECTORY = (
     *("--model", "m", "--tokens", "t", "--subsets", "s", "--task", "a", "--size", "8"),
     *("--out-evaluations", "e", "--out-ridge", "r", "--out-stops", "o"),
 )
@@ -96,9 +96,9 @@ TRACE = (
     ],
 )
 def test_a_limit_is_told_in_one_line_before_any_file_is_read(words, message, capsys):
-    assert main(["theory", "trace", *TRACE, *words]) == 1
+    assert main(["theory", "trajectory", *TRAJECTORY, *words]) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"ntktune theory trace: error: {message}")
+    assert told.startswith(f"ntktune theory trajectory: error: {message}")
     assert told.count("\n") == 1
 
 

@@ -111,13 +111,13 @@ def test_a_running_jobs_own_log_says_how_long_it_takes(send, now, capsys, tmp_pa
 
 
 def test_a_job_is_named_by_its_wildcards(send, capsys):
-    send(LogEvent.RUN_INFO, stats={"kernel_tile": 1, "finetune_run": 1, "total": 2})
+    send(LogEvent.RUN_INFO, stats={"kernel_draws_shard": 1, "finetune_run": 1, "total": 2})
     job(send, 1, "finetune_run", task="reviews", size="116")
-    job(send, 2, "kernel_tile", task="reviews", kernel="gram", row="0", column="1")
+    job(send, 2, "kernel_draws_shard", task="reviews", kernel="gram", row="0", column="1")
     lines = capsys.readouterr().err.splitlines()[1:]
     assert lines == [
         "[0:00] started   finetune_run reviews, n=116",
-        "[0:00] started   kernel_tile reviews, gram, row=0, column=1",
+        "[0:00] started   kernel_draws_shard reviews, gram, row=0, column=1",
     ]
 
 

@@ -30,18 +30,18 @@ def test_a_killed_job_is_told_and_done_again(study):
 
 def test_a_job_killed_while_a_finished_study_is_made_anew_is_done_again(study):
     """What was made of its old files is still there: Snakemake alone would find nothing to do."""
-    trace = f"theory/{CLASSIFICATION}/trace.parquet"
-    with study.checkout.running(*CONFIG, "--forcerun", "trace") as running:
-        running.job("theory", "trace").kill()
+    trajectory = f"theory/{CLASSIFICATION}/trajectory.parquet"
+    with study.checkout.running(*CONFIG, "--forcerun", "theory_trajectory") as running:
+        running.job("theory", "trajectory").kill()
         said = running.output()
     assert running.process.returncode == 1
-    assert "Error in rule trace" in said
-    assert not (study.results / trace).exists()
+    assert "Error in rule theory_trajectory" in said
+    assert not (study.results / trajectory).exists()
     listed = read_json(study.results / FILE)["files"]
-    assert f"results/smoke/{trace}" in listed
+    assert f"results/smoke/{trajectory}" in listed
     assert "results/smoke/figures/table6.csv" in listed  # made of it
     study.finishes()
-    assert (study.results / trace).is_file()
+    assert (study.results / trajectory).is_file()
     assert not (study.results / FILE).exists()
     assert study.checkout.planned("--configfile", "config/smoke.yaml") == {}
 

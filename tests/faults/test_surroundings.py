@@ -78,7 +78,7 @@ NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 MOUNTS = {
     "full": (
         "mount -t tmpfs -o size=64k tmpfs results/smoke/kernel",
-        r"gram.safetensors cannot be written: No space left on device; free some space and run",
+        r"draws.safetensors cannot be written: No space left on device; free some space and run",
     ),
     "read-only": (
         "mount --bind results/smoke results/smoke && mount -o remount,bind,ro results/smoke",
@@ -103,7 +103,7 @@ def test_a_file_beyond_the_quota_is_told(study):
     study.remove(GRAM)
     target = f"results/smoke/{GRAM}"
     said = study.refused(target, under=("prlimit", "--fsize=60000"))
-    assert re.search(r"gram.safetensors cannot be written: File too large; free some space", said)
+    assert re.search(r"draws.safetensors cannot be written: File too large; free some space", said)
     study.finishes(target, parts=(GRAM,))
 
 

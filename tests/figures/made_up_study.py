@@ -230,7 +230,7 @@ def ridge_of(task, seeds=SEEDS):
     return pd.DataFrame(rows)
 
 
-def traces_of(task, seeds=2):
+def trajectories_of(task, seeds=2):
     """AdamW goes ten times as far as gradient descent; gaps and drifts grow with the distance."""
     rows = []
     for seed in range(seeds):
@@ -570,8 +570,8 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("history", history_of(task)),
             ("rules", rules_of(task)),
             ("ridge", ridge_of(task)),
-            ("trace", traces_of(task)),
-            ("trace_ridge", solutions_of(task)),
+            ("trajectory", trajectories_of(task)),
+            ("trajectory_ridge", solutions_of(task)),
             ("stops", stops_of(task)),
             ("sensitivity", sensitivity_of(task)),
             ("baselines", baselines_of(task)),

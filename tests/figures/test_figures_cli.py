@@ -42,7 +42,7 @@ def drawing(name, study, **changed):
     entry = FIGURES[name]
     if name == "decay":
         changed = {table: study.files[table][:1] for table in entry.tables} | changed
-    tasks = {"merged": study.merging, "traced": study.tasks[:2]}.get(entry.tasks, study.tasks)
+    tasks = {"merged": study.merging, "watched": study.tasks[:2]}.get(entry.tasks, study.tasks)
     words = ["--tasks", *tasks] if entry.tasks else []
     words += LOOKS.get(name, [])
     return ["draw", name, *inputs(study, *entry.tables, **changed), *words, "--dpi", "60"]
@@ -258,7 +258,7 @@ class TestMistakes:
                 "disentanglement",
                 "--disentanglement holds task_a 'semrel', task_b 'sts12' more than once",
             ),
-            ("table6", "trace_ridge", "--trace-ridge holds task 'semrel' more than once"),
+            ("table6", "trajectory_ridge", "--trajectory-ridge holds task 'semrel' more than once"),
         ],
     )
     def test_a_file_given_twice(self, refused, study, name, table, message):

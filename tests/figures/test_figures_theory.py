@@ -13,7 +13,7 @@ from made_up_study import (
     simulation_of,
     solutions_of,
     stops_of,
-    traces_of,
+    trajectories_of,
     widths_of,
 )
 
@@ -46,7 +46,7 @@ def rules():
 
 @pytest.fixture
 def linear():
-    return linear_table(of_tasks(traces_of), of_tasks(solutions_of), of_tasks(stops_of))
+    return linear_table(of_tasks(trajectories_of), of_tasks(solutions_of), of_tasks(stops_of))
 
 
 def test_the_descent_figure_shows_paths_and_stops():
@@ -73,8 +73,8 @@ def test_the_descent_figure_shows_paths_and_stops():
 
 
 def test_the_linearisation_figure_has_a_line_per_task_method_and_seed():
-    trace = of_tasks(traces_of)
-    figure = linearisation_figure(trace, ["stsb", "rte"], TWO, {"rte": "RTE"})
+    trajectory = of_tasks(trajectories_of)
+    figure = linearisation_figure(trajectory, ["stsb", "rte"], TWO, {"rte": "RTE"})
     gap, drift, *against_loss = figure.axes
     assert len(gap.lines) == len(drift.lines) == 2 * 2 * 2
     for axes, above in zip(against_loss, (gap, drift), strict=True):
@@ -119,7 +119,7 @@ def test_the_width_figure_states_its_slopes():
             "the stopping rules of task 'mrpc' are not there",
         ),
         (
-            lambda: linearisation_figure(of_tasks(traces_of), ["mrpc"], TWO),
+            lambda: linearisation_figure(of_tasks(trajectories_of), ["mrpc"], TWO),
             "the fine-tuning of task 'mrpc' was not watched",
         ),
         (lambda: width_figure(*widths_of(), ["rot", *TWO]), "'rot' is no colour"),
@@ -167,11 +167,11 @@ def test_table6(linear):
 
 
 def test_a_training_without_gain_and_one_that_did_not_turn():
-    trace, stops = of_tasks(traces_of), of_tasks(stops_of)
-    trace["loss"] = 0.8
+    trajectory, stops = of_tasks(trajectories_of), of_tasks(stops_of)
+    trajectory["loss"] = 0.8
     stops["operator_minimiser"] = [np.nan, 20, 20, 20]
     stops.loc[stops["task"] == "rte", "network_holdout"] = 100
-    table = linear_table(trace, of_tasks(solutions_of), stops)
+    table = linear_table(trajectory, of_tasks(solutions_of), stops)
     assert table["gain_recovered"].isna().all()
     assert table["network_turned"].tolist() == [True, False]
     # known in one seed of two
@@ -194,7 +194,9 @@ def rules_by_seed():
 
 @pytest.fixture
 def linear_by_seed():
-    return by_seed(linear_table, of_tasks(traces_of), of_tasks(solutions_of), of_tasks(stops_of))
+    return by_seed(
+        linear_table, of_tasks(trajectories_of), of_tasks(solutions_of), of_tasks(stops_of)
+    )
 
 
 def verdicts(rules, linear, radii=None, slopes=None):

@@ -19,9 +19,9 @@ def run(*words, device):
     """Run a command on a device, whatever it is told; watch few ridges and steps."""
     with (
         mock.patch("ntktune.network.device.select_device", return_value=device),
-        mock.patch("ntktune.theory.trace.RIDGE_TIMES", (8,)),
+        mock.patch("ntktune.theory.trajectory.RIDGE_TIMES", (8,)),
         # later the hold-out error is flat: rounding chooses
-        mock.patch("ntktune.theory.trace.LATEST", 16),
+        mock.patch("ntktune.theory.trajectory.LATEST", 16),
     ):
         assert main([str(word) for word in words]) == 0
 
@@ -91,7 +91,7 @@ def case(*words, tolerance=1e-9, **outs):
 ONCE = ["--max-epochs", 1, "--evaluate-every", 99]
 TABLE = {"out": "out.parquet"}
 GRID = {"out_metrics": "metrics.parquet", "out_history": "history.parquet"}
-TRACE = {f"out_{name}": f"{name}.parquet" for name in ("evaluations", "ridge", "stops")}
+TRAJECTORY = {f"out_{name}": f"{name}.parquet" for name in ("evaluations", "ridge", "stops")}
 WATCHED = ["--max-epochs", 1, "--max-steps", 1, "--test-rows", 3, "--seeds", 1]
 CASES = {
     "kernel draws": case(
@@ -134,8 +134,12 @@ CASES = {
         **TABLE,
         tolerance=1e-4,
     ),
-    "theory trace": case("theory", "trace", *trained("a"), *WATCHED, **TRACE, tolerance=1e-6),
-    "theory trace, two classes, checkpointed": case(
-        *("theory", "trace", *trained("c"), "--checkpointing", *WATCHED), **TRACE, tolerance=1e-6
+    "theory trajectory": case(
+        "theory", "trajectory", *trained("a"), *WATCHED, **TRAJECTORY, tolerance=1e-6
+    ),
+    "theory trajectory, two classes, checkpointed": case(
+        *("theory", "trajectory", *trained("c"), "--checkpointing", *WATCHED),
+        **TRAJECTORY,
+        tolerance=1e-6,
     ),
 }

@@ -1,4 +1,4 @@
-"""A kernel computed in tiles by several jobs, and gathered: the same numbers, or an error."""
+"""A kernel computed in shards by several jobs, and gathered: the same numbers, or an error."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import torch
 
 from ntktune.__main__ import main
 from ntktune.errors import UserError
-from ntktune.kernel.bands import bands, check_bound, check_outputs, tiles
+from ntktune.kernel.bands import bands, check_bound, check_outputs, shards
 from ntktune.store.tensors import read_tensors, write_tensors
 
 
@@ -23,25 +23,25 @@ def test_bands_are_the_rows_in_equal_runs(rows, count):
 
 
 def test_a_symmetric_kernel_needs_its_upper_triangle():
-    assert tiles(2, symmetric=True) == [(0, 0), (0, 1), (1, 1)]
-    assert len(tiles(5, symmetric=True)) == 15
-    assert len(tiles(5, symmetric=False)) == 25
+    assert shards(2, symmetric=True) == [(0, 0), (0, 1), (1, 1)]
+    assert len(shards(5, symmetric=True)) == 15
+    assert len(shards(5, symmetric=False)) == 25
 
 
 @pytest.fixture
 def gathered(study, tmp_path):
-    """Return a function that computes kernels in tiles and gathers them."""
+    """Return a function that computes kernels in shards and gathers them."""
 
     def run(count, *options, skip=()):
         command = study(draws=[[0, 3, 1, 8, 5, 6, 2], [5, 6, 2, 4, 1, 7, 0]])[:-1]
         files = []
         symmetric = "asymmetric-signgd" not in options
-        for i, j in tiles(count, symmetric=symmetric):
+        for i, j in shards(count, symmetric=symmetric):
             out = tmp_path / f"{count}-{i}-{j}.safetensors"
-            assert main([*command, str(out), "--tile", *map(str, (i, j, count)), *options]) == 0
+            assert main([*command, str(out), "--shard", *map(str, (i, j, count)), *options]) == 0
             files.append(str(out))
         out = tmp_path / f"gathered-{count}.safetensors"
-        assert main(["kernel", "gather", "--out", str(out), "--tiles", *reversed(files)]) == 0
+        assert main(["kernel", "gather", "--out", str(out), "--shards", *reversed(files)]) == 0
         whole = tmp_path / "whole.safetensors"
         assert main([*command, str(whole), *options]) == 0
         return files, read_tensors(out), read_tensors(whole)
@@ -56,7 +56,7 @@ def _assert_equal(found, wanted):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_the_number_of_tiles_changes_nothing_beyond_rounding(gathered, count):
+def test_the_number_of_shards_changes_nothing_beyond_rounding(gathered, count):
     files, (found, facts), (wanted, expected) = gathered(count)
     assert len(files) == count * (count + 1) // 2
     assert set(found) == set(wanted)
@@ -65,21 +65,21 @@ def test_the_number_of_tiles_changes_nothing_beyond_rounding(gathered, count):
         _assert_equal(found[name], tensor)
     for key in ("task", "data_sha256", "model", "blocks", "function", "seeds", "head_seeds"):
         assert facts[key] == expected[key]
-    there = [tuple(tile["tile"]) for tile in facts["tiles"]]
-    assert there == tiles(count, symmetric=True)
+    there = [tuple(shard["shard"]) for shard in facts["shards"]]
+    assert there == shards(count, symmetric=True)
     _assert_equal(found["kernel"], found["kernel"].transpose(1, 2))
 
 
-def test_a_folder_of_tiles_is_gathered(gathered, refused, tmp_path):
+def test_a_folder_of_shards_is_gathered(gathered, refused, tmp_path):
     files, (found, _), _ = gathered(3)
-    folder, out = tmp_path / "tiles", tmp_path / "again.safetensors"
+    folder, out = tmp_path / "shards", tmp_path / "again.safetensors"
     folder.mkdir()
-    assert "tiles holds no tiles; make them first" in refused([folder])
+    assert "shards holds no shards; make them first" in refused([folder])
     for file in files:
         shutil.copy(file, folder)
     shutil.copy(files[0], folder / "0-0.safetensors.damaged")
     (folder / ".0-0.host~1~0123abcd.safetensors").write_text("half")
-    assert main(["kernel", "gather", "--out", str(out), "--tiles", str(folder)]) == 0
+    assert main(["kernel", "gather", "--out", str(out), "--shards", str(folder)]) == 0
     assert torch.equal(read_tensors(out)[0]["kernel"], found["kernel"])
 
 
@@ -96,7 +96,7 @@ def refused(capsys, tmp_path):
     def run(files):
         capsys.readouterr()
         out = tmp_path / "refused.safetensors"
-        assert main(["kernel", "gather", "--out", str(out), "--tiles", *map(str, files)]) == 1
+        assert main(["kernel", "gather", "--out", str(out), "--shards", *map(str, files)]) == 1
         assert not out.exists()
         message = capsys.readouterr().err
         assert message.count("\n") == 1
@@ -106,27 +106,35 @@ def refused(capsys, tmp_path):
 
 
 def _changed(path, change):
-    """Write a tile again with other content, its checksum right."""
+    """Write a shard again with other content, its checksum right."""
     tensors, facts = read_tensors(path)
     change(tensors, facts)
     write_tensors(path, tensors, facts)
 
 
-def test_tiles_that_do_not_belong_together_are_refused(gathered, refused, study, tmp_path):
+def test_shards_that_do_not_belong_together_are_refused(gathered, refused, study, tmp_path):
     (first, second, third), _, (_, _) = gathered(2)
-    assert "tile 0-1 of 2 bands is missing; 2 were given" in refused([first, third])
-    assert "are both tile 0-0" in refused([first, first, second, third])
+    assert "shard 0-1 of 2 bands is missing; 2 were given" in refused([first, third])
+    assert "are both shard 0-0" in refused([first, first, second, third])
     whole = tmp_path / "whole.safetensors"
-    assert "whole.safetensors is no tile of a kernel" in refused([first, whole])
+    assert "whole.safetensors is no shard of a kernel" in refused([first, whole])
     original = {path: read_tensors(path) for path in (first, second, third)}
     for path, change, message in (
         (second, lambda t, f: f.update(head_seeds=[1, 2]), "with head_seeds [1, 2], but"),
         (second, lambda t, f: f.update(code="other"), "was made with code 'other', but"),
-        (second, lambda t, f: t["row"].add_(1), "the rows of tile 0-1 are not those of tile 0-0"),
-        (second, lambda t, f: t["column"].add_(1), "the columns of tile 0-1 are not those of tile"),
-        (second, lambda t, f: t["outputs"].add_(1), "tiles 0-0 and 0-1 differ by 1 in the outputs"),
-        (second, lambda t, f: t["kernel"].mul_(1e6), "tile 0-1 has "),
-        (second, lambda t, f: t["kernel"].fill_(float("nan")), "tile 0-1 has nan in row 0"),
+        (second, lambda t, f: t["row"].add_(1), "the rows of shard 0-1 are not those of shard 0-0"),
+        (
+            second,
+            lambda t, f: t["column"].add_(1),
+            "the columns of shard 0-1 are not those of shard",
+        ),
+        (
+            second,
+            lambda t, f: t["outputs"].add_(1),
+            "shards 0-0 and 0-1 differ by 1 in the outputs",
+        ),
+        (second, lambda t, f: t["kernel"].mul_(1e6), "shard 0-1 has "),
+        (second, lambda t, f: t["kernel"].fill_(float("nan")), "shard 0-1 has nan in row 0"),
     ):
         _changed(path, change)
         assert message in refused([first, second, third])
@@ -135,14 +143,14 @@ def test_tiles_that_do_not_belong_together_are_refused(gathered, refused, study,
 
 def test_a_tile_that_there_is_not_is_refused(study, capsys, tmp_path):
     command = study()
-    for tile, message in {
+    for shard, message in {
         ("0", "2", "2"): "the bands are counted from 0 to 1",
         ("-1", "0", "2"): "the bands are counted from 0 to 1",
         ("0", "0", "0"): "the number of bands must be 1 or more",
     }.items():
-        assert main([*command, "--tile", *tile]) == 1
+        assert main([*command, "--shard", *shard]) == 1
         assert message in capsys.readouterr().err
-    assert main([*command, "--tile", "0", "1", "5"]) == 1
+    assert main([*command, "--shard", "0", "1", "5"]) == 1
     assert "4 rows cannot be split into 5 bands; give 1 to 4" in capsys.readouterr().err
 
 
@@ -151,7 +159,7 @@ def test_checks_let_rounding_pass_and_nothing_else():
     left, right = torch.tensor([4.0]).double(), torch.tensor([1.0, 1.0]).double()
     check_bound(kernel, left, right, torch.float64, "0-1")
     check_bound(kernel * (1 + 1e-6), left, right, torch.float64, "0-1")
-    with pytest.raises(UserError, match=r"tile 0-1 has 2.002 in row 0, column 0, more .*\(2\)"):
+    with pytest.raises(UserError, match=r"shard 0-1 has 2.002 in row 0, column 0, more .*\(2\)"):
         check_bound(kernel * 1.001, left, right, torch.float64, "0-1")
     outputs = {(0, 0): torch.tensor([[1.0, -3.0]]), (0, 1): torch.tensor([[1.0, -3.001]])}
     check_outputs(outputs, torch.float32)

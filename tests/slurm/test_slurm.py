@@ -28,7 +28,13 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.timeout(1800)
 HERE = Path(__file__).parent
 NO_PACKAGES = 77
 STUDY = ("--configfile", "config/smoke.yaml")
-ON_GPUS = {"kernel_draws", "learning_kernel", "finetune_run", "tuned_weights", "trace"}
+ON_GPUS = {
+    "kernel_draws",
+    "kernel_learning",
+    "finetune_run",
+    "taskvectors_tune",
+    "theory_trajectory",
+}
 # jobs whose process need not be SLURM's own: kernels are killed for memory
 PRELOADED = tuple(
     f"ntktune {chapter}" for chapter in ("spectrum", "finetune", "taskvectors", "theory")
@@ -122,7 +128,11 @@ def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
     }
     # one node of two cores: what could run beside each other on a cluster goes together, too
     together = {"negation": "merging", "addition": "merging", "disentanglement": "merging"}
-    together |= {"fixed_epochs": "probes", "baselines": "probes", "learning_kernel": "learning"}
+    together |= {
+        "finetune_fixed": "probes",
+        "finetune_baselines": "probes",
+        "kernel_learning": "learning",
+    }
     content["groups"] |= together
     content["group-components"] |= {"merging": 4, "probes": 4, "learning": 2}
     asked = content["set-resources"]
@@ -183,7 +193,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
         double = cluster.running(one, second)
         cluster.call("scontrol", "resume", left)
         states = cluster.jobs()
-        cancelled = cluster.running("tuned_weights", second)
+        cancelled = cluster.running("taskvectors_tune", second)
         cluster.call("scancel", cancelled)
         said = second.output(1500)
     assert second.process.returncode == 0, said
@@ -224,14 +234,14 @@ def test_snakemake_submitted_what_takes_longer_than_seconds(study):
     # two seeds of the larger sample are trained with their weights kept, first
     others = [id_ for id_ in study.begun if id_ not in (study.left, study.forgotten)]
     assert len(study.begun) == 3
-    assert [_rule(study.jobs[id_]) for id_ in others] == ["tuned_weights"]
+    assert [_rule(study.jobs[id_]) for id_ in others] == ["taskvectors_tune"]
     rules = {_rule(job) for job in study.jobs.values()}
     named = {name for rule in rules for name in rule.split("_")}  # within groups, too
-    assert {"finetune", "taskvectors", "width", "baselines", "trace"} <= named
+    assert {"finetune", "taskvectors", "width", "baselines", "trajectory"} <= named
     assert not {"all", "tokenize", "fig2", "table1"} & named
-    assert "epochs" not in rules  # a figure; fixed_epochs is a training
+    assert "epochs" not in rules  # a figure; finetune_fixed is a training
     # small ones went together, one after another on one core
-    assert {"spectra_spectrum_fit_stopping_stopping_rules"} <= rules
+    assert {"spectra_spectrum_fit_theory_rules_theory_stopping"} <= rules
     assert {"models_theory_simulate_theory_width"} <= rules
     assert {job["NumCPUs"] for job in study.jobs.values()} == {"1"}
 

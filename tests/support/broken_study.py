@@ -8,7 +8,7 @@ from checkout import Checkout, assert_same_numbers
 
 CONFIG = ("--configfile", "config/smoke.yaml", "--cores", "2")
 REGRESSION, CLASSIFICATION = "smoke-regression", "smoke-classification"
-GRAM = f"kernel/{REGRESSION}/gram.safetensors"
+GRAM = f"kernel/{REGRESSION}/draws.safetensors"
 
 
 class BrokenStudy:

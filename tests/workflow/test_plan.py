@@ -27,15 +27,15 @@ def write_study(checkout, **changes):
 
 def test_the_default_study_lists_its_jobs(checkout):
     jobs = checkout.planned()
-    assert jobs["kernel_draws"] == jobs["fetch_task"] == jobs["stopping"] == 6
+    assert jobs["kernel_draws"] == jobs["data_fetch_task"] == jobs["theory_stopping"] == 6
     assert jobs["finetune_run"] == 6 * 3
     assert {f"fig{number}" for number in range(4, 10)} <= set(jobs)
-    assert jobs["fetch_package"] == 2
+    assert jobs["data_fetch_package"] == 2
     assert {"fig2", "fig3", "fig10", "prediction"} <= set(jobs)
     assert {"table1", "table2", "table3", "table4", "verdicts"} <= set(jobs)
-    assert not {"epochs", "fixed_epochs"} & set(jobs)
+    assert not {"epochs", "finetune_fixed"} & set(jobs)
     # kernels of 100 rows are one job each
-    assert not {"kernel_tile", "learning_kernel_tile", "gathered_kernel"} & set(jobs)
+    assert not {"kernel_draws_shard", "kernel_learning_shard", "kernel_gather"} & set(jobs)
 
 
 MODULE = """
@@ -53,7 +53,7 @@ def test_the_catalogs_snakefile_and_a_module_list_the_same_jobs(checkout, tmp_pa
     """A root Snakefile that merely includes another lists none."""
     smoke = ("--configfile", "config/smoke.yaml")
     jobs = checkout.planned(*smoke)
-    assert jobs["kernel_draws"] == jobs["fetch_task"] == 2
+    assert jobs["kernel_draws"] == jobs["data_fetch_task"] == 2
     assert checkout.planned("--snakefile", "workflow/Snakefile", *smoke) == jobs
 
     other = checkout.at(tmp_path / "another workflow")
@@ -71,24 +71,24 @@ def test_the_catalogs_snakefile_and_a_module_list_the_same_jobs(checkout, tmp_pa
 def test_the_papers_whole_grid_is_listed_without_network(checkout):
     jobs = checkout.planned("--configfile", "config/paper.yaml")
     assert jobs["kernel_draws"] == 6
-    # of 2,048 training rows: three bands, the upper triangle of their tiles
-    assert jobs["learning_kernel_tile"] == 6 * 6
-    assert jobs["gathered_kernel"] == 6
-    assert "learning_kernel" not in jobs
+    # of 2,048 training rows: three bands, the upper triangle of their shards
+    assert jobs["kernel_learning_shard"] == 6 * 6
+    assert jobs["kernel_gather"] == 6
+    assert "kernel_learning" not in jobs
     assert sum(jobs.values()) >= 200
     assert jobs["finetune_run"] == 6 * 6
-    assert jobs["tuned_weights"] == 4
-    assert jobs["fetch_task"] == 8
-    assert "fetch_package" not in jobs
+    assert jobs["taskvectors_tune"] == 4
+    assert jobs["data_fetch_task"] == 8
+    assert "data_fetch_package" not in jobs
 
 
 def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
     assert checkout.planned("fig4") == {
-        "fetch_package": 2,
-        "fetch_model": 1,
-        "fetch_task": 1,
-        "tokenize": 1,
-        "draws": 1,
+        "data_fetch_package": 2,
+        "data_fetch_model": 1,
+        "data_fetch_task": 1,
+        "data_tokenize": 1,
+        "data_draws": 1,
         "kernel_draws": 1,
         "spectrum_fit": 1,
         "fig4": 1,
@@ -98,22 +98,25 @@ def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("data", {"fetch_model", "fetch_task", "tokenize", "draws", "subsets"}),
-        ("kernel", {"kernel_draws", "learning_kernel"}),
+        (
+            "data",
+            {"data_fetch_model", "data_fetch_task", "data_tokenize", "data_draws", "data_subsets"},
+        ),
+        ("kernel", {"kernel_draws", "kernel_learning"}),
         ("spectrum", {"kernel_draws", "spectrum_fit"}),
-        ("finetune", {"subsets", "finetune_run", "baselines"}),
+        ("finetune", {"data_subsets", "finetune_run", "finetune_baselines"}),
         (
             "taskvectors",
-            {"tuned_weights", "task_vector_cosines", "text_overlap", "merged_scores"}
+            {"taskvectors_tune", "taskvectors_cosine", "taskvectors_overlap", "taskvectors_score"}
             | {f"taskvectors_{verb}" for verb in ("add", "negate", "disentangle")},
         ),
         (
             "theory",
-            {"kernel_draws", "stopping", "stopping_rules", "trace"}
+            {"kernel_draws", "theory_stopping", "theory_rules", "theory_trajectory"}
             | {"theory_width", "theory_simulate"},
         ),
         ("figures", {"verdicts", "fig2", "fig10", "fig4", "addition", "simulation"}),
-        ("fetch", {"fetch_package", "fetch_model", "fetch_task"}),
+        ("fetch", {"data_fetch_package", "data_fetch_model", "data_fetch_task"}),
     ],
 )
 def test_named_targets_plan_their_part(checkout, target, rules):
@@ -181,7 +184,7 @@ def test_every_rule_is_listed_with_its_own_words(checkout):
 
 def test_trainings_without_stopping_must_be_asked_for(checkout):
     jobs = checkout.planned("epochs", "--configfile", "config/paper.yaml")
-    assert (jobs["fixed_epochs"], jobs["epochs"], "finetune_run" in jobs) == (6, 1, False)
+    assert (jobs["finetune_fixed"], jobs["epochs"], "finetune_run" in jobs) == (6, 1, False)
     told = sentence(checkout.snakemake("epochs", "--dry-run"))
     assert "makes no epochs: finetune.fixed_epochs is null; set it to a number of" in told
 
@@ -190,7 +193,7 @@ def test_a_figure_that_the_study_has_not_is_told(checkout):
     chapters = ["kernel", "spectrum", "finetune", "theory", "figures"]
     write_study(checkout, chapters=chapters, theory={"tasks": []}, kernel={"learning_seeds": 0})
     jobs = checkout.planned("--configfile", "mine.yaml")
-    assert not {"trace", "table6", "stopping_rules", "table5", "descent"} & set(jobs)
+    assert not {"theory_trajectory", "table6", "theory_rules", "table5", "descent"} & set(jobs)
     for target, why in {
         "linearisation": "theory.tasks is empty; name tasks",
         "descent": "no kernel predicts a sample; raise kernel.learning_seeds",
@@ -215,8 +218,21 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     output = done.stdout + done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     figures = {"fig2", "fig4", "decays", "prediction", "table1", "table4", "verdicts"}
-    samples = {"draws", "subsets", "tokenize", "fetch_model", "fetch_package", "fetch_task"}
-    computed = {"kernel_draws", "learning_kernel", "spectrum_fit", "finetune_run", "baselines"}
+    samples = {
+        "data_draws",
+        "data_subsets",
+        "data_tokenize",
+        "data_fetch_model",
+        "data_fetch_package",
+        "data_fetch_task",
+    }
+    computed = {
+        "kernel_draws",
+        "kernel_learning",
+        "spectrum_fit",
+        "finetune_run",
+        "finetune_baselines",
+    }
     assert set(jobs) - {"total", "all"} == figures | samples | computed
     # the whole model, no token put first, texts as long as it takes, all test rows
     for option in ("--blocks", "--prefix-token", "--max-tokens", "--test-rows"):
@@ -270,11 +286,11 @@ def readme_study(checkout, rows=200):
 def test_the_readmes_own_study_is_planned_whole(checkout):
     readme_study(checkout)
     jobs = checkout.planned("--configfile", "my/study.yaml")
-    assert jobs["fetch_task"] == jobs["kernel_draws"] == jobs["fig4"] == 1
+    assert jobs["data_fetch_task"] == jobs["kernel_draws"] == jobs["fig4"] == 1
     assert jobs["finetune_run"] == 4  # 16 to all of the 160 training rows or so
     assert {"fig2", "table1", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
-    assert not {"tuned_weights", "fig3", "table3", "fig10", "fetch_package"} & set(jobs)
+    assert not {"taskvectors_tune", "fig3", "table3", "fig10", "data_fetch_package"} & set(jobs)
     # `make plan`: what the study chose, and how many jobs; not every job
     done = checkout.snakemake("-n", "--logger", "ntktune", "--configfile", "my/study.yaml")
     told = done.stderr[done.stderr.index("study mine") :].splitlines()
@@ -343,19 +359,19 @@ def test_the_users_own_files_are_watched_by_content(checkout):
     for file in (large, model / "tokenizer.json"):
         file.write_text(file.read_text() + "\n")
         os.utime(file, (10**9, 10**9))
-    assert checkout.planned(*study, *targets) == {"fetch_task": 1, "fetch_model": 1}
+    assert checkout.planned(*study, *targets) == {"data_fetch_task": 1, "data_fetch_model": 1}
 
 
-def test_a_kernel_of_many_tiles_fits_a_command_line(checkout):
-    """Linux allows one argument 128 KiB; the names of 5,050 tiles are more."""
-    write_study(checkout, kernel={"rows": 1000, "tile_rows": 10})
-    target = "results/mine/kernel/amazon-intensity/gram.safetensors"
+def test_a_kernel_of_many_shards_fits_a_command_line(checkout):
+    """Linux allows one argument 128 KiB; the names of 5,050 shards are more."""
+    write_study(checkout, kernel={"rows": 1000, "shard_rows": 10})
+    target = "results/mine/kernel/amazon-intensity/draws.safetensors"
     done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml", "--", target)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
-    assert re.search(r"^kernel_tile +5050$", output, re.MULTILINE)
+    assert re.search(r"^kernel_draws_shard +5050$", output, re.MULTILINE)
     command = output[output.index("ntktune kernel gather") :][:400]
-    assert "--tiles results/mine/kernel/amazon-intensity/tiles/gram-100 " in command
+    assert "--shards results/mine/kernel/amazon-intensity/shards/draws-100 " in command
 
 
 def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):

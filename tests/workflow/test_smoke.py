@@ -97,15 +97,21 @@ def test_editing_the_decay_fit_reruns_spectra_and_what_hangs_on_them(edited):
     jobs = edited("workflow/ntktune/spectrum/decay.py", "LEAST_VALUES = 3", "LEAST_VALUES = 4")
     assert jobs["spectrum_fit"] == 2
     assert {"fig4", "fig5", "table1", "verdicts"} <= set(jobs)
-    assert not {"finetune_run", "kernel_draws", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
+    assert not {
+        "finetune_run",
+        "kernel_draws",
+        "taskvectors_tune",
+        "fig10",
+        "data_fetch_task",
+    } & set(jobs)
 
 
 def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
     jobs = edited("workflow/ntktune/kernel/engine.py", "for i in range(8)", "for i in range(7)")
-    assert jobs["kernel_draws"] == jobs["spectrum_fit"] == jobs["stopping"] == 2
+    assert jobs["kernel_draws"] == jobs["spectrum_fit"] == jobs["theory_stopping"] == 2
     # the kernel's own learning curves stand in figure 2
-    assert jobs["learning_kernel"] == jobs["baselines"] == 2
-    assert not {"finetune_run", "tuned_weights", "fig10", "fetch_task"} & set(jobs)
+    assert jobs["kernel_learning"] == jobs["finetune_baselines"] == 2
+    assert not {"finetune_run", "taskvectors_tune", "fig10", "data_fetch_task"} & set(jobs)
 
 
 def test_a_colour_redraws_its_figure_only(edited):
@@ -129,7 +135,7 @@ def test_other_coefficients_rerun_the_sweeps_and_what_is_drawn_of_them(edited):
     assert {name: count for name, count in jobs.items() if name != "all"} == {
         "taskvectors_add": 1,
         "taskvectors_negate": 2,
-        "merged_scores": 1,
+        "taskvectors_score": 1,
         **dict.fromkeys(("fig3", "addition", "negation"), 1),
         **dict.fromkeys(("table3", "table9", "verdicts"), 1),
     }
@@ -164,17 +170,17 @@ def test_another_seed_gives_other_numbers(smoke):
             assert (table[column] != first[column]).all()
 
 
-def test_kernels_in_tiles_are_those_of_one_job(smoke, tmp_path):
+def test_kernels_in_shards_are_those_of_one_job(smoke, tmp_path):
     copy = Checkout.of(smoke, tmp_path / "ntktune")
-    copy.edit("config/smoke.yaml", "  draws: 2", "  draws: 2\n  tile_rows: 20")
+    copy.edit("config/smoke.yaml", "  draws: 2", "  draws: 2\n  shard_rows: 20")
     folder = "results/smoke/kernel/smoke-classification"
-    (copy.folder / folder / "gram.safetensors").unlink()
-    done = copy.snakemake(*CONFIG, "--cores", "2", "--", f"{folder}/gram.safetensors")
+    (copy.folder / folder / "draws.safetensors").unlink()
+    done = copy.snakemake(*CONFIG, "--cores", "2", "--", f"{folder}/draws.safetensors")
     assert done.returncode == 0, done.stderr
-    assert len(list((copy.folder / folder / "tiles/gram-2").iterdir())) == 3
-    found, facts = read_arrays(copy.folder / folder / "gram.safetensors")
-    wanted, _ = read_arrays(smoke.folder / folder / "gram.safetensors")
-    assert len(facts["tiles"]) == 3
+    assert len(list((copy.folder / folder / "shards/draws-2").iterdir())) == 3
+    found, facts = read_arrays(copy.folder / folder / "draws.safetensors")
+    wanted, _ = read_arrays(smoke.folder / folder / "draws.safetensors")
+    assert len(facts["shards"]) == 3
     assert found.keys() == wanted.keys()
     for name, array in wanted.items():
         room = 1e-5 * np.nanmax(np.abs(array), initial=1e-30)
@@ -255,7 +261,7 @@ def test_what_cannot_be_archived_is_told(smoke, monkeypatch, capsys, folder, out
 R = "results/smoke"
 TOKENS, GRAM = (
     f"{R}/data/smoke-regression/tokens.safetensors",
-    f"{R}/kernel/smoke-regression/gram.safetensors",
+    f"{R}/kernel/smoke-regression/draws.safetensors",
 )
 SUBSETS, DRAWS = (f"{R}/data/smoke-regression/{name}.json" for name in ("subsets", "draws"))
 METRICS = f"{R}/finetune/smoke-regression/n32/metrics.parquet"

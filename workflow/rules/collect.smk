@@ -25,7 +25,7 @@ rule kernel:
     """The kernel of every task."""
     input:
         offered("kernel"),
-        collect("<results>/kernel/{task}/gram.safetensors", task=STUDY["tasks"]),
+        collect("<results>/kernel/{task}/draws.safetensors", task=STUDY["tasks"]),
         collect(LEARNING_KERNELS, task=STUDY["tasks"]),
 
 
@@ -71,7 +71,7 @@ rule theory:
         "<results>/theory/width.parquet",
         collect("<results>/theory/{task}/stopping.parquet", task=STUDY["tasks"]),
         collect("<results>/theory/{task}/rules.parquet", task=RULED),
-        collect("<results>/theory/{task}/trace.parquet", task=TRACED),
+        collect("<results>/theory/{task}/trajectory.parquet", task=WATCHED),
 
 
 rule figures:

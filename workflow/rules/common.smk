@@ -70,7 +70,7 @@ LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNI
 # Sample sizes that the kernel predicts.
 LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"]["learning_rows"]]
 # Fine-tunings that the theory chapter watches.
-TRACED = STUDY["theory"]["tasks"]
+WATCHED = STUDY["theory"]["tasks"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
 
@@ -83,7 +83,7 @@ LISTS = {
     "fixed": STUDY["tasks"] * FIXED_EPOCHS,
     "merged": VECTOR_TASKS,
     "ruled": RULED,
-    "traced": TRACED,
+    "watched": WATCHED,
     "size": STUDY["finetune"]["sizes"],
     "fixed_size": [FIXED_SIZE],
     "pair": MERGED_PAIRS,
@@ -203,19 +203,19 @@ def trained_before(wildcards):
 
 
 def tile_words(wildcards):
-    """The option that names a tile."""
-    return ["--tile", wildcards.row, wildcards.column, wildcards.bands]
+    """The option that names a shard."""
+    return ["--shard", wildcards.row, wildcards.column, wildcards.bands]
 
 
-def kernel_tile_folder(wildcards):
-    """The folder of a kernel's tiles. Above some 60 bands, their names do not fit a command line."""
+def shard_folder(wildcards):
+    """The folder of a kernel's shards. Above some 60 bands, their names do not fit a command line."""
     kernel = wildcards.kernel
-    return f"{RESULTS}/kernel/{wildcards.task}/tiles/{kernel}-{KERNEL_BANDS[kernel]}"
+    return f"{RESULTS}/kernel/{wildcards.task}/shards/{kernel}-{KERNEL_BANDS[kernel]}"
 
 
-def kernel_tiles(wildcards):
-    """The tiles of a kernel's upper triangle."""
-    bands, folder = range(KERNEL_BANDS[wildcards.kernel]), kernel_tile_folder(wildcards)
+def kernel_shards(wildcards):
+    """The shards of a kernel's upper triangle."""
+    bands, folder = range(KERNEL_BANDS[wildcards.kernel]), shard_folder(wildcards)
     return [f"{folder}/{i}-{j}.safetensors" for i in bands for j in bands if i <= j]
 
 

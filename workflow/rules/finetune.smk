@@ -50,7 +50,7 @@ rule finetune_run:
         """
 
 
-use rule finetune_run as fixed_epochs with:
+use rule finetune_run as finetune_fixed with:
     """Fine-tune one task on one sample size for a fixed number of epochs, without early stopping."""
     input:
         model="<results>/data/model",
@@ -74,7 +74,7 @@ use rule finetune_run as fixed_epochs with:
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 
-rule baselines:
+rule finetune_baselines:
     """Predict without fine-tuning: linear probe, and the NTK's learning curve from one matrix."""
     input:
         model="<results>/data/model",

@@ -1,17 +1,17 @@
 """Chapter kernel: the empirical Neural Tangent Kernel of each task.
 
 Needs: data/model, and per task data/<task>/tokens.safetensors, draws.json and subsets.json.
-Makes: kernel/<task>/gram.safetensors, for every draw the Gram matrix
+Makes: kernel/<task>/draws.safetensors, for every draw the Gram matrix
     G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n), its parts by
     parameter group, the network's outputs and the labels; learning.safetensors, the same of training
-    subsets and test rows. Kernels with more than kernel.tile_rows rows are computed as tiles,
-    tiles/<kernel>-<bands>/<band>-<band>.safetensors, one job each, then assembled.
+    subsets and test rows. Kernels with more than kernel.shard_rows rows are computed as shards,
+    shards/<kernel>-<bands>/<band>-<band>.safetensors, one job each, then assembled.
 """
 
 
-# What is computed in tiles is gathered.
-ruleorder: gathered_kernel > kernel_draws
-ruleorder: gathered_kernel > learning_kernel
+# What is computed in shards is gathered.
+ruleorder: kernel_gather > kernel_draws
+ruleorder: kernel_gather > kernel_learning
 
 
 rule kernel_draws:
@@ -21,7 +21,7 @@ rule kernel_draws:
         tokens="<results>/data/{task}/tokens.safetensors",
         samples="<results>/data/{task}/draws.json",
     output:
-        "<results>/kernel/{task}/gram.safetensors",
+        "<results>/kernel/{task}/draws.safetensors",
     log:
         "<logs>/kernel/{task}.log",
     benchmark:
@@ -37,7 +37,7 @@ rule kernel_draws:
         **of_command("kernel draws"),
         verb="draws",
         samples="--draws",
-        tile=[],
+        shard=[],
     shell:
         """
         python -m ntktune kernel {params.verb:q} \
@@ -45,14 +45,14 @@ rule kernel_draws:
             --tokens {input.tokens:q} \
             {params.samples:q} {input.samples:q} \
             --task {wildcards.task:q} \
-            {params.tile:q} \
+            {params.shard:q} \
             {params.options:q} \
             --out {output:q} \
             2>{log:q}
         """
 
 
-use rule kernel_draws as learning_kernel with:
+use rule kernel_draws as kernel_learning with:
     """Compute the kernels of training subsets and test rows, for predicted learning curves."""
     input:
         model="<results>/data/model",
@@ -74,34 +74,34 @@ use rule kernel_draws as learning_kernel with:
         samples="--subsets",
 
 
-use rule learning_kernel as learning_kernel_tile with:
-    """Compute one tile of a large kernel of training subsets and test rows."""
+use rule kernel_learning as kernel_learning_shard with:
+    """Compute one shard of a large kernel of training subsets and test rows."""
     output:
-        "<results>/kernel/{task}/tiles/learning-{bands}/{row}-{column}.safetensors",
+        "<results>/kernel/{task}/shards/learning-{bands}/{row}-{column}.safetensors",
     log:
         "<logs>/kernel/{task}-learning-{row}-{column}-of-{bands}.log",
     benchmark:
         "<benchmarks>/kernel/{task}-learning-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=tile_words,
+        shard=tile_words,
 
 
-use rule kernel_draws as kernel_tile with:
-    """Compute one tile of the large Gram matrices of a task's draws."""
+use rule kernel_draws as kernel_draws_shard with:
+    """Compute one shard of the large Gram matrices of a task's draws."""
     output:
-        "<results>/kernel/{task}/tiles/gram-{bands}/{row}-{column}.safetensors",
+        "<results>/kernel/{task}/shards/draws-{bands}/{row}-{column}.safetensors",
     log:
         "<logs>/kernel/{task}-{row}-{column}-of-{bands}.log",
     benchmark:
         "<benchmarks>/kernel/{task}-{row}-{column}-of-{bands}.tsv"
     params:
-        tile=tile_words,
+        shard=tile_words,
 
 
-rule gathered_kernel:
-    """Put a large kernel's tiles together, and check that they belong together."""
+rule kernel_gather:
+    """Put a large kernel's shards together, and check that they belong together."""
     input:
-        kernel_tiles,
+        kernel_shards,
     output:
         "<results>/kernel/{task}/{kernel}.safetensors",
     log:
@@ -117,11 +117,11 @@ rule gathered_kernel:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.kernel:gather"),
-        folder=kernel_tile_folder,
+        folder=shard_folder,
     shell:
         """
         python -m ntktune kernel gather \
-            --tiles {params.folder:q} \
+            --shards {params.folder:q} \
             --out {output:q} \
             2>{log:q}
         """

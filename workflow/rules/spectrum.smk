@@ -1,6 +1,6 @@
 """Chapter spectrum: eigenvalues of K/n and their power-law decay.
 
-Needs: kernel/<task>/gram.safetensors.
+Needs: kernel/<task>/draws.safetensors.
 Makes: spectrum/<task>/eigenvalues.parquet, decay.parquet (log lambda_k = c - a log k per draw and
     range, SR26 eqs 29-32) and summary.json (a over draws, the predicted rate n^(-a/(a+1))).
 """
@@ -9,7 +9,7 @@ Makes: spectrum/<task>/eigenvalues.parquet, decay.parquet (log lambda_k = c - a 
 rule spectrum_fit:
     """Fit the decay exponent of every draw's eigenvalues."""
     input:
-        "<results>/kernel/{task}/gram.safetensors",
+        "<results>/kernel/{task}/draws.safetensors",
     output:
         eigenvalues="<results>/spectrum/{task}/eigenvalues.parquet",
         fits="<results>/spectrum/{task}/decay.parquet",

@@ -11,7 +11,7 @@ Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned 
 TUNED = "<results>/taskvectors/{task}/seed{seed}.safetensors"
 
 
-rule tuned_weights:
+rule taskvectors_tune:
     """Fine-tune one task with several seeds and keep the weights of each best hold-out model."""
     input:
         model="<results>/data/model",
@@ -50,7 +50,7 @@ rule tuned_weights:
         """
 
 
-rule task_vector_cosines:
+rule taskvectors_cosine:
     """Compute the cosines of task vectors: of two tasks, and of one task trained twice."""
     input:
         model="<results>/data/model",
@@ -82,7 +82,7 @@ rule task_vector_cosines:
         """
 
 
-rule text_overlap:
+rule taskvectors_overlap:
     """Count the test texts of each merged task that another one was trained on."""
     input:
         tables=collect("<results>/data/{task}/table.parquet", task=VECTOR_TASKS),
@@ -180,7 +180,7 @@ use rule taskvectors_add as taskvectors_disentangle with:
         verb="disentangle",
 
 
-rule merged_scores:
+rule taskvectors_score:
     """Score the merged and the negated models, the coefficient chosen on validation rows."""
     input:
         added=collect("<results>/taskvectors/addition/{merge}.parquet", merge=MERGE_TASKS),

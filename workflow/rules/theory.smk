@@ -1,21 +1,21 @@
 """Chapter theory: when gradient descent should stop, and whether the linear picture holds.
 
-Needs: per task kernel/<task>/gram.safetensors and learning.safetensors, data/<task>/tokens.safetensors
+Needs: per task kernel/<task>/draws.safetensors and learning.safetensors, data/<task>/tokens.safetensors
     and subsets.json; data/model.
 Makes: theory/<task>/stopping.parquet (per draw noise, radius of the shift, critical radius (SR26 eqs 10-11),
     stopping time of kernel gradient descent), sensitivity.parquet (the same by way of estimating),
     rules.parquet (four stopping rules in the kernel model), ridge.parquet (descent beside ridge, eq 27),
-    trace.parquet (fine-tuning watched: linearisation, Lemma 1, and drift, eq 17), trace_ridge.parquet (the
+    trajectory.parquet (fine-tuning watched: linearisation, Lemma 1, and drift, eq 17), trajectory_ridge.parquet (the
     network at the ridge solution, eq 28), stops.parquet (where the rules stop the network); and
     theory/simulation.parquet, radii.parquet (the check of Raskutti, Wainwright & Yu 2014), width.parquet
     and slopes.parquet (networks of several widths).
 """
 
 
-rule stopping:
+rule theory_stopping:
     """Compute critical radius and stopping time of every draw's kernel."""
     input:
-        "<results>/kernel/{task}/gram.safetensors",
+        "<results>/kernel/{task}/draws.safetensors",
     output:
         stopping="<results>/theory/{task}/stopping.parquet",
         sensitivity="<results>/theory/{task}/sensitivity.parquet",
@@ -40,7 +40,7 @@ rule stopping:
         """
 
 
-rule stopping_rules:
+rule theory_rules:
     """Stop kernel descent by four rules, and compare it with ridge, on nested samples."""
     input:
         kernels="<results>/kernel/{task}/learning.safetensors",
@@ -70,20 +70,20 @@ rule stopping_rules:
         """
 
 
-rule trace:
+rule theory_trajectory:
     """Fine-tune and watch: linearisation, drift, and stops on the theory's clock."""
     input:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
     output:
-        evaluations="<results>/theory/{task}/trace.parquet",
-        ridge="<results>/theory/{task}/trace_ridge.parquet",
+        evaluations="<results>/theory/{task}/trajectory.parquet",
+        ridge="<results>/theory/{task}/trajectory_ridge.parquet",
         stops="<results>/theory/{task}/stops.parquet",
     log:
-        "<logs>/theory/{task}-trace.log",
+        "<logs>/theory/{task}-trajectory.log",
     benchmark:
-        "<benchmarks>/theory/{task}-trace.tsv"
+        "<benchmarks>/theory/{task}-trajectory.tsv"
     priority: 1
     threads: 1
     resources:
@@ -91,10 +91,10 @@ rule trace:
         mem_mb=6000,
         runtime=240,
     params:
-        **of_command("theory trace"),
+        **of_command("theory trajectory"),
     shell:
         """
-        python -m ntktune theory trace \
+        python -m ntktune theory trajectory \
             --model {input.model:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \

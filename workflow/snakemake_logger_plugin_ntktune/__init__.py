@@ -22,8 +22,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 # Seconds that a job of a rule took when the study quickstart was measured. Only their ratios
 # matter: they are rescaled by what the jobs of this run really take.
 EXPECTED = Counter(
-    {"fetch_model": 21, "kernel_draws": 51, "learning_kernel": 51, "finetune_run": 51}
-    | {"tuned_weights": 89, "task_vector_cosines": 19, "taskvectors_add": 61}
+    {"data_fetch_model": 21, "kernel_draws": 51, "kernel_learning": 51, "finetune_run": 51}
+    | {"taskvectors_tune": 89, "taskvectors_cosine": 19, "taskvectors_add": 61}
     | {"taskvectors_negate": 120, "taskvectors_disentangle": 80}
     | {"theory_width": 138, "theory_simulate": 12}
 )

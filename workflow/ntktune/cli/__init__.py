@@ -16,7 +16,7 @@ from typing import Any
 # What several commands read: option -> help.
 INPUTS = {
     "folder": "the study's folder, as results/quickstart; give it from the repository's root",
-    "gram": "the task's gram.safetensors",
+    "gram": "kernels, of kernel draws or kernel gram",
     "model": "folder of the pretrained model",
     "subsets": "the task's subsets.json",
     "task": "the task's name",

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 # Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
 # difference (Malladi et al. 2023).
 FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
-Tile = tuple[int, int]
-# Facts in which all tiles of a kernel agree.
+Shard = tuple[int, int]
+# Facts in which all shards of a kernel agree.
 SHARED = (
     *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
     *("label_words", "dtype", "seeds", "head_seeds", "bands"),
 )
-# Tensors of a tile that have one entry per row.
+# Tensors of a shard that have one entry per row.
 WHOLE = ("label", "label_noise", "outputs")
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     out = "safetensors: kernels, outputs and labels"
-    tile = optional(
+    shard = optional(
         "only band I of the rows with band J, of so many bands, counted from 0; `kernel gather` "
         "puts them together (default: the whole)",
         nargs=3,
@@ -45,10 +45,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         metavar=("I", "J", "BANDS"),
     )
     study = ("model", "tokens", "task")
-    add_command(verbs, "draws", draws, *study, draws="the task's draws.json", out=out, tile=tile)
-    add_command(verbs, "learning", learning, *study, "subsets", out=out, tile=tile)
-    tiles = "all tiles of one file of kernels, in any order, or the folder that they alone are in"
-    add_command(verbs, "gather", gather, tiles=many(tiles), out=out)
+    add_command(verbs, "draws", draws, *study, draws="the task's draws.json", out=out, shard=shard)
+    add_command(verbs, "learning", learning, *study, "subsets", out=out, shard=shard)
+    shards = "all shards of one file of kernels, in any order, or the folder that they alone are in"
+    add_command(verbs, "gather", gather, shards=many(shards), out=out)
     _add_gram(verbs, out)
     add_command(
         *(verbs, "plan", plan),
@@ -284,15 +284,15 @@ def plan(args: argparse.Namespace) -> None:
     print(plan_text(found, args.examples, args.tflops * 1e12 if args.tflops else measured_rate()))
 
 
-def _bands(tile: Sequence[int], rows: int) -> tuple[slice, slice]:
-    """Return the rows and the columns of a tile; raise UserError if there is no such tile."""
+def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:
+    """Return the rows and the columns of a shard; raise UserError if there is no such shard."""
     from ntktune.kernel.bands import bands
 
-    i, j, count = tile
+    i, j, count = shard
     if count < 1:
-        raise UserError(f"--tile {i} {j} {count}: the number of bands must be 1 or more")
+        raise UserError(f"--shard {i} {j} {count}: the number of bands must be 1 or more")
     if not (0 <= i < count and 0 <= j < count):
-        raise UserError(f"--tile {i} {j} {count}: the bands are counted from 0 to {count - 1}")
+        raise UserError(f"--shard {i} {j} {count}: the bands are counted from 0 to {count - 1}")
     split = bands(rows, count)
     return tuple(slice(split[n].start, split[n].stop) for n in (i, j))
 
@@ -333,8 +333,8 @@ def _compute(
 
     if Path(args.out).is_dir():  # told before a large model is loaded
         raise UserError(f"--out {args.out} is a folder; name a file in it")
-    tile, task = getattr(args, "tile", None), facts["task"]
-    bands = _bands(tile, len(rows[0])) if tile else bands
+    shard, task = getattr(args, "shard", None), facts["task"]
+    bands = _bands(shard, len(rows[0])) if shard else bands
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = FUNCTIONS[task["kind"]]
@@ -355,24 +355,24 @@ def _compute(
     stated |= {key: getattr(args, key) for key in ("blocks", "variant", "dtype")}
     stated |= {"function": function, "label_words": words, "kernel": made}
     stated |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
-    stated |= {"tile": tile[:2], "bands": tile[2]} if tile else {}
+    stated |= {"shard": shard[:2], "bands": shard[2]} if shard else {}
     write_tensors(args.out, tensors, record(args, **stated, device=str(device)))
     print(f"wrote {args.out}", file=sys.stderr)
 
 
 def gather(args: argparse.Namespace) -> None:
-    """Put the tiles of kernels together, and check that they belong together."""
+    """Put the shards of kernels together, and check that they belong together."""
     import torch
 
-    from ntktune.kernel.bands import assembled, bands, check_tiles
+    from ntktune.kernel.bands import assembled, bands, check_shards
     from ntktune.network.device import torch_dtype
 
-    paths = [file for path in args.tiles for file in _files(path)]
-    files, facts = _read_tiles(paths)
+    paths = [file for path in args.shards for file in _files(path)]
+    files, facts = _read_shards(paths)
     diagonal = [files[i, i] for i in range(facts["bands"])]
-    rows = torch.cat([tile["row"][...] for tile in diagonal], dim=1)  # (draws, N)
+    rows = torch.cat([shard["row"][...] for shard in diagonal], dim=1)  # (draws, N)
     _check_rows(files, rows, bands(rows.shape[1], facts["bands"]))
-    check_tiles(files, torch_dtype(facts["dtype"]), symmetric=facts["symmetric"])
+    check_shards(files, torch_dtype(facts["dtype"]), symmetric=facts["symmetric"])
     names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
     shape = tuple(rows.shape)
     layout = dict.fromkeys(names, ((*shape, shape[1]), torch.float64))
@@ -382,10 +382,10 @@ def gather(args: argparse.Namespace) -> None:
     def stretches() -> Iterator[tuple[str, torch.Tensor]]:
         yield from assembled(files, names, facts["bands"])
         for name in WHOLE:
-            yield name, torch.cat([tile[name][...] for tile in diagonal], dim=1)
+            yield name, torch.cat([shard[name][...] for shard in diagonal], dim=1)
         yield "row", rows
 
-    stated = {key: facts.get(key) for key in (*SHARED[2:], "kernel", "tiles")}
+    stated = {key: facts.get(key) for key in (*SHARED[2:], "kernel", "shards")}
     stream_tensors(args.out, layout, stretches(), record(args, **stated))
 
 
@@ -395,60 +395,60 @@ def _files(path: str) -> list[str]:
         return [path]
     found = sorted(str(file) for file in Path(path).glob("[!.]*.safetensors"))
     if not found:
-        raise UserError(f"{path} holds no tiles; make them first, or correct the path")
+        raise UserError(f"{path} holds no shards; make them first, or correct the path")
     return found
 
 
-def _read_tiles(paths: list[str]) -> tuple[dict[Tile, dict[str, StoredTensor]], dict[str, Any]]:
-    """Return the tiles by place, and the facts that they share.
+def _read_shards(paths: list[str]) -> tuple[dict[Shard, dict[str, StoredTensor]], dict[str, Any]]:
+    """Return the shards by place, and the facts that they share.
 
-    Raises UserError if a file is no tile, two are of one place, one is missing, or they are of
+    Raises UserError if a file is no shard, two are of one place, one is missing, or they are of
     other kernels.
     """
-    from ntktune.kernel.bands import tiles
+    from ntktune.kernel.bands import shards
     from ntktune.kernel.products import Sides
 
     files, first, made = {}, None, []
     for path in paths:
         stored, facts = stored_tensors(path)
-        if "tile" not in facts:
-            raise UserError(f"{path} is no tile of a kernel; make one: kernel draws --tile")
+        if "shard" not in facts:
+            raise UserError(f"{path} is no shard of a kernel; make one: kernel draws --shard")
         first = first or facts
         for key in SHARED:
             if facts.get(key) != first.get(key):
                 raise UserError(
                     f"{path} was made with {key} {facts.get(key)!r}, but {paths[0]} with "
-                    f"{first.get(key)!r}; gather tiles of one kernel, or make them again"
+                    f"{first.get(key)!r}; gather shards of one kernel, or make them again"
                 )
-        i, j = place = tuple(facts["tile"])
+        i, j = place = tuple(facts["shard"])
         if place in files:
-            raise UserError(f"{files[place]['row'].path} and {path} are both tile {i}-{j}")
+            raise UserError(f"{files[place]['row'].path} and {path} are both shard {i}-{j}")
         files[place] = stored
         made.append(_about(facts))
     symmetric = Sides(1, None, first["variant"]).symmetric
-    for i, j in tiles(first["bands"], symmetric=symmetric):
+    for i, j in shards(first["bands"], symmetric=symmetric):
         if (i, j) not in files:
-            told = f"tile {i}-{j} of {first['bands']} bands is missing"
+            told = f"shard {i}-{j} of {first['bands']} bands is missing"
             raise UserError(f"{told}; {len(files)} were given")
-    made.sort(key=lambda tile: tile["tile"])
-    return files, first | {"tiles": made, "symmetric": symmetric}
+    made.sort(key=lambda shard: shard["shard"])
+    return files, first | {"shards": made, "symmetric": symmetric}
 
 
 def _about(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what the provenance of a whole kernel says of one of its tiles."""
+    """Return what the provenance of a whole kernel says of one of its shards."""
     checks = [found["self_check"] for found in facts["kernel"]]
     errors = [check and check["largest_relative_error"] for check in checks]
     told = {key: facts[key] for key in ("device", "wall_seconds", "peak_memory_bytes")}
-    return {"tile": tuple(facts["tile"]), **told, "largest_relative_error": errors}
+    return {"shard": tuple(facts["shard"]), **told, "largest_relative_error": errors}
 
 
-def _check_rows(files: dict[Tile, dict], rows: torch.Tensor, split: list[range]) -> None:
-    """Raise UserError unless each tile is of the rows and columns that its place says."""
-    for (i, j), tile in files.items():
+def _check_rows(files: dict[Shard, dict], rows: torch.Tensor, split: list[range]) -> None:
+    """Raise UserError unless each shard is of the rows and columns that its place says."""
+    for (i, j), shard in files.items():
         for axis, band in (("row", i), ("column", j)):
             wanted = rows[:, split[band].start : split[band].stop]
-            if not wanted.equal(tile[axis][...]):
+            if not wanted.equal(shard[axis][...]):
                 raise UserError(
-                    f"the {axis}s of tile {i}-{j} are not those of tile {band}-{band}; they were "
-                    f"drawn from other data or cut elsewhere: make all again ({tile[axis].path}, …)"
+                    f"the {axis}s of shard {i}-{j} are not those of shard {band}-{band}; they were "
+                    f"drawn from other data or cut elsewhere: make all again: {shard[axis].path}, …"
                 )

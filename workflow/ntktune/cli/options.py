@@ -46,7 +46,7 @@ COMMANDS = {
     "taskvectors score": "taskvectors.coefficient candidates=taskvectors.coefficients",
     "theory stopping": "theory.step_size_factor",
     "theory rules": "finetune.sizes theory.step_size_factor",
-    "theory trace": (
+    "theory trajectory": (
         "theory.size theory.seeds theory.test_rows theory.max_steps theory.step_size_factor "
         f"theory.constant {_TRAINING}"
     ),
@@ -137,7 +137,7 @@ def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list
 
 
 def option_flag(name: str) -> str:
-    """Return the option of a name, as ``"--trace-ridge"`` of ``trace_ridge``."""
+    """Return the option of a name, as ``"--trajectory-ridge"`` of ``trajectory_ridge``."""
     return "--" + name.replace("_", "-")
 
 

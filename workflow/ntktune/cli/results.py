@@ -25,7 +25,7 @@ LEFT_OUT = (
     "data/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
     "state/finetune/*",
-    "kernel/*/tiles/*",  # the gathered kernel is there
+    "kernel/*/shards/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",
 )

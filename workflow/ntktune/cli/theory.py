@@ -26,7 +26,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         out_ridge="parquet: descent beside ridge",
     )
     add_command(
-        *(verbs, "trace", trace, *TRAINED),
+        *(verbs, "trajectory", trajectory, *TRAINED),
         out_evaluations="parquet: a row per evaluation",
         out_ridge="parquet: networks at ridge solutions",
         out_stops="parquet: one row per seed",
@@ -80,10 +80,10 @@ def rules(args: argparse.Namespace) -> None:
     write_tables(args, {args.out_rules: rows, args.out_ridge: ridge}, **facts)
 
 
-def trace(args: argparse.Namespace) -> None:
+def trajectory(args: argparse.Namespace) -> None:
     """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
     from ntktune.cli.finetune import pretrained_model, read_cell
-    from ntktune.theory.trace import watched_seeds
+    from ntktune.theory.trajectory import watched_seeds
 
     cell = read_cell(args, args.seeds)
     tables = watched_seeds(

@@ -97,8 +97,8 @@ FIGURES = {entry.name: entry for entry in (
           colormap="sequential"),
     Entry("descent", "descent_figure", "rules ridge subsets", "kernel descent and four stops",
           "ruled", RULES, needs="kernel"),
-    Entry("linearisation", "linearisation_figure", "trace", "linearisation and drift", "traced",
-          (0, 1)),
+    Entry("linearisation", "linearisation_figure", "trajectory", "linearisation and drift",
+          "watched", (0, 1)),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (
@@ -107,13 +107,14 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table3", "merging_table", "cosine merged overlap", "merged models"),
     Entry("table4", "score_table", "metrics", "test scores"),
     Entry("table5", "rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
-    Entry("table6", "linear_table", "trace trace_ridge stops", "linearisation, drift and stops"),
+    Entry("table6", "linear_table", "trajectory trajectory_ridge stops",
+          "linearisation, drift and stops"),
     Entry("table7", "sensitivity_table", "sensitivity", "sensitivity of the stopping time"),
     Entry("table8", "cosine_table", "cosine", "cosines"),
     Entry("table9", "negation_table", "negated", "negated models"),
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
-          optional="stopping cosine merged negated radii slopes rules ridge trace trace_ridge "
-                   "stops baselines"),
+          optional="stopping cosine merged negated radii slopes rules ridge trajectory "
+                   "trajectory_ridge stops baselines"),
 )}
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
@@ -121,7 +122,7 @@ LACKING = {
     "merged": "taskvectors.tasks is empty; name two tasks or more",
     "classified": "it draws the F1 score, and no task is a classification",
     "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
-    "traced": "theory.tasks is empty; name tasks, or null for all",
+    "watched": "theory.tasks is empty; name tasks, or null for all",
     "ruled": "no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows",
 }
 

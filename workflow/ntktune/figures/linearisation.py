@@ -20,7 +20,7 @@ PANELS = {
 
 
 def linearisation_figure(
-    trace: pd.DataFrame,
+    trajectory: pd.DataFrame,
     tasks: Sequence[str],
     colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
@@ -34,10 +34,12 @@ def linearisation_figure(
     """
     titles = titles or {}
     of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))
-    missing = [task for task in tasks if task not in set(trace["task"])]
+    missing = [task for task in tasks if task not in set(trajectory["task"])]
     if missing:
         raise UserError(f"the fine-tuning of task {missing[0]!r} was not watched; watch it")
-    moving = trace[~trace["best"].astype(bool) & (trace["distance"] > 0)].sort_values("step")
+    moving = trajectory[
+        ~trajectory["best"].astype(bool) & (trajectory["distance"] > 0)
+    ].sort_values("step")
     with styled():
         figure = Figure(figsize=(WIDTH, 5.4))
         entries, panels = {}, figure.subplots(2, 2)

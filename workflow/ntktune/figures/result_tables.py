@@ -225,7 +225,7 @@ def _share(gain: float, of: float) -> float:
 
 
 def linear_table(
-    trace: pd.DataFrame, trace_ridge: pd.DataFrame, stops: pd.DataFrame
+    trajectory: pd.DataFrame, trajectory_ridge: pd.DataFrame, stops: pd.DataFrame
 ) -> pd.DataFrame:
     """Return Table 6: the linear picture along real fine-tuning; one row per watched task.
 
@@ -243,12 +243,14 @@ def linear_table(
     not known so far in some seed), ``kernel_holdout``, ``network_holdout`` and ``network_steps``;
     ``network_turned``, whether its hold-out loss was lowest before the last step, in all seeds.
     """
-    check_same_tasks(trace=trace, trace_ridge=trace_ridge, stops=stops)
+    check_same_tasks(trajectory=trajectory, trajectory_ridge=trajectory_ridge, stops=stops)
     rows = []
-    for task, own in trace.groupby("task", sort=False):
+    for task, own in trajectory.groupby("task", sort=False):
         best = own[own["best"].astype(bool)]
         adamw = best[best["method"] == "adamw"]
-        solution = trace_ridge[(trace_ridge["task"] == task) & trace_ridge["holdout"].astype(bool)]
+        solution = trajectory_ridge[
+            (trajectory_ridge["task"] == task) & trajectory_ridge["holdout"].astype(bool)
+        ]
         stop = stops[stops["task"] == task]
         row = {"task": task} | _first(own, "kind", "n") | {"seeds": own["seed"].nunique()}
         row |= _means(adamw, ALONG, "adamw_")

@@ -492,8 +492,8 @@ def study_verdicts(
     slopes: pd.DataFrame,
     rules: pd.DataFrame,
     ridge: pd.DataFrame,
-    trace: pd.DataFrame,
-    trace_ridge: pd.DataFrame,
+    trajectory: pd.DataFrame,
+    trajectory_ridge: pd.DataFrame,
     stops: pd.DataFrame,
     baselines: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -504,7 +504,7 @@ def study_verdicts(
     """
     check_fits(decay, summary)
     each_rules = by_seed(rules_table, rules, ridge)
-    each_linear = by_seed(linear_table, trace, trace_ridge, stops)
+    each_linear = by_seed(linear_table, trajectory, trajectory_ridge, stops)
     shared = table1.set_index("task")["shared_seeds"]
     theory = theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, shared)
     fits = {task: decay[decay["task"] == task] for task in summary}

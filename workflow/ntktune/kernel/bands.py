@@ -1,4 +1,4 @@
-"""One kernel from many jobs: its tiles, and whether they belong together."""
+"""One kernel from many jobs: its shards, and whether they belong together."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ import torch
 from ntktune.errors import UserError
 from ntktune.kernel.computation import TOLERANCES
 
-IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_tile learning_kernel_tile"
+IN_A_STUDY = ", in a study with: snakemake --forcerun kernel_draws_shard kernel_learning_shard"
 
 
 def bands(rows: int, count: int) -> list[range]:
@@ -19,21 +19,21 @@ def bands(rows: int, count: int) -> list[range]:
     return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
-def tiles(count: int, *, symmetric: bool) -> list[tuple[int, int]]:
-    """Return the tiles of a kernel in ``count`` bands: of a symmetric one the upper triangle."""
+def shards(count: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    """Return the shards of a kernel in ``count`` bands: of a symmetric one the upper triangle."""
     return [(i, j) for i in range(count) for j in range(i if symmetric else 0, count)]
 
 
 def check_outputs(outputs: Mapping[tuple[int, int], torch.Tensor], dtype: torch.dtype) -> None:
-    """Raise UserError unless all tiles of a band have the same f_0, up to rounding."""
-    # every tile computes f_0 of its rows anew: another model, head or text would show
+    """Raise UserError unless all shards of a band have the same f_0, up to rounding."""
+    # every shard computes f_0 of its rows anew: another model, head or text would show
     for (i, j), found in outputs.items():
         wanted = outputs[i, i]
         scale = max(found.abs().max().item(), wanted.abs().max().item())
         error = (found - wanted).abs().max().item()
         if not error <= TOLERANCES[dtype] * scale:
             raise UserError(
-                f"the tiles {i}-{i} and {i}-{j} differ by {error:.3g} in the outputs of the same "
+                f"the shards {i}-{i} and {i}-{j} differ by {error:.3g} in the outputs of the same "
                 f"texts (the largest is {scale:.3g}): they are not of one network; compute "
                 f"both again{IN_A_STUDY}"
             )
@@ -43,35 +43,39 @@ def check_bound(
     kernel: torch.Tensor, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, name: str
 ) -> None:
     """Raise UserError unless |K(x, x')|² ≤ K(x, x) K(x', x'), up to rounding (Cauchy-Schwarz)."""
-    # left (N,) and right (M,): the diagonal's entries for the tile's rows and columns
+    # left (N,) and right (M,): the diagonal's entries for the shard's rows and columns
     bound = torch.outer(left.clamp(min=0).sqrt(), right.clamp(min=0).sqrt())
     excess = kernel.abs() - bound * (1 + TOLERANCES[dtype])
     worst = excess.argmax().item()
     if not excess.flatten()[worst] <= 0:  # nor where it is no number
         row, column = divmod(worst, kernel.shape[1])
         raise UserError(
-            f"tile {name} has {kernel[row, column].item():.6g} in row {row}, column {column}, more "
-            f"than the diagonal allows ({bound[row, column].item():.6g}): it is not of the same "
-            f"kernel; compute it again{IN_A_STUDY}"
+            f"shard {name} has {kernel[row, column].item():.6g} in row {row}, column {column}, "
+            f"more than the diagonal allows ({bound[row, column].item():.6g}): it is not of the "
+            f"same kernel; compute it again{IN_A_STUDY}"
         )
 
 
-# Place, band of rows and band of columns → a tile's tensors, which may be read when asked for.
-Tiles = Mapping[tuple[int, int], Mapping[str, torch.Tensor]]
+# Place, band of rows and band of columns → a shard's tensors, which may be read when asked for.
+Shards = Mapping[tuple[int, int], Mapping[str, torch.Tensor]]
 
 
-def check_tiles(files: Tiles, dtype: torch.dtype, *, symmetric: bool) -> None:
-    """Raise UserError unless outputs (draws, N) and diagonals of all tiles fit, in every draw."""
+def check_shards(files: Shards, dtype: torch.dtype, *, symmetric: bool) -> None:
+    """Raise UserError unless outputs (draws, N) and diagonals of all shards fit, in every draw."""
     for draw in range(files[0, 0]["outputs"].shape[0]):
         one = slice(draw, draw + 1)
-        check_outputs({place: tile["outputs"][one] for place, tile in files.items()}, dtype)
-        entries = {i: tile["kernel"][one][0].diagonal() for (i, j), tile in files.items() if i == j}
-        for (i, j), tile in files.items():
+        check_outputs({place: shard["outputs"][one] for place, shard in files.items()}, dtype)
+        entries = {
+            i: shard["kernel"][one][0].diagonal() for (i, j), shard in files.items() if i == j
+        }
+        for (i, j), shard in files.items():
             if symmetric and i != j:
-                check_bound(tile["kernel"][one][0], entries[i], entries[j], dtype, f"{i}-{j}")
+                check_bound(shard["kernel"][one][0], entries[i], entries[j], dtype, f"{i}-{j}")
 
 
-def assembled(files: Tiles, names: Iterable[str], count: int) -> Iterator[tuple[str, torch.Tensor]]:
+def assembled(
+    files: Shards, names: Iterable[str], count: int
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield whole kernels (draws, N, N) by name, draw and band: name and rows of the band."""
     for name in names:
         for draw in range(files[0, 0][name].shape[0]):

@@ -14,7 +14,7 @@ def sampled_kernels(
     examples: Sequence[torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     rows: Sequence[Sequence[int]],
-    tile: tuple[slice, slice] | None = None,
+    shard: tuple[slice, slice] | None = None,
     *,
     head_seeds: Sequence[int] | None,
     progress: Callable[[float], None],
@@ -24,14 +24,14 @@ def sampled_kernels(
 
     The ``model`` is on the device to compute on. ``examples`` are all of the task's texts as token
     ids, ``labels`` have ``label`` and ``label_noise`` of all rows. ``rows`` are the samples' rows;
-    ``tile`` says which of a sample's places are the kernel's rows and which its columns, None: all.
+    ``shard`` says which places of a sample are the kernel's rows and columns (None: all).
     ``head_seeds`` has the seed of each sample's fresh head; None keeps the model's head.
     ``progress`` gets the number of samples done, ``how`` goes to :func:`ntktune.kernel.gram`.
 
     The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``,
-    ``label_noise`` and ``row`` (D, N); of a tile also ``column`` (D, M).
+    ``label_noise`` and ``row`` (D, N); of a shard also ``column`` (D, M).
     """
-    left, right = tile or (slice(None), slice(None))
+    left, right = shard or (slice(None), slice(None))
     found = []
     for draw, chosen in enumerate(rows):
         if head_seeds is not None:
@@ -49,7 +49,7 @@ def sampled_kernels(
         "label_noise": labels["label_noise"].double()[index[:, left]],
         "row": index[:, left],
     }
-    if tile:  # a copy: safetensors writes no two tensors of one memory
+    if shard:  # a copy: safetensors writes no two tensors of one memory
         tensors["column"] = index[:, right].clone()
     for group in found[0].groups:
         tensors[f"group/{group}"] = torch.stack([r.groups[group] for r in found])

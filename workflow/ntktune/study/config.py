@@ -288,10 +288,10 @@ def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
     all test rows are used, their number is unknown and only the training rows count.
     """
     rows = {
-        "gram": study["kernel"]["rows"],
+        "draws": study["kernel"]["rows"],
         "learning": study["kernel"]["learning_rows"] + (study["finetune"]["test_rows"] or 0),
     }
-    return {name: -(-count // study["kernel"]["tile_rows"]) for name, count in rows.items()}
+    return {name: -(-count // study["kernel"]["shard_rows"]) for name, count in rows.items()}
 
 
 def packages(sources: Iterable[Mapping]) -> dict[str, dict]:

@@ -42,7 +42,7 @@ RIDGE_TIMES = (1, 8, 64, 512, 4096)  # steps whose ridge 1/η_t is tried, beside
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trajectory:
     """One seed's trainings, watched.
 
     ``evaluations`` has one dict per training and evaluation that was looked at: ``method``
@@ -285,7 +285,7 @@ def watched_seed(
     step_size_factor: float = 1.0,
     constant: float = 1.0,
     progress: Callable[[float], None] | None = None,
-) -> Trace:
+) -> Trajectory:
     """Fine-tune from the pretrained weights in both ways, and watch.
 
     The sample, the head and the order of the batches are those of
@@ -355,7 +355,7 @@ def watched_seed(
     report(1.0)
     rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
     stop = _stop(origin, descent.rows, training, rated, constant)
-    return Trace(adamw.rows + descent.rows, ridge, stop)
+    return Trajectory(adamw.rows + descent.rows, ridge, stop)
 
 
 def watched_seeds(

@@ -1,4 +1,4 @@
-"""``theory rules``, ``trace`` and ``width``: from a study's files to tables."""
+"""``theory rules``, ``trajectory`` and ``width``: from a study's files to tables."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def files(study, task):
     return ["--tokens", paths["safetensors"], "--subsets", paths["json"], "--task", task]
 
 
-def learning_kernel(study, task):
+def kernel_learning(study, task):
     words = ["kernel", "learning", "--model", str(study / "model"), *files(study, task)]
     words += ["--seed", "5", "--rows", "17", "--seeds", "2", "--device", "cpu"]
     assert main([*words, "--out", str(study / "learning.safetensors")]) == 0
@@ -39,7 +39,7 @@ def rules(study, task, *changes):
 
 @pytest.mark.parametrize("task", ["score", "class"])
 def test_rules_of_every_sample_that_the_kernel_covers(study, task):
-    learning_kernel(study, task)
+    kernel_learning(study, task)
     assert rules(study, task, "--step-size-factor", "0.5") == 0
     found, facts = read_table(study / "rules.parquet")
     assert facts["task"]["name"] == task
@@ -92,14 +92,14 @@ def test_rules_of_every_sample_that_the_kernel_covers(study, task):
 )
 def test_rules_that_cannot_be(study, flags, message, capsys, monkeypatch):
     monkeypatch.chdir(study)
-    learning_kernel(study, "score")
+    kernel_learning(study, "score")
     assert rules(study, "score", *flags) == 1
     assert message in capsys.readouterr().err
     assert not (study / "rules.parquet").exists()
 
 
-def trace(study, task, *changes):
-    words = ["theory", "trace", "--model", str(study / "model"), *files(study, task)]
+def trajectory(study, task, *changes):
+    words = ["theory", "trajectory", "--model", str(study / "model"), *files(study, task)]
     words += ["--size", "20", "--seed", "5", "--learning-rate", "0.01", "--weight-decay", "0.01"]
     words += ["--batch-size", "4", "--max-epochs", "3", "--evaluate-every", "2", "--device", "cpu"]
     words += ["--test-rows", "6", "--max-steps", "5", "--seeds", "2", "--dtype", "float64"]
@@ -109,8 +109,8 @@ def trace(study, task, *changes):
 
 
 @pytest.mark.parametrize("task", ["score", "class"])
-def test_a_trace_is_written(study, task, capsys):
-    assert trace(study, task) == 0
+def test_a_trajectory_is_written(study, task, capsys):
+    assert trajectory(study, task) == 0
     assert f"watching {task}, n=20: 100 %" in capsys.readouterr().err
     evaluations, facts = read_table(study / "evaluations.parquet")
     assert facts["seeds"]["indices"] == [0, 1]
@@ -137,8 +137,8 @@ def test_a_trace_is_written(study, task, capsys):
         (["--task", "class"], "holds task 'score', not 'class'"),
     ],
 )
-def test_traces_that_cannot_be(study, flags, message, capsys):
-    assert trace(study, "score", *flags) == 1
+def test_trajectories_that_cannot_be(study, flags, message, capsys):
+    assert trajectory(study, "score", *flags) == 1
     assert message in capsys.readouterr().err
     assert not list(study.glob("*.parquet"))
 

@@ -13,11 +13,11 @@ from ntktune.finetune.repeats import Examples, fine_tuned_repeats, start_seed
 from ntktune.finetune.training import Settings, fine_tune
 from ntktune.network.models import TextModel, described_configuration
 from ntktune.study.seeds import generator
-from ntktune.theory import trace
+from ntktune.theory import trajectory
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.drift import operator_stopping_times
 from ntktune.theory.shift import shift_estimate
-from ntktune.theory.trace import watched_seed
+from ntktune.theory.trajectory import watched_seed
 
 SIZE, TEST_ROWS, STEPS = 16, 5, 9
 TRAIN = [i for i in range(SIZE) if i % 4]
@@ -58,7 +58,7 @@ def made_up(kind):
 
 
 @pytest.fixture(scope="module", params=["regression", "classification"])
-def traced(request):
+def watched(request):
     kind = request.param
     examples, model = made_up(kind), text_model(2 if kind == "classification" else 1)
     before = copy.deepcopy(model.backbone.state_dict())
@@ -137,8 +137,8 @@ def loss(kind, found, target):
     return np.mean((found - target) ** 2)
 
 
-def test_gradient_descent_is_the_loop(traced):
-    kind, examples, watched = traced
+def test_gradient_descent_is_the_loop(watched):
+    kind, examples, watched = watched
     rows = [row for row in watched.evaluations if row["method"] == "gradient-descent"]
     assert [row["step"] for row in rows if not row["best"]] == [1, 2, 4, 8, 9]
     model, target = explicit(kind, examples)
@@ -223,8 +223,8 @@ def test_gradient_descent_is_the_loop(traced):
     assert chosen == np.argmin(errors) if chosen < 63 else np.argmin(errors) == 63
 
 
-def test_adamw_is_the_studys_own_training(traced):
-    kind, examples, watched = traced
+def test_adamw_is_the_studys_own_training(watched):
+    kind, examples, watched = watched
     model = text_model(2 if kind == "classification" else 1)
     repeat = next(fine_tuned_repeats(model, examples, SUBSETS, SIZE, SETTINGS, 5))
     best = next(row for row in watched.evaluations if row["method"] == "adamw" and row["best"])
@@ -251,7 +251,7 @@ def test_a_descent_that_diverges_names_its_own_key(monkeypatch):
             raise UserError("the training loss is nan at step 3")
         return fine_tune(*arguments)
 
-    monkeypatch.setattr(trace, "fine_tune", diverging)
+    monkeypatch.setattr(trajectory, "fine_tune", diverging)
     with pytest.raises(UserError, match=r"on toy: the training loss is nan .* lower theory\.step"):
         watched_seed(
             *(text_model(1), made_up("regression"), SUBSETS, SIZE, 0, SETTINGS, 5),
@@ -279,8 +279,8 @@ def test_a_seed_is_the_same_whichever_was_watched_before_it():
     assert str(after.stop) == str(alone.stop)
 
 
-def test_the_network_at_the_ridge_solution(traced):
-    kind, examples, watched = traced
+def test_the_network_at_the_ridge_solution(watched):
+    kind, examples, watched = watched
     model, target = explicit(kind, examples)
     test = TEST
     first, outside = jacobian(model, TRAIN, examples), jacobian(model, test, examples)
