@@ -1,7 +1,5 @@
 """The exception for a mistake that a user can mend, and what other exceptions say."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Intervals of a mean over few seeds or draws: Student's t, wider where samples share rows."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import stdtrit
 

@@ -4,8 +4,6 @@ Used by ``snakemake --logger ntktune`` (and by the Makefile). Snakemake's own lo
 all details; failed jobs are shown with the end of their log.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

@@ -4,8 +4,6 @@ A chapter's module has ``add_commands(verbs)`` and one function per verb. Module
 here import nothing heavy at the top; a command imports what it needs.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import sys

@@ -1,7 +1,5 @@
 """Commands of the chapter ``data``: fetch models and tasks, tokenise, sample."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ The schema declares a key: type, limits, default, and a description, which is th
 their checks, and the words that the rules hand to a command.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import operator

@@ -1,7 +1,5 @@
 """What a command writes carries what the command did."""
 
-from __future__ import annotations
-
 import argparse
 import platform
 import sys

@@ -1,7 +1,5 @@
 """Commands on a study's results as a whole."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

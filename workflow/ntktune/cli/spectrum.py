@@ -1,7 +1,5 @@
 """Commands of the chapter ``spectrum``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

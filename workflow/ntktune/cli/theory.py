@@ -1,7 +1,5 @@
 """Commands of the chapter ``theory``."""
 
-from __future__ import annotations
-
 import argparse
 
 from ntktune.cli import Progress, add_command, optional

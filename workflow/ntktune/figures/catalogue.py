@@ -4,8 +4,6 @@ A new one is an entry here, a function in this package, and a caption in ``workf
 commands, targets and reasons why a study lacks one follow from the entry.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import itertools

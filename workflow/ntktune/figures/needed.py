@@ -1,7 +1,5 @@
 """How many labelled examples a task needs: where its learning curve is nearly at its best."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A study's results in a few lines of plain text, for a terminal."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

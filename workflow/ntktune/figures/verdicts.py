@@ -7,8 +7,6 @@ task → mean share of rows that two draws, or the labelled examples of two seed
 :mod:`ntktune.figures.tables`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

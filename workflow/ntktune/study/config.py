@@ -4,8 +4,6 @@ Mistakes in a configuration file are found here, before Snakemake builds its gra
 in one line each.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

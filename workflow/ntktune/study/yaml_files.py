@@ -1,7 +1,5 @@
 """YAML files: configurations and definitions of tasks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
