@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ntktune.errors import UserError
-from ntktune.network import models
+from ntktune.network import loading, models
 
 CONFIGS = {
     "gpt_neo": GPTNeoConfig(
@@ -209,7 +209,7 @@ def test_what_is_no_text_network_is_told_in_one_line(config, message, tmp_path):
 
 def test_a_network_of_images_is_told_in_one_line():
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    backbone = models.from_configuration(described("vit", **settings)).eval()
+    backbone = loading.from_configuration(described("vit", **settings)).eval()
     with pytest.raises(UserError, match=r"^ViTModel cannot be run on a text"):
         models.TextModel(backbone, 1, torch.Generator())
 

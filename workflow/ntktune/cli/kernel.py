@@ -327,7 +327,7 @@ def _compute(
     ``rows`` those of each sample, ``words`` the token ids of two label words (None: a fresh head),
     and ``bands`` which of a sample's rows are the kernel's rows and columns (None: all).
     """
-    from ntktune.kernel.samples import sampled_kernels
+    from ntktune.kernel.engine import sampled_kernels
     from ntktune.network.device import select_device, torch_dtype
     from ntktune.study.seeds import integer_seed
 

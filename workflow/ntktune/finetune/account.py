@@ -12,22 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.finetune.last_rows import read_layers
 from ntktune.finetune.training import Settings, batch_rows, passes
+from ntktune.network import models
 from ntktune.network.loading import from_configuration, usable
-from ntktune.network.models import (
-    TextModel,
-    block_list,
-    cut_configuration,
-    pad,
-    positions,
-    skeleton,
-    token_batches,
-)
+from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -84,7 +76,7 @@ class Memory:
 
 def _probe(config: PreTrainedConfig, blocks: int, dtype: torch.dtype) -> TextModel:
     """Return a model of a few blocks with random weights, of full width and few token ids."""
-    config = cut_configuration(copy.deepcopy(config), blocks)
+    config = models.cut_configuration(copy.deepcopy(config), blocks)
     config.vocab_size = PROBE_VOCABULARY
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if hasattr(config, name):
@@ -126,27 +118,23 @@ def architecture(
 
     ``config`` is the Hugging Face configuration of a decoder or an encoder, cut to the blocks that
     are used; ``autocast`` the precision of the matrix products, None for that of the weights
-    (``dtype``). Raises UserError for another kind of network or impossible numbers in its
-    configuration.
+    (``dtype``). Raises UserError for another kind of network or impossible numbers in ``config``.
     """
-    kind = getattr(config, "model_type", type(config).__name__)
     usable(config, "the model")
     try:
         return _counted(config, autocast, dtype)
     except Exception as error:  # models break on foreign settings without bound
         raise UserError(
-            f"the cost of a model of type {kind} cannot be counted: "
+            f"the cost of a model of type {config.model_type} cannot be counted: "
             f"{type(error).__name__}: {error}; correct its configuration, or time one training"
         ) from error
 
 
 def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype) -> Shape:
-    backbone = skeleton(config)
+    backbone = models.skeleton(config)
     blocks = list(block_list(backbone))
     table = backbone.get_input_embeddings().weight
-    layers = [m for m in backbone.modules() if _product(m)]
-    some = min(2, len(blocks))
-    probes = [_probe(config, count, dtype) for count in range(1, some + 1)]
+    probes = [_probe(config, count, dtype) for count in range(1, min(2, len(blocks)) + 1)]
     pair = [torch.arange(1, n + 1) for n in (5, 3)]
     longest = min(LONGEST_PROBE, positions(backbone) or LONGEST_PROBE)
     lengths = [longest // 3, 2 * longest // 3, longest]
@@ -155,9 +143,11 @@ def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torc
         for name, layer in block_list(probes[0].backbone)[0].named_modules()
         if layer in read_layers(probes[0], *pad(pair))
     }
-    read = sum(_product(m) for name, m in blocks[-1].named_modules() if name in reading)
+    weights = models.linear_weights(blocks[-1])
+    read = sum(weight.numel() for name, weight in weights.items() if name in reading)
     kept = np.array([[_kept_bytes(p, n, autocast) for n in lengths] for p in probes])
-    one = kept[-1] - (kept[0] if some > 1 else 0)  # a block's own, without what is around them
+    # a block's own, without what is around them
+    one = kept[-1] - (kept[0] if len(probes) > 1 else 0)
     powers = np.array([[1, n, n * n] for n in lengths], dtype=float)
     heads = getattr(config, "num_attention_heads", 1)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -167,19 +157,12 @@ def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torc
         row_width=table.shape[1],
         width=probes[0].head.in_features,
         blocks=len(blocks),
-        dense=float(sum(map(_product, layers)) - read),
+        dense=float(sum(w.numel() for w in models.linear_weights(backbone).values()) - read),
         read=float(read),
         mixing=2.0 * heads * head * len(blocks),
         kept=tuple(np.linalg.solve(powers, one).clip(min=0).tolist()),
         uncounted=sum(p.numel() for p in backbone.parameters() if p.dim() > 2),
     )
-
-
-def _product(module: nn.Module) -> int:
-    """Return d_in · d_out of a linear layer (GPT-2's Conv1D is one), 0 of anything else."""
-    weight = module._parameters.get("weight")
-    linear = not isinstance(module, nn.Embedding) and weight is not None and weight.dim() == 2
-    return weight.numel() if linear else 0
 
 
 def forward_flops(shape: Shape, count: int, length: int, outputs: int = 1) -> float:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ntktune.network.models import last_tokens, pad
+from ntktune.network.models import last_tokens, pad, replaced
 
 
 def read_layers(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> list[nn.Linear]:
     """Return the linear layers whose output matters at the read tokens only.
 
-    Those are the layers whose gradient with respect to the output is, on one batch, exactly zero at
-    every other token.
+    Those are the layers whose output's gradient is, on one batch, exactly 0 at all other tokens.
     """
     gradients: dict[nn.Linear, list[torch.Tensor]] = {}
 
@@ -58,8 +57,7 @@ def last_rows_only(model: nn.Module, examples: Sequence[torch.Tensor]) -> Iterat
     Two of the ``examples`` (1-D tensors of token ids) are tried to find these layers, and to check
     that the outputs stay what they were; a network that fits in no such way is left alone. Outputs
     and gradients change by rounding only. ``model`` has a backbone whose last tokens' states it
-    reads, is in evaluation mode, and is changed within the context. Yields the layers, in the order
-    of the network.
+    reads, is in evaluation mode, and is changed within the context. Yields the layers in order.
     """
     pair = sorted(examples, key=len)[len(examples) // 2 :][:2]
     ids, mask = (part.to(next(model.parameters()).device) for part in pad(pair))
@@ -84,19 +82,14 @@ def last_rows_only(model: nn.Module, examples: Sequence[torch.Tensor]) -> Iterat
 
     with torch.no_grad():
         expected = model(ids, mask)
+    forwards = [only_last(layer.forward) for layer in layers]
     door = model.backbone.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        for layer in layers:
-            layer.forward = only_last(layer.forward)
-        with torch.no_grad():
+        with torch.no_grad(), replaced(layers, forwards):
             found = model(ids, mask)
         tolerance = 100 * torch.finfo(found.dtype).eps * max(1.0, expected.abs().max().item())
-        if not bool(((found - expected).abs() <= tolerance).all()):
-            for layer in layers:
-                del layer.forward
-            layers = []
-        yield layers
+        fits = bool(((found - expected).abs() <= tolerance).all())
+        with replaced(layers, forwards) if fits else contextlib.nullcontext():
+            yield layers if fits else []
     finally:
         door.remove()
-        for layer in layers:
-            del layer.forward

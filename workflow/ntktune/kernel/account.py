@@ -8,6 +8,7 @@ from torch import nn
 
 from ntktune.errors import UserError
 from ntktune.kernel.products import Sides, cheaper_form, linear_costs
+from ntktune.network.models import linear_weights
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,6 @@ class Account:
         return self.weights + self.kept + self.captured
 
 
-def _linear_shapes(module: nn.Module) -> list[tuple[int, int]]:
-    """Return d_in and d_out of a module's linear layers (GPT-2's Conv1D counts as one)."""
-    return [
-        tuple(layer.weight.shape)
-        for layer in module.modules()
-        if not isinstance(layer, nn.Embedding)
-        and isinstance(getattr(layer, "weight", None), nn.Parameter)
-        and layer.weight.dim() == 2
-    ]
-
-
 def account(
     backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], item_bytes: int = 4
 ) -> Account:
@@ -57,14 +47,13 @@ def account(
     parameters = sum(p.numel() for p in backbone.parameters())
     embedded = backbone.get_input_embeddings().embedding_dim
     width = getattr(backbone.config, "hidden_size", embedded)
-    shapes = _linear_shapes(backbone)
+    shapes = [tuple(weight.shape) for weight in linear_weights(backbone).values()]
     products = 2.0 * tokens * sum(a * b for a, b in shapes)
     # queries with keys, weights with values: T x T x D each
     attention = 4.0 * sum(n * n for n in lengths) * width * len(blocks)
-    widest = max(sum(a + b for a, b in _linear_shapes(block)) for block in blocks)
+    widest = max(sum(sum(w.shape) for w in linear_weights(b).values()) for b in blocks)
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor(list(lengths)))
-    sides = Sides(count)
-    forms = [linear_costs(owner, sides, a, b) for a, b in shapes]
+    forms = [linear_costs(owner, Sides(count), a, b) for a, b in shapes]
     return Account(
         parameters=parameters,
         tokens=tokens,

@@ -6,28 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ntktune.kernel import products
 from ntktune.kernel.groups import layer_name
-from ntktune.kernel.layers import (
-    OTHER_ROWS,
-    Call,
-    Layer,
-    Receive,
-    UnplannedError,
-    WatchedLayers,
-    scale_response,
-)
-from ntktune.kernel.products import (
-    Rows,
-    Sides,
-    Workspace,
-    cheaper_form,
-    embedding_gram,
-    inner_products,
-    linear_costs,
-    linear_gram,
-    materialised_gram,
-    working_dtype,
-)
+from ntktune.kernel.layers import OTHER_ROWS, Call, Layer, Receive, UnplannedError, WatchedLayers
+from ntktune.kernel.products import Rows, Sides, Workspace
 from ntktune.study.seeds import integer_seed
 
 # Outputs of a tied head per example up to which it is an embedding's few more rows.
@@ -68,7 +50,7 @@ class Projection:
             seed = integer_seed(0, f"kernel.projection.{side}", weight)
             generator = torch.Generator().manual_seed(seed)
             chance = torch.randint(0, 2, (width, self.dimensions), generator=generator)
-            signs = (2 * chance - 1).to(rows.device, working_dtype(rows))
+            signs = (2 * chance - 1).to(rows.device, products.working_dtype(rows))
             self.signs[key] = signs / self.dimensions**0.5
         return rows.to(self.signs[key].dtype) @ self.signs[key]
 
@@ -108,11 +90,6 @@ class Capture:
         one = _Batch(self, lengths, first)
         return WatchedLayers([*self.layers, *self.idle], len(lengths), one.on_call)
 
-    def check_padding(self) -> None:
-        """Raise PaddingError if places behind a text's end had a gradient after all."""
-        if self.outside and bool(torch.stack(self.outside).any()):
-            raise PaddingError
-
     def units(self, groups: dict[str, str]) -> list[list[str]]:
         """Return runs of weights of one group and shared inputs: their Gram is computed in one."""
         # Queries, keys and values meet the same inputs, so their output gradients are put side by
@@ -133,8 +110,8 @@ class Capture:
         d_out = sum(self.uses[name].linear[0].gradients.shape[1] for name in unit)
         owner = torch.cat([r.owner for r in uses.linear])
         met = uses.linear[0].met
-        forms = linear_costs(owner, self.sides, met.shape[1], d_out, met.device)
-        return forms["materialised" if uses.embedding else cheaper_form(forms)][1]
+        forms = products.linear_costs(owner, self.sides, met.shape[1], d_out, met.device)
+        return forms["materialised" if uses.embedding else products.cheaper_form(forms)][1]
 
     def unit_gram(self, unit: list[str]) -> tuple[torch.Tensor, str]:
         """Return a unit's Gram and its form; its captures are freed."""
@@ -147,11 +124,11 @@ class Capture:
             linear, words = _words(linear, self.sides.total, tied=embedding is not None)
             embedding = _joined([[rows for rows in (embedding, words) if rows is not None]])
         if linear is None:
-            return embedding_gram(embedding, self.sides, largest), "equal tokens"
+            return products.embedding_gram(embedding, self.sides, largest), "equal tokens"
         if embedding is None:
-            return linear_gram(linear, self.sides, self.workspace, largest)
-        gram = materialised_gram(linear, self.sides, self.workspace, embedding, largest)
-        return gram, "materialised"
+            return products.linear_gram(linear, self.sides, self.workspace, largest)
+        both = (linear, self.sides, self.workspace, embedding, largest)
+        return products.materialised_gram(*both), "materialised"
 
     def largest_entries(self, name: str, device: torch.device) -> torch.Tensor:
         """Return the largest entry known of a parameter's layer's gradient, by example."""
@@ -169,7 +146,8 @@ class Capture:
         for name, vector in self.vectors.items():
             if self.sides.floor:
                 vector = self.sides.settled(vector, self.largest_entries(name, vector.device))
-            grams[name] = inner_products(*self.sides.factors(*self.sides.split(vector)))
+            sides = self.sides.factors(*self.sides.split(vector))
+            grams[name] = products.inner_products(*sides)
         return grams
 
 
@@ -233,7 +211,7 @@ class _Batch:
             raise UnplannedError(call.layer, "it is called for some texts only")
         response = None
         if call.layer.kind == "scale" and call.layer.weight:
-            response = scale_response(call)
+            response = call.scale_response()
 
         def receive(gradient: torch.Tensor) -> None:
             width = gradient.shape[-1]
@@ -294,8 +272,7 @@ class _Batch:
         if len(gradient) > len(rows):
             gradient = gradient[rows]
         uses = self.capture.uses.setdefault(weight, Uses())
-        kept = Rows(met, gradient, owner)
-        (uses.embedding if embedding else uses.linear).append(kept)
+        (uses.embedding if embedding else uses.linear).append(Rows(met, gradient, owner))
 
     def some(self, nonzero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the places of some rows, and the example of each."""

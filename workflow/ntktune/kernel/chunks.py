@@ -54,8 +54,7 @@ def computed_in_chunks(computation: Computation) -> Computed:
                 grams[group][there, here] = gram.T
         outputs[i] = found.outputs
         facts.append(found.facts)
-    values = torch.cat([outputs[i] for i in range(len(rows))])
-    return Computed(grams, values, _of_all(facts))
+    return Computed(grams, torch.cat([outputs[i] for i in range(len(rows))]), _of_all(facts))
 
 
 def _of_all(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -102,8 +101,7 @@ def computed_within(
     """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
 
     A warning tells each halving. ``need`` is the bytes that the whole computation takes: room
-    above it is cut to it first, otherwise halving has no effect. Raises UserError if a 64th of
-    the room is still too much.
+    above it is cut first, or halving has no effect. Raises UserError if a 64th is still too much.
     """
     for _ in range(HALVINGS + 1):
         try:

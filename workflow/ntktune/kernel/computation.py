@@ -109,8 +109,7 @@ class Computation:
 
     def places(self) -> torch.Tensor:
         """Return each value's number, in the order of the caller's texts and of the outputs."""
-        keys = torch.tensor([text * len(self.classes) + c for text, c in self.values])
-        return keys.argsort()
+        return torch.tensor([text * len(self.classes) + c for text, c in self.values]).argsort()
 
     @functools.cached_property
     def pair(self) -> list[int]:

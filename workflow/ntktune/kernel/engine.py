@@ -1,9 +1,9 @@
-"""The Gram matrix of a network's gradients: planning, passes, and a check of the result."""
+"""The kernel of a network on some texts, and the kernels of several samples of a task's rows."""
 
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,15 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.kernel import network
 from ntktune.kernel.chunks import computed_in_chunks, computed_within, token_bytes
 from ntktune.kernel.computation import TOLERANCES, Computation, Room
 from ntktune.kernel.groups import parameter_group
-from ntktune.kernel.network import (
-    LOGITS,
-    OUTPUTS,
-    Named,
-    check_ids,
-    evaluation_state,
-    ids_that_fit,
-    network_copy,
-    network_outputs,
-    usable_padding,
-)
+from ntktune.kernel.network import LOGITS, OUTPUTS, Named
 from ntktune.kernel.passes import Computed
 from ntktune.kernel.products import VARIANTS
 from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
+from ntktune.network.models import TextModel
 
 # Padded tokens per micro-batch that a processor takes at once: more are slower, and need more
 # memory.
@@ -51,8 +43,7 @@ class GramResult:
         f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal`` and ``trace``.
     provenance
         How it was computed: form of the products by parameter, parameters that went the general
-        way and why, passes, seconds, peak memory (of the process or the GPU), the self-check's
-        result.
+        way and why, passes, seconds, peak memory (of the process or the GPU), the self-check.
     """
 
     kernel: torch.Tensor
@@ -133,9 +124,9 @@ def gram(
     rooms = {"max_bytes": max_bytes, "chunk_bytes": chunk_bytes}
     _check_settings(outputs, groups, max_tokens, dtype, variant, projection, rooms)
     texts = _named_texts(examples, other)
-    check_ids(model, texts)
+    network.check_ids(model, texts)
     started = time.perf_counter()
-    model, device = network_copy(model, dtype, device)
+    model, device = network.network_copy(model, dtype, device)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise UserError(
@@ -174,14 +165,15 @@ def gram(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        evaluation_state(model),
-        usable_padding(model, texts),
-        ids_that_fit(model, texts, device),
+        network.evaluation_state(model),
+        network.usable_padding(model, texts),
+        network.ids_that_fit(model, texts, device),
     ):
         classes = [[0]]
         if outputs not in LOGITS:
             with torch.no_grad():
-                count = network_outputs(model, examples[:1], outputs, device).shape[1]
+                found = network.network_outputs(model, examples[:1], outputs, device)
+                count = found.shape[1]
             classes = [list(range(count))] if outputs == "full" else [[c] for c in range(count)]
 
         def all_classes(room: Room) -> list[Computed]:
@@ -328,3 +320,50 @@ def _named_texts(
         if len(text) == 0:
             raise UserError(f"{name} has no tokens; remove empty texts")
     return named
+
+
+def sampled_kernels(
+    model: TextModel,
+    examples: Sequence[torch.Tensor],
+    labels: Mapping[str, torch.Tensor],
+    rows: Sequence[Sequence[int]],
+    shard: tuple[slice, slice] | None = None,
+    *,
+    head_seeds: Sequence[int] | None,
+    progress: Callable[[float], None],
+    **how: Any,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Return the kernels of D samples of N rows each, and the provenance of each.
+
+    The ``model`` is on the device to compute on. ``examples`` are all of the task's texts as token
+    ids, ``labels`` have ``label`` and ``label_noise`` of all rows. ``rows`` are the samples' rows;
+    ``shard`` says which places of a sample are the kernel's rows and columns (None: all).
+    ``head_seeds`` has the seed of each sample's fresh head; None keeps the model's head.
+    ``progress`` gets the number of samples done, ``how`` goes to :func:`gram`.
+
+    The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``,
+    ``label_noise`` and ``row`` (D, N); of a shard also ``column`` (D, M).
+    """
+    left, right = shard or (slice(None), slice(None))
+    found = []
+    for draw, chosen in enumerate(rows):
+        if head_seeds is not None:
+            model.reset_head(torch.Generator().manual_seed(head_seeds[draw]))
+        one = [examples[row] for row in chosen[left]]
+        other = None if left == right else [examples[row] for row in chosen[right]]
+        found.append(
+            gram(model, one, other, progress=lambda done, draw=draw: progress(draw + done), **how)
+        )
+    index = torch.tensor(rows, dtype=torch.long)
+    tensors = {
+        "kernel": torch.stack([r.kernel for r in found]),
+        "outputs": torch.stack([r.outputs for r in found]),
+        "label": labels["label"].double()[index[:, left]],
+        "label_noise": labels["label_noise"].double()[index[:, left]],
+        "row": index[:, left],
+    }
+    if shard:  # a copy: safetensors writes no two tensors of one memory
+        tensors["column"] = index[:, right].clone()
+    for group in found[0].groups:
+        tensors[f"group/{group}"] = torch.stack([r.groups[group] for r in found])
+    return tensors, [r.provenance for r in found]

@@ -79,8 +79,7 @@ def autograd_grams(
                     for gram, row in zip(sums, rows, strict=True):
                         gram[first:last, first:last] += inner_products(*sides.factors(row, row))
                 for j in range(last if square else sides.rows, sides.total):
-                    others = gradients(j)
-                    for gram, row, other in zip(sums, rows, others, strict=True):
+                    for gram, row, other in zip(sums, rows, gradients(j), strict=True):
                         column = inner_products(*sides.factors(row, other[None]))
                         gram[first:last, j if square else j - sides.rows] += column[:, 0]
                         if square:

@@ -88,33 +88,32 @@ class Call:
         """Whether the input was changed in place after the call."""
         return self.input._version != self.version
 
+    def scale_response(
+        self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return what a ``scale`` layer's own code gives for other parameters.
 
-def scale_response(
-    call: Call, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return what a ``scale`` layer's own code gives for other parameters.
+        Without parameters: ŷ = y(w=1, b=0) − y(w=0, b=0), the derivative of y with respect to
+        w, whatever the norm (its eps, its offset: Gemma's weight is 1 + w) may be.
+        """
+        module = self.layer.module
+        saved = dict(module._parameters)
+        zeros = torch.zeros_like(saved["weight"])
 
-    Without parameters: ŷ = y(w=1, b=0) − y(w=0, b=0), the derivative of y with respect to
-    w, whatever the norm (its eps, its offset: Gemma's weight is 1 + w) may be.
-    """
-    module = call.layer.module
-    saved = dict(module._parameters)
-    zeros = torch.zeros_like(saved["weight"])
+        def response(w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            module._parameters["weight"] = w
+            if saved.get("bias") is not None:
+                module._parameters["bias"] = b
+            args, kwargs = self.arguments
+            return module.forward(*args, **kwargs)
 
-    def response(w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        module._parameters["weight"] = w
-        if saved.get("bias") is not None:
-            module._parameters["bias"] = b
-        args, kwargs = call.arguments
-        return module.forward(*args, **kwargs)
-
-    try:
-        with torch.no_grad():
-            if weight is None:
-                return response(torch.ones_like(zeros), zeros) - response(zeros, zeros)
-            return response(weight, bias)
-    finally:
-        module._parameters.update(saved)
+        try:
+            with torch.no_grad():
+                if weight is None:
+                    return response(torch.ones_like(zeros), zeros) - response(zeros, zeros)
+                return response(weight, bias)
+        finally:
+            module._parameters.update(saved)
 
 
 class WatchedLayers:
@@ -128,10 +127,7 @@ class WatchedLayers:
     """
 
     def __init__(
-        self,
-        layers: Sequence[Layer],
-        batch_size: int,
-        on_call: Callable[[Call], Receive | None],
+        self, layers: Sequence[Layer], batch_size: int, on_call: Callable[[Call], Receive | None]
     ):
         self.layers, self.batch_size, self.on_call = layers, batch_size, on_call
         self.starts: list[torch.Tensor] = []
@@ -168,8 +164,7 @@ class WatchedLayers:
             self.starts.append(start)
             # a leaf cannot be changed in place, which the network may do
             output = start.clone()
-        receive = self.on_call(Call(layer, x, output.shape, (args, kwargs), x._version))
-        if receive:
+        if receive := self.on_call(Call(layer, x, output.shape, (args, kwargs), x._version)):
             # registered before any in-place change of the output: torch gives it the
             # gradient with respect to the value as it is now
             self.handles.append(output.register_hook(receive))

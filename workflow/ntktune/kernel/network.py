@@ -200,8 +200,7 @@ def ids_that_fit(model: nn.Module, texts: Sequence[Named], device: torch.device)
 
 def check_finite(values: torch.Tensor, what: str, indices: Sequence[int]) -> None:
     """Raise UserError naming the first example whose value is not finite."""
-    bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
-    if bad:
+    if bad := (~torch.isfinite(values)).nonzero().flatten().tolist():
         raise UserError(
             f"the {what} of example {indices[bad[0]]} is not finite ({values[bad[0]].item()}; "
             f"{len({indices[i] for i in bad})} such examples); check the weights, "

@@ -128,10 +128,6 @@ class _Passes:
             ],
         }
 
-    def report(self, fraction: float) -> None:
-        """Tell which fraction of the structured passes is done."""
-        self.computation.progress(self.structured_share * fraction)
-
     def split(self, layers: Iterable[Layer]) -> list[list[Layer]]:
         """Split layers into passes whose captures fit into memory; one pass without layers."""
         number_bytes = self.computation.tokens * self.computation.dtype.itemsize
@@ -149,7 +145,8 @@ class _Passes:
 
     def contract(self, capture: Capture, progress: Callable[[float], None]) -> None:
         """Add the Grams of what was captured, and free it."""
-        capture.check_padding()
+        if capture.outside and bool(torch.stack(capture.outside).any()):
+            raise PaddingError
         groups = self.computation.groups
         self.used |= capture.uses.keys() | capture.vectors.keys()
         units = capture.units(groups)
@@ -166,11 +163,11 @@ class _Passes:
 
     def whole_passes(self, passes: list[list[Layer]]) -> None:
         """Run the whole network once for each part of its layers."""
-        computation = self.computation
+        computation, share = self.computation, self.structured_share
         for number, layers in enumerate(passes):
 
             def step(fraction: float, number: int = number) -> None:
-                self.report((number + fraction) / len(passes))
+                computation.progress(share * (number + fraction) / len(passes))
 
             capture = self.capture(layers, self.plan.idle)
             done = 0
@@ -186,14 +183,14 @@ class _Passes:
 
     def by_block(self, stack: Stack) -> None:
         """Run the network forward once, then back one block after the other."""
-        computation, plan = self.computation, self.plan
+        computation, plan, share = self.computation, self.plan, self.structured_share
         batches, stages = computation.batches, len(stack.blocks) + 2
 
         def part(layers: Iterable[Layer], modules: set[nn.Module]) -> list[Layer]:
             return [layer for layer in layers if layer.module in modules]
 
         def step(stage: int, fraction: float) -> None:
-            self.report((stage + fraction) / stages)
+            computation.progress(share * (stage + fraction) / stages)
 
         within = [set(block.modules()) for block in stack.blocks]
         outside = set(computation.model.modules()).difference(*within)

@@ -3,22 +3,13 @@
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ntktune.kernel.computation import Computation, runs
-from ntktune.kernel.layers import (
-    OTHER_ROWS,
-    Call,
-    Layer,
-    Receive,
-    UnplannedError,
-    WatchedLayers,
-    layer_kind,
-    scale_response,
-)
+from ntktune.kernel.layers import OTHER_ROWS, Call, Layer, UnplannedError, WatchedLayers, layer_kind
 from ntktune.kernel.network import trainable
 from ntktune.network.device import is_out_of_memory
 
@@ -88,10 +79,10 @@ def _is_scale(call: Call) -> bool:
     generator = torch.Generator().manual_seed(0)  # any value will do, the same every time
     w, b = (torch.randn(len(weight), generator=generator).to(weight) for _ in range(2))
     zeros = torch.zeros_like(weight)
-    there = scale_response(call, w, b)
-    offset = scale_response(call, zeros, zeros)
+    there = call.scale_response(w, b)
+    offset = call.scale_response(zeros, zeros)
     shift = b if call.layer.module._parameters.get("bias") is not None else 0
-    expected = offset + w * scale_response(call) + shift
+    expected = offset + w * call.scale_response() + shift
     # rounding stays far below the root of the precision, a wrong rule far above
     tolerance = torch.finfo(weight.dtype).eps ** 0.5 * expected.abs().max()
     return there.shape == expected.shape and bool(((there - expected).abs() <= tolerance).all())
@@ -108,7 +99,7 @@ class _Probe:
         self.misfits: dict[Layer, str] = {}
         self.example = 0  # whose f is being differentiated
 
-    def on_call(self, call: Call) -> Receive:
+    def on_call(self, call: Call) -> Callable[[torch.Tensor], None]:
         self.calls.append(call)
         if call.layer.kind == "scale" and not _is_scale(call):
             self.misfits[call.layer] = "its output is not an elementwise w∘ŷ(x)+b"
@@ -123,8 +114,7 @@ class _Probe:
         nonzero = (gradient.reshape(2, rows // 2, -1) != 0).any(dim=2).sum(dim=1).tolist()
         if nonzero[1 - self.example]:
             self.misfits[layer] = OTHER_ROWS
-        real = self.lengths[self.example]
-        if rows // 2 != max(self.lengths) or nonzero[self.example] != real:
+        if rows // 2 != max(self.lengths) or nonzero[self.example] != self.lengths[self.example]:
             self.sparse.add(layer)
 
 
@@ -164,8 +154,7 @@ def make_plan(computation: Computation, general: dict[str, str]) -> Plan:
             for probe.example in range(2):
                 watched.backward(values[probe.example], again=probe.example == 0)
     except UnplannedError as error:
-        more = dict.fromkeys(error.layer.parameters, error.reason)
-        return make_plan(computation, more | reasons)
+        return make_plan(computation, dict.fromkeys(error.layer.parameters, error.reason) | reasons)
     except RuntimeError as error:
         if not watched.expanded or is_out_of_memory(error):
             raise

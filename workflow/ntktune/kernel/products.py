@@ -53,8 +53,7 @@ class Sides:
 
     Examples 0 … N-1 are the ``rows``; the next M are the ``columns``, None: the rows' examples.
     ``variant`` is ``sgd``: ⟨∇f, ∇f'⟩, ``signgd``: ⟨sign ∇f, sign ∇f'⟩, or ``asymmetric-signgd``:
-    ⟨sign ∇f, ∇f'⟩, f of the row. ``floor`` is the network's of :data:`SIGN_FLOORS`; 0 where no
-    signs are taken.
+    ⟨sign ∇f, ∇f'⟩, f of the row. ``floor`` is one of :data:`SIGN_FLOORS`, 0 without signs.
     """
 
     rows: int
@@ -103,8 +102,7 @@ class Rows(NamedTuple):
     """Rows of a weight's uses, one per token: inputs a, output gradients g, and their examples.
 
     ``met`` holds inputs (R, d_in), or token ids (R,) of an embedding; ``gradients`` those of f
-    with respect to the outputs, (R, d_out); ``owner`` each row's example, (R,), sorted and on
-    the processor.
+    with respect to the outputs, (R, d_out); ``owner`` each row's example, (R,), sorted.
     """
 
     met: torch.Tensor
@@ -237,8 +235,7 @@ def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> li
         i0, i1 = int(owner[r0]), int(owner[r1 - 1]) + 1
         members = torch.zeros(i1 - i0, r1 - r0, dtype=like.dtype)
         members[owner[r0:r1] - i0, torch.arange(r1 - r0)] = 1.0
-        mine = slice(i0 - first, i1 - first)
-        tiles.append(_Tile(mine, slice(r0, r1), members.to(like.device)))
+        tiles.append(_Tile(slice(i0 - first, i1 - first), slice(r0, r1), members.to(like.device)))
     return tiles
 
 
@@ -339,8 +336,7 @@ def embedding_gram(uses: Rows, sides: Sides, largest: torch.Tensor | None = None
     rows.index_add_(0, position, _working(gradients))
     holder = keys % sides.total
     if largest is not None:
-        own = rows.abs().amax(dim=1).to(largest)
-        largest.scatter_reduce_(0, holder, own, "amax")
+        largest.scatter_reduce_(0, holder, rows.abs().amax(dim=1).to(largest), "amax")
         rows = sides.settled(rows, largest.to(rows)[holder])
     shared = torch.unique_consecutive(keys // sides.total, return_counts=True)[1]
     starts = shared.cumsum(0) - shared

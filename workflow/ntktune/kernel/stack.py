@@ -5,7 +5,6 @@ back block by block: a block is run again from its input, for all micro-batches,
 below it. That costs one more forward pass.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ntktune.kernel.computation import Computation
 from ntktune.kernel.layers import WatchedLayers
 from ntktune.kernel.network import trainable
 from ntktune.network.matmul import FastLinear
+from ntktune.network.models import replaced
 
 
 class _NotAStackError(Exception):
@@ -39,22 +39,6 @@ class Passage:
     # what each block returns behind its output, tensors (attention weights) left out; None where
     # it returns a tensor alone
     rest: list[tuple | None] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def _replaced(blocks: Sequence[nn.Module], forwards: Sequence[Callable]) -> Iterator[None]:
-    """Let blocks do something else when they are called."""
-    saved = [vars(block).get("forward") for block in blocks]
-    try:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = forward
-        yield
-    finally:
-        for block, forward in zip(blocks, saved, strict=True):
-            if forward is None:
-                vars(block).pop("forward", None)
-            else:
-                block.forward = forward
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -114,7 +98,7 @@ class Stack:
 
             return forward
 
-        with _replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
+        with replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
             values = self.scalar(batch)
         if len(found.hidden) != len(self.blocks):
             raise _NotAStackError("not every block is called")
@@ -127,7 +111,7 @@ class Stack:
         outputs = zip([*passage.hidden[1:-1], leaf], passage.rest, strict=True)
         returned = [hidden if rest is None else (hidden, *rest) for hidden, rest in outputs]
         stand_ins = [functools.partial(lambda out, /, *_, **__: out, out) for out in returned]
-        with _replaced(self.blocks, stand_ins):
+        with replaced(self.blocks, stand_ins):
             values = self.scalar(batch)
         return watched.backward(values.sum(), beyond=leaf)
 
@@ -148,7 +132,7 @@ class Stack:
         def reached(*args: Any, **kwargs: Any) -> None:
             raise _Reached(_separated(args, kwargs)[0])
 
-        with _replaced(self.blocks[:1], [reached]):
+        with replaced(self.blocks[:1], [reached]):
             try:
                 self.scalar(batch)
             except _Reached as stop:
@@ -163,9 +147,8 @@ def _fits(stack: Stack, computation: Computation) -> bool:
             passage, values = stack.passage(pair)
         except _NotAStackError:
             return False
-        if any(t.requires_grad for t in _tensors(passage.arguments)):
-            return False  # a path from block to block beside the hidden states
-        if not values.requires_grad:
+        # the arguments may hold no path from block to block beside the hidden states
+        if not values.requires_grad or any(t.requires_grad for t in _tensors(passage.arguments)):
             return False
         stack.width = sum(hidden.shape[-1] for hidden in passage.hidden[:-1])
         linked = [h for h in passage.hidden if h.requires_grad]
@@ -189,8 +172,7 @@ def find_stack(computation: Computation) -> Stack | None:
     """Return the network's stack of blocks, None if it has none that can be run by itself.
 
     Blocks must be called once each and in order, be linked by their hidden states alone, and share
-    no trainable parameter with anything else; gradients taken block by block must be those of the
-    whole on two examples.
+    no trainable parameter with others; on two examples, gradients by blocks must be the whole's.
     """
     trained = {id(p) for p in computation.parameters.values()}
     modules = list(computation.model.modules())

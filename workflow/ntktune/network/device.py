@@ -186,8 +186,7 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
 
     ``name`` is ``auto`` (a GPU where torch sees one, else the processor), ``cpu``, ``cuda`` or
     ``cuda:1``. ``auto`` and ``cuda`` lease a GPU, see :func:`leased_gpu`; ``lease=False`` takes
-    the current GPU, whoever has it. Raises UserError for another name, or if torch sees no such
-    GPU.
+    the current one, leased or not. Raises UserError for another name, or if there is no such GPU.
     """
     import torch
 

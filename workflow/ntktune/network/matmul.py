@@ -58,8 +58,7 @@ def _suits(*tensors: torch.Tensor) -> bool:
 def _dense(matrix: torch.Tensor) -> torch.Tensor:
     """Return a matrix without gaps between its rows or columns, copied if need be."""
     # for others oneDNN has a slow loop that adds term by term, and so is less exact
-    dense = matrix.is_contiguous() or matrix.T.is_contiguous()
-    return matrix if dense else matrix.contiguous()
+    return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
 def product_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -123,8 +122,9 @@ class FastLinear(TorchFunctionMode):
             x, weight, bias = (*args, None)[:3]
             fits = not PLAIN_LAYERS and x.dim() > 1 and weight.dim() == 2 and _suits(x, weight)
             if fits and not _checkpointing():
-                rows = _Linear.apply(x.flatten(0, -2), weight, bias)
-                return rows.view(*x.shape[:-1], len(weight))
+                return _Linear.apply(x.flatten(0, -2), weight, bias).view(
+                    *x.shape[:-1], len(weight)
+                )
         return function(*args, **(kwargs or {}))
 
 

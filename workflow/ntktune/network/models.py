@@ -10,21 +10,15 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ntktune.errors import UserError, one_line
+from ntktune.network import loading
 from ntktune.network.device import is_out_of_memory
-from ntktune.network.loading import (
-    folder_configuration,
-    from_configuration,
-    load_weights,
-    reading,
-    usable,
-)
 from ntktune.network.matmul import WideSoftmax
 from ntktune.store.records import check_model_files
 
@@ -52,8 +46,7 @@ class TextModel(nn.Module):
         # the scale of Hugging Face's classification heads sets the head's share of the kernel
         scale = getattr(self.backbone.config, "initializer_range", 0.02)
         with torch.no_grad():
-            weight = torch.randn(self.head.weight.shape, generator=generator) * scale
-            self.head.weight.copy_(weight)
+            self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * scale)
             self.head.bias.zero_()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -113,6 +106,22 @@ def fuse_activations(model: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
+def replaced(modules: Sequence[nn.Module], forwards: Sequence[Callable]) -> Iterator[None]:
+    """Let modules do something else when they are called, in a context."""
+    saved = [vars(module).get("forward") for module in modules]
+    try:
+        for module, forward in zip(modules, forwards, strict=True):
+            module.forward = forward
+        yield
+    finally:
+        for module, forward in zip(modules, saved, strict=True):
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward
+
+
+@contextlib.contextmanager
 def checkpointed(backbone: nn.Module) -> Iterator[None]:
     """Let the blocks keep nothing but their inputs for the backward pass, in a context."""
     # Each block is computed again when its gradient is due (activation checkpointing), in
@@ -120,16 +129,14 @@ def checkpointed(backbone: nn.Module) -> Iterator[None]:
     from torch.utils.checkpoint import checkpoint
 
     blocks = block_list(backbone)
+    again = [functools.partial(checkpoint, block.forward, use_reentrant=False) for block in blocks]
     caching = getattr(backbone.config, "use_cache", False)
     try:
         backbone.config.use_cache = False  # the second time it would attend to its own keys
-        for block in blocks:
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-        yield
+        with replaced(blocks, again):
+            yield
     finally:
         backbone.config.use_cache = caching
-        for block in blocks:
-            del block.forward
 
 
 class LabelWordModel(nn.Module):
@@ -204,9 +211,20 @@ def block_list(backbone: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
+def linear_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of a module's linear layers (GPT-2's Conv1D is one), by layer."""
+    return {
+        name: layer.weight
+        for name, layer in module.named_modules()
+        if not isinstance(layer, nn.Embedding)
+        and isinstance(getattr(layer, "weight", None), nn.Parameter)
+        and layer.weight.dim() == 2
+    }
+
+
 def configuration(folder: str | os.PathLike, blocks: int | None = None) -> PreTrainedConfig:
     """Return a model's configuration, or that of its first blocks; UserError if there is none."""
-    return _first_blocks(folder_configuration(folder), blocks)
+    return _first_blocks(loading.folder_configuration(folder), blocks)
 
 
 def described_configuration(
@@ -216,9 +234,9 @@ def described_configuration(
     from transformers import AutoConfig
 
     where = f"the configuration {dict(settings)}"
-    with reading(where):
+    with loading.reading(where):
         config = AutoConfig.for_model(**settings)
-    return _first_blocks(usable(config, where), blocks)
+    return _first_blocks(loading.usable(config, where), blocks)
 
 
 def _first_blocks(config: PreTrainedConfig, blocks: int | None) -> PreTrainedConfig:
@@ -282,7 +300,7 @@ def load_backbone(
     missing or holds no model that can be read.
     """
     check_model_files(folder, ["config.json", "*.safetensors*"])
-    backbone = load_weights(
+    backbone = loading.load_weights(
         "AutoModelForCausalLM" if language_head else "AutoModel",
         folder,
         config=configuration(folder, blocks),
@@ -301,14 +319,14 @@ def load_backbone(
 def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.Module:
     """Return a backbone without weights (``meta`` device), from config.json; UserError without."""
     config = configuration(folder, blocks)
-    with reading(f"the configuration in {folder}"):
+    with loading.reading(f"the configuration in {folder}"):
         return skeleton(config)
 
 
 def skeleton(config: PreTrainedConfig) -> nn.Module:
     """Return a configuration's backbone without weights, on the ``meta`` device."""
     with torch.device("meta"):
-        return from_configuration(config)
+        return loading.from_configuration(config)
 
 
 def text_model(

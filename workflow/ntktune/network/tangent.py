@@ -108,10 +108,7 @@ def directional_derivative(
 
 
 def weighted_gradient(
-    model: nn.Module,
-    weights: torch.Tensor,
-    examples: Sequence[torch.Tensor],
-    batch_tokens: int,
+    model: nn.Module, weights: torch.Tensor, examples: Sequence[torch.Tensor], batch_tokens: int
 ) -> dict[str, torch.Tensor]:
     """Return Jᵀ w = Σ_i w_i ∇_θ f(x_i; θ), w of shape (N,), by parameter name."""
     # one backward pass, no Jacobian
