@@ -48,8 +48,8 @@ def test_a_seed_on_the_sample_of_another_keeps_its_head_and_order(
     alone = rows(text_model, data, one_sample, settings, seeds=[0])
     assert repr(swapped[1][:2]) == repr(alone[0][:2])
     assert swapped[1][0]["holdout_loss"] != own[1][0]["holdout_loss"]
-    steps = all_steps(data, subsets, 20, settings(), seeds=[0, 0], samples=[0, 1])
-    assert steps == 2 * all_steps(data, subsets, 20, settings(), seeds=[0])
+    steps = all_steps(data, subsets, 20, settings(), samples=[0, 1])
+    assert steps == 2 * all_steps(data, subsets, 20, settings(), samples=[0])
 
 
 def test_one_row_per_seed_with_all_columns(text_model, examples, subsets, settings):

@@ -161,7 +161,7 @@ def repeats(
     from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
     cell_is = (cell.examples, cell.subsets, args.size, cell.settings)
-    steps = all_steps(*cell_is, seeds, samples)
+    steps = all_steps(*cell_is, samples or seeds)
     progress = Progress(f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds", steps)
     model, how = pretrained_model(args, cell), {"test_history": test_history, "samples": samples}
     return model, fine_tuned_repeats(model, *cell_is, args.seed, seeds, progress, **how)

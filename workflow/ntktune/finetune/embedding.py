@@ -27,8 +27,7 @@ def reachable_rows(
 ) -> tuple[nn.Embedding, torch.Tensor] | None:
     """Return a backbone's embedding and the sorted rows of it that examples look up.
 
-    Row 0, which padding looks up, is among them. None where other modules use the table too: then
-    every row is reached.
+    Row 0, which padding looks up, is among them. None, for all, if other modules use the table.
     """
     embedding = backbone.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding) or shares_weight(backbone, embedding.weight):
@@ -68,8 +67,7 @@ def restricted_embedding(backbone: nn.Module, examples: Sequence[torch.Tensor]) 
     The ids are translated at the embedding itself, so a model that computes positions or masks from
     ids sees the true ones. Afterwards the full table has the trained rows in their places, and the
     others bit for bit as they were. Within the context no id may be looked up but those of
-    ``examples`` (1-D tensors) and 0, which is under the padding. A table that is tied to another
-    module is left whole.
+    ``examples`` (1-D tensors) and 0, which is under the padding. A tied table is left whole.
     """
     reach = reachable_rows(backbone, examples)
     if reach is None:

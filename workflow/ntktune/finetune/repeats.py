@@ -9,14 +9,9 @@ import torch
 
 from ntktune.data.sampling import training_subset
 from ntktune.errors import UserError
+from ntktune.finetune import metrics
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
-from ntktune.finetune.metrics import (
-    CLASSIFICATION,
-    REGRESSION,
-    classification_metrics,
-    regression_metrics,
-)
 from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
 from ntktune.network.models import TextModel
 from ntktune.study.scores import METRICS
@@ -170,17 +165,17 @@ def output_metrics(
     rows, training_label = list(rows), examples.label[list(train)]
     label = examples.label[rows]
     if examples.kind == "classification":
-        metrics = classification_metrics(found, label, training_label=training_label)
+        measured = metrics.classification_metrics(found, label, training_label=training_label)
     else:
         mean, sd = label_scale(examples, train)
-        metrics = regression_metrics(
+        measured = metrics.regression_metrics(
             found * sd + mean,
             label,
             training_label=training_label,
             score_range=examples.score_range,
             label_noise=examples.label_noise[rows],
         )
-    return dict.fromkeys(REGRESSION + CLASSIFICATION, np.nan) | metrics
+    return dict.fromkeys(metrics.REGRESSION + metrics.CLASSIFICATION, np.nan) | measured
 
 
 def fine_tuned_repeats(
@@ -191,7 +186,7 @@ def fine_tuned_repeats(
     settings: Settings,
     root_seed: int,
     seeds: Sequence[int] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda steps: None,
     *,
     test_history: bool = False,
     samples: Sequence[int] | None = None,
@@ -228,20 +223,15 @@ def fine_tuned_repeats(
             )
             along: list[dict[str, float]] = []
             training = fine_tune(
-                model,
-                examples.ids,
-                start.targets,
-                start.train,
-                start.holdout,
-                settings,
-                start.order,
-                (lambda step, before=done: progress(before + step)) if progress else None,
-                (lambda _, along=along, test=test: along.append(test())) if test_history else None,
+                *(model, examples.ids, start.targets, start.train, start.holdout),
+                *(settings, start.order),
+                lambda step, before=done: progress(before + step),
+                lambda _, along=along, test=test: test_history and along.append(test()),
                 subsets["test"] if test_history else (),
             )
             steps = expected_steps(len(start.train), settings)
             done += steps
-            if progress and training.steps < steps:  # stopped early: the rest will not come
+            if training.steps < steps:  # stopped early: the rest will not come
                 progress(done)
             best = training.best
             row = {
@@ -267,11 +257,9 @@ def all_steps(
     subsets: Mapping,
     size: int,
     settings: Settings,
-    seeds: Sequence[int] | None = None,
     samples: Sequence[int] | None = None,
 ) -> int:
-    """Return the steps of all seeds' trainings if none is stopped early."""
-    seeds = range(len(subsets["seeds"])) if seeds is None else seeds
-    samples = seeds if samples is None else samples
+    """Return the steps of trainings on some seeds' samples, or all, if none is stopped early."""
+    samples = range(len(subsets["seeds"])) if samples is None else samples
     parts = [seed_split(examples, subsets, size, sample)[0] for sample in samples]
     return sum(expected_steps(len(train), settings) for train in parts)

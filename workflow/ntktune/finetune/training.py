@@ -143,10 +143,7 @@ def optimizer(
 
 
 def batch_rows(
-    rows: Sequence[int],
-    lengths: Sequence[int],
-    settings: Settings,
-    generator: np.random.Generator,
+    rows: Sequence[int], lengths: Sequence[int], settings: Settings, generator: np.random.Generator
 ) -> Iterator[list[int]]:
     """Yield each step's rows: every epoch in a new random order, batches of similar lengths.
 
@@ -224,8 +221,8 @@ def fine_tune(
     holdout: Sequence[int],
     settings: Settings,
     generator: np.random.Generator,
-    progress: Callable[[float], None] | None = None,
-    on_evaluation: Callable[[Evaluation], None] | None = None,
+    progress: Callable[[float], None] = lambda step: None,
+    on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
     looked_at: Sequence[int] = (),
 ) -> Training:
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
@@ -240,8 +237,7 @@ def fine_tune(
     squared error on one output, integers for cross-entropy on C outputs; ``train`` and ``holdout``
     are indices into both; ``generator`` is the source of the batches' order. ``progress`` is called
     with the number of steps done, ``on_evaluation`` with each evaluation while the model has the
-    weights that were evaluated; ``looked_at`` are indices of further examples that it gives the
-    model.
+    weights that were evaluated; ``looked_at`` are indices of further examples that it looks at.
 
     Raises UserError if the training or the hold-out part is empty, or the loss is no longer finite
     (seen on a GPU at the next evaluation only: no step waits for it).
@@ -276,8 +272,7 @@ def fine_tune(
             _finite(loss, "hold-out", step, settings)
             found = Evaluation(step, step / per_epoch, spent / seen if seen else math.nan, loss)
             history.append(found)
-            if on_evaluation:
-                on_evaluation(found)
+            on_evaluation(found)
             return found
 
         def keep() -> None:
@@ -300,8 +295,7 @@ def fine_tune(
             if is_processor(device):
                 _finite(total.item(), "training", step, settings)
             stepper.step()
-            if progress:
-                progress(step)
+            progress(step)
             if step % every and step < last:
                 continue
             found = evaluate(step)

@@ -22,18 +22,11 @@ from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
+from ntktune.network import tangent
 from ntktune.network.models import TextModel, checkpointed
-from ntktune.network.tangent import (
-    LogitDifference,
-    difference,
-    directional_derivative,
-    length,
-    moved,
-    weighted_gradient,
-)
 from ntktune.study.seeds import generator
 from ntktune.theory.complexity import stopping_time
-from ntktune.theory.descent import KernelDescent, kernel_descent
+from ntktune.theory.descent import kernel_descent
 from ntktune.theory.drift import kernel_drift, operator_stopping_times
 from ntktune.theory.shift import noise_estimate, rated_noise, shift_estimate
 from ntktune.theory.simulation import LATEST, tried_times
@@ -101,10 +94,9 @@ class _Origin:
         outputs = found.outputs.numpy()
         self.shift = target[rows] - outputs  # y − f_P
         self.start, self.target = outputs[self.test], target[rows][self.test]
-        self.descent: KernelDescent = kernel_descent(
-            self.inside, self.shift[self.train], step_size_factor=factor
-        )
-        self.size = length(dict(self.network.named_parameters()))
+        known = self.shift[self.train]
+        self.descent = kernel_descent(self.inside, known, step_size_factor=factor)
+        self.size = tangent.length(dict(self.network.named_parameters()))
 
     def error(self, values: np.ndarray) -> float:
         """Return the test error of outputs: squared, of standardised scores; or of classes."""
@@ -125,28 +117,19 @@ class _Origin:
         return int(times[((paths - self.shift[self.holdout]) ** 2).mean(axis=1).argmin()])
 
 
+@dataclass
 class _Watcher:
-    """Looks at a training: compares the network with its linearisation and its kernel.
+    """Looks at a training: compares the network with its linearisation and its kernel."""
 
-    ``now`` is a copy of the pretrained network, to hold the weights of ``scalar``, which is
-    trained, while they are looked at; ``rate`` is the step size, ``reached`` are the rows of the
-    embedding table that the training knows, ``last`` is the step after which it ends, if known.
-    """
-
-    def __init__(
-        self,
-        origin: _Origin,
-        now: nn.Module,
-        scalar: nn.Module,
-        method: str,
-        rate: float,
-        reached: torch.Tensor,
-        last: int | None = None,
-    ):
-        self.origin, self.now, self.scalar = origin, now, scalar
-        self.method, self.rate, self.reached, self.last = method, rate, reached, last
-        self.rows: list[dict[str, Any]] = []
-        self.evaluations = 0
+    origin: _Origin
+    now: nn.Module  # a copy of the pretrained network, to hold the weights while they are looked at
+    scalar: nn.Module  # the network that is trained
+    method: str
+    rate: float  # the step size
+    reached: torch.Tensor  # rows of the embedding table that the training knows
+    last: int | None = None  # the step after which it ends, if known
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    evaluations: int = 0
 
     def __call__(self, evaluation: Evaluation) -> None:
         """Look at every evaluation whose number is a power of two, and at the last step."""
@@ -165,9 +148,9 @@ class _Watcher:
         origin, tokens = self.origin, self.origin.batch_tokens
         texts, known = origin.examples[origin.test], origin.examples[origin.train]
         start = origin.start
-        change = difference(self.now, origin.network)
+        change = tangent.difference(self.now, origin.network)
         found = outputs(self.now, texts, tokens).double().numpy()
-        value, slope = directional_derivative(origin.network, change, texts, tokens)
+        value, slope = tangent.directional_derivative(origin.network, change, texts, tokens)
         linear = (value + slope).numpy()
         kernel, error_kernel = np.full(len(texts), np.nan), np.nan
         if self.method == "gradient-descent":
@@ -177,7 +160,7 @@ class _Watcher:
         # the origin's kernel, of the same network, was checked
         moved_to = gram(self.now, known, max_tokens=tokens, dtype=origin.dtype, check=False)
         # of a network that has not moved, a gap would be rounding over rounding
-        distance = length(change)
+        distance = tangent.length(change)
         scale = np.linalg.norm(found - start) if distance else np.nan
         self.rows.append(
             {
@@ -214,10 +197,10 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
         weights = np.linalg.solve(origin.inside + len(shift) * ridge * np.eye(len(shift)), shift)
         linear = start + origin.cross[origin.test] @ weights
         with checkpointed(network.backbone) if checkpointing else contextlib.nullcontext():
-            solution = weighted_gradient(
+            solution = tangent.weighted_gradient(
                 network, torch.as_tensor(weights), origin.examples[origin.train], tokens
             )
-        with moved(network, solution):
+        with tangent.moved(network, solution):
             found = outputs(network, origin.examples[origin.test], tokens).double().numpy()
         rows.append(
             {
@@ -225,7 +208,7 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
                 "eta": step * time,
                 "ridge": ridge,
                 "holdout": time == chosen,
-                "distance": length(solution) / origin.size,
+                "distance": tangent.length(solution) / origin.size,
                 "gap": float(np.linalg.norm(found - linear) / np.linalg.norm(linear - start)),
                 "error_network": origin.error(found),
                 "error_ridge": origin.error(linear),
@@ -284,25 +267,22 @@ def watched_seed(
     max_steps: int,
     step_size_factor: float = 1.0,
     constant: float = 1.0,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Trajectory:
     """Fine-tune from the pretrained weights in both ways, and watch.
 
     The sample, the head and the order of the batches are those of
     :func:`ntktune.finetune.repeats.fine_tuned_repeats`, whose parameters the first seven are;
     ``settings`` are AdamW's. For two classes f = l1 − l0 and the theory's target is −1 or +1; AdamW
-    minimises cross-entropy there. The model is changed in place, and has its pretrained weights
-    again at the end.
+    minimises cross-entropy there. In the end the model has its pretrained weights again.
 
     At most ``test_rows`` of the test rows are looked at, drawn at random. Gradient descent takes
     ``max_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
-    (:func:`ntktune.theory.drift.operator_stopping_times`). ``progress`` is called with the share
-    done, from 0 to 1.
+    (:func:`ntktune.theory.drift.operator_stopping_times`). ``progress`` gets the share done.
     """
-    report = progress or (lambda share: None)
     start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
     two = examples.kind == "classification"
-    scalar = LogitDifference(model) if two else model
+    scalar = tangent.LogitDifference(model) if two else model
     target = 2 * examples.label - 1 if two else (examples.label - start.label_mean) / start.label_sd
     # the test rows stand as in their file, which may be sorted by label
     drawn = generator(root_seed, "theory.test", examples.task).permutation(subsets["test"])
@@ -311,7 +291,8 @@ def watched_seed(
     origin = _Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
     reach = reachable_rows(scalar.backbone, origin.examples)
     reached = reach[1] if reach else torch.empty(0, dtype=torch.long)
-    report(0.1)
+    progress(0.1)
+    longest = max(map(len, origin.examples))
     plain = dataclasses.replace(
         settings,
         method="sgd",
@@ -320,9 +301,7 @@ def watched_seed(
         weight_decay=0.0,
         batch_size=len(start.train),
         # in passes no larger than AdamW's, which are known to fit
-        batch_tokens=min(
-            settings.batch_tokens, settings.batch_size * max(map(len, origin.examples))
-        ),
+        batch_tokens=min(settings.batch_tokens, settings.batch_size * longest),
         max_epochs=max_steps,
         evaluate_every=1,
         patience=None,
@@ -337,10 +316,13 @@ def watched_seed(
         (0.5, adamw, model, settings, start.targets, start.order),
         (0.9, descent, scalar, plain, own, order),
     ):
-        parts = (start.train, start.holdout, how, batches, None, watcher, test)
         with last_rows_only(network, examples.ids):
             try:
-                training = fine_tune(network, examples.ids, targets, *parts)
+                training = fine_tune(
+                    *(network, examples.ids, targets, start.train, start.holdout, how, batches),
+                    on_evaluation=watcher,
+                    looked_at=test,
+                )
             except UserError as error:
                 if watcher is adamw:
                     raise
@@ -350,9 +332,9 @@ def watched_seed(
                 ) from None
         watcher.look(training.best, best=True)
         scalar.load_state_dict(origin.network.state_dict())
-        report(share)
+        progress(share)
     ridge = _ridge_rows(origin, settings.checkpointing)
-    report(1.0)
+    progress(1.0)
     rated = rated_noise(examples.label_noise[start.train], examples.kind, start.label_sd)
     stop = _stop(origin, descent.rows, training, rated, constant)
     return Trajectory(adamw.rows + descent.rows, ridge, stop)
