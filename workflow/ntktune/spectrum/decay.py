@@ -60,20 +60,10 @@ def decay_exponent(
 ) -> DecayFit:
     """Return the power law of eigenvalues: least squares of log λ_k on log k (SR26 eqs 29-32).
 
-    Parameters
-    ----------
-    eigenvalues
-        λ_1 >= … >= λ_N, shape (N,).
-    first, last
-        Ranks to fit, both included, counted from 1; ``last`` None: N.
-    noise_floor
-        Values at or below it are dropped. None: N·eps·λ_1 with the eps of float64.
-
-    Raises
-    ------
-    UserError
-        The eigenvalues are not finite, do not descend or are not positive; the range does
-        not lie in 1..N; fewer than three values are above the noise.
+    ``eigenvalues`` are λ_1 >= … >= λ_N, (N,); ``first`` and ``last`` the ranks to fit, both
+    included, counted from 1 (``last`` None: N). Values at or below ``noise_floor`` are dropped;
+    None: N·eps·λ_1 with the eps of float64. Raises UserError unless eigenvalues are finite,
+    positive and descending, the range lies in 1..N, and three values are above the noise.
 
     Examples
     --------

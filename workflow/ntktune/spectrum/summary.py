@@ -9,13 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.intervals import mean_interval
-from ntktune.spectrum.decay import (
-    LEAST_VALUES,
-    decay_exponent,
-    noise_level,
-    predicted_rate,
-    rank_ranges,
-)
+from ntktune.spectrum import decay
 
 MAIN_RANGE = "1..n"
 FIT_COLUMNS = [
@@ -47,13 +41,13 @@ def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFra
     """
     rows = []
     for draw, values in enumerate(spectra):
-        floor = noise_level(values, precision)
-        for name, (first, last) in rank_ranges(len(values)).items():
+        floor = decay.noise_level(values, precision)
+        for name, (first, last) in decay.rank_ranges(len(values)).items():
             part = values[first - 1 : last]
             usable = int((part > floor).sum())
             row = {"draw": draw, "range": name}
-            if usable >= LEAST_VALUES or name == MAIN_RANGE:
-                row |= dataclasses.asdict(decay_exponent(values, first, last, floor))
+            if usable >= decay.LEAST_VALUES or name == MAIN_RANGE:
+                row |= dataclasses.asdict(decay.decay_exponent(values, first, last, floor))
             else:
                 row |= {"first": first, "last": last, "dropped": len(part) - usable}
             rows.append(row)
@@ -66,10 +60,7 @@ def _number(value: float) -> float | None:
 
 
 def spectrum_summary(
-    spectra: Sequence[np.ndarray],
-    fits: pd.DataFrame,
-    precision: float,
-    shared: float,
+    spectra: Sequence[np.ndarray], fits: pd.DataFrame, precision: float, shared: float
 ) -> dict[str, Any]:
     """Return a task's decay over its draws, as written to ``summary.json``.
 
@@ -84,24 +75,21 @@ def spectrum_summary(
     mean = float(main["exponent"].to_numpy().mean())
     low, high = map(_number, mean_interval(main["exponent"].to_numpy(), shared))
     interval = {"low": low, "high": high}
-    rates = {k: v if v is None else predicted_rate(max(v, 0.0)) for k, v in interval.items()}
+    rates = {k: v if v is None else decay.predicted_rate(max(v, 0.0)) for k, v in interval.items()}
     return {
         "n": len(spectra[0]),
         "draws": len(spectra),
         "shared": shared,
-        "noise_floor": max(noise_level(values, precision) for values in spectra),
+        "noise_floor": max(decay.noise_level(values, precision) for values in spectra),
         "exponent": {
             "mean": mean,
             "sd": _number(main["exponent"].std()),
             **interval,
             "stderr_mean": float(main["stderr"].mean()),
         },
-        "r_squared": {
-            "mean": float(main["r_squared"].mean()),
-            "min": float(main["r_squared"].min()),
-        },
+        "r_squared": main["r_squared"].agg(["mean", "min"]).to_dict(),
         "intercept": float(main["intercept"].mean()),
-        "predicted_rate": {"mean": predicted_rate(mean), **rates},
+        "predicted_rate": {"mean": decay.predicted_rate(mean), **rates},
         "sensitivity": {
             name: {"mean": _number(part.mean()), "sd": _number(part.std())} for name, part in others
         },

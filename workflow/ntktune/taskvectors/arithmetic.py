@@ -70,8 +70,7 @@ def apply(
 ) -> dict[str, torch.Tensor]:
     """Return base + Σ coefficient · τ by name, in base's precision (SR26 eqs 23, 24).
 
-    Sums are taken in float64 and rounded once. Raises UserError unless there is one finite
-    coefficient for each vector.
+    Sums in float64 are rounded once. Raises UserError unless each vector has a finite coefficient.
     """
     check_counts(vectors, coefficients)
     for vector in vectors:
@@ -88,8 +87,7 @@ def check_counts(vectors: Sequence[Weights], coefficients: Sequence[float]) -> N
             f"there are {len(vectors)} task vectors and {len(coefficients)} coefficients; "
             "give one coefficient for each"
         )
-    odd = [c for c in coefficients if not math.isfinite(c)]
-    if odd:
+    if odd := [c for c in coefficients if not math.isfinite(c)]:
         raise UserError(f"a coefficient is {odd[0]}; give finite numbers")
 
 
@@ -131,14 +129,13 @@ def grams(
     base: Weights,
     tuned: Sequence[Weights],
     group: Callable[[str], str],
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, np.ndarray]:
     """Return the inner products of the task vectors of K fine-tuned models, by group.
 
     One pass over the weights, a stretch of one tensor in memory. ``group`` maps a name to the group
     that its inner products are summed in, such as a block; ``progress`` is called with the share of
-    the numbers seen. Returns group → Gram matrix, (K, K), float64, exactly symmetric; ``"all"`` is
-    their sum.
+    the numbers seen. Returns group → Gram (K, K), float64, symmetric; ``"all"`` is their sum.
     """
     found: dict[str, np.ndarray] = {}
     total, seen = sum(math.prod(tensor.shape) for tensor in base.values()), 0
@@ -148,8 +145,7 @@ def grams(
         key = group(name)
         found[key] = found.get(key, 0) + (part + part.T) / 2  # whatever the product's rounding
         seen += start.numel()
-        if progress:
-            progress(seen / total)
+        progress(seen / total)
     return {"all": sum(found.values())} | found
 
 
@@ -158,8 +154,7 @@ def cosines(gram: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.diag(gram))
     norms[norms == 0] = math.nan
     found = np.clip(gram / np.outer(norms, norms), -1, 1)
-    diagonal = np.diag_indices_from(found)
-    found[diagonal] = np.where(np.isnan(norms), math.nan, 1.0)
+    found[np.diag_indices_from(found)] = np.where(np.isnan(norms), math.nan, 1.0)
     return found
 
 
@@ -168,14 +163,12 @@ def merged(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield θ_P + Σ coefficient · τ by name, in stretches in base's precision (SR26 eqs 23, 24).
 
-    For one model and coefficient 1 these are its fine-tuned weights, bit for bit. Raises UserError
-    as :func:`apply` does.
+    For one model and coefficient 1 these are its weights, bit for bit. Errors as :func:`apply`.
     """
     check_counts(tuned, coefficients)
     weights = torch.tensor(coefficients, dtype=torch.float64)
     for name, _, start, vectors in parts(base, tuned):
-        total = start.double() + torch.tensordot(weights, vectors, dims=1)
-        yield name, total.to(start.dtype)
+        yield name, (start.double() + torch.tensordot(weights, vectors, dims=1)).to(start.dtype)
 
 
 def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor]:

@@ -43,8 +43,7 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
 
     Two tasks are compared between all their runs. What "nearly orthogonal" means is shown by one
     task trained twice: on another sample with another head and order (``seeds``), or on another
-    sample only (``subsets``). ``grams`` maps a group to the Gram matrix of the K runs' task
-    vectors, (K, K).
+    sample only (``subsets``). ``grams`` maps a group to the Gram of the K task vectors, (K, K).
 
     Rows have ``pair`` (``tasks``, ``seeds`` or ``subsets``), ``task_a``, ``run_a``, ``task_b``,
     ``run_b``, ``group``, ``cosine`` (NaN where a vector is zero), ``norm_a`` and ``norm_b``
@@ -58,21 +57,18 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
         found = cosines(gram)
         for i, j in itertools.combinations(places, 2):
             first, second = runs[i], runs[j]
-            pair = _pair(first, second)
-            if pair is None:
-                continue
-            rows.append(
-                {
-                    "pair": pair,
-                    "task_a": first.task,
-                    "run_a": first.name,
-                    "task_b": second.task,
-                    "run_b": second.name,
-                    "group": group,
-                    "cosine": found[i, j],
-                    "norm_a": math.sqrt(gram[i, i]),
-                    "norm_b": math.sqrt(gram[j, j]),
-                    "shared": _shared(first, second),
-                }
-            )
+            row = {
+                "pair": _pair(first, second),
+                "task_a": first.task,
+                "run_a": first.name,
+                "task_b": second.task,
+                "run_b": second.name,
+                "group": group,
+                "cosine": found[i, j],
+                "norm_a": math.sqrt(gram[i, i]),
+                "norm_b": math.sqrt(gram[j, j]),
+                "shared": _shared(first, second),
+            }
+            if row["pair"]:
+                rows.append(row)
     return rows

@@ -15,8 +15,7 @@ def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np
     """Return how much two models' answers on a task differ, in [0, 1] for usual answers.
 
     The share of rows with another predicted class, or the mean distance of the scores as a share of
-    the score range (of the labels' range where the task has none). Raises UserError if the scores
-    have no range.
+    the score range (of the labels' range where the task has none); UserError if that is empty.
     """
     if task.examples.kind == "classification":
         return float(np.mean((first > 0) != (second > 0)))
@@ -34,7 +33,7 @@ def disentanglement_rows(
     vectors: Sequence[Mapping[str, torch.Tensor]],
     tasks: Sequence[TunedTask],
     grid: Sequence[float],
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> list[dict[str, object]]:
     """Return ξ(α_a, α_b) of two task vectors on a grid (Ortiz-Jimenez et al. 2023, eq 5).
 
@@ -60,8 +59,7 @@ def disentanglement_rows(
     for done, point in enumerate(points, start=1):
         edited.move(point)
         standard |= {(i, *point): found for i, found in enumerate(edited.answers(tasks))}
-        if progress:
-            progress(done)
+        progress(done)
     edited.restore()
     linear = {
         (i, *point): standard[i, 0.0, 0.0] + point[0] * first[i] + point[1] * second[i]

@@ -128,8 +128,7 @@ def chosen_coefficient(sweep: pd.DataFrame, candidates: Iterable[float]) -> floa
     columns = (validation[name] for name in ("metric", "score_clean", "single_clean"))
     scores = pd.Series(map(share_reached, *columns), validation.index)
     if scores.isna().any():
-        is_error = validation["metric"].isin(ERRORS)
-        scores = validation["score_clean"] * np.where(is_error, -1, 1)
+        scores = validation["score_clean"] * np.where(validation["metric"].isin(ERRORS), -1, 1)
     means = scores.groupby(validation["coefficient"]).mean()
     return float(means.index[np.argmax(means.to_numpy())])
 

@@ -38,14 +38,13 @@ def addition_sweep(
     vector: Vector,
     tasks: Sequence[TunedTask],
     coefficients: Sequence[float],
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> pd.DataFrame:
     """Return what θ_P + λ Σ τ answers on each task that went into it (SR26 eq 23).
 
     ``edited`` is the network at the pretrained weights, with which it ends again; ``vector`` Σ τ of
     the ``tasks``, each with its own head; ``coefficients`` are λ (at 0 it is the pretrained
-    network, which :func:`negation_sweep` answers for); ``progress`` is called with the number of
-    them done.
+    network, which :func:`negation_sweep` answers for); ``progress`` gets the number done.
 
     Columns: ``task``, ``kind``, ``metric``, ``coefficient``, ``part`` (``validation`` or ``test``),
     ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes).
@@ -56,8 +55,7 @@ def addition_sweep(
         edited.move([coefficient])
         answers = edited.answers(tasks)
         found += [_answers(t, coefficient, f) for t, f in zip(tasks, answers, strict=True)]
-        if progress:
-            progress(done)
+        progress(done)
     edited.restore()
     return pd.concat(found, ignore_index=True)
 
@@ -69,7 +67,7 @@ def negation_sweep(
     controls: Sequence[TunedTask],
     coefficients: Sequence[float],
     seed: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> pd.DataFrame:
     """Return what θ_P − λτ answers on its own task and on control tasks (SR26 eq 24).
 
@@ -93,8 +91,7 @@ def negation_sweep(
         answers = edited.answers(answered) if coefficient else start
         for task, some, slope in zip(answered, answers, slopes, strict=False):
             found.append(_answers(task, coefficient, some).assign(slope=slope))
-        if progress:
-            progress(done)
+        progress(done)
     edited.restore()
     table, full = pd.concat(found, ignore_index=True), full_coefficient(coefficients)
     randomize(vector, seed)
@@ -102,7 +99,6 @@ def negation_sweep(
     edited.move([-full])
     own = (table["task"] == target.examples.task) & (table["coefficient"] == full)
     table.loc[own, "random"] = edited.answers([target])[0]
-    if progress:
-        progress(done + 1)
+    progress(done + 1)
     edited.restore()
     return table

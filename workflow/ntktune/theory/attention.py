@@ -62,8 +62,7 @@ class AttentionNetwork(nn.Module):
         """Return f, shape (B,), of token ids of shape (B, T), padded on the right."""
         x = self.embed(self.features[input_ids])
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        real = attention_mask.bool()
-        allowed = (places[:, None] >= places[None, :]) & real[:, None, :]
+        allowed = (places[:, None] >= places[None, :]) & attention_mask.bool()[:, None, :]
         for block in self.blocks:
             x = block(x, allowed)
         last = attention_mask.sum(dim=1) - 1

@@ -27,11 +27,6 @@ class KernelDescent:
         """Return what is learnt of each eigenvector at some times, (T, N)."""
         return descent_shares(self.values, times, self.step_size)
 
-    def change(self, time: float) -> np.ndarray:
-        """Return f_t − f_0 on the sample, shaped as the labels."""
-        shares = self.shares([time])[0]
-        return self.vectors @ (shares * self.rotated.T).T
-
     def change_elsewhere(self, cross: ArrayLike, time: float) -> np.ndarray:
         """Return f_t − f_0 at other points: K(·, X) (1/n) Σ_{τ<t} α (I − αK_n)^τ (y − f_0).
 
@@ -53,8 +48,7 @@ class KernelDescent:
 
     def training_error(self, times: ArrayLike) -> np.ndarray:
         """Return ‖y − f_t‖²/n at some times, (T,) or (T, R)."""
-        left = (1.0 - self.shares(times)) ** 2
-        return left @ self.rotated**2 / len(self.values)
+        return (1.0 - self.shares(times)) ** 2 @ self.rotated**2 / len(self.values)
 
     def degrees_of_freedom(self, times: ArrayLike) -> np.ndarray:
         """Return tr S_t at some times, (T,), S_t the map from y − f_0 to f_t − f_0."""

@@ -21,8 +21,7 @@ def kernel_drift(
     ``alignment`` ⟨K_t, K_0⟩/(‖K_t‖‖K_0‖), 1 for a change of scale only; ``exponent`` and
     ``start_exponent`` are the decay exponents a of K_t and K_0, NaN where fewer than three
     eigenvalues are above the noise. ``precision`` is eps of the precision in which both, (N, N),
-    were computed. Raises UserError if a kernel is not symmetric, not finite or zero, or their sizes
-    differ.
+    were computed. Raises UserError if one is not symmetric, not finite or zero, or sizes differ.
     """
     before, now = checked_gram(before), checked_gram(now)
     change = now - before

@@ -107,21 +107,19 @@ def four_rules(
         "sure": (descent, every, times[sure(descent, times, noise).argmin()]),
         "oracle": (descent, every, times[errors(descent, every, test, times).argmin()]),
     }
-    rows = []
-    for rule, (model, known, time) in chosen.items():
-        rows.append(
-            {
-                "rule": rule,
-                "n": len(every),
-                "time": int(time),
-                "eta": float(time * model.step_size),
-                "test_error": float(errors(model, known, test, [time])[0]),
-                "start_error": float(np.mean(shift[test] ** 2)),
-                "sigma": float(noise),
-                "sigma_source": source,
-            }
-        )
-    return rows
+    return [
+        {
+            "rule": rule,
+            "n": len(every),
+            "time": int(time),
+            "eta": float(time * model.step_size),
+            "test_error": float(errors(model, known, test, [time])[0]),
+            "start_error": float(np.mean(shift[test] ** 2)),
+            "sigma": float(noise),
+            "sigma_source": source,
+        }
+        for rule, (model, known, time) in chosen.items()
+    ]
 
 
 def equivalence_rows(
@@ -136,8 +134,7 @@ def equivalence_rows(
     """Return how far ridge regression is from gradient descent along its path (SR26 eqs 27-28).
 
     Early stopping is a ridge penalty: at t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an
-    eigenvector, and ridge with λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t). The parameters are as for
-    :func:`four_rules`.
+    eigenvector, ridge with λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t). Parameters: see :func:`four_rules`.
 
     One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``,
     ‖f_t − f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and
@@ -146,8 +143,7 @@ def equivalence_rows(
     gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
     train, test = (np.asarray(rows, dtype=int) for rows in (train, test))
     inside = gram[np.ix_(train, train)]
-    shift = (label - start)[train]
-    descent = kernel_descent(inside, shift, step_size_factor=step_size_factor)
+    descent = kernel_descent(inside, (label - start)[train], step_size_factor=step_size_factor)
     times = tried_times(LATEST)[1:]
     filters = ridge_filter(descent.values, 1 / (descent.step_size * times))
     parts = {"train": inside, "test": gram[np.ix_(test, train)]}

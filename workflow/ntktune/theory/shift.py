@@ -1,7 +1,6 @@
 """How far the pretrained network is from the target, and how noisy the labels are.
 
-The theory asks for C_H = ‖f_P − f*‖_H and σ, neither of which is observed. Both are
-read off a smoothed y − f_0.
+The theory asks for C_H = ‖f_P − f*‖_H and σ. Neither is observed; a smoothed y − f_0 gives both.
 """
 
 import math
@@ -15,7 +14,6 @@ from ntktune.errors import UserError
 
 GRID = 121  # ridges tried, evenly spaced in their logarithm, before the best is refined
 HIGHEST = 1e3  # times λ_1: a ridge that smooths everything away
-CRITERIA = ("gcv", "likelihood")  # by which the ridge is chosen
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,15 @@ def rated_noise(label_noise: ArrayLike, kind: str, unit: float) -> float | None:
     return math.sqrt(np.mean(noise**2)) / unit if rated else None
 
 
+def draw_shift(
+    outputs: ArrayLike, label: ArrayLike, label_noise: ArrayLike, kind: str
+) -> tuple[np.ndarray, float | None]:
+    """Return y − f_0 of a draw, f_0 without its mean, and σ by the raters."""
+    labels, unit = standardised_labels(label, kind)
+    start = np.asarray(outputs, dtype=np.float64)
+    return labels - (start - start.mean()), rated_noise(label_noise, kind, unit)
+
+
 def shift_estimate(
     gram: ArrayLike,
     shift: ArrayLike,
@@ -112,14 +119,13 @@ def shift_estimate(
     log_ridge = min((grid[best], float(refined.x)), key=score)
     ridge = math.exp(log_ridge)
     kept = ridge / (values + ridge)
-    # α in the eigenbasis is rotated / (n (λ̂ + λ)), so αᵀGα needs no inverse of G
-    squared_radius = np.sum(values * (rotated / (values + ridge)) ** 2) / n
     squared_noise = {
         "gcv": np.sum((kept * rotated) ** 2) / kept.sum(),
         "likelihood": np.mean(kept * rotated**2),
     }
     return ShiftEstimate(
-        radius=math.sqrt(squared_radius),
+        # α in the eigenbasis is rotated / (n (λ̂ + λ)), so αᵀGα needs no inverse of G
+        radius=math.sqrt(np.sum(values * (rotated / (values + ridge)) ** 2) / n),
         sigma=math.sqrt(squared_noise[criterion]),
         ridge=ridge,
         degrees_of_freedom=float(n - kept.sum()),
@@ -131,8 +137,7 @@ def difference_noise(gram: ArrayLike, shift: ArrayLike) -> float:
     """Return the noise from differences between neighbours, [(1/2n) Σ (r_i − r_nn(i))²]^{1/2}.
 
     Neighbours are nearest in the kernel's distance K_ii + K_jj − 2 K_ij. Where the target hardly
-    changes between neighbours this is σ, else more. ``gram`` is G, (N, N); ``shift`` r = y − f_0,
-    (N,).
+    changes between them this is σ, else more. ``gram`` is G, (N, N); ``shift`` r = y − f_0, (N,).
     """
     gram, shift = np.asarray(gram, dtype=np.float64), np.asarray(shift, dtype=np.float64)
     own = np.diag(gram)

@@ -67,8 +67,7 @@ def simulated_rows(n: int, repeats: int, random: np.random.Generator) -> list[di
     }
     found = {rule: (times[at], errors[at, np.arange(repeats)]) for rule, at in chosen.items()}
     if times[chosen["theory"][0]] != stop:  # between two times of the grid
-        exact = descent.true_error(target, [stop])[0]
-        found["theory"] = (np.full(repeats, stop), exact)
+        found["theory"] = (np.full(repeats, stop), descent.true_error(target, [stop])[0])
     found["holdout"] = _held_out(gram, target, labels, times)
     return [
         {
@@ -113,12 +112,11 @@ def radius_rows(decays: Sequence[float], sizes: Sequence[int]) -> list[dict[str,
             critical_radius(np.arange(1, n + 1, dtype=float) ** -decay, sigma=SIGMA) ** 2
             for n in sizes
         ]
-        slope = np.polyfit(np.log(sizes), np.log(squared), 1)[0]
         rows.append(
             {
                 "decay": decay,
                 "predicted": -decay / (decay + 1),
-                "measured": float(slope),
+                "measured": float(np.polyfit(np.log(sizes), np.log(squared), 1)[0]),
                 "smallest_n": min(sizes),
                 "largest_n": max(sizes),
             }

@@ -11,25 +11,10 @@ from numpy.typing import ArrayLike
 from ntktune.spectrum.eigenvalues import eigenvalues
 from ntktune.theory.complexity import critical_radius, stopping_time
 from ntktune.theory.descent import theory_step_size
-from ntktune.theory.shift import (
-    CRITERIA,
-    difference_noise,
-    noise_estimate,
-    rated_noise,
-    shift_estimate,
-    standardised_labels,
-)
+from ntktune.theory.shift import difference_noise, draw_shift, noise_estimate, shift_estimate
 
+CRITERIA = ("gcv", "likelihood")  # by which the ridge of a smoothing is chosen
 FACTORS = ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 2.0))  # of σ and of C_H
-
-
-def _shift(
-    outputs: ArrayLike, label: ArrayLike, label_noise: ArrayLike, kind: str
-) -> tuple[np.ndarray, float | None]:
-    """Return y − f_0 of a draw, f_0 without its mean, and σ by the raters."""
-    labels, unit = standardised_labels(label, kind)
-    start = np.asarray(outputs, dtype=np.float64)
-    return labels - (start - start.mean()), rated_noise(label_noise, kind, unit)
 
 
 def stopping_row(
@@ -59,7 +44,7 @@ def stopping_row(
     ε̂_n; ``stopping_time`` T̂_max; ``eta`` = step_size · T̂_max.
     """
     values = eigenvalues(gram)
-    shift, rated = _shift(outputs, label, label_noise, kind)
+    shift, rated = draw_shift(outputs, label, label_noise, kind)
     estimate = shift_estimate(gram, shift, precision)
     sigma, source = noise_estimate(gram, shift, estimate, rated)
     step_size = theory_step_size(float(values[0]), step_size_factor)
@@ -92,8 +77,7 @@ def sensitivity_rows(
     (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and the
     raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either smoothing. Each
     pair is also taken at half and at twice its value, one at a time. ``gram`` is G, (N, N);
-    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the precision in which the kernel
-    was computed.
+    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the kernel's precision.
 
     Dicts have ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``, ``sigma``,
     ``radius`` (factors included), ``critical_radius``, ``stopping_time`` and ``eta``, all NaN for a
@@ -154,7 +138,7 @@ def stopping_rows(
         )
         rows.append({"draw": draw} | row)
         if sensitivity:
-            shift, rated = _shift(*labelled, kind)
+            shift, rated = draw_shift(*labelled, kind)
             how = {"step_size": row["step_size"], "precision": precision, "rated_sigma": rated}
             owed += [{"draw": draw} | found for found in sensitivity_rows(gram, shift, **how)]
     return rows, owed

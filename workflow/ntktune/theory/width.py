@@ -82,11 +82,10 @@ def _compared(
         found = network(*pad(others)).double()
         fitted = network(*pad(some)).double().numpy()
     apart = (found - base - slope).square().mean().sqrt().item()
-    moved = (found - base).square().mean().sqrt().item()
     return network, {
         "drift": float(np.linalg.norm(after - before, 2) / np.linalg.norm(before, 2)),
         "linear_gap": apart,
-        "linear_gap_relative": apart / moved,
+        "linear_gap_relative": apart / (found - base).square().mean().sqrt().item(),
         "distance": length(change) / np.sqrt(start.blocks[0].width),
         "training_error": float(np.mean((fitted - label[:EXAMPLES]) ** 2)),
         "test_error": float(np.mean((found.numpy() - label[EXAMPLES:]) ** 2)),
@@ -97,14 +96,13 @@ def width_rows(
     widths: Sequence[int],
     seeds: int,
     random: Callable[[int, int], np.random.Generator],
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
     """Return drift, linearisation error and distance at every width, seed and phase.
 
     A seed has its own texts, labels and weights: ``random``, called with width and seed, is the
     source of a seed's texts and labels (width 0) and of its weights at a width. ``progress`` is
-    called with the work done, the sum of N² over networks. Raises UserError for a width below 1 or
-    no seed.
+    called with the work done, Σ N² over networks. Raises UserError for a width below 1 or no seed.
 
     Rows have ``width``, ``seed``, ``phase`` (:data:`PHASES`); ``drift`` ‖K_T − K_0‖/‖K_0‖ in the
     operator norm on the training texts; ``linear_gap``, the root mean square of f − f_lin on other
@@ -118,8 +116,7 @@ def width_rows(
     for seed in range(seeds):
         features, texts, (source, target) = made_up_tasks(random(0, seed))
         for width in widths:
-            words = int(random(width, seed).integers(2**63))
-            generator = torch.Generator().manual_seed(words)
+            generator = torch.Generator().manual_seed(int(random(width, seed).integers(2**63)))
             start = AttentionNetwork(width, features, BLOCKS, generator)
             pretrained, first = _compared(start, texts, source)
             fresh = copy.deepcopy(pretrained)
@@ -128,8 +125,7 @@ def width_rows(
             for phase, row in zip(PHASES, found, strict=True):
                 rows.append({"width": width, "seed": seed, "phase": phase} | row)
             done += width**2
-            if progress:
-                progress(done)
+            progress(done)
     return rows
 
 
