@@ -55,8 +55,7 @@ def download_archive(name: str, version: str, sha256: str, target: Path, *, sdis
         if done.returncode == 0:
             shutil.copyfile(next(downloads.iterdir()), target)
             return
-    got = re.findall(r"^\s*Got\s+([0-9a-f]{64})\s*$", done.stderr, re.MULTILINE)
-    if got:
+    if got := re.findall(r"^\s*Got\s+([0-9a-f]{64})\s*$", done.stderr, re.MULTILINE):
         raise UserError(
             f"the archive of {name} {version} has sha256 {got[-1]}, expected {sha256}; "
             "correct the checksum in the configuration, if you trust the archive"
@@ -105,8 +104,7 @@ def archive_files(archive: str | os.PathLike, names: Sequence[str]) -> dict[str,
     """Return files of a source archive (``.tar.gz``) or a wheel: name → content.
 
     A name may lack the folders before it; the first file of that name counts. Archives inside the
-    archive are searched, too: authors pack data sets that way. Raises UserError if the archive is
-    damaged or lacks a file.
+    archive, as of data sets, are searched, too. Raises UserError if it is damaged or lacks a file.
     """
     try:
         with open(archive, "rb") as opened:
@@ -118,8 +116,7 @@ def archive_files(archive: str | os.PathLike, names: Sequence[str]) -> dict[str,
         for name in names:
             if f"/{path}".endswith(f"/{name}"):
                 found.setdefault(name, content)
-    missing = ", ".join(name for name in names if name not in found)
-    if missing:
+    if missing := ", ".join(name for name in names if name not in found):
         shown = ", ".join(sorted(path for path, _ in files)[:10])
         raise UserError(f"{archive} does not contain {missing}; it has {shown}")
     return found

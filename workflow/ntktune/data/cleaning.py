@@ -203,8 +203,7 @@ def task_table(
     training rows first. The counts have, by split, the ``FATES``, which add up to read: duplicated
     means the same text again in the split, leaked a training row whose text is in the test split.
     conflicting: how many of the duplicated, leaked and repeated rows had another label than the
-    first row of that text. repeated: kept rows of a published test split whose text is there
-    before.
+    first row of that text. repeated: kept rows of a published test split that repeat a text.
 
     Raises UserError if a score is out of range, a label cannot be used, a class or a split is
     empty, or fewer rows are left than the definition states.
@@ -281,8 +280,7 @@ def content_sha256(table: pd.DataFrame) -> str:
     """Return the SHA-256 of a task's content: split, texts, label and noise, in order."""
     digest = hashlib.sha256()
     # without ids: the same rows from the hub and from a file have the same checksum
-    columns = ["split", "text_a", "text_b", "label", "label_noise"]
-    for row in table[columns].itertuples(index=False):
+    for row in table[["split", "text_a", "text_b", "label", "label_noise"]].itertuples(index=False):
         cells = [text_or_none(cell) if i < 3 else repr(float(cell)) for i, cell in enumerate(row)]
         digest.update((json.dumps(cells) + "\n").encode())
     return digest.hexdigest()

@@ -154,8 +154,7 @@ def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
     it from the file's ending, which may be in capitals. Cells of csv and tsv are texts; an empty
     cell is an empty text.
 
-    Raises UserError if the format is unknown or the file is damaged or empty, with the line where
-    there is one.
+    Raises UserError if the format is unknown or the file is damaged or empty, with the line if any.
     """
     path = Path(path)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path

@@ -24,8 +24,7 @@ def resolved_commit(repository: str, revision: str, kind: str) -> str:
     """Return the commit that a revision of a repository (model, dataset) stands for.
 
     Raises UnavailableError if the hub cannot be reached or does not know the repository or
-    revision; UserError if the hub is in trouble: going on without it would give other data for an
-    outage of seconds.
+    revision; UserError if the hub is in trouble: an outage of seconds must not give other data.
     """
     from huggingface_hub import HfApi
 
@@ -68,8 +67,7 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
         builder = datasets.load_dataset_builder(where, source["config"], **pinned)
         start = f"{where}/" if offline else f"hf://datasets/{repository}@{commit}/"
         found = {str(name): paths for name, paths in (builder.config.data_files or {}).items()}
-        missing = [name for names in splits.values() for name in names if name not in found]
-        if missing:
+        if missing := [name for names in splits.values() for name in names if name not in found]:
             raise UserError(
                 f"{repository} has no split {missing[0]!r}; it has {', '.join(found)}; "
                 "correct `splits`"

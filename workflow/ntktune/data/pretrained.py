@@ -134,8 +134,7 @@ def write_model(
     """
     stated = {key: value for key, value in source.items() if key in ("name", "licence")}
     given = {key: value for key, value in source.items() if key not in stated}
-    wrong = mistakes(stated | {"source": given}, schema("config")["properties"]["model"])
-    if wrong:
+    if wrong := mistakes(stated | {"source": given}, schema("config")["properties"]["model"]):
         raise UserError("; ".join(wrong))
     kind, content = next(iter(given.items()))
     folder.mkdir()

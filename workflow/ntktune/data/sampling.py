@@ -34,8 +34,7 @@ def holdout_pattern(size: int, fraction: float) -> np.ndarray:
     The first n places have floor(n * fraction) of them, for every n.
     """
     # the small term keeps 100 * 0.29 = 28.999999999999996 from losing a row
-    counts = np.floor(np.arange(size + 1) * fraction + 1e-9)
-    return np.diff(counts) > 0
+    return np.diff(np.floor(np.arange(size + 1) * fraction + 1e-9)) > 0
 
 
 def class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -56,8 +56,7 @@ def own_names(frame: pd.DataFrame, columns: Mapping[str, str | None], where: str
             f"{where} has no column {' and no '.join(missing)}; "
             f"its columns are {', '.join(filter(None, there)) or 'none'}"
         )
-    twice = [theirs for theirs in wanted.values() if there.count(theirs) > 1]
-    if twice:
+    if twice := [theirs for theirs in wanted.values() if there.count(theirs) > 1]:
         raise UserError(f"{where}: the column {twice[0]!r} appears twice; rename one")
     return pd.DataFrame({ours: _readable(frame[c], where) for ours, c in wanted.items()})
 
@@ -94,8 +93,7 @@ def _from_files(source: dict, definition: dict, package: str | None) -> SourceRo
         paths = [paths] if isinstance(paths, str) else paths
         for path in paths:
             if not Path(path).is_file():
-                folder = Path(path).is_dir()
-                told = "is a folder; name its files" if folder else "does not exist"
+                told = "is a folder; name its files" if Path(path).is_dir() else "does not exist"
                 raise UnavailableError(f"{split} file {path} {told}")
         if paths:
             named = {path: path for path in paths}
@@ -115,8 +113,7 @@ def _from_package(source: dict, definition: dict, package: str | None) -> Source
     frame, counts = scored_sentences(*(texts[name] for name in names), f"{label}: {names[0]}")
     if frame.empty:
         raise UserError(f"{label}: {names[0]} holds no rows")
-    origin = {"source": "package"} | source | counts
-    return SourceRows({"train": frame}, origin)
+    return SourceRows({"train": frame}, {"source": "package"} | source | counts)
 
 
 def _from_generator(source: dict, definition: dict, package: str | None) -> SourceRows:

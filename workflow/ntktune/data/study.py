@@ -76,8 +76,7 @@ def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
         classes = labels if definition["kind"] == "classification" else labels * 0
         return [len(labels), smallest_sample(classes, fraction) or 0]
 
-    code = code_digest("ntktune.data.sources:training_labels")
-    about = [name, definition, fraction, code]
+    about = [name, definition, fraction, code_digest("ntktune.data.sources:training_labels")]
     rows, least = found_once(source_files(definition["sources"][0]), about, count)
     return rows, least
 

@@ -239,5 +239,4 @@ def code_digest(entry: str) -> str:
     ``entry`` is ``"package.module"``, which is all of it, or ``"package.module:function"``. Raises
     KeyError if a name that is imported from this package is not defined there.
     """
-    text = f"{FORMAT_VERSION}\n{followed(entry).text}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{FORMAT_VERSION}\n{followed(entry).text}".encode()).hexdigest()[:16]

@@ -122,8 +122,7 @@ def unreadable(path: str | os.PathLike, error: Exception, form: str) -> Exceptio
 
     A missing permission, or a disk or memory that failed, is no damage of the file itself.
     """
-    number = system_error(error)
-    if number is not None:
+    if (number := system_error(error)) is not None:
         return UserError(f"{path} cannot be read: {os.strerror(number)}")
     if isinstance(error, MemoryError | UserError):
         return error

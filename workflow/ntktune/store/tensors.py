@@ -59,8 +59,7 @@ def write_tensors(
 ) -> None:
     """Write named tensors as safetensors, provenance and a checksum in the metadata.
 
-    All are torch tensors or all are NumPy arrays; NumPy spares a command the seconds that torch
-    takes to import.
+    All are torch tensors or all are NumPy arrays, for which torch need not be imported.
     """
     import numpy as np
 

@@ -64,5 +64,4 @@ def keep_part(
     has them.
     """
     if folder:
-        provenance = {"key": json_checksum(key)}
-        write_json(Path(folder, f"{name}.json"), {"content": content}, provenance)
+        write_json(Path(folder, f"{name}.json"), {"content": content}, {"key": json_checksum(key)})
