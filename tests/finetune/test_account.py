@@ -206,6 +206,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
             "ids": torch.arange(90 * 8).remainder(50).int(),
             "offsets": torch.arange(91) * 8,
         }
+        tensors |= {name: torch.zeros(90) for name in ("label", "label_noise", "is_test")}
         order = {"order": list(range(40)), "holdout": [i % 4 == 0 for i in range(40)]}
         drawn = {"holdout_fraction": 0.25, "seeds": [order], "test": list(range(40, 90))}
         facts = {"data_sha256": task, "task": {"name": task}, "model": {"sha256": "beef"}}
