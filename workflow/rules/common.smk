@@ -119,30 +119,15 @@ def flag(option, files):
     return [option, *files] if files else []
 
 
-def options(command, **changed):
-    """The options that hand a command its part of the configuration."""
-    return option_words(STUDY, command, **changed)
-
-
 def of_command(command, **changed):
     """The params with which a command is run: the digest of its code, and its options."""
     entry = f"ntktune.cli.{command}".replace(" ", ":")
-    return {"code": digest_of(entry), "options": options(command, **changed)}
+    return {"code": digest_of(entry), "options": option_words(STUDY, command, **changed)}
 
 
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def task_definition(wildcards):
-    """The task's whole definition: the part of the configuration that its table depends on."""
-    return compact_json(STUDY["task_definitions"][wildcards.task])
-
-
-def task_definition_file(wildcards):
-    """The file that holds the task's definition."""
-    return str(task_file(wildcards.task, STUDY["task_folders"]))
 
 
 def model_definition(wildcards):
@@ -200,11 +185,6 @@ def trained_before(wildcards):
     known = wildcards.task in VECTOR_TASKS and wildcards.size == str(VECTOR_SIZE)
     folder = f"{RESULTS}/taskvectors/{wildcards.task}"
     return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
-
-
-def tile_words(wildcards):
-    """The option that names a shard."""
-    return ["--shard", wildcards.row, wildcards.column, wildcards.bands]
 
 
 def shard_folder(wildcards):

@@ -20,7 +20,6 @@ rule data_fetch_package:
         archive="|".join(PACKAGES) or "none",
     retries: 3
     localrule: True
-    threads: 1
     resources:
         mem_mb=500,
         runtime=15,
@@ -56,7 +55,6 @@ rule data_fetch_model:
         "<benchmarks>/data/fetch_model.tsv"
     retries: MODEL_RETRIES
     localrule: True
-    threads: 1
     resources:
         mem_mb=6000,
         runtime=60,
@@ -89,15 +87,14 @@ rule data_fetch_task:
     priority: 3
     retries: TASK_RETRIES
     localrule: True
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
     params:
         code=digest_of("ntktune.cli.data:fetch_task"),
-        definition=task_definition,
+        definition=lambda wildcards: compact_json(STUDY["task_definitions"][wildcards.task]),
         content=content_of(task_files),
-        file=task_definition_file,
+        file=lambda wildcards: str(task_file(wildcards.task, STUDY["task_folders"])),
         package=lambda wildcards, input: flag("--package-file", input.package),
     shell:
         """
@@ -123,7 +120,6 @@ rule data_tokenize:
         "<benchmarks>/data/tokenize/{task}.tsv"
     priority: 3
     localrule: True
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -153,7 +149,6 @@ rule data_draws:
     # a moment's work that the long jobs wait for
     priority: 3
     localrule: True
-    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,

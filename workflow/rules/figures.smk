@@ -31,7 +31,6 @@ for name, (entry, tasks) in DRAWN.items():
         benchmark:
             f"<benchmarks>/figures/{name}.tsv"
         localrule: True
-        threads: 1
         resources:
             mem_mb=1000,
             runtime=10,
@@ -74,7 +73,6 @@ for name, entry in RESULT_TABLES.items():
         benchmark:
             f"<benchmarks>/figures/{name}.tsv"
         localrule: True
-        threads: 1
         resources:
             mem_mb=1000,
             runtime=10,

@@ -25,7 +25,6 @@ rule finetune_run:
         "<benchmarks>/finetune/{task}/n{size}.tsv"
     # the longest jobs first, so that no core idles at the end
     priority: 1
-    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
@@ -64,7 +63,8 @@ use rule finetune_run as finetune_fixed with:
     benchmark:
         "<benchmarks>/finetune/{task}/fixed-n{size}.tsv"
     params:
-        options=options(
+        options=option_words(
+            STUDY,
             "finetune run",
             max_epochs=STUDY["finetune"]["fixed_epochs"],
             evaluate_every=None,
@@ -87,7 +87,6 @@ rule finetune_baselines:
         "<logs>/finetune/{task}/baselines.log",
     benchmark:
         "<benchmarks>/finetune/{task}/baselines.tsv"
-    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,

@@ -28,7 +28,6 @@ rule kernel_draws:
         "<benchmarks>/kernel/{task}.tsv"
     # a long job: no core must wait for it at the end
     priority: 1
-    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
@@ -83,7 +82,7 @@ use rule kernel_learning as kernel_learning_shard with:
     benchmark:
         "<benchmarks>/kernel/{task}-learning-{row}-{column}-of-{bands}.tsv"
     params:
-        shard=tile_words,
+        shard=["--shard", "{row}", "{column}", "{bands}"],
 
 
 use rule kernel_draws as kernel_draws_shard with:
@@ -95,7 +94,7 @@ use rule kernel_draws as kernel_draws_shard with:
     benchmark:
         "<benchmarks>/kernel/{task}-{row}-{column}-of-{bands}.tsv"
     params:
-        shard=tile_words,
+        shard=["--shard", "{row}", "{column}", "{bands}"],
 
 
 rule kernel_gather:
@@ -111,7 +110,6 @@ rule kernel_gather:
     wildcard_constraints:
         kernel="|".join(KERNEL_BANDS) or "none",
     priority: 1
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,

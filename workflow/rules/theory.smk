@@ -23,7 +23,6 @@ rule theory_stopping:
         "<logs>/theory/{task}.log",
     benchmark:
         "<benchmarks>/theory/{task}.tsv"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -52,7 +51,6 @@ rule theory_rules:
         "<logs>/theory/{task}-rules.log",
     benchmark:
         "<benchmarks>/theory/{task}-rules.tsv"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -85,7 +83,6 @@ rule theory_trajectory:
     benchmark:
         "<benchmarks>/theory/{task}-trajectory.tsv"
     priority: 1
-    threads: 1
     resources:
         gpu=GPU,
         mem_mb=6000,
@@ -119,7 +116,6 @@ rule theory_width:
     benchmark:
         "<benchmarks>/theory/width.tsv"
     priority: 1
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
@@ -146,7 +142,6 @@ rule theory_simulate:
         "<logs>/theory/simulation.log",
     benchmark:
         "<benchmarks>/theory/simulation.tsv"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
