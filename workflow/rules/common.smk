@@ -35,6 +35,8 @@ CHAPTERS = STUDY["chapters"]
 ABSENT = {}
 
 MODEL_SOURCE = STUDY["model"]["source"]
+# The source with what the model's manifest states.
+MODEL_DEFINITION = {key: STUDY["model"][key] for key in ("name", "licence")} | MODEL_SOURCE
 TASK_SOURCES = {name: task["sources"] for name, task in STUDY["task_definitions"].items()}
 ALL_TASK_SOURCES = [source for sources in TASK_SOURCES.values() for source in sources]
 PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
@@ -128,12 +130,6 @@ def of_command(command, **changed):
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def model_definition(wildcards):
-    """The model's source with what its manifest states."""
-    model = STUDY["model"]
-    return compact_json({"name": model["name"], "licence": model["licence"]} | MODEL_SOURCE)
 
 
 def package_files(sources):

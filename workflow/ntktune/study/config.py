@@ -218,23 +218,16 @@ def _contradictions(task: Mapping) -> Iterator[tuple[str, str]]:
         return
     two = "a classification task has exactly two classes"
     if task["classes"] is None:
-        yield (
-            "classes",
-            f"{two}: name both, class 0 first (of more classes choose two with label_map)",
-        )
+        which = "name both, class 0 first (of more classes choose two with label_map)"
+        yield "classes", f"{two}: {which}"
     if task["label_map"] is not None:
         if task["polarity_band"] is not None:
             yield "label_map", "give either label_map or polarity_band, not both"
         elif set(task["label_map"].values()) != {0, 1}:
             yield "label_map", f"it must send labels to 0 and to 1: {two}"
     if task["score_range"] is not None and task["polarity_band"] is None:
-        yield (
-            "score_range",
-            (
-                "it needs a polarity_band in a classification task: without one its labels are "
-                "classes, not scores"
-            ),
-        )
+        needs = "it needs a polarity_band in a classification task"
+        yield "score_range", f"{needs}: without one its labels are classes, not scores"
 
 
 def check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optional: bool) -> None:
