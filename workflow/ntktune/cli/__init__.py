@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ntktune.cli.options import add_options, option_flag
+
 # What several commands read: option -> help.
 INPUTS = {
     "folder": "the study's folder, as results/quickstart; give it from the repository's root",
@@ -64,8 +66,6 @@ def add_command(
     be given, except for :func:`optional` ones. Only a command whose ``network`` is true, or true of
     its arguments, may reach the network; all others run with the hub switched off.
     """
-    from ntktune.cli.options import add_options, option_flag
-
     summary = run.__doc__.strip().splitlines()[0]
     parser = verbs.add_parser(verb, help=summary, description=summary)
     parser.set_defaults(_run=run, _network=network)

@@ -125,12 +125,8 @@ def tokenize(args: argparse.Namespace) -> None:
     check_names(args.table, table.columns, columns, "columns")
     check_names(args.table, origin, ("task", "data_sha256"), "facts")
     limit, vocabulary = token_limit(args.model, args.max_tokens)
-    rows, overlong = row_tokens(
-        *(table, origin["task"]["template"], text_encoder(args.model)),
-        max_tokens=limit,
-        prefix_token=args.prefix_token,
-        vocabulary=vocabulary,
-    )
+    texts = (table, origin["task"]["template"], text_encoder(args.model))
+    rows, overlong = row_tokens(*texts, limit, vocabulary, args.prefix_token)
     tensors, lengths = token_arrays(rows, table)
     tokens = {"max_tokens": limit, "prefix_token": args.prefix_token} | lengths
     facts = {key: origin[key] for key in ("task", "data_sha256")}

@@ -16,6 +16,8 @@ from ntktune.cli import add_command
 from ntktune.cli.options import option_flag
 from ntktune.cli.record import record
 from ntktune.errors import not_there
+from ntktune.figures.catalogue import EACH, FIGURES, RESULT_TABLES, Entry, colors_of
+from ntktune.figures.tables import TABLES, read_tables
 from ntktune.store.files import atomic_path, file_sha256
 from ntktune.store.records import write_csv, write_json
 from ntktune.study.config import schema, with_defaults
@@ -23,20 +25,17 @@ from ntktune.study.config import schema, with_defaults
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ntktune.figures.catalogue import Entry
-
 
 def _made(entry: Entry, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Return a figure or table, and the provenance of its inputs: file → SHA-256."""
-    from ntktune.figures.tables import read_tables
-
+    """Return a figure or table, and its provenance: of its inputs, file → SHA-256."""
     tables, facts, digests = {}, {}, {}
     for name in entry.tables:
         paths = getattr(args, name)
         tables[name], stated = read_tables(name, paths)
         facts |= stated
         digests |= {str(path): file_sha256(path) for path in paths}
-    return entry.make(tables, _look(args, facts)), {"inputs": digests}
+    made = entry.make(tables, _look(args, facts))
+    return made, record(args, entry.code, inputs=digests)
 
 
 def _look(args: argparse.Namespace, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def _look(args: argparse.Namespace, facts: Mapping[str, Mapping[str, Any]]) -> d
     return given
 
 
-def _write_figure(figure: Figure, args: argparse.Namespace, provenance: dict[str, Any]) -> None:
+def _write_figure(args: argparse.Namespace, figure: Figure, provenance: dict[str, Any]) -> None:
     """Write a figure in the formats asked for, with provenance and checksums in a JSON file.
 
     Wall times inside a figure's file would make equal figures unequal files.
@@ -56,41 +55,30 @@ def _write_figure(figure: Figure, args: argparse.Namespace, provenance: dict[str
     from ntktune.figures.style import figure_bytes
 
     contents = {path: figure_bytes(figure, Path(path).suffix[1:], args.dpi) for path in args.out}
+    sidecars: dict[Path, dict[str, str]] = {}
     for path, content in contents.items():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    for sidecar in sorted({Path(path).with_suffix(".json") for path in args.out}):
-        files = {
-            Path(path).name: hashlib.sha256(content).hexdigest()
-            for path, content in contents.items()
-            if Path(path).with_suffix(".json") == sidecar
-        }
+        files = sidecars.setdefault(Path(path).with_suffix(".json"), {})
+        files[Path(path).name] = hashlib.sha256(content).hexdigest()
+    for sidecar, files in sidecars.items():
         write_json(sidecar, {"files": files}, provenance)
     print(f"wrote {', '.join(args.out)}", file=sys.stderr)
 
 
 def draw(args: argparse.Namespace) -> None:
     """Draw one of the catalogue's figures."""
-    from ntktune.figures.catalogue import FIGURES
-
-    entry = FIGURES[args.name]
-    figure, inputs = _made(entry, args)
-    _write_figure(figure, args, record(args, entry.code, **inputs))
+    _write_figure(args, *_made(FIGURES[args.name], args))
 
 
 def table(args: argparse.Namespace) -> None:
     """Make one of the catalogue's tables, as CSV."""
-    from ntktune.figures.catalogue import RESULT_TABLES
-
-    entry = RESULT_TABLES[args.name]
-    made, inputs = _made(entry, args)
-    write_csv(args.out, made, record(args, entry.code, **inputs))
+    write_csv(args.out, *_made(RESULT_TABLES[args.name], args))
 
 
 def show(args: argparse.Namespace) -> None:
     """Print the examples needed, rates and tested claims of a study, and where its figures are."""
     from ntktune.figures.overview import overview
-    from ntktune.figures.tables import read_tables
 
     folder = Path(args.folder)
     figures = folder / "figures"
@@ -106,8 +94,6 @@ def show(args: argparse.Namespace) -> None:
 
 def _add_inputs(parser: argparse.ArgumentParser, entry: Entry) -> None:
     """Add an option for each table that an entry reads."""
-    from ntktune.figures.tables import TABLES
-
     for name in entry.tables:
         needed, what = name in entry.inputs.split(), TABLES[name].about
         parser.add_argument(
@@ -122,8 +108,6 @@ def _add_inputs(parser: argparse.ArgumentParser, entry: Entry) -> None:
 
 def _add_look(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
     """Add the options that say how a figure looks; their defaults are the schema's."""
-    from ntktune.figures.catalogue import EACH, colors_of
-
     look = with_defaults({}, schema("config")["properties"]["figures"])
     if entry.tasks:
         what = "tasks to draw, in order"
@@ -141,8 +125,6 @@ def _add_look(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs of this chapter."""
-    from ntktune.figures.catalogue import FIGURES, RESULT_TABLES
-
     names = {"dest": "name", "required": True, "metavar": "NAME"}
     figures = add_command(verbs, "draw", draw).add_subparsers(title="figures", **names)
     for name, entry in FIGURES.items():
@@ -156,5 +138,4 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         parser = tables.add_parser(name, help=entry.shows, description=entry.shows)
         _add_inputs(parser, entry)
         parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")
-    parser = add_command(verbs, "show", show)
-    parser.add_argument("--folder", required=True, help="results of a study, as results/quickstart")
+    add_command(verbs, "show", show, folder="results of a study, as results/quickstart")

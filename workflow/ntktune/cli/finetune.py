@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,13 @@ from ntktune.cli.options import command_options
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError, check_names
 from ntktune.finetune.devices import DEVICES
+from ntktune.network.device import select_device, training_dtypes
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
 from ntktune.store.tensors import content_sha256, read_tensors
 from ntktune.store.unfinished import finished_part, keep_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import torch
 
     from ntktune.finetune.account import Cost, Shape
@@ -112,7 +112,6 @@ def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     Raises UserError if files do not belong together, or have fewer ``seeds``.
     """
     from ntktune.finetune.training import Settings
-    from ntktune.network.device import select_device, training_dtypes
 
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
@@ -134,7 +133,6 @@ def _facts(
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed draws its own head."""
     from ntktune.finetune.repeats import OUTPUTS
-    from ntktune.network.device import training_dtypes
     from ntktune.network.models import text_model
 
     return text_model(
@@ -261,7 +259,6 @@ def plan(args: argparse.Namespace) -> None:
     from ntktune.data.study import resolved_study
     from ntktune.finetune.account import architecture, memory, plan_text
     from ntktune.finetune.training import Settings
-    from ntktune.network.device import select_device, training_dtypes
     from ntktune.network.matmul import measured_rate
     from ntktune.study.config import load_yaml
 
@@ -383,7 +380,6 @@ def baselines(args: argparse.Namespace) -> None:
 
     from ntktune.finetune.baselines import baseline_rows
     from ntktune.finetune.training import outputs
-    from ntktune.network.device import select_device
     from ntktune.network.models import text_model
     from ntktune.network.tangent import LastStates
 

@@ -13,6 +13,7 @@ from ntktune.cli import Progress, add_command, many, model_options, optional
 from ntktune.cli.inputs import from_hub, located_model, model_facts, read_samples, read_tokens
 from ntktune.cli.record import record
 from ntktune.errors import UserError, not_there
+from ntktune.network.device import select_device, torch_dtype
 from ntktune.store.tensors import StoredTensor, stored_tensors, stream_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -148,12 +149,8 @@ def of_file(args: argparse.Namespace) -> None:
     limit, vocabulary = token_limit(folder, args.max_tokens)
     encoder = text_encoder(folder)
     words = _word_ids(args, encoder.encode)
-    ids, overlong = row_tokens(
-        *(table, definition["template"], encoder),
-        max_tokens=limit,
-        prefix_token=args.prefix_token,
-        vocabulary=vocabulary,
-    )
+    texts = (table, definition["template"], encoder)
+    ids, overlong = row_tokens(*texts, limit, vocabulary, args.prefix_token)
     if overlong:
         print(f"{task}: {overlong} rows were cut to {limit} tokens", file=sys.stderr)
     rows = _file_rows(args, task, len(table))
@@ -301,7 +298,6 @@ def _loaded(
     args: argparse.Namespace, folder: str, words: list[int] | None, **head: int
 ) -> TextModel:
     """Return the model with a fresh head, or with its own at two words."""
-    from ntktune.network.device import torch_dtype
     from ntktune.network.models import label_word_model, text_model
 
     how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
@@ -328,7 +324,6 @@ def _compute(
     and ``bands`` which of a sample's rows are the kernel's rows and columns (None: all).
     """
     from ntktune.kernel.engine import sampled_kernels
-    from ntktune.network.device import select_device, torch_dtype
     from ntktune.study.seeds import integer_seed
 
     if Path(args.out).is_dir():  # told before a large model is loaded
@@ -365,7 +360,6 @@ def gather(args: argparse.Namespace) -> None:
     import torch
 
     from ntktune.kernel.bands import assembled, bands, check_shards
-    from ntktune.network.device import torch_dtype
 
     paths = [file for path in args.shards for file in _files(path)]
     files, facts = _read_shards(paths)

@@ -6,6 +6,7 @@ import sys
 from ntktune.cli import add_command
 from ntktune.cli.inputs import read_kernels
 from ntktune.cli.record import record, write_tables
+from ntktune.network.device import machine_epsilon
 from ntktune.store.records import write_json
 
 
@@ -22,7 +23,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 def fit(args: argparse.Namespace) -> None:
     """Fit the power law of the eigenvalues of a task's kernels."""
     from ntktune.intervals import shared_rows
-    from ntktune.network.device import machine_epsilon
     from ntktune.spectrum import centred_gram, eigenvalues, fitted_ranges, spectrum_summary
     from ntktune.spectrum.summary import eigenvalue_table
 

@@ -3,15 +3,15 @@
 import argparse
 
 from ntktune.cli import Progress, add_command, optional
+from ntktune.cli.finetune import TRAINED, pretrained_model, read_cell
 from ntktune.cli.inputs import read_kernels, read_samples
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
+from ntktune.network.device import machine_epsilon
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    from ntktune.cli.finetune import TRAINED
-
     add_command(
         *(verbs, "stopping", stopping, "gram"),
         out="parquet: one row per draw",
@@ -59,7 +59,6 @@ def simulate(args: argparse.Namespace) -> None:
 
 def rules(args: argparse.Namespace) -> None:
     """Stop kernel descent by four rules, and compare it with ridge, on a task's nested samples."""
-    from ntktune.network.device import machine_epsilon
     from ntktune.theory.rules import nested_rules
 
     names = ("kernel", "outputs", "label", "label_noise", "row")
@@ -80,7 +79,6 @@ def rules(args: argparse.Namespace) -> None:
 
 def trajectory(args: argparse.Namespace) -> None:
     """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
-    from ntktune.cli.finetune import pretrained_model, read_cell
     from ntktune.theory.trajectory import watched_seeds
 
     cell = read_cell(args, args.seeds)
@@ -117,7 +115,6 @@ def width(args: argparse.Namespace) -> None:
 
 def stopping(args: argparse.Namespace) -> None:
     """Compute critical radius and stopping time of a task's kernels."""
-    from ntktune.network.device import machine_epsilon
     from ntktune.theory.stopping import stopping_rows
 
     tensors, facts = read_kernels(args.gram, ("kernel", "outputs", "label", "label_noise"))

@@ -123,10 +123,9 @@ def row_tokens(
     table: pd.DataFrame,
     template: str,
     encoder: TextEncoder,
-    *,
     max_tokens: int,
-    prefix_token: str | None = None,
     vocabulary: int | None = None,
+    prefix_token: str | None = None,
 ) -> tuple[list[list[int]], int]:
     """Return N lists of token ids, one a row, and how many rows had to be cut.
 
