@@ -149,6 +149,15 @@ def test_tables_and_verdicts(study, figures, tmp_path):
     pd.testing.assert_series_equal(kept, claims.set_index("claim")["verdict"][kept.index])
 
 
+def test_learning_curves_of_a_study_without_spectrum(study, figures, tmp_path):
+    """It has no summaries of a decay, so no slope is predicted."""
+    words = drawing("fig2", study, summary=[])
+    assert figures(*words, "--out", tmp_path / "fig2.svg") == 0
+    drawn = (tmp_path / "fig2.svg").read_text(encoding="utf-8")
+    assert "fine-tuned, mean and" in drawn
+    assert "slope predicted" not in drawn
+
+
 def test_a_fresh_process_imports_no_torch_and_draws_the_same_bytes(drawn, study, tmp_path):
     """This process may have imported torch for other tests, and has one seed of hashes.
 

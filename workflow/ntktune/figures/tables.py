@@ -211,7 +211,7 @@ def read_tables(
             )
         seen |= found
         tables.append(table)
-    if documents:
+    if spec.file.endswith(".json"):
         return documents, facts
     every = tables or [pd.DataFrame(columns=[*spec.columns, *["task"] * spec.of_task])]
     return pd.concat(every, ignore_index=True), facts
