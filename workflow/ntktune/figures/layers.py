@@ -1,5 +1,6 @@
 """Where in the network task vectors agree: cosines by group of layers."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,17 +29,16 @@ def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
     """
     known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()
-    found = means["group"].str.extract(r"^block(\d+)\.(\w+)$")
-    return means.assign(part=found[1].fillna(""), block=found[0].astype(float))
+    found = [re.fullmatch(r"block(\d+)\.(\w+)", group) for group in means["group"]]
+    blocks = [float(match[1]) if match else float("nan") for match in found]
+    return means.assign(part=[match[2] if match else "" for match in found], block=blocks)
 
 
 def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the cosines between task vectors by group of layers.
 
-    Means ± sd over pairs and runs: of the blocks' attention and of their MLPs against the block,
-    and of the layers outside of blocks; each for two different tasks, for two trainings of one
-    task, and for two samples of one task under one head, in the colours' order. Raises UserError
-    without layers of blocks.
+    Means ± sd over pairs and runs, for each kind of pair in :data:`PAIRS`, in the colours' order.
+    Raises UserError without layers of blocks.
     """
     colors = [checked_color(color) for color in colors]
     means = group_means(cosine)
