@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from ntktune.figures.result_tables import decay_table
+from ntktune.figures.result_tables import study_table
 from ntktune.store.records import read_json, read_table, write_csv, write_json, write_table
 
 SIZES = (32, 64, 128, 256)
@@ -136,6 +136,11 @@ def summary_of(task, fits, n=100, noise_floor=1e-12):
 def orders_of(task, rows=400, seeds=SEEDS):
     """Seeds whose first 256 rows, the largest sample, share 8 with each other's."""
     return np.stack([(np.arange(rows) + 248 * seed) % 1000 for seed in range(seeds)])
+
+
+def subsets_of(task, seeds=SEEDS):
+    orders = orders_of(task, seeds=seeds).tolist()
+    return {"seeds": [{"order": rows} for rows in orders], "test": list(range(200))}
 
 
 def stopping_of(task, draws=5):
@@ -577,14 +582,15 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("baselines", baselines_of(task)),
         ):
             wrote(name, folder / task / f"{name}.parquet", write_table, table, stated)
-        order = orders_of(task, seeds=seeds).tolist()
-        subsets = {"seeds": [{"order": rows} for rows in order], "test": list(range(200))}
-        for name, content in (("summary", summary_of(task, fits)), ("subsets", subsets)):
+        samples = subsets_of(task, seeds)
+        for name, content in (("summary", summary_of(task, fits)), ("subsets", samples)):
             wrote(name, folder / task / f"{name}.json", write_json, content, stated)
     metrics = pd.concat([read_table(p)[0] for p in study.files["metrics"]], ignore_index=True)
-    summaries = [read_json(path) for path in study.files["summary"]]
-    orders = {task: orders_of(task, seeds=seeds) for task in tasks}
-    rates = decay_table(summaries, metrics, orders)
+    summary, subsets = (
+        dict(zip(tasks, map(read_json, study.files[name]), strict=True))
+        for name in ("summary", "subsets")
+    )
+    rates = study_table(summary, metrics, subsets)
     wrote("table1", folder / "table1.csv", write_csv, rates)
     made = (*simulation_of(), *widths_of())
     for name, table in zip(("simulation", "radii", "width", "slopes"), made, strict=True):

@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import eigenvalue_table, fit_table
+from made_up_study import eigenvalue_table, fit_table, summary_of
 
 from ntktune.errors import UserError
-from ntktune.figures.decay import decay_figure
+from ntktune.figures.decay import task_figure
 
 BLUE = "#0072B2"
 
@@ -20,13 +20,20 @@ def exact_spectrum(exponents=(1.0, 1.2), n=50, scale=3.0):
     )
 
 
+def drawn(eigenvalues, fits, noise_floor, title, color=BLUE, interval=(None, None)):
+    summary = summary_of("stsb", fits, noise_floor=noise_floor)
+    summary["exponent"] |= dict(zip(("low", "high"), interval, strict=True))
+    tables = {"eigenvalues": eigenvalues, "decay": fits.assign(task="stsb")}
+    return task_figure(**tables, summary={"stsb": summary}, color=color, titles={"stsb": title})
+
+
 def legend_texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_draws_their_geometric_mean_and_the_fitted_line():
     eigenvalues = exact_spectrum()
-    figure = decay_figure(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B", BLUE)
+    figure = drawn(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B")
     first, second, mean, line = figure.axes[0].lines
     k = np.arange(1, 51)
     np.testing.assert_allclose(first.get_ydata(), 3.0 * k**-1.0)
@@ -41,7 +48,7 @@ def test_draws_their_geometric_mean_and_the_fitted_line():
 def test_words():
     eigenvalues = exact_spectrum()
     interval = [0.514, 1.69]
-    figure = decay_figure(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B", BLUE, interval)
+    figure = drawn(eigenvalues, fit_table(eigenvalues), 1e-15, "STS-B", interval=interval)
     axes = figure.axes[0]
     assert axes.get_title() == "STS-B\nn = 50, 2 draws"
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -57,7 +64,7 @@ def test_words():
 def test_one_draw_has_no_interval():
     eigenvalues = exact_spectrum([1.5])
     fits = fit_table(eigenvalues)
-    figure = decay_figure(eigenvalues, fits, 0.0, "STS-B", BLUE, [None, None])
+    figure = drawn(eigenvalues, fits, 0.0, "STS-B")
     assert figure.axes[0].get_title() == "STS-B\nn = 50, 1 draw"
     assert legend_texts(figure)[2].endswith("\n$a$ = 1.50")
 
@@ -67,7 +74,7 @@ def test_noise_is_marked_counted_and_kept_out_of_the_mean():
     eigenvalues.loc[eigenvalues["k"] > 40, "eigenvalue"] = 1e-9
     eigenvalues.loc[(eigenvalues["k"] == 50) & (eigenvalues["draw"] == 1), "eigenvalue"] = -1e-20
     fits = fit_table(eigenvalues[eigenvalues["k"] <= 40], dropped=10).assign(last=50)
-    figure = decay_figure(eigenvalues, fits, 1e-8, "STS-B", BLUE)
+    figure = drawn(eigenvalues, fits, 1e-8, "STS-B")
     axes = figure.axes[0]
     assert axes.get_title().splitlines()[-1] == "20 of 100 eigenvalues are float noise, not fitted"
     _, second, mean, line, floor = axes.lines
@@ -82,7 +89,7 @@ def test_noise_is_marked_counted_and_kept_out_of_the_mean():
 def test_a_real_spectrum_lies_inside_the_axes():
     eigenvalues = eigenvalue_table("rte")
     fits = fit_table(eigenvalues)
-    axes = decay_figure(eigenvalues, fits, 1e-12, "RTE", BLUE, [0.78, 1.21]).axes[0]
+    axes = drawn(eigenvalues, fits, 1e-12, "RTE", interval=(0.78, 1.21)).axes[0]
     low, high = axes.get_ylim()
     assert low < eigenvalues["eigenvalue"].min() < eigenvalues["eigenvalue"].max() < high
     assert len(axes.lines) == 7  # five draws, mean, fit; the noise is far below
@@ -96,8 +103,8 @@ def test_mistakes_are_named():
     eigenvalues = exact_spectrum()
     fits = fit_table(eigenvalues)
     with pytest.raises(UserError, match=r"STS-B: there is no fit over the range '1\.\.n'"):
-        decay_figure(eigenvalues, fits[fits["range"] != "1..n"], 0.0, "STS-B", BLUE)
+        drawn(eigenvalues, fits[fits["range"] != "1..n"], 0.0, "STS-B")
     with pytest.raises(UserError, match="STS-B: no eigenvalue is positive"):
-        decay_figure(eigenvalues.assign(eigenvalue=0.0), fits, 0.0, "STS-B", BLUE)
+        drawn(eigenvalues.assign(eigenvalue=0.0), fits, 0.0, "STS-B")
     with pytest.raises(UserError, match="'#12' is no colour"):
-        decay_figure(eigenvalues, fits, 0.0, "STS-B", "#12")
+        drawn(eigenvalues, fits, 0.0, "STS-B", "#12")

@@ -7,16 +7,16 @@ from made_up_study import (
     eigenvalue_table,
     fit_table,
     metrics_table,
-    orders_of,
     stopping_of,
+    subsets_of,
     summary_of,
 )
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import nearest_size
-from ntktune.figures.result_tables import decay_table, stopping_table
+from ntktune.figures.result_tables import stopping_table, study_table
 
-ORDERS = {task: orders_of(task) for task in TASKS}
+SUBSETS = {task: subsets_of(task) for task in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_table1_row_by_hand(summaries, metrics):
         "r_squared": {"mean": 0.97, "min": 0.95},
         "sensitivity": {"2..n": {"mean": 1.4, "sd": 0.1}, "1..n/2": {"mean": 1.3, "sd": 0.1}},
     }
-    table = decay_table([summary], metrics, ORDERS)
+    table = study_table({"stsb": summary}, metrics, SUBSETS)
     row = table.iloc[0].to_dict()
     # the seeds' own exponents are 0.38, 0.4, 0.42: half t of 0.975 with two degrees of freedom
     # times 0.02 / √3, wider for the rows that they share
@@ -88,16 +88,15 @@ def test_table1_row_by_hand(summaries, metrics):
 
 
 def test_table1_has_a_row_per_task_in_order_and_depends_on_no_other_task(summaries, metrics):
-    table = decay_table(list(summaries.values()), metrics, ORDERS)
+    table = study_table(summaries, metrics, SUBSETS)
     assert list(table["task"]) == list(TASKS)
-    alone = decay_table([summaries["rte"]], metrics, ORDERS)
+    alone = study_table({"rte": summaries["rte"]}, metrics, SUBSETS)
     pd.testing.assert_frame_equal(alone, table.iloc[[-1]].reset_index(drop=True))
 
 
 def test_table1_keeps_a_task_that_was_not_fine_tuned(summaries, metrics):
-    table = decay_table(
-        [summaries["rte"], summaries["stsb"]], metrics[metrics["task"] != "rte"], ORDERS
-    )
+    two = {task: summaries[task] for task in ("rte", "stsb")}
+    table = study_table(two, metrics[metrics["task"] != "rte"], SUBSETS)
     assert table.loc[0, "reason"] == "the task was not fine-tuned"
     assert table.loc[0, "kind"] == ""
     assert np.isnan(table.loc[0, "measured_exponent"])
@@ -107,7 +106,7 @@ def test_table1_states_no_interval_for_one_draw(summaries, metrics):
     none = {"low": None, "high": None}
     summary = summaries["rte"] | {"draws": 1}
     summary |= {name: summary[name] | none for name in ("exponent", "predicted_rate")}
-    row = decay_table([summary], metrics, ORDERS).iloc[0]
+    row = study_table({"rte": summary}, metrics, SUBSETS).iloc[0]
     interval = ["exponent_low", "exponent_high", "predicted_low", "predicted_high"]
     assert row[interval].isna().all()
     assert row["exponent"] == summary["exponent"]["mean"]

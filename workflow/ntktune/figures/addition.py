@@ -14,13 +14,7 @@ from ntktune.study.merges import FIXED, VALIDATED, parts
 
 
 def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[str]) -> Figure:
-    """Return the figure of the merged models' scores against the coefficient.
-
-    A panel per merge. A line per tested task: its test score over the single-task model's, mean
-    over seeds, and a band from the lowest to the highest seed. Dotted, the single-task model;
-    dashed, the configured coefficient; triangles, what the seeds chose on validation data. Colours
-    of the tasks come again with another line style where there are more tasks.
-    """
+    """Return the figure of the merged models' scores against the coefficient: a panel per merge."""
     test = sweep[sweep["part"] == "test"]
     merges = list(test["merged"].unique())
     if not merges:

@@ -229,21 +229,14 @@ def judge(
 ) -> dict[str, Any]:
     """Return the verdict on a claim: one row of the table.
 
-    Parameters
-    ----------
-    units
-        Unit → its values. Where each has one seed only, the mean over units is judged, and the
-        units' own scatter gives its interval. Units without values are named; with one of them
-        a claim is not reproduced.
-    control, detail, power
-        The control's number; further remarks; what else would decide, or how likely chance is.
+    ``units`` is unit → its values. Where each has one seed only, the mean over units is judged, and
+    the units' own scatter gives its interval. Units without values are named; with one of them a
+    claim is not reproduced. ``control`` is the control's number; ``detail`` are further remarks;
+    ``power`` says what else would decide, or how likely chance is.
 
-    Returns
-    -------
-    dict
-        ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``: of the unit
-        that keeps the bound least, or that excludes the claim; ``threshold``, ``control``,
-        ``power``, ``verdict``, ``detail``.
+    The row has ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``, of
+    the unit that keeps the bound least or that excludes the claim; ``threshold``, ``control``,
+    ``power``, ``verdict``, ``detail``.
     """
     asked = {name: unit for name, unit in units.items() if unit.known()}
     lacking = [name for name in units if name not in asked]

@@ -16,12 +16,11 @@ NULLS = {"seeds": "one task, two trainings", "subsets": "one task and head, two 
 def cosine_summary(cosine: pd.DataFrame) -> pd.DataFrame:
     """Return the cosines of every two tasks and group of layers over all pairs of runs.
 
-    ``cosine`` has one row per two fine-tunings and group of layers: ``pair`` (``"tasks"``; of one
-    task ``"seeds"``, two trainings, or ``"subsets"``, two samples under one head), ``task_a``,
-    ``task_b``, ``group``, ``cosine`` (NaN where a vector is zero), ``shared`` (NaN of two tasks).
-    Beside these keys, in the order of the input, the summary has ``mean``, ``sd`` (NaN of one),
-    ``least``, ``most``, ``count`` (of the cosines that exist) and ``shared``, the mean share of the
-    sample that two trainings of one task have in common.
+    ``cosine`` has one row per two fine-tunings and group of layers: ``pair`` (:data:`DIFFERENT`, or
+    a key of :data:`NULLS`), ``task_a``, ``task_b``, ``group``, ``cosine`` (NaN where a vector is
+    zero), ``shared``, the share of the sample that two trainings of one task have in common.
+    Beside the keys, in the order of the input, the summary has ``mean``, ``sd`` (NaN of one),
+    ``least``, ``most``, ``count`` (of the cosines that exist) and the mean ``shared``.
     """
     keys = ["pair", "task_a", "task_b", "group"]
     known = cosine.astype({"cosine": float}).groupby(keys, sort=False)

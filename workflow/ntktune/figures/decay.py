@@ -1,6 +1,6 @@
 """Figures 4 to 9: the eigenvalues of one task's kernel, and the power law fitted to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,9 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.rates import RANGES, check_fits
-from ntktune.figures.style import (
-    COLUMN_WIDTH,
-    REFERENCE,
-    checked_color,
-    count,
-    laid_out,
-    styled,
-    wrapped,
-)
+from ntktune.figures.style import REFERENCE, checked_color, count, laid_out, styled, wrapped
+
+COLUMN_WIDTH = 3.5  # inches: a column of a two-column journal page
 
 
 def eigenvalue_matrix(eigenvalues: pd.DataFrame, column: str = "eigenvalue") -> pd.DataFrame:
@@ -34,24 +28,27 @@ def geometric_mean(matrix: pd.DataFrame, noise_floor: float) -> pd.Series:
     return np.exp(np.log(matrix.where(matrix > noise_floor).dropna()).mean(axis=1))
 
 
-def decay_figure(
+def task_figure(
     eigenvalues: pd.DataFrame,
-    fits: pd.DataFrame,
-    noise_floor: float,
-    title: str,
+    decay: pd.DataFrame,
+    summary: Mapping[str, Mapping[str, Any]],
     color: str,
-    interval: Sequence[float | None] = (None, None),
+    titles: Mapping[str, str],
 ) -> Figure:
     """Return one of the Figures 4-9 of SR26: the eigenvalues of K_n = G / n on log-log axes.
 
-    Thin, those of every draw; thick, their geometric mean, as far as all draws are above
-    ``noise_floor``, the level at or below which an eigenvalue is float noise; dashed, exp(mean
-    intercept) · k^(−mean exponent) of the fits over ``"1..n"`` (SR26 eqs 29-32). ``interval`` is
-    that of the mean exponent over draws, as in table 1; None for one draw. Raises UserError without
-    a fit over ``"1..n"`` or a positive eigenvalue.
+    Below the summary's ``noise_floor`` an eigenvalue is float noise. Raises UserError if the tables
+    are of several tasks or do not belong together, or without a fit over ``"1..n"`` or a positive
+    eigenvalue.
     """
     checked_color(color)
-    fits = fits[fits["range"] == RANGES[0]]
+    check_fits(decay, summary)
+    if len(summary) > 1:
+        raise UserError(f"a decay is drawn of one task, not of {', '.join(summary)}")
+    ((task, own),) = summary.items()
+    title, noise_floor = titles.get(task, task), own["noise_floor"]
+    low, high = own["exponent"]["low"], own["exponent"]["high"]  # None for one draw
+    fits = decay[decay["range"] == RANGES[0]]
     matrix = eigenvalue_matrix(eigenvalues)
     n, draws = matrix.shape
     if fits.empty:
@@ -65,17 +62,14 @@ def decay_figure(
     line = np.exp(fits["intercept"].mean()) * ranks**-exponent
     dropped = int(fits["dropped"].sum())
     slope = rf"$a$ = {exponent:.2f}"
-    if None not in interval:
-        slope += f" ({interval[0]:.2f} to {interval[1]:.2f})"
+    if None not in (low, high):
+        slope += f" ({low:.2f} to {high:.2f})"
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
         axes.set(xscale="log", yscale="log")
-        label = f"each of {count(draws, 'draw')}"
-        for draw in matrix:
-            thin = {"color": color, "alpha": 0.4, "linewidth": 0.6, "label": label}
-            axes.plot(matrix.index, matrix[draw], **thin)
-            label = None
+        each = axes.plot(matrix.index, matrix.to_numpy(), color=color, alpha=0.4, linewidth=0.6)
+        each[0].set_label(f"each of {count(draws, 'draw')}")
         axes.plot(mean.index, mean, color=color, linewidth=2.2, label="geometric mean")
         label = rf"$\lambda_k \propto k^{{-a}}$, $R^2$ = {fits['r_squared'].mean():.3f}"
         dashed = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.1}
@@ -97,22 +91,3 @@ def decay_figure(
         # below the axes: inside, it would cover a floor or a curve of some other shape
         figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
         return laid_out(figure)
-
-
-def task_figure(
-    eigenvalues: pd.DataFrame,
-    decay: pd.DataFrame,
-    summary: Mapping[str, Mapping[str, Any]],
-    color: str,
-    titles: Mapping[str, str],
-) -> Figure:
-    """Return :func:`decay_figure` of one task's tables.
-
-    Raises UserError if the tables are of several tasks, or do not belong together.
-    """
-    check_fits(decay, summary)
-    if len(summary) > 1:
-        raise UserError(f"a decay is drawn of one task, not of {', '.join(summary)}")
-    ((task, own),) = summary.items()
-    interval, title = map(own["exponent"].get, ("low", "high")), titles.get(task, task)
-    return decay_figure(eigenvalues, decay, own["noise_floor"], title, color, tuple(interval))

@@ -41,12 +41,7 @@ def decays_figure(
     colors: Sequence[str],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Return SR26's figures 4-9 as one, with what a straight line hides.
-
-    Two panels per task. Above: geometric mean over draws of the eigenvalues λ_k of K/n, and,
-    dashed, of the centred kernel H K H/n. Below: their local decay exponents, and as a thin line
-    that of table 1, fitted to all ranks. A power law has the same exponent everywhere.
-    """
+    """Return SR26's figures 4-9 as one, with what a straight line hides: two panels per task."""
     check_fits(decay, summary)
     colors = [checked_color(color) for color in colors]
     with styled():

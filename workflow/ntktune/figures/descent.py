@@ -25,9 +25,7 @@ def descent_figure(
 ) -> Figure:
     """Return the figure of the test error along kernel gradient descent: one panel per task.
 
-    At the largest n, for each seed: solid the mean squared test error of descent against the sum of
-    its step sizes η, dashed that of ridge with λ = 1/η; markers where the rules stop (the
-    hold-out's trains on less than the path does), in the colours of
+    At the largest n, a line per seed; markers where the rules stop, in the colours of
     :data:`ntktune.figures.style.RULES`.
     """
     check_same_tasks(rules=rules, ridge=ridge)

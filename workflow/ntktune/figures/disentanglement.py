@@ -19,8 +19,7 @@ ARMS = {"standard": "network", "linear": "linearised"}
 def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:
     """Return the figure of the disentanglement error over two coefficients.
 
-    A column per pair, in several bands where there are many, and a row per arm: mean error ξ over
-    seeds, one scale for all. The framed square holds the merges, both coefficients in [0, 1].
+    A column per pair, in several bands where there are many, and a row per arm; one colour scale.
     """
     check_colormap(colormap, "sequential", "YlGnBu, viridis")
     keys = ["task_a", "task_b", "arm"]
@@ -41,9 +40,7 @@ def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figu
         figure.set_size_inches(side * grid.ncols + 1.3, height)
         for (a, b), rows in panels.items():
             for arm, axes in zip(arms, rows, strict=True):
-                own = known[a, b, arm].pivot_table(
-                    index="alpha_b", columns="alpha_a", values="error"
-                )
+                own = known[a, b, arm].pivot_table("error", index="alpha_b", columns="alpha_a")
                 mesh = axes.pcolormesh(own.columns, own.index, own.to_numpy(), **look)
                 # white below dark: seen on light and on dark cells
                 for color, width in (("white", 2.2), ("black", 0.9)):

@@ -22,10 +22,7 @@ def epochs_figure(
 ) -> Figure:
     """Return the figure of the test error against the epoch: one panel per task.
 
-    Thick, the mean over seeds of the test error; thin, each seed, with a dot where its hold-out
-    loss is lowest: what early stopping with endless patience would keep; dashed, the error of
-    predicting the training mean or majority. Raises UserError for an evaluation without a hold-out
-    loss.
+    Raises UserError for an evaluation without a hold-out loss.
     """
     checked_color(color)
     history = with_error(history)
@@ -36,33 +33,27 @@ def epochs_figure(
                 f"task {task!r} has an evaluation without hold-out loss; train it again"
             )
     named = {task: (titles or {}).get(task, task) for task in tasks}
+    mean = f"mean over {count_range([own['seed'].nunique() for own in rows.values()], 'seed')}"
     with styled():
         figure, panels = task_panels(named, kinds(history), ERROR_LABELS, subsets)
-        handles, seeds = {}, []
+        handles = {}
         for task, axes in panels.items():
-            curves = rows[task].pivot_table(index="epoch", columns="seed", values="error")
-            (handles["mean"],) = axes.plot(
-                curves.index, curves.mean(axis=1), color=color, linewidth=1.8, zorder=3
-            )
-            seeds.append(curves.shape[1])
+            means = rows[task].pivot_table("error", index="epoch", columns="seed").mean(axis=1)
+            (handles[mean],) = axes.plot(means.index, means, color=color, linewidth=1.8, zorder=3)
             for _, own in rows[task].groupby("seed"):
-                (handles["seed"],) = axes.plot(
+                (handles["one seed"],) = axes.plot(
                     own["epoch"], own["error"], color=color, linewidth=0.6, alpha=0.5
                 )
                 best = own.loc[own["holdout_loss"].idxmin()]
                 look = {"marker": "o", "linestyle": "none", "color": color, "zorder": 4}
-                (handles["stop"],) = axes.plot([best["epoch"]], [best["error"]], **look, **EDGED)
-            handles["baseline"] = axes.axhline(
-                rows[task]["baseline_error"].mean(), color=BASELINE, linestyle="--", linewidth=1.0
+                (stop,) = axes.plot([best["epoch"]], [best["error"]], **look, **EDGED)
+            handles["lowest hold-out loss of a seed"] = stop
+            constant = rows[task]["baseline_error"].mean()
+            handles["predicting the training mean or majority"] = axes.axhline(
+                constant, color=BASELINE, linestyle="--", linewidth=1.0
             )
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(y=0.1)
             axes.set_xlabel("epoch")
-        labels = {
-            "mean": f"mean over {count_range(seeds, 'seed')}",
-            "seed": "one seed",
-            "stop": "lowest hold-out loss of a seed",
-            "baseline": "predicting the training mean or majority",
-        }
-        draw_legend(figure, {label: handles[name] for name, label in labels.items()})
+        draw_legend(figure, handles)
         return laid_out(figure)

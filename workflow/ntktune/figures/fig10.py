@@ -21,9 +21,7 @@ def f1_figure(
 ) -> Figure:
     """Return Figure 10 of SR26: one panel per classification task; regressions are left out.
 
-    Mean and 95 % interval over seeds of the test F1 score against n; dashed, the F1 score of
-    predicting the training majority (at the largest size). Raises UserError without a
-    classification task.
+    Raises UserError without a classification task.
     """
     checked_color(color)
     rows = {task: of_task(metrics, task) for task in tasks}

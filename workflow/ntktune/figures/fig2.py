@@ -38,12 +38,8 @@ def learning_curve_figure(
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
-    On logarithmic axes, mean and 95 % interval over seeds of the test error against n, and of
-    predictions without fine-tuning (``baselines``, of the methods in :data:`UNTUNED`); dotted
-    finely, the slope n^(−a/(a+1)) that the kernel's decay predicts (eq 30), from the first point on
-    and above the labels' noise; dashed, the error of predicting the training mean or majority (at
-    the largest size); dotted, the variance of the labels' noise where it is known. Parameters are
-    as :class:`ntktune.figures.catalogue.Entry` says.
+    ``baselines`` are predictions without fine-tuning, of which those of the methods in
+    :data:`UNTUNED` are drawn; the slope is that of the ``summary``'s predicted rate (eq 30).
     """
     checked_color(color)
     metrics, others = with_error(metrics), None

@@ -191,11 +191,9 @@ def task_vector_figure(
 ) -> Figure:
     """Return Figure 3 of SR26: task vectors (section 5.2, eqs 22-25).
 
-    Left, the cosines, mean ± sd over runs, on the diagonal those of a task with itself, in a
-    diverging colour map; right, for each task and each merge that holds it, the score of the
-    pretrained, the single-task and the merged weights with the task's head, means over seeds, the
-    latter two in ``colors``. Raises UserError for fewer than two tasks, or merges at several
-    coefficients.
+    Left, the cosines in a diverging colour map; right, the scores of each task, those of the
+    single-task and the merged weights in ``colors``. Raises UserError for fewer than two tasks, or
+    merges at several coefficients.
     """
     for color in colors:
         checked_color(color)

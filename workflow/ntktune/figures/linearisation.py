@@ -25,21 +25,18 @@ def linearisation_figure(
     colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Return the figure of linearisation error and drift along fine-tuning.
+    """Return the figure of linearisation error and drift along fine-tuning (SR26 Lemma 1, eq 17).
 
-    Left: the relative error of the linearised network on test rows (SR26 Lemma 1). Right: the
-    change of the kernel on the training rows (eq 17). Both against ‖θ − θ_P‖/‖θ_P‖ (above) and the
-    training loss since the evaluation before (below), falling to the right; a line per task and
-    seed, AdamW's markers filled, gradient descent's open.
+    Both against the distance from the start (above) and the training loss (below), falling to the
+    right; a line per task and seed.
     """
     titles = titles or {}
     of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))
     missing = [task for task in tasks if task not in set(trajectory["task"])]
     if missing:
         raise UserError(f"the fine-tuning of task {missing[0]!r} was not watched; watch it")
-    moving = trajectory[
-        ~trajectory["best"].astype(bool) & (trajectory["distance"] > 0)
-    ].sort_values("step")
+    is_moving = ~trajectory["best"].astype(bool) & (trajectory["distance"] > 0)
+    moving = trajectory[is_moving].sort_values("step")
     with styled():
         figure = Figure(figsize=(WIDTH, 5.4))
         entries, panels = {}, figure.subplots(2, 2)

@@ -32,12 +32,9 @@ def with_error(metrics: pd.DataFrame) -> pd.DataFrame:
     mean; for a classification the error rate of the model and of predicting the training majority.
     """
     is_regression = metrics["kind"] == "regression"
-    return metrics.assign(
-        error=metrics["mse"].where(is_regression, 1 - metrics["accuracy"]),
-        baseline_error=metrics["baseline_mse"].where(
-            is_regression, 1 - metrics["baseline_accuracy"]
-        ),
-    )
+    error = metrics["mse"].where(is_regression, 1 - metrics["accuracy"])
+    constant = metrics["baseline_mse"].where(is_regression, 1 - metrics["baseline_accuracy"])
+    return metrics.assign(error=error, baseline_error=constant)
 
 
 def gains(metrics: pd.DataFrame) -> pd.Series:

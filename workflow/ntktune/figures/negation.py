@@ -31,14 +31,7 @@ def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
 
 
 def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
-    """Return the figure of the models with a task vector taken away.
-
-    Two panels per target, test rows, means over seeds. Above: how much the target's mean squared
-    error rises: measured, in the linear regime (dashed), and with a random vector of equal length
-    (dash-dotted), the control. Below: the share of the pretrained score that target and controls
-    keep. Triangles: what the seeds chose on validation data. Colours of the tasks come again with
-    another line style where there are more tasks.
-    """
+    """Return the figure of the models with a task vector taken away: two panels per target."""
     test = negated[negated["part"] == "test"]
     targets = list(test["target"].unique())
     if not targets:

@@ -113,8 +113,7 @@ def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:
 def draw_size_axis(axes: Axes, sizes: Sequence[int]) -> None:
     """Make the x axis the number of labelled examples: log₂, a tick at every size."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(ticker.FixedLocator(list(sizes)))
-    axes.xaxis.set_major_formatter(ticker.FixedFormatter(size_labels(sizes)))
+    axes.set_xticks(sizes, size_labels(sizes))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     # a share of the span on both sides; one size alone stands in the middle
     margin = (sizes[-1] / sizes[0]) ** 0.07 if len(sizes) > 1 else 2**0.5
@@ -125,8 +124,7 @@ def draw_size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 def draw_labelled_sizes(axes: Axes, sizes: Sequence[int]) -> None:
     """Make the x axis logarithmic, with a slanted label at every size and no other."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.FixedLocator(sizes))
-    axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(n) for n in sizes]))
+    axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.tick_params(axis="x", rotation=45)
 

@@ -60,11 +60,8 @@ def prediction_figure(
 ) -> Figure:
     """Return the figure of what the kernel predicts against what fine-tuning shows.
 
-    Left: the learning curve's exponent against a/(a+1), and where they would be equal. Right, of
-    the tasks where that is no bound, the examples that reach 95 % of the best score against a; no
-    panel where it is a bound on every task. Bars are 95 % intervals. An arrow starts where one has
-    no end, or ends at the last exponent that is tried. A task without both numbers is left out.
-    ``titles`` name the tasks in the legend; the colours are those of regressions and
+    No right panel where the examples needed are a bound on every task. A task without both numbers
+    is left out. ``titles`` name the tasks in the legend; the colours are those of regressions and
     classifications.
     """
     titles = titles or {}

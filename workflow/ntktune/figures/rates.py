@@ -170,13 +170,12 @@ def measured_exponent(
     """Return the exponent of one task's learning curve, with its uncertainty.
 
     ``metrics`` are as for :func:`curve_points`, ``shared`` and ``level`` as for
-    :func:`ntktune.intervals.half_width`. Keys: ``measured_exponent``, b of E + B n^−b fitted to the
-    mean errors, and ``floor``, E above the labels' noise where that is known (see
-    :func:`curve_exponents`); ``measured_low``, ``measured_high``, :func:`exponent_interval` over
-    seeds, for the test rows at hand (NaN with one seed); ``slope_exponent``, minus the ordinary
-    least squares slope of log error on log n over all (n, seed), as if there were no floor, and
-    ``slope_stderr``, its standard error; ``sizes``, ``seeds``, the facts of :func:`curve_points`,
-    and ``reason``, why a number is missing ("" if none is).
+    :func:`ntktune.intervals.half_width`. Keys: ``measured_exponent`` and ``floor``
+    (:func:`curve_exponents` of the mean errors); ``measured_low``, ``measured_high``
+    (:func:`exponent_interval` over seeds, for the test rows at hand; NaN with one seed);
+    ``slope_exponent``, minus the least squares slope of log error on log n over all (n, seed), as
+    if there were no floor, and ``slope_stderr``; ``sizes``, ``seeds``, the facts of
+    :func:`curve_points`, and ``reason``, why a number is missing ("" if none is).
     """
     points, facts = curve_points(metrics)
     sizes, seeds = points["n"].nunique(), points["seed"].nunique()

@@ -4,7 +4,7 @@ Inputs are the tables of :mod:`ntktune.figures.tables`, by name. Unless said oth
 mean over seeds or draws, and ``<column>_sd`` the standard deviation (NaN of one).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,69 +59,54 @@ def _sources(own: pd.DataFrame) -> str:
     return " or ".join(sorted(set(own["sigma_source"])))
 
 
-def decay_table(
-    summaries: Sequence[Mapping[str, Any]], metrics: pd.DataFrame, orders: Mapping[str, np.ndarray]
+def study_table(
+    summary: Mapping[str, Mapping[str, Any]],
+    metrics: pd.DataFrame,
+    subsets: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
     """Return Table 1: the decay exponents, the rates they predict, and the measured ones.
 
-    One row per task. Of the kernel ``shared_draws`` (mean share of rows that two draws have in
-    common, which widens intervals), ``exponent`` a with ``_sd`` over draws and 95 % interval
-    ``_low``, ``_high``, ``omega`` = a/2, ``r_squared``, the exponents over other ranges (SR26 eqs
-    29-32); ``predicted_rate`` a/(a+1) with interval (eq 30), no interval for one draw. Of the
-    learning curve ``shared_seeds``, the share that two seeds' largest samples have in common, and
-    what :func:`ntktune.figures.rates.measured_exponent` and
-    :func:`ntktune.figures.needed.needed_size` return.
+    One row per task. Of the kernel ``exponent`` a with ``_sd`` over draws and 95 % interval
+    ``_low``, ``_high``, and those over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1)
+    (eq 30); no interval for one draw. Of the learning curve what
+    :func:`ntktune.figures.rates.measured_exponent` and :func:`ntktune.figures.needed.needed_size`
+    return. ``shared_draws``, ``shared_seeds``: the mean share of rows that two draws, or two seeds'
+    largest samples, have in common, which widens intervals.
 
-    ``summaries`` are the spectrum's, one per task; ``orders`` is task → the order in which each
-    seed takes training rows, (seeds, rows): a sample of n is the first n.
+    ``summary`` and ``subsets`` are task → content of its file; a seed's sample of n is the first n
+    of its ``order``. Raises UserError if a task that was fine-tuned has no samples.
     """
+    check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
     kind, metric = kinds(metrics), kinds(metrics, "metric")
     rows = []
-    for summary in summaries:
-        task = summary["task"]
-        exponent, rate = summary["exponent"], summary["predicted_rate"]
+    for task, own in summary.items():
+        exponent, rate = own["exponent"], own["predicted_rate"]
         row = {"task": task, "kind": kind.get(task, ""), "metric": metric.get(task, "")}
-        row |= {"n": summary["n"], "draws": summary["draws"], "shared_draws": summary["shared"]}
+        row |= {"n": own["n"], "draws": own["draws"], "shared_draws": own["shared"]}
         row["exponent"] = exponent["mean"]
         row |= {f"exponent_{name}": exponent[name] for name in ("sd", "low", "high")}
-        row |= {"omega": exponent["mean"] / 2, "r_squared": summary["r_squared"]["mean"]}
+        row |= {"omega": exponent["mean"] / 2, "r_squared": own["r_squared"]["mean"]}
         for column, ranks in SENSITIVITY.items():
-            row[column] = summary["sensitivity"].get(ranks, {}).get("mean", np.nan)
+            row[column] = own["sensitivity"].get(ranks, {}).get("mean", np.nan)
         row["predicted_rate"] = rate["mean"]
         row |= {f"predicted_{name}": rate[name] for name in ("low", "high")}
         if task in kind:
-            mine = metrics[metrics["task"] == task]
-            shared = shared_rows(orders[task][:, : mine["n"].max()])
-            row |= {"shared_seeds": shared} | measured_exponent(mine, shared)
-            row |= needed_size(mine, shared)
+            runs = metrics[metrics["task"] == task]
+            samples = [seed["order"][: runs["n"].max()] for seed in subsets[task]["seeds"]]
+            shared = shared_rows(np.array(samples))
+            row |= {"shared_seeds": shared} | measured_exponent(runs, shared)
+            row |= needed_size(runs, shared)
         else:
             row["reason"] = "the task was not fine-tuned"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def study_table(
-    summary: Mapping[str, Mapping[str, Any]],
-    metrics: pd.DataFrame,
-    subsets: Mapping[str, Mapping[str, Any]],
-) -> pd.DataFrame:
-    """Return Table 1 from a study's files: ``summary`` and ``subsets`` are task → content.
-
-    Raises UserError if a task that was fine-tuned has no samples.
-    """
-    check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
-    orders = {t: np.array([seed["order"] for seed in own["seeds"]]) for t, own in subsets.items()}
-    return decay_table([{"task": t} | own for t, own in summary.items()], metrics, orders)
-
-
 def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Return Table 2: when the theory stops, beside when the hold-out stops; one row per task.
 
-    Noise ``sigma``, ``radius`` C_H, ``step_size``, ``critical_radius`` ε̂_n, ``stopping_time``
-    T̂_max and ``eta`` η, its sum of step sizes (SR26 eqs 10-11, section 6.1; RWY14). Then, at the
-    sample size of the grid nearest to the kernel's n (``holdout_n``), the ``best_step`` on the
-    hold-out and the sum of learning rates up to it. Raises UserError for a task that was not
-    fine-tuned.
+    The hold-out's stop is at the sample size of the grid nearest to the kernel's n (``holdout_n``).
+    Raises UserError for a task that was not fine-tuned.
     """
     rows = []
     for task, draws in stopping.groupby("task", sort=False):
@@ -155,10 +140,8 @@ def merging_table(
 ) -> pd.DataFrame:
     """Return Table 3: merged models against single-task models.
 
-    One row per merge, task tested and choice of the coefficient: ``cosine`` of a pair's task
-    vectors (NaN for merges of more), scores, means of ``rows``, ``leaked``, ``validation_rows`` and
-    of the overlaps with the other members, summed over them. Raises UserError if the overlap of two
-    merged tasks is not there.
+    One row per merge, task tested and choice of the coefficient. Raises UserError if the overlap of
+    two merged tasks is not there.
     """
     known = {
         frozenset((row.task_a, row.task_b)): row.mean
@@ -195,10 +178,9 @@ def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
 
     One row per task and sample size: ``start_error``, the mean squared test error of f_0 on
     standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and ``_error_sd``;
-    ``ridge_lowest``, the lowest test error along ridge with λ = 1/η, the oracle's counterpart;
-    ``never_error``, that at the end of descent's path, as if nothing stopped it; and
-    ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test rows at descent's best t >= 1
-    (SR26 eq 27).
+    ``ridge_lowest``, the oracle's counterpart; ``never_error``, the error at the end of descent's
+    path, as if nothing stopped it; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test
+    rows at descent's best t >= 1 (SR26 eq 27).
     """
     check_same_tasks(rules=rules, ridge=ridge)
     table = []
@@ -229,19 +211,15 @@ def linear_table(
 ) -> pd.DataFrame:
     """Return Table 6: the linear picture along real fine-tuning; one row per watched task.
 
-    At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``eta``, the sum
-    of the step sizes; ``distance`` ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and
-    ``kernel_gap``, the same to kernel descent after as many steps (not of AdamW); ``error``;
-    ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖, ``alignment``, and the decay ``exponent``
-    of K_t; NaN for a gap of a network that did not move. ``start_exponent``, that of K_0;
-    ``start_error``; ``linear_error`` (f_lin at AdamW's weights), ``ridge_error`` (kernel ridge at
-    the hold-out's λ), ``ridge_network_error`` and ``ridge_gap`` (the network at θ_P + Δ̂): squared
-    errors of standardised scores, or error rates. ``gain``, the fall of AdamW's test loss (squared,
-    or logistic) as a share of that at the start, and ``gain_recovered``, the share of the fall that
-    its linearisation has too; NaN where the loss does not fall. In steps of gradient descent with
-    ``step_size``: ``theory``, ``operator_crossing``, ``operator_minimiser`` (NaN where the drift is
-    not known so far in some seed), ``kernel_holdout``, ``network_holdout`` and ``network_steps``;
-    ``network_turned``, whether its hold-out loss was lowest before the last step, in all seeds.
+    At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``distance``
+    ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and ``kernel_gap``, the same to kernel
+    descent (not of AdamW); ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖; NaN for a gap of a
+    network that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the
+    start, and ``gain_recovered`` are NaN where the loss does not fall. Errors are of f_lin at
+    AdamW's weights (``linear_error``), kernel ridge at the hold-out's λ (``ridge_error``) and the
+    network at θ_P + Δ̂ (``ridge_network_error``, ``ridge_gap``). Stops are in steps of gradient
+    descent with ``step_size``; NaN where the drift is not known so far in some seed;
+    ``network_turned`` says whether its hold-out loss was lowest before the last step, in all seeds.
     """
     check_same_tasks(trajectory=trajectory, trajectory_ridge=trajectory_ridge, stops=stops)
     rows = []
@@ -309,11 +287,7 @@ def negated_as_chosen(negated: pd.DataFrame) -> pd.DataFrame:
 
 
 def negation_table(negated: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 9: negated task vectors; per target two rows for each task tested.
-
-    ``choice`` is ``"fixed"`` (λ = 1, or the largest) or ``"validation"`` (chosen on validation
-    data); ``seeds`` says how many.
-    """
+    """Return Table 9: negated task vectors; per target and task tested, a row for each choice."""
     rows = []
     for target in negated["target"].unique():
         of_target = negated[negated["target"] == target]

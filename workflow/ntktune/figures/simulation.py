@@ -24,9 +24,7 @@ def simulation_figure(
 ) -> Figure:
     """Return the figure of the simulation of Raskutti, Wainwright & Yu (2014).
 
-    Left: mean error ‖f̂ − f*‖² over repeats against n, ± one standard error. Right: the slope of
-    log ε̂² on log n for eigenvalues k^−a against −a/(a+1). One colour for each of
-    :data:`ntktune.figures.style.RULES`, in that order.
+    One colour for each of :data:`ntktune.figures.style.RULES`, in that order.
     """
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))
     with styled():

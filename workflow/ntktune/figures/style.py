@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from ntktune.errors import UserError
 
 WIDTH = 7.1  # inches: the text width of a two-column journal page
-COLUMN_WIDTH = 3.5  # inches: one of its columns
 BASELINE = "#444444"
 REFERENCE = "#8A8A8A"
 MARKERS = "osD^vP"

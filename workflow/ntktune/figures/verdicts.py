@@ -445,38 +445,6 @@ def stopping_order(stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.Data
     return _order_row(claim, list(theory), theory, holdout)
 
 
-def verdict_table(
-    rates: pd.DataFrame,
-    fits: Mapping[str, pd.DataFrame],
-    metrics: pd.DataFrame,
-    stopping: pd.DataFrame,
-    cosine: pd.DataFrame,
-    merged: pd.DataFrame,
-    negated: pd.DataFrame,
-    theory: Sequence[Row],
-) -> pd.DataFrame:
-    """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
-
-    Claims about made-up networks and spectra, which say nothing of a user's data, come last.
-    """
-    rates = rates.set_index("task")
-    draws, seeds = rates["shared_draws"], rates["shared_seeds"]
-    rows = [power_law(fits, draws)]
-    for kind in PAPER_ORDERS:
-        rows += decay_orders(kind, fits, rates, metrics)
-    rows += [paper_order(kind, fits, draws) for kind in PAPER_ORDERS]
-    rows += [
-        error_falls(metrics, seeds),
-        predicted_rate(rates, fits, metrics),
-        *nearly_orthogonal(cosine),
-        merging_keeps(merged),
-        negation_hurts(negated),
-        stopping_order(stopping, metrics, rates),
-        *theory,
-    ]
-    return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")
-
-
 def study_verdicts(
     table1: pd.DataFrame,
     summary: Mapping[str, Mapping[str, Any]],
@@ -495,15 +463,29 @@ def study_verdicts(
     stops: pd.DataFrame,
     baselines: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Return the verdicts from a study's tables, named as in :mod:`ntktune.figures.tables`.
+    """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
-    Those after ``metrics`` have no rows where the study does not make them. Raises UserError if
-    ``decay`` and ``summary`` are of different spectra, or tables are of different tasks.
+    Claims about made-up networks and spectra, which say nothing of a user's data, come last. Tables
+    after ``metrics`` have no rows where the study does not make them. Raises UserError if ``decay``
+    and ``summary`` are of different spectra, or tables are of different tasks.
     """
     check_fits(decay, summary)
+    fits = {task: decay[decay["task"] == task] for task in summary}
+    rates = table1.set_index("task")
+    draws, seeds = rates["shared_draws"], rates["shared_seeds"]
+    rows = [power_law(fits, draws)]
+    for kind in PAPER_ORDERS:
+        rows += decay_orders(kind, fits, rates, metrics)
+    rows += [paper_order(kind, fits, draws) for kind in PAPER_ORDERS]
     each_rules = by_seed(rules_table, rules, ridge)
     each_linear = by_seed(linear_table, trajectory, trajectory_ridge, stops)
-    shared = table1.set_index("task")["shared_seeds"]
-    theory = theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, shared)
-    fits = {task: decay[decay["task"] == task] for task in summary}
-    return verdict_table(table1, fits, metrics, stopping, cosine, merged, negated, theory)
+    rows += [
+        error_falls(metrics, seeds),
+        predicted_rate(rates, fits, metrics),
+        *nearly_orthogonal(cosine),
+        merging_keeps(merged),
+        negation_hurts(negated),
+        stopping_order(stopping, metrics, rates),
+        *theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, seeds),
+    ]
+    return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")

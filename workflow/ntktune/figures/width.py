@@ -26,9 +26,7 @@ PHASES = {
 def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of drift, linearisation error and distance against width.
 
-    A panel per quantity: a dot per network, a line through the geometric means over seeds, and
-    dotted a power N^(−1/2), the theory's bound. The slopes stand in the panels. One colour for each
-    of :data:`PHASES`, in that order.
+    A panel per quantity, with the slopes. One colour for each of :data:`PHASES`, in that order.
     """
     of_phase = dict(zip(PHASES, map(checked_color, colors), strict=True))
     widths = sorted(width["width"].unique())
