@@ -1,12 +1,15 @@
 """Files that are damaged: told, set aside, and made again."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from broken_study import CLASSIFICATION, GRAM, REGRESSION, BrokenStudy, flip, other_number, truncate
 from checkout import assert_same_numbers
 
+from ntktune.__main__ import main
+from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.store.records import read_json
 
 # minutes on a busy machine
@@ -82,30 +85,51 @@ def _content(path: Path):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (
-            lambda folder: flip(folder / "model.safetensors", 0.5),
-            "model.safetensors does not match",
-        ),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (
-            lambda folder: truncate(folder / "config.json"),
-            "config.json does not match the checksum",
-        ),
-        (
-            lambda folder: (folder / "model.json").unlink(),
-            "data/model is damaged or not what it should be (model.json: it is missing)",
-        ),
-        (
-            lambda folder: truncate(folder / "model.json"),
-            "data/model is damaged or not what it should be (model.json: ",
-        ),
-    ],
-    ids=["flipped", "missing", "configuration", "no manifest", "manifest"],
-)
-def test_a_damaged_model_is_fetched_again(study, damage, message):
+MODEL = "results/smoke/data/model"
+DAMAGES = {
+    "flipped": (
+        lambda folder: flip(folder / "model.safetensors", 0.5),
+        "model.safetensors does not match",
+    ),
+    "missing": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "model.safetensors is missing",
+    ),
+    "configuration": (
+        lambda folder: truncate(folder / "config.json"),
+        "config.json does not match the checksum",
+    ),
+    "no manifest": (
+        lambda folder: (folder / "model.json").unlink(),
+        "data/model is damaged or not what it should be (model.json: it is missing)",
+    ),
+    "manifest": (
+        lambda folder: truncate(folder / "model.json"),
+        "data/model is damaged or not what it should be (model.json: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_model_is_told_and_set_aside(smoke, kind, tmp_path, monkeypatch, capsys):
+    damage, message = DAMAGES[kind]
+    data = tmp_path / "results/smoke/data"
+    shutil.copytree(smoke.folder / "results/smoke/data", data)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RESULTS_VARIABLE, str(data.parent))
+    damage(data / "model")
+    own = f"results/smoke/data/{REGRESSION}"
+    files = ["--tokens", f"{own}/tokens.safetensors", "--draws", f"{own}/draws.json"]
+    words = ["--model", MODEL, "--task", REGRESSION, "--seed", "1", "--out", "a.safetensors"]
+    assert main(["kernel", "draws", *files, *words]) == 1
+    assert message in capsys.readouterr().err
+    assert (data / "model.damaged").is_dir()
+    assert not (data / "model").exists()
+
+
+@pytest.mark.parametrize("kind", ["flipped", "no manifest"])
+def test_a_damaged_model_is_fetched_again(study, kind):
+    damage, message = DAMAGES[kind]
     damage(study.results / "data/model")
     study.remove(GRAM)
     target = f"results/smoke/{GRAM}"
