@@ -27,34 +27,43 @@ from pathlib import Path
 HERE = Path(__file__).parent
 STARTUP = HERE / "startup"
 IMPORTED = [
-    *("torch", "torch.func", "pandas", "pyarrow.parquet", "jsonschema", "snakemake.cli"),
+    *("torch", "torch.func", "pandas", "pyarrow.parquet", "jsonschema"),
+    *(f"scipy.{name}" for name in ("optimize", "special", "stats")),
+]
+# Not for a test with a hub of its own: its address is read when these are imported.
+SETTLED = [
     *(f"transformers.models.{name}" for name in ("auto", "gpt_neo", "llama")),
     *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "gpt_neo", "llama")),
-    *(f"scipy.{name}" for name in ("optimize", "special", "stats")),
     *("matplotlib.pyplot", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg"),
+    "snakemake.cli",
 ]
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+SERVERS = []
 
 
 @functools.cache
-def _server() -> str:
-    """Start the server, which ends when this process does; return its address."""
+def _server(names: tuple[str, ...]) -> str:
+    """Start a server, which ends when this process does; return its address."""
     folder = tempfile.mkdtemp()
     process = subprocess.Popen(
-        [sys.executable, __file__, f"{folder}/socket"],
+        [sys.executable, __file__, f"{folder}/socket", *names],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},  # as commands have it that need no network
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _server.pipe = process.stdin  # it waits for its end
+    SERVERS.append(process)  # each waits for the end of its standard input
     process.stdout.readline()  # it listens
     return f"{folder}/socket"
 
 
-def environment(*commands: str) -> dict[str, str]:
-    """Return what the environment needs where each `python -m COMMAND ...` shall be preloaded."""
-    return {"PRELOADED_SOCKET": _server(), "PRELOADED_COMMANDS": ",".join(commands)}
+def environment(*commands: str, hub: bool = False) -> dict[str, str]:
+    """Return what the environment needs where each `python -m COMMAND ...` shall be preloaded.
+
+    For a ``hub`` of one's own, nothing that knows the hub is imported beforehand.
+    """
+    names = tuple(IMPORTED if hub else IMPORTED + SETTLED)
+    return {"PRELOADED_SOCKET": _server(names), "PRELOADED_COMMANDS": ",".join(commands)}
 
 
 def hand_over(address: str) -> None:
@@ -74,8 +83,8 @@ def hand_over(address: str) -> None:
     os._exit(status)
 
 
-def _serve(address: str) -> None:
-    for name in IMPORTED:
+def _serve(address: str, *names: str) -> None:
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()  # what is imported stays in memory that processes share
@@ -140,4 +149,4 @@ def _run(files: list[int], argv: list[str], environment: dict[str, str], folder:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])
