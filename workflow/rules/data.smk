@@ -20,6 +20,7 @@ rule data_fetch_package:
         archive="|".join(PACKAGES) or "none",
     retries: 3
     localrule: True
+    threads: 1
     resources:
         mem_mb=500,
         runtime=15,
@@ -55,6 +56,7 @@ rule data_fetch_model:
         "<benchmarks>/data/fetch_model.tsv"
     retries: MODEL_RETRIES
     localrule: True
+    threads: 1
     resources:
         mem_mb=6000,
         runtime=60,
@@ -87,6 +89,7 @@ rule data_fetch_task:
     priority: 3
     retries: TASK_RETRIES
     localrule: True
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
@@ -120,6 +123,7 @@ rule data_tokenize:
         "<benchmarks>/data/tokenize/{task}.tsv"
     priority: 3
     localrule: True
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -149,6 +153,7 @@ rule data_draws:
     # a moment's work that the long jobs wait for
     priority: 3
     localrule: True
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,

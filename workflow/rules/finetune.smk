@@ -25,6 +25,7 @@ rule finetune_run:
         "<benchmarks>/finetune/{task}/n{size}.tsv"
     # the longest jobs first, so that no core idles at the end
     priority: 1
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
@@ -87,6 +88,7 @@ rule finetune_baselines:
         "<logs>/finetune/{task}/baselines.log",
     benchmark:
         "<benchmarks>/finetune/{task}/baselines.tsv"
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,

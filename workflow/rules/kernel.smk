@@ -28,6 +28,7 @@ rule kernel_draws:
         "<benchmarks>/kernel/{task}.tsv"
     # a long job: no core must wait for it at the end
     priority: 1
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
@@ -110,6 +111,7 @@ rule kernel_gather:
     wildcard_constraints:
         kernel="|".join(KERNEL_BANDS) or "none",
     priority: 1
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,

@@ -18,6 +18,7 @@ rule spectrum_fit:
         "<logs>/spectrum/{task}.log",
     benchmark:
         "<benchmarks>/spectrum/{task}.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,

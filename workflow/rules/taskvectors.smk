@@ -25,6 +25,7 @@ rule taskvectors_tune:
     benchmark:
         "<benchmarks>/taskvectors/{task}.tsv"
     priority: 2
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
@@ -64,6 +65,7 @@ rule taskvectors_cosine:
         "<logs>/taskvectors/cosine.log",
     benchmark:
         "<benchmarks>/taskvectors/cosine.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
@@ -92,6 +94,7 @@ rule taskvectors_overlap:
         "<logs>/taskvectors/overlap.log",
     benchmark:
         "<benchmarks>/taskvectors/overlap.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
@@ -122,6 +125,7 @@ rule taskvectors_add:
         "<logs>/taskvectors/addition-{merge}.log",
     benchmark:
         "<benchmarks>/taskvectors/addition-{merge}.tsv"
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=5000,
@@ -191,6 +195,7 @@ rule taskvectors_score:
         "<logs>/taskvectors/scores.log",
     benchmark:
         "<benchmarks>/taskvectors/scores.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,

@@ -23,6 +23,7 @@ rule theory_stopping:
         "<logs>/theory/{task}.log",
     benchmark:
         "<benchmarks>/theory/{task}.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -51,6 +52,7 @@ rule theory_rules:
         "<logs>/theory/{task}-rules.log",
     benchmark:
         "<benchmarks>/theory/{task}-rules.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
@@ -83,6 +85,7 @@ rule theory_trajectory:
     benchmark:
         "<benchmarks>/theory/{task}-trajectory.tsv"
     priority: 1
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=6000,
@@ -116,6 +119,7 @@ rule theory_width:
     benchmark:
         "<benchmarks>/theory/width.tsv"
     priority: 1
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
@@ -142,6 +146,7 @@ rule theory_simulate:
         "<logs>/theory/simulation.log",
     benchmark:
         "<benchmarks>/theory/simulation.tsv"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
