@@ -1,9 +1,10 @@
 """The study `smoke` on a real SLURM of one node, started here on loopback, with pretended GPUs.
 
 It is run once, and meets all that a cluster does to it: its Snakemake is killed, a job is
-cancelled, kernels are killed for memory. Most figures, which are drawn where Snakemake runs, are
-left out. The packages come from Debian and are unpacked into a temporary folder: nothing is
-installed. What one node cannot show stays untested: cgroups, several nodes, a shared file system.
+cancelled, kernels are killed for memory. Merged models are left out, and so are figures, which are
+drawn where Snakemake runs. The packages come from Debian and are unpacked into a temporary folder:
+nothing is installed. What one node cannot show stays untested: cgroups, several nodes, a shared
+file system.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from checkout import NUMBERS, Checkout, Running, assert_same_numbers
+from checkout import NUMBER_FILES, NUMBERS, Checkout, Running, assert_same_numbers
 
 from ntktune.study.config import load_yaml
 
@@ -225,7 +226,7 @@ def _rule(job: dict[str, str]) -> str:
 
 def test_the_numbers_are_those_of_a_local_run(study, smoke_begun):
     local = smoke_begun.result().folder
-    assert_same_numbers(study.folder / "results/smoke", local / "results/smoke")
+    assert_same_numbers(study.folder / "results/smoke", local / "results/smoke", *NUMBER_FILES)
 
 
 def test_snakemake_submitted_what_takes_longer_than_seconds(study):

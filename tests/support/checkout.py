@@ -19,9 +19,12 @@ import psutil
 from ntktune.store.tensors import read_arrays
 
 REPOSITORY = Path(__file__).parents[2]
-# Targets that make all of a study's numbers, and one of its figures.
-NUMBERS = ("spectrum", "finetune", "taskvectors", "theory", "epochs", "verdicts")
-NUMBERS += tuple(f"table{number}" for number in range(1, 10))
+# Targets that take a study through every kind of job, and what they make.
+NUMBERS = ("spectrum", "finetune", "theory")
+NUMBER_FILES = (
+    *("kernel/**/*.safetensors", "spectrum/**/*.parquet", "finetune/**/*.parquet"),
+    *("theory/**/*.parquet", "taskvectors/*/seed*.safetensors"),
+)
 
 
 def tracked_files():
