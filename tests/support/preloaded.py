@@ -1,10 +1,10 @@
-"""Processes that begin with torch and the others imported, for the many jobs of a study in tests.
+"""Processes that start with torch and other packages imported, for the jobs of a study in tests.
 
 Half of what a small study takes is importing the same packages in each of its jobs. One server
-imports them once. A `python -m ntktune` that finds PRELOADED_SOCKET in its environment
-(startup/sitecustomize.py) hands its arguments, environment, folder and files to the server, which
-forks a process that runs the module and imports ntktune itself anew. The first process passes
-signals on and ends as the second one does; if it is killed, so is the second.
+imports them once. A `python -m COMMAND` that PRELOADED_COMMANDS lists (startup/sitecustomize.py)
+hands its arguments, environment, folder and standard streams to the server at PRELOADED_SOCKET. The
+server forks a keeper, and that a job, which runs the command and imports ntktune itself anew. The
+first process passes signals on and ends as the job does; if it is killed, its keeper kills the job.
 """
 
 import atexit
@@ -30,8 +30,8 @@ IMPORTED = [
     *("torch", "torch.func", "pandas", "pyarrow.parquet", "jsonschema"),
     *(f"scipy.{name}" for name in ("optimize", "special", "stats")),
 ]
-# Not for a test with a hub of its own: its address is read when these are imported.
-SETTLED = [
+# These read the hub's address when they are imported: a test with its own hub imports them later.
+HUB_READERS = [
     *(f"transformers.models.{name}" for name in ("auto", "gpt_neo", "llama")),
     *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "gpt_neo", "llama")),
     *("matplotlib.pyplot", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg"),
@@ -52,8 +52,8 @@ def _server(names: tuple[str, ...]) -> str:
         stdout=subprocess.PIPE,
     )
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    SERVERS.append(process)  # each waits for the end of its standard input
-    process.stdout.readline()  # it listens
+    SERVERS.append(process)  # kept: a server ends when its standard input closes
+    process.stdout.readline()  # wait until it listens
     return f"{folder}/socket"
 
 
@@ -62,12 +62,12 @@ def environment(*commands: str, hub: bool = False) -> dict[str, str]:
 
     For a ``hub`` of one's own, nothing that knows the hub is imported beforehand.
     """
-    names = tuple(IMPORTED if hub else IMPORTED + SETTLED)
+    names = tuple(IMPORTED if hub else IMPORTED + HUB_READERS)
     return {"PRELOADED_SOCKET": _server(names), "PRELOADED_COMMANDS": ",".join(commands)}
 
 
 def hand_over(address: str) -> None:
-    """Have the server run this process's command; end as it ends."""
+    """Have the server run this process's command; exit with its status or signal."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         for number in PASSED_ON:
@@ -76,7 +76,9 @@ def hand_over(address: str) -> None:
         content = json.dumps(told).encode()
         socket.send_fds(connection, [len(content).to_bytes(4)], [0, 1, 2])
         connection.sendall(content)
-        status = int.from_bytes(connection.recv(4), signed=True)
+        ended = connection.recv(4)
+    # without an answer the server has died: that is no success
+    status = int.from_bytes(ended, signed=True) if ended else 1
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
@@ -88,7 +90,7 @@ def _serve(address: str, *names: str) -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()  # what is imported stays in memory that processes share
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a keeper
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: nobody asks for a keeper's status
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(64)
@@ -103,7 +105,7 @@ def _serve(address: str, *names: str) -> None:
 
 
 def _keep(connection: socket.socket) -> None:
-    """Fork the process that runs the command; tell its status, and what befalls its asker."""
+    """Fork the job; report its status to the process that asked, and kill it if that one dies."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 4, 3)
     content = connection.recv(int.from_bytes(length), socket.MSG_WAITALL)

@@ -3,19 +3,20 @@
 Needs: data/model, and per task data/<task>/tokens.safetensors, draws.json and subsets.json.
 Makes: kernel/<task>/draws.safetensors, for every draw the Gram matrix
     G(x, x') = <df(x)/dtheta, df(x')/dtheta> over all parameters (SR26 eq 5, without its 1/n), its parts by
-    parameter group, the network's outputs and the labels; learning.safetensors, the same of training
-    subsets and test rows. Kernels with more than kernel.shard_rows rows are computed as shards,
-    shards/<kernel>-<bands>/<band>-<band>.safetensors, one job each, then assembled.
+    parameter group, the network's outputs and the labels; learning.safetensors, the same between each
+    training subset with the test rows and the training subset. Kernels with more than kernel.shard_rows
+    rows are computed as shards, shards/<kernel>-<bands>/<band>-<band>.safetensors, one job each, and put
+    together by kernel_gather.
 """
 
 
-# What is computed in shards is gathered.
+# Two rules can make a kernel's file. Where it is split into shards, kernel_gather does.
 ruleorder: kernel_gather > kernel_draws
 ruleorder: kernel_gather > kernel_learning
 
 
 rule kernel_draws:
-    """Compute the Gram matrices of all of a task's draws, in one model load."""
+    """Compute the kernels of all of a task's draws, in one model load."""
     input:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
@@ -26,7 +27,7 @@ rule kernel_draws:
         "<logs>/kernel/{task}.log",
     benchmark:
         "<benchmarks>/kernel/{task}.tsv"
-    # a long job: no core must wait for it at the end
+    # long jobs first, or other cores stand idle at the end
     priority: 1
     threads: 1
     resources:
@@ -87,7 +88,7 @@ use rule kernel_learning as kernel_learning_shard with:
 
 
 use rule kernel_draws as kernel_draws_shard with:
-    """Compute one shard of the large Gram matrices of a task's draws."""
+    """Compute one shard of the large kernels of a task's draws."""
     output:
         "<results>/kernel/{task}/shards/draws-{bands}/{row}-{column}.safetensors",
     log:
@@ -109,7 +110,7 @@ rule kernel_gather:
     benchmark:
         "<benchmarks>/kernel/{task}-{kernel}-gathered.tsv"
     wildcard_constraints:
-        kernel="|".join(KERNEL_BANDS) or "none",
+        kernel="|".join(KERNEL_BANDS) or "none",  # no kernel is split: match no file
     priority: 1
     threads: 1
     resources:

@@ -2,17 +2,18 @@
 
 Needs: data/model, and per merged task data/<task>/table.parquet, tokens.safetensors and subsets.json.
 Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned models), cosine.parquet,
-    overlap.parquet and leaked.parquet (test texts that were trained on), addition/<merge>.parquet and
-    negation/<task>.parquet (answers of theta_P + lambda * sum of task vectors and of theta_P - lambda * one,
-    each task with its own head), disentanglement/<pair>.parquet, and the scores of the answers in
+    overlap.parquet and leaked.parquet (test texts that another task was trained on), addition/<merge>.parquet and
+    negation/<task>.parquet (predictions of theta_P + lambda * sum of task vectors and of theta_P - lambda * one,
+    each task with its own head), disentanglement/<merge>.parquet of pairs, and scores in
     sweep.parquet, merged.parquet and negated.parquet: SR26 section 5.2, eqs 22-25.
 """
 
+# Weights of one seed's fine-tuned model.
 TUNED = "<results>/taskvectors/{task}/seed{seed}.safetensors"
 
 
 rule taskvectors_tune:
-    """Fine-tune one task with several seeds and keep the weights of each best hold-out model."""
+    """Fine-tune one task with several seeds and keep for each the weights of the lowest hold-out loss."""
     input:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
@@ -33,7 +34,7 @@ rule taskvectors_tune:
     params:
         **of_command("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
-        # these seeds are the grid's, too: finetune_run does not train them again
+        # finetune_run takes the results of the same trainings from this folder
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
     shell:
         """
@@ -113,7 +114,7 @@ rule taskvectors_overlap:
 
 
 rule taskvectors_add:
-    """Add the task vectors of one merge, and let the models answer each of its tasks."""
+    """Add the task vectors of one merge, and predict with the models on each of its tasks."""
     input:
         model="<results>/data/model",
         weights=collect(TUNED, task=merged_tasks, seed=MERGED_SEEDS),

@@ -31,7 +31,7 @@ SHARED = (
     *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
     *("label_words", "dtype", "seeds", "head_seeds", "bands"),
 )
-# Tensors of a shard that have one entry per row.
+# Tensors of a shard with one entry per row, beside the row numbers.
 WHOLE = ("label", "label_noise", "outputs")
 
 
@@ -39,8 +39,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     out = "safetensors: kernels, outputs and labels"
     shard = optional(
-        "only band I of the rows with band J, of so many bands, counted from 0; `kernel gather` "
-        "puts them together (default: the whole)",
+        "compute only the shard of row band I and column band J; rows are cut into BANDS bands, "
+        "counted from 0; `kernel gather` puts shards together (default: the whole)",
         nargs=3,
         type=int,
         metavar=("I", "J", "BANDS"),
@@ -94,7 +94,7 @@ def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
 
 
 def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``_compute`` needs of a task and a model that belong together, but for rows."""
+    """Return the arguments of ``_compute``, all but the rows, of a task and its model."""
     model = model_facts(args.model)
     tokens, facts = read_tokens(args.tokens, args.task, model)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
@@ -131,8 +131,8 @@ def learning(args: argparse.Namespace) -> None:
     rows = [
         [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
     ]
-    # predictions take no kernel between test rows
-    _compute(args, **texts, rows=rows, bands=(slice(None), slice(args.rows)))
+    # predictions need no kernel between two test rows: the columns are training rows only
+    _compute(args, **texts, rows=rows, places=(slice(None), slice(args.rows)))
 
 
 def of_file(args: argparse.Namespace) -> None:
@@ -297,7 +297,7 @@ def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:
 def _loaded(
     args: argparse.Namespace, folder: str, words: list[int] | None, **head: int
 ) -> TextModel:
-    """Return the model with a fresh head, or with its own at two words."""
+    """Return the model with a fresh head, or with its language-model head at two words."""
     from ntktune.network.models import label_word_model, text_model
 
     how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
@@ -315,13 +315,13 @@ def _compute(
     model: dict[str, Any],
     rows: Sequence[Sequence[int]],
     words: list[int] | None = None,
-    bands: tuple[slice, slice] | None = None,
+    places: tuple[slice, slice] | None = None,
 ) -> None:
     """Compute the kernels of some samples of a task's rows, in one model load; write them.
 
     ``folder`` holds the model. ``facts`` and ``model`` are provenance of the task and of the model,
     ``rows`` those of each sample, ``words`` the token ids of two label words (None: a fresh head),
-    and ``bands`` which of a sample's rows are the kernel's rows and columns (None: all).
+    and ``places`` which of a sample's rows are the kernel's rows and columns (None: all).
     """
     from ntktune.kernel.engine import sampled_kernels
     from ntktune.study.seeds import integer_seed
@@ -329,17 +329,17 @@ def _compute(
     if Path(args.out).is_dir():  # told before a large model is loaded
         raise UserError(f"--out {args.out} is a folder; name a file in it")
     shard, task = getattr(args, "shard", None), facts["task"]
-    bands = _bands(shard, len(rows[0])) if shard else bands
+    places = _bands(shard, len(rows[0])) if shard else places
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = FUNCTIONS[task["kind"]]
     device, dtype = select_device(args.device), torch_dtype(args.dtype)
     network = _loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
-    many = f", {len(rows)} draws" if len(rows) > 1 else ""
+    counted = f", {len(rows)} draws" if len(rows) > 1 else ""
     tensors, made = sampled_kernels(
-        *(network, examples, labels, rows, bands),
+        *(network, examples, labels, rows, places),
         head_seeds=None if words else seeds,
-        progress=Progress(f"kernel{'s' * bool(many)} of {task['name']}{many}", len(rows)),
+        progress=Progress(f"kernel{'s' * bool(counted)} of {task['name']}{counted}", len(rows)),
         outputs=function,
         max_tokens=args.batch_tokens,
         dtype=dtype,
@@ -396,8 +396,8 @@ def _files(path: str) -> list[str]:
 def _read_shards(paths: list[str]) -> tuple[dict[Shard, dict[str, StoredTensor]], dict[str, Any]]:
     """Return the shards by place, and the facts that they share.
 
-    Raises UserError if a file is no shard, two are of one place, one is missing, or they are of
-    other kernels.
+    Raises UserError if a file is no shard, two are of one place, one is missing, or two are of
+    different kernels.
     """
     from ntktune.kernel.bands import shards
     from ntktune.kernel.products import Sides
@@ -406,7 +406,7 @@ def _read_shards(paths: list[str]) -> tuple[dict[Shard, dict[str, StoredTensor]]
     for path in paths:
         stored, facts = stored_tensors(path)
         if "shard" not in facts:
-            raise UserError(f"{path} is no shard of a kernel; make one: kernel draws --shard")
+            raise UserError(f"{path} is no shard of a kernel; make one by kernel draws --shard")
         first = first or facts
         for key in SHARED:
             if facts.get(key) != first.get(key):
@@ -444,5 +444,5 @@ def _check_rows(files: dict[Shard, dict], rows: torch.Tensor, split: list[range]
             if not wanted.equal(shard[axis][...]):
                 raise UserError(
                     f"the {axis}s of shard {i}-{j} are not those of shard {band}-{band}; they were "
-                    f"drawn from other data or cut elsewhere: make all again: {shard[axis].path}, …"
+                    f"drawn from other data or cut elsewhere; make all anew, and {shard[axis].path}"
                 )

@@ -26,7 +26,7 @@ INCONCLUSIVE, UNTESTED = "inconclusive", "not tested"
 STUDY, SIMULATED = "study", "simulated"
 NOT_RUN = "not run"
 # why a unit has no value
-STILL = "fine-tuning chose step 0"
+DID_NOT_MOVE = "fine-tuning chose step 0"
 NO_SCORE = "the score it is compared with may be 0"
 
 
@@ -40,7 +40,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One unit's values, one per seed or draw.
+    """One unit's values, one per seed or draw: a sample of numbers, not of rows.
 
     ``values``, shape (m,), are on the scale on which they scatter evenly (logarithms of ratios);
     ``scale`` goes from there to the claim's. ``beyond``, (m,), is by how much each is better than
@@ -76,7 +76,7 @@ class Sample:
         return bool(np.mean(self.beyond) - half_width(self.beyond, self.shared) > 0)
 
 
-NO_MOVE = Sample(np.array([]), missing=STILL)
+UNMOVED = Sample(np.array([]), missing=DID_NOT_MOVE)
 
 
 def ratio_sample(
@@ -91,9 +91,9 @@ def ratio_sample(
 
     The difference part − bound · whole is judged, because a single score may be near 0. Only the
     mean of ``whole`` is a denominator. It must surely be above 0: over seeds, and, if it is a
-    correlation, for its number of test ``rows``: the 95 % bound without any relation is 1.96 /
-    √rows. ``part``, ``whole`` and ``beyond``, by how much part is above the control, are per seed,
-    (m,).
+    correlation, for its number of test ``rows``: unrelated data stay below 1.96 / √rows in 97.5 %
+    of cases. ``part``, ``whole`` and ``beyond``, by how much part is above the control, are per
+    seed, (m,).
     """
     mean, half = float(np.mean(whole)), float(half_width(whole, shared))
     least = max(1.96 / np.sqrt(rows), half if np.isfinite(half) else 0.0)
@@ -135,9 +135,9 @@ class Claim:
     The claim, its ``source`` in SR26, and the ``statistic`` that is held against ``bound``:
     ``side`` is ``"≤"``, ``"≥"``, or ``"="``, where the bound must lie in the interval, and the
     whole interval within ``tolerance`` of it. ``control`` is what the claim must do better than;
-    ``group`` is :data:`SIMULATED` where none of the study's data is used; ``repeats`` are the
-    values of a unit, ``units`` what a unit is. ``ours`` says that the bound is not the paper's,
-    ``missing`` why the claim is not tested where there are no units.
+    ``group`` is :data:`SIMULATED` where none of the study's data is used; ``repeats`` is
+    what a unit has one value of each (seeds, draws), ``units`` what a unit is. ``ours`` says that
+    the bound is not the paper's, ``missing`` why the claim is not tested where there are no units.
     """
 
     claim: str
@@ -173,7 +173,7 @@ class Claim:
         )
 
     def slack(self, unit: Sample | Given) -> float:
-        """Return by how much a unit's value keeps the bound."""
+        """Return a unit's distance from the bound, negative where it breaks it or for "="."""
         over = unit.span(LEVEL).value - self.bound
         return -abs(over) if self.side == "=" else over * (1 if self.side == "≥" else -1)
 
@@ -195,18 +195,18 @@ def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -
     if unit.count < 2:
         return f"an interval needs two {repeats} or more"
     level = LEVEL
-    if isinstance(unit, Given):  # as many values that have this interval
+    if isinstance(unit, Given):  # stand-in: evenly spaced values with the same interval
         span, steps = unit.span(LEVEL), np.arange(unit.count) - (unit.count - 1) / 2
         if not np.isfinite(span.high - span.low):
             return ""
         unit = Sample(span.value + steps * (span.high - span.low) / 2 / half_width(steps))
     mean, half = float(np.mean(unit.values)), float(half_width(unit.values, unit.shared))
     apart = unit.scale(mean) - claim.bound
-    if claim.side == "=":  # outside the tolerance, or all of the interval within it
+    if claim.side == "=":  # to leave the tolerance, or to get the whole interval into it
         distance = max(abs(apart), claim.tolerance - abs(apart))
     else:  # on the values' scale
         ends = mean - half, mean + half
-        if claim.excluded(unit.span(LEVEL)):  # but not with all others together
+        if claim.excluded(unit.span(LEVEL)):  # but not at the stricter level for all units at once
             ends, level = (mean - 20 * half, mean + 20 * half), together
         over = [unit.scale(end) > claim.bound for end in ends]
         if over[0] == over[1]:
@@ -232,7 +232,7 @@ def judge(
     ``units`` is unit → its values. Where each has one seed only, the mean over units is judged, and
     the units' own scatter gives its interval. Units without values are named; with one of them a
     claim is not reproduced. ``control`` is the control's number; ``detail`` are further remarks;
-    ``power`` says what else would decide, or how likely chance is.
+    ``power`` says what else would decide, or how likely it holds by chance.
 
     The row has ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``, of
     the unit that keeps the bound least or that excludes the claim; ``threshold``, ``control``,

@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from ntktune.figures.claims import (
-    NO_MOVE,
+    DID_NOT_MOVE,
     SIMULATED,
-    STILL,
+    UNMOVED,
     Claim,
     Given,
     Sample,
@@ -176,7 +176,7 @@ def _stopping_is_ridge(rules: pd.DataFrame) -> Measured:
 
 def _stands_still(linear: pd.DataFrame) -> np.ndarray:
     """Return why a training says nothing, per row: "" where it left its start."""
-    return np.where(linear["adamw_distance"].astype(float) > 0, "", STILL)
+    return np.where(linear["adamw_distance"].astype(float) > 0, "", DID_NOT_MOVE)
 
 
 def _logarithm(linear: pd.DataFrame, column: str) -> pd.Series:
@@ -236,7 +236,7 @@ def kernel_is_as_good(
         runs = metrics[(metrics["task"] == task) & (metrics["n"] == n)]
         runs = runs[runs["seed"].isin(kernel.index)]
         if not learned(runs):
-            units[task] = NO_MOVE
+            units[task] = UNMOVED
             continue
         tuned = _score(runs).loc[kernel.index].to_numpy()
         named = (untuned["task"] == task) & (untuned["method"] == "probe") & (untuned["n"] == n)

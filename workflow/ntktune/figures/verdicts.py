@@ -19,9 +19,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from ntktune.figures.claims import (
-    NO_MOVE,
+    DID_NOT_MOVE,
     NOT_RUN,
-    STILL,
+    UNMOVED,
     Claim,
     Given,
     Sample,
@@ -291,7 +291,7 @@ def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> Row:
             baseline - errors[many].to_numpy(),
             shared.get(task, 0.0),
             lambda value, start=start: 1 + value / start,
-            "" if learned(own) else STILL,
+            "" if learned(own) else DID_NOT_MOVE,
         )
         trivial[task] = baseline.mean() / errors[many].mean()
     return judge(CLAIMS["error falls"], units, listed(trivial))
@@ -310,7 +310,7 @@ def predicted_rate(
     for task, row in rates[rates.index.isin(kinds(metrics))].iterrows():
         own = of_task(metrics, task)
         if not learned(own):
-            units[task] = NO_MOVE
+            units[task] = UNMOVED
             continue
 
         @cache
@@ -358,7 +358,7 @@ def nearly_orthogonal(cosine: pd.DataFrame) -> list[Row]:
     different = cosine[(cosine["pair"] == DIFFERENT) & (cosine["group"] == ALL)]
     for (a, b), own in different.groupby(["task_a", "task_b"], sort=False):
         if own["cosine"].isna().any():
-            units[f"{a} and {b}"] = NO_MOVE
+            units[f"{a} and {b}"] = UNMOVED
             continue
         runs = own.pivot(index="run_a", columns="run_b", values="cosine").to_numpy()
         span, known = partial(crossed_span, runs), [twice[t] for t in (a, b) if t in twice]
@@ -410,7 +410,9 @@ def negation_hurts(negated: pd.DataFrame) -> Row:
     for target, own in at.groupby("target", sort=False):
         gap, other, predicted = _numbers(own, "gap", "random_gap", "predicted_gap")
         there, still = np.isfinite(other).all(), ((gap == 0) & (predicted == 0)).any()
-        units[target] = Sample(gap, gap - other if there else None, missing=STILL if still else "")
+        units[target] = Sample(
+            gap, gap - other if there else None, missing=DID_NOT_MOVE if still else ""
+        )
         if there:
             random[target] = other.mean()
         mean = own["predicted_gap"].astype(float).mean()

@@ -275,7 +275,7 @@ def merges(tasks: list[str]) -> dict[str, list[str]]:
 def kernel_bands(study: Mapping[str, Any]) -> dict[str, int]:
     """Return the bands of rows that each file of kernels is computed in: name → number.
 
-    ``gram`` has the draws' kernels, ``learning`` those of training subsets with the test rows. If
+    ``draws`` are the draws' kernels, ``learning`` those of training subsets with the test rows. If
     all test rows are used, their number is unknown and only the training rows count.
     """
     rows = {

@@ -44,9 +44,9 @@ class Trajectory:
     ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ on the test rows; ``error``,
     ``error_linear`` and ``start_error``, the test errors of f, f_lin and f_P (squared, of
     standardised scores; or of classes), ``loss``, ``loss_linear`` and ``start_loss`` (squared, or
-    logistic); ``kernel_gap`` and ``error_kernel``, the same for kernel descent after as many steps
-    (gradient descent only, else NaN); and what :func:`ntktune.theory.drift.kernel_drift` returns,
-    of the kernel on the training rows.
+    logistic); ``kernel_gap`` and ``error_kernel``, the same with kernel descent after as many
+    steps in place of f_lin (gradient descent only, else NaN); and what
+    :func:`ntktune.theory.drift.kernel_drift` returns, of the kernel on the training rows.
 
     ``ridge`` has one dict per ridge: ``time`` t, ``eta``, ``ridge`` λ = 1/η_t, ``holdout`` (whether
     t is the hold-out's choice), ``distance`` ‖Δ̂‖/‖θ_P‖, ``gap`` ‖f_{θ_P+Δ̂} − f_ridge‖ / ‖f_ridge
@@ -67,7 +67,7 @@ class Trajectory:
 class _Origin:
     """The pretrained network f_P as a scalar function, its kernel, and a seed's rows.
 
-    ``parts`` are the training's rows, the hold-out's and the tested ones.
+    ``parts`` are the rows of training, hold-out and test.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class _Origin:
         self.start, self.target = outputs[self.test], target[rows][self.test]
         known = self.shift[self.train]
         self.descent = kernel_descent(self.inside, known, step_size_factor=factor)
-        self.size = tangent.length(dict(self.network.named_parameters()))
+        self.norm = tangent.length(dict(self.network.named_parameters()))
 
     def error(self, values: np.ndarray) -> float:
         """Return the test error of outputs: squared, of standardised scores; or of classes."""
@@ -126,13 +126,13 @@ class _Watcher:
     scalar: nn.Module  # the network that is trained
     method: str
     rate: float  # the step size
-    reached: torch.Tensor  # rows of the embedding table that the training knows
+    reached: torch.Tensor  # rows of the embedding table whose tokens occur
     last: int | None = None  # the step after which it ends, if known
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     evaluations: int = 0
 
     def __call__(self, evaluation: Evaluation) -> None:
-        """Look at every evaluation whose number is a power of two, and at the last step."""
+        """Look at evaluations 1, 2, 4, 8, …, and at step ``last`` if it is known."""
         if self.evaluations.bit_count() == 1 or evaluation.step == self.last:
             self.look(evaluation, best=False)
         self.evaluations += 1
@@ -157,7 +157,7 @@ class _Watcher:
             path = origin.descent.path_elsewhere(origin.cross[origin.test], [evaluation.step])
             kernel = start + path[0]
             error_kernel = origin.error(kernel)
-        # the origin's kernel, of the same network, was checked
+        # the self-check ran once, on the pretrained network
         moved_to = gram(self.now, known, max_tokens=tokens, dtype=origin.dtype, check=False)
         # of a network that has not moved, a gap would be rounding over rounding
         distance = tangent.length(change)
@@ -170,7 +170,7 @@ class _Watcher:
                 "best": best,
                 "train_loss": evaluation.train_loss,
                 "holdout_loss": evaluation.holdout_loss,
-                "distance": distance / origin.size,
+                "distance": distance / origin.norm,
                 "linear_gap": float(np.linalg.norm(found - linear) / scale),
                 "kernel_gap": float(np.linalg.norm(found - kernel) / scale),
                 "error": origin.error(found),
@@ -208,7 +208,7 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
                 "eta": step * time,
                 "ridge": ridge,
                 "holdout": time == chosen,
-                "distance": tangent.length(solution) / origin.size,
+                "distance": tangent.length(solution) / origin.norm,
                 "gap": float(np.linalg.norm(found - linear) / np.linalg.norm(linear - start)),
                 "error_network": origin.error(found),
                 "error_ridge": origin.error(linear),
@@ -272,8 +272,8 @@ def watched_seed(
     """Fine-tune from the pretrained weights in both ways, and watch.
 
     The sample, the head and the order of the batches are those of
-    :func:`ntktune.finetune.repeats.fine_tuned_repeats`, whose parameters the first seven are;
-    ``settings`` are AdamW's. For two classes f = l1 − l0 and the theory's target is −1 or +1; AdamW
+    :func:`ntktune.finetune.repeats.fine_tuned_repeats`, which explains the parameters; ``settings``
+    are AdamW's. For two classes f = l1 − l0 and the theory's target is −1 or +1; AdamW
     minimises cross-entropy there. In the end the model has its pretrained weights again.
 
     At most ``test_rows`` of the test rows are looked at, drawn at random. Gradient descent takes
@@ -296,7 +296,7 @@ def watched_seed(
     plain = dataclasses.replace(
         settings,
         method="sgd",
-        # fine_tune's loss is the mean of squares, the theory's half of it
+        # fine_tune minimises the mean of squares, the theory half of it
         learning_rate=origin.descent.step_size / 2,
         weight_decay=0.0,
         batch_size=len(start.train),
