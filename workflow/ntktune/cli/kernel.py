@@ -444,5 +444,5 @@ def _check_rows(files: dict[Shard, dict], rows: torch.Tensor, split: list[range]
             if not wanted.equal(shard[axis][...]):
                 raise UserError(
                     f"the {axis}s of shard {i}-{j} are not those of shard {band}-{band}; they were "
-                    f"drawn from other data or cut elsewhere; make all anew, and {shard[axis].path}"
+                    f"drawn from other data or cut elsewhere; make all anew: {shard[axis].path}, …"
                 )
