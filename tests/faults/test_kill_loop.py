@@ -19,17 +19,18 @@ def test_a_run_killed_at_ten_moments_ends_with_the_undisturbed_numbers(study):
     jobs = sum(study.checkout.planned("--forceall", *run).values())
     shutil.rmtree(study.results)
     shutil.rmtree(study.checkout.folder / ".snakemake")
-    random, finished = np.random.default_rng(7), 0
-    for share in np.sort(random.uniform(size=10)):
+    random, finished, kills = np.random.default_rng(7), 0, 0
+    for share in np.sort(random.uniform(0, 0.9, size=10)):
         with study.checkout.running(*run, preload=("ntktune",)) as running:
             # also those that were done before and had to be done again
-            while finished < share * (jobs - 1):
-                line = running.process.stdout.readline()
-                assert line, "the run has ended"
+            while finished < share * jobs and (line := running.process.stdout.readline()):
                 finished += line.startswith("Finished jobid: ")
-            time.sleep(random.uniform(0, 2))
+            if running.process.poll() is None:
+                time.sleep(random.uniform(0, 1))
+            kills += running.process.poll() is None
             running.kill()
         # as --unlock does, which takes seconds
         shutil.rmtree(study.checkout.folder / ".snakemake/locks", ignore_errors=True)
+    assert kills >= 8  # the last run may be quicker
     parts = ("kernel/**/*.safetensors", "spectrum/**/*.parquet", "finetune/**/*.parquet")
     study.finishes(*TARGETS, parts=(*parts, "figures/table1.csv"))
