@@ -62,17 +62,18 @@ class Checkout:
         shutil.copytree(other.folder, folder, symlinks=True)
         return cls.at(folder)
 
-    def environment(self, *commands: str) -> dict[str, str]:
+    def environment(self, *commands: str, hub: bool = False) -> dict[str, str]:
         """Return the environment of a run here; the package is the copy's own.
 
-        Each `python -m COMMAND` of ``commands`` begins with its packages imported (preloaded.py).
+        Each `python -m COMMAND` of ``commands`` begins with its packages imported (preloaded.py),
+        but those that read a ``hub``'s address.
         """
         # compiled once, not by each of hundreds of processes
         ignored = ("SNAKEMAKE", "PYTHONDONTWRITEBYTECODE")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
         if commands:
-            environment |= preloaded.environment(*commands)
+            environment |= preloaded.environment(*commands, hub=hub)
             environment["PYTHONPATH"] += f"{os.pathsep}{preloaded.STARTUP}"
         # no environment is activated: the jobs must find the right Python all the same
         binaries = str(Path(sys.executable).parent)
@@ -85,16 +86,15 @@ class Checkout:
     ) -> subprocess.CompletedProcess:
         """Run Snakemake here, ``under`` another command where one is given.
 
-        What that command or variables of the environment do must reach the jobs: then nothing is
-        preloaded.
+        What that command does must reach the jobs: then nothing is preloaded.
         """
-        commands = () if under or environment else ("snakemake", "ntktune")
+        commands = () if under else ("snakemake", "ntktune")
         return subprocess.run(
             [*under, sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env=self.environment(*commands) | environment,
+            env=self.environment(*commands, hub=bool(environment)) | environment,
             check=False,
         )
 

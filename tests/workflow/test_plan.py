@@ -307,7 +307,7 @@ def test_the_readmes_commands_can_be_planned(checkout):
     text = (checkout.folder / "README.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("&&", "\n").splitlines()
-    lines += re.findall(r"`((?:make|snakemake|ntktune) [^`]+)`", text)
+    lines = dict.fromkeys(lines + re.findall(r"`((?:make|snakemake|ntktune) [^`]+)`", text))
     binaries = Path(sys.executable).parent
     told = set()
     for program, *words in filter(None, (shlex.split(line, comments=True) for line in lines)):
@@ -363,15 +363,18 @@ def test_the_users_own_files_are_watched_by_content(checkout):
 
 
 def test_a_kernel_of_many_shards_fits_a_command_line(checkout):
-    """Linux allows one argument 128 KiB; the names of 5,050 shards are more."""
-    write_study(checkout, kernel={"rows": 1000, "shard_rows": 10})
-    target = "results/mine/kernel/amazon-intensity/draws.safetensors"
+    """Linux allows one argument 128 KiB; the names of 1,035 shards are more."""
+    name = "mine" * 15
+    write_study(checkout, study=name, kernel={"rows": 450, "shard_rows": 10})
+    target = f"results/{name}/kernel/amazon-intensity/draws.safetensors"
     done = checkout.snakemake("--dry-run", "-p", "--configfile", "mine.yaml", "--", target)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
-    assert re.search(r"^kernel_draws_shard +5050$", output, re.MULTILINE)
+    assert re.search(r"^kernel_draws_shard +1035$", output, re.MULTILINE)
     command = output[output.index("ntktune kernel gather") :][:400]
-    assert "--shards results/mine/kernel/amazon-intensity/shards/draws-100 " in command
+    folder = f"results/{name}/kernel/amazon-intensity/shards/draws-45"
+    assert 1035 * len(f"{folder}/10-11.safetensors ") > 2**17
+    assert f"--shards {folder} " in command
 
 
 def test_classes_of_a_merged_task_alone_make_no_figure_10(checkout):
