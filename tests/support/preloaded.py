@@ -62,6 +62,8 @@ def environment(*commands: str, hub: bool = False) -> dict[str, str]:
 
     For a ``hub`` of one's own, nothing that knows the hub is imported beforehand.
     """
+    if not hasattr(os, "pidfd_open"):  # not on Linux: each process imports for itself
+        return {}
     names = tuple(IMPORTED if hub else IMPORTED + HUB_READERS)
     return {"PRELOADED_SOCKET": _server(names), "PRELOADED_COMMANDS": ",".join(commands)}
 
