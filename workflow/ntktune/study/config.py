@@ -89,7 +89,7 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         missing = next(name for name in limit if name not in value)
         about = error.schema.get("properties", {}).get(missing, {}).get("description", about)
         return [f"{inside}{missing} is missing: {about}"]
-    if rule in ("pattern", "oneOf"):
+    if rule in ("pattern", "oneOf") or {"then", "else"} & set(error.absolute_schema_path):
         what = about
     elif rule == "enum":
         what = suggestion(str(value), ["null" if name is None else str(name) for name in limit])
@@ -183,15 +183,9 @@ def complete_definition(definition: dict, name: str) -> dict:
     """Return a task's definition, a file's content, checked and completed with defaults.
 
     Raises UserError, which begins with ``name`` (the task's or its file's), if it violates the
-    schema or contradicts itself.
+    schema, or bounds are in the wrong order.
     """
     task = validated(definition, "task", name)
-    inner = definition.get("columns", {})
-    given = definition | {f"columns.{key}": value for key, value in inner.items()}
-    if wrong := dict(_contradictions(task)):
-        values = {key: repr(given[key]) if key in given else "missing" for key in wrong}
-        lines = [f"{name}: {key} is {values[key]}: {why}" for key, why in wrong.items()]
-        raise UserError("\n".join(lines))
     task["metric"] = task["metric"] or METRICS[task["kind"]][0]
     bounds, band = task["score_range"], task["polarity_band"]
     if bounds and not bounds[0] < bounds[1]:
@@ -201,33 +195,6 @@ def complete_definition(definition: dict, name: str) -> dict:
     if band and bounds and not bounds[0] <= band[0] <= band[1] <= bounds[1]:
         raise UserError(f"{name}: polarity_band {band} lies outside score_range {bounds}")
     return task
-
-
-def _contradictions(task: Mapping) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a completed definition that do not go with its others, and why."""
-    kind, pair = task["kind"], "{text_b}" in task["template"]
-    if pair != (task["columns"]["text_b"] is not None):
-        has = "{text_b}" if pair else "no {text_b}"
-        yield "columns.text_b", f"the template has {has}: a pair needs both, a single text neither"
-    if task["metric"] not in (None, *METRICS[kind]):
-        yield "metric", f"for a {kind} it must be one of {', '.join(METRICS[kind])}"
-    if kind == "regression":
-        for key in ("classes", "label_map", "polarity_band"):
-            if task[key] is not None:
-                yield key, "it is for classification; this task is a regression"
-        return
-    two = "a classification task has exactly two classes"
-    if task["classes"] is None:
-        which = "name both, class 0 first (of more classes choose two with label_map)"
-        yield "classes", f"{two}: {which}"
-    if task["label_map"] is not None:
-        if task["polarity_band"] is not None:
-            yield "label_map", "give either label_map or polarity_band, not both"
-        elif set(task["label_map"].values()) != {0, 1}:
-            yield "label_map", f"it must send labels to 0 and to 1: {two}"
-    if task["score_range"] is not None and task["polarity_band"] is None:
-        needs = "it needs a polarity_band in a classification task"
-        yield "score_range", f"{needs}: without one its labels are classes, not scores"
 
 
 def check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optional: bool) -> None:
