@@ -31,6 +31,7 @@ for name, (entry, tasks) in DRAWN.items():
         benchmark:
             f"<benchmarks>/figures/{name}.tsv"
         localrule: True
+        threads: 1
         resources:
             mem_mb=1000,
             runtime=10,
@@ -73,6 +74,7 @@ for name, entry in RESULT_TABLES.items():
         benchmark:
             f"<benchmarks>/figures/{name}.tsv"
         localrule: True
+        threads: 1
         resources:
             mem_mb=1000,
             runtime=10,

@@ -5,8 +5,9 @@ Needs: per task kernel/<task>/draws.safetensors and learning.safetensors, data/<
 Makes: theory/<task>/stopping.parquet (per draw noise, radius of the shift, critical radius (SR26 eqs 10-11),
     stopping time of kernel gradient descent), sensitivity.parquet (the same by way of estimating),
     rules.parquet (four stopping rules in the kernel model), ridge.parquet (descent beside ridge, eq 27),
-    trajectory.parquet (fine-tuning watched: linearisation, Lemma 1, and drift, eq 17), trajectory_ridge.parquet (the
-    network at the ridge solution, eq 28), stops.parquet (where the rules stop the network); and
+    trajectory.parquet (fine-tuning watched: linearisation, Lemma 1, and drift, eq 17),
+    trajectory_ridge.parquet (the network at the ridge solution, eq 28), stops.parquet (where the rules
+    stop the network); and
     theory/simulation.parquet, radii.parquet (the check of Raskutti, Wainwright & Yu 2014), width.parquet
     and slopes.parquet (networks of several widths).
 """

@@ -203,8 +203,8 @@ def training_cost(
     once = dataclasses.replace(settings, max_epochs=1)
     flops, tokens, largest = 0.0, 0, (0, 0)
     for rows in batch_rows(range(len(train)), train, once, np.random.default_rng(0)):
-        for chunk in passes([train[i] for i in rows], settings.batch_tokens, device):
-            count, length = len(chunk), max(train[rows[i]] for i in chunk)
+        for places in passes([train[i] for i in rows], settings.batch_tokens, device):
+            count, length = len(places), max(train[rows[i]] for i in places)
             flops += work * forward(count, length)
             tokens += count * length
             largest = max(largest, (count, length), key=lambda p: p[0] * p[1])

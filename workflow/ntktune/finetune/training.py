@@ -90,9 +90,9 @@ def outputs(
     """
     collected: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with torch.no_grad():
-        for chunk in token_batches([len(e) for e in examples], batch_tokens):
-            found = _forward(model, [examples[i] for i in chunk], autocast).cpu()
-            for i, output in zip(chunk, found, strict=True):
+        for batch in token_batches([len(e) for e in examples], batch_tokens):
+            found = _forward(model, [examples[i] for i in batch], autocast).cpu()
+            for i, output in zip(batch, found, strict=True):
                 collected[i] = output
     return torch.stack(collected)
 
@@ -285,8 +285,8 @@ def fine_tune(
         lengths = [len(example) for example in examples]
         for step, rows in enumerate(batch_rows(train, lengths, settings, generator), start=1):
             stepper.zero_grad(set_to_none=True)
-            for chunk in passes([lengths[i] for i in rows], settings.batch_tokens, device):
-                some = [rows[i] for i in chunk]
+            for places in passes([lengths[i] for i in rows], settings.batch_tokens, device):
+                some = [rows[i] for i in places]
                 found = _forward(model, [examples[i] for i in some], settings.autocast)
                 part = _loss_sum(found, targets[some].to(found.device, non_blocking=True))
                 (part / len(rows)).backward()

@@ -327,7 +327,7 @@ def sampled_kernels(
     examples: Sequence[torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     rows: Sequence[Sequence[int]],
-    shard: tuple[slice, slice] | None = None,
+    places: tuple[slice, slice] | None = None,
     *,
     head_seeds: Sequence[int] | None,
     progress: Callable[[float], None],
@@ -337,14 +337,14 @@ def sampled_kernels(
 
     The ``model`` is on the device to compute on. ``examples`` are all of the task's texts as token
     ids, ``labels`` have ``label`` and ``label_noise`` of all rows. ``rows`` are the samples' rows;
-    ``shard`` says which places of a sample are the kernel's rows and columns (None: all).
+    ``places`` says which of a sample's are the kernel's rows and columns (None: all).
     ``head_seeds`` has the seed of each sample's fresh head; None keeps the model's head.
     ``progress`` gets the number of samples done, ``how`` goes to :func:`gram`.
 
     The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``,
-    ``label_noise`` and ``row`` (D, N); of a shard also ``column`` (D, M).
+    ``label_noise`` and ``row`` (D, N); with ``places`` also ``column`` (D, M).
     """
-    left, right = shard or (slice(None), slice(None))
+    left, right = places or (slice(None), slice(None))
     found = []
     for draw, chosen in enumerate(rows):
         if head_seeds is not None:
@@ -362,7 +362,7 @@ def sampled_kernels(
         "label_noise": labels["label_noise"].double()[index[:, left]],
         "row": index[:, left],
     }
-    if shard:  # a copy: safetensors writes no two tensors of one memory
+    if places:  # a copy: safetensors writes no two tensors of one memory
         tensors["column"] = index[:, right].clone()
     for group in found[0].groups:
         tensors[f"group/{group}"] = torch.stack([r.groups[group] for r in found])
