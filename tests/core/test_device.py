@@ -279,7 +279,11 @@ def test_what_a_gpu_is_asked_for_and_a_processor_is_not(monkeypatch):
     asked = []
     answers = {"max_memory_allocated": 7, "mem_get_info": (5, 9), "is_available": True}
     for name in (*answers, "reset_peak_memory_stats", "empty_cache"):
-        told = lambda *at, name=name: asked.append((name, *at)) or answers.get(name)  # noqa: E731
+
+        def told(*at, name=name):
+            asked.append((name, *at))
+            return answers.get(name)
+
         monkeypatch.setattr(torch.cuda, name, told)
     gpu, processor = torch.device("cuda", 1), torch.device("cpu")
     for place in (gpu, processor):

@@ -74,13 +74,12 @@ def faults(hub):
 @pytest.fixture
 def run(hub, tmp_path):
     """Run a command in a process of its own: the hub's address is read at import."""
-    startup = str(preloaded.STARTUP)
     _, endpoint, seen, _ = hub
     seen.clear()
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
     dropped = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN")
     environment = {k: v for k, v in os.environ.items() if k not in dropped} | settings
-    environment |= preloaded.environment("ntktune", hub=True) | {"PYTHONPATH": startup}
+    environment |= preloaded.environment("ntktune", hub=True)
 
     def run_command(*args, chapter="data", **changes):
         done = subprocess.run(

@@ -128,14 +128,13 @@ def _profile(folder: Path, **rules: dict[str, str]) -> tuple[str, ...]:
         "latency-wait": 10,
     }
     # one node of two cores: what could run beside each other on a cluster goes together, too
-    together = {"negation": "merging", "addition": "merging", "disentanglement": "merging"}
-    together |= {
+    together = {
         "finetune_fixed": "probes",
         "finetune_baselines": "probes",
         "kernel_learning": "learning",
     }
     content["groups"] |= together
-    content["group-components"] |= {"merging": 4, "probes": 4, "learning": 2}
+    content["group-components"] |= {"probes": 4, "learning": 2}
     asked = content["set-resources"]
     for rule in ON_GPUS:  # the study itself asks for none: it is `device: cpu`
         asked[rule] = asked.get(rule, {}) | {"gpu": 1}

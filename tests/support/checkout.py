@@ -19,7 +19,7 @@ import psutil
 from ntktune.store.tensors import read_arrays
 
 REPOSITORY = Path(__file__).parents[2]
-# Targets that take a study through every kind of job, and what they make.
+# Targets that make a study's numbers but for merged models, and what they make.
 NUMBERS = ("spectrum", "finetune", "theory")
 NUMBER_FILES = (
     *("kernel/**/*.safetensors", "spectrum/**/*.parquet", "finetune/**/*.parquet"),
@@ -73,8 +73,8 @@ class Checkout:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
         environment["PYTHONPATH"] = str(self.folder / "workflow")
         if commands:
-            environment |= preloaded.environment(*commands, hub=hub)
-            environment["PYTHONPATH"] += f"{os.pathsep}{preloaded.STARTUP}"
+            path = environment["PYTHONPATH"]
+            environment |= preloaded.environment(*commands, path=path, hub=hub)
         # no environment is activated: the jobs must find the right Python all the same
         binaries = str(Path(sys.executable).parent)
         folders = environment["PATH"].split(os.pathsep)
@@ -86,9 +86,11 @@ class Checkout:
     ) -> subprocess.CompletedProcess:
         """Run Snakemake here, ``under`` another command where one is given.
 
-        What that command does must reach the jobs: then nothing is preloaded.
+        What that command does must reach the jobs, and a PYTHONPATH of the caller's own takes the
+        place of this one: then nothing is preloaded.
         """
-        commands = () if under else ("snakemake", "ntktune")
+        own = under or "PYTHONPATH" in environment
+        commands = () if own else ("snakemake", "ntktune")
         return subprocess.run(
             [*under, sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,

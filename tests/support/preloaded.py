@@ -57,15 +57,20 @@ def _server(names: tuple[str, ...]) -> str:
     return f"{folder}/socket"
 
 
-def environment(*commands: str, hub: bool = False) -> dict[str, str]:
+def environment(*commands: str, path: str = "", hub: bool = False) -> dict[str, str]:
     """Return what the environment needs where each `python -m COMMAND ...` shall be preloaded.
 
-    For a ``hub`` of one's own, nothing that knows the hub is imported beforehand.
+    ``path`` is its PYTHONPATH otherwise. For a ``hub`` of one's own, nothing that knows the hub is
+    imported beforehand.
     """
     if not hasattr(os, "pidfd_open"):  # not on Linux: each process imports for itself
         return {}
     names = tuple(IMPORTED if hub else IMPORTED + HUB_READERS)
-    return {"PRELOADED_SOCKET": _server(names), "PRELOADED_COMMANDS": ",".join(commands)}
+    return {
+        "PRELOADED_SOCKET": _server(names),
+        "PRELOADED_COMMANDS": ",".join(commands),
+        "PYTHONPATH": os.pathsep.join(filter(None, (path, str(STARTUP)))),
+    }
 
 
 def hand_over(address: str) -> None:
@@ -89,8 +94,7 @@ def hand_over(address: str) -> None:
 
 def _serve(address: str, *names: str) -> None:
     for name in names:
-        with suppress(ImportError):
-            importlib.import_module(name)
+        importlib.import_module(name)
     gc.freeze()  # what is imported stays in memory that processes share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: nobody asks for a keeper's status
     with socket.socket(socket.AF_UNIX) as listening:
@@ -136,10 +140,8 @@ def _run(files: list[int], argv: list[str], environment: dict[str, str], folder:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for number in PASSED_ON:
-        signal.signal(
-            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     own = [folder, *environment.get("PYTHONPATH", "").split(os.pathsep)]
     sys.path[:] = [*own, *(p for p in sys.path if p not in own and p != str(HERE))]
     sys.orig_argv[1:] = ["-m", *argv]
