@@ -9,11 +9,14 @@ from ntktune.figures.panels import size_labels
 from ntktune.intervals import half_width, shared_rows
 
 BLUE = "#0072B2"
+NOISE = 0.5
 UNTUNED_FACTORS = {"probe": 2.0, "kernel-descent": 3.0, "kernel-ridge": 4.0}
 
 
 def metrics_of(tasks, sizes=SIZES, **kwargs):
-    return pd.concat([metrics_table(t, s, **kwargs) for t in tasks for s in sizes])
+    return pd.concat(
+        [metrics_table(t, s, **{"noise": NOISE} | kwargs) for t in tasks for s in sizes]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_reference_lines(figure):
             if line.get_linestyle() in ("--", ":")
         }
 
-    assert levels(figure.axes[0]) == pytest.approx({"--": 2.2, ":": 0.05})
+    assert levels(figure.axes[0]) == pytest.approx({"--": 2.2, ":": NOISE})
     assert levels(figure.axes[3]) == pytest.approx({"--": 0.45})
 
 
@@ -86,7 +89,7 @@ def test_a_long_legend_stays_inside_the_figure(metrics):
     legend = figure.legends[0].get_window_extent()
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
     assert 0 <= legend.y0 < legend.y1 < figure.axes[-1].get_window_extent().y0
-    assert len(legend_texts(figure)) == 5
+    assert len(legend_texts(figure)) == 6
 
 
 def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):
@@ -135,8 +138,7 @@ def test_test_texts_shared_samples_and_the_predicted_slope(metrics):
     errors = metrics.query("task == 'stsb'")["mse"].to_numpy().reshape(len(SIZES), 3)
     slope = next(line for line in axes.lines if len(line.get_xdata()) == 50)
     sizes, drawn = slope.get_data()
-    noise = 0.05
-    expected = noise + (errors[0].mean() - noise) * (sizes / SIZES[0]) ** -0.7
+    expected = NOISE + (errors[0].mean() - NOISE) * (sizes / SIZES[0]) ** -0.7
     np.testing.assert_allclose(drawn, expected)
     segments = np.array(axes.containers[0][2][0].get_segments())
     half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
@@ -163,6 +165,20 @@ def test_seeds_without_a_value_are_not_counted(metrics):
     figure = learning_curve_figure(broken, ["stsb"], BLUE)
     assert legend_texts(figure)[0] == "fine-tuned, mean and 95 % interval over 2–3 seeds"
     assert legend_texts(figure)[1] == "predicting the training mean"
+
+
+@pytest.mark.parametrize(("noise", "drawn"), [(0.4, True), (0.01, False)])
+def test_label_noise_far_below_the_curves_is_a_number_and_squeezes_none(noise, drawn):
+    metrics = metrics_of(["stsb"], noise=noise).assign(mse=0.8, baseline_mse=1.0)
+    figure = learning_curve_figure(metrics, ["stsb"], BLUE)
+    axes = figure.axes[0]
+    assert ("variance of the label noise" in legend_texts(figure)) == drawn
+    words = [text.get_text() for text in axes.texts]
+    assert words == ([] if drawn else ["label noise 0.01 ↓"])
+    low, high = axes.get_ylim()
+    assert (low < noise) == drawn
+    assert low > 0.3
+    assert high > 1
 
 
 def test_unknown_label_noise_is_not_drawn():

@@ -24,6 +24,7 @@ UNTUNED = {
     "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
 }
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
+NEAR = 2.0  # label noise below the axis by more than this factor is a number, not a line
 
 
 def learning_curve_figure(
@@ -69,7 +70,9 @@ def learning_curve_figure(
                     found.index, found["mean"], color=drawn, linestyle=style, linewidth=1.0
                 )
                 low, high = found["mean"] - found["half"], found["mean"] + found["half"]
-                axes.fill_between(found.index, low, high, color=drawn, alpha=0.12, linewidth=0)
+                if found["half"].notna().any():
+                    look = {"color": drawn, "alpha": 0.12, "linewidth": 0}
+                    handles["band"] = axes.fill_between(found.index, low, high, **look)
                 shown += list(found["mean"])
             constant, noise = curve(rows[task], "baseline_error")["mean"].iloc[-1], 0.0
             handles["baseline"] = axes.axhline(
@@ -77,9 +80,6 @@ def learning_curve_figure(
             )
             if kind[task] == "regression" and rows[task]["noise_variance"].notna().any():
                 noise = curve(rows[task], "noise_variance")["mean"].iloc[-1]
-                handles["noise"] = axes.axhline(
-                    noise, color=REFERENCE, linestyle=":", linewidth=1.4
-                )
             rate = (summary or {}).get(task, {}).get("predicted_rate", {}).get("mean")
             if rate and len(values) > 1 and values["mean"].iloc[0] > noise:
                 sizes = np.geomspace(values.index[0], values.index[-1], 50)
@@ -88,14 +88,24 @@ def learning_curve_figure(
                 (handles["slope"],) = axes.plot(sizes, noise + fall, **look)
                 shown += list(noise + fall)
             draw_size_axis(axes, list(values.index))
-            shown = [value for value in [*shown, constant, noise] if value > 0]
-            axes.set(yscale="log", ylim=(min(shown) / ROOM, max(shown) * ROOM))
+            shown = [value for value in [*shown, constant] if value > 0]
+            bottom, top = min(shown) / ROOM, max(shown) * ROOM
+            if noise > bottom / NEAR:
+                bottom = min(bottom, noise / ROOM)
+                handles["noise"] = axes.axhline(
+                    noise, color=REFERENCE, linestyle=":", linewidth=1.4
+                )
+            elif noise > 0:
+                look = {"xycoords": "axes fraction", "fontsize": 6, "color": BASELINE}
+                axes.annotate(f"label noise {noise:.2g} ↓", (0.02, 0.03), **look)
+            axes.set(yscale="log", ylim=(bottom, top))
             draw_log_axis(axes.yaxis)
         baseline = {"regression": "mean", "classification": "majority"}
         predicted = " or ".join(v for k, v in baseline.items() if k in {kind[t] for t in tasks})
         labels = {
             "curve": seeds_label("fine-tuned", seeds),
             **{method: label for method, (_, _, label) in UNTUNED.items()},
+            "band": "95 % interval",
             "slope": "slope predicted by the kernel's decay",
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",
