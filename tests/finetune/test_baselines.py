@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from ntktune.finetune import baselines
-from ntktune.finetune.baselines import (
-    RIDGES,
-    baseline_rows,
-    kernel_prediction,
-    probe_prediction,
-)
+from ntktune.finetune import regression
+from ntktune.finetune.baselines import baseline_rows
+from ntktune.finetune.regression import RIDGES, kernel_prediction, kernel_weights, probe_head
 
 TRAIN, HOLDOUT, OTHERS = range(12), range(12, 17), range(17, 25)
 
@@ -51,10 +47,9 @@ def test_ridge_against_a_plain_solve(problem):
 def test_descent_against_an_explicit_loop(problem, noise, monkeypatch):
     _, gram, start, target = problem
     target = target + noise * np.random.default_rng(1).normal(size=25)
-    monkeypatch.setattr(baselines, "STEPS", np.arange(60.0))
-    monkeypatch.setitem(
-        baselines.FACTORS, "descent", (baselines.FACTORS["descent"][0], np.arange(60.0))
-    )
+    monkeypatch.setattr(regression, "STEPS", np.arange(60.0))
+    factors = regression.FACTORS
+    monkeypatch.setitem(factors, "descent", (factors["descent"][0], np.arange(60.0)))
     step = 12 / np.linalg.eigvalsh(gram[:12, :12])[-1]  # 1 over the largest eigenvalue of K_n
     path = [start]
     for _ in range(59):
@@ -101,7 +96,8 @@ def test_order_of_the_rows_does_not_matter(problem):
 def test_the_probe_is_ridge_regression_with_an_intercept(problem):
     features, _, _, target = problem
     features = features + 5  # only an intercept can take that out
-    found, share = probe_prediction(features, target, TRAIN, HOLDOUT, OTHERS)
+    weights, offset, share = probe_head(features, target, TRAIN, HOLDOUT)
+    found = features[17:] @ weights + offset
     centred = features[:12] - features[:12].mean(0)
     largest = np.linalg.eigvalsh(centred @ centred.T)[-1]
     peer = Ridge(alpha=share * largest).fit(features[:12], target[:12])
@@ -109,6 +105,34 @@ def test_the_probe_is_ridge_regression_with_an_intercept(problem):
     other = Ridge(alpha=1e-3 * share * largest).fit(features[:12], target[:12])
     losses = [((p.predict(features)[12:17] - target[12:17]) ** 2).mean() for p in (peer, other)]
     assert losses[0] <= losses[1] + 1e-12
+
+
+@pytest.mark.parametrize("method", ["ridge", "descent"])
+def test_several_outputs_share_a_strength(problem, method):
+    """Outputs in opposite pairs, as two classes are, give what one of them gives."""
+    _, gram, start, target = problem
+    shift = target - start
+    one, strength = kernel_weights(gram, shift, TRAIN, HOLDOUT, method)
+    both, same = kernel_weights(gram, np.stack([-shift, shift], 1), TRAIN, HOLDOUT, method)
+    assert same == strength
+    np.testing.assert_allclose(both, np.stack([-one, one], 1), rtol=1e-12)
+    other = np.random.default_rng(3).normal(size=25)
+    mixed, strength = kernel_weights(gram, np.stack([shift, other], 1), TRAIN, HOLDOUT, method)
+    strengths = regression.FACTORS[method][1]
+    losses = []
+    for value in strengths:
+        with pytest.MonkeyPatch.context() as patch:
+            made = regression.FACTORS[method][0]
+            place = int(np.flatnonzero(strengths == value)[0])
+            only = (lambda v, made=made, place=place: made(v)[place : place + 1], [value])
+            patch.setitem(regression.FACTORS, method, only)
+            alone = [kernel_weights(gram, y, TRAIN, HOLDOUT, method)[0] for y in (shift, other)]
+        predicted = [gram[12:17, :12] @ weights for weights in alone]
+        losses.append(((np.stack(predicted, 1) - np.stack([shift, other], 1)[12:17]) ** 2).mean())
+        if value == strength:
+            np.testing.assert_allclose(mixed, np.stack(alone, 1), rtol=1e-9)
+    # of many steps all give the same, but for rounding
+    assert losses[list(strengths).index(strength)] == pytest.approx(min(losses), rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["regression", "classification"])

@@ -18,9 +18,9 @@ from ntktune.store.tensors import read_tensors, write_tensors
 
 METRICS = [
     "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step",
-    "best_epoch", "sum_learning_rate", "holdout_loss", "mse", "mse_unit", "pearson", "spearman",
-    "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy", "baseline_accuracy",
-    "baseline_f1",
+    "best_epoch", "sum_learning_rate", "at_budget", "holdout_loss", "mse", "mse_unit", "pearson",
+    "spearman", "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy",
+    "baseline_accuracy", "baseline_f1",
 ]  # fmt: skip
 
 
@@ -81,13 +81,14 @@ def run(study, task="score", **changes):
 
 @pytest.mark.parametrize("task", ["score", "class"])
 def test_run_writes_metrics_and_history(study, capsys, task):
-    assert run(study, task, max_epochs=8, learning_rate=0.01) == 0
+    assert run(study, task, max_epochs=8, learning_rate=0.01, head="random") == 0
     metrics, facts = read_table(study / "metrics.parquet")
     assert list(metrics) == METRICS
     assert metrics["seed"].tolist() == [0, 1]
     assert (metrics["task"] == task).all()
     history, _ = read_table(study / "history.parquet")
-    assert list(history) == ["seed", "step", "epoch", "train_loss", "holdout_loss"]
+    columns = ["seed", "step", "epoch", "sum_learning_rate", "train_loss", "holdout_loss"]
+    assert list(history) == columns
     for _, row in metrics.iterrows():
         own = history[history["seed"] == row["seed"]]
         best = own.loc[own["holdout_loss"].idxmin()]

@@ -1,12 +1,14 @@
 """Repeats over seeds: independent of each other, on the sample that the subsets name."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from ntktune.errors import UserError
+from ntktune.finetune.baselines import baseline_rows
 from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION, mean_squared_error
 from ntktune.finetune.repeats import (
     OUTPUTS,
@@ -18,6 +20,7 @@ from ntktune.finetune.repeats import (
     seed_split,
 )
 from ntktune.finetune.training import outputs
+from ntktune.network.models import LastStates
 
 
 def rows(text_model, examples, subsets, settings, seeds=None, size=20, **options):
@@ -96,6 +99,30 @@ def test_trainings_start_with_outputs_centred_on_the_training_part(
     history = rows(text_model, data, subsets, settings)[0][1]
     assert history[0].step == 0
     assert history[0].holdout_loss < 2.5
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
+    text_model, examples, subsets, settings, kind
+):
+    data, model = examples(kind), text_model(outputs=OUTPUTS[kind])
+    states = outputs(LastStates(model.backbone), data.ids, 64).double().numpy()
+    probes = baseline_rows(data, subsets, [20], dict(enumerate(states)), {})
+    # steps too small to move anything
+    tiny = partial(settings, head="probe", learning_rate=1e-12, max_epochs=1)
+    found = [row for row, *_ in rows(text_model, data, subsets, tiny)]
+    for own, probe in zip(found, probes, strict=True):
+        for name in (*REGRESSION, *CLASSIFICATION):
+            assert own[name] == pytest.approx(probe[name], rel=1e-4, nan_ok=True), name
+    # of both seeds, whichever was first; further training goes on from there
+    alone = rows(text_model, data, subsets, tiny, seeds=[1])[0][0]
+    assert repr(alone) == repr(found[1])
+    longer = partial(settings, head="probe", learning_rate=1e-3, max_epochs=8)
+    trained = rows(text_model, data, subsets, longer)
+    for (row, history, _), start in zip(trained, found, strict=True):
+        assert history[0].holdout_loss == pytest.approx(start["holdout_loss"], rel=1e-4)
+        assert row["holdout_loss"] <= history[0].holdout_loss
+    assert max(row["best_step"] for row, *_ in trained) > 0
 
 
 def test_scale_of_the_labels_does_not_matter(text_model, examples, subsets, settings):

@@ -1,5 +1,6 @@
 """Fine-tuning: the optimiser's steps, the hold-out stopping, the history."""
 
+import itertools
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from ntktune.finetune.training import (
     fine_tune,
     mean_loss,
     outputs,
+    step_sizes,
 )
 from ntktune.network.models import pad
 
@@ -90,6 +92,72 @@ def test_history_steps_and_epochs(text_model, sentences, settings):
     assert math.isnan(result.history[0].train_loss)
     assert all(math.isfinite(e.train_loss) for e in result.history[1:])
     assert result.steps == expected_steps(24, settings(batch_size=5, max_epochs=2)) == 10
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+def test_the_step_size_rises_and_falls_as_hugging_faces(settings, warmup):
+    from transformers import get_linear_schedule_with_warmup
+
+    found = step_sizes(20, settings(warmup=warmup, schedule="linear"))
+    rising = round(20 * warmup)
+    stepper = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    peer = get_linear_schedule_with_warmup(stepper, rising, 20)
+    wanted = []
+    for _ in range(20):
+        wanted.append(peer.get_last_lr()[0])
+        stepper.step()
+        peer.step()
+    np.testing.assert_allclose(found[rising:], wanted[rising:], rtol=1e-12)
+    # theirs makes a first step of 0
+    np.testing.assert_allclose(found[:rising], np.arange(1, rising + 1) / (rising + 1))
+    assert (step_sizes(20, settings()) == 1).all()
+
+
+def test_each_step_has_the_size_that_the_schedule_says(text_model, sentences, settings):
+    """Gradient descent on all rows with gradients cut to length 1: a step's length is its size."""
+    places = []
+
+    def look(evaluation):
+        places.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
+
+    model = text_model(dtype=torch.float64)
+    how = {"method": "sgd", "batch_size": 24, "weight_decay": 0.0, "patience": None}
+    how |= {"max_steps": 6, "evaluate_every": 1, "learning_rate": 1e-3, "max_norm": 1e-4}
+    how |= {"warmup": 0.34, "schedule": "linear"}
+    targets = torch.stack([s[-1] / 20 - 1 for s in sentences]).double()
+    # every id is in the training part, so that the embedding table stays whole
+    seen = [torch.arange(60), *sentences[1:]]
+    result = fine_tune(
+        *(model, seen, targets, range(24), range(24, 32), settings(**how)),
+        np.random.default_rng(0),
+        on_evaluation=look,
+    )
+    moved = [(b - a).norm().item() for a, b in itertools.pairwise(places)]
+    shares = np.array([1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4])
+    np.testing.assert_allclose(moved, 1e-3 * 1e-4 * shares, rtol=1e-6)
+    clock = [evaluation.sum_learning_rate for evaluation in result.history]
+    np.testing.assert_allclose(clock, 1e-3 * np.concatenate([[0], np.cumsum(shares)]))
+
+
+def test_a_budget_of_steps_takes_the_place_of_epochs(text_model, sentences, settings):
+    _, result, _ = tuned(text_model, sentences, settings, max_steps=15, evaluate_every=4)
+    assert [e.step for e in result.history] == [0, 4, 8, 12, 15]
+    assert result.history[-1].epoch == 2.5  # six steps each
+    whole = list(batch_rows(range(24), [5] * 60, settings(max_steps=15), np.random.default_rng(0)))
+    epochs = list(batch_rows(range(24), [5] * 60, settings(max_epochs=3), np.random.default_rng(0)))
+    assert whole == epochs[:15]
+
+
+@pytest.mark.parametrize(("rate", "ended"), [(1e-5, True), (0.02, False)])
+def test_a_training_that_ends_with_its_hold_out_loss_falling_says_so(
+    text_model, sentences, settings, rate, ended
+):
+    """A gentle one; the other's hold-out loss rises before its end."""
+    how = {"learning_rate": rate, "max_epochs": 12, "patience": 99}
+    result = tuned(text_model, sentences, settings, **how)[1]
+    assert result.steps == 72
+    assert result.at_budget == ended
+    assert (result.best.step == 72) == ended
 
 
 def test_model_ends_with_its_best_holdout_weights(text_model, sentences, settings):

@@ -72,7 +72,7 @@ def watched(request):
         SETTINGS,
         5,
         test_rows=TEST_ROWS,
-        max_steps=STEPS,
+        descent_steps=STEPS,
         step_size_factor=0.7,
         progress=shares.append,
     )
@@ -238,7 +238,7 @@ def test_a_network_that_does_not_move_has_no_gap():
     """In float32 three ways of computing f differ by rounding, and so would their ratio."""
     examples, model = made_up("regression"), text_model(1).float()
     hasty = dataclasses.replace(SETTINGS, learning_rate=10.0, max_epochs=1)
-    found = watched_seed(model, examples, SUBSETS, SIZE, 0, hasty, 5, test_rows=5, max_steps=1)
+    found = watched_seed(model, examples, SUBSETS, SIZE, 0, hasty, 5, test_rows=5, descent_steps=1)
     best = next(row for row in found.evaluations if row["method"] == "adamw" and row["best"])
     assert (best["step"], best["distance"]) == (0, 0.0)
     assert np.isnan(best["linear_gap"])
@@ -256,7 +256,7 @@ def test_a_descent_that_diverges_names_its_own_key(monkeypatch):
         watched_seed(
             *(text_model(1), made_up("regression"), SUBSETS, SIZE, 0, SETTINGS, 5),
             test_rows=5,
-            max_steps=2,
+            descent_steps=2,
         )
 
 
@@ -269,7 +269,7 @@ def test_a_seed_is_the_same_whichever_was_watched_before_it():
 
     def watched(model, seed):
         arguments = (model, examples, subsets, SIZE, seed, SETTINGS, 5)
-        return watched_seed(*arguments, test_rows=5, max_steps=2)
+        return watched_seed(*arguments, test_rows=5, descent_steps=2)
 
     watched(used, 0)
     after, alone = watched(used, 1), watched(fresh, 1)

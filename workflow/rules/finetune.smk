@@ -68,6 +68,7 @@ use rule finetune_run as finetune_fixed with:
             STUDY,
             "finetune run",
             max_epochs=STUDY["finetune"]["fixed_epochs"],
+            max_steps=None,
             evaluate_every=None,
             patience=None,
         )

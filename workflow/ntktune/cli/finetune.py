@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Settings of a training that are options and keys of the configuration of the same name.
 SETTINGS = (
-    *("learning_rate", "weight_decay", "batch_size", "max_epochs", "evaluate_every"),
-    *("patience", "batch_tokens", "checkpointing"),
+    *("head", "learning_rate", "warmup", "schedule", "max_norm", "weight_decay", "batch_size"),
+    *("max_epochs", "max_steps", "evaluate_every", "patience", "batch_tokens", "checkpointing"),
 )
 # What a fine-tuning reads.
 TRAINED = ("model", "tokens", "subsets", "task")
@@ -236,14 +236,15 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
     if tuning["fixed_epochs"]:
         size = tuning["fixed_size"]
-        fixed = {"max_epochs": tuning["fixed_epochs"], "evaluate_every": None, "patience": None}
+        fixed = {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
+        fixed |= {"evaluate_every": None, "patience": None}
         found.append((f"fixed epochs, n {size}", study["tasks"], size, tuning["seeds"], fixed))
     if merging["tasks"]:
         size, seeds = merging["size"], merging["seeds"] + (tuning["seeds"] > 1)  # one more sample
         found.append((f"task vectors, n {size}", merging["tasks"], size, seeds, {}))
     if theory["tasks"]:
         size, seeds = theory["size"], theory["seeds"]
-        descent = {"max_epochs": theory["max_steps"], "batch_size": size, "method": "sgd"}
+        descent = {"max_steps": theory["descent_steps"], "batch_size": size, "method": "sgd"}
         descent |= {"evaluate_every": 1, "patience": None}
         one_batch = tuning["batch_size"] * study["model"]["max_tokens"]
         descent["batch_tokens"] = min(tuning["batch_tokens"], one_batch)
@@ -380,8 +381,7 @@ def baselines(args: argparse.Namespace) -> None:
 
     from ntktune.finetune.baselines import baseline_rows
     from ntktune.finetune.training import outputs
-    from ntktune.network.models import text_model
-    from ntktune.network.tangent import LastStates
+    from ntktune.network.models import LastStates, text_model
 
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)

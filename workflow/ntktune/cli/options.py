@@ -18,7 +18,8 @@ from ntktune.network.device import DTYPES
 _PASSES = "model.blocks finetune.batch_tokens device"
 _KERNELS = "seed model.blocks model.dtype kernel.variant kernel.batch_tokens device"
 _TRAINING = (
-    "seed finetune.learning_rate finetune.weight_decay finetune.batch_size finetune.max_epochs "
+    "seed finetune.head finetune.learning_rate finetune.warmup finetune.schedule finetune.max_norm "
+    "finetune.weight_decay finetune.batch_size finetune.max_epochs finetune.max_steps "
     "finetune.evaluate_every finetune.patience finetune.dtype finetune.checkpointing " + _PASSES
 )
 # Command -> its keys. The option is named for the key's last word, or as stands before "=".
@@ -45,7 +46,7 @@ COMMANDS = {
     "theory stopping": "theory.step_size_factor",
     "theory rules": "finetune.sizes theory.step_size_factor",
     "theory trajectory": (
-        "theory.size theory.seeds theory.test_rows theory.max_steps theory.step_size_factor "
+        "theory.size theory.seeds theory.test_rows theory.descent_steps theory.step_size_factor "
         f"theory.constant {_TRAINING}"
     ),
     "theory width": "seed theory.widths seeds=theory.width_seeds",

@@ -86,7 +86,7 @@ def trajectory(args: argparse.Namespace) -> None:
         *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
         *(cell.settings, args.seed),
         test_rows=args.test_rows,
-        max_steps=args.max_steps,
+        descent_steps=args.descent_steps,
         step_size_factor=args.step_size_factor,
         constant=args.constant,
         progress=Progress(f"watching {args.task}, n={args.size}", args.seeds),

@@ -216,6 +216,9 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     prefix = f"the token {token} first" if token else "no prefix token"
     tokens = model["max_tokens"] or "what the model takes, at most 512"
     sizes = ", ".join(map(str, tuning["sizes"]))
+    most = f"steps: at most {tuning['max_steps']}"
+    if not tuning["max_steps"]:
+        most = f"epochs: at most {tuning['max_epochs']}"
     patience = "none (no early stopping)"
     if tuning["patience"]:
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
@@ -223,8 +226,8 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
-        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; epochs: at most "
-        f"{tuning['max_epochs']}; steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
+        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; head: {tuning['head']}; {most}; "
+        f"steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }
     if rows:

@@ -16,7 +16,7 @@ import torch
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.finetune.last_rows import read_layers
-from ntktune.finetune.training import Settings, batch_rows, passes
+from ntktune.finetune.training import Settings, batch_rows, expected_steps, passes
 from ntktune.network import models
 from ntktune.network.loading import from_configuration, usable
 from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
@@ -199,8 +199,9 @@ def training_cost(
         return sum(forward(len(rows), max(lengths[i] for i in rows)) for rows in batches)
 
     per_epoch = math.ceil(len(train) / settings.batch_size)
-    steps = settings.max_epochs * per_epoch
-    once = dataclasses.replace(settings, max_epochs=1)
+    steps = expected_steps(len(train), settings)
+    epochs = steps / per_epoch
+    once = dataclasses.replace(settings, max_epochs=1, max_steps=None)
     flops, tokens, largest = 0.0, 0, (0, 0)
     for rows in batch_rows(range(len(train)), train, once, np.random.default_rng(0)):
         for places in passes([train[i] for i in rows], settings.batch_tokens, device):
@@ -209,11 +210,11 @@ def training_cost(
             tokens += count * length
             largest = max(largest, (count, length), key=lambda p: p[0] * p[1])
     evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
-    flops *= settings.max_epochs
-    # the head's bias is centred on the training part; the best model is tested once
+    flops *= epochs
+    # the head is centred or fitted on the training part; the best model is tested once
     flops += evaluated(train) + evaluations * evaluated(holdout)
     flops += (1 + evaluations * test_history) * evaluated(test)
-    return Cost(steps, settings.max_epochs * tokens, flops, largest)
+    return Cost(steps, round(epochs * tokens), flops, largest)
 
 
 def memory(

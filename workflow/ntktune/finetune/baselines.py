@@ -9,72 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ntktune.finetune.regression import FACTORS, kernel_prediction, probe_head
 from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
-from ntktune.spectrum.filters import descent_filter, ridge_filter
-
-# Strengths that the hold-out chooses from: ridges as shares of the largest eigenvalue of K_n, and
-# steps of gradient descent with the step size 1/λ̂_1.
-RIDGES = np.logspace(2, -9, 89)
-STEPS = np.concatenate([[0], np.logspace(0, 10, 81)])
-
-
-FACTORS = {
-    "ridge": (lambda values: ridge_filter(values, RIDGES * values[-1]), RIDGES),
-    "descent": (lambda values: descent_filter(values, STEPS, 1 / values[-1]), STEPS),
-}
-
-
-def kernel_prediction(
-    gram: np.ndarray,
-    start: np.ndarray,
-    target: np.ndarray,
-    train: Sequence[int],
-    holdout: Sequence[int],
-    others: Sequence[int],
-    method: str,
-) -> tuple[np.ndarray, float]:
-    """Return predictions of kernel regression, the regularisation chosen on the hold-out.
-
-    f̂ = f_0 + K(·, X) g(K(X, X)) (y − f_0(X)): with ``ridge`` g(λ) = 1/(λ + ρ λ_1), with
-    ``descent`` g(λ) = (1 − (1 − λ/λ_1)^t)/λ, kernel gradient descent stopped after t steps of size
-    1/λ̂_1 (SR26 section 3.5, RWY14; their equivalence is SR26 eqs 27-28).
-
-    ``gram`` is K, not divided by n, of all M rows with those to learn from, at least; ``start`` and
-    ``target`` are f_0 and y, (M,), of which the targets of ``others`` are not used; ``train``,
-    ``holdout`` and ``others`` are the places of rows. Returns f̂ of ``others``, and the strength
-    (the ridge share ρ or the steps t) with the lowest hold-out squared error; of equal ones the one
-    that learns least.
-    """
-    make, strengths = FACTORS[method]
-    train, holdout, others = (np.asarray(rows) for rows in (train, holdout, others))
-    values, vectors = np.linalg.eigh(gram[np.ix_(train, train)])
-    values = np.maximum(values, 0.0)
-    if values[-1] == 0:  # a kernel of zeros learns nothing
-        return start[others].copy(), float(strengths[0])
-    weights = make(values) * (vectors.T @ (target[train] - start[train]))  # (strengths, n)
-
-    def predicted(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
-        return start[rows] + some @ (gram[np.ix_(rows, train)] @ vectors).T
-
-    losses = ((predicted(holdout, weights) - target[holdout]) ** 2).mean(axis=1)
-    best = int(np.argmin(losses))
-    return predicted(others, weights[best]), float(strengths[best])
-
-
-def probe_prediction(
-    features: np.ndarray,
-    target: np.ndarray,
-    train: Sequence[int],
-    holdout: Sequence[int],
-    others: Sequence[int],
-) -> tuple[np.ndarray, float]:
-    """Return predictions of a linear probe: ridge regression with intercept, in closed form.
-
-    ``features`` has shape (M, D); the rest is as in :func:`kernel_prediction`.
-    """
-    centred = features - features[np.asarray(train)].mean(axis=0)
-    start = np.full(len(target), target[np.asarray(train)].mean())
-    return kernel_prediction(centred @ centred.T, start, target, train, holdout, others, "ridge")
 
 
 def baseline_rows(
@@ -104,7 +40,9 @@ def baseline_rows(
         parts = (train, holdout, test)
         used = [row for part in parts for row in part]
         states = np.stack([features[row] for row in used])
-        predictions = {"probe": probe_prediction(states, target[used], *_places(used, parts))}
+        ours = _places(used, parts)
+        weights, offset, strength = probe_head(states, target[used], *ours[:2])
+        predictions = {"probe": (states[ours[2]] @ weights + offset, strength)}
         if seed in kernels and set(used) <= set(kernels[seed][2]):
             gram, start, rows = kernels[seed]
             places = _places(rows, parts)

@@ -12,8 +12,9 @@ from ntktune.errors import UserError
 from ntktune.finetune import metrics
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
+from ntktune.finetune.regression import probe_head
 from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
-from ntktune.network.models import TextModel
+from ntktune.network.models import LastStates, TextModel
 from ntktune.study.scores import METRICS
 from ntktune.study.seeds import generator, integer_seed
 
@@ -113,6 +114,35 @@ def center_outputs(model: TextModel, examples: Sequence[torch.Tensor], settings:
         model.head.bias -= mean.to(model.head.bias.device)
 
 
+def put_probe(
+    model: TextModel,
+    examples: Examples,
+    train: Sequence[int],
+    holdout: Sequence[int],
+    settings: Settings,
+) -> None:
+    """Put a linear probe of the pretrained hidden states in the head's place.
+
+    Linear probing before fine-tuning (Kumar et al. 2022) keeps the pretrained features from being
+    bent towards a random head. The probe is ridge regression in closed form, its strength chosen on
+    the hold-out; of classes it regresses on which one it is, less 1 over their number.
+    """
+    mean, sd = label_scale(examples, train)
+    rows = [*train, *holdout]
+    if examples.kind == "classification":
+        classes = OUTPUTS[examples.kind]
+        target = np.eye(classes)[examples.label[rows].astype(int)] - 1 / classes  # (n, C)
+    else:
+        target = (examples.label[rows] - mean)[:, None] / sd
+    texts = [examples.ids[row] for row in rows]
+    states = outputs(LastStates(model.backbone), texts, settings.batch_tokens, settings.autocast)
+    places = range(len(train)), range(len(train), len(rows))
+    weights, offset, _ = probe_head(states.double().numpy(), target, *places)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.as_tensor(weights.T))
+        model.head.bias.copy_(torch.as_tensor(offset))
+
+
 def start_seed(
     model: TextModel,
     examples: Examples,
@@ -123,7 +153,7 @@ def start_seed(
     root_seed: int,
     sample: int | None = None,
 ) -> Start:
-    """Put a seed's fresh head on a pretrained backbone, in place, and return its sample.
+    """Put a seed's head on a pretrained backbone, in place, and return its sample.
 
     The parameters are those of :func:`fine_tuned_repeats`.
     """
@@ -134,9 +164,12 @@ def start_seed(
     else:
         targets = torch.as_tensor(examples.label, dtype=torch.long)
     address = (examples.task, size, seed)
-    head_seed = integer_seed(root_seed, "finetune.head", *address)
-    model.reset_head(torch.Generator().manual_seed(head_seed))
-    center_outputs(model, [examples.ids[i] for i in train], settings)
+    if settings.head == "probe":
+        put_probe(model, examples, train, holdout, settings)
+    else:
+        head_seed = integer_seed(root_seed, "finetune.head", *address)
+        model.reset_head(torch.Generator().manual_seed(head_seed))
+        center_outputs(model, [examples.ids[i] for i in train], settings)
     order = generator(root_seed, "finetune.order", *address)
     return Start(train, holdout, targets, mean, sd, order)
 
@@ -245,7 +278,8 @@ def fine_tuned_repeats(
                 "steps": training.steps,
                 "best_step": best.step,
                 "best_epoch": best.epoch,
-                "sum_learning_rate": best.step * settings.learning_rate,
+                "sum_learning_rate": best.sum_learning_rate,
+                "at_budget": training.at_budget,
                 "holdout_loss": best.holdout_loss,
             }
             row |= test()

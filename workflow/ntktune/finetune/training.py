@@ -21,13 +21,15 @@ from ntktune.network.models import TextModel, checkpointed, pad, token_batches
 PASS_TOKENS = 96
 GPU_PASS_TOKENS = 2_048
 METHODS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SCHEDULES = ("constant", "linear")
+HEADS = ("random", "probe")
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to fine-tune."""
 
-    learning_rate: float  # step size, constant: the theory's clock is the sum of the step sizes
+    learning_rate: float  # largest step size; the theory's clock is the sum of the step sizes
     weight_decay: float  # of weight matrices (AdamW's is decoupled); not embeddings, norms, biases
     batch_size: int  # examples per step
     max_epochs: int  # passes over the training part, at most
@@ -42,19 +44,26 @@ class Settings:
     # third more work, for a model whose activations do not fit.
     checkpointing: bool = False
     method: str = "adamw"  # or sgd: gradient descent, the theory's own where a batch is all rows
+    head: str = "random"  # what the head starts from: fresh weights, or a linear probe ("probe")
+    max_steps: int | None = None  # steps at most, in place of max_epochs
+    warmup: float = 0.0  # share of these steps in which the step size rises
+    schedule: str = "constant"  # the step size after that; linear: it falls to 0 at the last step
+    max_norm: float | None = None  # a longer gradient of a step is cut to this length; None: never
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise UserError(f"method {self.method!r} is none of {', '.join(METHODS)}")
-        for name in ("learning_rate", "batch_size", "max_epochs", "evaluate_every", "patience"):
+        known = {"method": METHODS, "head": HEADS, "schedule": SCHEDULES}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise UserError(f"{name} {getattr(self, name)!r} is none of {', '.join(values)}")
+        optional = ("evaluate_every", "patience", "max_steps", "max_norm")
+        for name in ("learning_rate", "batch_size", "max_epochs", "batch_tokens", *optional):
             value = getattr(self, name)
-            optional = name in ("evaluate_every", "patience")
-            if not (optional and value is None) and not 0 < value < math.inf:
+            if not (name in optional and value is None) and not 0 < value < math.inf:
                 raise UserError(f"{name} is {value}, but must be above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay is {self.weight_decay}, but must be 0 or above")
-        if self.batch_tokens < 1:
-            raise UserError(f"batch_tokens is {self.batch_tokens}, but must be above 0")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"warmup is {self.warmup}, but must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Evaluation:
 
     step: int
     epoch: float  # passes over the training part made so far
+    sum_learning_rate: float  # of the steps made so far: the theory's clock
     train_loss: float  # mean over the examples seen since the last evaluation; NaN at step 0
     holdout_loss: float
 
@@ -74,6 +84,7 @@ class Training:
     history: list[Evaluation]
     steps: int
     best: Evaluation
+    at_budget: bool  # the last step that the settings allow has the lowest hold-out loss
 
 
 def outputs(
@@ -145,13 +156,13 @@ def optimizer(
 def batch_rows(
     rows: Sequence[int], lengths: Sequence[int], settings: Settings, generator: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield each step's rows: every epoch in a new random order, batches of similar lengths.
+    """Yield the rows of every step: each epoch in a new random order.
 
-    The rows are shuffled, sorted by length within every four batches, and the batches are shuffled
+    Rows are shuffled, sorted by length within every four batches, and the batches are shuffled
     again, so that little of a batch is padding.
     """
-    pool = 4 * settings.batch_size
-    for _ in range(settings.max_epochs):
+    pool, left = 4 * settings.batch_size, expected_steps(len(rows), settings)
+    while left > 0:
         order = generator.permutation(np.asarray(rows)).tolist()
         batches = []
         for start in range(0, len(order), pool):
@@ -160,7 +171,8 @@ def batch_rows(
                 similar[i : i + settings.batch_size]
                 for i in range(0, len(similar), settings.batch_size)
             ]
-        yield from (batches[i] for i in generator.permutation(len(batches)))
+        yield from (batches[i] for i in generator.permutation(len(batches))[:left])
+        left -= len(batches)
 
 
 def passes(lengths: Sequence[int], batch_tokens: int, device: torch.device) -> list[list[int]]:
@@ -192,7 +204,21 @@ def passes(lengths: Sequence[int], batch_tokens: int, device: torch.device) -> l
 
 def expected_steps(n_train: int, settings: Settings) -> int:
     """Return the number of steps of a training that is not stopped early."""
-    return settings.max_epochs * math.ceil(n_train / settings.batch_size)
+    return settings.max_steps or settings.max_epochs * math.ceil(n_train / settings.batch_size)
+
+
+def step_sizes(steps: int, settings: Settings) -> np.ndarray:
+    """Return the step size of each of so many steps, (steps,), as shares of the learning rate.
+
+    Over the first ``warmup`` of them it rises linearly to 1. Then it is constant, or falls linearly
+    so that it would be 0 one step after the last (as in Hugging Face's schedule).
+    """
+    rising = round(settings.warmup * steps)
+    shares = np.ones(steps)
+    shares[:rising] = np.arange(1, rising + 1) / (rising + 1)
+    if settings.schedule == "linear":
+        shares[rising:] = np.arange(steps - rising, 0, -1) / (steps - rising)
+    return shares
 
 
 def _room_for(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -227,11 +253,11 @@ def fine_tune(
 ) -> Training:
     """Fine-tune all weights in place; the model ends with its best hold-out weights.
 
-    The step size is constant and the loss the mean: squared error, or cross-entropy. The hold-out
-    loss is taken before the first step, every ``evaluate_every`` steps (or once per epoch) and
-    after the last; training stops after ``patience`` evaluations without a new lowest value, and
-    the weights of the lowest are put back (SR26 section 5.1). The model is in evaluation mode
-    throughout: dropout would make the network random, and the theory's is not.
+    The loss is the mean: squared error, or cross-entropy. The hold-out loss is taken before the
+    first step, every ``evaluate_every`` steps (or once per epoch) and after the last; training
+    stops after ``patience`` evaluations without a new lowest value, and the weights of the lowest
+    are put back (SR26 section 5.1). The model is in evaluation mode throughout: dropout would make
+    the network random, and the theory's is not.
 
     ``examples`` are N 1-D tensors of token ids; ``targets`` has shape (N,), floating point for
     squared error on one output, integers for cross-entropy on C outputs; ``train`` and ``holdout``
@@ -262,6 +288,9 @@ def fine_tune(
         parameters = list(model.parameters())
         best_weights = _room_for(parameters)
         history: list[Evaluation] = []
+        last = expected_steps(len(train), settings)
+        shares = step_sizes(last, settings)
+        clock = settings.learning_rate * np.concatenate([[0.0], np.cumsum(shares)])
         # sums on the device: a GPU is waited for at the evaluations only
         device = parameters[0].device
         total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -270,7 +299,8 @@ def fine_tune(
             spent = _finite(total.item(), "training", step, settings)
             loss = mean_loss(model, holdout_examples, holdout_targets, settings)
             _finite(loss, "hold-out", step, settings)
-            found = Evaluation(step, step / per_epoch, spent / seen if seen else math.nan, loss)
+            mean = spent / seen if seen else math.nan
+            found = Evaluation(step, step / per_epoch, float(clock[step]), mean, loss)
             history.append(found)
             on_evaluation(found)
             return found
@@ -281,7 +311,7 @@ def fine_tune(
 
         best = evaluate(0)
         keep()
-        step, worse, last = 0, 0, expected_steps(len(train), settings)
+        step, worse = 0, 0
         lengths = [len(example) for example in examples]
         for step, rows in enumerate(batch_rows(train, lengths, settings, generator), start=1):
             stepper.zero_grad(set_to_none=True)
@@ -294,6 +324,10 @@ def fine_tune(
             seen += len(rows)
             if is_processor(device):
                 _finite(total.item(), "training", step, settings)
+            if settings.max_norm:
+                nn.utils.clip_grad_norm_(parameters, settings.max_norm)
+            for group in stepper.param_groups:
+                group["lr"] = settings.learning_rate * shares[step - 1]
             stepper.step()
             progress(step)
             if step % every and step < last:
@@ -312,4 +346,4 @@ def fine_tune(
             for kept, parameter in zip(best_weights, parameters, strict=True):
                 parameter.copy_(kept)
                 parameter.grad = None  # the next training starts without this memory
-    return Training(history, step, best)
+    return Training(history, step, best, at_budget=best.step == last)

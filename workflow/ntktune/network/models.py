@@ -55,6 +55,18 @@ class TextModel(nn.Module):
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
 
 
+class LastStates(nn.Module):
+    """What a head reads: the last real token's hidden state. The backbone is used, not copied."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return hidden states, shape (N, D), of token ids of shape (N, T)."""
+        return last_state(self.backbone, input_ids, attention_mask)
+
+
 def last_hidden(
     backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:

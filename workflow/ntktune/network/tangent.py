@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntktune.network.matmul import FastLinear
-from ntktune.network.models import TextModel, last_state, pad, token_batches
+from ntktune.network.models import TextModel, pad, token_batches
 
 # Passes with a gradient or a tangent keep all activations of their tokens: at most so many.
 MOST_TOKENS = 2_048
@@ -38,18 +38,6 @@ class LogitDifference(nn.Module):
         """Return f, shape (N,), of token ids of shape (N, T)."""
         logits = self.model(input_ids, attention_mask)
         return logits[:, 1] - logits[:, 0]
-
-
-class LastStates(nn.Module):
-    """What a head reads: the last real token's hidden state. The backbone is used, not copied."""
-
-    def __init__(self, backbone: nn.Module):
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return hidden states, shape (N, D), of token ids of shape (N, T)."""
-        return last_state(self.backbone, input_ids, attention_mask)
 
 
 Tangent = Mapping[str, torch.Tensor]

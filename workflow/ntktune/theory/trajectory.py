@@ -125,7 +125,7 @@ class _Watcher:
     now: nn.Module  # a copy of the pretrained network, to hold the weights while they are looked at
     scalar: nn.Module  # the network that is trained
     method: str
-    rate: float  # the step size
+    pace: float  # the theory's clock over the sum of the learning rates
     reached: torch.Tensor  # rows of the embedding table whose tokens occur
     last: int | None = None  # the step after which it ends, if known
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -182,7 +182,7 @@ class _Watcher:
                 "start_loss": origin.loss(start),
             }
             | kernel_drift(origin.inside, moved_to.kernel.numpy(), torch.finfo(origin.dtype).eps)
-            | {"eta": evaluation.step * self.rate}
+            | {"eta": evaluation.sum_learning_rate * self.pace}
         )
 
 
@@ -264,7 +264,7 @@ def watched_seed(
     root_seed: int,
     *,
     test_rows: int,
-    max_steps: int,
+    descent_steps: int,
     step_size_factor: float = 1.0,
     constant: float = 1.0,
     progress: Callable[[float], None] = lambda share: None,
@@ -277,7 +277,7 @@ def watched_seed(
     minimises cross-entropy there. In the end the model has its pretrained weights again.
 
     At most ``test_rows`` of the test rows are looked at, drawn at random. Gradient descent takes
-    ``max_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
+    ``descent_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
     (:func:`ntktune.theory.drift.operator_stopping_times`). ``progress`` gets the share done.
     """
     start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
@@ -302,16 +302,17 @@ def watched_seed(
         batch_size=len(start.train),
         # in passes no larger than AdamW's, which are known to fit
         batch_tokens=min(settings.batch_tokens, settings.batch_size * longest),
-        max_epochs=max_steps,
+        max_steps=descent_steps,
+        warmup=0.0,
+        schedule="constant",
+        max_norm=None,
         evaluate_every=1,
         patience=None,
     )
     own = torch.as_tensor(target, dtype=model.head.weight.dtype)
     now, order = copy.deepcopy(origin.network), generator(root_seed, "theory.order")
-    adamw = _Watcher(origin, now, scalar, "adamw", settings.learning_rate, reached)
-    descent = _Watcher(
-        *(origin, now, scalar, "gradient-descent", origin.descent.step_size, reached), max_steps
-    )
+    adamw = _Watcher(origin, now, scalar, "adamw", 1.0, reached)
+    descent = _Watcher(origin, now, scalar, "gradient-descent", 2.0, reached, descent_steps)
     for share, watcher, network, how, targets, batches in (
         (0.5, adamw, model, settings, start.targets, start.order),
         (0.9, descent, scalar, plain, own, order),
