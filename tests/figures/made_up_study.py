@@ -67,6 +67,7 @@ def metrics_table(task, size, seeds=SEEDS, noise=0.05, scatter=0.02):
                 "steps": size,
                 "best_step": 10 * list(TASKS).index(task) + seed + size // 32,
                 "best_epoch": 2.0,
+                "at_budget": seed == 0 and size == max(SIZES),
                 "sum_learning_rate": 1e-4 * (60 - 10 * list(TASKS).index(task) + seed),
                 "holdout_loss": 0.5,
                 **row,

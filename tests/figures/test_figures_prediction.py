@@ -144,6 +144,8 @@ def test_scores_by_hand():
             "n": 32,
             "seed": [1, 0, 0],
             "mse": [1.0, 3.0, 5.0],
+            "best_step": [0, 4, 0],
+            "at_budget": [False, True, False],
             **dict.fromkeys(("mse_unit", "baseline_mse", "noise_variance", "pearson"), 0.5),
             **dict.fromkeys(("spearman", "accuracy", "f1", "cross_entropy"), NAN),
             **dict.fromkeys(("baseline_accuracy", "baseline_f1"), NAN),
@@ -157,3 +159,5 @@ def test_scores_by_hand():
     assert table.loc[0, "mse_sd"] == pytest.approx(2**0.5)
     assert np.isnan(table.loc[1, "mse_sd"])
     assert table["accuracy"].isna().all()
+    assert table["at_start"].tolist() == [1, 1]
+    assert table["at_budget"].tolist() == [1, 0]

@@ -163,13 +163,17 @@ def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
     ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared score
     units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training mean's error, or
-    the training majority's score; ``noise_variance`` that of the labels.
+    the training majority's score; ``noise_variance`` that of the labels. ``at_start`` and
+    ``at_budget`` count the seeds whose lowest hold-out loss was that before the first step, and
+    that after the last step that the training may make.
     """
     rows = []
     for (task, n), runs in metrics.groupby(["task", "n"], sort=False, dropna=False):
         row = {"task": task} | _first(runs, "kind", "metric") | {"n": n}
         row["seeds"] = " ".join(str(seed) for seed in sorted(runs["seed"]))
-        rows.append(row | _spread(runs, SCORES))
+        row |= _spread(runs, SCORES)
+        row |= {"at_start": (runs["best_step"] == 0).sum(), "at_budget": runs["at_budget"].sum()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

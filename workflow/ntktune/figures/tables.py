@@ -59,7 +59,8 @@ SCORES = (
 TABLES = {
     "metrics": Table("finetune/{task}/n{size}/metrics.parquet",
         "fine-tuning metrics, one file per task and size",
-        "task kind metric n seed", f"{SCORES} best_step sum_learning_rate", one=("task", "n")),
+        "task kind metric n seed at_budget", f"{SCORES} best_step sum_learning_rate",
+        one=("task", "n")),
     "baselines": Table("finetune/{task}/baselines.parquet",
         "predictions without fine-tuning, one file per task",
         "task kind metric method n seed", SCORES, one=("task",)),
