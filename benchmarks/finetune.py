@@ -37,7 +37,6 @@ from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import model_facts
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.repeats import (
-    OUTPUTS,
     Examples,
     fine_tuned_repeats,
     measured_metrics,
@@ -191,8 +190,7 @@ def read_case(case: dict) -> tuple[TextModel, Examples, dict, Settings]:
     names = ("learning_rate", "weight_decay", "batch_size", "evaluate_every", "patience")
     names += ("max_epochs", "batch_tokens")
     settings = Settings(**{name: config["finetune"][name] for name in names})
-    kind = OUTPUTS[examples.kind]
-    model = text_model(folder, outputs=kind, head_seed=0, blocks=case["blocks"])
+    model = text_model(folder, outputs=examples.outputs, head_seed=0, blocks=case["blocks"])
     return model, examples, subsets, settings
 
 

@@ -156,8 +156,8 @@ def test_every_mistake_is_told_at_once(study):
         ),
         ({"sources": [{"files": {"train": "tasks"}}]}, r"names 'tasks', which is a folder, not a"),
         (
-            {"kind": "classification", "classes": ["a", "b", "c"]},
-            r"classes is \['a', 'b', 'c'\]: 3 entries, must be at most 2: .*: exactly two \(of",
+            {"kind": "classification", "classes": ["a"]},
+            r"classes is \['a'\]: 1 entries, must be at least 2",
         ),
         ({"kind": "ranking"}, r"tasks/mine.yaml: kind is 'ranking'"),
         ({"sources": []}, r"mine.yaml: sources"),
@@ -356,6 +356,18 @@ def test_the_smallest_sample_has_every_class_in_both_parts():
         training_subset(subsets, smallest - 1, 0, classes)
     assert smallest_sample(np.zeros(100), 0.1) == 10
     assert smallest_sample(np.arange(1000) == 0, 0.25) is None
+
+
+@pytest.mark.parametrize("chapter", ["theory", "taskvectors"])
+def test_chapters_for_two_classes_say_so_of_three(study, chapter):
+    three = {"kind": "classification", "classes": [*"abc"], "score_range": None}
+    chapters = [name for name in EVERY if name not in {"theory", "taskvectors"} - {chapter}]
+    message = f"task '(mine|yours)' has 3 classes, and the chapter {chapter} takes"
+    with pytest.raises(UserError, match=message):
+        study({"chapters": chapters, "tasks": ["mine", "yours"]}, **three)
+    chapters.remove(chapter)
+    found = study({"chapters": chapters, "taskvectors": None}, **three)
+    assert found["task_definitions"]["mine"]["classes"] == ["a", "b", "c"]
 
 
 def test_a_run_says_what_the_study_chose(study, tmp_path):

@@ -10,6 +10,7 @@ from ntktune.data.cleaning import (
     FATES,
     content_sha256,
     counts_line,
+    found_classes,
     hash_order,
     hashed_fraction,
     label_name,
@@ -98,9 +99,56 @@ def test_raw_classes_are_zero_and_one_and_minus_one_is_unlabelled():
     assert table["label"].tolist() == [0, 1, 1, 0, 1]
     assert counts["train"]["unlabelled"] == 1
     with pytest.raises(
-        UserError, match=r"row 2 of train \(id train-1\) has the label '2' .*exactly"
+        UserError, match=r"row 2 of train \(id train-1\) has the label '2' .*name it in classes too"
     ):
         _two((list("ab"), [0, 2]), (["x"], [1]), task)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["b", "a", None, "c", "a", "b", "c", "b"], ["a", "b", "c"]),
+        ([10, 2.0, "3", "nan", 2, 10, 3, 2], ["2", "3", "10"]),
+        (["5", "b", "5", "b", "b", "10", "10", "b"], ["10", "5", "b"]),
+    ],
+)
+def test_classes_are_the_labels_of_the_data_in_order(labels, names):
+    train, test = _frame(list("abcdefgh"), labels), _frame(["x"], [names[0]])
+    assert found_classes({"train": train, "test": test}) == names
+    task = _task(kind="classification", classes=names)
+    table, _ = task_table({"train": train, "test": test}, task)
+    kept = [label_name(label) for label in labels if label not in (None, "nan")]
+    assert [names[int(label)] for label in table["label"]] == [*kept, names[0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "a"], "two classes or more; the labels are: 'a'"),
+        ([0.5, 1.5, 2.5], r"3 labels are of 3 classes \('0.5', .*kind: regression"),
+        ([-1, 1, -1, 1], "some labels are negative .*label_map"),
+    ],
+)
+def test_labels_that_do_not_look_like_classes_are_told(labels, message):
+    with pytest.raises(UserError, match=message):
+        found_classes({"train": _frame(list("abcd")[: len(labels)], labels)})
+
+
+def test_names_that_are_numbers_are_no_places():
+    """A class "2" is not the third one, and another label is no class."""
+    task = _task(kind="classification", classes=["1", "2", "5"])
+    table, _ = _two((list("abc"), [5, 1, "2.0"]), (["x"], [2]), task)
+    assert table["label"].tolist() == [2, 0, 1, 1]
+    with pytest.raises(UserError, match=r"label '0' .* none of the classes '1', '2', '5'"):
+        _two((list("abcd"), [5, 1, 2, 0]), (["x"], [2]), task)
+
+
+def test_of_several_classes_the_training_rows_need_every_one():
+    task = _task(kind="classification", classes=["a", "b", "c"])
+    table, _ = _two((list("uvw"), ["a", "b", "c"]), (["x"], ["a"]), task)
+    assert table["label"].tolist() == [0, 1, 2, 0]
+    with pytest.raises(UserError, match=r"no row of class 2 \(c\) is left in the train split"):
+        _two((list("uv"), ["a", "b"]), (["x"], ["c"]), task)
 
 
 def test_label_names_of_numbers_do_not_depend_on_their_type():
@@ -177,7 +225,7 @@ def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
          r"no row of class 0 .*; negative labels count as unlabelled; for classes −1 and 1 write "
          r"label_map: \{'-1': 0, '1': 1\}$"),
         ((["a", "b"], [0.5, 3]), (["c", "d"], [0, 1]), {"kind": "classification"},
-         r"neither of the classes .*, or make classes of scores with polarity_band$"),
+         r"none of the classes 'no', 'yes'; .*, or make classes of scores with polarity_band$"),
         ((["a", "b"], [-7, 9]), (["c", "d"], [0, 1]), {"score_range": [-4, 4]},
          r"has score -7, outside score_range \[-4, 4\]; the column label goes from -7 to 9: corr"),
         ((["a", "b"], [3, 3.0]), (["c", "d"], [1, 2]), {},
@@ -215,8 +263,8 @@ def test_the_checksum_is_of_the_content():
         ({}, ["1_000", 2, 3, 4], r"row 1 .* label '1_000'"),
         ({"kind": "classification", "polarity_band": [0, 0]}, [1, -1, "good", 3], r"'good'.* no n"),
         ({"kind": "classification"}, ["no", "yes", "maybe", "so so"], r"row 3 .* label 'maybe' .*"
-         r"neither of the classes 'no' and 'yes'; 2 of 4 rows are like it: 'maybe', 'so so'; .*"
-         r"exactly two classes: choose two of its labels with label_map"),
+         r"none of the classes 'no', 'yes'; 2 of 4 rows are like it: 'maybe', 'so so'; .*"
+         r"name it in classes too, or list in label_map the labels that count"),
         ({"kind": "classification", "label_map": {"1": 0, "1.0": 1}}, [1, 1, 1, 1], r"the label 1"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ntktune.__main__ import main
 from ntktune.data.sampling import (
+    class_pattern,
     holdout_pattern,
     kernel_draws,
     nested_order,
@@ -59,6 +60,46 @@ def test_every_beginning_holds_out_its_share(size, fraction):
 def test_held_out_rows_are_exact_where_the_share_is():
     assert holdout_pattern(100, 0.29).sum() == 29
     assert holdout_pattern(10, 0.2).tolist() == [False] * 4 + [True] + [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("sizes", [[50, 400, 300, 5], [120] * 77])
+def test_small_samples_have_every_class_that_they_can_have(sizes):
+    sizes = np.array(sizes)
+    holdout = holdout_pattern(sizes.sum(), 0.25)
+    pattern = class_pattern(holdout, sizes)
+    trained = pattern[~holdout]
+    count = len(sizes)
+    assert sorted(trained[:count]) == list(range(count))
+    assert (np.diff(sizes[trained[:count]]) <= 0).all()  # the most frequent first
+    assert (np.bincount(pattern) == sizes).all()  # every row comes
+    # later on the task's own shares, but for the rows that came early
+    for part in (trained, pattern[holdout]):
+        share = np.bincount(part[: len(part) // 2], minlength=count) / (len(part) // 2)
+        assert np.abs(share - sizes / sizes.sum()).max() < 2 * count / len(part)
+    # test rows have the task's shares from the beginning
+    plain = class_pattern(holdout, sizes, cover=False)
+    for end in (20, 50, 200):
+        part = plain[~holdout][:end]
+        found = np.bincount(part, minlength=count)
+        assert np.abs(found - end * sizes / sizes.sum()).max() < 1
+
+
+def test_a_class_of_one_row_is_trained_on():
+    classes = np.array([0] * 60 + [1] * 30 + [2])
+    drawn = training_subsets(
+        classes.astype(float),
+        np.arange(91) < 20,
+        classification=True,
+        seeds=2,
+        holdout_fraction=0.25,
+        test_rows=None,
+        root=0,
+        task="t",
+    )
+    for seed in range(2):
+        train, holdout = training_subset(drawn, 8, seed, classes)
+        assert set(classes[train]) == {0, 1, 2}
+        assert 2 not in classes[holdout]
 
 
 @settings(deadline=None, max_examples=60)

@@ -52,10 +52,14 @@ def examples(sentences):
 
     def made(kind="regression"):
         score = np.array([float(s[-1]) / 10 - 2 for s in sentences])
-        if kind == "classification":
+        classes = 2
+        if kind == "three classes":
+            kind, classes = "classification", 3
+            score = np.digitize(score, [-0.7, 0.7]).astype(float)
+        elif kind == "classification":
             score = (score > 0).astype(float)
         noise = np.full(len(score), 0.3)
-        return Examples("toy", kind, sentences, score, noise, (-4.0, 4.0))
+        return Examples("toy", kind, sentences, score, noise, (-4.0, 4.0), classes=classes)
 
     return made
 

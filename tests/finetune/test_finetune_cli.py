@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny_study import tuning_flags, write_task
 
 from ntktune.__main__ import main
 from ntktune.store.records import read_json, read_table, write_json
@@ -20,7 +21,7 @@ METRICS = [
     "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step",
     "best_epoch", "sum_learning_rate", "at_budget", "holdout_loss", "mse", "mse_unit", "pearson",
     "spearman", "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy",
-    "baseline_accuracy", "baseline_f1",
+    "baseline_accuracy", "baseline_f1", "chance_accuracy", "class_f1",
 ]  # fmt: skip
 
 
@@ -323,3 +324,15 @@ def test_kernels_of_another_task_or_model_are_refused(study, capsys):
     assert "was computed for blocks 1, not None" in capsys.readouterr().err
     assert baselines(study, *kernels, "--blocks", "1", task="class") == 1
     assert "was computed for task score, not class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["taskvectors tune", "theory trajectory"])
+def test_what_takes_two_classes_says_so_of_three(study, capsys, command):
+    manifest = read_json(study / "model" / "model.json")
+    write_task(study, "three", "classification", manifest, classes=3)
+    outs = {"taskvectors tune": "out", "theory trajectory": "out-evaluations out-ridge out-stops"}
+    flags = [word for out in outs[command].split() for word in (f"--{out}", str(study / out))]
+    if command == "theory trajectory":
+        flags += ["--seeds", "1"]
+    assert main([*command.split(), *tuning_flags(study, "three"), *flags]) == 1
+    assert "task three has 3 classes; this command takes" in capsys.readouterr().err

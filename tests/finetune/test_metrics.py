@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import softmax
 from sklearn import metrics as peer
 
 from ntktune.figures.measures import METRIC_LABELS
 from ntktune.finetune.metrics import (
     MEASURES,
+    class_scores,
     classification_metrics,
     f1_score,
     pearson,
@@ -62,6 +64,24 @@ def test_classification_by_hand():
     assert found["cross_entropy"] == pytest.approx((sum(losses) + math.log(2)) / 4)
     assert found["baseline_accuracy"] == 0.5
     assert found["baseline_f1"] == pytest.approx(2 / 3)
+
+
+def test_three_classes_against_scikit_learn():
+    random = np.random.default_rng(0)
+    logits, label = random.normal(size=(40, 3)), random.integers(0, 3, 40)
+    found = classification_metrics(logits, label, training_label=np.array([2, 0, 2, 1]))
+    predicted, shares = logits.argmax(1), softmax(logits, axis=1)
+    assert found["accuracy"] == peer.accuracy_score(label, predicted)
+    assert found["f1"] == pytest.approx(peer.f1_score(label, predicted, average="macro"))
+    assert found["cross_entropy"] == pytest.approx(peer.log_loss(label, shares))
+    assert found["baseline_accuracy"] == np.mean(label == 2)
+    assert found["baseline_f1"] == pytest.approx(
+        peer.f1_score(label, np.full(40, 2), average="macro")
+    )
+    assert found["chance_accuracy"] == pytest.approx(1 / 3)
+    by_class = [peer.f1_score(label == c, predicted == c) for c in range(3)]
+    assert class_scores(logits, label) == pytest.approx(by_class)
+    assert np.mean(by_class) == pytest.approx(found["f1"])
 
 
 def test_cross_entropy_of_huge_logits_is_finite():

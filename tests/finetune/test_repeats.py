@@ -11,20 +11,20 @@ from ntktune.errors import UserError
 from ntktune.finetune.baselines import baseline_rows
 from ntktune.finetune.metrics import CLASSIFICATION, REGRESSION, mean_squared_error
 from ntktune.finetune.repeats import (
-    OUTPUTS,
     Examples,
     all_steps,
     center_outputs,
     fine_tuned_repeats,
     label_scale,
     seed_split,
+    start_seed,
 )
 from ntktune.finetune.training import outputs
 from ntktune.network.models import LastStates
 
 
 def rows(text_model, examples, subsets, settings, seeds=None, size=20, **options):
-    model = text_model(outputs=1 if examples.kind == "regression" else 2)
+    model = text_model(outputs=examples.outputs)
     found = fine_tuned_repeats(model, examples, subsets, size, settings(), 5, seeds, **options)
     return [(r.row, r.training.history, model.head.weight.detach().clone()) for r in found]
 
@@ -53,6 +53,17 @@ def test_a_seed_on_the_sample_of_another_keeps_its_head_and_order(
     assert swapped[1][0]["holdout_loss"] != own[1][0]["holdout_loss"]
     steps = all_steps(data, subsets, 20, settings(), samples=[0, 1])
     assert steps == 2 * all_steps(data, subsets, 20, settings(), samples=[0])
+
+
+@pytest.mark.parametrize("head", ["random", "probe"])
+def test_the_head_is_the_seeds_whatever_the_sample(text_model, examples, subsets, settings, head):
+    model, data, heads = text_model(), examples(), []
+    for seed, sample in ((0, 0), (0, 1), (1, 1)):
+        start = start_seed(model, data, subsets, 20, seed, settings(head=head), 5, sample)
+        assert start.train == seed_split(data, subsets, 20, sample)[0]
+        heads.append(model.head.weight.detach().clone())
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.allclose(heads[0], heads[2])
 
 
 def test_one_row_per_seed_with_all_columns(text_model, examples, subsets, settings):
@@ -88,7 +99,7 @@ def test_metrics_are_those_of_the_model_that_is_yielded(text_model, examples, su
 def test_trainings_start_with_outputs_centred_on_the_training_part(
     text_model, examples, subsets, settings, kind
 ):
-    model, data = text_model(outputs=OUTPUTS[kind]), examples(kind)
+    model, data = text_model(outputs=examples(kind).outputs), examples(kind)
     before = model.head.weight.detach().clone()
     center_outputs(model, data.ids[:30], settings())
     assert torch.equal(model.head.weight, before)
@@ -101,11 +112,11 @@ def test_trainings_start_with_outputs_centred_on_the_training_part(
     assert history[0].holdout_loss < 2.5
 
 
-@pytest.mark.parametrize("kind", ["regression", "classification"])
+@pytest.mark.parametrize("kind", ["regression", "classification", "three classes"])
 def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
     text_model, examples, subsets, settings, kind
 ):
-    data, model = examples(kind), text_model(outputs=OUTPUTS[kind])
+    data, model = examples(kind), text_model(outputs=examples(kind).outputs)
     states = outputs(LastStates(model.backbone), data.ids, 64).double().numpy()
     probes = baseline_rows(data, subsets, [20], dict(enumerate(states)), {})
     # steps too small to move anything
@@ -117,7 +128,7 @@ def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
     # of both seeds, whichever was first; further training goes on from there
     alone = rows(text_model, data, subsets, tiny, seeds=[1])[0][0]
     assert repr(alone) == repr(found[1])
-    longer = partial(settings, head="probe", learning_rate=1e-3, max_epochs=8)
+    longer = partial(settings, head="probe", learning_rate=3e-4, max_epochs=8)
     trained = rows(text_model, data, subsets, longer)
     for (row, history, _), start in zip(trained, found, strict=True):
         assert history[0].holdout_loss == pytest.approx(start["holdout_loss"], rel=1e-4)

@@ -12,8 +12,8 @@ from kernel_cases import text_model
 from ntktune.finetune import training
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats
 from ntktune.finetune.training import Settings
+from ntktune.network.models import LastStates
 from ntktune.network.tangent import (
-    LastStates,
     LogitDifference,
     difference,
     directional_derivative,

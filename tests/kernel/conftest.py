@@ -188,14 +188,18 @@ def study(tmp_path, tiny, texts):
     manifest = {"name": "tiny", "revision": "r1", "sha256": digest}
     write_json(tmp_path / "model" / "model.json", manifest, {})
 
-    def written(kind="regression", draws=((0, 3, 1, 8), (5, 6, 2, 4)), task="toy", **changes):
+    def written(
+        kind="regression", draws=((0, 3, 1, 8), (5, 6, 2, 4)), task="toy", classes=2, **changes
+    ):
         lengths = torch.tensor([0] + [len(t) for t in texts])
         label = torch.arange(9, dtype=torch.float64)
         facts = {"task": {"name": task, "kind": kind}, "data_sha256": "d1", "model": manifest}
+        if classes > 2:
+            facts["task"]["classes"] = [f"class {i}" for i in range(classes)]
         tensors = {
             "ids": torch.cat(texts).int(),
             "offsets": lengths.cumsum(0),
-            "label": label if kind == "regression" else label % 2,
+            "label": label if kind == "regression" else label % classes,
             "label_noise": torch.full((9,), math.nan, dtype=torch.float64),
             "is_test": torch.zeros(9, dtype=torch.uint8),
         }

@@ -32,8 +32,8 @@ def test_a_symmetric_kernel_needs_its_upper_triangle():
 def gathered(study, tmp_path):
     """Return a function that computes kernels in shards and gathers them."""
 
-    def run(count, *options, skip=()):
-        command = study(draws=[[0, 3, 1, 8, 5, 6, 2], [5, 6, 2, 4, 1, 7, 0]])[:-1]
+    def run(count, *options, **task):
+        command = study(draws=[[0, 3, 1, 8, 5, 6, 2], [5, 6, 2, 4, 1, 7, 0]], **task)[:-1]
         files = []
         symmetric = "asymmetric-signgd" not in options
         for i, j in shards(count, symmetric=symmetric):
@@ -53,6 +53,14 @@ def _assert_equal(found, wanted):
     # GPT-Neo's attention is float32 in a float64 model, too
     room = 2e-6 * wanted.double().nan_to_num().abs().max().item()
     torch.testing.assert_close(found, wanted, rtol=0, atol=room, equal_nan=True)
+
+
+def test_shards_of_three_classes_are_gathered_with_all_outputs(gathered):
+    _, (found, facts), (wanted, _) = gathered(2, kind="classification", classes=3)
+    assert facts["function"] == "mean"
+    assert found["outputs"].shape == (2, 7, 3)
+    for name, tensor in wanted.items():
+        _assert_equal(found[name], tensor)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -54,6 +54,25 @@ def test_kernels_of_all_draws(kind, function, study, tmp_path, texts, reference,
     assert [k["self_check"]["examples"] for k in facts["kernel"]] == [[0, 2], [1, 2]]
 
 
+def test_of_three_classes_the_kernel_is_the_mean_over_outputs(study, tmp_path, texts, reference):
+    assert main([*study("classification", classes=3), "--blocks", "1"]) == 0
+    tensors, facts = read_tensors(tmp_path / "gram.safetensors")
+    for draw, rows in enumerate(ROWS):
+        model = text_model(
+            tmp_path / "model",
+            outputs=3,
+            head_seed=facts["head_seeds"][draw],
+            blocks=1,
+            dtype=torch.float64,
+        )
+        expected, values = reference(model, [texts[i] for i in rows], "full")
+        mean = expected.diagonal(dim1=2, dim2=3).mean(-1)
+        torch.testing.assert_close(tensors["kernel"][draw], mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(tensors["outputs"][draw], values, rtol=1e-6, atol=1e-6)
+    assert facts["function"] == "mean"
+    assert tensors["label"].tolist() == (torch.tensor(ROWS) % 3).tolist()
+
+
 def test_same_command_same_numbers(study, tmp_path):
     arguments = study()
     assert main(arguments) == 0
@@ -185,6 +204,19 @@ def test_two_labels_are_two_classes(folder):
     assert other["row"].tolist() != first["row"].tolist()
 
 
+@pytest.mark.parametrize("named", [["0", "1", "2"], []])
+def test_classes_are_named_or_all_that_are_there(named, folder):
+    lines = (folder / "reviews.csv").read_text().splitlines()
+    lines = [f"{line},{'kind' if i == 0 else i % 3}" for i, line in enumerate(lines)]
+    (folder / "reviews.csv").write_text("\n".join(lines))
+    assert from_file(folder, "--label-column", "kind", "--classes", *named) == 0
+    tensors, facts = read_tensors(folder / "gram.safetensors")
+    assert facts["function"] == "mean"
+    assert facts["task"]["classes"] == ["0", "1", "2"]
+    assert set(tensors["label"][0].tolist()) == {0, 1, 2}
+    assert tensors["outputs"].shape[2] == 3
+
+
 def test_label_words_and_signs(folder):
     flags = ("--label-column", "good", "--classes", "no", "yes", "--dtype", "float64")
     assert from_file(folder, *flags) == 0
@@ -212,7 +244,7 @@ def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--label-column", "stars", "--label-words", "a", "of"], "--label-words needs --classes"),
+        (["--label-column", "stars", "--label-words", "a", "of"], "--label-words needs two"),
         (
             [
                 *("--label-column", "good", "--classes", "no", "yes"),
@@ -225,11 +257,11 @@ def test_classes_are_named_as_they_stand_in_the_file_or_as_numbers():
         (["--data", "/"], "--data / is a folder; give one file"),
         (["--label-column", "stars", "--batch-tokens", "0"], "--batch-tokens is 0"),
         (["--label-column", "mark"], "mark"),
-        (["--label-column", "good"], "holds no score but 'no', 'yes'; for two classes give"),
+        (["--label-column", "good"], "holds no score but 'no', 'yes'; for classes give"),
         (["--label-column", "good", "--classes", "no", "sure"], "has 'sure' in the column good"),
         (["--label-column", "stars", "--rows", "99"], "--rows is 99, but"),
         (["--label-column", "stars", "--rows", "1"], "--rows is 1: must be at least 4"),
-        (["--label-column", "good", "--classes", "no", "yes", "so"], "no yes so: give exactly two"),
+        (["--label-column", "good", "--classes", "no"], "--classes no: give two labels or more"),
         (["--label-column", "stars", "--out", "/"], "--out / is a folder"),
         (["--label-column", "stars", "--max-tokens", "65"], "max_tokens is 65"),
         (

@@ -65,6 +65,18 @@ def test_all_outputs_of_a_network(name, classes, tiny, texts, reference):
         assert relative(cross.kernel, expected[:4, 4:]) < 1e-10
 
 
+@pytest.mark.usefixtures("float64_inside")
+@pytest.mark.parametrize("classes", [2, 3, 6, 77])
+def test_the_mean_over_classes(classes, tiny, texts, reference):
+    model, some = tiny("llama", outputs=classes), texts[:4]
+    expected, values = reference(model, some, "full")
+    found = gram(model, some, outputs="mean", dtype=torch.float64)
+    assert found.kernel.shape == (4, 4)
+    assert relative(found.kernel, expected.diagonal(dim1=2, dim2=3).mean(-1)) < 1e-10
+    assert relative(torch.stack(list(found.groups.values())).sum(0), found.kernel) < 1e-10
+    assert relative(found.outputs, values) < 1e-10
+
+
 def test_a_classifier_that_looks_for_its_padding(tiny, texts, reference):
     from transformers import LlamaForSequenceClassification
 
@@ -466,7 +478,7 @@ def test_gradients_are_on_inside(mode, toy, texts, reference):
     assert relative(found.kernel, reference(model, texts)[0]) < 1e-10
 
 
-@pytest.mark.parametrize("outputs", ["diagonal", "trace", "full"])
+@pytest.mark.parametrize("outputs", ["diagonal", "trace", "mean", "full"])
 def test_a_constant_output_and_a_text_without_gradient(outputs, toy, texts, reference):
     class Partly(toy):
         def forward(self, input_ids, attention_mask):
@@ -479,6 +491,7 @@ def test_a_constant_output_and_a_text_without_gradient(outputs, toy, texts, refe
         "full": expected,
         "diagonal": expected.diagonal(dim1=2, dim2=3),
         "trace": expected.diagonal(dim1=2, dim2=3).sum(-1),
+        "mean": expected.diagonal(dim1=2, dim2=3).mean(-1),
     }[outputs]
     for chunk_bytes in (None, 100):
         found = gram(model, texts, outputs=outputs, dtype=torch.float64, chunk_bytes=chunk_bytes)

@@ -31,7 +31,7 @@ def write_model(folder, seed=0):
     return facts
 
 
-def write_task(folder, name, kind, model, sign=1.0, metric=None):
+def write_task(folder, name, kind, model, sign=1.0, metric=None, classes=2):
     """Write tokens and subsets (20 rows, two seeds) of a task made from a rule."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(3, 10, (60,), generator=generator).tolist()
@@ -40,13 +40,15 @@ def write_task(folder, name, kind, model, sign=1.0, metric=None):
         sentence[-1] = (5, 15, 25, 35)[i % 4]  # few cases: 16 examples teach the rule
     label = torch.tensor([sign * (float(s[-1]) / 10 - 2) for s in sentences]).double()
     if kind == "classification":
-        label = (label > 0).double()
+        label = (label > 0).double() if classes == 2 else label.argsort().argsort() % classes
+        label = label.double()
     facts = {
         "task": {
             "name": name,
             "kind": kind,
             "metric": metric or ("pearson" if kind == "regression" else "accuracy"),
             "score_range": [-4.0, 4.0] if kind == "regression" else None,
+            "classes": [*"abcdefgh"[:classes]] if kind == "classification" else None,
         },
         "data_sha256": f"data of {name}",
         "model": model,
@@ -72,6 +74,7 @@ def write_task(folder, name, kind, model, sign=1.0, metric=None):
 
 
 TRAINING = {
+    "head": "random",  # from which even a tiny model moves
     "size": 20,
     "seed": 1,
     "learning-rate": 0.01,

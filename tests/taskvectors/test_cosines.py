@@ -72,7 +72,7 @@ def test_two_seeds_of_identical_tasks_are_as_alike_as_the_null_says(tmp_path):
             f"taskvectors tune --model {tmp_path}/model --tokens {tmp_path}/{task}.safetensors "
             f"--subsets {tmp_path}/{task}.json --task {task} --size 20 --seed 2 --max-epochs 6 "
             f"--learning-rate 0.003 --weight-decay 0 --batch-size 4 --batch-tokens 64 "
-            f"--device cpu --out-again {tmp_path}/{task}-again.safetensors --out"
+            f"--head random --device cpu --out-again {tmp_path}/{task}-again.safetensors --out"
         )
         assert main([*command.split(), *outs]) == 0
         files += [*outs, f"{tmp_path}/{task}-again.safetensors"]

@@ -113,6 +113,11 @@ def fetch_task(args: argparse.Namespace) -> None:
         counts=counts,
     )
     write_table(args.out, table, provenance)
+    if classes := args.definition["classes"]:
+        trained = table.loc[table["split"] == "train", "label"].value_counts()
+        counted = [f"{name} {trained[label]}" for label, name in enumerate(classes)]
+        most = f", the largest {trained.max() / trained.min():.1f} times the smallest"
+        _say(f"{args.name}: training rows by class: {', '.join(counted)}{most}")
     _say(f"{args.name} ({rows.origin['source']}): {counts_line(counts)}")
 
 
@@ -167,11 +172,26 @@ def draws(args: argparse.Namespace) -> None:
     _write_sample(args, {"draws": chosen}, origin, address)
 
 
+def _tell_rare(tensors: dict, task: dict, args: argparse.Namespace) -> None:
+    """Say which classes have fewer training rows than there are seeds: these share their rows."""
+    classes, labels = task.get("classes") or (), tensors["label"][tensors["is_test"] == 0]
+    counts = {name: int((labels == label).sum()) for label, name in enumerate(classes)}
+    rare = {name: count for name, count in counts.items() if count < args.seeds}
+    if rare:
+        told = ", ".join(f"{name} has {count}" for name, count in rare.items())
+        print(
+            f"{args.task}: fewer training rows of a class than seeds ({args.seeds}): {told}; all "
+            "seeds see the same ones",
+            flush=True,
+        )
+
+
 def subsets(args: argparse.Namespace) -> None:
     """Choose the nested training subsets, their hold-out and the test rows."""
     from ntktune.data.sampling import training_subsets
 
     tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
+    _tell_rare(tensors, origin["task"], args)
     content = training_subsets(
         tensors["label"],
         tensors["is_test"] == 1,

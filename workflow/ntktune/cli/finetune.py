@@ -88,6 +88,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
         label_noise=tensors["label_noise"].double().numpy(),
         score_range=tuple(score_range) if score_range else None,
         metric=facts["task"].get("metric", ""),
+        classes=len(facts["task"].get("classes") or (0, 1)),
     )
     return examples, facts
 
@@ -106,10 +107,10 @@ class Cell:
     facts: dict[str, Any]
 
 
-def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
+def read_cell(args: argparse.Namespace, seeds: int = 0, classes: float = math.inf) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises UserError if files do not belong together, or have fewer ``seeds``.
+    Raises UserError if files do not belong together, have fewer ``seeds``, or more ``classes``.
     """
     from ntktune.finetune.training import Settings
 
@@ -117,6 +118,11 @@ def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
+    if examples.outputs > classes:
+        raise UserError(
+            f"task {args.task} has {examples.outputs} classes; this command takes scores or two "
+            "classes"
+        )
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     stated = _facts(args, facts, model_is, device, args.dtype)
     return Cell(settings, examples, subsets, device, stated)
@@ -132,12 +138,11 @@ def _facts(
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed draws its own head."""
-    from ntktune.finetune.repeats import OUTPUTS
     from ntktune.network.models import text_model
 
     return text_model(
         args.model,
-        outputs=OUTPUTS[cell.examples.kind],
+        outputs=cell.examples.outputs,
         head_seed=0,
         blocks=args.blocks,
         dtype=training_dtypes(args.dtype)[0],
@@ -292,7 +297,6 @@ def _study_costs(
 ) -> list[tuple[str, int, list[Cost]]]:
     """Return name, seeds and costs by task of a study's trainings; ``cells`` holds their texts."""
     from ntktune.finetune.account import training_cost
-    from ntktune.finetune.repeats import OUTPUTS
 
     found = []
     for name, tasks, size, seeds, changes in _study_trainings(study):
@@ -300,7 +304,10 @@ def _study_costs(
         how["test_history"] = name.startswith("fixed")
         costs = []
         for task in tasks:
-            outputs = OUTPUTS[study["task_definitions"][task]["kind"]]
+            # a regression has none; of classes that the data will tell, two stand for them
+            definition = study["task_definitions"][task]
+            two = (0, 1) if definition["kind"] == "classification" else (0,)
+            outputs = len(definition["classes"] or two)
             costs.append(training_cost(shape, **cells[task, size][0], **how, outputs=outputs))
         found.append((name, seeds, costs))
     return found

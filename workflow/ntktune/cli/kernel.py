@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from ntktune.network.models import TextModel
 
-# Outputs of the head and the scalar f that the kernel is of. Two classes: the logit
-# difference (Malladi et al. 2023).
-FUNCTIONS = {"regression": (1, "scalar"), "classification": (2, "difference")}
 Shard = tuple[int, int]
 # Facts in which all shards of a kernel agree.
 SHARED = (
@@ -78,9 +75,9 @@ def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
         second_text_column=optional("the second texts, of a task on pairs"),
         label_column=optional("the labels (default: label)", default="label"),
         classes=optional(
-            "the two labels of a classification, class 0 first, as they stand in the file "
-            "(default: scores)",
-            nargs="+",
+            "the labels of a classification, class 0 first, as they stand in the file; none after "
+            "the flag: all that are there (default: scores)",
+            nargs="*",
             metavar="LABEL",
         ),
         template=optional("how a row becomes one text (default: the text, or both on two lines)"),
@@ -169,18 +166,18 @@ def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         raise UserError(f"--data {args.data} is a folder; give one file")
     if not Path(args.data).exists():
         raise not_there(args.data, "correct --data")
-    if args.classes and len(args.classes) != 2:
+    if args.classes and len(args.classes) < 2:
         raise UserError(
-            f"--classes {' '.join(args.classes)}: give exactly two labels; rows with others are "
-            "left out"
+            f"--classes {' '.join(args.classes)}: give two labels or more (rows with others are "
+            "left out), or none for all that are there"
         )
     task, pair = Path(args.data).stem, args.second_text_column is not None
     columns = {"text_a": args.text_column, "text_b": args.second_text_column}
     definition = {
         "title": task,
-        "kind": "classification" if args.classes else "regression",
-        "classes": args.classes,
-        "label_map": dict(zip(args.classes, (0, 1), strict=True)) if args.classes else None,
+        "kind": "regression" if args.classes is None else "classification",
+        "classes": args.classes or None,
+        "label_map": {name: i for i, name in enumerate(args.classes or ())} or None,
         "columns": columns | {"label": args.label_column},
         "template": args.template or ("{text_a}\n{text_b}" if pair else "{text_a}"),
         "sources": [{"files": {"train": args.data}}],
@@ -190,12 +187,14 @@ def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.DataFrame:
     """Return the rows of a file that can be used."""
-    from ntktune.data.cleaning import counts_line, label_name, task_table
+    from ntktune.data.cleaning import counts_line, found_classes, label_name, task_table
     from ntktune.data.sources import read_sources
 
     advice = "name the file's own with --text-column, --second-text-column, --label-column"
     frames = read_sources(definition, task, columns_advice=advice).frames
     _check_labels(args, {label_name(value) for value in frames["train"]["label"]} - {None})
+    if args.classes == []:
+        definition["classes"] = found_classes(frames)
     table, counts = task_table(frames, definition, divide=False)
     print(counts_line({f"{task}:": counts["train"]}), file=sys.stderr)
     return table
@@ -229,10 +228,10 @@ def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
             f"--classes {' '.join(args.classes)}: no row of {args.data} has {missing[0]!r} in the "
             f"column {args.label_column}, which holds {shown}"
         )
-    if not args.classes and not any(math.isfinite(number(label)) for label in labels):
+    if args.classes is None and not any(math.isfinite(number(label)) for label in labels):
         raise UserError(
-            f"the column {args.label_column} of {args.data} holds no score but {shown}; for two "
-            "classes give --classes ZERO ONE"
+            f"the column {args.label_column} of {args.data} holds no score but {shown}; for "
+            "classes give --classes, alone or with their labels"
         )
 
 
@@ -240,8 +239,8 @@ def _word_ids(args: argparse.Namespace, encode: Callable) -> list[int] | None:
     """Return the first token of each label word; raise UserError if these are not two."""
     if not args.label_words:
         return None
-    if not args.classes:
-        raise UserError("--label-words needs --classes: which label each word stands for")
+    if len(args.classes or ()) != 2:
+        raise UserError("--label-words needs two --classes: which label each word stands for")
     start = len(encode([""])[0])  # what the tokenizer puts before every text
     encoded = [tokens[start:] for tokens in encode(args.label_words)]
     if not all(encoded):
@@ -306,6 +305,17 @@ def _loaded(
     return text_model(folder, **head, **how)
 
 
+def _function(task: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the outputs of a task's head, and what of them the kernel is of.
+
+    Two classes: the logit difference (Malladi et al. 2023); more: the mean of the outputs' kernels.
+    """
+    if task["kind"] == "regression":
+        return 1, "scalar"
+    classes = len(task.get("classes") or (0, 1))
+    return classes, "difference" if classes == 2 else "mean"
+
+
 def _compute(
     args: argparse.Namespace,
     folder: str,
@@ -332,7 +342,7 @@ def _compute(
     places = _bands(shard, len(rows[0])) if shard else places
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
-    outputs, function = FUNCTIONS[task["kind"]]
+    outputs, function = _function(task)
     device, dtype = select_device(args.device), torch_dtype(args.dtype)
     network = _loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
     counted = f", {len(rows)} draws" if len(rows) > 1 else ""
@@ -370,7 +380,7 @@ def gather(args: argparse.Namespace) -> None:
     names = [name for name in diagonal[0] if name == "kernel" or name.startswith("group/")]
     shape = tuple(rows.shape)
     layout = dict.fromkeys(names, ((*shape, shape[1]), torch.float64))
-    layout |= dict.fromkeys(WHOLE, (shape, torch.float64))
+    layout |= {name: ((*shape, *diagonal[0][name][...].shape[2:]), torch.float64) for name in WHOLE}
     layout["row"] = (shape, torch.int64)
 
     def stretches() -> Iterator[tuple[str, torch.Tensor]]:

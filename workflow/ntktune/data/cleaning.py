@@ -70,18 +70,48 @@ def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
 def class_numbers(definition: dict) -> dict[str, int]:
     """Return the class of each raw label: by the label map, else by the classes' names and numbers.
 
-    Raises UserError if the label map has one label for both classes, as "1" and "1.0".
+    Raises UserError if the label map has one label for two classes, as "1" and "1.0".
     """
     mapping = definition["label_map"]
     if mapping is None:
         names = {label_name(name): i for i, name in enumerate(definition["classes"])}
-        return {"0": 0, "1": 1} | names
+        numbered = any(math.isfinite(number(name)) for name in names)
+        places = {} if numbered else {str(i): i for i in range(len(names))}
+        return places | names
     found: dict[str, int] = {}
     for raw, number_of_class in mapping.items():
         name = label_name(raw)
         if found.setdefault(name, number_of_class) != number_of_class:
-            raise UserError(f"label_map has the label {name} for both classes; correct it")
+            raise UserError(f"label_map has the label {name} for two classes; correct it")
     return found
+
+
+def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
+    """Return the names of the classes that the labels of all splits are, in order.
+
+    Names are sorted as numbers if all are numbers, else as text. Raises UserError if they do not
+    look like classes: fewer than two, one for nearly every row, or negative numbers, which may
+    stand for labels that are not published.
+    """
+    labels = [name for frame in frames.values() for name in map(label_name, frame["label"])]
+    labels = [name for name in labels if not is_missing(name)]
+    names = sorted(set(labels), key=lambda name: (number(name), name))
+    if not all(math.isfinite(number(name)) for name in names):
+        names = sorted(names)
+    shown = ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
+    if len(names) < 2:
+        raise UserError(f"a classification needs two classes or more; the labels are: {shown}")
+    if 2 * len(names) > len(labels):
+        raise UserError(
+            f"the {len(labels)} labels are of {len(names)} classes ({shown}); if they are scores, "
+            "write kind: regression, else name the classes"
+        )
+    if any(number(name) < 0 for name in names):
+        raise UserError(
+            f"some labels are negative ({shown}), which often stands for labels that are not "
+            "published; name the classes, those of negative labels with label_map"
+        )
+    return names
 
 
 def _label(raw: Any, definition: dict, classes: dict[str, int] | None) -> tuple:
@@ -115,12 +145,14 @@ def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, sc
     if scores:
         what, advice = "is no number", "write numbers as 1250.5, without separators or units"
         if not any(letter.isdigit() for letter in first):
-            advice = "labels that are words make a classification: name two of them as its classes"
+            advice = "labels that are words make a classification"
         advice += ", and leave the cell empty where there is no label"
     else:
-        what = f"is neither of the classes {' and '.join(map(repr, definition['classes']))}"
-        advice = "a task has exactly two classes: choose two of its labels with label_map, then "
-        advice += "rows with other labels are left out"
+        names = definition["classes"]
+        known = ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
+        what = f"is none of the classes {known}"
+        advice = "name it in classes too, or list in label_map the labels that count: rows with "
+        advice += "others are then left out"
         if all(math.isfinite(number(raw)) for _, raw in wrong):
             advice += ", or make classes of scores with polarity_band"
     return (
@@ -205,8 +237,9 @@ def task_table(
     conflicting: how many of the duplicated, leaked and repeated rows had another label than the
     first row of that text. repeated: kept rows of a published test split that repeat a text.
 
-    Raises UserError if a score is out of range, a label cannot be used, a class or a split is
-    empty, or fewer rows are left than the definition states.
+    Raises UserError if a score is out of range, a label cannot be used, a split is empty, a class
+    has no training row (of two classes: or no test row), or fewer rows are left than the definition
+    states.
     """
     parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
     rows = pd.concat(parts, ignore_index=True)
@@ -254,8 +287,9 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
                 f"all labels of the {split} split are {labels.iloc[0]:g} ({line}); a regression "
                 "needs different scores in each split: check the label column"
             )
-        for label, name in enumerate(definition["classes"] or ()):
-            if label not in set(labels):
+        names = definition["classes"] or ()
+        for label, name in enumerate(names):
+            if label not in set(labels) and (split == "train" or len(names) == 2):
                 advice = "check label_map or polarity_band"
                 if count["unlabelled"] and not definition["label_map"]:
                     advice += "; negative labels count as unlabelled; for classes −1 and 1 write "

@@ -37,13 +37,16 @@ def holdout_pattern(size: int, fraction: float) -> np.ndarray:
     return np.diff(np.floor(np.arange(size + 1) * fraction + 1e-9)) > 0
 
 
-def class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def class_pattern(holdout: np.ndarray, sizes: np.ndarray, *, cover: bool = True) -> np.ndarray:
     """Return the class of each place so that every beginning has the task's balance.
 
     Among the held-out places, and among the others, each beginning has its share of every class to
-    less than one row; where both classes are equally due, the one that lags in the whole order
-    comes. ``sizes`` counts each class's rows.
+    less than one row; where classes are equally due, the one that lags in the whole order comes.
+    With ``cover`` and more than two classes the places that are not held out begin with one row of
+    each class, the most frequent first: a small sample has every class that it can have. ``sizes``
+    counts each class's rows.
     """
+    cover = cover and np.count_nonzero(sizes) > 2
     share = sizes / sizes.sum()
     taken = np.zeros((2, len(sizes)), dtype=int)  # by stream (training, hold-out) and class
     pattern = np.empty(len(holdout), dtype=int)
@@ -51,7 +54,9 @@ def class_pattern(holdout: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         stream = taken[held]
         due = share * (stream.sum() + 1) - stream
         overall = share * (i + 1) - taken.sum(axis=0)
-        due[taken.sum(axis=0) >= sizes] = -np.inf
+        left = taken.sum(axis=0) < sizes
+        new = left & (stream == 0)
+        due[~(new if cover and not held and new.any() else left)] = -np.inf
         first = np.flatnonzero(due >= due.max() - 1e-9)
         pattern[i] = first[np.argmax(overall[first])]
         taken[held, pattern[i]] += 1
@@ -65,18 +70,24 @@ def nested_order(
     size: int,
     holdout_fraction: float,
     random: np.random.Generator,
+    cover: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return an order of row numbers whose beginnings are the training subsets, and the hold-out.
 
     Both have the shape (size,); the second says which rows are held out (bool). A longer order
-    begins like a shorter one. ``classes`` has the class (0 or 1) of every row of the task, None for
-    a regression; ``random`` decides which rows come, not where classes and hold-out stand.
+    begins like a shorter one. ``classes`` has the class (0, 1, …) of every row of the task, None
+    for a regression; ``random`` decides which rows come, not where classes and hold-out stand
+    (:func:`class_pattern`, which explains ``cover``).
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
         return random.permutation(train_rows)[:size], holdout
-    streams = [random.permutation(train_rows[classes[train_rows] == label]) for label in (0, 1)]
-    pattern = class_pattern(holdout, np.array([len(stream) for stream in streams]))
+    streams = [
+        random.permutation(train_rows[classes[train_rows] == label])
+        for label in range(classes.max() + 1)
+    ]
+    sizes = np.array([len(stream) for stream in streams])
+    pattern = class_pattern(holdout, sizes, cover=cover)
     order = np.empty(size, dtype=np.int64)
     for label, stream in enumerate(streams):
         places = np.flatnonzero(pattern == label)
@@ -98,8 +109,9 @@ def training_subsets(
     """Return nested training subsets with hold-out for each seed, and the test rows.
 
     ``labels`` and ``is_test`` have the shape (N,). If ``classification``, every subset and its
-    hold-out are as balanced as the task. At most ``test_rows`` test rows are taken, the same for
-    all seeds; None takes all. ``root`` and ``task`` seed the random numbers.
+    hold-out are as balanced as the task (:func:`class_pattern`). At most ``test_rows`` test rows
+    are taken, the same for all seeds; None takes all. ``root`` and ``task`` seed the random
+    numbers.
 
     The dict has ``holdout_fraction``; ``seeds``, for each seed ``order`` (of all training rows, so
     that a size added later changes nothing) and ``holdout``, the subset of size n being the first n
@@ -118,7 +130,8 @@ def training_subsets(
         orders.append({"order": order.tolist(), "holdout": holdout.tolist()})
     if test_rows is not None and test_rows < len(test):
         random = generator(root, "data.test", task)
-        test, _ = nested_order(test, classes, size=test_rows, holdout_fraction=0.5, random=random)
+        how = {"holdout_fraction": 0.5, "random": random, "cover": False}
+        test, _ = nested_order(test, classes, size=test_rows, **how)
     test = np.sort(test).tolist()
     return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": test}
 
@@ -130,7 +143,8 @@ def training_subset(
 
     These are the first n = ``size`` rows of the order that :func:`training_subsets` chose for the
     seed. ``labels`` has the class of every row of the task, shape (N,); None for a regression.
-    Raises UserError if there are fewer training rows, or a part has no row or lacks a class.
+    Raises UserError if there are fewer training rows, a part has no row, a part lacks one of two
+    classes, or the training part has only one of several.
     """
     chosen, fraction = subsets["seeds"][seed], subsets["holdout_fraction"]
     if size > len(chosen["order"]):
@@ -147,9 +161,11 @@ def training_subset(
             f"a subset of {size} rows with holdout_fraction {fraction} has {len(holdout)} "
             f"hold-out and {len(train)} training rows; both need one: use sizes of {least} or more"
         )
+    classes = set() if labels is None else set(labels.astype(int).tolist())
     for part, rows in (("hold-out", holdout), ("training part", train)):
-        missing = {0, 1} - set(labels[rows].astype(int).tolist()) if labels is not None else ()
-        if missing:
+        missing = classes - set(labels[rows].astype(int).tolist()) if classes else classes
+        alone = part == "training part" and len(missing) == len(classes) - 1
+        if missing and (len(classes) == 2 or alone):
             raise UserError(
                 f"a subset of {size} rows has no row of class {min(missing)} in its {part} "
                 f"({len(rows)} rows); use larger sizes, or another holdout_fraction"
@@ -160,7 +176,8 @@ def training_subset(
 def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     """Return the smallest sample whose training part and hold-out have a row of every class.
 
-    ``classes`` has the class (0, 1, …) of each training row, shape (N,); all 0 for a regression.
+    Of more than two classes only the training part need have them. ``classes`` has the class (0, 1,
+    …) of each training row, shape (N,); all 0 for a regression.
     None if no sample of at most ``MOST`` rows has them.
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
@@ -169,7 +186,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     needed = [
         np.flatnonzero((pattern == label) & (holdout == held))[:1]
         for label in np.flatnonzero(counts)
-        for held in (False, True)
+        for held in ((False, True) if np.count_nonzero(counts) <= 2 else (False,))
     ]
     return int(np.max(needed)) + 1 if all(len(place) for place in needed) else None
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.data.archives import archive_files, check_fetched
-from ntktune.data.cleaning import hash_order, normalised, task_table, text_or_none
+from ntktune.data.cleaning import found_classes, hash_order, normalised, task_table, text_or_none
 from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
 from ntktune.data.hub import UnavailableError, hub_files
@@ -183,8 +183,13 @@ def read_sources(
 
 
 def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.DataFrame, dict]:
-    """Return the clean table of :func:`read_sources`, and counts; errors name task and source."""
+    """Return the clean table of :func:`read_sources`, and counts; errors name task and source.
+
+    Classes that the definition leaves to the data are filled in there.
+    """
     try:
+        if definition["kind"] == "classification" and definition["classes"] is None:
+            definition["classes"] = found_classes(rows.frames)
         return task_table(rows.frames, definition, beyond=rows.beyond)
     except UserError as error:
         origin = rows.origin

@@ -167,6 +167,13 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                     "where the study's own do; rename its file"
                 )
             definitions[name] = resolved_task(name, study["task_folders"], key, made=made)
+            classes = len(definitions[name]["classes"] or ())
+            chapter = "taskvectors" if key == "taskvectors.tasks" else "theory"
+            if classes > 2 and chapter in study["chapters"]:
+                raise UserError(
+                    f"{where}: task {name!r} has {classes} classes, and the chapter {chapter} "
+                    f"takes scores or two classes; leave {chapter} out of chapters, or the task out"
+                )
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from ntktune.finetune.regression import FACTORS, kernel_prediction, probe_head
-from ntktune.finetune.repeats import Examples, label_scale, output_metrics, seed_split
+from ntktune.finetune.repeats import (
+    Examples,
+    class_targets,
+    label_scale,
+    output_metrics,
+    seed_split,
+)
 
 
 def baseline_rows(
@@ -24,7 +30,8 @@ def baseline_rows(
 
     ``sizes`` are sample sizes n, hold-out included; ``features`` maps a row of the task to the last
     token's hidden state, (D,); ``kernels`` maps a seed to K of some rows with the first of them (or
-    all), f_0, and which rows they are: a sample's first rows, then the test rows. Sizes whose rows
+    all), f_0, and which rows they are: a sample's first rows, then the test rows. f_0 is (M,), of
+    two classes the logit difference, or (M, C), with K the mean over the outputs. Sizes whose rows
     are not all there have the probe only.
 
     Rows have ``task``, ``kind``, ``metric``, ``method`` (``probe``, ``kernel-ridge``,
@@ -32,11 +39,13 @@ def baseline_rows(
     of fine-tuning.
     """
     test, found = list(subsets["test"]), []
-    two = examples.kind == "classification"
+    classes = examples.kind == "classification"
     for seed, size in itertools.product(range(len(subsets["seeds"])), sizes):
         train, holdout = seed_split(examples, subsets, size, seed)
         mean, sd = label_scale(examples, train)
-        target = 2 * examples.label - 1 if two else (examples.label - mean) / sd  # two: of l1 − l0
+        target = (examples.label - mean) / sd
+        if classes:
+            target = class_targets(examples.label, examples.classes)  # (N, C)
         parts = (train, holdout, test)
         used = [row for part in parts for row in part]
         states = np.stack([features[row] for row in used])
@@ -46,14 +55,14 @@ def baseline_rows(
         if seed in kernels and set(used) <= set(kernels[seed][2]):
             gram, start, rows = kernels[seed]
             places = _places(rows, parts)
-            centred = start - start[places[0]].mean()  # as fine-tuning starts
+            if classes and start.ndim == 1:  # f = l1 − l0
+                start = np.stack([-start / 2, start / 2], axis=1)
+            centred = start - start[places[0]].mean(axis=0)  # as fine-tuning starts
             for method in FACTORS:
                 predictions[f"kernel-{method}"] = kernel_prediction(
                     gram, centred, target[list(rows)], *places, method
                 )
         for method, (prediction, strength) in predictions.items():
-            if two:
-                prediction = np.stack([-prediction / 2, prediction / 2], axis=1)  # logits
             row = {
                 "task": examples.task,
                 "kind": examples.kind,

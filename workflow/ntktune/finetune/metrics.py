@@ -1,12 +1,15 @@
-"""Test metrics of regression and two-class tasks, as plain numbers."""
+"""Test metrics of regressions and classifications, as plain numbers."""
 
 import math
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 REGRESSION = ("mse", "mse_unit", "pearson", "spearman", "baseline_mse", "noise_variance")
-CLASSIFICATION = ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1")
+CLASSIFICATION = (
+    *("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1", "chance_accuracy"),
+)
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float:
@@ -32,11 +35,17 @@ def mean_squared_error(prediction: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean((np.asarray(prediction, float) - np.asarray(label, float)) ** 2))
 
 
-def f1_score(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Return the F1 score of class 1; 0 if class 1 is neither there nor predicted."""
-    prediction, label = np.asarray(prediction) == 1, np.asarray(label) == 1
-    found, counted = np.sum(prediction & label), np.sum(prediction) + np.sum(label)
-    return float(2 * found / counted) if counted else 0.0
+def f1_score(prediction: np.ndarray, label: np.ndarray, classes: int = 2) -> float:
+    """Return the F1 score of class 1, or of more than two classes the mean of theirs (macro).
+
+    ``prediction`` and ``label`` have shape (N,). Class 1 has 0 if it is neither there nor
+    predicted; of more classes such ones do not count.
+    """
+    from sklearn import metrics  # a second, which regressions need not wait
+
+    average = "binary" if classes == 2 else "macro"
+    prediction, label = np.asarray(prediction).astype(int), np.asarray(label).astype(int)
+    return float(metrics.f1_score(label, prediction, average=average, zero_division=0))
 
 
 def accuracy(prediction: np.ndarray, label: np.ndarray) -> float:
@@ -88,20 +97,30 @@ def regression_metrics(
 def classification_metrics(
     logits: np.ndarray, label: np.ndarray, *, training_label: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of two-class logits, shape (N, 2); F1 is that of class 1.
+    """Return the metrics of logits, shape (N, C), with the F1 score of :func:`f1_score`.
 
-    The larger logit is the predicted class, class 0 if they are equal. The baseline predicts the
-    most frequent class of ``training_label``, 0 if both are equally frequent.
+    The largest logit is the predicted class, the first of equal ones. The baseline predicts the
+    most frequent class of ``training_label``, the first of equally frequent ones; chance is 1/C.
     """
     logits, label = np.asarray(logits, float), np.asarray(label).astype(int)
-    top = logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-    majority = np.bincount(np.asarray(training_label).astype(int), minlength=2).argmax()
+    classes = logits.shape[1]
+    majority = np.bincount(np.asarray(training_label).astype(int)).argmax()
     predicted, constant = logits.argmax(axis=1), np.full(len(label), majority)
+    own = log_softmax(logits, axis=1)[np.arange(len(label)), label]
     return {
         "accuracy": accuracy(predicted, label),
-        "f1": f1_score(predicted, label),
-        "cross_entropy": float(np.mean(log_sum - logits[np.arange(len(label)), label])),
+        "f1": f1_score(predicted, label, classes),
+        "cross_entropy": float(-own.mean()),
         "baseline_accuracy": accuracy(constant, label),
-        "baseline_f1": f1_score(constant, label),
+        "baseline_f1": f1_score(constant, label, classes),
+        "chance_accuracy": 1 / classes,
     }
+
+
+def class_scores(logits: np.ndarray, label: np.ndarray) -> list[float]:
+    """Return each class's F1 score, of logits (N, C); 0 for one neither there nor predicted."""
+    from sklearn import metrics
+
+    every = range(np.shape(logits)[1])
+    predicted, label = np.argmax(logits, axis=1), np.asarray(label).astype(int)
+    return metrics.f1_score(label, predicted, labels=every, average=None, zero_division=0).tolist()

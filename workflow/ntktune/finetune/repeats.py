@@ -1,5 +1,6 @@
 """One cell of the grid: a task at one sample size, repeated over seeds."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,25 +19,24 @@ from ntktune.network.models import LastStates, TextModel
 from ntktune.study.scores import METRICS
 from ntktune.study.seeds import generator, integer_seed
 
-OUTPUTS = {"regression": 1, "classification": 2}
-
 
 @dataclass(frozen=True)
 class Examples:
     """A task's tokenised examples."""
 
     task: str
-    kind: str  # regression, or classification (two classes)
+    kind: str  # regression or classification
     ids: list[torch.Tensor]  # N 1-D tensors of token ids
-    label: np.ndarray  # (N,), on the raw scale; classes are 0 and 1
+    label: np.ndarray  # (N,), on the raw scale; classes are 0, 1, …
     label_noise: np.ndarray  # (N,), the labels' standard errors, NaN where unknown
     score_range: tuple[float, float] | None = None  # lowest and highest possible score
     metric: str = ""  # the task's score; by default Pearson's correlation, or the accuracy
+    classes: int = 2  # of a classification
 
     def __post_init__(self):
-        if self.kind not in OUTPUTS:
+        if self.kind not in METRICS:
             raise UserError(
-                f"task {self.task} is of kind {self.kind!r}; it must be one of {', '.join(OUTPUTS)}"
+                f"task {self.task} is of kind {self.kind!r}; it must be one of {', '.join(METRICS)}"
             )
         known = METRICS[self.kind]
         object.__setattr__(self, "metric", self.metric or known[0])
@@ -45,9 +45,17 @@ class Examples:
                 f"task {self.task} has the metric {self.metric!r}; a {self.kind} has one of "
                 f"{', '.join(known)}"
             )
-        if self.kind == "classification" and not np.isin(self.label, (0, 1)).all():
-            odd = self.label[~np.isin(self.label, (0, 1))][0]
-            raise UserError(f"task {self.task}: label {odd:g} is not a class; classes are 0 and 1")
+        odd = self.label[~np.isin(self.label, range(self.classes))]
+        if self.kind == "classification" and len(odd):
+            raise UserError(
+                f"task {self.task}: label {odd[0]:g} is not a class; classes are 0 to "
+                f"{self.classes - 1}"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """C, the outputs that a network for the task has."""
+        return 1 if self.kind == "regression" else self.classes
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,11 @@ def center_outputs(model: TextModel, examples: Sequence[torch.Tensor], settings:
         model.head.bias -= mean.to(model.head.bias.device)
 
 
+def class_targets(label: np.ndarray, classes: int) -> np.ndarray:
+    """Return what regression on classes, (N,), is to predict: 1 for its own, less 1/C; (N, C)."""
+    return np.eye(classes)[np.asarray(label).astype(int)] - 1 / classes
+
+
 def put_probe(
     model: TextModel,
     examples: Examples,
@@ -130,8 +143,7 @@ def put_probe(
     mean, sd = label_scale(examples, train)
     rows = [*train, *holdout]
     if examples.kind == "classification":
-        classes = OUTPUTS[examples.kind]
-        target = np.eye(classes)[examples.label[rows].astype(int)] - 1 / classes  # (n, C)
+        target = class_targets(examples.label[rows], examples.classes)
     else:
         target = (examples.label[rows] - mean)[:, None] / sd
     texts = [examples.ids[row] for row in rows]
@@ -164,8 +176,8 @@ def start_seed(
     else:
         targets = torch.as_tensor(examples.label, dtype=torch.long)
     address = (examples.task, size, seed)
-    if settings.head == "probe":
-        put_probe(model, examples, train, holdout, settings)
+    if settings.head == "probe":  # of the seed's own sample, whatever it is trained on
+        put_probe(model, examples, *seed_split(examples, subsets, size, seed), settings)
     else:
         head_seed = integer_seed(root_seed, "finetune.head", *address)
         model.reset_head(torch.Generator().manual_seed(head_seed))
@@ -190,15 +202,17 @@ def measured_metrics(
 def output_metrics(
     found: np.ndarray, examples: Examples, rows: Sequence[int], train: Sequence[int]
 ) -> dict[str, float]:
-    """Return the metrics of outputs, (N,) or of two classes (N, 2), on some rows of a task.
+    """Return the metrics of outputs, (N,) or of C classes (N, C), on some rows of a task.
 
-    Those of the other kind of task are NaN. Metrics of a regression are on the raw scale, its
-    outputs standardised by the rows ``train``, from whose labels the baseline learns.
+    Those of the other kind of task are NaN; ``class_f1`` has each class's F1 score as a JSON list,
+    None of a regression. Metrics of a regression are on the raw scale, its outputs standardised by
+    the rows ``train``, from whose labels the baseline learns.
     """
     rows, training_label = list(rows), examples.label[list(train)]
     label = examples.label[rows]
     if examples.kind == "classification":
         measured = metrics.classification_metrics(found, label, training_label=training_label)
+        measured["class_f1"] = json.dumps(metrics.class_scores(found, label))
     else:
         mean, sd = label_scale(examples, train)
         measured = metrics.regression_metrics(
@@ -208,7 +222,8 @@ def output_metrics(
             score_range=examples.score_range,
             label_noise=examples.label_noise[rows],
         )
-    return dict.fromkeys(metrics.REGRESSION + metrics.CLASSIFICATION, np.nan) | measured
+    unknown = dict.fromkeys(metrics.REGRESSION + metrics.CLASSIFICATION, np.nan)
+    return unknown | {"class_f1": None} | measured
 
 
 def fine_tuned_repeats(

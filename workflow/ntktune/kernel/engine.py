@@ -24,6 +24,7 @@ from ntktune.network.models import TextModel
 # Padded tokens per micro-batch that a processor takes at once: more are slower, and need more
 # memory.
 PROCESSOR_TOKENS = 512
+SUMMED = ("trace", "mean")  # outputs whose kernels are added up
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class GramResult:
         float64, on the processor. Outputs ``scalar`` and ``difference``: (N, M),
         K[i, j] = ⟨∇θ f(x_i), ∇θ f(x'_j)⟩, not divided by N. ``full``: (N, M, C, C),
         K[i, j, c, d] = ⟨∇θ f_c(x_i), ∇θ f_d(x'_j)⟩; ``diagonal``: (N, M, C), its entries
-        with c = d; ``trace``: (N, M), their sum.
+        with c = d; ``trace``: (N, M), their sum; ``mean``: (N, M), their mean over C.
     groups
         Kernels of parameter groups, of the same shape; they sum to ``kernel``.
     outputs
-        f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal`` and ``trace``.
+        f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal``, ``trace`` and
+        ``mean``.
     provenance
         How it was computed: form of the products by parameter, parameters that went the general
         way and why, passes, seconds, peak memory (of the process or the GPU), the self-check.
@@ -85,7 +87,7 @@ def gram(
         N and M one-dimensional tensors of token ids; ``other`` None: the examples once more.
     outputs
         ``scalar``: f is the model's one output. ``difference``: f = l1 - l0 of two logits.
-        ``full``, ``diagonal``, ``trace``: all C outputs, see :class:`GramResult`.
+        ``full``, ``diagonal``, ``trace``, ``mean``: all C outputs, see :class:`GramResult`.
     groups
         A parameter's name to its group; by default embedding, each block's attention and
         the rest of it, norms, and head.
@@ -177,22 +179,27 @@ def gram(
             classes = [list(range(count))] if outputs == "full" else [[c] for c in range(count)]
 
         def all_classes(room: Room) -> list[Computed]:
-            return [
-                computed_in_chunks(
+            done: list[Computed] = []
+            for n, some in enumerate(classes):
+                part = computed_in_chunks(
                     computation(
                         classes=some,
                         progress=lambda done, n=n: progress((n + done) / len(classes)),
                         room=room,
                     )
                 )
-                for n, some in enumerate(classes)
-            ]
+                if done and outputs in SUMMED:  # a hundred classes take the memory of two
+                    for name, kernel in part.grams.items():
+                        done[0].grams[name] += kernel
+                    part.grams.clear()
+                done.append(part)
+            return done
 
         tokens = sum(len(text) for _, text in texts) * sum(map(len, classes))
         need = tokens * token_bytes(parameters.values()) or math.inf
         parts, room = computed_within(all_classes, room, need, device)
     found = {
-        name: _all_outputs([part.grams[name] for part in parts], outputs, len(classes[0]))
+        name: _all_outputs([part.grams.get(name) for part in parts], outputs, len(classes[0]))
         for name in parts[0].grams
     }
     progress(1.0)
@@ -247,15 +254,14 @@ def _projection_error(
     return ((kernel[rows][:, columns] - expected).norm() / expected.norm()).item()
 
 
-def _all_outputs(grams: list[torch.Tensor], outputs: str, count: int) -> torch.Tensor:
+def _all_outputs(grams: list[torch.Tensor | None], outputs: str, count: int) -> torch.Tensor:
     """Return a group's kernel in the shape of :class:`GramResult`."""
-    # "full" comes as one Gram over N · C values, the others as one Gram per output
+    # "full" comes as one Gram over N · C values, sums as the first, else there is one per output
     if outputs == "full":
         return grams[0].unflatten(1, (-1, count)).unflatten(0, (-1, count)).transpose(1, 2)
-    if outputs in LOGITS:
-        return grams[0]
-    stacked = torch.stack(grams, dim=-1)
-    return stacked.sum(-1) if outputs == "trace" else stacked
+    if outputs == "diagonal":
+        return torch.stack(grams, dim=-1)
+    return grams[0] / len(grams) if outputs == "mean" else grams[0]
 
 
 def _check_settings(

@@ -15,7 +15,7 @@ from ntktune.network.models import fuse_activations, pad, positions
 
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
-OUTPUTS = (*LOGITS, "full", "trace", "diagonal")
+OUTPUTS = (*LOGITS, "full", "trace", "mean", "diagonal")
 
 Named = tuple[str, torch.Tensor]  # a text with what an error calls it
 
@@ -121,7 +121,7 @@ def network_outputs(
     elif outputs == "scalar" and classes == 2:
         advice = "for two classes ask for outputs='difference' (f = l1 - l0)"
     elif classes > 2:
-        advice = "for several outputs ask for outputs='trace', 'diagonal' or 'full'"
+        advice = "for several outputs ask for outputs='trace', 'mean', 'diagonal' or 'full'"
     raise UserError(
         f"outputs={outputs!r} needs a model that returns {wanted}, but for N={count} texts "
         f"it returned {shape}; {advice}"

@@ -187,6 +187,13 @@ def complete_definition(definition: dict, name: str) -> dict:
     """
     task = validated(definition, "task", name)
     task["metric"] = task["metric"] or METRICS[task["kind"]][0]
+    if task["label_map"] is not None:
+        mapped, last = sorted({*task["label_map"].values()}), len(task["classes"]) - 1
+        if mapped != [*range(last + 1)]:
+            raise UserError(
+                f"{name}: label_map sends labels to the classes {mapped}; it must send some to "
+                f"each of 0 to {last}, the places of their names in classes"
+            )
     bounds, band = task["score_range"], task["polarity_band"]
     if bounds and not bounds[0] < bounds[1]:
         raise UserError(f"{name}: score_range {bounds} must be [lowest, highest]")

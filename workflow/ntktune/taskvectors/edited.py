@@ -10,8 +10,8 @@ from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
 from ntktune.network.device import is_processor
-from ntktune.network.models import TextModel
-from ntktune.network.tangent import LastStates, directional_derivative
+from ntktune.network.models import LastStates, TextModel
+from ntktune.network.tangent import directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
 
