@@ -92,7 +92,7 @@ ONCE = ["--max-epochs", 1, "--evaluate-every", 99]
 TABLE = {"out": "out.parquet"}
 GRID = {"out_metrics": "metrics.parquet", "out_history": "history.parquet"}
 TRAJECTORY = {f"out_{name}": f"{name}.parquet" for name in ("evaluations", "ridge", "stops")}
-WATCHED = ["--max-epochs", 1, "--max-steps", 1, "--test-rows", 3, "--seeds", 1]
+WATCHED = ["--max-epochs", 1, "--descent-steps", 1, "--test-rows", 3, "--seeds", 1]
 CASES = {
     "kernel draws": case(
         *("kernel", "draws", *one_task("a"), "--seed", 5, "--draws", "a.draws.json"),

@@ -78,7 +78,10 @@ def tuned(
             found[f"seed {repeat.seed}"] = {
                 "row": repeat.row,
                 "history": history,
-                "test": [list(metrics.values()) for metrics in repeat.test_history],
+                "test": [
+                    [value for name, value in metrics.items() if name != "class_f1"]
+                    for metrics in repeat.test_history
+                ],
                 "weights": weights,
             }
     return found
@@ -112,6 +115,10 @@ CASES = {
     "AdamW, two seeds, test history": case(repeats=both),
     "gradient descent on all rows": case(method="sgd", batch_size=6, patience=None),
     "two classes": case(kind="classification"),
+    "a probe's head, a rising and falling step, clipped": case(
+        head="probe", warmup=0.2, schedule="linear", max_norm=0.5, max_steps=7
+    ),
+    "two classes from a probe's head": case(kind="classification", head="probe"),
     "activation checkpointing": case(checkpointing=True),
     "a pass for each text": case(batch_tokens=1),
     "fixed epochs": case(evaluate_every=None, patience=None),

@@ -102,7 +102,7 @@ def trajectory(study, task, *changes):
     words = ["theory", "trajectory", "--model", str(study / "model"), *files(study, task)]
     words += ["--size", "20", "--seed", "5", "--learning-rate", "0.01", "--weight-decay", "0.01"]
     words += ["--batch-size", "4", "--max-epochs", "3", "--evaluate-every", "2", "--device", "cpu"]
-    words += ["--test-rows", "6", "--max-steps", "5", "--seeds", "2", "--dtype", "float64"]
+    words += ["--test-rows", "6", "--descent-steps", "5", "--seeds", "2", "--dtype", "float64"]
     for name in ("evaluations", "ridge", "stops"):
         words += [f"--out-{name}", str(study / f"{name}.parquet")]
     return main([*words, *changes])
