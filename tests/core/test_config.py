@@ -378,7 +378,8 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
         "data, kernel, spectrum, finetune, figures (not taskvectors and theory)",
         "model: all blocks, no prefix token, texts cut to what the model takes",
         "examples: 100; draws: 3",
-        "seeds: 3; head: probe; epochs: at most 50; steps per evaluation: an epoch; ",
+        "seeds: 3; head: probe; learning rate: 5e-05; epochs: at most 50; ",
+        "steps per evaluation: an epoch; ",
         "patience: 5 (evaluations without a better hold-out loss)",
         "test rows: all",
     ):

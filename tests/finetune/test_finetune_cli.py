@@ -326,6 +326,27 @@ def test_kernels_of_another_task_or_model_are_refused(study, capsys):
     assert "was computed for task score, not class" in capsys.readouterr().err
 
 
+def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
+    rates = study / "rates.json"
+    words = [word for word in command(study, head="random") if "out" not in word]
+    words = [word for word in words if not word.endswith(("metrics.parquet", "history.parquet"))]
+    words[1] = "choose"
+    listed = ["--learning-rates", "1e-6", "0.01", "--out", str(rates)]
+    assert main([*words, *listed]) == 0
+    chosen = read_json(rates)
+    assert chosen["size"] == 20
+    assert chosen["rates"][0]["learning_rate"] == 0.01
+    assert run(study, rates=rates, head="random") == 0
+    _, facts = read_table(study / "metrics.parquet")
+    assert facts["settings"]["learning_rate"] == 0.01
+    with_rates, _ = read_table(study / "history.parquet")
+    assert run(study, learning_rate=0.01, head="random") == 0
+    assert read_table(study / "history.parquet")[0].equals(with_rates)
+    capsys.readouterr()
+    assert main([*words, "--learning-rates", "1e30", "1e31", "--out", str(rates)]) == 1
+    assert "diverges with each of the learning rates 1e+30, 1e+31" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["taskvectors tune", "theory trajectory"])
 def test_what_takes_two_classes_says_so_of_three(study, capsys, command):
     manifest = read_json(study / "model" / "model.json")

@@ -14,6 +14,7 @@ from ntktune.finetune.repeats import (
     Examples,
     all_steps,
     center_outputs,
+    compared_rates,
     fine_tuned_repeats,
     label_scale,
     seed_split,
@@ -134,6 +135,19 @@ def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
         assert history[0].holdout_loss == pytest.approx(start["holdout_loss"], rel=1e-4)
         assert row["holdout_loss"] <= history[0].holdout_loss
     assert max(row["best_step"] for row, *_ in trained) > 0
+
+
+def test_learning_rates_are_compared_by_the_hold_out_alone(text_model, examples, subsets, settings):
+    data, blind = examples(), subsets | {"test": []}
+    found = compared_rates(text_model, data, blind, 20, settings(), 5, [1e-6, 3e-3, 1e30])
+    assert [row["learning_rate"] for row in found] == [3e-3, 1e-6, 1e30]
+    for row in found[:2]:
+        how = partial(settings, learning_rate=row["learning_rate"])
+        alone = [kept for kept, *_ in rows(text_model, data, subsets, how)]
+        losses = [kept["holdout_loss"] for kept in alone]
+        assert row["holdout_loss"] == pytest.approx(np.mean(losses))
+        assert row["at_budget"] == sum(kept["at_budget"] for kept in alone)
+    assert found[2]["holdout_loss"] is None  # diverged
 
 
 def test_scale_of_the_labels_does_not_matter(text_model, examples, subsets, settings):

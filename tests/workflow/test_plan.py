@@ -82,6 +82,21 @@ def test_the_papers_whole_grid_is_listed_without_network(checkout):
     assert "data_fetch_package" not in jobs
 
 
+def test_learning_rates_to_choose_from_are_compared_once_per_task(checkout):
+    write_study(
+        checkout,
+        study="mine",
+        finetune={"sizes": [16, 32, 64], "learning_rates": [1e-5, 1e-4]},
+        kernel={"learning_seeds": 0},
+    )
+    jobs = checkout.planned("--configfile", "mine.yaml")
+    assert jobs["finetune_choose"] == 1
+    assert jobs["finetune_run"] == 3
+    done = checkout.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", "finetune")
+    assert done.stdout.count("--rates results/mine/finetune/amazon-intensity/learning_rate") == 3
+    assert "--learning-rates 1e-05 0.0001 --size 32" in done.stdout
+
+
 def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):
     assert checkout.planned("fig4") == {
         "data_fetch_package": 2,

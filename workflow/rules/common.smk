@@ -44,6 +44,10 @@ PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
 TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
 MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE)
 
+# Each task's learning rate, where the study lists some to choose from.
+CHOSEN_RATES = [f"{RESULTS}/finetune/{{task}}/learning_rate.json"] * bool(
+    STUDY["finetune"]["learning_rates"]
+)
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]

@@ -2,11 +2,45 @@
 
 Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json. If the chapter taskvectors
     trains some of a cell's seeds, it goes first and keeps their results.
-Makes: finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per seed) and
+Makes: finetune/<task>/learning_rate.json, where `finetune.learning_rates` lists some to choose from;
+    finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per seed) and
     history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/, the same without
     early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet (predictions
     without fine-tuning: linear probe and the NTK's).
 """
+
+
+rule finetune_choose:
+    """Choose one task's learning rate by the hold-out, at one sample size."""
+    input:
+        model="<results>/data/model",
+        tokens="<results>/data/{task}/tokens.safetensors",
+        subsets="<results>/data/{task}/subsets.json",
+    output:
+        "<results>/finetune/{task}/learning_rate.json",
+    log:
+        "<logs>/finetune/{task}/learning_rate.log",
+    benchmark:
+        "<benchmarks>/finetune/{task}/learning_rate.tsv"
+    priority: 3
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=480,
+    params:
+        **of_command("finetune choose"),
+    shell:
+        """
+        python -m ntktune finetune choose \
+            --model {input.model:q} \
+            --tokens {input.tokens:q} \
+            --subsets {input.subsets:q} \
+            --task {wildcards.task:q} \
+            {params.options:q} \
+            --out {output:q} \
+            2>{log:q}
+        """
 
 
 rule finetune_run:
@@ -16,6 +50,7 @@ rule finetune_run:
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
         trained=trained_before,
+        rates=CHOSEN_RATES,
     output:
         metrics="<results>/finetune/{task}/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/n{size}/history.parquet",
@@ -32,6 +67,7 @@ rule finetune_run:
         runtime=240,
     params:
         **of_command("finetune run"),
+        rates=lambda wildcards, input: flag("--rates", input.rates),
         # none of the outputs, which a failed job loses: a killed one goes on from here
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
     shell:
@@ -43,6 +79,7 @@ rule finetune_run:
             --task {wildcards.task:q} \
             --size {wildcards.size:q} \
             --state {params.state:q} \
+            {params.rates:q} \
             {params.options:q} \
             --out-metrics {output.metrics:q} \
             --out-history {output.history:q} \
@@ -56,6 +93,7 @@ use rule finetune_run as finetune_fixed with:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
+        rates=CHOSEN_RATES,
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/fixed/n{size}/history.parquet",
@@ -73,6 +111,7 @@ use rule finetune_run as finetune_fixed with:
             patience=None,
         )
         + ["--test-history"],
+        rates=lambda wildcards, input: flag("--rates", input.rates),
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 

@@ -18,6 +18,7 @@ rule taskvectors_tune:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
+        rates=CHOSEN_RATES,
     output:
         seeds=collect("<results>/taskvectors/{{task}}/seed{seed}.safetensors", seed=VECTOR_SEEDS),
         again=["<results>/taskvectors/{task}/again.safetensors"] * TWO_SAMPLES,
@@ -34,6 +35,7 @@ rule taskvectors_tune:
     params:
         **of_command("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
+        rates=lambda wildcards, input: flag("--rates", input.rates),
         # finetune_run takes the results of the same trainings from this folder
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
     shell:
@@ -44,6 +46,7 @@ rule taskvectors_tune:
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
             --state {params.state:q} \
+            {params.rates:q} \
             {params.options:q} \
             --out {output.seeds:q} \
             {params.again:q} \

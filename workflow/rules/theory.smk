@@ -77,6 +77,7 @@ rule theory_trajectory:
         model="<results>/data/model",
         tokens="<results>/data/{task}/tokens.safetensors",
         subsets="<results>/data/{task}/subsets.json",
+        rates=CHOSEN_RATES,
     output:
         evaluations="<results>/theory/{task}/trajectory.parquet",
         ridge="<results>/theory/{task}/trajectory_ridge.parquet",
@@ -93,6 +94,7 @@ rule theory_trajectory:
         runtime=240,
     params:
         **of_command("theory trajectory"),
+        rates=lambda wildcards, input: flag("--rates", input.rates),
     shell:
         """
         python -m ntktune theory trajectory \
@@ -100,6 +102,7 @@ rule theory_trajectory:
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
+            {params.rates:q} \
             {params.options:q} \
             --out-evaluations {output.evaluations:q} \
             --out-ridge {output.ridge:q} \

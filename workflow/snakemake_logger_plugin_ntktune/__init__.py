@@ -21,6 +21,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 # matter: they are rescaled by what the jobs of this run really take.
 EXPECTED = Counter(
     {"data_fetch_model": 21, "kernel_draws": 51, "kernel_learning": 51, "finetune_run": 51}
+    | {"finetune_choose": 150}
     | {"taskvectors_tune": 89, "taskvectors_cosine": 19, "taskvectors_add": 61}
     | {"taskvectors_negate": 120, "taskvectors_disentangle": 80}
     | {"theory_width": 138, "theory_simulate": 12}

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ntktune.cli import Progress, add_command, optional
 from ntktune.cli.inputs import model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import command_options
-from ntktune.cli.record import write_tables
+from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
 from ntktune.finetune.devices import DEVICES
 from ntktune.network.device import select_device, training_dtypes
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
+from ntktune.store.records import read_json, write_json
 from ntktune.store.tensors import content_sha256, read_tensors
 from ntktune.store.unfinished import finished_part, keep_part
 
@@ -38,12 +39,17 @@ SETTINGS = (
 )
 # What a fine-tuning reads.
 TRAINED = ("model", "tokens", "subsets", "task")
+CHOSEN = {
+    "rates": optional("JSON of finetune choose: its best rate takes the place of --learning-rate")
+}
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
+    add_command(*(verbs, "choose", choose, *TRAINED), out="the rates, best first (JSON)")
     add_command(
         *(verbs, "run", run, *TRAINED),
+        **CHOSEN,
         out_metrics="parquet: one row per seed",
         out_history="parquet: one row per evaluation",
         size={"type": int, "help": "labelled examples, the hold-out included"},
@@ -53,6 +59,15 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             action="store_true",
         ),
     )
+    _add_plan(verbs)
+    add_command(
+        *(verbs, "baselines", baselines, *TRAINED),
+        out="parquet: one row per method, size and seed",
+        kernels=optional("safetensors: kernels of the subsets and the test rows"),
+    )
+
+
+def _add_plan(verbs: argparse._SubParsersAction) -> None:
     add_command(
         *(verbs, "plan", plan),
         config="a study's configuration",
@@ -65,11 +80,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             type=float,
             default=0.4,
         ),
-    )
-    add_command(
-        *(verbs, "baselines", baselines, *TRAINED),
-        out="parquet: one row per method, size and seed",
-        kernels=optional("safetensors: kernels of the subsets and the test rows"),
     )
 
 
@@ -115,6 +125,10 @@ def read_cell(args: argparse.Namespace, seeds: int = 0, classes: float = math.in
     from ntktune.finetune.training import Settings
 
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
+    if getattr(args, "rates", None):
+        chosen = read_json(args.rates)
+        check_names(args.rates, chosen, ("rates", "size"), "keys")
+        args.learning_rate = chosen["rates"][0]["learning_rate"]
     settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
@@ -239,6 +253,10 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
+    if rates := tuning["learning_rates"]:
+        tasks, size = [*study["task_definitions"]], tuning["rate_size"]
+        seeds = tuning["seeds"] * len(rates)
+        found.append((f"{len(rates)} learning rates, n {size}", tasks, size, seeds, {}))
     if tuning["fixed_epochs"]:
         size = tuning["fixed_size"]
         fixed = {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
@@ -361,6 +379,26 @@ def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[st
     found = {"row": repeat.row, "history": history}
     keep_part(state, f"seed{repeat.seed}", key, found)
     return found
+
+
+def choose(args: argparse.Namespace) -> None:
+    """Choose a task's learning rate by the hold-out, at one sample size."""
+    from ntktune.finetune.repeats import compared_rates
+
+    cell, rates = read_cell(args), args.learning_rates
+    found = compared_rates(
+        *(lambda: pretrained_model(args, cell), cell.examples, cell.subsets, args.size),
+        *(cell.settings, args.seed, rates),
+        Progress(f"{len(rates)} learning rates of {args.task}", len(rates)),
+    )
+    if found[0]["holdout_loss"] is None:
+        raise UserError(
+            f"task {args.task} diverges with each of the learning rates "
+            f"{', '.join(f'{rate:g}' for rate in rates)}; list smaller ones"
+        )
+    seeds = {"root": args.seed, "indices": list(range(len(cell.subsets["seeds"])))}
+    content = {"size": args.size, "rates": found}
+    write_json(args.out, content, record(args, **cell.facts, seeds=seeds))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "kernel learning": f"rows=kernel.learning_rows seeds=kernel.learning_seeds {_KERNELS}",
     "kernel gram": f"kernel.rows model.max_tokens model.prefix_token {_KERNELS}",
     "kernel plan": "model.blocks",
+    "finetune choose": f"finetune.learning_rates size=finetune.rate_size {_TRAINING}",
     "finetune run": _TRAINING,
     "finetune baselines": f"finetune.sizes {_PASSES}",
     "taskvectors tune": f"taskvectors.size taskvectors.store {_TRAINING}",
@@ -61,6 +62,8 @@ OVERRIDES = {
     "taskvectors.size": {"type": "integer"},
     "theory.size": {"type": "integer"},
     "finetune.sizes": {"type": "array"},
+    "finetune.learning_rates": {"type": "array"},
+    "finetune.rate_size": {"type": "integer"},
     "taskvectors.negated_coefficients": {"type": "array"},
     "finetune.dtype": {"enum": DTYPES, "default": "float32"},
     # a command takes more than suits a whole study

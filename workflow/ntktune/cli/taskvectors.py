@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, many, model_options, optional
-from ntktune.cli.finetune import TRAINED, keep_seed, read_cell, read_examples, repeats, seed_keys
+from ntktune.cli.finetune import (
+    CHOSEN,
+    TRAINED,
+    keep_seed,
+    read_cell,
+    read_examples,
+    repeats,
+    seed_keys,
+)
 from ntktune.cli.inputs import from_hub, model_facts, model_manifest, read_samples, study_model
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
@@ -47,6 +55,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     add_command(
         *(verbs, "tune", tune, *TRAINED),
+        **CHOSEN,
         out=many("safetensors: the weights of seed 0, 1, ..."),
         out_again=optional(
             "safetensors: the same with head and order of seed 0, on the sample of seed 1",

@@ -3,7 +3,7 @@
 import argparse
 
 from ntktune.cli import Progress, add_command, optional
-from ntktune.cli.finetune import TRAINED, pretrained_model, read_cell
+from ntktune.cli.finetune import CHOSEN, TRAINED, pretrained_model, read_cell
 from ntktune.cli.inputs import read_kernels, read_samples
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
@@ -25,6 +25,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
     add_command(
         *(verbs, "trajectory", trajectory, *TRAINED),
+        **CHOSEN,
         out_evaluations="parquet: a row per evaluation",
         out_ridge="parquet: networks at ridge solutions",
         out_stops="parquet: one row per seed",

@@ -87,6 +87,7 @@ def _fill_from_keys(study: dict) -> None:
     for chapter, key, meant in (
         ("kernel", "learning_rows", max(sizes)),
         ("finetune", "fixed_size", min(sizes)),
+        ("finetune", "rate_size", sorted(sizes)[len(sizes) // 2]),
         ("finetune", "dtype", study["model"]["dtype"]),
         ("taskvectors", "size", max(sizes)),
         ("taskvectors", "negated_coefficients", study["taskvectors"]["coefficients"]),
@@ -101,6 +102,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     for key, size, tasks in (
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
         ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
+        ("finetune.rate_size", study["finetune"]["rate_size"], study["tasks"]),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
@@ -226,6 +228,10 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     most = f"steps: at most {tuning['max_steps']}"
     if not tuning["max_steps"]:
         most = f"epochs: at most {tuning['max_epochs']}"
+    rate = f"learning rate: {tuning['learning_rate']:g}"
+    if tuning["learning_rates"]:
+        rates = ", ".join(f"{rate:g}" for rate in tuning["learning_rates"])
+        rate = f"learning rate: of {rates}, by the hold-out at n = {tuning['rate_size']}"
     patience = "none (no early stopping)"
     if tuning["patience"]:
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
@@ -233,7 +239,8 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
-        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; head: {tuning['head']}; {most}; "
+        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; head: {tuning['head']}; "
+        f"{rate}; {most}; "
         f"steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }

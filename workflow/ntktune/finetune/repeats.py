@@ -1,6 +1,8 @@
 """One cell of the grid: a task at one sample size, repeated over seeds."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,14 @@ from ntktune.finetune import metrics
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
 from ntktune.finetune.regression import probe_head
-from ntktune.finetune.training import Settings, Training, expected_steps, fine_tune, outputs
+from ntktune.finetune.training import (
+    DivergedError,
+    Settings,
+    Training,
+    expected_steps,
+    fine_tune,
+    outputs,
+)
 from ntktune.network.models import LastStates, TextModel
 from ntktune.study.scores import METRICS
 from ntktune.study.seeds import generator, integer_seed
@@ -238,6 +247,7 @@ def fine_tuned_repeats(
     *,
     test_history: bool = False,
     samples: Sequence[int] | None = None,
+    tested: bool = True,
 ) -> Iterator[Repeat]:
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
 
@@ -249,13 +259,13 @@ def fine_tuned_repeats(
     hold-out included; ``root_seed`` the study's; ``seeds`` are indices, all by default; ``samples``
     says for each of them which seed's sample to train on, by default its own (head and order still
     come from the seed itself). ``progress`` is called with the steps done over all seeds
-    (:func:`all_steps`). With ``test_history`` the test rows are measured at every evaluation; it
-    changes no step and no choice.
+    (:func:`all_steps`). With ``test_history`` the test rows are measured at every evaluation, which
+    changes no step and no choice; unless ``tested`` they are not measured at all.
 
     Raises UserError if there are no test rows, and as :func:`seed_split`, :func:`label_scale` and
     :func:`ntktune.finetune.training.fine_tune` do.
     """
-    if not len(subsets["test"]):
+    if tested and not len(subsets["test"]):
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
     samples = seeds if samples is None else samples
@@ -297,8 +307,43 @@ def fine_tuned_repeats(
                 "at_budget": training.at_budget,
                 "holdout_loss": best.holdout_loss,
             }
-            row |= test()
+            row |= test() if tested else {}
             yield Repeat(seed, training, row, start.label_mean, start.label_sd, along)
+
+
+def compared_rates(
+    load: Callable[[], TextModel],
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    settings: Settings,
+    root_seed: int,
+    rates: Sequence[float],
+    progress: Callable[[float], None] = lambda done: None,
+) -> list[dict[str, float]]:
+    """Return what each learning rate comes to on the hold-out, the best one first.
+
+    Every rate fine-tunes the model that ``load`` returns on every seed's sample of ``size``; no
+    test row is looked at. Dicts have ``learning_rate``; ``holdout_loss``, the mean over seeds of
+    the lowest one, None where a training diverged; and ``at_start`` and ``at_budget``, the seeds
+    whose lowest was that before the first step, or after the last that it may make. ``progress`` is
+    called with the rates done. The other parameters are those of :func:`fine_tuned_repeats`.
+    """
+    found = []
+    for done, rate in enumerate(rates, start=1):
+        how = dataclasses.replace(settings, learning_rate=rate)
+        cell = (load(), examples, subsets, size, how, root_seed)
+        try:
+            rows = [repeat.row for repeat in fine_tuned_repeats(*cell, tested=False)]
+        except DivergedError:
+            found.append({"learning_rate": rate, "holdout_loss": None})
+        else:
+            loss = float(np.mean([row["holdout_loss"] for row in rows]))
+            row = {"learning_rate": rate, "holdout_loss": loss}
+            row["at_start"] = sum(row["best_step"] == 0 for row in rows)
+            found.append(row | {"at_budget": sum(row["at_budget"] for row in rows)})
+        progress(done)
+    return sorted(found, key=lambda row: math.inf if (x := row["holdout_loss"]) is None else x)
 
 
 def all_steps(

@@ -25,6 +25,10 @@ SCHEDULES = ("constant", "linear")
 HEADS = ("random", "probe")
 
 
+class DivergedError(UserError):
+    """A loss that is no longer finite."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to fine-tune."""
@@ -232,7 +236,7 @@ def _room_for(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def _finite(loss: float, what: str, step: int, settings: Settings) -> float:
     if not math.isfinite(loss):
-        raise UserError(
+        raise DivergedError(
             f"the {what} loss is {loss} at step {step}: the training diverged; "
             f"set a learning rate below {settings.learning_rate:g}"
         )
@@ -265,8 +269,8 @@ def fine_tune(
     with the number of steps done, ``on_evaluation`` with each evaluation while the model has the
     weights that were evaluated; ``looked_at`` are indices of further examples that it looks at.
 
-    Raises UserError if the training or the hold-out part is empty, or the loss is no longer finite
-    (seen on a GPU at the next evaluation only: no step waits for it).
+    Raises UserError if the training or the hold-out part is empty, and its kind DivergedError if
+    the loss is no longer finite (seen on a GPU at the next evaluation only: no step waits for it).
     """
     for part, rows in (("training", train), ("hold-out", holdout)):
         if not len(rows):
