@@ -1,11 +1,16 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from made_up_study import NAN, SIZES, TASKS, metrics_table, orders_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.fig2 import learning_curve_figure
-from ntktune.figures.panels import size_labels
+from ntktune.figures.panels import draw_log_axis, size_labels
+from ntktune.figures.style import styled
 from ntktune.intervals import half_width, shared_rows
 
 BLUE = "#0072B2"
@@ -220,3 +225,18 @@ def test_mistakes_are_named(metrics):
         learning_curve_figure(metrics, ["stsb"], "bluish")
     with pytest.raises(UserError, match="task 'stsb' has no value of 'error' at any size"):
         learning_curve_figure(metrics.assign(mse=NAN), ["stsb"], BLUE)
+
+
+@pytest.mark.parametrize("limits", [(1, 1.5), (0.3, 2), (0.05, 5), (1e-4, 2), (2, 1e-4), (1e-9, 3)])
+def test_labels_of_a_logarithmic_axis_do_not_overlap(limits):
+    with styled():
+        figure = Figure(figsize=(2.6, 2))
+        axes = figure.subplots()
+        axes.set(xscale="log", xlim=limits)
+        draw_log_axis(axes.xaxis)
+        FigureCanvasAgg(figure).draw()
+        low, high = sorted(limits)
+        inside = [t for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+        boxes = sorted(t.label1.get_window_extent().intervalx.tolist() for t in inside)
+    assert len(boxes) >= 2
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(boxes))
