@@ -202,6 +202,13 @@ class TestNegation:
             negation_figure(few[few["task"].isin(["stsb", "sts12"])], COLORS)
         )
 
+    def test_a_training_that_did_not_move_is_told_and_its_rounding_not_drawn_large(self):
+        still = {"predicted_gap": 0.0, "gap": 1e-7, "random_gap": -1e-8}
+        first = negation_figure(negated_of(NAMES).assign(**still), COLORS).axes[0]
+        assert first.get_ylim() == (-1, 1)
+        assert [text.get_text() for text in first.texts] == ["its training chose step 0"]
+        assert not negation_figure(negated_of(NAMES), COLORS).axes[0].texts
+
     def test_a_wild_prediction_does_not_flatten_the_measured_gap(self):
         negated = negated_of(NAMES).assign(predicted_gap=1e6)
         assert negation_figure(negated, COLORS).axes[0].get_ylim()[1] < 3

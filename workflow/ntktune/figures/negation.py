@@ -24,6 +24,10 @@ def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
         means = own.groupby("coefficient")[column].mean()
         axes.plot(means.index, means, color=look["color"], linestyle=style, linewidth=1.2)
     axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
+    if (own["predicted_gap"] == 0).all():  # what is measured is rounding
+        axes.text(0.5, 0.8, "its training chose step 0", ha="center", transform=axes.transAxes)
+        axes.set_ylim(-1.0, 1.0)
+        return
     low, high = min(own["gap"].min(), 0.0), max(own["gap"].max(), 0.0)
     room = ROOM * (high - low) or 1.0
     both = pd.concat([own["gap"], own["predicted_gap"], own["random_gap"]])

@@ -132,7 +132,8 @@ def draw_labelled_sizes(axes: Axes, sizes: Sequence[int]) -> None:
 def draw_log_axis(axis: Axis) -> None:
     """Label a logarithmic axis at powers of 10, a shorter one at 1, 2, 5, a short one evenly."""
     low, high = sorted(axis.get_view_interval())
-    is_long, between = high > 4 * low, (1,) if high > 200 * low else (1, 2, 5)
+    most = 200 if axis.axis_name == "x" else 10_000  # labels stand beside or above each other
+    is_long, between = high > 4 * low, (1,) if high > most * low else (1, 2, 5)
     evenly, decades = ticker.MaxNLocator(4), ticker.LogLocator(10, subs=between)
     axis.set_major_locator(decades if is_long else evenly)
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
