@@ -370,6 +370,17 @@ def test_chapters_for_two_classes_say_so_of_three(study, chapter):
     assert found["task_definitions"]["mine"]["classes"] == ["a", "b", "c"]
 
 
+def test_classes_that_the_data_tell_are_known_each_time_and_change_no_definition(study, tmp_path):
+    (tmp_path / ".snakemake").mkdir()  # where Snakemake has run, what was read is kept
+    own = {"kind": "classification", "classes": None, "score_range": None}
+    lean = {"chapters": ["data", "kernel", "finetune"], "taskvectors": None, "finetune": None}
+    found = [study(lean, **own) for _ in range(2)]
+    assert found[0] == found[1]
+    for _ in range(2):
+        with pytest.raises(UserError, match="task 'mine' has 5 classes, and the chapter theory"):
+            study(lean | {"chapters": ["data", "finetune", "theory"]}, **own)
+
+
 def test_a_run_says_what_the_study_chose(study, tmp_path):
     minimal = dict.fromkeys(("study", "chapters", "taskvectors", "finetune", "kernel"))
     said = choices(study(minimal, train_rows=None))

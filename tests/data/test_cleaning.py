@@ -127,6 +127,7 @@ def test_classes_are_the_labels_of_the_data_in_order(labels, names):
         (["a", "a"], "two classes or more; the labels are: 'a'"),
         ([0.5, 1.5, 2.5], r"3 labels are of 3 classes \('0.5', .*kind: regression"),
         ([-1, 1, -1, 1], "some labels are negative .*label_map"),
+        ([0.5, 1, 0.5, 1], "look like scores .'0.5', '1'.; write kind: regression, or make"),
     ],
 )
 def test_labels_that_do_not_look_like_classes_are_told(labels, message):

@@ -14,6 +14,7 @@ from ntktune.data.sampling import (
     holdout_pattern,
     kernel_draws,
     nested_order,
+    smallest_sample,
     training_subset,
     training_subsets,
 )
@@ -100,6 +101,24 @@ def test_a_class_of_one_row_is_trained_on():
         train, holdout = training_subset(drawn, 8, seed, classes)
         assert set(classes[train]) == {0, 1, 2}
         assert 2 not in classes[holdout]
+
+
+def test_no_class_goes_to_the_hold_out_before_it_was_trained_on():
+    sizes = np.array([5, 1, 1, 1, 1, 1, 1, 1])
+    holdout = holdout_pattern(12, 0.25)
+    pattern = class_pattern(holdout, sizes)
+    assert set(pattern[~holdout]) == set(range(8))
+    assert smallest_sample(np.repeat(range(8), sizes), 0.25) == 10  # eight and two held out
+
+
+def test_rows_of_no_known_class_are_none():
+    """A kernel's rows are some of a task's: the others have no label there."""
+    labels = np.full(40, -1)
+    labels[:16] = [0] * 8 + [1] * 8
+    part = {"order": list(range(16)), "holdout": [i < 4 for i in range(16)]}
+    subsets = {"holdout_fraction": 0.25, "seeds": [part]}
+    with pytest.raises(UserError, match="no row of class 1 in its hold-out"):
+        training_subset(subsets, 16, 0, labels)
 
 
 @settings(deadline=None, max_examples=60)

@@ -331,6 +331,8 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     words = [word for word in command(study, head="random") if "out" not in word]
     words = [word for word in words if not word.endswith(("metrics.parquet", "history.parquet"))]
     words[1] = "choose"
+    place = words.index("--learning-rate")
+    del words[place : place + 2]
     listed = ["--learning-rates", "1e-6", "0.01", "--out", str(rates)]
     assert main([*words, *listed]) == 0
     chosen = read_json(rates)
@@ -343,6 +345,8 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     assert run(study, learning_rate=0.01, head="random") == 0
     assert read_table(study / "history.parquet")[0].equals(with_rates)
     capsys.readouterr()
+    assert run(study, "class", rates=rates, head="random") == 1
+    assert f"{rates} was made for task score, not class; choose again" in capsys.readouterr().err
     assert main([*words, "--learning-rates", "1e30", "1e31", "--out", str(rates)]) == 1
     assert "diverges with each of the learning rates 1e+30, 1e+31" in capsys.readouterr().err
 

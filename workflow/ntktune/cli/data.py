@@ -180,8 +180,8 @@ def _tell_rare(tensors: dict, task: dict, args: argparse.Namespace) -> None:
     if rare:
         told = ", ".join(f"{name} has {count}" for name, count in rare.items())
         print(
-            f"{args.task}: fewer training rows of a class than seeds ({args.seeds}): {told}; all "
-            "seeds see the same ones",
+            f"{args.task}: fewer training rows of a class than seeds ({args.seeds}): {told}; seeds "
+            "share them",
             flush=True,
         )
 

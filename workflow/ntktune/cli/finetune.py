@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
-from ntktune.cli.inputs import model_facts, model_manifest, read_samples, read_tokens
+from ntktune.cli.inputs import check_classes, model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
@@ -117,29 +117,41 @@ class Cell:
     facts: dict[str, Any]
 
 
-def read_cell(args: argparse.Namespace, seeds: int = 0, classes: float = math.inf) -> Cell:
+def read_cell(args: argparse.Namespace, seeds: int = 0, two: bool = False) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises UserError if files do not belong together, have fewer ``seeds``, or more ``classes``.
+    Raises UserError if files do not belong together, have fewer ``seeds``, or more than
+    two classes, if ``two`` are the most.
     """
     from ntktune.finetune.training import Settings
 
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
-    if getattr(args, "rates", None):
-        chosen = read_json(args.rates)
-        check_names(args.rates, chosen, ("rates", "size"), "keys")
-        args.learning_rate = chosen["rates"][0]["learning_rate"]
-    settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
-    if examples.outputs > classes:
-        raise UserError(
-            f"task {args.task} has {examples.outputs} classes; this command takes scores or two "
-            "classes"
-        )
+    if getattr(args, "rates", None):
+        args.learning_rate = _chosen_rate(args.rates, facts, model_is)
+    settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
+    if two:
+        check_classes(facts["task"])
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     stated = _facts(args, facts, model_is, device, args.dtype)
     return Cell(settings, examples, subsets, device, stated)
+
+
+def _chosen_rate(path: str, tokens: dict, model: dict) -> float:
+    """Return the best learning rate of a file of finetune choose; UserError if of another task."""
+    found = read_json(path)
+    check_names(path, found, ("rates", "provenance"), "keys")
+    check_names(path, found["provenance"], ("task", "data_sha256", "model"), "facts")
+    made = found["provenance"]
+    for what, stated, wanted in (
+        ("task", made["task"].get("name"), tokens["task"]["name"]),
+        ("data", made["data_sha256"], tokens.get("data_sha256")),
+        ("model", made["model"].get("sha256"), model["sha256"]),
+    ):
+        if stated != wanted:
+            raise UserError(f"{path} was made for {what} {stated}, not {wanted}; choose again")
+    return found["rates"][0]["learning_rate"]
 
 
 def _facts(
@@ -319,7 +331,7 @@ def _study_costs(
     found = []
     for name, tasks, size, seeds, changes in _study_trainings(study):
         how = {"settings": dataclasses.replace(settings, **changes), "device": device}
-        how["test_history"] = name.startswith("fixed")
+        how |= {"test_history": name.startswith("fixed"), "tested": "learning rates" not in name}
         costs = []
         for task in tasks:
             # a regression has none; of classes that the data will tell, two stand for them
@@ -385,7 +397,9 @@ def choose(args: argparse.Namespace) -> None:
     """Choose a task's learning rate by the hold-out, at one sample size."""
     from ntktune.finetune.repeats import compared_rates
 
-    cell, rates = read_cell(args), args.learning_rates
+    rates = args.learning_rates
+    args.learning_rate = rates[0]  # each takes its turn
+    cell = read_cell(args)
     found = compared_rates(
         *(lambda: pretrained_model(args, cell), cell.examples, cell.subsets, args.size),
         *(cell.settings, args.seed, rates),

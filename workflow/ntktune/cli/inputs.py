@@ -7,7 +7,7 @@ import contextlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,3 +165,13 @@ def _missing_folder_first(model: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"--model {model}: there is no such folder, and {error}") from None
+
+
+def check_classes(task: Mapping[str, Any]) -> None:
+    """Raise UserError for a task of more than two classes, where scores and two are known alone."""
+    classes = task.get("classes") or ()
+    if len(classes) > 2:
+        raise UserError(
+            f"task {task['name']} has {len(classes)} classes; this command takes scores or two "
+            "classes"
+        )

@@ -31,7 +31,8 @@ COMMANDS = {
     "kernel learning": f"rows=kernel.learning_rows seeds=kernel.learning_seeds {_KERNELS}",
     "kernel gram": f"kernel.rows model.max_tokens model.prefix_token {_KERNELS}",
     "kernel plan": "model.blocks",
-    "finetune choose": f"finetune.learning_rates size=finetune.rate_size {_TRAINING}",
+    "finetune choose": "finetune.learning_rates size=finetune.rate_size "
+    + _TRAINING.replace("finetune.learning_rate ", ""),
     "finetune run": _TRAINING,
     "finetune baselines": f"finetune.sizes {_PASSES}",
     "taskvectors tune": f"taskvectors.size taskvectors.store {_TRAINING}",

@@ -238,7 +238,7 @@ def tune(args: argparse.Namespace) -> None:
     from ntktune.finetune.repeats import seed_split
 
     # a file of --out each; --out-again needs the samples of two
-    cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)), classes=2)
+    cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)), two=True)
     keys = seed_keys(args, cell)
     # file, name, seed of head and order, seed of the sample
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]

@@ -4,7 +4,7 @@ import argparse
 
 from ntktune.cli import Progress, add_command, optional
 from ntktune.cli.finetune import CHOSEN, TRAINED, pretrained_model, read_cell
-from ntktune.cli.inputs import read_kernels, read_samples
+from ntktune.cli.inputs import check_classes, read_kernels, read_samples
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
 from ntktune.network.device import machine_epsilon
@@ -64,6 +64,7 @@ def rules(args: argparse.Namespace) -> None:
 
     names = ("kernel", "outputs", "label", "label_noise", "row")
     tensors, facts = read_kernels(args.kernels, names)
+    check_classes(facts["task"])
     rows, ridge = nested_rules(
         *(tensors, read_samples(args.subsets, args.kernels, facts), facts["task"]["kind"]),
         args.sizes,
@@ -82,7 +83,7 @@ def trajectory(args: argparse.Namespace) -> None:
     """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
     from ntktune.theory.trajectory import watched_seeds
 
-    cell = read_cell(args, args.seeds, classes=2)
+    cell = read_cell(args, args.seeds, two=True)
     tables = watched_seeds(
         *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
         *(cell.settings, args.seed),
@@ -119,6 +120,7 @@ def stopping(args: argparse.Namespace) -> None:
     from ntktune.theory.stopping import stopping_rows
 
     tensors, facts = read_kernels(args.gram, ("kernel", "outputs", "label", "label_noise"))
+    check_classes(facts["task"])
     rows, sensitivity = stopping_rows(
         *(tensors, facts["task"]["kind"]),
         precision=machine_epsilon(facts["dtype"]),

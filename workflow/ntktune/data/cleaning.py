@@ -106,6 +106,12 @@ def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
             f"the {len(labels)} labels are of {len(names)} classes ({shown}); if they are scores, "
             "write kind: regression, else name the classes"
         )
+    numbers = [number(name) for name in names]
+    if all(math.isfinite(n) for n in numbers) and not all(n.is_integer() for n in numbers):
+        raise UserError(
+            f"the labels look like scores ({shown}); write kind: regression, or make two classes "
+            "of them with polarity_band, or name the classes"
+        )
     if any(number(name) < 0 for name in names):
         raise UserError(
             f"some labels are negative ({shown}), which often stands for labels that are not "
@@ -290,7 +296,9 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
         names = definition["classes"] or ()
         for label, name in enumerate(names):
             if label not in set(labels) and (split == "train" or len(names) == 2):
-                advice = "check label_map or polarity_band"
+                advice = "check classes, label_map or polarity_band"
+                if count["beyond_limit"]:
+                    advice += f", or raise limits.{split}"
                 if count["unlabelled"] and not definition["label_map"]:
                     advice += "; negative labels count as unlabelled; for classes −1 and 1 write "
                     advice += "label_map: {'-1': 0, '1': 1}"

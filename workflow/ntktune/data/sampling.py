@@ -42,9 +42,9 @@ def class_pattern(holdout: np.ndarray, sizes: np.ndarray, *, cover: bool = True)
 
     Among the held-out places, and among the others, each beginning has its share of every class to
     less than one row; where classes are equally due, the one that lags in the whole order comes.
-    With ``cover`` and more than two classes the places that are not held out begin with one row of
-    each class, the most frequent first: a small sample has every class that it can have. ``sizes``
-    counts each class's rows.
+    With ``cover`` and more than two classes, balance comes second: the places that are not held out
+    begin with one row of each class, the most frequent first, so that a small sample has every
+    class that it can have. ``sizes`` counts each class's rows.
     """
     cover = cover and np.count_nonzero(sizes) > 2
     share = sizes / sizes.sum()
@@ -55,8 +55,9 @@ def class_pattern(holdout: np.ndarray, sizes: np.ndarray, *, cover: bool = True)
         due = share * (stream.sum() + 1) - stream
         overall = share * (i + 1) - taken.sum(axis=0)
         left = taken.sum(axis=0) < sizes
-        new = left & (stream == 0)
-        due[~(new if cover and not held and new.any() else left)] = -np.inf
+        # until every class has been trained on, none goes to the hold-out before
+        first = left & ((taken[0] > 0) if held else (stream == 0))
+        due[~(first if cover and first.any() else left)] = -np.inf
         first = np.flatnonzero(due >= due.max() - 1e-9)
         pattern[i] = first[np.argmax(overall[first])]
         taken[held, pattern[i]] += 1
@@ -161,7 +162,8 @@ def training_subset(
             f"a subset of {size} rows with holdout_fraction {fraction} has {len(holdout)} "
             f"hold-out and {len(train)} training rows; both need one: use sizes of {least} or more"
         )
-    classes = set() if labels is None else set(labels.astype(int).tolist())
+    # rows that a kernel lacks are of class -1
+    classes = set() if labels is None else {c for c in labels.astype(int).tolist() if c >= 0}
     for part, rows in (("hold-out", holdout), ("training part", train)):
         missing = classes - set(labels[rows].astype(int).tolist()) if classes else classes
         alone = part == "training part" and len(missing) == len(classes) - 1
@@ -174,10 +176,10 @@ def training_subset(
 
 
 def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
-    """Return the smallest sample whose training part and hold-out have a row of every class.
+    """Return the smallest sample whose training part has a row of every class.
 
-    Of more than two classes only the training part need have them. ``classes`` has the class (0, 1,
-    …) of each training row, shape (N,); all 0 for a regression.
+    Of two classes the hold-out must have both as well. ``classes`` has the class (0, 1, …) of each
+    training row, shape (N,); all 0 for a regression.
     None if no sample of at most ``MOST`` rows has them.
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)

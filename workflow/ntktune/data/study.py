@@ -36,8 +36,9 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
     for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
         if is_here(tasks[name]["sources"][0]):
-            rows[name], least = _training_rows(study, name)
+            rows[name], least, classes = _training_rows(study, name)
             smallest = max(smallest, least)
+            _check_classes(study, name, classes, where)
     counts = [rows[name] for name in study["tasks"]]
     made = Path("results", study["study"], "config.yaml")
     if None in counts and made.is_file():  # the texts were read where the study was made
@@ -64,21 +65,32 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     return rows
 
 
-def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """Return how many training rows a task's first source has, and the smallest sample of them."""
+def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str) -> None:
+    """Raise UserError if a chapter of the study cannot take a task's number of classes."""
+    for chapter, tasks in (("taskvectors", study["taskvectors"]["tasks"]), ("theory", [name])):
+        if classes > 2 and chapter in study["chapters"] and name in tasks:
+            raise UserError(
+                f"{where}: task {name!r} has {classes} classes, and the chapter {chapter} "
+                f"takes scores or two classes; leave {chapter} out of chapters, or the task out"
+            )
+
+
+def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int]:
+    """Return how many training rows a task's first source has, their smallest sample, classes."""
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
     def count() -> list[int]:
-        labels = training_labels(definition, name)
+        labels = training_labels(dict(definition), name)  # which fills in classes
         classes = labels if definition["kind"] == "classification" else labels * 0
-        return [len(labels), smallest_sample(classes, fraction) or 0]
+        least = smallest_sample(classes, fraction) or 0
+        return [len(labels), least, int(classes.max(initial=0)) + 1]
 
     about = [name, definition, fraction, code_digest("ntktune.data.sources:training_labels")]
-    rows, least = found_once(source_files(definition["sources"][0]), about, count)
-    return rows, least
+    rows, least, classes = found_once(source_files(definition["sources"][0]), about, count)
+    return rows, least, classes
 
 
 def _fill_from_keys(study: dict) -> None:
@@ -102,7 +114,11 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     for key, size, tasks in (
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
         ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
-        ("finetune.rate_size", study["finetune"]["rate_size"], study["tasks"]),
+        (
+            "finetune.rate_size",
+            study["finetune"]["rate_size"],
+            study["task_definitions"] if study["finetune"]["learning_rates"] else (),
+        ),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
@@ -169,13 +185,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                     "where the study's own do; rename its file"
                 )
             definitions[name] = resolved_task(name, study["task_folders"], key, made=made)
-            classes = len(definitions[name]["classes"] or ())
-            chapter = "taskvectors" if key == "taskvectors.tasks" else "theory"
-            if classes > 2 and chapter in study["chapters"]:
-                raise UserError(
-                    f"{where}: task {name!r} has {classes} classes, and the chapter {chapter} "
-                    f"takes scores or two classes; leave {chapter} out of chapters, or the task out"
-                )
+            _check_classes(study, name, len(definitions[name]["classes"] or ()), where)
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)
@@ -255,7 +265,7 @@ def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str,
     for name in tasks:
         definition = study["task_definitions"][name]
         if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
-            rows[name], _ = _training_rows(study, name)
+            rows[name], *_ = _training_rows(study, name)
     return rows
 
 

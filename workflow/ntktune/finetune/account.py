@@ -182,13 +182,14 @@ def training_cost(
     outputs: int = 1,
     *,
     test_history: bool = False,
+    tested: bool = True,
 ) -> Cost:
     """Return what one training costs that is not stopped early, its test included.
 
     The batches of one epoch are made as the training makes them, in an order of their own, and
     stand for all epochs. ``train``, ``holdout`` and ``test`` are the tokens of each text; passes
     are larger where ``device`` is a GPU; ``outputs`` is C, the head's outputs. With
-    ``test_history`` the test rows are measured at every evaluation too.
+    ``test_history`` the test rows are measured at every evaluation too; unless ``tested``, never.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
     # forward, twice that backward, and forward again where activations are not kept
@@ -211,9 +212,9 @@ def training_cost(
             largest = max(largest, (count, length), key=lambda p: p[0] * p[1])
     evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
     flops *= epochs
-    # the head is centred or fitted on the training part; the best model is tested once
-    flops += evaluated(train) + evaluations * evaluated(holdout)
-    flops += (1 + evaluations * test_history) * evaluated(test)
+    # the head is centred on the training part, or fitted and chosen; the best model is tested once
+    flops += evaluated(train) + (evaluations + (settings.head == "probe")) * evaluated(holdout)
+    flops += (tested + evaluations * test_history) * evaluated(test)
     return Cost(steps, round(epochs * tokens), flops, largest)
 
 

@@ -332,9 +332,9 @@ def compared_rates(
     found = []
     for done, rate in enumerate(rates, start=1):
         how = dataclasses.replace(settings, learning_rate=rate)
-        cell = (load(), examples, subsets, size, how, root_seed)
+        cell = (examples, subsets, size, how, root_seed)
         try:
-            rows = [repeat.row for repeat in fine_tuned_repeats(*cell, tested=False)]
+            rows = [repeat.row for repeat in fine_tuned_repeats(load(), *cell, tested=False)]
         except DivergedError:
             found.append({"learning_rate": rate, "holdout_loss": None})
         else:

@@ -347,8 +347,8 @@ def sampled_kernels(
     ``head_seeds`` has the seed of each sample's fresh head; None keeps the model's head.
     ``progress`` gets the number of samples done, ``how`` goes to :func:`gram`.
 
-    The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs``, ``label``,
-    ``label_noise`` and ``row`` (D, N); with ``places`` also ``column`` (D, M).
+    The tensors are ``kernel`` and ``group/<name>`` (D, N, M); ``outputs`` (of all C: (D, N, C)),
+    ``label``, ``label_noise`` and ``row`` (D, N); with ``places`` also ``column`` (D, M).
     """
     left, right = places or (slice(None), slice(None))
     found = []
