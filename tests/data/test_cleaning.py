@@ -220,7 +220,7 @@ def test_limits_choose_by_hash_and_a_larger_limit_keeps_the_smaller_ones_rows():
         ((["a", "b"], [1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
          r"no row of class 0 \(no\) is left in the train split"),
         ((["a", "b"], [0, 1]), (["c", "d"], [0, 0]), {"kind": "classification"},
-         r"no row of class 1 \(yes\) is left in the test split .*; check label_map or "
+         r"no row of class 1 \(yes\) is left in the test split .*; check classes, label_map or "
          r"polarity_band$"),
         ((["a", "b"], [-1, 1]), (["c", "d"], [0, 1]), {"kind": "classification"},
          r"no row of class 0 .*; negative labels count as unlabelled; for classes −1 and 1 write "

@@ -163,7 +163,7 @@ def _facts(
 
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
-    """Load a cell's model where it computes; each seed draws its own head."""
+    """Load a cell's model where it computes; each seed puts its own head on it."""
     from ntktune.network.models import text_model
 
     return text_model(

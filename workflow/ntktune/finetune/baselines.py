@@ -57,7 +57,9 @@ def baseline_rows(
             places = _places(rows, parts)
             if classes and start.ndim == 1:  # f = l1 − l0
                 start = np.stack([-start / 2, start / 2], axis=1)
-            centred = start - start[places[0]].mean(axis=0)  # as fine-tuning starts
+            centred = start - start[places[0]].mean(
+                axis=0
+            )  # as fine-tuning from a random head starts
             for method in FACTORS:
                 predictions[f"kernel-{method}"] = kernel_prediction(
                     gram, centred, target[list(rows)], *places, method

@@ -252,7 +252,7 @@ def fine_tuned_repeats(
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
 
     When an outcome is yielded the model, changed in place, holds that seed's fine-tuned weights. A
-    seed fixes the sample, the fresh head and the order of the batches, and gives the same numbers
+    seed fixes the sample, the head and the order of the batches, and gives the same numbers
     whichever seeds ran before it.
 
     ``subsets`` has nested samples (:func:`seed_split`) and ``test``, the test rows; ``size`` is n,

@@ -30,8 +30,8 @@ def stopping_row(
     """Return noise, radius, critical radius and stopping time of one draw.
 
     The kernel and f_0 have the network's own scale. Labels are standardised (regression) or −1 and
-    +1 (classification), and f_0 is taken without its mean: fine-tuning starts there, the head's
-    bias taking the mean out, which changes no kernel.
+    +1 (classification), and f_0 is taken without its mean: fine-tuning from a random head starts
+    there, the head's bias taking the mean out, which changes no kernel.
 
     ``gram`` is G, (N, N); ``outputs`` f_0, (N,); ``label`` and ``label_noise`` are raw labels and
     their standard errors (NaN where unknown), (N,); ``precision`` is eps of the precision in which
