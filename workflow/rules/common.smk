@@ -125,6 +125,11 @@ def flag(option, files):
     return [option, *files] if files else []
 
 
+def chosen_rate(wildcards, input):
+    """The option that hands a training its task's chosen learning rate, if there is one."""
+    return flag("--rates", input.rates)
+
+
 def of_command(command, **changed):
     """The params with which a command is run: the digest of its code, and its options."""
     entry = f"ntktune.cli.{command}".replace(" ", ":")

@@ -67,7 +67,7 @@ rule finetune_run:
         runtime=240,
     params:
         **of_command("finetune run"),
-        rates=lambda wildcards, input: flag("--rates", input.rates),
+        rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
     shell:
@@ -111,7 +111,7 @@ use rule finetune_run as finetune_fixed with:
             patience=None,
         )
         + ["--test-history"],
-        rates=lambda wildcards, input: flag("--rates", input.rates),
+        rates=chosen_rate,
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 

@@ -35,7 +35,7 @@ rule taskvectors_tune:
     params:
         **of_command("taskvectors tune"),
         again=lambda wildcards, output: flag("--out-again", output.again),
-        rates=lambda wildcards, input: flag("--rates", input.rates),
+        rates=chosen_rate,
         # finetune_run takes the results of the same trainings from this folder
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
     shell:

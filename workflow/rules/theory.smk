@@ -94,7 +94,7 @@ rule theory_trajectory:
         runtime=240,
     params:
         **of_command("theory trajectory"),
-        rates=lambda wildcards, input: flag("--rates", input.rates),
+        rates=chosen_rate,
     shell:
         """
         python -m ntktune theory trajectory \

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
-from ntktune.cli.inputs import check_classes, model_facts, model_manifest, read_samples, read_tokens
+from ntktune.cli.inputs import (
+    check_classes,
+    class_count,
+    model_facts,
+    model_manifest,
+    read_samples,
+    read_tokens,
+)
 from ntktune.cli.options import command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
@@ -98,7 +105,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
         label_noise=tensors["label_noise"].double().numpy(),
         score_range=tuple(score_range) if score_range else None,
         metric=facts["task"].get("metric", ""),
-        classes=len(facts["task"].get("classes") or (0, 1)),
+        classes=class_count(facts["task"]),
     )
     return examples, facts
 
@@ -334,10 +341,8 @@ def _study_costs(
         how |= {"test_history": name.startswith("fixed"), "tested": "learning rates" not in name}
         costs = []
         for task in tasks:
-            # a regression has none; of classes that the data will tell, two stand for them
             definition = study["task_definitions"][task]
-            two = (0, 1) if definition["kind"] == "classification" else (0,)
-            outputs = len(definition["classes"] or two)
+            outputs = 1 if definition["kind"] == "regression" else class_count(definition)
             costs.append(training_cost(shape, **cells[task, size][0], **how, outputs=outputs))
         found.append((name, seeds, costs))
     return found

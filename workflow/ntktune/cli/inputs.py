@@ -167,11 +167,15 @@ def _missing_folder_first(model: str) -> Iterator[None]:
         raise UserError(f"--model {model}: there is no such folder, and {error}") from None
 
 
+def class_count(task: Mapping[str, Any]) -> int:
+    """Return a task's number of classes; two where it names none, as before its data are read."""
+    return len(task.get("classes") or (0, 1))
+
+
 def check_classes(task: Mapping[str, Any]) -> None:
     """Raise UserError for a task of more than two classes, where scores and two are known alone."""
-    classes = task.get("classes") or ()
-    if len(classes) > 2:
+    if class_count(task) > 2:
         raise UserError(
-            f"task {task['name']} has {len(classes)} classes; this command takes scores or two "
-            "classes"
+            f"task {task['name']} has {class_count(task)} classes; this command takes scores or "
+            "two classes"
         )

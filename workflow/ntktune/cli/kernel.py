@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, many, model_options, optional
-from ntktune.cli.inputs import from_hub, located_model, model_facts, read_samples, read_tokens
+from ntktune.cli.inputs import (
+    class_count,
+    from_hub,
+    located_model,
+    model_facts,
+    read_samples,
+    read_tokens,
+)
 from ntktune.cli.record import record
 from ntktune.errors import UserError, not_there
 from ntktune.network.device import select_device, torch_dtype
@@ -218,10 +225,9 @@ def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list
 
 def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
     """Raise UserError if a file's labels are not what the command line says they are."""
-    from ntktune.data.cleaning import label_name, number
+    from ntktune.data.cleaning import first_few, label_name, number
 
-    shown = ", ".join(repr(label) for label in sorted(labels)[:5]) or "nothing"
-    shown += ", …" if len(labels) > 5 else ""
+    shown = first_few(sorted(labels)) or "nothing"
     missing = [name for name in args.classes or () if label_name(name) not in labels]
     if missing:
         raise UserError(
@@ -312,7 +318,7 @@ def _function(task: Mapping[str, Any]) -> tuple[int, str]:
     """
     if task["kind"] == "regression":
         return 1, "scalar"
-    classes = len(task.get("classes") or (0, 1))
+    classes = class_count(task)
     return classes, "difference" if classes == 2 else "mean"
 
 

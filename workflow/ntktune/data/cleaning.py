@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,11 @@ def class_numbers(definition: dict) -> dict[str, int]:
     return found
 
 
+def first_few(names: Sequence[Any]) -> str:
+    """Return the first five of some names, quoted, as a message shows them."""
+    return ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
+
+
 def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
     """Return the names of the classes that the labels of all splits are, in order.
 
@@ -95,10 +100,12 @@ def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
     """
     labels = [name for frame in frames.values() for name in map(label_name, frame["label"])]
     labels = [name for name in labels if not is_missing(name)]
-    names = sorted(set(labels), key=lambda name: (number(name), name))
-    if not all(math.isfinite(number(name)) for name in names):
-        names = sorted(names)
-    shown = ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
+    names = sorted(set(labels))
+    numbers = [number(name) for name in names]
+    numbered = all(map(math.isfinite, numbers))
+    if numbered:
+        names.sort(key=number)
+    shown = first_few(names)
     if len(names) < 2:
         raise UserError(f"a classification needs two classes or more; the labels are: {shown}")
     if 2 * len(names) > len(labels):
@@ -106,13 +113,12 @@ def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
             f"the {len(labels)} labels are of {len(names)} classes ({shown}); if they are scores, "
             "write kind: regression, else name the classes"
         )
-    numbers = [number(name) for name in names]
-    if all(math.isfinite(n) for n in numbers) and not all(n.is_integer() for n in numbers):
+    if numbered and not all(value.is_integer() for value in numbers):
         raise UserError(
             f"the labels look like scores ({shown}); write kind: regression, or make two classes "
             "of them with polarity_band, or name the classes"
         )
-    if any(number(name) < 0 for name in names):
+    if any(value < 0 for value in numbers):
         raise UserError(
             f"some labels are negative ({shown}), which often stands for labels that are not "
             "published; name the classes, those of negative labels with label_map"
@@ -146,17 +152,14 @@ def _wrong_labels(wrong: list[tuple[str, Any]], count: int, definition: dict, sc
     """Return the message about labels that cannot be used, of ``count`` rows."""
     where, raw = wrong[0]
     first = text_or_none(raw)
-    shown = list(dict.fromkeys(repr(text_or_none(raw)) for _, raw in wrong))
-    shown = ", ".join(shown[:5]) + ", …" * (len(shown) > 5)
+    shown = first_few(list(dict.fromkeys(text_or_none(raw) for _, raw in wrong)))
     if scores:
         what, advice = "is no number", "write numbers as 1250.5, without separators or units"
         if not any(letter.isdigit() for letter in first):
             advice = "labels that are words make a classification"
         advice += ", and leave the cell empty where there is no label"
     else:
-        names = definition["classes"]
-        known = ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
-        what = f"is none of the classes {known}"
+        what = f"is none of the classes {first_few(definition['classes'])}"
         advice = "name it in classes too, or list in label_map the labels that count: rows with "
         advice += "others are then left out"
         if all(math.isfinite(number(raw)) for _, raw in wrong):
