@@ -48,6 +48,12 @@ MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE)
 CHOSEN_RATES = [f"{RESULTS}/finetune/{{task}}/learning_rate.json"] * bool(
     STUDY["finetune"]["learning_rates"]
 )
+# What a training reads, beside its learning rate.
+TRAINED_ON = {
+    "model": "<results>/data/model",
+    "tokens": "<results>/data/{task}/tokens.safetensors",
+    "subsets": "<results>/data/{task}/subsets.json",
+}
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]

@@ -13,9 +13,7 @@ Makes: finetune/<task>/learning_rate.json, where `finetune.learning_rates` lists
 rule finetune_choose:
     """Choose one task's learning rate by the hold-out, at one sample size."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
     output:
         "<results>/finetune/{task}/learning_rate.json",
     log:
@@ -30,13 +28,16 @@ rule finetune_choose:
         runtime=480,
     params:
         **of_command("finetune choose"),
+        verb="choose",
+        kernels=[],
     shell:
         """
-        python -m ntktune finetune choose \
+        python -m ntktune finetune {params.verb:q} \
             --model {input.model:q} \
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
+            {params.kernels:q} \
             {params.options:q} \
             --out {output:q} \
             2>{log:q}
@@ -46,9 +47,7 @@ rule finetune_choose:
 rule finetune_run:
     """Fine-tune one task on one sample size, all seeds in one process."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
         trained=trained_before,
         rates=CHOSEN_RATES,
     output:
@@ -90,9 +89,7 @@ rule finetune_run:
 use rule finetune_run as finetune_fixed with:
     """Fine-tune one task on one sample size for a fixed number of epochs, without early stopping."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
         rates=CHOSEN_RATES,
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
@@ -115,12 +112,10 @@ use rule finetune_run as finetune_fixed with:
         state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
 
 
-rule finetune_baselines:
+use rule finetune_choose as finetune_baselines with:
     """Predict without fine-tuning: linear probe, and the NTK's learning curve from one matrix."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
         kernels=LEARNING_KERNELS,
     output:
         "<results>/finetune/{task}/baselines.parquet",
@@ -128,23 +123,12 @@ rule finetune_baselines:
         "<logs>/finetune/{task}/baselines.log",
     benchmark:
         "<benchmarks>/finetune/{task}/baselines.tsv"
-    threads: 1
+    priority: 0
     resources:
         gpu=GPU,
         mem_mb=4000,
         runtime=60,
     params:
         **of_command("finetune baselines"),
+        verb="baselines",
         kernels=lambda wildcards, input: flag("--kernels", input.kernels),
-    shell:
-        """
-        python -m ntktune finetune baselines \
-            --model {input.model:q} \
-            --tokens {input.tokens:q} \
-            --subsets {input.subsets:q} \
-            --task {wildcards.task:q} \
-            {params.kernels:q} \
-            {params.options:q} \
-            --out {output:q} \
-            2>{log:q}
-        """

@@ -11,8 +11,7 @@ Makes: kernel/<task>/draws.safetensors, for every draw the Gram matrix
 
 
 # Two rules can make a kernel's file. Where it is split into shards, kernel_gather does.
-ruleorder: kernel_gather > kernel_draws
-ruleorder: kernel_gather > kernel_learning
+ruleorder: kernel_gather > kernel_draws > kernel_learning
 
 
 rule kernel_draws:

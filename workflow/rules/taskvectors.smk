@@ -15,9 +15,7 @@ TUNED = "<results>/taskvectors/{task}/seed{seed}.safetensors"
 rule taskvectors_tune:
     """Fine-tune one task with several seeds and keep for each the weights of the lowest hold-out loss."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
         rates=CHOSEN_RATES,
     output:
         seeds=collect("<results>/taskvectors/{{task}}/seed{seed}.safetensors", seed=VECTOR_SEEDS),

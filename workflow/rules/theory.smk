@@ -74,9 +74,7 @@ rule theory_rules:
 rule theory_trajectory:
     """Fine-tune and watch: linearisation, drift, and stops on the theory's clock."""
     input:
-        model="<results>/data/model",
-        tokens="<results>/data/{task}/tokens.safetensors",
-        subsets="<results>/data/{task}/subsets.json",
+        **TRAINED_ON,
         rates=CHOSEN_RATES,
     output:
         evaluations="<results>/theory/{task}/trajectory.parquet",

@@ -105,14 +105,9 @@ def fetch_task(args: argparse.Namespace) -> None:
     for passed in rows.origin["passed_over"]:
         _say(f"{args.name}: source {passed['source']} passed over: {passed['reason']}")
     table, counts = source_table(rows, args.definition, args.name)
-    provenance = record(
-        args,
-        task={"name": args.name} | {key: args.definition[key] for key in SUMMARY},
-        origin=rows.origin,
-        data_sha256=content_sha256(table),
-        counts=counts,
-    )
-    write_table(args.out, table, provenance)
+    facts = {"task": {"name": args.name} | {key: args.definition[key] for key in SUMMARY}}
+    facts |= {"origin": rows.origin, "data_sha256": content_sha256(table), "counts": counts}
+    write_table(args.out, table, record(args, **facts))
     if classes := args.definition["classes"]:
         trained = table.loc[table["split"] == "train", "label"].value_counts()
         counted = [f"{name} {trained[label]}" for label, name in enumerate(classes)]
@@ -138,10 +133,8 @@ def tokenize(args: argparse.Namespace) -> None:
     facts |= {"model": model_facts(args.model), "tokens": tokens | {"overlong": overlong}}
     write_tensors(args.out, tensors, record(args, **facts))
     task = origin["task"]["name"]
-    _say(
-        f"{task}: {len(rows)} rows, {lengths['mean_length']:.1f} tokens on average, longest "
-        f"{lengths['longest']}, {overlong} cut to {limit}"
-    )
+    long = f"{lengths['mean_length']:.1f} tokens on average, longest {lengths['longest']}"
+    _say(f"{task}: {len(rows)} rows, {long}, {overlong} cut to {limit}")
     if overlong:  # not for the log alone
         cut = f"{overlong} of {len(rows)} texts were cut to {limit} tokens (model.max_tokens)"
         print(f"{task}: {cut}", flush=True)
@@ -161,13 +154,8 @@ def draws(args: argparse.Namespace) -> None:
     from ntktune.data.sampling import kernel_draws
 
     tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
-    chosen = kernel_draws(
-        np.flatnonzero(tensors["is_test"] == 0),
-        rows=args.rows,
-        draws=args.draws,
-        root=args.seed,
-        task=args.task,
-    )
+    how = {"rows": args.rows, "draws": args.draws, "root": args.seed, "task": args.task}
+    chosen = kernel_draws(np.flatnonzero(tensors["is_test"] == 0), **how)
     address = ["data.draws", args.task, args.rows, "draw"]
     _write_sample(args, {"draws": chosen}, origin, address)
 
@@ -176,14 +164,10 @@ def _tell_rare(tensors: dict, task: dict, args: argparse.Namespace) -> None:
     """Say which classes have fewer training rows than there are seeds: these share their rows."""
     classes, labels = task.get("classes") or (), tensors["label"][tensors["is_test"] == 0]
     counts = {name: int((labels == label).sum()) for label, name in enumerate(classes)}
-    rare = {name: count for name, count in counts.items() if count < args.seeds}
-    if rare:
+    if rare := {name: count for name, count in counts.items() if count < args.seeds}:
         told = ", ".join(f"{name} has {count}" for name, count in rare.items())
-        print(
-            f"{args.task}: fewer training rows of a class than seeds ({args.seeds}): {told}; seeds "
-            "share them",
-            flush=True,
-        )
+        few = f"fewer training rows of a class than seeds ({args.seeds})"
+        print(f"{args.task}: {few}: {told}; seeds share them", flush=True)
 
 
 def subsets(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,10 @@ def _look(args: argparse.Namespace, facts: Mapping[str, Mapping[str, Any]]) -> d
 
 
 def _write_figure(args: argparse.Namespace, figure: Figure, provenance: dict[str, Any]) -> None:
-    """Write a figure in the formats asked for, with provenance and checksums in a JSON file.
-
-    Wall times inside a figure's file would make equal figures unequal files.
-    """
+    """Write a figure in the formats asked for, with provenance and checksums in a JSON file."""
     from ntktune.figures.style import figure_bytes
 
+    # wall times inside a figure's file would make equal figures unequal files
     contents = {path: figure_bytes(figure, Path(path).suffix[1:], args.dpi) for path in args.out}
     sidecars: dict[Path, dict[str, str]] = {}
     for path, content in contents.items():
@@ -92,18 +90,20 @@ def show(args: argparse.Namespace) -> None:
         print(f"report              {folder / 'report.html'}")
 
 
-def _add_inputs(parser: argparse.ArgumentParser, entry: Entry) -> None:
-    """Add an option for each table that an entry reads."""
-    for name in entry.tables:
-        needed, what = name in entry.inputs.split(), TABLES[name].about
-        parser.add_argument(
-            option_flag(name),
-            required=needed,
-            nargs="+" if needed else "*",
-            default=[],
-            metavar="FILE",
-            help=what if needed else f"{what}, or none",
-        )
+def _add_entries(
+    verbs: argparse._SubParsersAction, run: Callable, title: str, entries: Mapping[str, Entry]
+) -> Iterator[tuple[argparse.ArgumentParser, str, Entry]]:
+    """Add a verb; yield each entry's parser, with an option for each table that the entry reads."""
+    names = {"dest": "name", "required": True, "metavar": "NAME"}
+    parsers = add_command(verbs, run.__name__, run).add_subparsers(title=title, **names)
+    for name, entry in entries.items():
+        parser = parsers.add_parser(name, help=entry.shows, description=entry.shows)
+        for table in entry.tables:
+            needed, what = table in entry.inputs.split(), TABLES[table].about
+            how = {"required": needed, "nargs": "+" if needed else "*", "default": []}
+            told = what if needed else f"{what}, or none"
+            parser.add_argument(option_flag(table), **how, metavar="FILE", help=told)
+        yield parser, name, entry
 
 
 def _add_look(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
@@ -125,17 +125,10 @@ def _add_look(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs of this chapter."""
-    names = {"dest": "name", "required": True, "metavar": "NAME"}
-    figures = add_command(verbs, "draw", draw).add_subparsers(title="figures", **names)
-    for name, entry in FIGURES.items():
-        parser = figures.add_parser(name, help=entry.shows, description=entry.shows)
-        _add_inputs(parser, entry)
+    for parser, name, entry in _add_entries(verbs, draw, "figures", FIGURES):
         _add_look(parser, name, entry)
         what = "files to write; their endings, pdf, svg or png, say the formats"
         parser.add_argument("--out", required=True, nargs="+", metavar="FILE", help=what)
-    tables = add_command(verbs, "table", table).add_subparsers(title="tables", **names)
-    for name, entry in RESULT_TABLES.items():
-        parser = tables.add_parser(name, help=entry.shows, description=entry.shows)
-        _add_inputs(parser, entry)
+    for parser, *_ in _add_entries(verbs, table, "tables", RESULT_TABLES):
         parser.add_argument("--out", required=True, metavar="FILE", help="the CSV file to write")
     add_command(verbs, "show", show, folder="results of a study, as results/quickstart")

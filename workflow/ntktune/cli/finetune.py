@@ -112,10 +112,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One cell of the grid, as a command is asked for it: a task at one sample size.
-
-    ``facts`` are for the provenance.
-    """
+    """One cell of the grid, a task at one sample size; ``facts`` are for the provenance."""
 
     settings: Settings
     examples: Examples
@@ -173,13 +170,9 @@ def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed puts its own head on it."""
     from ntktune.network.models import text_model
 
-    return text_model(
-        args.model,
-        outputs=cell.examples.outputs,
-        head_seed=0,
-        blocks=args.blocks,
-        dtype=training_dtypes(args.dtype)[0],
-    ).to(cell.device)
+    how = {"blocks": args.blocks, "dtype": training_dtypes(args.dtype)[0]}
+    model = text_model(args.model, outputs=cell.examples.outputs, head_seed=0, **how)
+    return model.to(cell.device)
 
 
 def repeats(
@@ -190,10 +183,7 @@ def repeats(
     test_history: bool = False,
     samples: Sequence[int] | None = None,
 ) -> tuple[TextModel, Iterator[Repeat]]:
-    """Return the model and a cell's repeats, one per seed, computed as they are asked for.
-
-    The model then holds that seed's fine-tuned weights.
-    """
+    """Return the model and each seed's outcome; at its turn the model holds that seed's weights."""
     from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
     cell_is = (cell.examples, cell.subsets, args.size, cell.settings)
@@ -204,10 +194,7 @@ def repeats(
 
 
 def _study_model(study: dict[str, Any], folder: str) -> Any:
-    """Return the configuration of a study's model: as fetched, in its own folder, or described.
-
-    Raises UserError if it is nowhere, if another model was fetched, or if it has too few positions.
-    """
+    """Return the configuration of a study's model: as fetched, in its own folder, or described."""
     from ntktune.data.tokens import MOST_TOKENS
     from ntktune.network.models import configuration, described_configuration, positions, skeleton
 
@@ -242,10 +229,9 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
 def _study_texts(
     study: dict[str, Any], folder: str, task: str, size: int
 ) -> tuple[dict[str, list[int]], int | None]:
-    """Return the tokens of the texts that a task's first sample trains on, holds out and tests.
+    """Return the lengths of the texts of a task's first sample, and the embedding rows they reach.
 
-    Also the embedding rows that they reach, None where the data are not made yet: every text then
-    is as long as it can be.
+    Without data the rows are None, and every text is as long as it can be.
     """
     from ntktune.data.sampling import holdout_pattern, training_subset
 
@@ -380,10 +366,8 @@ def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
         "tokens": content_sha256(args.tokens),
         "test": cell.subsets["test"],
     }
-    samples = [
-        [seed["order"][: args.size], seed["holdout"][: args.size]] for seed in cell.subsets["seeds"]
-    ]
-    return [shared | {"rows": rows} for rows in samples]
+    parts, seeds = ("order", "holdout"), cell.subsets["seeds"]
+    return [shared | {"rows": [seed[part][: args.size] for part in parts]} for seed in seeds]
 
 
 def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[str, Any]:
@@ -477,8 +461,5 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
             raise UserError(
                 f"{args.kernels} was computed for {what} {stated}, not {wanted}; compute it again"
             )
-    parts = [tensors[name] for name in names]
-    return {
-        seed: (gram.numpy(), start.numpy(), rows.tolist())
-        for seed, (gram, start, rows) in enumerate(zip(*parts, strict=True))
-    }
+    gram, start, rows = (tensors[name] for name in names)
+    return dict(enumerate(zip(gram.numpy(), start.numpy(), rows.tolist(), strict=True)))

@@ -110,7 +110,7 @@ def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
     texts = _task_texts(args)
     rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"]
-    if not rows or len({len(draw) for draw in rows}) != 1:
+    if len({len(draw) for draw in rows}) != 1:
         raise UserError(
             f"{args.draws} must hold one or more draws of equal size; "
             f"their sizes are {[len(draw) for draw in rows]}"
@@ -132,9 +132,8 @@ def learning(args: argparse.Namespace) -> None:
     available = len(subsets["seeds"][0]["order"])
     if args.rows > available:
         raise UserError(f"--rows is {args.rows}, but the task has {available} training rows")
-    rows = [
-        [*seed["order"][: args.rows], *subsets["test"]] for seed in subsets["seeds"][: args.seeds]
-    ]
+    seeds = subsets["seeds"][: args.seeds]
+    rows = [[*seed["order"][: args.rows], *subsets["test"]] for seed in seeds]
     # predictions need no kernel between two test rows: the columns are training rows only
     _compute(args, **texts, rows=rows, places=(slice(None), slice(args.rows)))
 
@@ -228,8 +227,7 @@ def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
     from ntktune.data.cleaning import first_few, label_name, number
 
     shown = first_few(sorted(labels)) or "nothing"
-    missing = [name for name in args.classes or () if label_name(name) not in labels]
-    if missing:
+    if missing := [name for name in args.classes or () if label_name(name) not in labels]:
         raise UserError(
             f"--classes {' '.join(args.classes)}: no row of {args.data} has {missing[0]!r} in the "
             f"column {args.label_column}, which holds {shown}"
@@ -306,19 +304,14 @@ def _loaded(
     from ntktune.network.models import label_word_model, text_model
 
     how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
-    if words:
-        return label_word_model(folder, words, **how)
-    return text_model(folder, **head, **how)
+    return label_word_model(folder, words, **how) if words else text_model(folder, **head, **how)
 
 
 def _function(task: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the outputs of a task's head, and what of them the kernel is of.
-
-    Two classes: the logit difference (Malladi et al. 2023); more: the mean of the outputs' kernels.
-    """
+    """Return the outputs of a task's head, and what of them the kernel is of."""
     if task["kind"] == "regression":
         return 1, "scalar"
-    classes = class_count(task)
+    classes = class_count(task)  # of two the logit difference (Malladi et al. 2023)
     return classes, "difference" if classes == 2 else "mean"
 
 
@@ -335,9 +328,8 @@ def _compute(
 ) -> None:
     """Compute the kernels of some samples of a task's rows, in one model load; write them.
 
-    ``folder`` holds the model. ``facts`` and ``model`` are provenance of the task and of the model,
-    ``rows`` those of each sample, ``words`` the token ids of two label words (None: a fresh head),
-    and ``places`` which of a sample's rows are the kernel's rows and columns (None: all).
+    ``words`` are the token ids of two label words (None: a fresh head), ``places`` which of a
+    sample's rows are the kernel's rows and columns (None: all).
     """
     from ntktune.kernel.engine import sampled_kernels
     from ntktune.study.seeds import integer_seed
@@ -410,11 +402,7 @@ def _files(path: str) -> list[str]:
 
 
 def _read_shards(paths: list[str]) -> tuple[dict[Shard, dict[str, StoredTensor]], dict[str, Any]]:
-    """Return the shards by place, and the facts that they share.
-
-    Raises UserError if a file is no shard, two are of one place, one is missing, or two are of
-    different kernels.
-    """
+    """Return the shards of one kernel by place, and the facts that they share."""
     from ntktune.kernel.bands import shards
     from ntktune.kernel.products import Sides
 

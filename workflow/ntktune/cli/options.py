@@ -54,18 +54,14 @@ COMMANDS = {
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
+# A study takes these from its data or from other keys.
+_COUNTS = "kernel.rows kernel.learning_rows taskvectors.size theory.size finetune.rate_size"
+_LISTS = "finetune.sizes finetune.learning_rates taskvectors.negated_coefficients"
 # Key, or command and option -> what its declaration differs in on the command line. An option
 # without default that cannot be null must be given.
 OVERRIDES = {
-    # a study takes these from its data or from other keys
-    "kernel.rows": {"type": "integer"},
-    "kernel.learning_rows": {"type": "integer"},
-    "taskvectors.size": {"type": "integer"},
-    "theory.size": {"type": "integer"},
-    "finetune.sizes": {"type": "array"},
-    "finetune.learning_rates": {"type": "array"},
-    "finetune.rate_size": {"type": "integer"},
-    "taskvectors.negated_coefficients": {"type": "array"},
+    **{key: {"type": "integer"} for key in _COUNTS.split()},
+    **{key: {"type": "array"} for key in _LISTS.split()},
     "finetune.dtype": {"enum": DTYPES, "default": "float32"},
     # a command takes more than suits a whole study
     "device": {"enum": None, "description": "Where it runs: auto, cpu, cuda or cuda:N"},
@@ -109,16 +105,12 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def check_options(args: argparse.Namespace, command: str) -> None:
-    """Check the options of a command that was parsed against their declarations.
-
-    Raises UserError if values are outside their limits: which, and what would be right.
-    """
+    """Raise UserError if a parsed option is outside its limits: which, and what would be right."""
     from ntktune.study.config import mistakes
 
     options = {option_flag(name): spec for name, (_, spec) in command_options(command).items()}
     values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in options}
-    lines = mistakes(values, {"properties": options})
-    if lines:
+    if lines := mistakes(values, {"properties": options}):
         raise UserError("; ".join(re.sub(r"^(\S+)\.\d+ is", r"\1 has", line) for line in lines))
 
 

@@ -66,18 +66,13 @@ def archive(args: argparse.Namespace) -> None:
         for path in [*kept, *records]:
             packed.add(path, filter=_anonymous)
     left = sum(path.stat().st_size for path in set(files) - set(kept))
-    size = Path(args.out).stat().st_size
-    print(
-        f"{args.out}: {len(kept)} files, {size / 1e6:,.1f} MB; left out: models, texts and "
-        f"weights, {left / 1e6:,.0f} MB",
-        file=sys.stderr,
-    )
+    size = f"{Path(args.out).stat().st_size / 1e6:,.1f} MB"
+    left_out = f"models, texts and weights, {left / 1e6:,.0f} MB"
+    print(f"{args.out}: {len(kept)} files, {size}; left out: {left_out}", file=sys.stderr)
     if missing := sorted(unfinished(args.folder)):
-        print(
-            f"warning: the study's last run did not end: {len(missing)} of its files are missing "
-            f"({missing[0]}, ...); where the archive is unpacked, they are made first",
-            file=sys.stderr,
-        )
+        told = f"the study's last run did not end: {len(missing)} of its files are missing"
+        then = "where the archive is unpacked, they are made first"
+        print(f"warning: {told} ({missing[0]}, ...); {then}", file=sys.stderr)
 
 
 def _study_folder(name: str) -> Path:
@@ -99,10 +94,9 @@ def _study_folder(name: str) -> Path:
 
 
 def _verify(folder: Path, files: list[Path]) -> int:
-    """Verify every file that a rule made, which Snakemake has a record of; return their number.
+    """Verify every file that Snakemake has a record of; return their number.
 
-    Prints a line for each damaged one, then raises UserError. They were set aside, and the next run
-    makes them again, also where nothing else needs them.
+    Damaged ones are told, set aside, and listed for the next run, which makes them again.
     """
     os.environ[RESULTS_VARIABLE] = str(folder.resolve())
     # what is damaged is set aside: a table whose sidecar was has no checksum

@@ -147,10 +147,7 @@ def pretrained_weights(folder: str) -> dict[str, StoredTensor]:
 def tuned_tensors(
     model: TextModel, base: Mapping[str, StoredTensor] | None
 ) -> dict[str, torch.Tensor]:
-    """Return what a file keeps of a fine-tuned model: its head, and its weights in float32.
-
-    With ``base``, the pretrained weights, the task vector in bfloat16 instead of the weights.
-    """
+    """Return a model's head, and its weights in float32; given ``base``, its vector in bfloat16."""
     import torch
 
     from ntktune.taskvectors.arithmetic import task_vector
@@ -271,13 +268,10 @@ def cosine(args: argparse.Namespace) -> None:
     progress = Progress(f"cosines of {len(read)} task vectors", 1)
     found = grams(base, [tuned.backbone for tuned in read], group, progress)
     rows = cosine_rows([_training(tuned) for tuned in read], found)
-    facts = {
-        "model": model_facts(args.model),
-        "blocks": args.blocks,
-        "sizes": {tuned.task: tuned.size for tuned in read},
-        "parameters": sum(math.prod(tensor.shape) for tensor in read[0].backbone.values()),
-    }
-    write_tables(args, {args.out: rows}, **facts)
+    facts = {"model": model_facts(args.model), "blocks": args.blocks}
+    facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
+    parameters = sum(math.prod(tensor.shape) for tensor in read[0].backbone.values())
+    write_tables(args, {args.out: rows}, **facts, parameters=parameters)
 
 
 def _training(tuned: Tuned) -> Run:
@@ -290,10 +284,7 @@ def _training(tuned: Tuned) -> Run:
 
 
 def check_new_folder(out: str, sources: Sequence[str]) -> None:
-    """Raise UserError if a model written to a folder would replace something else.
-
-    An empty folder may be replaced, and one that an export has written.
-    """
+    """Raise UserError if writing a model to a folder would replace more than an earlier export."""
     folder = Path(out).resolve()
     for source in sources:
         if folder == Path(source).resolve() or folder in Path(source).resolve().parents:
@@ -339,14 +330,11 @@ def _export(args: argparse.Namespace, model: str) -> None:
 
 
 def _whole_backbone(base: dict, model: str, blocks: int | None) -> dict[str, StoredTensor]:
-    """Return the backbone's tensors among a model's.
-
-    Raises UserError if one is missing, but for a pooler's, or is of another shape.
-    """
+    """Return the backbone's tensors among a model's; only a pooler's may be missing."""
     from ntktune.network.models import empty_backbone
 
-    skeleton = empty_backbone(model, blocks)
-    wanted = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
+    parameters = empty_backbone(model, blocks).named_parameters()
+    wanted = {name: tuple(p.shape) for name, p in parameters}
     wrong = [n for n, shape in wanted.items() if n in base and tuple(base[n].shape) != shape]
     check_filled(wanted.keys() - base.keys(), wrong, model)
     return {name: base[name] for name in wanted if name in base}
@@ -392,8 +380,7 @@ def overlap(args: argparse.Namespace) -> None:
 
 def _check_tasks(args: argparse.Namespace) -> None:
     """Raise UserError unless there are tokens and subsets of every task, each named once."""
-    repeated = [name for name in args.tasks if args.tasks.count(name) > 1]
-    if repeated:
+    if repeated := [name for name in args.tasks if args.tasks.count(name) > 1]:
         raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
     if len({len(args.tasks), len(args.tokens), len(args.subsets)}) > 1:
         raise UserError(
@@ -403,11 +390,7 @@ def _check_tasks(args: argparse.Namespace) -> None:
 
 
 def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str]:
-    """Return the runs that there are of every task.
-
-    Raises UserError if weights are of other tasks, of a run that is none of the seeds', or of
-    different runs.
-    """
+    """Return the runs of the weights; raise UserError unless each task has each seed's."""
     for tuned in files.values():
         if tuned.task not in tasks:
             raise UserError(
@@ -429,11 +412,7 @@ def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str
 
 
 def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], EditedModel, list]:
-    """Return facts for a sweep's provenance, the pretrained weights, the network, and seeds.
-
-    Each seed is its number, its files and its tasks. Raises UserError if files are missing, of
-    other tasks or of different seeds.
-    """
+    """Return a sweep's facts, pretrained weights, network, and each seed's number, files, tasks."""
     from ntktune.network.models import text_model
     from ntktune.taskvectors.edited import EditedModel
 
@@ -442,16 +421,13 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
     base, read = read_tuned(args.weights, args.model, args.blocks)
     files = {(tuned.task, tuned.run): tuned for tuned in read}
     runs = _runs(files, args.tasks)
-    tasks = {}
-    for task, tokens, subsets in zip(args.tasks, args.tokens, args.subsets, strict=True):
-        examples, facts = read_examples(tokens, task, model_is)
+    seeds = [(int(run), [files[task, run] for task in args.tasks], []) for run in runs]
+    for place, (tokens, subsets) in enumerate(zip(args.tokens, args.subsets, strict=True)):
+        examples, facts = read_examples(tokens, args.tasks[place], model_is)
         samples = read_samples(subsets, tokens, facts, seeds=len(runs))
         how = (examples, facts, samples, subsets, getattr(args, "validation_rows", None))
-        tasks |= {(task, run): _tuned_task(files[task, run], *how) for run in runs}
-    seeds = []
-    for run in runs:
-        keys = [(task, run) for task in args.tasks]
-        seeds.append((int(run), [files[key] for key in keys], [tasks[key] for key in keys]))
+        for _, own, tasks in seeds:
+            tasks.append(_tuned_task(own[place], *how))
     model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
     facts = {"model": model_is, "blocks": args.blocks, "dtype": "float32", "device": str(device)}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
@@ -461,11 +437,7 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
 def _tuned_task(
     tuned: Tuned, examples: Examples, tokens: dict, samples: dict, path: str, most: int | None
 ) -> TunedTask:
-    """Return a task with the head in a file; it answers its test rows and ``most`` hold-out rows.
-
-    Raises UserError if the file was fine-tuned on other data, or on another sample than ``path``
-    holds.
-    """
+    """Return a task with a file's head; it answers its test rows and ``most`` hold-out rows."""
     from ntktune.finetune.repeats import seed_split
     from ntktune.taskvectors.edited import TunedTask
 
@@ -489,20 +461,15 @@ def _tuned_task(
 
 def _coefficients(args: argparse.Namespace) -> list[float]:
     """Return a sweep's coefficients, sorted, without 0; raise UserError if none is left."""
-    found = sorted({c for c in args.coefficients if c})
-    if not found:
-        raise UserError("--coefficients has only 0, the pretrained model; give others")
-    return found
+    if found := sorted({c for c in args.coefficients if c}):
+        return found
+    raise UserError("--coefficients has only 0, the pretrained model; give others")
 
 
 def _write_rows(
     args: argparse.Namespace, facts: dict, seeds: list, what: str, steps: int, rows: Callable
 ) -> None:
-    """Write what a sweep finds with every seed: the table that ``rows`` returns.
-
-    It takes a seed's files, tasks and number, and a function to report how many of ``steps`` are
-    done.
-    """
+    """Write what ``rows`` returns for each seed's files, tasks, number and progress report."""
     import pandas as pd
 
     progress, found = Progress(what, steps * len(seeds)), []
@@ -525,8 +492,7 @@ def add(args: argparse.Namespace) -> None:
 
     def rows(files, tasks, _, report):
         vector = direction(base, [tuned.backbone for tuned in files])
-        found = addition_sweep(edited, vector, tasks, coefficients, report)
-        return found.assign(merged=name)
+        return addition_sweep(edited, vector, tasks, coefficients, report).assign(merged=name)
 
     _write_rows(args, facts, seeds, f"merging {name}", steps, rows)
 
@@ -545,8 +511,7 @@ def negate(args: argparse.Namespace) -> None:
         vector = direction(base, [files[0].backbone])
         random = integer_seed(0, "taskvectors.random", target, repeat=seed)
         how = (coefficients, random, report)
-        found = negation_sweep(edited, vector, tasks[0], tasks[1:], *how)
-        return found.assign(target=target)
+        return negation_sweep(edited, vector, tasks[0], tasks[1:], *how).assign(target=target)
 
     _write_rows(args, facts, seeds, f"negating {target}", steps, rows)
 
@@ -577,17 +542,14 @@ def disentangle(args: argparse.Namespace) -> None:
 
 
 def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Read the answers of several sweeps as one table, and the files' provenance.
-
-    ``model`` is the column that names the model: ``merged``, or ``target`` of negations.
-    """
+    """Return the answers of several sweeps, and each file's facts; ``model`` names the models."""
     import pandas as pd
 
     tables, facts = [], []
+    own = ["target", "slope", "random"] if model == "target" else [model]
     for path in paths:
         table, provenance = read_table(path)
-        more = ("slope", "random") if model == "target" else ()
-        check_names(path, table.columns, (model, *more, *ANSWER_COLUMNS), "columns")
+        check_names(path, table.columns, own + ANSWER_COLUMNS, "columns")
         check_names(path, provenance, ("model", "blocks", "sizes"), "facts")
         tables.append(table)
         facts.append({"path": path} | provenance)
@@ -633,9 +595,6 @@ def score(args: argparse.Namespace) -> None:
         )
     leaks = Leaks(leaked)
     sweep = sweep_table(added, negated, leaks)
-    tables = {
-        args.out_sweep: sweep,
-        args.out_merged: merged_table(sweep, args.coefficient, args.candidates),
-        args.out_negated: negated_table(negated, leaks),
-    }
-    write_tables(args, tables)
+    merged = merged_table(sweep, args.coefficient, args.candidates)
+    tables = {args.out_sweep: sweep, args.out_merged: merged}
+    write_tables(args, tables | {args.out_negated: negated_table(negated, leaks)})

@@ -103,13 +103,11 @@ def width(args: argparse.Namespace) -> None:
     from ntktune.study.seeds import generator
     from ntktune.theory.width import width_rows, width_slopes
 
+    def drawn(size, repeat):
+        return generator(args.seed, "theory.width", size=size, repeat=repeat)
+
     progress = Progress("width study", args.seeds * sum(n**2 for n in args.widths))
-    found = width_rows(
-        args.widths,
-        args.seeds,
-        lambda size, repeat: generator(args.seed, "theory.width", size=size, repeat=repeat),
-        progress,
-    )
+    found = width_rows(args.widths, args.seeds, drawn, progress)
     seeds = {"root": args.seed, "address": ["theory.width", "width", "seed"]}
     tables = {args.out: found, args.out_slopes: width_slopes(found)}
     write_tables(args, tables, seeds=seeds, dtype="float32")
@@ -132,6 +130,5 @@ def stopping(args: argparse.Namespace) -> None:
         "classification": "-1 for class 0, +1 for class 1, target of the logit difference",
     }
     tables = {args.out: rows}
-    if args.out_sensitivity:
-        tables[args.out_sensitivity] = sensitivity
+    tables |= {args.out_sensitivity: sensitivity} if args.out_sensitivity else {}
     write_tables(args, tables, **facts, labels=meaning[facts["task"]["kind"]])

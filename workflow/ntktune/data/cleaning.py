@@ -206,11 +206,8 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
 
 
 def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[pd.Series, pd.Series]:
-    """Set the fate of repeated rows in place; count conflicting and repeated ones, by split.
-
-    Conflicting rows contradict the first row of their text. Repeated rows are test rows that stay:
-    a published test split is what others report scores on.
-    """
+    """Set the fate of repeated rows in place; count conflicting and repeated ones, by split."""
+    # test rows of a published split stay: others report scores on it
     kept = rows[rows["fate"] == "kept"]
     tested = kept["split"] == "test"
     again = kept.duplicated(["split", "key"])

@@ -106,18 +106,14 @@ def download_model(
 
 
 def _download(repository: str, commit: str, kind: str, names: Sequence[str], what: str) -> Path:
-    """Return the folder of a repository's files, downloaded and compared with its checksums.
-
-    The hub's client does not compare them by itself. A file that differs is removed, so that the
-    next call downloads it again.
-    """
+    """Return the folder of a repository's files, downloaded and compared with its checksums."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
     here = {"repo_type": kind, "revision": commit}
     # of a model, other formats' copies lie in folders
     wanted = {"allow_patterns": list(names), "ignore_patterns": ["*/*"] * (kind == "model")}
     folder = snapshot_download(repository, **here, **wanted)
-    if not constants.HF_HUB_OFFLINE:
+    if not constants.HF_HUB_OFFLINE:  # the hub's client does not compare by itself
         for wrong in HfApi().verify_repo_checksums(repository, **here).mismatches:
             file = Path(folder, wrong["path"])
             file.resolve().unlink()

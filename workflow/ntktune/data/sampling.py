@@ -179,8 +179,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     """Return the smallest sample whose training part has a row of every class.
 
     Of two classes the hold-out must have both as well. ``classes`` has the class (0, 1, …) of each
-    training row, shape (N,); all 0 for a regression.
-    None if no sample of at most ``MOST`` rows has them.
+    training row, shape (N,); all 0 for a regression. None if none of at most ``MOST`` has.
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
     counts = np.bincount(classes.astype(int))

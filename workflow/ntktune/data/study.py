@@ -111,14 +111,11 @@ def _fill_from_keys(study: dict) -> None:
 
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     """Check sample sizes against the numbers of rows that the tasks have."""
+    rated = study["task_definitions"] if study["finetune"]["learning_rates"] else ()
     for key, size, tasks in (
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
         ("finetune.fixed_size", study["finetune"]["fixed_size"], study["tasks"]),
-        (
-            "finetune.rate_size",
-            study["finetune"]["rate_size"],
-            study["task_definitions"] if study["finetune"]["learning_rates"] else (),
-        ),
+        ("finetune.rate_size", study["finetune"]["rate_size"], rated),
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
@@ -152,9 +149,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: taskvectors.tasks is {vectors['tasks']}; merging needs two tasks or more "
             "([] merges none)"
         )
-    if vectors["seeds"] is None:
-        vectors["seeds"] = min(2, seeds)
-    used = vectors["seeds"]
+    used = vectors["seeds"] = vectors["seeds"] or min(2, seeds)
     for key, count, limit, most in (
         ("taskvectors.seeds", used, "finetune.seeds", seeds),
         ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
@@ -235,9 +230,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     prefix = f"the token {token} first" if token else "no prefix token"
     tokens = model["max_tokens"] or "what the model takes, at most 512"
     sizes = ", ".join(map(str, tuning["sizes"]))
-    most = f"steps: at most {tuning['max_steps']}"
-    if not tuning["max_steps"]:
-        most = f"epochs: at most {tuning['max_epochs']}"
+    unit = "steps" if tuning["max_steps"] else "epochs"
     rate = f"learning rate: {tuning['learning_rate']:g}"
     if tuning["learning_rates"]:
         rates = ", ".join(f"{rate:g}" for rate in tuning["learning_rates"])
@@ -250,7 +243,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
         "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; head: {tuning['head']}; "
-        f"{rate}; {most}; "
+        f"{rate}; {unit}: at most {tuning[f'max_{unit}']}; "
         f"steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }

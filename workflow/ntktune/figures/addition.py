@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.panels import draw_legend, panel_grid
-from ntktune.figures.style import BASELINE, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.style import DOTTED, REFERENCE, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import FIXED, VALIDATED, parts
 
@@ -32,13 +32,10 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
             own = test[test["merged"] == name]
             for task, rows in own.groupby("task", sort=False):
                 handles[task] = draw_sweep(axes, rows, "normalised", **looks[task])
-            references["single-task model"] = axes.axhline(
-                1.0, color=BASELINE, linestyle=":", linewidth=1.0, zorder=1
-            )
+            references["single-task model"] = axes.axhline(1.0, **DOTTED)
             for value in sorted(known[name, FIXED].dropna().unique()):
-                references["configured λ"] = axes.axvline(
-                    value, color=REFERENCE, linestyle="--", linewidth=1.0, zorder=1
-                )
+                look = {"color": REFERENCE, "linestyle": "--", "linewidth": 1.0, "zorder": 1}
+                references["configured λ"] = axes.axvline(value, **look)
             chosen = known[name, VALIDATED].dropna()  # NaN where nothing could be chosen
             references["λ chosen on validation data"] = mark_chosen(axes, chosen)
             axes.set(ylim=limits, xlabel="coefficient λ")

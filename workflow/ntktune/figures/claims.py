@@ -12,7 +12,7 @@ measured. The claim is
   tasks would decide, or that the control does as well.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ NOT_RUN = "not run"
 # why a unit has no value
 DID_NOT_MOVE = "fine-tuning chose step 0"
 NO_SCORE = "the score it is compared with may be 0"
+MOST_NAMES = 4  # of units in a remark
 
 
 class Span(NamedTuple):
@@ -168,9 +169,8 @@ class Claim:
 
     def excluded(self, span: Span) -> bool:
         """Return whether it holds nowhere in the interval."""
-        return (span.low > self.bound and self.side != "≥") or (
-            span.high < self.bound and self.side != "≤"
-        )
+        above, below = span.low > self.bound, span.high < self.bound
+        return (above and self.side != "≥") or (below and self.side != "≤")
 
     def slack(self, unit: Sample | Given) -> float:
         """Return a unit's distance from the bound, negative where it breaks it or for "="."""
@@ -181,11 +181,9 @@ class Claim:
 def _pooled(units: Mapping[str, Sample]) -> Units:
     """Return one unit, the mean over units of one value each, whose scatter is their own."""
     own = list(units.values())
-    beyond = None
-    if all(unit.beyond is not None for unit in own):
-        beyond = np.concatenate([unit.beyond for unit in own])
-    values = np.concatenate([unit.values for unit in own])
-    return {"their mean": Sample(values, beyond, 0.0, own[0].scale)}
+    values, beyond = [unit.values for unit in own], [unit.beyond for unit in own]
+    better = None if any(each is None for each in beyond) else np.concatenate(beyond)
+    return {"their mean": Sample(np.concatenate(values), better, 0.0, own[0].scale)}
 
 
 def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:
@@ -218,10 +216,9 @@ def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -
     return f"about {count} {repeats} would decide"
 
 
-def _names(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def judge(
@@ -280,12 +277,10 @@ def judge(
     elif len(known) > 1:
         remarks.append(f"held on {len(held)} of {len(known)}; decisive: {worst}")
     number = len(asked) if is_pooled else min(unit.count for unit in asked.values())
-    how = []
-    if number > 1:
-        how.append(f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}")
-    if undecided and verdict == INCONCLUSIVE:
-        how.append(_remedy(claim, known[worst], repeats, together))
-    power = "; ".join(filter(None, [*how, power]))
+    over = f"{len(known)} interval{'s' * (len(known) > 1)} over {number} {repeats}"
+    is_open = undecided and verdict == INCONCLUSIVE
+    remedy = _remedy(claim, known[worst], repeats, together) if is_open else ""
+    power = "; ".join(filter(None, [over if number > 1 else "", remedy, power]))
     return _row(claim, span, control, power, verdict, "; ".join(filter(None, [*remarks, detail])))
 
 

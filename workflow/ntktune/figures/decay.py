@@ -15,10 +15,7 @@ COLUMN_WIDTH = 3.5  # inches: a column of a two-column journal page
 
 
 def eigenvalue_matrix(eigenvalues: pd.DataFrame, column: str = "eigenvalue") -> pd.DataFrame:
-    """Return the eigenvalues as a matrix, rank k × draw, NaN where one is not positive.
-
-    Rounding can make the smallest eigenvalues zero or negative, which have no logarithm.
-    """
+    """Return the eigenvalues, rank k × draw, NaN where rounding left one that is not positive."""
     matrix = eigenvalues.pivot(index="k", columns="draw", values=column).sort_index()
     return matrix.where(matrix > 0)
 
@@ -61,9 +58,8 @@ def task_figure(
     ranks = np.array([fits["first"].min(), (fits["last"] - fits["dropped"]).max()], dtype=float)
     line = np.exp(fits["intercept"].mean()) * ranks**-exponent
     dropped = int(fits["dropped"].sum())
-    slope = rf"$a$ = {exponent:.2f}"
-    if None not in (low, high):
-        slope += f" ({low:.2f} to {high:.2f})"
+    interval = "" if None in (low, high) else f" ({low:.2f} to {high:.2f})"
+    slope = rf"$a$ = {exponent:.2f}{interval}"
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
@@ -78,9 +74,8 @@ def task_figure(
         # the floor is worth the room only where eigenvalues come near to it, and what lies
         # far below it only says how rounding went
         if noise_floor > 0 and noise_floor >= 0.1 * smallest:
-            axes.axhline(
-                noise_floor, color=REFERENCE, linestyle=":", linewidth=1.4, label="float noise"
-            )
+            look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
+            axes.axhline(noise_floor, **look, label="float noise")
             axes.set_ylim(bottom=max(0.5 * smallest, 0.05 * noise_floor))
         labels = {"xlabel": r"rank $k$", "ylabel": r"eigenvalue $\lambda_k$ of $K_n$"}
         axes.set(xlim=(0.9, n * 1.12), **labels)

@@ -63,8 +63,7 @@ def decays_figure(
             for axes in (above, below):
                 axes.set(xscale="log", xlim=(0.9, 1.1 * n))
                 draw_log_axis(axes.xaxis)
-            below.set_ylim(bottom=0)
-            below.set_xlabel(r"rank $k$")
+            below.set(ylim=(0, None), xlabel=r"rank $k$")
             above.set_title(f"{wrapped(titles.get(task, task), 34)}\nn = {n}, draws: {draws}")
             if above.get_subplotspec().is_first_col():
                 above.set_ylabel(r"eigenvalue $\lambda_k$")

@@ -30,8 +30,7 @@ def descent_figure(
     """
     check_same_tasks(rules=rules, ridge=ridge)
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))
-    missing = [task for task in tasks if task not in set(rules["task"])]
-    if missing:
+    if missing := [task for task in tasks if task not in set(rules["task"])]:
         raise UserError(f"the stopping rules of task {missing[0]!r} are not there; compute them")
     largest = rules.groupby("task")["n"].max()
     named = {t: f"{(titles or {}).get(t, t)}, n = {largest[t]}" for t in tasks}
@@ -40,16 +39,13 @@ def descent_figure(
         figure, panels = task_panels(named, kinds(rules), labels, subsets)
         handles = {}
         for task, axes in panels.items():
-            stops, path = (
-                table[(table["task"] == task) & (table["n"] == largest[task])]
-                for table in (rules, ridge)
-            )
+            n = largest[task]
+            stops, path = (t[(t["task"] == task) & (t["n"] == n)] for t in (rules, ridge))
             for _, own in path.groupby("seed"):
                 look = {"color": REFERENCE, "linewidth": 1.0}
                 (handles["gradient descent"],) = axes.plot(own["eta"], own["error_descent"], **look)
-                (handles["ridge with λ = 1/η"],) = axes.plot(
-                    own["eta"], own["error_ridge"], **look, linestyle="--"
-                )
+                look["linestyle"] = "--"
+                (handles["ridge with λ = 1/η"],) = axes.plot(own["eta"], own["error_ridge"], **look)
             lowest = path["eta"].min()
             for rule, (label, marker) in RULES.items():
                 own = stops[stops["rule"] == rule]
@@ -57,7 +53,7 @@ def descent_figure(
                 etas = own["eta"].clip(lower=lowest)
                 look = {"color": of_rule[rule], "zorder": 4, "clip_on": False}
                 (handles[label],) = axes.plot(etas, own["test_error"], marker, **look, **EDGED)
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlabel="η, sum of the step sizes")
             axes.xaxis.set_major_locator(LogLocator(numticks=6))
             axes.xaxis.set_minor_locator(NullLocator())
             # descent that goes on for ever fits noise without bound
@@ -65,6 +61,5 @@ def descent_figure(
             low = min(path["error_descent"].min(), shown.min())
             margin = 0.1 * (shown.max() - low) or 0.1 * shown.max()
             axes.set_ylim(low - margin, shown.max() + 3 * margin)
-            axes.set_xlabel("η, sum of the step sizes")
         draw_legend(figure, handles)
         return laid_out(figure)

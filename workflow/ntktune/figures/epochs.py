@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
 from ntktune.figures.panels import draw_legend, task_panels
-from ntktune.figures.style import BASELINE, EDGED, checked_color, count_range, laid_out, styled
+from ntktune.figures.style import DASHED, EDGED, checked_color, count_range, laid_out, styled
 
 
 def epochs_figure(
@@ -41,17 +41,14 @@ def epochs_figure(
             means = rows[task].pivot_table("error", index="epoch", columns="seed").mean(axis=1)
             (handles[mean],) = axes.plot(means.index, means, color=color, linewidth=1.8, zorder=3)
             for _, own in rows[task].groupby("seed"):
-                (handles["one seed"],) = axes.plot(
-                    own["epoch"], own["error"], color=color, linewidth=0.6, alpha=0.5
-                )
+                thin = {"color": color, "linewidth": 0.6, "alpha": 0.5}
+                (handles["one seed"],) = axes.plot(own["epoch"], own["error"], **thin)
                 best = own.loc[own["holdout_loss"].idxmin()]
                 look = {"marker": "o", "linestyle": "none", "color": color, "zorder": 4}
                 (stop,) = axes.plot([best["epoch"]], [best["error"]], **look, **EDGED)
             handles["lowest hold-out loss of a seed"] = stop
             constant = rows[task]["baseline_error"].mean()
-            handles["predicting the training mean or majority"] = axes.axhline(
-                constant, color=BASELINE, linestyle="--", linewidth=1.0
-            )
+            handles["predicting the training mean or majority"] = axes.axhline(constant, **DASHED)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(y=0.1)
             axes.set_xlabel("epoch")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ntktune.errors import UserError
 from ntktune.figures.measures import curve, kinds, of_task
 from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, seeds_label, task_panels
-from ntktune.figures.style import BASELINE, checked_color, laid_out, styled
+from ntktune.figures.style import DASHED, checked_color, laid_out, styled
 
 
 def f1_figure(
@@ -40,7 +40,7 @@ def f1_figure(
             seeds.extend(values["count"])
             line = draw_curve(axes, values, color)
             constant = curve(rows[task], "baseline_f1")["mean"].iloc[-1]
-            baseline = axes.axhline(constant, color=BASELINE, linestyle="--", linewidth=1.0)
+            baseline = axes.axhline(constant, **DASHED)
             draw_size_axis(axes, list(values.index))
             axes.set_ylim(-0.03, 1.03)
         fine_tuned = seeds_label("fine-tuned", seeds)

@@ -16,7 +16,7 @@ from ntktune.figures.panels import (
     seeds_label,
     task_panels,
 )
-from ntktune.figures.style import BASELINE, REFERENCE, checked_color, laid_out, styled
+from ntktune.figures.style import BASELINE, DASHED, REFERENCE, checked_color, laid_out, styled
 
 # method → how its curve is drawn, and what it is called
 UNTUNED = {
@@ -66,18 +66,15 @@ def learning_curve_figure(
             for method, some in mine:
                 drawn, style, _ = UNTUNED[method]
                 found = curve(some, "error", samples)
-                (handles[method],) = axes.plot(
-                    found.index, found["mean"], color=drawn, linestyle=style, linewidth=1.0
-                )
+                look = {"color": drawn, "linestyle": style, "linewidth": 1.0}
+                (handles[method],) = axes.plot(found.index, found["mean"], **look)
                 low, high = found["mean"] - found["half"], found["mean"] + found["half"]
                 if found["half"].notna().any():
                     look = {"color": drawn, "alpha": 0.12, "linewidth": 0}
                     handles["band"] = axes.fill_between(found.index, low, high, **look)
                 shown += list(found["mean"])
             constant, noise = curve(rows[task], "baseline_error")["mean"].iloc[-1], 0.0
-            handles["baseline"] = axes.axhline(
-                constant, color=BASELINE, linestyle="--", linewidth=1.0
-            )
+            handles["baseline"] = axes.axhline(constant, **DASHED)
             if kind[task] == "regression" and rows[task]["noise_variance"].notna().any():
                 noise = curve(rows[task], "noise_variance")["mean"].iloc[-1]
             rate = (summary or {}).get(task, {}).get("predicted_rate", {}).get("mean")
@@ -92,9 +89,8 @@ def learning_curve_figure(
             bottom, top = min(shown) / ROOM, max(shown) * ROOM
             if noise > bottom / NEAR:
                 bottom = min(bottom, noise / ROOM)
-                handles["noise"] = axes.axhline(
-                    noise, color=REFERENCE, linestyle=":", linewidth=1.4
-                )
+                look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
+                handles["noise"] = axes.axhline(noise, **look)
             elif noise > 0:
                 look = {"xycoords": "axes fraction", "fontsize": 6, "color": BASELINE}
                 axes.annotate(f"label noise {noise:.2g} ↓", (0.02, 0.03), **look)

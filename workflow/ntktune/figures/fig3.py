@@ -43,14 +43,12 @@ def cosine_matrices(
     """
     if len(tasks) < 2:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
-    repeated = [task for task in tasks if list(tasks).count(task) > 1]
-    if repeated:
+    if repeated := [task for task in tasks if list(tasks).count(task) > 1]:
         raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
     pairs = {pair: whole_cosines(cosine, pair) for pair in (DIFFERENT, *NULLS)}
     known = list(dict.fromkeys([*pairs[DIFFERENT]["task_a"], *pairs[DIFFERENT]["task_b"]]))
     # a model whose best step is 0 did not move: its cosines are there, and NaN
-    missing = [task for task in tasks if task not in known]
-    if missing:
+    if missing := [task for task in tasks if task not in known]:
         raise UserError(f"the cosines hold no task {missing[0]!r}, only: {', '.join(known)}")
     empty = pd.DataFrame(np.nan, index=list(tasks), columns=list(tasks))
     mean, sd, nulls = empty, empty.copy(), []
@@ -66,10 +64,8 @@ def cosine_matrices(
 
 def _number(value: float, decimals: int = 2) -> str:
     """Return a number as printed in a figure: a true minus, no minus zero, a dash for NaN."""
-    if np.isnan(value):
-        return "–"
     rounded = round(float(value), decimals) + 0.0  # −0.0 + 0.0 is 0.0
-    return f"{rounded:.{decimals}f}".replace("-", "−")
+    return "–" if np.isnan(value) else f"{rounded:.{decimals}f}".replace("-", "−")
 
 
 def _draw_cosines(
@@ -175,11 +171,10 @@ def _draw_merges(axes: Axes, rows: dict[str, pd.DataFrame], colors: Sequence[str
         look = {"transform": across, "ha": "left", "va": "center", "fontsize": 7, "weight": "bold"}
         axes.text(0.0, place, text, **look)
     axes.set_yticks(places, every["label"])
-    axes.set_ylim(y - 0.9, -1.4)
+    axes.set(ylim=(y - 0.9, -1.4), xlabel="test score")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("test score")
 
 
 def task_vector_figure(
@@ -195,8 +190,7 @@ def task_vector_figure(
     single-task and the merged weights in ``colors``. Raises UserError for fewer than two tasks, or
     merges at several coefficients.
     """
-    for color in colors:
-        checked_color(color)
+    colors = [checked_color(color) for color in colors]
     check_colormap(colormap, "diverging", "PuOr, RdBu, BrBG")
     matrices = cosine_matrices(cosine, tasks)
     rows = merge_rows(merged, tasks)

@@ -1,6 +1,5 @@
 """Where in the network task vectors agree: cosines by group of layers."""
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -29,9 +28,8 @@ def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
     """
     known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()
-    found = [re.fullmatch(r"block(\d+)\.(\w+)", group) for group in means["group"]]
-    blocks = [float(match[1]) if match else float("nan") for match in found]
-    return means.assign(part=[match[2] if match else "" for match in found], block=blocks)
+    found = means["group"].str.extract(r"^block(\d+)\.(\w+)$")
+    return means.assign(part=found[1].fillna(""), block=found[0].astype(float))
 
 
 def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
@@ -69,9 +67,8 @@ def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axes.set(xlabel="block", title=PARTS[part])
         rest.set_xticks(range(len(others)), others, rotation=40, ha="right", rotation_mode="anchor")
-        rest.set_xlim(-0.6, len(others) - 0.4)
+        rest.set(xlim=(-0.6, len(others) - 0.4), title="other groups")
         rest.grid(visible=False, axis="x")
-        rest.set_title("other groups")
         for axes in panels:
             axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
         panels[0].set_ylabel("cosine between task vectors")

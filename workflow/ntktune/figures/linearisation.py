@@ -32,8 +32,7 @@ def linearisation_figure(
     """
     titles = titles or {}
     of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))
-    missing = [task for task in tasks if task not in set(trajectory["task"])]
-    if missing:
+    if missing := [task for task in tasks if task not in set(trajectory["task"])]:
         raise UserError(f"the fine-tuning of task {missing[0]!r} was not watched; watch it")
     is_moving = ~trajectory["best"].astype(bool) & (trajectory["distance"] > 0)
     moving = trajectory[is_moving].sort_values("step")

@@ -90,8 +90,5 @@ def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL
     low, high = needed_interval(*by_seed(points), shared, level)
     undecided = not np.isfinite(high) or (np.isclose(low, sizes[0]) and high > sizes[-2])
     found |= {"needed_low": low, "needed_high": high, "needed_undecided": bool(undecided)}
-    if needed == sizes[0]:
-        found["needed_bound"] = "most"
-    elif found["best_size"] == sizes[-1]:
-        found["needed_bound"] = "least"
-    return unknown | found
+    least = "least" if found["best_size"] == sizes[-1] else ""
+    return unknown | found | {"needed_bound": "most" if needed == sizes[0] else least}

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from ntktune.errors import UserError
 from ntktune.figures.panels import draw_legend, panel_rows
-from ntktune.figures.style import BASELINE, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.style import BASELINE, DOTTED, REFERENCE, laid_out, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import LEAST_KEPT
 
@@ -56,9 +56,8 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
                 line = draw_sweep(below, rows, "kept", **look)
                 if task != target or task not in handles:
                     handles[task] = line  # thin, where the task is a control too
-            references[f"{LEAST_KEPT:.0%} of the pretrained score"] = below.axhline(
-                LEAST_KEPT, color=BASELINE, linestyle=":", linewidth=1.0, zorder=1
-            )
+            kept = f"{LEAST_KEPT:.0%} of the pretrained score"
+            references[kept] = below.axhline(LEAST_KEPT, **DOTTED)
             below.set(ylim=kept_limits, xlabel="coefficient λ")
             above.set_title(wrapped(f"without {target}", 80 // above.get_gridspec().ncols))
             chosen = own.loc[own["chosen"].astype(bool), "coefficient"]

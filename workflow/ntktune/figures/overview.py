@@ -61,10 +61,7 @@ def _best(row: dict[str, Any]) -> str:
 
 
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return the examples needed, best scores, decay rates and tested claims as text.
-
-    ``rates`` is table 1, ``verdicts`` the table of verdicts.
-    """
+    """Return examples needed, best scores, decay rates (table 1) and tested claims as text."""
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
     best = []
     for row in rates.to_dict("records"):

@@ -17,6 +17,7 @@ from ntktune.figures.style import EDGED, WIDTH, count, count_range, wrapped
 
 PANEL_HEIGHT = 1.95  # inches
 ROW_HEIGHT = 1.75  # inches: of panels that stand in columns
+GAP = 0.13  # between two labels, as a share of the axis
 
 
 def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes], set[str]]:
@@ -32,11 +33,8 @@ def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes]
     width = WIDTH if columns > 1 else WIDTH / 2
     figure = Figure(figsize=(width, PANEL_HEIGHT * len(rows) + 0.45))
     grid = figure.add_gridspec(len(rows), columns)
-    axes = {
-        task: figure.add_subplot(grid[i, j])
-        for i, row in enumerate(rows)
-        for j, task in enumerate(row)
-    }
+    places = ((task, grid[i, j]) for i, row in enumerate(rows) for j, task in enumerate(row))
+    axes = {task: figure.add_subplot(place) for task, place in places}
     return figure, axes, {row[0] for row in rows}
 
 
@@ -94,17 +92,13 @@ def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> No
         legend.remove()
 
 
-def size_labels(sizes: Sequence[int], gap: float = 0.13) -> list[str]:
-    """Return a label for every size, empty where it would run into its neighbour's.
-
-    ``sizes`` ascend, and the largest is always labelled; ``gap`` is the least distance between two
-    labels, as a share of the axis.
-    """
+def size_labels(sizes: Sequence[int]) -> list[str]:
+    """Return labels of ascending sizes, each empty where it would run into a larger one's."""
     places = np.log2(np.asarray(sizes, dtype=float))
     span = max(places[-1] - places[0], 1.0)
     labels, last = [], np.inf
     for size, place in zip(reversed(sizes), places[::-1], strict=True):
-        free = last - place >= gap * span
+        free = last - place >= GAP * span
         labels.append(str(size) if free else "")
         last = place if free else last
     return labels[::-1]
@@ -117,8 +111,7 @@ def draw_size_axis(axes: Axes, sizes: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     # a share of the span on both sides; one size alone stands in the middle
     margin = (sizes[-1] / sizes[0]) ** 0.07 if len(sizes) > 1 else 2**0.5
-    axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
-    axes.set_xlabel("labelled examples n")
+    axes.set(xlim=(sizes[0] / margin, sizes[-1] * margin), xlabel="labelled examples n")
 
 
 def draw_labelled_sizes(axes: Axes, sizes: Sequence[int]) -> None:
@@ -141,10 +134,7 @@ def draw_log_axis(axis: Axis) -> None:
 
 
 def draw_curve(axes: Axes, values: pd.DataFrame, color: str) -> ErrorbarContainer:
-    """Draw mean and interval over seeds against size; a size with one seed has no bar.
-
-    ``values`` are as :func:`ntktune.figures.measures.curve` makes them.
-    """
+    """Draw what :func:`ntktune.figures.measures.curve` returns; one seed alone has no bar."""
     means, halves = values["mean"].to_numpy(), values["half"].fillna(0.0).to_numpy()
     look = {"color": color, "marker": "o", "elinewidth": 1.0, "capsize": 2.2, "zorder": 3}
     return axes.errorbar(values.index.to_numpy(), means, yerr=halves, **look, **EDGED)

@@ -22,11 +22,7 @@ MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
 def _draw_points(
     axes: Axes, rates: pd.DataFrame, x: str, y: str, looks: Mapping[str, tuple[str, str]]
 ) -> dict[str, ErrorbarContainer]:
-    """Draw a task's two numbers and their intervals ``<name>_low`` … ``<name>_high``.
-
-    ``x`` and ``y`` are pairs ``"column:stem of the interval"``. From each end where an interval may
-    go on, an arrow leads to the edge of the axes.
-    """
+    """Draw two numbers per task, ``"column:stem of the interval"``; arrows at open intervals."""
     (x, x_stem), (y, y_stem) = (name.split(":") for name in (x, y))
     found = {}
     for row in rates.to_dict("records"):
@@ -64,21 +60,18 @@ def prediction_figure(
     is left out. ``titles`` name the tasks in the legend; the colours are those of regressions and
     classifications.
     """
-    titles = titles or {}
-    of_kind = dict(zip(MARKERS, map(checked_color, colors), strict=True))
-    looks = {}
-    for kind, markers in MARKERS.items():
+    titles, looks = titles or {}, {}
+    for (kind, markers), color in zip(MARKERS.items(), map(checked_color, colors), strict=True):
         for task, marker in zip(table1.loc[table1["kind"] == kind, "task"], cycle(markers)):
-            looks[task] = (marker, of_kind[kind])
+            looks[task] = (marker, color)
     rates = table1[table1["task"].isin(looks)]
     # where the best score is at the largest n, the examples that reach 95 % of it are a bound
     reached = rates[~rates["needed_bound"].isin(["least", "most"]) & np.isfinite(rates["needed"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 3.2))
         left, *rest = figure.subplots(1, 2 if len(reached) else 1, squeeze=False)[0]
-        drawn = _draw_points(
-            left, rates, "predicted_rate:predicted", "measured_exponent:measured", looks
-        )
+        columns = "predicted_rate:predicted", "measured_exponent:measured"
+        drawn = _draw_points(left, rates, *columns, looks)
         equal = left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
         left.set(xlabel="predicted exponent a/(a+1)", ylabel="exponent of the learning curve")
         left.margins(0.12)

@@ -47,12 +47,8 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     means = metrics.groupby("n")["error"].mean()
     kept = means.index[means > 0]
     points = metrics.loc[metrics["n"].isin(kept), ["n", "seed", "error"]]
-    facts = {
-        "error_measure": measure,
-        "sizes_dropped": len(means) - len(kept),
-        "points_dropped": int((points["error"] <= 0).sum()),
-    }
-    return points, facts
+    facts = {"error_measure": measure, "sizes_dropped": len(means) - len(kept)}
+    return points, facts | {"points_dropped": int((points["error"] <= 0).sum())}
 
 
 def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +97,7 @@ def floor_fits(
 def _slope(points: pd.DataFrame) -> tuple[float, float]:
     """Return minus the least squares slope of log error on log n, and its standard error."""
     points = points[points["error"] > 0]
-    x = np.log(points["n"].to_numpy(dtype=float))
-    y = np.log(points["error"].to_numpy(dtype=float))
+    x, y = (np.log(points[name].to_numpy(dtype=float)) for name in ("n", "error"))
     x, y = x - x.mean(), y - y.mean()
     slope = (x @ y) / (x @ x)
     left = len(x) - 2

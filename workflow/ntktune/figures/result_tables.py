@@ -126,8 +126,7 @@ def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFram
 def _shared(overlap: pd.DataFrame, task: str, others: list[str]) -> pd.Series:
     """Return the test rows of a task that other tasks have, summed over them, mean over seeds."""
     own = overlap[(overlap["task"] == task) & overlap["other"].isin(others)]
-    missing = [other for other in others if other not in set(own["other"])]
-    if missing:
+    if missing := [other for other in others if other not in set(own["other"])]:
         raise UserError(
             f"the overlaps hold no test rows of {task!r} in {missing[0]!r}; count those of all "
             "merged tasks"
@@ -143,10 +142,8 @@ def merging_table(
     One row per merge, task tested and choice of the coefficient. Raises UserError if the overlap of
     two merged tasks is not there.
     """
-    known = {
-        frozenset((row.task_a, row.task_b)): row.mean
-        for row in whole_cosines(cosine, DIFFERENT).itertuples()
-    }
+    pairs = whole_cosines(cosine, DIFFERENT).itertuples()
+    known = {frozenset((row.task_a, row.task_b)): row.mean for row in pairs}
     rows = []
     for (name, task, choice), own in merged.groupby(["merged", "task", "choice"], sort=False):
         row = {"merged": name, "cosine": known.get(frozenset(parts(name)), np.nan), "task": task}
@@ -230,9 +227,8 @@ def linear_table(
     for task, own in trajectory.groupby("task", sort=False):
         best = own[own["best"].astype(bool)]
         adamw = best[best["method"] == "adamw"]
-        solution = trajectory_ridge[
-            (trajectory_ridge["task"] == task) & trajectory_ridge["holdout"].astype(bool)
-        ]
+        solution = trajectory_ridge[trajectory_ridge["task"] == task]
+        solution = solution[solution["holdout"].astype(bool)]
         stop = stops[stops["task"] == task]
         row = {"task": task} | _first(own, "kind", "n") | {"seeds": own["seed"].nunique()}
         row |= _means(adamw, ALONG, "adamw_")

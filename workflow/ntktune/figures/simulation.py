@@ -33,14 +33,11 @@ def simulation_figure(
         for rule, (label, marker) in RULES.items():
             own = simulation[simulation["rule"] == rule].sort_values("n")
             look = {"color": of_rule[rule], "marker": marker, "elinewidth": 1.0, "capsize": 2.0}
-            left.errorbar(
-                own["n"], own["error"], yerr=own["error_stderr"], label=label, **look, **EDGED
-            )
-        sizes = sorted(simulation["n"].unique())
-        left.set_yscale("log")
-        draw_labelled_sizes(left, sizes)
+            look |= {"label": label, "yerr": own["error_stderr"]} | EDGED
+            left.errorbar(own["n"], own["error"], **look)
+        draw_labelled_sizes(left, sorted(simulation["n"].unique()))
         repeats = count(int(simulation["repeats"].iloc[0]), "repeat")
-        left.set(xlabel="n", ylabel=f"error, mean of {repeats}")
+        left.set(yscale="log", xlabel="n", ylabel=f"error, mean of {repeats}")
         left.legend()
         ends = np.array([radii["predicted"].min(), radii["predicted"].max()])
         right.plot(ends, ends, color=REFERENCE, linestyle=":", linewidth=1.2)
@@ -49,6 +46,6 @@ def simulation_figure(
             below = {"xytext": (5, -3), "textcoords": "offset points", "va": "top"}
             right.annotate(f"a = {row.decay:g}", (row.predicted, row.measured), **below)
         right.margins(0.25)
-        exponent = "exponent of the critical radius ε̂²"
-        right.set(xlabel="predicted exponent −a/(a+1)", ylabel=exponent)
+        right.set_xlabel("predicted exponent −a/(a+1)")
+        right.set_ylabel("exponent of the critical radius ε̂²")
         return laid_out(figure)

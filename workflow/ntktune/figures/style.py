@@ -23,6 +23,8 @@ BASELINE = "#444444"
 REFERENCE = "#8A8A8A"
 MARKERS = "osD^vP"
 EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # markers that may overlap
+DASHED = {"color": BASELINE, "linestyle": "--", "linewidth": 1.0}  # what needs no learning
+DOTTED = {"color": BASELINE, "linestyle": ":", "linewidth": 1.0, "zorder": 1}  # a score to compare
 # stopping rule → what it is called, and the marker that tells it apart in a grey print
 RULES = {
     "theory": ("theory (T̂)", "o"),
@@ -77,10 +79,7 @@ def check_colormap(name: str, kind: str, known: str) -> None:
 
 
 def laid_out(figure: Figure) -> Figure:
-    """Fix the places of everything in a figure, and return it.
-
-    The layout is found once; otherwise it would move a little with each format.
-    """
+    """Return a figure with its layout fixed; otherwise it would move a little with each format."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure

@@ -15,10 +15,7 @@ CUT = (-1.0, 2.0)  # ratios to a score next to 0 may be anything
 
 
 def task_looks(tasks: Iterable[str], colors: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return task → colour, marker and line style; colours come again with another style.
-
-    Raises UserError for what is no colour.
-    """
+    """Return task → colour, marker and line style; raise UserError for what is no colour."""
     colors = [checked_color(color) for color in colors]
     return {
         task: {
@@ -34,9 +31,8 @@ def draw_sweep(axes: Axes, rows: pd.DataFrame, column: str, **look: Any) -> Line
     """Draw mean over seeds against the coefficient, and a band from the lowest to the highest."""
     known = rows.groupby("coefficient")[column].agg(["mean", "min", "max", "count"])
     if known["count"].max() > 1:
-        axes.fill_between(
-            known.index, known["min"], known["max"], color=look["color"], alpha=0.15, linewidth=0
-        )
+        band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(known.index, known["min"], known["max"], **band)
     look |= {"markersize": 3.2, "markeredgecolor": "white", "markeredgewidth": 0.4}
     return axes.plot(known.index, known["mean"], **look)[0]
 

@@ -178,9 +178,8 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
             table[name] = numbers if name == "n" else numbers.astype(float)
     # table 1 states no kind of a task that was not fine-tuned
     if unknown := set(table["kind"].dropna() if "kind" in table else ()) - set(KINDS):
-        raise UserError(
-            f"{path} has tasks of kind {min(unknown)!r}; it must be {' or '.join(KINDS)}"
-        )
+        allowed = " or ".join(KINDS)
+        raise UserError(f"{path} has tasks of kind {min(unknown)!r}; it must be {allowed}")
     return table, task, document
 
 
@@ -220,10 +219,8 @@ def read_tables(
 
 def check_same_tasks(**tables: pd.DataFrame | Mapping[str, Any]) -> None:
     """Raise UserError if tables, by name, are not of the same tasks."""
-    tasks = {
-        name: set(table if isinstance(table, Mapping) else table["task"])
-        for name, table in tables.items()
-    }
+    listed = {k: v if isinstance(v, Mapping) else v["task"] for k, v in tables.items()}
+    tasks = {name: set(own) for name, own in listed.items()}
     every = set.union(*tasks.values())
     for name, own in tasks.items():
         if own != every:

@@ -30,9 +30,12 @@ from ntktune.intervals import LEVEL
 LEAST_GAIN = 0.05  # of the loss at the start: less is no gain to have a share of
 NOT_SAMPLED = "no kernel of a training sample and the test rows"
 NOT_WATCHED = "no task was watched (theory.tasks)"
-NO_NETWORKS = "no networks were trained"
-SLOPE = "slope of its logarithm on log N, of the start that keeps the claim least"
-UNCHANGED = "a quantity that does not change with the width, slope"
+OF_WIDTHS = {
+    "statistic": "slope of its logarithm on log N, of the start that keeps the claim least",
+    "bound": -0.5,
+    "control": "a quantity that does not change with the width, slope",
+    "missing": "no networks were trained",
+} | {"group": SIMULATED, "repeats": "networks", "units": "starts"}
 Row = dict[str, Any]
 Measured = tuple[dict[str, Sample], str, str]  # units, the control's number, detail
 # fmt: off
@@ -84,16 +87,13 @@ CLAIMS = {
         ours=False, missing="it was not computed"),
     "width drift": Claim(
         "The kernel's drift falls at least as N^(−1/2) with the width",
-        "eq 17", SLOPE, -0.5, "≤", UNCHANGED, SIMULATED, "networks", "starts", ours=False,
-        missing=NO_NETWORKS),
+        "eq 17", side="≤", ours=False, **OF_WIDTHS),
     "width linear_gap": Claim(
         "The linearisation error falls at least as N^(−1/2) with the width",
-        "Lemma 1", SLOPE, -0.5, "≤", UNCHANGED, SIMULATED, "networks", "starts", ours=False,
-        missing=NO_NETWORKS),
+        "Lemma 1", side="≤", ours=False, **OF_WIDTHS),
     "width distance": Claim(
         "The distance from the start over √N falls as N^(−1/2) with the width",
-        "eqs 14, 17-18", SLOPE, -0.5, "=", UNCHANGED, SIMULATED, "networks", "starts", 0.15,
-        missing=NO_NETWORKS),
+        "eqs 14, 17-18", side="=", tolerance=0.15, **OF_WIDTHS),
 }
 # fmt: on
 
@@ -101,11 +101,7 @@ CLAIMS = {
 def by_seed(
     table: Callable[..., pd.DataFrame], first: pd.DataFrame, *others: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return what a table would be for each seed on its own, with the column ``seed``.
-
-    ``table`` is a function of :mod:`~ntktune.figures.result_tables`; the others are its arguments,
-    each with the column ``seed``, and without rows where a study has none.
-    """
+    """Return a table of :mod:`~ntktune.figures.result_tables` made for each seed on its own."""
     found = [
         table(own, *(other[other["seed"] == seed] for other in others)).assign(seed=seed)
         for seed, own in first.groupby("seed")
@@ -124,11 +120,9 @@ def _units(
     scale: Callable[[float], float] = float,
     missing: Any = "",
 ) -> dict[str, Sample]:
-    """Return the unit of each task: one value per seed, the mean over sizes.
+    """Return each task's :class:`Sample` over seeds; of each size where both are several.
 
-    Where there are several sizes, and two seeds or more, of each task and size. ``values``,
-    ``beyond`` and ``scale`` are as :class:`Sample` has them, per row, as is ``missing``, why a row
-    has no value ("" if it has); a unit needs all of its rows.
+    ``missing`` says per row why it has no value ("" if it has); a unit needs all of its rows.
     """
     several = rows["n"].nunique() > 1 and rows["seed"].nunique() > 1
     rows = rows.assign(value=values, beyond=beyond, missing=missing)
@@ -200,10 +194,7 @@ def _stays_linear(linear: pd.DataFrame) -> Measured:
 
 
 def _kernel_stays(linear: pd.DataFrame) -> Measured:
-    """Measure whether the kernel hardly changes along fine-tuning.
-
-    Without training the kernel does not change either, so the test loss must have fallen.
-    """
+    """Measure whether the kernel hardly changes though the test loss falls."""
     drift, (gain,) = _logarithm(linear, "adamw_drift"), _numbers(linear, "gain")
     units = _units(linear, drift, gain, np.exp, _stands_still(linear))
     detail = f"gradient descent: {_means(linear, 'descent_drift')}; alignment of K_t and K_0: "
@@ -260,9 +251,8 @@ def _own_stop(linear: pd.DataFrame) -> Measured:
     theory, stop, last = (np.log(values.clip(lower=1)) for values in steps)
     apart, at_last = (theory - stop).abs(), last - stop
     # if the hold-out loss still fell at the last step, the stop is known as a lower bound only
-    known = linear["network_turned"].astype(bool) | (
-        linear["network_holdout"] > CLAIMS["own stop"].bound * linear["theory"].clip(lower=1)
-    )
+    far = CLAIMS["own stop"].bound * linear["theory"].clip(lower=1)
+    known = linear["network_turned"].astype(bool) | (linear["network_holdout"] > far)
     missing = np.where(known, "", "the hold-out loss still fell at the last step")
     of_tasks = ", ".join(
         f"{row.task} {row.theory:.3g} / {_step(row.operator_crossing)} / "
@@ -277,8 +267,7 @@ def _own_stop(linear: pd.DataFrame) -> Measured:
 
 def radius_exponent(radii: pd.DataFrame) -> Row:
     """Return the verdict on the critical radius falling as n^(−a/(a+1)) for a known decay."""
-    claim = CLAIMS["radius"]
-    power = "computed without sampling"
+    claim, power = CLAIMS["radius"], "computed without sampling"
     if radii.empty:
         return judge(claim, {}, power=power)
     other = float((radii["measured"] + 0.5).abs().max())

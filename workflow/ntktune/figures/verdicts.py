@@ -149,11 +149,8 @@ def _exponent_spans(
     fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]
 ) -> dict[str, Spans]:
     """Return task → coverage → decay exponent over all ranks and its interval over draws."""
-    found = {}
-    for task, own in fits.items():
-        values = own.loc[own["range"] == RANGES[0], "exponent"].to_numpy()
-        found[task] = Sample(values, shared=shared.get(task, 0.0)).span
-    return found
+    values = {t: own.loc[own["range"] == RANGES[0], "exponent"] for t, own in fits.items()}
+    return {t: Sample(v.to_numpy(), shared=shared.get(t, 0.0)).span for t, v in values.items()}
 
 
 def _fall_span(metrics: pd.DataFrame, shared: float, level: float) -> Span:
@@ -170,10 +167,8 @@ def _fewer_span(metrics: pd.DataFrame, shared: float, level: float) -> Span:
 
 def _fit_means(fits: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
     """Return task → mean exponents over draws, one per range of ranks."""
-    return {
-        task: own.groupby("range")["exponent"].mean().reindex(RANGES).to_numpy()
-        for task, own in fits.items()
-    }
+    means = {task: own.groupby("range")["exponent"].mean() for task, own in fits.items()}
+    return {task: own.reindex(RANGES).to_numpy() for task, own in means.items()}
 
 
 def _flipped(tasks: Sequence[str], *fits: Mapping[str, np.ndarray]) -> frozenset:
@@ -200,11 +195,9 @@ def _order_row(
 ) -> Row:
     """Return the verdict on two orders of tasks being one: on Kendall's τ = 1.
 
-    ``claim`` is the claim, its source and the statistic; ``first`` and ``second`` are task → its
-    value and interval in either order. Pairs of tasks in ``flips`` stay open, as their order
-    depends on the fit. With ``law`` the claim goes beyond these tasks: then so good an order must
-    be unlikely by chance. ``detail`` stands for both values of each task; ``missing`` says why
-    there is no order.
+    Pairs of tasks in ``flips`` stay open, as their order depends on the fit. With ``law`` the claim
+    goes beyond these tasks: then so good an order must be unlikely by chance. ``detail`` stands for
+    both values of each task; ``missing`` says why there is no order.
     """
     if len(tasks) < LEAST_TASKS and not missing:
         missing = f"tasks with both numbers: {len(tasks)}; an order needs {LEAST_TASKS}"
@@ -304,8 +297,7 @@ def predicted_rate(
 
     The prediction reaches over its interval and over the ranges of ranks that a is fitted to.
     """
-    claim = CLAIMS["rate"]
-    units, at_half = {}, 0
+    claim, units, at_half = CLAIMS["rate"], {}, 0
     decay, means = _exponent_spans(fits, rates["shared_draws"]), _fit_means(fits)
     for task, row in rates[rates.index.isin(kinds(metrics))].iterrows():
         own = of_task(metrics, task)
@@ -346,14 +338,9 @@ def crossed_span(cosines: np.ndarray, level: float) -> Span:
 
 
 def nearly_orthogonal(cosine: pd.DataFrame) -> list[Row]:
-    """Return the verdicts on task vectors of different tasks being nearly orthogonal.
-
-    The second, where ``rte`` is among the tasks, is on its own pairs.
-    """
-    twice, same = (
-        dict(whole_cosines(cosine, null)[["task_a", "mean"]].dropna().to_numpy())
-        for null in ("seeds", "subsets")
-    )
+    """Return the verdicts on task vectors being nearly orthogonal: of all pairs, of rte's pairs."""
+    null = (whole_cosines(cosine, pair) for pair in ("seeds", "subsets"))
+    twice, same = (dict(rows[["task_a", "mean"]].dropna().to_numpy()) for rows in null)
     units: dict[str, Given | Sample] = {}
     different = cosine[(cosine["pair"] == DIFFERENT) & (cosine["group"] == ALL)]
     for (a, b), own in different.groupby(["task_a", "task_b"], sort=False):
@@ -410,17 +397,14 @@ def negation_hurts(negated: pd.DataFrame) -> Row:
     for target, own in at.groupby("target", sort=False):
         gap, other, predicted = _numbers(own, "gap", "random_gap", "predicted_gap")
         there, still = np.isfinite(other).all(), ((gap == 0) & (predicted == 0)).any()
-        units[target] = Sample(
-            gap, gap - other if there else None, missing=DID_NOT_MOVE if still else ""
-        )
+        why = DID_NOT_MOVE if still else ""
+        units[target] = Sample(gap, gap - other if there else None, missing=why)
         if there:
             random[target] = other.mean()
         mean = own["predicted_gap"].astype(float).mean()
         if abs(mean) > 0:
             ratios[target] = own["gap"].astype(float).mean() / mean
-    notes = []
-    if ratios:
-        notes.append(f"over the linear regime's prediction: {listed(ratios)}")
+    notes = [f"over the linear regime's prediction: {listed(ratios)}"] if ratios else []
     chosen = negated_as_chosen(negated).dropna(subset="kept")
     chosen = chosen[chosen["target"] == chosen["task"]]
     if len(chosen):

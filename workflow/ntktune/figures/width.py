@@ -46,14 +46,12 @@ def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str
                 axes.annotate(text, where, **corner, color=of_phase[phase])
             top = width.loc[width["width"] == widths[0], column].max()
             bound = top * np.sqrt(widths[0] / np.array(widths, dtype=float))
-            (handles["N^(−1/2), the theory's bound"],) = axes.plot(
-                widths, bound, color=REFERENCE, linestyle=":", linewidth=1.2
-            )
-            axes.set_yscale("log")
+            look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.2}
+            (handles["N^(−1/2), the theory's bound"],) = axes.plot(widths, bound, **look)
+            axes.set(yscale="log", xlabel="width N", title=label)
             low, _ = axes.get_ylim()
             axes.set_ylim(low, top * (top / low) ** 0.35)  # room for the slopes
             axes.yaxis.set_minor_formatter(NullFormatter())
             draw_labelled_sizes(axes, widths)
-            axes.set(xlabel="width N", title=label)
         draw_legend(figure, handles)
         return laid_out(figure)

@@ -10,6 +10,8 @@ from ntktune.errors import UserError
 from ntktune.kernel.products import Sides, cheaper_form, linear_costs
 from ntktune.network.models import linear_weights
 
+ITEM_BYTES = 4  # of float32
+
 
 @dataclass(frozen=True)
 class Account:
@@ -36,9 +38,7 @@ class Account:
         return self.weights + self.kept + self.captured
 
 
-def account(
-    backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], item_bytes: int = 4
-) -> Account:
+def account(backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int]) -> Account:
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable."""
     # no weights are read: the backbone may be on the meta device
     if not lengths or min(lengths) < 1:
@@ -60,10 +60,10 @@ def account(
         forward=2 * (products + attention),
         backward=products + 2 * attention,
         gram=sum(costs[cheaper_form(costs)][0] for costs in forms),
-        weights=item_bytes * parameters,
-        kept=item_bytes * tokens * width * len(blocks),
-        captured=item_bytes * tokens * widest,
-        jacobian=item_bytes * count * parameters,
+        weights=ITEM_BYTES * parameters,
+        kept=ITEM_BYTES * tokens * width * len(blocks),
+        captured=ITEM_BYTES * tokens * widest,
+        jacobian=ITEM_BYTES * count * parameters,
     )
 
 

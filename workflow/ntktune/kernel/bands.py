@@ -65,9 +65,7 @@ def check_shards(files: Shards, dtype: torch.dtype, *, symmetric: bool) -> None:
     for draw in range(files[0, 0]["outputs"].shape[0]):
         one = slice(draw, draw + 1)
         check_outputs({place: shard["outputs"][one] for place, shard in files.items()}, dtype)
-        entries = {
-            i: shard["kernel"][one][0].diagonal() for (i, j), shard in files.items() if i == j
-        }
+        entries = {i: t["kernel"][one][0].diagonal() for (i, j), t in files.items() if i == j}
         for (i, j), shard in files.items():
             if symmetric and i != j:
                 check_bound(shard["kernel"][one][0], entries[i], entries[j], dtype, f"{i}-{j}")

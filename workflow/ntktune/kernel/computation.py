@@ -116,11 +116,9 @@ class Computation:
         """The numbers of two short examples, on which the network is tried out."""
         # They are not so short that attention has nothing to weigh, and of different lengths if
         # there are any: rows that a model packs show then.
-        lengths = self.lengths(range(self.sides.total))
-        enough = min(8, max(lengths))
-        ordered = sorted((n, i) for i, n in enumerate(lengths) if n >= enough)
-        first = ordered[0]
-        other = next((pair for pair in ordered if pair[0] > first[0]), None)
-        shorter = [(n, i) for i, n in enumerate(lengths) if n < enough]
-        other = other or max(shorter, default=None) or (ordered[1:2] or [first])[0]
+        pairs = sorted((n, i) for i, n in enumerate(self.lengths(range(self.sides.total))))
+        enough = min(8, pairs[-1][0])
+        short = [pair for pair in pairs if pair[0] < enough]
+        first, *others = pairs[len(short) :] + short[::-1]
+        other = next((pair for pair in others if pair[0] != first[0]), (others or [first])[0])
         return [first[1], other[1]]

@@ -174,8 +174,7 @@ def gram(
         classes = [[0]]
         if outputs not in LOGITS:
             with torch.no_grad():
-                found = network.network_outputs(model, examples[:1], outputs, device)
-                count = found.shape[1]
+                count = network.network_outputs(model, examples[:1], outputs, device).shape[1]
             classes = [list(range(count))] if outputs == "full" else [[c] for c in range(count)]
 
         def all_classes(room: Room) -> list[Computed]:
@@ -227,12 +226,7 @@ def gram(
         again = functools.partial(gram, model, outputs=outputs, dtype=dtype, check=check)
         error = _projection_error(kernel, again, examples, other)
         provenance["projection"] = {"dimensions": projection, "relative_error": error}
-    return GramResult(
-        kernel=kernel,
-        groups=found,
-        outputs=values[:, 0] if outputs in LOGITS else values,
-        provenance=provenance,
-    )
+    return GramResult(kernel, found, values[:, 0] if outputs in LOGITS else values, provenance)
 
 
 def _projection_error(

@@ -19,10 +19,7 @@ def _bundles(parameters: dict[str, nn.Parameter], limit: float) -> list[dict[str
         named.setdefault(layer_name(name), {})[name] = parameter
     layers = list(named.values())
     sizes = [sum(p.nbytes for p in layer.values()) for layer in layers]
-    return [
-        {name: p for layer in layers[run] for name, p in layer.items()}
-        for run in runs(sizes, limit)
-    ]
+    return [{n: p for layer in layers[run] for n, p in layer.items()} for run in runs(sizes, limit)]
 
 
 def _settled(gradients: dict[str, torch.Tensor], sides: Sides) -> list[torch.Tensor]:
@@ -61,10 +58,9 @@ def autograd_grams(
 
         def gradients(example: int, bundle: dict = bundle) -> list[torch.Tensor]:
             value, members = scalar([example])[0], list(bundle.values())
+            found = map(torch.zeros_like, members)
             if value.requires_grad:
                 found = torch.autograd.grad(value, members, materialize_grads=True)
-            else:
-                found = map(torch.zeros_like, members)
             return _settled({n: g.flatten() for n, g in zip(bundle, found, strict=True)}, sides)
 
         with trainable(members):

@@ -44,10 +44,8 @@ def computed(computation: Computation) -> Computed:
     square, count = computation.other is None, computation.sides.rows
     whole = torch.stack(list(done.grams.values())).sum(0)
     texts = computation.texts_of(range(count))
-    if square:
-        check_finite(whole.diagonal(), "squared gradient", texts)
-    else:
-        check_finite(whole.sum(1), "kernel row", texts)
+    told = (whole.diagonal(), "squared gradient") if square else (whole.sum(1), "kernel row")
+    check_finite(*told, texts)
     facts["self_check"] = _self_check(done) if computation.check else None
     rows, columns = computation.sides.split(computation.places())
     columns = columns if square else columns - count
@@ -224,7 +222,6 @@ class _Passes:
 
 def _self_check(done: _Passes) -> dict[str, Any]:
     """Compare the longest and shortest example with plain autograd; UserError if they differ."""
-    # group by group, and the outputs with those of each example by itself
     computation, sides = done.computation, done.computation.sides
     rows, columns = (sorted({0, count - 1}) for count in sides.shape)
     square = sides.columns is None

@@ -184,13 +184,10 @@ def _plan(layers: list[Layer], probe: _Probe, reasons: dict[str, str]) -> Plan:
         layer.bias = None if layer.bias in reasons else layer.bias
     called = {call.layer for call in probe.calls}
     idle = [layer for layer in layers if layer.parameters and layer not in called]
-    numbers: dict[Layer, int] = {}
+    numbers = {call.layer: 0 for call in probe.calls if call.layer.parameters}
     inputs: set[int] = set()
     for call in probe.calls:
         layer = call.layer
-        if not layer.parameters:
-            continue
-        numbers.setdefault(layer, 0)
         if layer.weight and layer.kind != "scale":
             numbers[layer] += call.shape[-1]
             if id(call.input) not in inputs and layer.kind != "embedding":

@@ -45,10 +45,8 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors within nested tuples, lists and dicts."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
+    elif isinstance(value, (dict, tuple, list)):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
 
 
@@ -76,33 +74,30 @@ class Stack:
         """Run the network on a micro-batch; return its passage and f. Raises _NotAStackError."""
         found = Passage()
         plain = [block.forward for block in self.blocks]
-        last: list[torch.Tensor] = []
 
         def recording(number: int) -> Callable:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 hidden, others, named = _separated(args, kwargs)
-                if len(found.hidden) != number or (last and hidden is not last[-1]):
+                if len(found.rest) != number or (number and hidden is not found.hidden[-1]):
                     raise _NotAStackError("the blocks are not called one after the other")
                 output = plain[number](*args, **kwargs)
                 first = output[0] if isinstance(output, tuple) and output else output
                 if not isinstance(first, torch.Tensor) or first.shape != hidden.shape:
                     raise _NotAStackError("a block does not return hidden states")
-                found.hidden.append(hidden)
+                found.hidden += [first] if number else [hidden, first]
                 found.arguments.append((others, named))
                 rest = None
                 if output is not first:
                     rest = tuple(None if isinstance(x, torch.Tensor) else x for x in output[1:])
                 found.rest.append(rest)
-                last[:] = [first]
                 return output
 
             return forward
 
         with replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
             values = self.scalar(batch)
-        if len(found.hidden) != len(self.blocks):
+        if len(found.rest) != len(self.blocks):
             raise _NotAStackError("not every block is called")
-        found.hidden.append(last[0])
         return found, values
 
     def top(self, batch: Sequence[int], passage: Passage, watched: WatchedLayers) -> torch.Tensor:

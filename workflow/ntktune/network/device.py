@@ -190,8 +190,7 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     """
     import torch
 
-    # TF32 rounds the inputs of float32 products to 10 bits: a kernel's small
-    # eigenvalues would drown in that.
+    # TF32 rounds inputs of products to 10 bits: a kernel's small eigenvalues would drown in that
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     too_old = None if name == "cpu" or torch.cuda.is_available() else old_driver()

@@ -104,16 +104,12 @@ def fuse_activations(model: nn.Module) -> list[nn.Module]:
     """Let GPT-2's GELU, eight operations in Hugging Face, run as PyTorch's own; return where."""
     # the same function up to rounding, in one pass over memory, forward and backward
     # transformers is not imported for this: a model that has it has imported it
-    activations = sys.modules.get("transformers.activations")
-    if activations is None:
-        return []
-    found = [
-        module
-        for module in model.modules()
-        if type(module) is activations.NewGELUActivation and "forward" not in vars(module)
-    ]
-    for module in found:
-        module.forward = functools.partial(nn.functional.gelu, approximate="tanh")
+    gelu = getattr(sys.modules.get("transformers.activations"), "NewGELUActivation", None)
+    found = []
+    for module in model.modules():
+        if type(module) is gelu and "forward" not in vars(module):
+            module.forward = functools.partial(nn.functional.gelu, approximate="tanh")
+            found.append(module)
     return found
 
 

@@ -29,11 +29,6 @@ class LogitDifference(nn.Module):
         """The model's backbone."""
         return self.model.backbone
 
-    @property
-    def head(self) -> nn.Linear:
-        """The model's head."""
-        return self.model.head
-
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return f, shape (N,), of token ids of shape (N, T)."""
         logits = self.model(input_ids, attention_mask)
@@ -75,7 +70,7 @@ def directional_derivative(
     ``examples`` are N 1-D tensors of token ids; a pass takes at most ``batch_tokens`` padded tokens
     and :data:`MOST_TOKENS`.
     """
-    parts: list[list[torch.Tensor]] = [[], []]
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     places: list[int] = []
     # the fused attention kernels have no forward-mode derivative
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level(), FastLinear():
@@ -87,11 +82,10 @@ def directional_derivative(
         for rows, ids, mask in _batches(model, examples, batch_tokens):
             value, slope = forward_ad.unpack_dual(functional_call(model, weights, (ids, mask)))
             slope = torch.zeros_like(value) if slope is None else slope
-            for kept, part in zip(parts, (value, slope), strict=True):
-                kept.append(part.double().cpu())
+            parts.append((value.double().cpu(), slope.double().cpu()))
             places += rows
     order = torch.tensor(places).argsort()
-    value, slope = (torch.cat(kept)[order] for kept in parts)
+    value, slope = (torch.cat(kept)[order] for kept in zip(*parts, strict=True))
     return value, slope
 
 
@@ -99,7 +93,6 @@ def weighted_gradient(
     model: nn.Module, weights: torch.Tensor, examples: Sequence[torch.Tensor], batch_tokens: int
 ) -> dict[str, torch.Tensor]:
     """Return Jᵀ w = Σ_i w_i ∇_θ f(x_i; θ), w of shape (N,), by parameter name."""
-    # one backward pass, no Jacobian
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for rows, ids, mask in _batches(model, examples, batch_tokens):

@@ -3,9 +3,6 @@
 Snakemake compares times, and checksums only of small files. If a large file were touched or copied,
 everything would run again; if an older file replaced it, nothing would. So the rules that read
 these files ignore their times and have a digest of their content among their params.
-
-What was found is kept in Snakemake's own folder, which a dry run has, too: a large file is read
-when it changes and not at each start of Snakemake.
 """
 
 import json
@@ -20,6 +17,7 @@ from ntktune.errors import UserError
 from ntktune.store.files import atomic_path, file_sha256
 from ntktune.store.records import json_checksum
 
+# In Snakemake's own folder, which a dry run has, too: a large file is read only when it changes.
 KEPT = Path(".snakemake/user_files.json")
 SETTLED = 2 * 10**9  # nanoseconds: a file that changed later may change again unseen
 

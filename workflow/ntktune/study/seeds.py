@@ -17,23 +17,17 @@ def _word(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-def seed_sequence(
-    root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
-) -> np.random.SeedSequence:
-    """Return the seed sequence at one address of the study; raise UserError if root < 0."""
-    if root < 0:
-        raise UserError(f"the seed is {root}; it must be 0 or more")
-    return np.random.SeedSequence(root, spawn_key=(_word(chapter), _word(task), size, repeat))
-
-
 def generator(
     root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0
 ) -> np.random.Generator:
-    """Return a NumPy generator at one address of the study."""
-    return np.random.default_rng(seed_sequence(root, chapter, task, size, repeat))
+    """Return a NumPy generator at one address of the study; raise UserError if root < 0."""
+    if root < 0:
+        raise UserError(f"the seed is {root}; it must be 0 or more")
+    key = (_word(chapter), _word(task), size, repeat)
+    return np.random.default_rng(np.random.SeedSequence(root, spawn_key=key))
 
 
 def integer_seed(root: int, chapter: str, task: str = "", size: int = 0, repeat: int = 0) -> int:
     """Return a 63-bit integer seed at one address, for ``torch.Generator.manual_seed``."""
-    words = seed_sequence(root, chapter, task, size, repeat).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
+    sequence = generator(root, chapter, task, size, repeat).bit_generator.seed_seq
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -57,18 +57,10 @@ def cosine_rows(runs: Sequence[Run], grams: Mapping[str, np.ndarray]) -> list[di
         found = cosines(gram)
         for i, j in itertools.combinations(places, 2):
             first, second = runs[i], runs[j]
-            row = {
-                "pair": _pair(first, second),
-                "task_a": first.task,
-                "run_a": first.name,
-                "task_b": second.task,
-                "run_b": second.name,
-                "group": group,
-                "cosine": found[i, j],
-                "norm_a": math.sqrt(gram[i, i]),
-                "norm_b": math.sqrt(gram[j, j]),
-                "shared": _shared(first, second),
-            }
+            row = {"pair": _pair(first, second), "task_a": first.task, "run_a": first.name}
+            row |= {"task_b": second.task, "run_b": second.name, "group": group}
+            row |= {"cosine": found[i, j], "norm_a": math.sqrt(gram[i, i])}
+            row |= {"norm_b": math.sqrt(gram[j, j]), "shared": _shared(first, second)}
             if row["pair"]:
                 rows.append(row)
     return rows

@@ -74,18 +74,9 @@ def disentanglement_rows(
                 distance(task, rows[i], answers[i, *alone[i]], answers[i, alpha, beta])
                 for i, task in enumerate(tasks)
             ]
-            found.append(
-                {
-                    "arm": arm,
-                    "alpha_a": alpha,
-                    "alpha_b": beta,
-                    "error_a": errors[0],
-                    "error_b": errors[1],
-                    "error": sum(errors),
-                    "rows_a": len(rows[0]),
-                    "rows_b": len(rows[1]),
-                }
-            )
+            row = {"arm": arm, "alpha_a": alpha, "alpha_b": beta}
+            row |= {"error_a": errors[0], "error_b": errors[1], "error": sum(errors)}
+            found.append(row | {"rows_a": len(rows[0]), "rows_b": len(rows[1])})
     return found
 
 

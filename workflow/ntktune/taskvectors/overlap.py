@@ -45,16 +45,15 @@ def overlap_counts(tested: Texts, sample: Texts, pool: Texts) -> tuple[dict[str,
     there, as it stands or as :func:`plain` makes it. The second result says which rows are in the
     sample, normalised, (N,), bool.
     """
-    counts, leaked = {"test_rows": len(tested)}, np.zeros(len(tested), dtype=bool)
+    counts, alike = {"test_rows": len(tested)}, {}
     for name, texts in (("sample", sample), ("pool", pool)):
-        same = shared([joined(*row) for row in tested], (joined(*row) for row in texts))
-        alike = same | shared(
-            [joined(*row, plain) for row in tested], (joined(*row, plain) for row in texts)
+        same, normalised = (
+            shared([joined(*row, how) for row in tested], [joined(*row, how) for row in texts])
+            for how in (str, plain)
         )
-        counts |= {f"{name}_exact": int(same.sum()), f"{name}_normalised": int(alike.sum())}
-        if name == "sample":
-            leaked = alike
-    return counts, leaked
+        alike[name] = same | normalised
+        counts |= {f"{name}_exact": int(same.sum()), f"{name}_normalised": int(alike[name].sum())}
+    return counts, alike["sample"]
 
 
 def overlap_rows(
@@ -73,10 +72,8 @@ def overlap_rows(
         sample = [*train, *holdout]
         # a hold-out is no part of what its own model's weights were fitted to
         known = train if other == task else sample
-        parts = {
-            "validation": (training_subset(tested, size, seed)[1], known),
-            "test": (tested["test"], sample),
-        }
+        own = training_subset(tested, size, seed)[1]
+        parts = {"validation": (own, known), "test": (tested["test"], sample)}
         pool = [texts[other][row] for row in trained["seeds"][seed]["order"]]
         address, count = {"task": task, "other": other, "seed": seed}, {}
         for part, (rows, seen) in parts.items():

@@ -101,17 +101,10 @@ def sensitivity_rows(
         if noise > 0:
             epsilon = critical_radius(values, **condition)
             steps = stopping_time(values, step_size=step_size, **condition)
-        row = {
-            "sigma_source": sigma_source,
-            "radius_source": radius_source,
-            "sigma_factor": sigma_factor,
-            "radius_factor": radius_factor,
-            **condition,
-            "critical_radius": epsilon,
-            "stopping_time": float(steps),
-            "eta": step_size * steps,
-        }
-        rows.append(row)
+        row = {"sigma_source": sigma_source, "radius_source": radius_source}
+        row |= {"sigma_factor": sigma_factor, "radius_factor": radius_factor, **condition}
+        row |= {"critical_radius": epsilon, "stopping_time": float(steps)}
+        rows.append(row | {"eta": step_size * steps})
     return rows
 
 

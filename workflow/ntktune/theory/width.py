@@ -148,15 +148,7 @@ def width_slopes(
         for name in quantities:
             fit = linregress(widths, np.log([row[name] for row in own]))
             half = float(t.ppf(0.975, len(own) - 2) * fit.stderr)
-            found.append(
-                {
-                    "phase": phase,
-                    "quantity": name,
-                    "predicted": -0.5,
-                    "slope": float(fit.slope),
-                    "low": float(fit.slope) - half,
-                    "high": float(fit.slope) + half,
-                    "networks": len(own),
-                }
-            )
+            slope = float(fit.slope)
+            row = {"phase": phase, "quantity": name, "predicted": -0.5, "slope": slope}
+            found.append(row | {"low": slope - half, "high": slope + half, "networks": len(own)})
     return found
