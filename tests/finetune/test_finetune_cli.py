@@ -321,9 +321,9 @@ def test_kernels_of_another_task_or_model_are_refused(study, capsys):
     assert learning_kernels(study, "--blocks", "1") == 0
     kernels = ["--kernels", str(study / "learning.safetensors")]
     assert baselines(study, *kernels) == 1
-    assert "was computed for blocks 1, not None" in capsys.readouterr().err
+    assert "was made for blocks 1, not None" in capsys.readouterr().err
     assert baselines(study, *kernels, "--blocks", "1", task="class") == 1
-    assert "was computed for task score, not class" in capsys.readouterr().err
+    assert "was made for task score, not class" in capsys.readouterr().err
 
 
 def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
@@ -346,7 +346,7 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     assert read_table(study / "history.parquet")[0].equals(with_rates)
     capsys.readouterr()
     assert run(study, "class", rates=rates, head="random") == 1
-    assert f"{rates} was made for task score, not class; choose again" in capsys.readouterr().err
+    assert f"{rates} was made for task score, not class; make it again" in capsys.readouterr().err
     assert main([*words, "--learning-rates", "1e30", "1e31", "--out", str(rates)]) == 1
     assert "diverges with each of the learning rates 1e+30, 1e+31" in capsys.readouterr().err
 

@@ -146,16 +146,20 @@ def _chosen_rate(path: str, tokens: dict, model: dict) -> float:
     """Return the best learning rate of a file of finetune choose; UserError if of another task."""
     found = read_json(path)
     check_names(path, found, ("rates", "provenance"), "keys")
-    check_names(path, found["provenance"], ("task", "data_sha256", "model"), "facts")
-    made = found["provenance"]
-    for what, stated, wanted in (
-        ("task", made["task"].get("name"), tokens["task"]["name"]),
-        ("data", made["data_sha256"], tokens.get("data_sha256")),
-        ("model", made["model"].get("sha256"), model["sha256"]),
-    ):
-        if stated != wanted:
-            raise UserError(f"{path} was made for {what} {stated}, not {wanted}; choose again")
+    _check_made_for(path, found["provenance"], tokens, model)
     return found["rates"][0]["learning_rate"]
+
+
+def _check_made_for(path: str, made: dict, tokens: dict, model: dict, **more: tuple) -> None:
+    """Raise UserError if a file is of another task, data or model; ``more`` is stated, wanted."""
+    facts = {
+        "task": (made.get("task", {}).get("name"), tokens["task"]["name"]),
+        "data": (made.get("data_sha256"), tokens.get("data_sha256")),
+        "model": (made.get("model", {}).get("sha256"), model["sha256"]),
+    }
+    for what, (stated, wanted) in (facts | more).items():
+        if stated != wanted:
+            raise UserError(f"{path} was made for {what} {stated}, not {wanted}; make it again")
 
 
 def _facts(
@@ -451,15 +455,6 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
     tensors, made = read_tensors(args.kernels)
     names = ("kernel", "outputs", "row")
     check_names(args.kernels, tensors, names, "tensors")
-    for what, stated, wanted in (
-        ("task", made.get("task", {}).get("name"), args.task),
-        ("data", made.get("data_sha256"), facts.get("data_sha256")),
-        ("model", made.get("model", {}).get("sha256"), model["sha256"]),
-        ("blocks", made.get("blocks"), args.blocks),
-    ):
-        if stated != wanted:
-            raise UserError(
-                f"{args.kernels} was computed for {what} {stated}, not {wanted}; compute it again"
-            )
+    _check_made_for(args.kernels, made, facts, model, blocks=(made.get("blocks"), args.blocks))
     gram, start, rows = (tensors[name] for name in names)
     return dict(enumerate(zip(gram.numpy(), start.numpy(), rows.tolist(), strict=True)))

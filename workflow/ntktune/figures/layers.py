@@ -1,5 +1,6 @@
 """Where in the network task vectors agree: cosines by group of layers."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,8 +29,9 @@ def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
     """
     known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()
-    found = means["group"].str.extract(r"^block(\d+)\.(\w+)$")
-    return means.assign(part=found[1].fillna(""), block=found[0].astype(float))
+    found = [re.fullmatch(r"block(\d+)\.(\w+)", group) for group in means["group"]]
+    blocks = [float(match[1]) if match else float("nan") for match in found]
+    return means.assign(part=[match[2] if match else "" for match in found], block=blocks)
 
 
 def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
