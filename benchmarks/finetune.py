@@ -1,6 +1,7 @@
 """Fine-tuning by ntktune beside transformers' Trainer, on the same work.
 
     python benchmarks/finetune.py --study results/quickstart --seeds 2
+    python benchmarks/finetune.py --study results/quickstart --seeds 2 --tune lora
 
 The same model, texts, seeds, batches in the same order, steps, precision and evaluations, of a
 study whose data are there (``snakemake data`` or any later target makes them). Every measurement
@@ -11,6 +12,8 @@ trainer       one transformers.Trainer per seed in one process, the model loaded
               fused AdamW, batches of similar length padded to their own longest text, large
               evaluation batches without gradient, the best weights kept in memory by a callback
               (faster than the checkpoints that Trainer itself would write and load)
+
+With ``--tune lora`` both train peft's low-rank adapters on every linear layer, from the same start.
 
 The table has, per task and method, the seconds, the highest memory above the loaded model, and
 the mean test score (Pearson correlation or accuracy); the summary the ratios, and how far the
@@ -25,6 +28,7 @@ import importlib
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +39,17 @@ from torch import nn
 
 from ntktune.cli.finetune import read_examples
 from ntktune.cli.inputs import model_facts
-from ntktune.finetune.embedding import Snapshot
+from ntktune.finetune.methods import trained_by
 from ntktune.finetune.repeats import (
     Examples,
     fine_tuned_repeats,
     measured_metrics,
     start_seed,
 )
-from ntktune.finetune.training import Settings, batch_rows, optimizer
+from ntktune.finetune.training import Settings, batch_rows, optimizer, trained_weights
 from ntktune.network.models import TextModel, pad, text_model
 from ntktune.store.records import read_json
+from ntktune.study.seeds import integer_seed
 
 METHODS = ("ours", "trainer")
 SCORE = {"regression": "pearson", "classification": "accuracy"}
@@ -63,12 +68,25 @@ def ours(
 def trainer(
     model: TextModel, examples: Examples, subsets: dict, size: int, settings: Settings, case: dict
 ) -> list[dict]:
-    """Return the same rows from transformers' Trainer."""
+    """Return the same rows from transformers' Trainer, on peft's adapters if asked for."""
+    rows = {row for seed in subsets["seeds"] for row in seed["order"][:size]}
+    with trained_by(model, examples.ids, rows, set(), settings) as (_, again, _):
+        return trainings(model, examples, subsets, size, settings, case, again)
+
+
+def trainings(
+    model: TextModel,
+    examples: Examples,
+    subsets: dict,
+    size: int,
+    settings: Settings,
+    case: dict,
+    again: Callable[[int], None],
+) -> list[dict]:
+    """Return one row per seed; ``again`` puts the model back to a training's start."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    seeds = range(case["seeds"])
-    trained_on = {row for seed in seeds for row in subsets["seeds"][seed]["order"][:size]}
-    pretrained = Snapshot(model.backbone, [examples.ids[row] for row in sorted(trained_on)])
+    seeds, parameters = range(case["seeds"]), trained_weights(model)
     regression = examples.kind == "regression"
 
     class WithLoss(nn.Module):
@@ -95,7 +113,7 @@ def trainer(
         """Stop and keep the best weights by the rule of ours, and evaluate after the last step."""
 
         def __init__(self) -> None:
-            self.lowest, self.step, self.worse, self.weights = float("inf"), 0, 0, {}
+            self.lowest, self.step, self.worse, self.weights = float("inf"), 0, 0, None
 
         def on_step_end(self, args, state, control, **kwargs):
             control.should_evaluate |= state.global_step == state.max_steps
@@ -103,11 +121,10 @@ def trainer(
         def on_evaluate(self, args, state, control, metrics, **kwargs):
             if metrics["eval_loss"] < self.lowest:
                 self.lowest, self.step, self.worse = metrics["eval_loss"], state.global_step, 0
-                for name, value in model.state_dict().items():
-                    if name in self.weights:
-                        self.weights[name].copy_(value)
-                    else:
-                        self.weights[name] = value.detach().clone()
+                if self.weights is None:
+                    self.weights = [torch.empty_like(value) for value in parameters]
+                for kept, value in zip(self.weights, parameters, strict=True):
+                    kept.copy_(value.detach())
             else:
                 self.worse += 1
                 control.should_training_stop |= self.worse == settings.patience
@@ -128,7 +145,7 @@ def trainer(
 
     rows = []
     for seed in seeds:
-        pretrained.restore()
+        again(integer_seed(case["root"], "finetune.adapter", examples.task, size, seed))
         start = start_seed(model, examples, subsets, size, seed, settings, case["root"])
         data = [
             {"input_ids": ids, "labels": target}
@@ -168,7 +185,8 @@ def trainer(
         with contextlib.redirect_stdout(sys.stderr):
             once.train()
         with torch.no_grad():
-            model.load_state_dict(best.weights)
+            for kept, value in zip(best.weights, parameters, strict=True):
+                value.copy_(kept)
         model.zero_grad(set_to_none=True)
         found = measured_metrics(model, examples, subsets["test"], start.train, settings)
         rows.append(
@@ -188,8 +206,10 @@ def read_case(case: dict) -> tuple[TextModel, Examples, dict, Settings]:
     examples, _ = read_examples(str(data / "tokens.safetensors"), case["task"], model_facts(folder))
     subsets = read_json(data / "subsets.json")
     names = ("learning_rate", "weight_decay", "batch_size", "evaluate_every", "patience")
-    names += ("max_epochs", "batch_tokens")
-    settings = Settings(**{name: config["finetune"][name] for name in names})
+    names += ("max_epochs", "batch_tokens", "max_steps", "head")
+    how = {name: config["finetune"][name] for name in names} | {"method": case["tune"]}
+    how["learning_rate"] *= 10 if case["tune"] == "lora" else 1
+    settings = Settings(**how)
     model = text_model(folder, outputs=examples.outputs, head_seed=0, blocks=case["blocks"])
     return model, examples, subsets, settings
 
@@ -226,6 +246,7 @@ def main() -> None:
     parser.add_argument("--root", type=int, default=0, help="root seed (default: 0)")
     parser.add_argument("--blocks", type=int, default=4, help="first blocks (default: 4)")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--tune", default="full", choices=("full", "lora"), help="what is trained")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scratch", default="results/benchmarks")

@@ -13,8 +13,8 @@ import torch
 from ntktune.data.sampling import training_subset
 from ntktune.errors import UserError
 from ntktune.finetune import metrics
-from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.last_rows import last_rows_only
+from ntktune.finetune.methods import Adapter, trained_by
 from ntktune.finetune.regression import probe_head
 from ntktune.finetune.training import (
     DivergedError,
@@ -77,6 +77,7 @@ class Repeat:
     label_mean: float
     label_sd: float
     test_history: list[dict[str, float]]  # test metrics at each evaluation, if asked for
+    adapter: Adapter | None = None  # of the method lora: its weights, as long as the model has them
 
 
 @dataclass(frozen=True)
@@ -269,12 +270,20 @@ def fine_tuned_repeats(
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
     samples = seeds if samples is None else samples
-    trained_on = {row for seed in samples for row in subsets["seeds"][seed]["order"][:size]}
-    pretrained = Snapshot(model.backbone, [examples.ids[row] for row in sorted(trained_on)])
+    # of all seeds: what is computed of them together must not depend on which are asked for
+    rows = {row for seed in subsets["seeds"] for row in seed["order"][:size]}
     done = 0
-    with last_rows_only(model, examples.ids):
+    with (
+        trained_by(model, examples.ids, rows, {*subsets["test"]}, settings) as (
+            ids,
+            again,
+            adapter,
+        ),
+        last_rows_only(model, ids),
+    ):
+        examples = dataclasses.replace(examples, ids=ids)
         for seed, sample in zip(seeds, samples, strict=True):
-            pretrained.restore()
+            again(integer_seed(root_seed, "finetune.adapter", examples.task, size, seed))
             start = start_seed(model, examples, subsets, size, seed, settings, root_seed, sample)
             test = partial(
                 measured_metrics, model, examples, subsets["test"], start.train, settings
@@ -296,6 +305,7 @@ def fine_tuned_repeats(
                 "task": examples.task,
                 "kind": examples.kind,
                 "metric": examples.metric,
+                "method": settings.method,
                 "n": size,
                 "seed": seed,
                 "n_train": len(start.train),
@@ -308,7 +318,7 @@ def fine_tuned_repeats(
                 "holdout_loss": best.holdout_loss,
             }
             row |= test() if tested else {}
-            yield Repeat(seed, training, row, start.label_mean, start.label_sd, along)
+            yield Repeat(seed, training, row, start.label_mean, start.label_sd, along, adapter)
 
 
 def compared_rates(

@@ -1,9 +1,9 @@
-"""Gradient-based fine-tuning of all weights, stopped on a hold-out set."""
+"""Gradient-based fine-tuning, of all weights or of some, stopped on a hold-out set."""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,13 +20,30 @@ from ntktune.network.models import TextModel, checkpointed, pad, token_batches
 # are added to those before. A GPU is best filled by one large pass.
 PASS_TOKENS = 96
 GPU_PASS_TOKENS = 2_048
-METHODS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+METHODS = ("full", "lora", "probe")
 SCHEDULES = ("constant", "linear")
 HEADS = ("random", "probe")
 
 
 class DivergedError(UserError):
     """A loss that is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters: y = W x + s B A x, s = alpha / rank, B = 0 at the start (Hu et al. 2022).
+
+    Names of layers are whole names or their ends, as ``q_proj``.
+    """
+
+    rank: int = 8  # r: rows of A, columns of B
+    alpha: float = 8.0
+    targets: Sequence[str] | None = None  # layers with an adapter; None: every linear layer
+    exclude: Sequence[str] = ()  # of these, layers without one
+    layers: Sequence[int] | None = None  # blocks with adapters, counted from 0; None: all
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)  # name → its own rank
+    rslora: bool = False  # s = alpha / sqrt(rank)
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,10 @@ class Settings:
     # Keep only the blocks' inputs for the backward pass, and compute each block again in it: a
     # third more work, for a model whose activations do not fit.
     checkpointing: bool = False
-    method: str = "adamw"  # or sgd: gradient descent, the theory's own where a batch is all rows
+    # What is trained: all weights (full), adapters and the head (lora), or the head alone (probe).
+    method: str = "full"
+    lora: Lora = field(default_factory=Lora)
+    optimizer: str = "adamw"  # or sgd: gradient descent, the theory's own where a batch is all rows
     head: str = "random"  # what the head starts from: fresh weights, or a linear probe ("probe")
     max_steps: int | None = None  # steps at most, in place of max_epochs
     warmup: float = 0.0  # share of these steps in which the step size rises
@@ -55,7 +75,7 @@ class Settings:
     max_norm: float | None = None  # a longer gradient of a step is cut to this length; None: never
 
     def __post_init__(self):
-        known = {"method": METHODS, "head": HEADS, "schedule": SCHEDULES}
+        known = {"method": METHODS, "optimizer": OPTIMIZERS, "head": HEADS, "schedule": SCHEDULES}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise UserError(f"{name} {getattr(self, name)!r} is none of {', '.join(values)}")
@@ -136,17 +156,22 @@ def mean_loss(
     return _loss_sum(found, targets).item() / len(examples)
 
 
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def optimizer(
-    model: nn.Module, learning_rate: float, weight_decay: float, method: str = "adamw"
+    model: nn.Module, learning_rate: float, weight_decay: float, kind: str = "adamw"
 ) -> torch.optim.Optimizer:
-    """Return AdamW, or plain gradient descent, over all weights; only weight matrices decay.
+    """Return AdamW, or plain gradient descent, over what is trained; only weight matrices decay.
 
     Norms and biases do not decay, as is usual; nor do embeddings, so that the row of a token that
     never occurs stays as it was pretrained.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decaying, still = [], []
-    for parameter in model.parameters():
+    for parameter in trained_weights(model):
         decays = parameter.ndim >= 2 and id(parameter) not in tables
         (decaying if decays else still).append(parameter)
     groups = [
@@ -154,7 +179,7 @@ def optimizer(
         {"params": still, "weight_decay": 0.0},
     ]
     # one fused pass over the weights: a quarter of the plain loop's time, on a processor too
-    return METHODS[method](groups, lr=learning_rate, fused=True)
+    return OPTIMIZERS[kind](groups, lr=learning_rate, fused=True)
 
 
 def batch_rows(
@@ -255,7 +280,7 @@ def fine_tune(
     on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
     looked_at: Sequence[int] = (),
 ) -> Training:
-    """Fine-tune all weights in place; the model ends with its best hold-out weights.
+    """Fine-tune all weights that are not frozen; the model ends with its best hold-out weights.
 
     The loss is the mean: squared error, or cross-entropy. The hold-out loss is taken before the
     first step, every ``evaluate_every`` steps (or once per epoch) and after the last; training
@@ -278,6 +303,7 @@ def fine_tune(
                 f"the {part} part is empty; use a larger size or another hold-out fraction"
             )
     model.eval()
+    recomputed = settings.checkpointing and settings.method != "probe"  # which computes no block
     targets = targets.cpu()
     per_epoch = math.ceil(len(train) / settings.batch_size)
     every = settings.evaluate_every or per_epoch
@@ -286,10 +312,11 @@ def fine_tune(
 
     with (
         restricted_embedding(model.backbone, [examples[i] for i in (*train, *holdout, *looked_at)]),
-        checkpointed(model.backbone) if settings.checkpointing else contextlib.nullcontext(),
+        checkpointed(model.backbone) if recomputed else contextlib.nullcontext(),
     ):
-        stepper = optimizer(model, settings.learning_rate, settings.weight_decay, settings.method)
-        parameters = list(model.parameters())
+        how = (settings.learning_rate, settings.weight_decay, settings.optimizer)
+        stepper = optimizer(model, *how)
+        parameters = trained_weights(model)
         best_weights = _room_for(parameters)
         history: list[Evaluation] = []
         last = expected_steps(len(train), settings)

@@ -295,7 +295,7 @@ def watched_seed(
     longest = max(map(len, origin.examples))
     plain = dataclasses.replace(
         settings,
-        method="sgd",
+        optimizer="sgd",
         # fine_tune minimises the mean of squares, the theory half of it
         learning_rate=origin.descent.step_size / 2,
         weight_decay=0.0,

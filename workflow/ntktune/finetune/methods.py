@@ -1,0 +1,185 @@
+"""What a fine-tuning trains: all weights, low-rank adapters and the head, or the head alone."""
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from ntktune.errors import UserError, one_line
+from ntktune.finetune.embedding import Snapshot
+from ntktune.finetune.training import Lora, Settings, outputs
+from ntktune.network.models import LastStates, TextModel, block_list, linear_weights
+from ntktune.study.config import suggestion
+
+ADAPTER = "default"  # peft's own name of the only adapter
+
+
+def adapted_layers(backbone: nn.Module, lora: Lora) -> list[str]:
+    """Return the names of a backbone's layers that get an adapter.
+
+    peft passes over a target that matches no layer as long as another one does. Here each target,
+    exception, block and rank must find its layer: UserError says which does not.
+    """
+    linear = linear_weights(backbone)
+    embeddings = [name for name, m in backbone.named_modules() if isinstance(m, nn.Embedding)]
+
+    def found(part: str, names: Iterable[str], key: str) -> set[str]:
+        names = list(names)
+        some = {name for name in names if f".{name}".endswith(f".{part}")}
+        if not some:
+            ends = {name.rpartition(".")[2] for name in names}
+            raise UserError(
+                f"lora {key} {part!r} is no layer of the model; {suggestion(part, ends)}"
+            )
+        return some
+
+    chosen = set(linear)
+    if lora.targets is not None:
+        chosen = set().union(*(found(t, [*linear, *embeddings], "targets") for t in lora.targets))
+    for part in lora.exclude:
+        chosen -= found(part, chosen, "exclude")
+    if lora.layers is not None:
+        blocks = block_list(backbone)
+        for index in lora.layers:
+            if not 0 <= index < len(blocks):
+                raise UserError(
+                    f"lora layers has {index}, but the blocks are 0 to {len(blocks) - 1}"
+                )
+        kept = {id(module) for index in lora.layers for module in blocks[index].modules()}
+        inside = {name for name, module in backbone.named_modules() if id(module) in kept}
+        for part in lora.targets or ():
+            if not found(part, chosen, "targets") & inside:
+                raise UserError(f"lora targets {part!r} is in none of the blocks {lora.layers}")
+        chosen &= inside
+    if not chosen:
+        raise UserError("lora leaves no layer with an adapter; give other targets or exceptions")
+    for part in lora.rank_pattern:
+        found(part, chosen, "rank_pattern")
+    return [name for name, _ in backbone.named_modules() if name in chosen]
+
+
+class Adapter:
+    """Low-rank adapters in a backbone, in place, by peft; its own weights are frozen.
+
+    Raises UserError as :func:`adapted_layers` does, or if peft has no adapter for a layer.
+    """
+
+    def __init__(self, backbone: nn.Module, lora: Lora):
+        from peft import LoraConfig, get_peft_model
+
+        self.backbone, names = backbone, adapted_layers(backbone, lora)
+        ranks = {re.escape(part): rank for part, rank in lora.rank_pattern.items()}
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=names,
+            rank_pattern=ranks,
+            use_rslora=lora.rslora,
+            lora_dropout=0.0,
+        )
+        try:
+            self.model = get_peft_model(backbone, config)
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"peft takes no such adapter: {one_line(error)}") from error
+        self.model.eval()
+
+    def reset(self, seed: int) -> None:
+        """Draw fresh adapters, in place: A as peft does, the same on every device, and B = 0."""
+        source = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if ".lora_A." in name:  # Kaiming with a = √5: uniform within ±1/√d_in
+                    drawn = torch.rand(weight.shape, generator=source) * 2 - 1
+                    weight.copy_(drawn / math.sqrt(weight.shape[1]))
+                elif ".lora_embedding_B." in name:
+                    weight.copy_(torch.randn(weight.shape, generator=source))
+                elif ".lora_" in name:
+                    weight.zero_()
+
+    def remove(self) -> None:
+        """Leave the backbone as it was before, without adapters."""
+        self.model.unload()
+
+
+def save_adapter(adapter: Adapter, folder: str | os.PathLike, base: str) -> None:
+    """Write an adapter in peft's format; ``base`` is the hub id or folder of its model."""
+    adapter.model.peft_config[ADAPTER].base_model_name_or_path = base
+    adapter.model.save_pretrained(folder)
+
+
+def plain_weights(backbone: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a backbone's weights under its own names, adapters added: W + s B A."""
+    for name, weight in backbone.named_parameters():
+        layer, _, kind = name.rpartition(".base_layer.")
+        if kind == "weight":
+            weight = weight + backbone.get_submodule(layer).get_delta_weight(ADAPTER)
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), weight.detach()
+
+
+class StoredStates(nn.Module):
+    """What a frozen backbone answers to N texts, which are asked for by number.
+
+    ``states`` are the last real tokens' hidden states, (N, D).
+    """
+
+    def __init__(self, states: torch.Tensor, config: object):
+        super().__init__()
+        self.states, self.config = nn.Parameter(states, requires_grad=False), config
+
+    def get_input_embeddings(self) -> None:
+        """Return that there is no table of tokens."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        """Return hidden states, (N, 1, D), of texts of one token each, (N, 1): their number."""
+        return SimpleNamespace(last_hidden_state=self.states[input_ids])
+
+
+@contextlib.contextmanager
+def trained_by(
+    model: TextModel,
+    ids: Sequence[torch.Tensor],
+    trained: set[int],
+    tested: set[int],
+    settings: Settings,
+) -> Iterator[tuple[Sequence[torch.Tensor], Callable[[int], None], Adapter | None]]:
+    """Let a pretrained model train what the method says, in a context.
+
+    ``ids`` are the task's texts, 1-D tensors of token ids; ``trained`` and ``tested`` the rows that
+    it will train on, hold-outs included, and be measured on. Yields the texts as the model takes
+    them meanwhile; a function that puts the backbone back to a training's start, given a seed for
+    adapters; and these, if it has any. In the end the model trains all weights again; adapters are
+    taken off, and weights that were trained (``full``) stay as they are.
+    """
+    backbone = model.backbone
+    if settings.method == "full":
+        pretrained = Snapshot(backbone, [ids[row] for row in sorted(trained)])
+        yield ids, lambda seed: pretrained.restore(), None
+        return
+    backbone.requires_grad_(False)
+    adapter = None
+    try:
+        if settings.method == "lora":
+            adapter = Adapter(backbone, settings.lora)
+            yield ids, adapter.reset, adapter
+        else:
+            rows = sorted(trained | tested)
+            place = dict(zip(rows, range(len(rows)), strict=True))
+            read = LastStates(backbone)
+            states = outputs(
+                read, [ids[row] for row in rows], settings.batch_tokens, settings.autocast
+            )
+            stored = StoredStates(states, backbone.config)
+            model.backbone = stored.to(model.head.weight.device)
+            numbers = [torch.tensor([place.get(row, 0)]) for row in range(len(ids))]
+            yield numbers, lambda seed: None, None
+    finally:
+        model.backbone = backbone
+        if adapter:
+            adapter.remove()
+        backbone.requires_grad_(True)
