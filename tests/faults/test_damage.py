@@ -24,7 +24,7 @@ ROUNDS = (
             lambda path: flip(path, 60),
             "figures/fig5.png",
         ),
-        f"finetune/{CLASSIFICATION}/n32/metrics.parquet": (truncate, "figures/fig10.png"),
+        f"finetune/{CLASSIFICATION}/full/n32/metrics.parquet": (truncate, "figures/fig10.png"),
         f"taskvectors/{REGRESSION}/seed0.safetensors": (
             lambda path: flip(path, 0.7),
             "taskvectors/cosine.parquet",
@@ -36,7 +36,7 @@ ROUNDS = (
     {
         f"data/{CLASSIFICATION}/subsets.json": (
             truncate,
-            f"finetune/{CLASSIFICATION}/n32/metrics.parquet",
+            f"finetune/{CLASSIFICATION}/full/n32/metrics.parquet",
         )
     },
 )

@@ -102,7 +102,7 @@ def test_a_second_snakemake_waits_outside(study):
 
 
 def test_a_killed_fine_tuning_goes_on_from_its_finished_seed(study):
-    folder = f"finetune/{REGRESSION}/n128"
+    folder = f"finetune/{REGRESSION}/full/n128"
     study.remove(f"{folder}/metrics.parquet", f"{folder}/history.parquet")
     shutil.rmtree(study.results / f"state/{folder}", ignore_errors=True)
     target = f"results/smoke/{folder}/metrics.parquet"

@@ -28,6 +28,8 @@ LISTS = {
     "merged": ["a", "c"],
     "ruled": ["a"],
     "watched": ["b"],
+    "method": ["full"],
+    "compared": ["lora"],
     "size": [16, 32],
     "fixed_size": [16],
     "pair": ["a+c"],
@@ -76,7 +78,8 @@ def test_a_rule_hands_over_every_option_that_a_command_has(name):
 
 def test_files_of_the_study_that_a_figure_is_made_of():
     assert input_files(EVERY["fig2"], LISTS) == {
-        "metrics": [f"finetune/{t}/n{n}/metrics.parquet" for t in "ab" for n in (16, 32)],
+        "metrics": [f"finetune/{t}/full/n{n}/metrics.parquet" for t in "ab" for n in (16, 32)],
+        "compared": [f"finetune/{t}/lora/n{n}/metrics.parquet" for t in "ab" for n in (16, 32)],
         "baselines": ["finetune/a/baselines.parquet", "finetune/b/baselines.parquet"],
         "subsets": ["data/a/subsets.json", "data/b/subsets.json"],
         "summary": ["spectrum/a/summary.json", "spectrum/b/summary.json"],
@@ -131,7 +134,7 @@ def test_colours_come_from_the_palette_or_are_a_figures_own():
     own = {"width": ["#111111", "#222222", "#333333"], "negation": ["#444444"]}
     assert colors("width", colors=own) == own["width"]
     assert colors("negation", colors=own) == ["#444444"]
-    with pytest.raises(UserError, match=r"figures.colors.fig2 has 2 colours; it draws with 1"):
+    with pytest.raises(UserError, match=r"figures.colors.fig2 has 2 colours; it draws with 3"):
         colors("fig2", colors={"fig2": ["#111111", "#222222"]})
     with pytest.raises(UserError, match=r"figures.colors has 'fig22', .* did you mean 'fig2'"):
         check_colors({"fig22": []}, EVERY)

@@ -20,6 +20,7 @@ STARTS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG\r\n"}
 FOUR = ["#000000", "#009E73", "#CC79A7", "#0072B2"]
 # options that are not the defaults
 LOOKS = {
+    "fig2": ["--colors", *FOUR[1:]],
     "fig3": ["--colormap", "RdBu", "--colors", *FOUR[1:3]],
     "layers": ["--colors", *FOUR[:3]],
     "addition": ["--colors", *FOUR[1:3]],
@@ -150,9 +151,11 @@ def test_tables_and_verdicts(study, figures, tmp_path):
         assert rates.loc[task, "predicted_rate"] == pytest.approx(mean / (mean + 1), rel=1e-5)
     stops = pd.read_csv(tmp_path / "table2.csv", index_col="task")
     assert stops.loc["semrel", "eta"] == pytest.approx(122)
-    scores = pd.read_csv(tmp_path / "table4.csv").set_index(["task", "n"])
-    assert len(scores) == 6 * len(SIZES)
-    assert scores.loc[("stsb", 64), "pearson"] == pytest.approx(1 - 4**-0.4, rel=1e-5)
+    scores = pd.read_csv(tmp_path / "table4.csv").set_index(["method", "task", "n"])
+    assert len(scores) == 2 * 6 * len(SIZES)
+    assert scores.loc[("full", "stsb", 64), "pearson"] == pytest.approx(1 - 4**-0.4, rel=1e-5)
+    errors = scores["mse"].dropna()
+    assert errors["lora"].to_numpy() == pytest.approx(0.9 * errors["full"].to_numpy(), rel=1e-4)
     merges = pd.read_csv(tmp_path / "table3.csv")
     assert len(merges) == 2 * (6 * 2 + 4)
     cosines = pd.read_csv(tmp_path / "table8.csv")

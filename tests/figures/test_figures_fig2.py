@@ -13,9 +13,11 @@ from ntktune.figures.panels import draw_log_axis, size_labels
 from ntktune.figures.style import styled
 from ntktune.intervals import half_width, shared_rows
 
-BLUE = "#0072B2"
+COLORS = ["#0072B2", "#009E73", "#CC79A7"]
 NOISE = 0.5
-UNTUNED_FACTORS = {"probe": 2.0, "kernel-descent": 3.0, "kernel-ridge": 4.0}
+UNTUNED_FACTORS = {"linear-probe": 2.0, "kernel-descent": 3.0, "kernel-ridge": 4.0}
+
+OTHERS = {"full": 2.0, "probe": 3.0}
 
 
 def metrics_of(tasks, sizes=SIZES, **kwargs):
@@ -32,7 +34,7 @@ def metrics():
 @pytest.fixture(scope="module")
 def figure(metrics):
     return learning_curve_figure(
-        metrics, list(TASKS), BLUE, {"stsb": "STS-B"}, ranges={"stsb": [0, 5]}
+        metrics, list(TASKS), COLORS, {"stsb": "STS-B"}, ranges={"stsb": [0, 5]}
     )
 
 
@@ -68,7 +70,7 @@ def test_reference_lines(figure):
 def test_the_baseline_is_that_of_the_largest_size(metrics):
     changed = metrics.copy()
     changed.loc[changed["n"] < max(SIZES), "baseline_mse"] = 99.0
-    axes = learning_curve_figure(changed, ["stsb"], BLUE).axes[0]
+    axes = learning_curve_figure(changed, ["stsb"], COLORS).axes[0]
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed[0].get_ydata()[0] == pytest.approx(2.2)
 
@@ -77,8 +79,8 @@ def test_predictions_without_fine_tuning_are_thin_lines(metrics):
     untuned = pd.concat(
         [metrics.assign(method=m, mse=metrics["mse"] * f) for m, f in UNTUNED_FACTORS.items()]
     )
-    untuned = untuned[(untuned["method"] == "probe") | (untuned["n"] < max(SIZES))]
-    figure = learning_curve_figure(metrics, ["stsb", "sts12"], BLUE, baselines=untuned)
+    untuned = untuned[(untuned["method"] == "linear-probe") | (untuned["n"] < max(SIZES))]
+    figure = learning_curve_figure(metrics, ["stsb", "sts12"], COLORS, baselines=untuned)
     for axes, task in zip(figure.axes, ["stsb", "sts12"], strict=True):
         means = metrics[metrics["task"] == task].groupby("n")["mse"].mean()
         drawn = {line.get_linestyle(): line for line in axes.lines if line.get_linewidth() == 1.0}
@@ -90,7 +92,7 @@ def test_predictions_without_fine_tuning_are_thin_lines(metrics):
 
 def test_a_long_legend_stays_inside_the_figure(metrics):
     untuned = pd.concat([metrics.assign(method=m) for m in UNTUNED_FACTORS])
-    figure = learning_curve_figure(metrics, list(TASKS), BLUE, baselines=untuned)
+    figure = learning_curve_figure(metrics, list(TASKS), COLORS, baselines=untuned)
     legend = figure.legends[0].get_window_extent()
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
     assert 0 <= legend.y0 < legend.y1 < figure.axes[-1].get_window_extent().y0
@@ -99,7 +101,7 @@ def test_a_long_legend_stays_inside_the_figure(metrics):
 
 def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):
     mixed = ["rte", "stsb", "mrpc", "sts12", "amazon", "semrel"]
-    figure = learning_curve_figure(metrics, mixed, BLUE)
+    figure = learning_curve_figure(metrics, mixed, COLORS)
     places = {
         axes.get_title(): (spec.rowspan.start, spec.colspan.start)
         for axes in figure.axes
@@ -137,7 +139,7 @@ def test_test_texts_shared_samples_and_the_predicted_slope(metrics):
     subsets = {"stsb": {"seeds": [{"order": rows} for rows in orders_of("stsb")], "test": [1, 2]}}
     summary = {"stsb": {"predicted_rate": {"mean": 0.7}}}
     axes = learning_curve_figure(
-        metrics, ["stsb"], BLUE, {"stsb": "STS-B"}, subsets=subsets, summary=summary
+        metrics, ["stsb"], COLORS, {"stsb": "STS-B"}, subsets=subsets, summary=summary
     ).axes[0]
     assert axes.get_title() == "STS-B\n2 test texts"
     errors = metrics.query("task == 'stsb'")["mse"].to_numpy().reshape(len(SIZES), 3)
@@ -153,9 +155,26 @@ def test_test_texts_shared_samples_and_the_predicted_slope(metrics):
     np.testing.assert_allclose(half, expected)
 
 
+def test_each_method_of_fine_tuning_has_a_curve(metrics):
+    others = [metrics.assign(method=m, mse=f * metrics["mse"]) for m, f in OTHERS.items()]
+    drawn = learning_curve_figure(
+        metrics.assign(method="lora"), ["stsb", "rte"], COLORS, compared=pd.concat(others)
+    )
+    levels = [c[0].get_ydata() / drawn.axes[0].containers[0][0].get_ydata()
+              for c in drawn.axes[0].containers]  # fmt: skip
+    np.testing.assert_allclose(levels, [[1] * len(SIZES), [2] * len(SIZES), [3] * len(SIZES)])
+    looks = [c[0].get_color() for c in drawn.axes[0].containers]
+    assert looks == COLORS
+    assert legend_texts(drawn)[:3] == [
+        "fine-tuned by LoRA, mean and 95 % interval over 3 seeds",
+        "fine-tuned",
+        "head alone fine-tuned",
+    ]
+
+
 def test_one_seed_and_one_size(metrics):
     single = metrics[(metrics["seed"] == 0) & (metrics["n"] == 64)]
-    figure = learning_curve_figure(single, ["rte"], BLUE)
+    figure = learning_curve_figure(single, ["rte"], COLORS)
     assert legend_texts(figure) == ["fine-tuned, 1 seed", "predicting the training majority"]
     line = figure.axes[0].containers[0][0]
     assert line.get_xdata() == [64]
@@ -167,7 +186,7 @@ def test_one_seed_and_one_size(metrics):
 def test_seeds_without_a_value_are_not_counted(metrics):
     broken = metrics.reset_index(drop=True)
     broken.loc[(broken["n"] == 32) & (broken["seed"] == 0), "mse"] = NAN
-    figure = learning_curve_figure(broken, ["stsb"], BLUE)
+    figure = learning_curve_figure(broken, ["stsb"], COLORS)
     assert legend_texts(figure)[0] == "fine-tuned, mean and 95 % interval over 2–3 seeds"
     assert legend_texts(figure)[1] == "predicting the training mean"
 
@@ -175,7 +194,7 @@ def test_seeds_without_a_value_are_not_counted(metrics):
 @pytest.mark.parametrize(("noise", "drawn"), [(0.4, True), (0.01, False)])
 def test_label_noise_far_below_the_curves_is_a_number_and_squeezes_none(noise, drawn):
     metrics = metrics_of(["stsb"], noise=noise).assign(mse=0.8, baseline_mse=1.0)
-    figure = learning_curve_figure(metrics, ["stsb"], BLUE)
+    figure = learning_curve_figure(metrics, ["stsb"], COLORS)
     axes = figure.axes[0]
     assert ("variance of the label noise" in legend_texts(figure)) == drawn
     words = [text.get_text() for text in axes.texts]
@@ -187,7 +206,9 @@ def test_label_noise_far_below_the_curves_is_a_number_and_squeezes_none(noise, d
 
 
 def test_unknown_label_noise_is_not_drawn():
-    figure = learning_curve_figure(metrics_of(["stsb"], noise=NAN).assign(mse=1.0), ["stsb"], BLUE)
+    figure = learning_curve_figure(
+        metrics_of(["stsb"], noise=NAN).assign(mse=1.0), ["stsb"], COLORS
+    )
     assert len(legend_texts(figure)) == 2
 
 
@@ -200,7 +221,7 @@ def test_any_number_of_tasks_has_a_panel_each_inside_the_figure(regressions, cla
     ]
     rows = {"score": metrics_table("stsb", 64), "class": metrics_table("rte", 64)}
     metrics = pd.concat([rows[name[:5]].assign(task=name) for name in names])
-    figure = learning_curve_figure(metrics, names, BLUE)
+    figure = learning_curve_figure(metrics, names, COLORS)
     assert [axes.get_title() for axes in figure.axes] == names
     boxes = [axes.get_position() for axes in figure.axes]
     legend = figure.legends[0].get_window_extent().transformed(figure.transFigure.inverted())
@@ -220,11 +241,11 @@ def test_crowded_sizes_keep_their_ticks_and_lose_labels():
 
 def test_mistakes_are_named(metrics):
     with pytest.raises(UserError, match="the metrics hold no task 'sst2', only: semrel, sts12"):
-        learning_curve_figure(metrics, ["stsb", "sst2"], BLUE)
+        learning_curve_figure(metrics, ["stsb", "sst2"], COLORS)
     with pytest.raises(UserError, match="'bluish' is no colour"):
-        learning_curve_figure(metrics, ["stsb"], "bluish")
+        learning_curve_figure(metrics, ["stsb"], ["bluish"])
     with pytest.raises(UserError, match="task 'stsb' has no value of 'error' at any size"):
-        learning_curve_figure(metrics.assign(mse=NAN), ["stsb"], BLUE)
+        learning_curve_figure(metrics.assign(mse=NAN), ["stsb"], COLORS)
 
 
 @pytest.mark.parametrize("limits", [(1, 1.5), (0.3, 2), (0.05, 5), (1e-4, 2), (2, 1e-4), (1e-9, 3)])

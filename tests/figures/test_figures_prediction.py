@@ -141,6 +141,7 @@ def test_scores_by_hand():
             "task": ["b", "b", "a"],
             "kind": "regression",
             "metric": "mse",
+            "method": "full",
             "n": 32,
             "seed": [1, 0, 0],
             "mse": [1.0, 3.0, 5.0],

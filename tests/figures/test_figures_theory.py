@@ -307,7 +307,7 @@ def test_a_control_as_good_as_the_claim(rules_by_seed, linear_by_seed):
     untuned = of_tasks(baselines_of, ["stsb"])
     metrics = pd.concat([metrics_table("stsb", n) for n in (32, 64)])
     assert kernel_is_as_good(untuned, metrics, {})["verdict"] == REPRODUCED
-    untuned.loc[untuned["method"] == "probe", "pearson"] *= 2
+    untuned.loc[untuned["method"] == "linear-probe", "pearson"] *= 2
     row = kernel_is_as_good(untuned, metrics, {})
     assert row["verdict"] == INCONCLUSIVE
     assert row["detail"].startswith("the control does as well;")

@@ -146,7 +146,7 @@ def test_a_learning_curve_from_one_matrix(kind, examples, subsets):
     found = baseline_rows(data, subsets, [15, 20], features, kernels)
     methods = {(r["method"], r["n"], r["seed"]) for r in found}
     kernel = {(f"kernel-{m}", n, 0) for m in ("ridge", "descent") for n in (15, 20)}
-    assert methods == {("probe", n, seed) for n in (15, 20) for seed in (0, 1)} | kernel
+    assert methods == {("linear-probe", n, seed) for n in (15, 20) for seed in (0, 1)} | kernel
     score = {"regression": "pearson", "classification": "accuracy"}[kind]
     # the label is a function of the last token
     assert all(row[score] > 0.8 for row in found if row["n"] == 20)
@@ -154,7 +154,7 @@ def test_a_learning_curve_from_one_matrix(kind, examples, subsets):
     # rows that the matrix lacks: sizes that need them are left out
     some = kernels[0][0][5:, 5:], kernels[0][1][5:], rows[5:]
     fewer = baseline_rows(data, subsets, [15, 20], features, {0: some})
-    assert {r["method"] for r in fewer} == {"probe"}
+    assert {r["method"] for r in fewer} == {"linear-probe"}
 
 
 def test_the_offset_of_the_start_does_not_matter(examples, subsets):

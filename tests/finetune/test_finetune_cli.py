@@ -18,7 +18,7 @@ from ntktune.store.records import read_json, read_table, write_json
 from ntktune.store.tensors import read_tensors, write_tensors
 
 METRICS = [
-    "task", "kind", "metric", "n", "seed", "n_train", "n_holdout", "steps", "best_step",
+    "task", "kind", "metric", "method", "n", "seed", "n_train", "n_holdout", "steps", "best_step",
     "best_epoch", "sum_learning_rate", "at_budget", "holdout_loss", "mse", "mse_unit", "pearson",
     "spearman", "baseline_mse", "noise_variance", "accuracy", "f1", "cross_entropy",
     "baseline_accuracy", "baseline_f1", "chance_accuracy", "class_f1",
@@ -72,7 +72,8 @@ def command(study, task="score", **changes):
     }
     words = ["finetune", "run"]
     for key, value in (options | changes).items():
-        words += ["--" + key.replace("_", "-"), str(value)]
+        values = value if isinstance(value, list) else [value]
+        words += ["--" + key.replace("_", "-"), *map(str, values)]
     return words
 
 
@@ -288,7 +289,7 @@ def test_baselines_from_files(study, task):
     found, facts = read_table(study / "baselines.parquet")
     assert facts["task"]["name"] == task
     assert found.groupby("method").size().to_dict() == {
-        "kernel-descent": 2, "kernel-ridge": 2, "probe": 4
+        "kernel-descent": 2, "kernel-ridge": 2, "linear-probe": 4
     }  # fmt: skip
     assert found["baseline_mse" if task == "score" else "baseline_accuracy"].notna().all()
     # the same test rows and training labels as fine-tuning has
@@ -301,7 +302,7 @@ def test_baselines_from_files(study, task):
 
 def test_baselines_of_features_alone(study):
     assert baselines(study) == 0
-    assert set(read_table(study / "baselines.parquet")[0]["method"]) == {"probe"}
+    assert set(read_table(study / "baselines.parquet")[0]["method"]) == {"linear-probe"}
 
 
 @pytest.mark.parametrize(
@@ -349,6 +350,55 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     assert f"{rates} was made for task score, not class; make it again" in capsys.readouterr().err
     assert main([*words, "--learning-rates", "1e30", "1e31", "--out", str(rates)]) == 1
     assert "diverges with each of the learning rates 1e+30, 1e+31" in capsys.readouterr().err
+
+
+METHODS = {
+    "lora": {"lora_rank": 2, "lora_targets": ["q_proj", "down_proj"]},
+    "probe": {"checkpointing": []},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", ["score", "class"])
+def test_every_method_goes_on_where_it_was_killed(study, capsys, method, task):
+    state, how = study / "state", METHODS[method] | {"method": method}
+    assert run(study, task, state=state, **how) == 0
+    metrics, facts = read_table(study / "metrics.parquet")
+    assert list(metrics) == METRICS
+    assert (metrics["method"] == method).all()
+    assert facts["settings"]["method"] == method
+    capsys.readouterr()
+    (state / "seed0.json").unlink()  # as if it had been killed in the second seed
+    (state / "seed1.json").rename(state / "kept")
+    assert run(study, task, state=state, **how) == 0
+    assert read_table(study / "metrics.parquet")[0].equals(metrics)
+    (state / "seed1.json").unlink()
+    (state / "kept").rename(state / "seed1.json")
+    (state / "seed0.json").unlink()
+    assert run(study, task, state=state, **how) == 0
+    assert "seeds 1 were finished before" in capsys.readouterr().err
+    assert read_table(study / "metrics.parquet")[0].equals(metrics)
+    assert run(study, task, state=state) == 0  # of all weights
+    assert "finished before" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("targets", ["q_proj", "qproj"], "lora targets 'qproj' is no layer of the model; did"),
+        ("layers", [0, 9], "lora layers has 9, but the blocks are 0 to 1"),
+        ("rank", 0, "--lora-rank is 0, but must be at least 1"),
+        ("alpha", -1, "--lora-alpha is -1.0, but must be above 0"),
+        ("rank_pattern", ["q_proj"], "--lora-rank-pattern has 'q_proj'"),
+        ("rank_pattern", ["qproj=2"], "lora rank_pattern 'qproj' is no layer of the model"),
+        ("exclude", ["qproj"], "lora exclude 'qproj' is no layer of the model"),
+    ],
+)
+def test_a_wrong_option_of_adapters_is_told_in_a_line(study, capsys, option, value, told):
+    assert run(study, method="lora", **{f"lora_{option}": value}) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert told in line
+    assert not (study / "metrics.parquet").exists()
 
 
 @pytest.mark.parametrize("command", ["taskvectors tune", "theory trajectory"])

@@ -188,13 +188,13 @@ def test_adapters_stand_where_they_are_asked_for(text_model):
 @pytest.mark.parametrize(
     ("lora", "told"),
     [
-        ({"targets": ["q_proj", "qproj"]}, "targets 'qproj' is no layer of the model; did you mean 'q_proj'?"),
+        ({"targets": ["q_proj", "qproj"]}, "'qproj' is no layer of the model; did you mean 'q_proj'?"),
         ({"targets": ["norm"]}, "targets 'norm' is no layer of the model"),
         ({"targets": ["proj"]}, "targets 'proj' is no layer of the model"),
         ({"targets": ["q_proj"], "exclude": ["v_proj"]}, "exclude 'v_proj'"),
         ({"layers": [0, 2]}, "layers has 2, but the blocks are 0 to 1"),
         ({"layers": [-1]}, "layers has -1"),
-        ({"targets": ["q_proj", "embed_tokens"], "layers": [1]}, "'embed_tokens' is in none of the blocks [1]"),
+        ({"targets": ["q_proj", "embed_tokens"], "layers": [1]}, "is in none of the blocks [1]"),
         ({"targets": ["layers.0.mlp.up_proj"], "layers": [1]}, "is in none of the blocks"),
         ({"targets": ["q_proj"], "exclude": ["self_attn.q_proj"]}, "leaves no layer"),
         ({"targets": ["q_proj"], "rank_pattern": {"v_proj": 4}}, "rank_pattern 'v_proj'"),

@@ -173,7 +173,9 @@ def study(cluster, smoke_begun, tmp_path_factory):
 
     # a Snakemake that is killed leaves jobs, which stand still until the same jobs run beside them
     one, other = (f"finetune_run_wildcards_smoke-regression_{size}" for size in (128, 32))
-    metrics = [f"results/smoke/finetune/smoke-regression/n{n}/metrics.parquet" for n in (128, 32)]
+    metrics = [
+        f"results/smoke/finetune/smoke-regression/full/n{n}/metrics.parquet" for n in (128, 32)
+    ]
     with checkout.running(*_profile(folder / "plain"), "--", *metrics) as first:
         # where the job itself has begun, which removes what it is to make
         forgotten = cluster.running(other, first)
@@ -282,4 +284,6 @@ def test_a_job_that_a_killed_snakemake_left_ran_beside_its_double(study):
 def test_a_forgotten_job_that_fails_leaves_its_doubles_file_alone(study):
     job = study.jobs[study.forgotten]
     assert (job["JobState"], _rule(job)) == ("FAILED", "finetune_run")
-    assert (study.folder / "results/smoke/finetune/smoke-regression/n32/metrics.parquet").is_file()
+    assert (
+        study.folder / "results/smoke/finetune/smoke-regression/full/n32/metrics.parquet"
+    ).is_file()

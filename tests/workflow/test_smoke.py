@@ -41,7 +41,7 @@ def test_it_learns_what_its_generator_put_there(smoke):
         ("smoke-classification", "accuracy", "baseline_accuracy"),
     ):
         metrics = pd.read_parquet(
-            smoke.folder / f"results/smoke/finetune/{task}/n128/metrics.parquet"
+            smoke.folder / f"results/smoke/finetune/{task}/full/n128/metrics.parquet"
         )
         better = metrics[error].mean() - metrics[baseline].mean()
         assert better < 0 if error == "mse" else better > 0
@@ -154,7 +154,7 @@ def test_another_learning_rate_reruns_fine_tuning_and_no_kernel(edited):
 
 # file -> a column of numbers that follow from the seed
 SEEDED = {
-    "finetune/smoke-regression/n32/metrics.parquet": "mse",
+    "finetune/smoke-regression/full/n32/metrics.parquet": "mse",
     "theory/smoke-classification/stopping.parquet": "critical_radius",
     "spectrum/smoke-classification/decay.parquet": "exponent",
 }
@@ -269,7 +269,7 @@ TOKENS, GRAM = (
     f"{R}/kernel/smoke-regression/draws.safetensors",
 )
 SUBSETS, DRAWS = (f"{R}/data/smoke-regression/{name}.json" for name in ("subsets", "draws"))
-METRICS = f"{R}/finetune/smoke-regression/n32/metrics.parquet"
+METRICS = f"{R}/finetune/smoke-regression/full/n32/metrics.parquet"
 SEED, TASK = ("--seed", "1"), ("--task", "smoke-regression")
 KERNEL = ("kernel", "draws", "--model", f"{R}/data/model", *TASK, *SEED)
 

@@ -29,8 +29,9 @@ TARGETS = {
     "finetune": (
         "Fine-tuning on every task and size, and predictions without it.",
         collect(
-            "<results>/finetune/{task}/n{size}/metrics.parquet",
+            "<results>/finetune/{task}/{method}/n{size}/metrics.parquet",
             task=STUDY["tasks"],
+            method=METHODS,
             size=STUDY["finetune"]["sizes"],
         )
         + collect("<results>/finetune/{task}/baselines.parquet", task=STUDY["tasks"])

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from ntktune.cli.options import option_flag, option_words
+from ntktune.cli.options import LORA, option_flag, option_words
 from ntktune.data.hub import MODEL_FILES
 from ntktune.data.study import resolved_study
 from ntktune.errors import UserError
@@ -44,10 +44,14 @@ PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
 TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
 MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE)
 
-# Each task's learning rate, where the study lists some to choose from.
-CHOSEN_RATES = [f"{RESULTS}/finetune/{{task}}/learning_rate.json"] * bool(
-    STUDY["finetune"]["learning_rates"]
-)
+METHODS = STUDY["finetune"]["methods"]
+RATE_FACTORS = {
+    "full": 1,
+    "lora": STUDY["finetune"]["lora"]["rate_factor"],
+    "probe": STUDY["finetune"]["probe_rate_factor"],
+}
+# What only adapters have.
+NO_LORA = {f"lora_{key}": None for key in LORA}
 # What a training reads, beside its learning rate.
 TRAINED_ON = {
     "model": "<results>/data/model",
@@ -96,6 +100,8 @@ LISTS = {
     "merged": VECTOR_TASKS,
     "ruled": RULED,
     "watched": WATCHED,
+    "method": METHODS[:1],
+    "compared": METHODS[1:],
     "size": STUDY["finetune"]["sizes"],
     "fixed_size": [FIXED_SIZE],
     "pair": MERGED_PAIRS,
@@ -131,6 +137,12 @@ def flag(option, files):
     return [option, *files] if files else []
 
 
+def chosen_rates(method):
+    """The file with a task's learning rate, where the study lists some to choose from."""
+    file = f"{RESULTS}/finetune/{{task}}/{method}/learning_rate.json"
+    return [file] * bool(STUDY["finetune"]["learning_rates"])
+
+
 def chosen_rate(wildcards, input):
     """The option that hands a training its task's chosen learning rate, if there is one."""
     return flag("--rates", input.rates)
@@ -140,6 +152,21 @@ def of_command(command, **changed):
     """The params with which a command is run: the digest of its code, and its options."""
     entry = f"ntktune.cli.{command}".replace(" ", ":")
     return {"code": digest_of(entry), "options": option_words(STUDY, command, **changed)}
+
+
+def of_training(command, method, **changed):
+    """The same of a command that trains by a method: with its learning rates and its adapters."""
+    changed |= {} if method == "lora" else NO_LORA
+    key = "learning_rates" if command == "finetune choose" else "learning_rate"
+    # 10 digits: 0.0003, not 0.00030000000000000003
+    rates = [float(f"{RATE_FACTORS[method] * rate:.10g}") for rate in flatten([STUDY["finetune"][key]])]
+    changed[key] = rates if key == "learning_rates" else rates[0]
+    return of_command(command, method=method, **changed)
+
+
+def seeds_folder(task, method, size):
+    """Where a killed training keeps its finished seeds."""
+    return f"{RESULTS}/state/finetune/{task}/{method}/n{size}"
 
 
 def compact_json(value):
@@ -194,6 +221,7 @@ def offered(name):
 def trained_before(wildcards):
     """The weights of a cell's seeds that the chapter taskvectors trains, and keeps the results of."""
     known = wildcards.task in VECTOR_TASKS and wildcards.size == str(VECTOR_SIZE)
+    known &= wildcards.method == METHODS[0]
     folder = f"{RESULTS}/taskvectors/{wildcards.task}"
     return [f"{folder}/seed{seed}.safetensors" for seed in VECTOR_SEEDS if known]
 

@@ -2,11 +2,11 @@
 
 Needs: data/model, and per task data/<task>/tokens.safetensors and subsets.json. If the chapter taskvectors
     trains some of a cell's seeds, it goes first and keeps their results.
-Makes: finetune/<task>/learning_rate.json, where `finetune.learning_rates` lists some to choose from;
-    finetune/<task>/n<size>/metrics.parquet (test scores of the best hold-out model, one row per seed) and
-    history.parquet (losses at every evaluation), SR26 section 5.1; finetune/<task>/fixed/, the same without
-    early stopping, with the test error after every epoch; finetune/<task>/baselines.parquet (predictions
-    without fine-tuning: linear probe and the NTK's).
+Makes, per method of fine-tuning: finetune/<task>/<method>/learning_rate.json, where `finetune.learning_rates`
+    lists some to choose from; finetune/<task>/<method>/n<size>/metrics.parquet (test scores of the best
+    hold-out model, one row per seed) and history.parquet (losses at every evaluation), SR26 section 5.1.
+    finetune/<task>/fixed/, the first method without early stopping, with the test error after every epoch;
+    finetune/<task>/baselines.parquet (predictions without fine-tuning: linear probe and the NTK's).
 """
 
 
@@ -15,11 +15,11 @@ rule finetune_choose:
     input:
         **TRAINED_ON,
     output:
-        "<results>/finetune/{task}/learning_rate.json",
+        "<results>/finetune/{task}/{method}/learning_rate.json",
     log:
-        "<logs>/finetune/{task}/learning_rate.log",
+        "<logs>/finetune/{task}/{method}/learning_rate.log",
     benchmark:
-        "<benchmarks>/finetune/{task}/learning_rate.tsv"
+        "<benchmarks>/finetune/{task}/{method}/learning_rate.tsv"
     priority: 3
     threads: 1
     resources:
@@ -27,7 +27,8 @@ rule finetune_choose:
         mem_mb=4000,
         runtime=480,
     params:
-        **of_command("finetune choose"),
+        code=digest_of("ntktune.cli.finetune:choose"),
+        options=lambda wildcards: of_training("finetune choose", wildcards.method)["options"],
         verb="choose",
         kernels=[],
     shell:
@@ -49,14 +50,14 @@ rule finetune_run:
     input:
         **TRAINED_ON,
         trained=trained_before,
-        rates=CHOSEN_RATES,
+        rates=chosen_rates("{method}"),
     output:
-        metrics="<results>/finetune/{task}/n{size}/metrics.parquet",
-        history="<results>/finetune/{task}/n{size}/history.parquet",
+        metrics="<results>/finetune/{task}/{method}/n{size}/metrics.parquet",
+        history="<results>/finetune/{task}/{method}/n{size}/history.parquet",
     log:
-        "<logs>/finetune/{task}/n{size}.log",
+        "<logs>/finetune/{task}/{method}/n{size}.log",
     benchmark:
-        "<benchmarks>/finetune/{task}/n{size}.tsv"
+        "<benchmarks>/finetune/{task}/{method}/n{size}.tsv"
     # the longest jobs first, so that no core idles at the end
     priority: 1
     threads: 1
@@ -65,10 +66,11 @@ rule finetune_run:
         mem_mb=4000,
         runtime=240,
     params:
-        **of_command("finetune run"),
+        code=digest_of("ntktune.cli.finetune:run"),
+        options=lambda wildcards: of_training("finetune run", wildcards.method)["options"],
         rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
-        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{wildcards.size}",
+        state=lambda wildcards: seeds_folder(wildcards.task, wildcards.method, wildcards.size),
     shell:
         """
         python -m ntktune finetune run \
@@ -90,7 +92,7 @@ use rule finetune_run as finetune_fixed with:
     """Fine-tune one task on one sample size for a fixed number of epochs, without early stopping."""
     input:
         **TRAINED_ON,
-        rates=CHOSEN_RATES,
+        rates=chosen_rates(METHODS[0]),
     output:
         metrics="<results>/finetune/{task}/fixed/n{size}/metrics.parquet",
         history="<results>/finetune/{task}/fixed/n{size}/history.parquet",
@@ -99,17 +101,17 @@ use rule finetune_run as finetune_fixed with:
     benchmark:
         "<benchmarks>/finetune/{task}/fixed-n{size}.tsv"
     params:
-        options=option_words(
-            STUDY,
+        options=of_training(
             "finetune run",
+            METHODS[0],
             max_epochs=STUDY["finetune"]["fixed_epochs"],
             max_steps=None,
             evaluate_every=None,
             patience=None,
-        )
+        )["options"]
         + ["--test-history"],
         rates=chosen_rate,
-        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/fixed-n{wildcards.size}",
+        state=lambda wildcards: seeds_folder(wildcards.task, "fixed", wildcards.size),
 
 
 use rule finetune_choose as finetune_baselines with:

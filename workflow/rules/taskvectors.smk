@@ -16,7 +16,7 @@ rule taskvectors_tune:
     """Fine-tune one task with several seeds and keep for each the weights of the lowest hold-out loss."""
     input:
         **TRAINED_ON,
-        rates=CHOSEN_RATES,
+        rates=chosen_rates(METHODS[0]),
     output:
         seeds=collect("<results>/taskvectors/{{task}}/seed{seed}.safetensors", seed=VECTOR_SEEDS),
         again=["<results>/taskvectors/{task}/again.safetensors"] * TWO_SAMPLES,
@@ -31,11 +31,11 @@ rule taskvectors_tune:
         mem_mb=4000,
         runtime=480,
     params:
-        **of_command("taskvectors tune"),
+        **of_training("taskvectors tune", METHODS[0]),
         again=lambda wildcards, output: flag("--out-again", output.again),
         rates=chosen_rate,
         # finetune_run takes the results of the same trainings from this folder
-        state=lambda wildcards: f"{RESULTS}/state/finetune/{wildcards.task}/n{VECTOR_SIZE}",
+        state=lambda wildcards: seeds_folder(wildcards.task, METHODS[0], VECTOR_SIZE),
     shell:
         """
         python -m ntktune taskvectors tune \

@@ -75,7 +75,7 @@ rule theory_trajectory:
     """Fine-tune and watch: linearisation, drift, and stops on the theory's clock."""
     input:
         **TRAINED_ON,
-        rates=CHOSEN_RATES,
+        rates=chosen_rates("full"),
     output:
         evaluations="<results>/theory/{task}/trajectory.parquet",
         ridge="<results>/theory/{task}/trajectory_ridge.parquet",

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from ntktune.cli.inputs import (
     read_samples,
     read_tokens,
 )
-from ntktune.cli.options import command_options
+from ntktune.cli.options import LORA, command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
 from ntktune.finetune.devices import DEVICES
@@ -33,7 +33,7 @@ from ntktune.store.unfinished import finished_part, keep_part
 if TYPE_CHECKING:
     import torch
 
-    from ntktune.finetune.account import Cost, Shape
+    from ntktune.finetune.account import Cost, Memory, Shape
     from ntktune.finetune.repeats import Examples, Repeat
     from ntktune.finetune.training import Settings
     from ntktune.network.models import TextModel
@@ -41,7 +41,16 @@ if TYPE_CHECKING:
 
 # Settings of a training that are options and keys of the configuration of the same name.
 SETTINGS = (
-    *("head", "learning_rate", "warmup", "schedule", "max_norm", "weight_decay", "batch_size"),
+    *(
+        "method",
+        "head",
+        "learning_rate",
+        "warmup",
+        "schedule",
+        "max_norm",
+        "weight_decay",
+        "batch_size",
+    ),
     *("max_epochs", "max_steps", "evaluate_every", "patience", "batch_tokens", "checkpointing"),
 )
 # What a fine-tuning reads.
@@ -127,14 +136,14 @@ def read_cell(args: argparse.Namespace, seeds: int = 0, two: bool = False) -> Ce
     Raises UserError if files do not belong together, have fewer ``seeds``, or more than
     two classes, if ``two`` are the most.
     """
-    from ntktune.finetune.training import Settings
-
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
     if getattr(args, "rates", None):
-        args.learning_rate = _chosen_rate(args.rates, facts, model_is)
-    settings = Settings(**{name: getattr(args, name) for name in SETTINGS}, autocast=autocast)
+        args.learning_rate = _chosen_rate(
+            args.rates, getattr(args, "method", "full"), facts, model_is
+        )
+    settings = read_settings(vars(args), autocast)
     if two:
         check_classes(facts["task"])
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
@@ -142,11 +151,25 @@ def read_cell(args: argparse.Namespace, seeds: int = 0, two: bool = False) -> Ce
     return Cell(settings, examples, subsets, device, stated)
 
 
-def _chosen_rate(path: str, tokens: dict, model: dict) -> float:
+def read_settings(values: Mapping[str, Any], autocast: torch.dtype | None) -> Settings:
+    """Return the settings that a command's options have; without a method all weights train."""
+    from ntktune.finetune.training import Lora, Settings
+
+    how = {name: values[name] for name in SETTINGS} | {"autocast": autocast}
+    if "method" in values:
+        lora = {key: values[f"lora_{key}"] for key in LORA}
+        ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
+        lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
+        how |= {"method": values["method"], "lora": Lora(**lora)}
+    return Settings(**how)
+
+
+def _chosen_rate(path: str, method: str, tokens: dict, model: dict) -> float:
     """Return the best learning rate of a file of finetune choose; UserError if of another task."""
     found = read_json(path)
-    check_names(path, found, ("rates", "provenance"), "keys")
-    _check_made_for(path, found["provenance"], tokens, model)
+    check_names(path, found, ("method", "rates", "provenance"), "keys")
+    own = {"method": (found["method"], method)}
+    _check_made_for(path, found["provenance"], tokens, model, **own)
     return found["rates"][0]["learning_rate"]
 
 
@@ -261,26 +284,29 @@ def _study_texts(
 def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
-    found = [(f"n {n}", study["tasks"], n, tuning["seeds"], {}) for n in tuning["sizes"]]
-    if rates := tuning["learning_rates"]:
-        tasks, size = [*study["task_definitions"]], tuning["rate_size"]
-        seeds = tuning["seeds"] * len(rates)
-        found.append((f"{len(rates)} learning rates, n {size}", tasks, size, seeds, {}))
+    found, first = [], {"method": tuning["methods"][0]}
+    for method in tuning["methods"]:
+        how, tasks = {"method": method}, study["tasks"]
+        found += [(f"{method}, n {n}", tasks, n, tuning["seeds"], how) for n in tuning["sizes"]]
+        if rates := tuning["learning_rates"]:
+            tasks, size = [*study["task_definitions"]], tuning["rate_size"]
+            name = f"{method}, {len(rates)} learning rates, n {size}"
+            found.append((name, tasks, size, tuning["seeds"] * len(rates), how))
     if tuning["fixed_epochs"]:
         size = tuning["fixed_size"]
-        fixed = {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
+        fixed = first | {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
         fixed |= {"evaluate_every": None, "patience": None}
         found.append((f"fixed epochs, n {size}", study["tasks"], size, tuning["seeds"], fixed))
     if merging["tasks"]:
         size, seeds = merging["size"], merging["seeds"] + (tuning["seeds"] > 1)  # one more sample
-        found.append((f"task vectors, n {size}", merging["tasks"], size, seeds, {}))
+        found.append((f"task vectors, n {size}", merging["tasks"], size, seeds, first))
     if theory["tasks"]:
         size, seeds = theory["size"], theory["seeds"]
-        descent = {"max_steps": theory["descent_steps"], "batch_size": size, "method": "sgd"}
-        descent |= {"evaluate_every": 1, "patience": None}
+        descent = {"max_steps": theory["descent_steps"], "batch_size": size, "optimizer": "sgd"}
+        descent |= {"evaluate_every": 1, "patience": None, "method": "full"}
         one_batch = tuning["batch_size"] * study["model"]["max_tokens"]
         descent["batch_tokens"] = min(tuning["batch_tokens"], one_batch)
-        found.append((f"watched, n {size}", theory["tasks"], size, seeds, {}))
+        found.append((f"watched, n {size}", theory["tasks"], size, seeds, {"method": "full"}))
         found.append((f"descent, n {size}", theory["tasks"], size, seeds, descent))
     return found
 
@@ -290,8 +316,7 @@ def plan(args: argparse.Namespace) -> None:
     import torch
 
     from ntktune.data.study import resolved_study
-    from ntktune.finetune.account import architecture, memory, plan_text
-    from ntktune.finetune.training import Settings
+    from ntktune.finetune.account import plan_text
     from ntktune.network.matmul import measured_rate
     from ntktune.study.config import load_yaml
 
@@ -301,32 +326,49 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--results {args.results} is no folder; correct it, or leave it out")
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
-    weights, autocast = training_dtypes(study["finetune"]["dtype"])
-    settings = Settings(**{name: study["finetune"][name] for name in SETTINGS}, autocast=autocast)
-    shape = architecture(_study_model(study, folder), autocast, weights)
+    autocast = training_dtypes(study["finetune"]["dtype"])[1]
+    shapes = _study_shapes(study, _study_model(study, folder))
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
     cells = {
         (task, size): _study_texts(study, folder, task, size)
         for _, tasks, size, *_ in _study_trainings(study)
         for task in tasks
     }
-    trainings = _study_costs(study, cells, shape, settings, device)
-    largest = max((c.largest for *_, costs in trainings for c in costs), key=math.prod)
-    rows = max(shape.rows if reached is None else reached for _, reached in cells.values())
-    held = memory(shape, largest, rows, settings, weights.itemsize)
+    held, trainings = _study_costs(study, cells, shapes, device)
+    shape = shapes["full"][0]
     mixed, speed = autocast is not None, None if args.device_name else measured_rate()
     print(_about(study, cells, mixed=mixed))
     print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
 
 
-def _study_costs(
-    study: dict[str, Any], cells: dict, shape: Shape, settings: Settings, device: torch.device
-) -> list[tuple[str, int, list[Cost]]]:
-    """Return name, seeds and costs by task of a study's trainings; ``cells`` holds their texts."""
-    from ntktune.finetune.account import training_cost
+def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, Settings]]:
+    """Return what the model costs per token under each method of a study, and how it trains."""
+    from ntktune.finetune.account import architecture
+    from ntktune.finetune.training import Lora, Settings
 
-    found = []
+    tuning = study["finetune"]
+    weights, autocast = training_dtypes(tuning["dtype"])
+    plain = {name: tuning[name] for name in SETTINGS} | {"autocast": autocast}
+    lora = Lora(**{key: tuning["lora"][key] for key in LORA})
+    found = {}
+    for method in {"full": None} | dict.fromkeys(tuning["methods"]):
+        shape = architecture(config, autocast, weights, lora if method == "lora" else None)
+        found[method] = shape, Settings(**plain, method=method)
+    return found
+
+
+def _study_costs(
+    study: dict[str, Any], cells: dict, shapes: dict, device: torch.device
+) -> tuple[dict[str, Memory], list[tuple[str, int, list[Cost]]]]:
+    """Return each method's memory, and name, seeds and costs by task of a study's trainings.
+
+    ``cells`` holds their texts, ``shapes`` what :func:`_study_shapes` returns.
+    """
+    from ntktune.finetune.account import memory, training_cost
+
+    found, largest = [], {}
     for name, tasks, size, seeds, changes in _study_trainings(study):
+        shape, settings = shapes[changes["method"]]
         how = {"settings": dataclasses.replace(settings, **changes), "device": device}
         how |= {"test_history": name.startswith("fixed"), "tested": "learning rates" not in name}
         costs = []
@@ -335,7 +377,15 @@ def _study_costs(
             outputs = 1 if definition["kind"] == "regression" else class_count(definition)
             costs.append(training_cost(shape, **cells[task, size][0], **how, outputs=outputs))
         found.append((name, seeds, costs))
-    return found
+        largest.setdefault(changes["method"], []).extend(cost.largest for cost in costs)
+    reached = [shapes["full"][0].rows if rows is None else rows for _, rows in cells.values()]
+    item_bytes = training_dtypes(study["finetune"]["dtype"])[0].itemsize
+    held = {}
+    for method, batches in largest.items():
+        shape, settings = shapes[method]
+        most = max(batches, key=math.prod)
+        held[method] = memory(shape, most, max(reached), settings, item_bytes)
+    return held, found
 
 
 def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:
@@ -404,7 +454,7 @@ def choose(args: argparse.Namespace) -> None:
             f"{', '.join(f'{rate:g}' for rate in rates)}; list smaller ones"
         )
     seeds = {"root": args.seed, "indices": list(range(len(cell.subsets["seeds"])))}
-    content = {"size": args.size, "rates": found}
+    content = {"method": args.method, "size": args.size, "rates": found}
     write_json(args.out, content, record(args, **cell.facts, seeds=seeds))
 
 

@@ -67,6 +67,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             default=[10, 64],
             metavar=("SHORTEST", "LONGEST"),
         ),
+        classes=optional(
+            "classes of the task (default: 2; a score is one output)", type=int, default=2
+        ),
         tflops=optional("speed of the device (default: measured here, in a second)", type=float),
     )
 
@@ -270,6 +273,8 @@ def plan(args: argparse.Namespace) -> None:
             f"--examples {args.examples} --lengths {shortest} {longest}: give 1 example or more, "
             "and the shorter length first"
         )
+    if args.classes < 2:
+        raise UserError(f"--classes is {args.classes}; a task has 2 or more, a score none")
     if args.tflops is not None and not 0 < args.tflops < float("inf"):
         raise UserError(f"--tflops is {args.tflops}; it must be a number above 0")
     steps = max(1, args.examples - 1)
@@ -280,7 +285,10 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(
             f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
-    found = account(backbone, list(block_list(backbone)), lengths)
+    # of two classes the kernel is of the logit difference, of more the mean over outputs
+    found = account(
+        backbone, list(block_list(backbone)), lengths, args.classes if args.classes > 2 else 1
+    )
     print(plan_text(found, args.examples, args.tflops * 1e12 if args.tflops else measured_rate()))
 
 

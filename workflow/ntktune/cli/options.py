@@ -15,6 +15,8 @@ from typing import Any
 from ntktune.errors import UserError
 from ntktune.network.device import DTYPES
 
+# What adapters are: keys of finetune.lora, and fields of ntktune.finetune.training.Lora.
+LORA = ("rank", "alpha", "targets", "exclude", "layers", "rank_pattern", "rslora")
 _PASSES = "model.blocks finetune.batch_tokens device"
 _KERNELS = "seed model.blocks model.dtype kernel.variant kernel.batch_tokens device"
 _TRAINING = (
@@ -22,6 +24,7 @@ _TRAINING = (
     "finetune.weight_decay finetune.batch_size finetune.max_epochs finetune.max_steps "
     "finetune.evaluate_every finetune.patience finetune.dtype finetune.checkpointing " + _PASSES
 )
+_METHOD = " ".join(["method=finetune.methods", *(f"lora_{k}=finetune.lora.{k}" for k in LORA)])
 # Command -> its keys. The option is named for the key's last word, or as stands before "=".
 COMMANDS = {
     "data tokenize": "model.max_tokens model.prefix_token",
@@ -31,11 +34,11 @@ COMMANDS = {
     "kernel learning": f"rows=kernel.learning_rows seeds=kernel.learning_seeds {_KERNELS}",
     "kernel gram": f"kernel.rows model.max_tokens model.prefix_token {_KERNELS}",
     "kernel plan": "model.blocks",
-    "finetune choose": "finetune.learning_rates size=finetune.rate_size "
+    "finetune choose": f"finetune.learning_rates size=finetune.rate_size {_METHOD} "
     + _TRAINING.replace("finetune.learning_rate ", ""),
-    "finetune run": _TRAINING,
+    "finetune run": f"{_METHOD} {_TRAINING}",
     "finetune baselines": f"finetune.sizes {_PASSES}",
-    "taskvectors tune": f"taskvectors.size taskvectors.store {_TRAINING}",
+    "taskvectors tune": f"taskvectors.size taskvectors.store {_METHOD} {_TRAINING}",
     "taskvectors cosine": "model.blocks",
     "taskvectors export": "model.blocks",
     "taskvectors overlap": "taskvectors.size seeds=taskvectors.merged_seeds",
@@ -62,6 +65,18 @@ _LISTS = "finetune.sizes finetune.learning_rates taskvectors.negated_coefficient
 OVERRIDES = {
     **{key: {"type": "integer"} for key in _COUNTS.split()},
     **{key: {"type": "array"} for key in _LISTS.split()},
+    "finetune.methods": {
+        "type": "string",
+        "enum": ("full", "lora", "probe"),
+        "default": "full",
+        "description": "What is trained: all weights, adapters and the head, or the head alone",
+    },
+    "finetune.lora.rank_pattern": {
+        "type": "array",
+        "items": {"type": "string", "pattern": "^.+=[1-9][0-9]*$"},
+        "default": [],
+        "description": "Ranks of single layers, as q_proj=4",
+    },
     "finetune.dtype": {"enum": DTYPES, "default": "float32"},
     # a command takes more than suits a whole study
     "device": {"enum": None, "description": "Where it runs: auto, cpu, cuda or cuda:N"},
@@ -126,7 +141,9 @@ def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list
         value = changed.get(name, functools.reduce(operator.getitem, key.split("."), study))
         if value is True:
             words.append(option_flag(name))
-        elif value is not None and value is not False:
+        elif value is not None and value is not False and value not in ([], {}):
+            if isinstance(value, dict):
+                value = [f"{key}={entry}" for key, entry in value.items()]
             words += [option_flag(name), *map(str, value if isinstance(value, list) else [value])]
     return words
 

@@ -150,11 +150,11 @@ def tuned_tensors(
     """Return a model's head, and its weights in float32; given ``base``, its vector in bfloat16."""
     import torch
 
+    from ntktune.finetune.methods import plain_weights
     from ntktune.taskvectors.arithmetic import task_vector
-    from ntktune.taskvectors.edited import backbone_weights
 
     tensors = {"head.weight": model.head.weight.float(), "head.bias": model.head.bias.float()}
-    for name, weight in backbone_weights(model).items():
+    for name, weight in plain_weights(model.backbone):
         if base is None:
             tensors[f"{BACKBONE}{name}"] = weight.float()
         else:  # one at a time: float64 takes room
@@ -250,8 +250,9 @@ def tune(args: argparse.Namespace) -> None:
         facts |= {"seeds": {"root": args.seed, "indices": [seed]}}
         facts |= {"label_mean": repeat.label_mean, "label_sd": repeat.label_sd}
         facts |= {"rows": {"train": train, "validation": holdout}}
-        facts |= {"parameters": [name for name, _ in model.backbone.named_parameters()]}
-        write_tensors(path, tuned_tensors(model, base), record(args, **cell.facts, **facts))
+        tensors = tuned_tensors(model, base)
+        facts["parameters"] = [name.partition(".")[2] for name in tensors if name not in HEAD]
+        write_tensors(path, tensors, record(args, **cell.facts, **facts))
 
 
 def cosine(args: argparse.Namespace) -> None:

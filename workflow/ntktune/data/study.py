@@ -160,6 +160,11 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     for key in ("coefficients", "negated_coefficients"):
         if vectors[key] and not any(vectors[key]):
             raise UserError(f"{where}: taskvectors.{key} is {vectors[key]}; give one above 0")
+    if vectors["tasks"] and study["finetune"]["methods"][0] == "probe":
+        raise UserError(
+            f"{where}: finetune.methods begins with probe, which leaves the backbone as it is, so "
+            "there are no task vectors; list another method first, or leave taskvectors out"
+        )
     if theory["tasks"] is None:
         theory["tasks"] = tasks
     for name in theory["tasks"]:
@@ -242,8 +247,9 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
-        "finetune": f"examples: {sizes}; seeds: {tuning['seeds']}; head: {tuning['head']}; "
-        f"{rate}; {unit}: at most {tuning[f'max_{unit}']}; "
+        "finetune": f"trained: {', '.join(tuning['methods'])}; examples: {sizes}; "
+        f"seeds: {tuning['seeds']}; head: {tuning['head']}; {rate}; "
+        f"{unit}: at most {tuning[f'max_{unit}']}; "
         f"steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }

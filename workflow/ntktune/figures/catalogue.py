@@ -68,6 +68,7 @@ class Entry(NamedTuple):
         return function(**{name: v for name, v in {**tables, **look}.items() if name in known})
 
 
+PLACES = ("method", "compared", "size", "fixed_size", "pair")  # in files' names, beside the task
 EACH = tuple(range(6))  # one colour per task, in turn
 RULES = (0, 1, 2, 5)  # theory, hold-out, SURE, oracle
 
@@ -75,7 +76,7 @@ RULES = (0, 1, 2, 5)  # theory, hold-out, SURE, oracle
 DECAY = Entry("decay", "task_figure", "eigenvalues decay summary", "eigenvalue decay", colors=(0,))
 FIGURES = {entry.name: entry for entry in (
     Entry("fig2", "learning_curve_figure", "metrics baselines subsets", "learning curves", "tasks",
-          (0,), optional="summary"),
+          (0, 2, 3), optional="compared summary"),
     Entry("fig3", "task_vector_figure", "cosine merged", "task vectors", "merged", (0, 1),
           "diverging"),
     DECAY,
@@ -103,7 +104,7 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table1", "study_table", "summary metrics subsets", "decay rates"),
     Entry("table2", "stopping_table", "stopping metrics", "stopping times"),
     Entry("table3", "merging_table", "cosine merged overlap", "merged models"),
-    Entry("table4", "score_table", "metrics", "test scores"),
+    Entry("table4", "score_table", "metrics", "test scores", optional="compared"),
     Entry("table5", "rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
     Entry("table6", "linear_table", "trajectory trajectory_ridge stops",
           "linearisation, drift and stops"),
@@ -148,8 +149,8 @@ def input_files(
     """Return table → its files in a study's results, of the tables that the study has.
 
     ``lists`` has ``chapters``, and what there may be a file for: ``tasks`` and further lists of
-    tasks that :data:`~ntktune.figures.tables.TABLES` names, ``size``, ``fixed_size``, ``pair``.
-    ``tasks`` are the entry's, where it is not of all.
+    tasks that :data:`~ntktune.figures.tables.TABLES` names, and :data:`PLACES`. ``tasks`` are the
+    entry's, where it is not of all.
     """
     found = {}
     for table in entry.tables:
@@ -157,7 +158,7 @@ def input_files(
         if _chapter(table) not in lists["chapters"] and table in entry.optional.split():
             continue
         of_tasks = list(tasks or lists[spec.lists])
-        places = {"task": of_tasks} | {name: lists[name] for name in ("size", "fixed_size", "pair")}
+        places = {"task": of_tasks} | {name: lists[name] for name in PLACES}
         named = {name: values for name, values in places.items() if f"{{{name}}}" in spec.file}
         every = itertools.product(*named.values()) if of_tasks else ()
         files = [spec.file.format(**dict(zip(named, values, strict=True))) for values in every]

@@ -20,30 +20,35 @@ from ntktune.figures.style import BASELINE, DASHED, REFERENCE, checked_color, la
 
 # method → how its curve is drawn, and what it is called
 UNTUNED = {
-    "probe": ("#7A7A7A", "-.", "linear probe"),
+    "linear-probe": ("#7A7A7A", "-.", "linear probe"),
     "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
 }
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
+TUNED = {"full": "fine-tuned", "lora": "fine-tuned by LoRA", "probe": "head alone fine-tuned"}
 NEAR = 2.0  # label noise below the axis by more than this factor is a number, not a line
 
 
 def learning_curve_figure(
     metrics: pd.DataFrame,
     tasks: Sequence[str],
-    color: str,
+    colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
     baselines: pd.DataFrame | None = None,
     ranges: Mapping[str, Sequence[float]] | None = None,
     subsets: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
+    compared: pd.DataFrame | None = None,
 ) -> Figure:
     """Return Figure 2 of SR26: one panel per task, regressions first, then classifications.
 
+    ``metrics`` are of the study's first method of fine-tuning, ``compared`` of its others.
     ``baselines`` are predictions without fine-tuning, of which those of the methods in
     :data:`UNTUNED` are drawn; the slope is that of the ``summary``'s predicted rate (eq 30).
     """
-    checked_color(color)
+    color, *more = map(checked_color, colors)
     metrics, others = with_error(metrics), None
+    every = metrics if compared is None else pd.concat([metrics, with_error(compared)])
+    first, *methods = every["method"].unique()
     if baselines is not None:
         others = with_error(baselines[baselines["method"].isin(list(UNTUNED))])
     rows = {task: of_task(metrics, task) for task in tasks}
@@ -61,7 +66,11 @@ def learning_curve_figure(
             values = curve(rows[task], "error", samples)
             shown = list(values["mean"])
             seeds.extend(values["count"])
-            handles["curve"] = draw_curve(axes, values, color)
+            handles[first] = draw_curve(axes, values, color)
+            for method, own in zip(methods, more, strict=False):
+                found = curve(of_task(every[every["method"] == method], task), "error", samples)
+                handles[method] = draw_curve(axes, found, own)
+                shown += list(found["mean"])
             mine = [] if others is None else others[others["task"] == task].groupby("method")
             for method, some in mine:
                 drawn, style, _ = UNTUNED[method]
@@ -99,7 +108,8 @@ def learning_curve_figure(
         baseline = {"regression": "mean", "classification": "majority"}
         predicted = " or ".join(v for k, v in baseline.items() if k in {kind[t] for t in tasks})
         labels = {
-            "curve": seeds_label("fine-tuned", seeds),
+            first: seeds_label(TUNED[first], seeds),
+            **{method: TUNED[method] for method in methods},
             **{method: label for method, (_, _, label) in UNTUNED.items()},
             "band": "95 % interval",
             "slope": "slope predicted by the kernel's decay",

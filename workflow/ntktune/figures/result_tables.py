@@ -155,8 +155,8 @@ def merging_table(
     return pd.DataFrame(rows).round(DECIMALS)
 
 
-def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 4: the test scores of every task and sample size.
+def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return Table 4: the test scores of every task, method of fine-tuning and sample size.
 
     ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared score
     units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training mean's error, or
@@ -164,9 +164,9 @@ def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
     ``at_budget`` count the seeds whose lowest hold-out loss was that before the first step, and
     that after the last step that the training may make.
     """
-    rows = []
-    for (task, n), runs in metrics.groupby(["task", "n"], sort=False, dropna=False):
-        row = {"task": task} | _first(runs, "kind", "metric") | {"n": n}
+    rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
+    for (task, method, n), runs in every.groupby(["task", "method", "n"], sort=False, dropna=False):
+        row = {"task": task} | _first(runs, "kind", "metric") | {"method": method, "n": n}
         row["seeds"] = " ".join(str(seed) for seed in sorted(runs["seed"]))
         row |= _spread(runs, SCORES)
         row |= {"at_start": (runs["best_step"] == 0).sum(), "at_budget": runs["at_budget"].sum()}

@@ -23,8 +23,8 @@ class Table(NamedTuple):
     """One kind of table.
 
     ``file`` is its place in a study's results; in braces what there is a file for: ``{task}``,
-    ``{size}``, ``{fixed_size}``, ``{pair}``. ``about`` says in a few words what it holds. Columns
-    ``kept`` stay as they are (of a JSON file its keys), ``numbers`` become floating point.
+    and :data:`ntktune.figures.catalogue.PLACES`. ``about`` says in a few words what it holds.
+    Columns ``kept`` stay as they are (of a JSON file its keys), ``numbers`` become floating point.
     ``lists`` is which of a study's tasks have one; ``of_task`` whether the columns ``task`` and
     ``kind`` come from the file's provenance; ``one`` are columns whose values no two files may
     share.
@@ -54,13 +54,17 @@ SCORES = (
     "mse mse_unit baseline_mse noise_variance pearson spearman "
     "accuracy f1 cross_entropy baseline_accuracy baseline_f1"
 )
+TRAINED, NUMBERS = (
+    "task kind metric method n seed at_budget",
+    f"{SCORES} best_step sum_learning_rate",
+)
 
 # fmt: off
 TABLES = {
-    "metrics": Table("finetune/{task}/n{size}/metrics.parquet",
-        "fine-tuning metrics, one file per task and size",
-        "task kind metric n seed at_budget", f"{SCORES} best_step sum_learning_rate",
-        one=("task", "n")),
+    "metrics": Table("finetune/{task}/{method}/n{size}/metrics.parquet",
+        "fine-tuning metrics, one file per task and size", TRAINED, NUMBERS, one=("task", "n")),
+    "compared": Table("finetune/{task}/{compared}/n{size}/metrics.parquet",
+        "those of other methods of fine-tuning", TRAINED, NUMBERS, one=("task", "method", "n")),
     "baselines": Table("finetune/{task}/baselines.parquet",
         "predictions without fine-tuning, one file per task",
         "task kind metric method n seed", SCORES, one=("task",)),

@@ -230,7 +230,9 @@ def kernel_is_as_good(
             units[task] = UNMOVED
             continue
         tuned = _score(runs).loc[kernel.index].to_numpy()
-        named = (untuned["task"] == task) & (untuned["method"] == "probe") & (untuned["n"] == n)
+        named = (
+            (untuned["task"] == task) & (untuned["method"] == "linear-probe") & (untuned["n"] == n)
+        )
         probe = _score(untuned[named]).reindex(kernel.index).to_numpy() if named.any() else None
         kernel = kernel.to_numpy()
         beyond = None if probe is None else kernel - probe

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ import torch
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
 from ntktune.finetune.last_rows import read_layers
-from ntktune.finetune.training import Settings, batch_rows, expected_steps, passes
+from ntktune.finetune.methods import Adapter
+from ntktune.finetune.training import Lora, Settings, batch_rows, expected_steps, passes
 from ntktune.network import models
 from ntktune.network.loading import from_configuration, usable
 from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
@@ -45,6 +46,7 @@ class Shape:
     # (attention weights).
     kept: tuple[float, float, float]
     uncounted: int = 0  # numbers in weights of more than two dimensions, as experts': no FLOPs
+    adapters: int = 0  # numbers in the adapters, where they are trained
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Memory:
     gradients: int  # of the embedding rows in use only, as the next three
     optimizer: int  # AdamW's two moments
     best: int  # a copy of the best hold-out weights
-    pretrained: int  # a copy of what the next seed starts from
+    pretrained: int  # a copy of what the next seed starts from; adapters are drawn anew
     activations: int  # kept by the largest pass, with the weights' copies in products' precision
 
     @property
@@ -113,16 +115,20 @@ def architecture(
     config: PreTrainedConfig,
     autocast: torch.dtype | None = None,
     dtype: torch.dtype = torch.float32,
+    lora: Lora | None = None,
 ) -> Shape:
     """Return what an architecture costs per token; its weights need not exist.
 
     ``config`` is the Hugging Face configuration of a decoder or an encoder, cut to the blocks that
     are used; ``autocast`` the precision of the matrix products, None for that of the weights
-    (``dtype``). Raises UserError for another kind of network or impossible numbers in ``config``.
+    (``dtype``); ``lora`` adapters, if they are what is trained. Raises UserError for another kind
+    of network, impossible numbers in ``config``, or adapters that find no layer.
     """
     usable(config, "the model")
     try:
-        return _counted(config, autocast, dtype)
+        return _counted(config, autocast, dtype, lora)
+    except UserError:
+        raise
     except Exception as error:  # models break on foreign settings without bound
         raise UserError(
             f"the cost of a model of type {config.model_type} cannot be counted: "
@@ -130,7 +136,9 @@ def architecture(
         ) from error
 
 
-def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype) -> Shape:
+def _counted(
+    config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype, lora: Lora | None
+) -> Shape:
     backbone = models.skeleton(config)
     blocks = list(block_list(backbone))
     table = backbone.get_input_embeddings().weight
@@ -145,6 +153,17 @@ def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torc
     }
     weights = models.linear_weights(blocks[-1])
     read = sum(weight.numel() for name, weight in weights.items() if name in reading)
+    parameters, adapters = sum(p.numel() for p in backbone.parameters()), 0
+    uncounted = sum(p.numel() for p in backbone.parameters() if p.dim() > 2)
+    every = models.linear_weights(backbone)
+    dense = float(sum(weight.numel() for weight in every.values()) - read)
+    if lora:
+        Adapter(backbone, lora)
+        adapters = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+        # in the probes' blocks by the names of layers alone
+        ends = lora.targets and sorted({target.rpartition(".")[2] for target in lora.targets})
+        for probe in probes:
+            Adapter(probe.backbone, Lora(lora.rank, targets=ends))
     kept = np.array([[_kept_bytes(p, n, autocast) for n in lengths] for p in probes])
     # a block's own, without what is around them
     one = kept[-1] - (kept[0] if len(probes) > 1 else 0)
@@ -152,16 +171,17 @@ def _counted(config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torc
     heads = getattr(config, "num_attention_heads", 1)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shape(
-        parameters=sum(p.numel() for p in backbone.parameters()),
+        parameters=parameters,
         rows=len(table),
         row_width=table.shape[1],
         width=probes[0].head.in_features,
         blocks=len(blocks),
-        dense=float(sum(w.numel() for w in models.linear_weights(backbone).values()) - read),
+        dense=dense,
         read=float(read),
         mixing=2.0 * heads * head * len(blocks),
         kept=tuple(np.linalg.solve(powers, one).clip(min=0).tolist()),
-        uncounted=sum(p.numel() for p in backbone.parameters() if p.dim() > 2),
+        uncounted=uncounted,
+        adapters=adapters,
     )
 
 
@@ -192,8 +212,10 @@ def training_cost(
     ``test_history`` the test rows are measured at every evaluation too; unless ``tested``, never.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
-    # forward, twice that backward, and forward again where activations are not kept
-    work = 4 if settings.checkpointing else 3
+    # forward, backward for activations and for weights, forward again where they are not kept; a
+    # head alone has no pass, and adapters' own products, of a few in a hundred, are left out
+    work = {"full": 3, "lora": 2, "probe": 0}[settings.method]
+    work += settings.checkpointing and work > 0
 
     def evaluated(lengths: Sequence[int]) -> float:
         batches = token_batches(lengths, settings.batch_tokens)
@@ -213,8 +235,9 @@ def training_cost(
     evaluations = 1 + math.ceil(steps / (settings.evaluate_every or per_epoch))
     flops *= epochs
     # the head is centred on the training part, or fitted and chosen; the best model is tested once
-    flops += evaluated(train) + (evaluations + (settings.head == "probe")) * evaluated(holdout)
-    flops += (tested + evaluations * test_history) * evaluated(test)
+    looks = evaluations if work else 1
+    flops += evaluated(train) + (looks + (settings.head == "probe")) * evaluated(holdout)
+    flops += (tested + looks * test_history) * evaluated(test)
     return Cost(steps, round(epochs * tokens), flops, largest)
 
 
@@ -226,7 +249,9 @@ def memory(
     ``largest`` has the texts and the padded tokens of the largest pass; ``rows`` of the embedding
     table are in use; a weight has ``item_bytes``.
     """
+    full = settings.method == "full"
     trained = shape.parameters - (shape.rows - min(rows, shape.rows)) * shape.row_width
+    trained = trained if full else shape.adapters
     count, length = largest
     tokens = count * length
     fixed, per_token, per_pair = shape.kept
@@ -236,13 +261,14 @@ def memory(
     else:
         kept = block * shape.blocks
     kept += fixed * shape.blocks  # autocast keeps its copies to the end of the pass
-    size = item_bytes * trained
-    return Memory(item_bytes * shape.parameters, size, 2 * size, size, size, int(kept))
+    kept *= settings.method != "probe"
+    size, weights = item_bytes * trained, item_bytes * (shape.parameters + shape.adapters)
+    return Memory(weights, size, 2 * size, size, size * full, int(kept))
 
 
 def plan_text(
     shape: Shape,
-    held: Memory,
+    held: Mapping[str, Memory],
     trainings: Sequence[tuple[str, int, Sequence[Cost]]],
     device_name: str | None,
     share: float,
@@ -251,27 +277,29 @@ def plan_text(
 ) -> str:
     """Return a plan as lines of text.
 
-    ``trainings`` have a name, the number of seeds, and the cost of one seed of each task. Hours are
-    counted for ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share``
-    of its peak speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products are
-    bfloat16.
+    ``held`` has each method's memory; ``trainings`` have a name, the number of seeds, and the cost
+    of one seed of each task. Hours are counted for ``device_name`` (a key of
+    :data:`ntktune.finetune.devices.DEVICES`) at a ``share`` of its peak speed, or for this machine
+    at ``measured`` FLOPs per second; ``mixed`` products are bfloat16.
     """
     blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
     lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]
     if shape.uncounted:
         part = shape.uncounted / shape.parameters
         lines.append(f"         {part:.0%} of them in experts, whose FLOPs are not counted")
-    parts = "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(held).items())
-    lines.append(f"memory   {parts}  together {held.together / 2**30:.2f} GiB")
+    capacity = DEVICES[device_name][2] * 1e9 if device_name else 0.0
+    for method, own in held.items():
+        parts = "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(own).items())
+        lines.append(f"memory   {method}: {parts}  together {own.together / 2**30:.2f} GiB")
+        if device_name:
+            lines[-1] += (
+                f", {'less' if own.together < capacity else 'more'} than the "
+                f"{capacity / 2**30:.1f} GiB of one {device_name} (its own software takes some)"
+            )
     if device_name:
-        exact, rough, capacity = DEVICES[device_name]
+        exact, rough, _ = DEVICES[device_name]
         speed = share * 1e12 * (rough if mixed else exact)
         where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
-        fits = "less than" if held.together < capacity * 1e9 else "more than"
-        lines.append(
-            f"         {fits} the {capacity * 1e9 / 2**30:.1f} GiB of one {device_name}, of which "
-            "its own software takes some"
-        )
     else:
         speed, where = measured, "this machine at the speed of a large float32 product"
     together = 0.0

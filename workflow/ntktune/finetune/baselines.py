@@ -34,7 +34,7 @@ def baseline_rows(
     two classes the logit difference, or (M, C), with K the mean over the outputs. Sizes whose rows
     are not all there have the probe only.
 
-    Rows have ``task``, ``kind``, ``metric``, ``method`` (``probe``, ``kernel-ridge``,
+    Rows have ``task``, ``kind``, ``metric``, ``method`` (``linear-probe``, ``kernel-ridge``,
     ``kernel-descent``), ``n``, ``seed``, ``n_train``, ``n_holdout``, ``strength``, and the metrics
     of fine-tuning.
     """
@@ -51,7 +51,7 @@ def baseline_rows(
         states = np.stack([features[row] for row in used])
         ours = _places(used, parts)
         weights, offset, strength = probe_head(states, target[used], *ours[:2])
-        predictions = {"probe": (states[ours[2]] @ weights + offset, strength)}
+        predictions = {"linear-probe": (states[ours[2]] @ weights + offset, strength)}
         if seed in kernels and set(used) <= set(kernels[seed][2]):
             gram, start, rows = kernels[seed]
             places = _places(rows, parts)

@@ -38,8 +38,14 @@ class Account:
         return self.weights + self.kept + self.captured
 
 
-def account(backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int]) -> Account:
-    """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable."""
+def account(
+    backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], outputs: int = 1
+) -> Account:
+    """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
+
+    The kernels of C ``outputs`` are computed one after the other, and added up: C times the work,
+    in the same memory.
+    """
     # no weights are read: the backbone may be on the meta device
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
@@ -57,9 +63,9 @@ def account(backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[
     return Account(
         parameters=parameters,
         tokens=tokens,
-        forward=2 * (products + attention),
-        backward=products + 2 * attention,
-        gram=sum(costs[cheaper_form(costs)][0] for costs in forms),
+        forward=outputs * 2 * (products + attention),
+        backward=outputs * (products + 2 * attention),
+        gram=outputs * sum(costs[cheaper_form(costs)][0] for costs in forms),
         weights=ITEM_BYTES * parameters,
         kept=ITEM_BYTES * tokens * width * len(blocks),
         captured=ITEM_BYTES * tokens * widest,
