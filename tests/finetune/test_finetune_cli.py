@@ -352,6 +352,23 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     assert "diverges with each of the learning rates 1e+30, 1e+31" in capsys.readouterr().err
 
 
+def test_a_head_on_the_mean_over_tokens(study, capsys):
+    assert run(study, head="probe") == 0
+    last, _ = read_table(study / "metrics.parquet")
+    assert run(study, head="probe", pooling="mean", learning_rate=1e-12) == 0
+    metrics, facts = read_table(study / "metrics.parquet")
+    assert facts["pooling"] == "mean"
+    assert baselines(study, "--pooling", "mean") == 0
+    found = read_table(study / "baselines.parquet")[0].query("n == 20")
+    assert metrics["mse"].to_numpy() == pytest.approx(found["mse"].to_numpy(), rel=1e-4)
+    assert not np.allclose(metrics["mse"], last["mse"], rtol=1e-3)
+    assert learning_kernels(study, "--pooling", "mean") == 0
+    kernels = ["--kernels", str(study / "learning.safetensors")]
+    assert baselines(study, *kernels) == 1
+    assert "was made for pooling mean, not last; make it again" in capsys.readouterr().err
+    assert baselines(study, *kernels, "--pooling", "mean") == 0
+
+
 METHODS = {
     "lora": {"lora_rank": 2, "lora_targets": ["q_proj", "down_proj"]},
     "probe": {"checkpointing": []},

@@ -21,7 +21,7 @@ from ntktune.finetune.methods import (
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
 from ntktune.finetune.training import Lora, batch_rows, fine_tune, outputs
 from ntktune.kernel import gram
-from ntktune.network.models import LastStates
+from ntktune.network.models import Features
 
 KINDS = ["regression", "three classes"]
 LAYERS = [f"layers.{i}.{name}" for i in range(2) for name in (
@@ -164,13 +164,13 @@ def test_a_saved_adapter_is_loaded_by_peft(text_model, examples, subsets, settin
     how = settings(method="lora", lora=Lora(rank=2, targets=["v_proj", "embed_tokens"]))
     for repeat in fine_tuned_repeats(model, data, subsets, 20, how, 5, [0]):
         save_adapter(repeat.adapter, tmp_path, "some/model")
-        wanted = outputs(LastStates(model.backbone), data.ids, 64)
+        wanted = outputs(Features(model.backbone), data.ids, 64)
     assert '"some/model"' in (tmp_path / "adapter_config.json").read_text()
     loaded = PeftModel.from_pretrained(text_model().backbone, tmp_path).eval()
-    torch.testing.assert_close(outputs(LastStates(loaded), data.ids, 64), wanted)
+    torch.testing.assert_close(outputs(Features(loaded), data.ids, 64), wanted)
     merged = loaded.merge_and_unload()
-    torch.testing.assert_close(outputs(LastStates(merged), data.ids, 64), wanted)
-    assert not torch.allclose(wanted, outputs(LastStates(text_model().backbone), data.ids, 64))
+    torch.testing.assert_close(outputs(Features(merged), data.ids, 64), wanted)
+    assert not torch.allclose(wanted, outputs(Features(text_model().backbone), data.ids, 64))
 
 
 def test_adapters_stand_where_they_are_asked_for(text_model):
@@ -188,7 +188,7 @@ def test_adapters_stand_where_they_are_asked_for(text_model):
 @pytest.mark.parametrize(
     ("lora", "told"),
     [
-        ({"targets": ["q_proj", "qproj"]}, "'qproj' is no layer of the model; did you mean 'q_proj'?"),
+        ({"targets": ["q_proj", "qproj"]}, "is no layer of the model; did you mean 'q_proj'?"),
         ({"targets": ["norm"]}, "targets 'norm' is no layer of the model"),
         ({"targets": ["proj"]}, "targets 'proj' is no layer of the model"),
         ({"targets": ["q_proj"], "exclude": ["v_proj"]}, "exclude 'v_proj'"),

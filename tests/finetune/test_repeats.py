@@ -21,7 +21,7 @@ from ntktune.finetune.repeats import (
     start_seed,
 )
 from ntktune.finetune.training import outputs
-from ntktune.network.models import LastStates
+from ntktune.network.models import Features
 
 
 def rows(text_model, examples, subsets, settings, seeds=None, size=20, **options):
@@ -118,7 +118,7 @@ def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
     text_model, examples, subsets, settings, kind
 ):
     data, model = examples(kind), text_model(outputs=examples(kind).outputs)
-    states = outputs(LastStates(model.backbone), data.ids, 64).double().numpy()
+    states = outputs(Features(model.backbone), data.ids, 64).double().numpy()
     probes = baseline_rows(data, subsets, [20], dict(enumerate(states)), {})
     # steps too small to move anything
     tiny = partial(settings, head="probe", learning_rate=1e-12, max_epochs=1)

@@ -12,7 +12,7 @@ from kernel_cases import text_model
 from ntktune.finetune import training
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats
 from ntktune.finetune.training import Settings
-from ntktune.network.models import LastStates
+from ntktune.network.models import Features
 from ntktune.network.tangent import (
     LogitDifference,
     difference,
@@ -103,7 +103,7 @@ def linearised(device, kind):
 
 def states(device):
     model = placed("gpt2", "regression", torch.float32, device)
-    return training.outputs(LastStates(model.backbone), examples("regression").ids, 16)
+    return training.outputs(Features(model.backbone), examples("regression").ids, 16)
 
 
 def case(tolerance=1e-9, **how):

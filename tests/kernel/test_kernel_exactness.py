@@ -44,6 +44,22 @@ def test_float32_against_the_float64_reference(name, tiny, texts, reference):
 
 
 @pytest.mark.usefixtures("float64_inside")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_head_on_the_mean_over_tokens(name, tiny, texts, reference):
+    last, model = tiny(name), tiny(name)
+    model.backbone.pooling = "mean"
+    expected, values = reference(model, texts)
+    state = model.backbone(input_ids=texts[0][None]).last_hidden_state[0].mean(dim=0)
+    assert values[0].item() == pytest.approx(model.head(state).item(), rel=1e-9)
+    for max_bytes in (2**29, 30_000):
+        settings = {"dtype": torch.float64, "max_tokens": 30, "max_bytes": max_bytes}
+        found = gram(model, texts, **settings)
+        assert relative(found.kernel, expected) < 1e-10
+        assert relative(found.outputs, values) < 1e-10
+    assert relative(gram(last, texts, **settings).kernel, expected) > 0.01
+
+
+@pytest.mark.usefixtures("float64_inside")
 @pytest.mark.parametrize(("name", "classes"), [("gpt2", 1), ("llama", 2), ("gpt2", 3)])
 def test_all_outputs_of_a_network(name, classes, tiny, texts, reference):
     model = tiny(name, outputs=classes)

@@ -190,14 +190,15 @@ def _facts(
 ) -> dict[str, Any]:
     """Return what the provenance says of a task, its data, the model and where it ran."""
     data = {"task": tokens["task"], "data_sha256": tokens.get("data_sha256")}
-    return data | {"model": model, "blocks": args.blocks, "dtype": dtype, "device": str(device)}
+    read = {"blocks": args.blocks, "pooling": args.pooling}
+    return data | {"model": model, **read, "dtype": dtype, "device": str(device)}
 
 
 def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
     """Load a cell's model where it computes; each seed puts its own head on it."""
     from ntktune.network.models import text_model
 
-    how = {"blocks": args.blocks, "dtype": training_dtypes(args.dtype)[0]}
+    how = {"blocks": args.blocks, "pooling": args.pooling, "dtype": training_dtypes(args.dtype)[0]}
     model = text_model(args.model, outputs=cell.examples.outputs, head_seed=0, **how)
     return model.to(cell.device)
 
@@ -352,7 +353,8 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
     lora = Lora(**{key: tuning["lora"][key] for key in LORA})
     found = {}
     for method in {"full": None} | dict.fromkeys(tuning["methods"]):
-        shape = architecture(config, autocast, weights, lora if method == "lora" else None)
+        adapters = lora if method == "lora" else None
+        shape = architecture(config, autocast, weights, adapters, study["model"]["pooling"])
         found[method] = shape, Settings(**plain, method=method)
     return found
 
@@ -483,7 +485,7 @@ def baselines(args: argparse.Namespace) -> None:
 
     from ntktune.finetune.baselines import baseline_rows
     from ntktune.finetune.training import outputs
-    from ntktune.network.models import LastStates, text_model
+    from ntktune.network.models import Features, text_model
 
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
@@ -492,8 +494,9 @@ def baselines(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     orders = [seed["order"][: max(args.sizes)] for seed in subsets["seeds"]]
     rows = sorted({row for order in [*orders, subsets["test"]] for row in order})
-    model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
-    read = LastStates(model.backbone)
+    how = {"blocks": args.blocks, "pooling": args.pooling}
+    model = text_model(args.model, outputs=1, head_seed=0, **how).to(device)
+    read = Features(model.backbone)
     states = outputs(read, [examples.ids[row] for row in rows], args.batch_tokens)
     features = dict(zip(rows, states.to(torch.float64).numpy(), strict=True))
     found = baseline_rows(examples, subsets, args.sizes, features, kernels)
@@ -505,6 +508,7 @@ def _kernels(args: argparse.Namespace, facts: dict, model: dict) -> dict[int, tu
     tensors, made = read_tensors(args.kernels)
     names = ("kernel", "outputs", "row")
     check_names(args.kernels, tensors, names, "tensors")
-    _check_made_for(args.kernels, made, facts, model, blocks=(made.get("blocks"), args.blocks))
+    same = {name: (made.get(name), getattr(args, name)) for name in ("blocks", "pooling")}
+    _check_made_for(args.kernels, made, facts, model, **same)
     gram, start, rows = (tensors[name] for name in names)
     return dict(enumerate(zip(gram.numpy(), start.numpy(), rows.tolist(), strict=True)))

@@ -33,7 +33,7 @@ Shard = tuple[int, int]
 # Facts in which all shards of a kernel agree.
 SHARED = (
     *("command", "code", "task", "data_sha256", "model", "blocks", "function", "variant"),
-    *("label_words", "dtype", "seeds", "head_seeds", "bands"),
+    *("pooling", "label_words", "dtype", "seeds", "head_seeds", "bands"),
 )
 # Tensors of a shard with one entry per row, beside the row numbers.
 WHOLE = ("label", "label_noise", "outputs")
@@ -312,7 +312,11 @@ def _loaded(
     from ntktune.network.models import label_word_model, text_model
 
     how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
-    return label_word_model(folder, words, **how) if words else text_model(folder, **head, **how)
+    if words and args.pooling != "last":
+        raise UserError("--label-words are read at the last token; leave out --pooling mean")
+    if words:
+        return label_word_model(folder, words, **how)
+    return text_model(folder, **head, **how, pooling=args.pooling)
 
 
 def _function(task: Mapping[str, Any]) -> tuple[int, str]:
@@ -363,7 +367,7 @@ def _compute(
         variant=args.variant,
     )
     stated = {"task": task, "data_sha256": facts["data_sha256"], "model": model}
-    stated |= {key: getattr(args, key) for key in ("blocks", "variant", "dtype")}
+    stated |= {key: getattr(args, key) for key in ("blocks", "pooling", "variant", "dtype")}
     stated |= {"function": function, "label_words": words, "kernel": made}
     stated |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
     stated |= {"shard": shard[:2], "bands": shard[2]} if shard else {}

@@ -45,7 +45,18 @@ if TYPE_CHECKING:
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 HEAD = ("head.weight", "head.bias")
 AGAIN = "again"  # a training with the first seed's head and order, on the second's sample
-FACTS = ("task", "model", "run", "seeds", "sample", "rows", "parameters", "size", "data_sha256")
+FACTS = (
+    "task",
+    "model",
+    "pooling",
+    "run",
+    "seeds",
+    "sample",
+    "rows",
+    "parameters",
+    "size",
+    "data_sha256",
+)
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
 ANSWER_COLUMNS = ["seed", "task", "kind", "metric", "coefficient", "part", "row", "label", "output"]
 LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": int}
@@ -164,12 +175,13 @@ def tuned_tensors(
 
 
 def read_tuned(
-    paths: Sequence[str], folder: str, blocks: int | None
+    paths: Sequence[str], folder: str, blocks: int | None, pooling: str | None = None
 ) -> tuple[dict[str, StoredTensor], list[Tuned]]:
     """Return the pretrained weights that were fine-tuned (without files: all), and the files.
 
     Raises UserError if two files are of one task and run, or of one task with other sizes, or if
-    weights were fine-tuned from another model or from other blocks than given.
+    weights were fine-tuned from another model, from other blocks or under another pooling than
+    given.
     """
     from ntktune.taskvectors.arithmetic import check_same_shapes, rebuilt
 
@@ -181,7 +193,7 @@ def read_tuned(
         stored, facts = stored_tensors(path)
         if set(FACTS) - set(facts) or set(HEAD) - set(stored):
             raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
-        _check_start(path, facts, folder, model, blocks)
+        _check_start(path, facts, folder, model, {"blocks": blocks, "pooling": pooling})
         base = {name: everything[name] for name in facts["parameters"] if name in everything}
         vector = _under(VECTOR, stored)
         weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
@@ -194,8 +206,8 @@ def read_tuned(
     return base, found
 
 
-def _check_start(path: str, facts: dict, folder: str, model: dict, blocks: int | None) -> None:
-    """Raise UserError unless weights were fine-tuned from a model and its first blocks."""
+def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str, Any]) -> None:
+    """Raise UserError unless weights were fine-tuned from a model, its first blocks, as read."""
     for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
         there = facts["model"].get(key)
         if there != model[key]:
@@ -204,11 +216,12 @@ def _check_start(path: str, facts: dict, folder: str, model: dict, blocks: int |
                 f"but {model['name']} in {folder} has {model[key]!r}; give the same model, or "
                 "fine-tune again"
             )
-    if facts.get("blocks") != blocks:
-        raise UserError(
-            f"{path} was fine-tuned with blocks {facts.get('blocks')}, not {blocks}; "
-            "give the same --blocks, or fine-tune again"
-        )
+    for key, wanted in how.items():
+        if facts.get(key) != wanted and (key == "blocks" or wanted):
+            raise UserError(
+                f"{path} was fine-tuned with {key} {facts.get(key)}, not {wanted}; "
+                f"give the same --{key}, or fine-tune again"
+            )
 
 
 def _check_beside(tuned: Tuned, other: Tuned) -> None:
@@ -419,7 +432,7 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
 
     _check_tasks(args)
     device, model_is = select_device(args.device), model_facts(args.model)
-    base, read = read_tuned(args.weights, args.model, args.blocks)
+    base, read = read_tuned(args.weights, args.model, args.blocks, args.pooling)
     files = {(tuned.task, tuned.run): tuned for tuned in read}
     runs = _runs(files, args.tasks)
     seeds = [(int(run), [files[task, run] for task in args.tasks], []) for run in runs]
@@ -429,8 +442,9 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
         how = (examples, facts, samples, subsets, getattr(args, "validation_rows", None))
         for _, own, tasks in seeds:
             tasks.append(_tuned_task(own[place], *how))
-    model = text_model(args.model, outputs=1, head_seed=0, blocks=args.blocks).to(device)
-    facts = {"model": model_is, "blocks": args.blocks, "dtype": "float32", "device": str(device)}
+    how = {"blocks": args.blocks, "pooling": args.pooling}
+    model = text_model(args.model, outputs=1, head_seed=0, **how).to(device)
+    facts = {"model": model_is, **how, "dtype": "float32", "device": str(device)}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
     return facts, base, EditedModel(model, args.batch_tokens), seeds
 
@@ -551,7 +565,7 @@ def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[
     for path in paths:
         table, provenance = read_table(path)
         check_names(path, table.columns, own + ANSWER_COLUMNS, "columns")
-        check_names(path, provenance, ("model", "blocks", "sizes"), "facts")
+        check_names(path, provenance, ("model", "blocks", "pooling", "sizes"), "facts")
         tables.append(table)
         facts.append({"path": path} | provenance)
     return pd.concat(tables, ignore_index=True), facts
@@ -561,7 +575,7 @@ def _check_one_study(answers: list[dict[str, Any]], size: int) -> None:
     """Raise UserError unless sweeps and overlap are of one model and one sample size."""
     first = answers[0]
     for facts in answers:
-        for what in ("model", "blocks"):
+        for what in ("model", "blocks", "pooling"):
             if facts[what] != first[what]:
                 raise UserError(
                     f"{facts['path']} is of {what} {facts[what]}, {first['path']} of "

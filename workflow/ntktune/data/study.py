@@ -233,6 +233,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         blocks = f"only the first {first}{f' of {there}' if there else ''} blocks"
     token = model["prefix_token"]
     prefix = f"the token {token} first" if token else "no prefix token"
+    pooled = ", whose mean the head reads" if model["pooling"] == "mean" else ""
     tokens = model["max_tokens"] or "what the model takes, at most 512"
     sizes = ", ".join(map(str, tuning["sizes"]))
     unit = "steps" if tuning["max_steps"] else "epochs"
@@ -245,7 +246,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
     lines = {
         "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
-        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens",
+        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens{pooled}",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
         "finetune": f"trained: {', '.join(tuning['methods'])}; examples: {sizes}; "
         f"seeds: {tuning['seeds']}; head: {tuning['head']}; {rate}; "

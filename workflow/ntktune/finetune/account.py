@@ -116,17 +116,19 @@ def architecture(
     autocast: torch.dtype | None = None,
     dtype: torch.dtype = torch.float32,
     lora: Lora | None = None,
+    pooling: str = "last",
 ) -> Shape:
     """Return what an architecture costs per token; its weights need not exist.
 
     ``config`` is the Hugging Face configuration of a decoder or an encoder, cut to the blocks that
     are used; ``autocast`` the precision of the matrix products, None for that of the weights
-    (``dtype``); ``lora`` adapters, if they are what is trained. Raises UserError for another kind
+    (``dtype``); ``lora`` adapters, if they are what is trained; ``pooling`` what the head
+    reads. Raises UserError for another kind
     of network, impossible numbers in ``config``, or adapters that find no layer.
     """
     usable(config, "the model")
     try:
-        return _counted(config, autocast, dtype, lora)
+        return _counted(config, autocast, dtype, lora, pooling)
     except UserError:
         raise
     except Exception as error:  # models break on foreign settings without bound
@@ -137,12 +139,18 @@ def architecture(
 
 
 def _counted(
-    config: PreTrainedConfig, autocast: torch.dtype | None, dtype: torch.dtype, lora: Lora | None
+    config: PreTrainedConfig,
+    autocast: torch.dtype | None,
+    dtype: torch.dtype,
+    lora: Lora | None,
+    pooling: str,
 ) -> Shape:
     backbone = models.skeleton(config)
     blocks = list(block_list(backbone))
     table = backbone.get_input_embeddings().weight
     probes = [_probe(config, count, dtype) for count in range(1, min(2, len(blocks)) + 1)]
+    for probe in probes:
+        probe.backbone.pooling = pooling
     pair = [torch.arange(1, n + 1) for n in (5, 3)]
     longest = min(LONGEST_PROBE, positions(backbone) or LONGEST_PROBE)
     lengths = [longest // 3, 2 * longest // 3, longest]

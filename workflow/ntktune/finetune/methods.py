@@ -13,7 +13,7 @@ from torch import nn
 from ntktune.errors import UserError, one_line
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.training import Lora, Settings, outputs
-from ntktune.network.models import LastStates, TextModel, block_list, linear_weights
+from ntktune.network.models import Features, TextModel, block_list, linear_weights
 from ntktune.study.config import suggestion
 
 ADAPTER = "default"  # peft's own name of the only adapter
@@ -170,7 +170,7 @@ def trained_by(
         else:
             rows = sorted(trained | tested)
             place = dict(zip(rows, range(len(rows)), strict=True))
-            read = LastStates(backbone)
+            read = Features(backbone)
             states = outputs(
                 read, [ids[row] for row in rows], settings.batch_tokens, settings.autocast
             )

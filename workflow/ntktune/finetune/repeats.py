@@ -24,7 +24,7 @@ from ntktune.finetune.training import (
     fine_tune,
     outputs,
 )
-from ntktune.network.models import LastStates, TextModel
+from ntktune.network.models import Features, TextModel
 from ntktune.study.scores import METRICS
 from ntktune.study.seeds import generator, integer_seed
 
@@ -157,7 +157,7 @@ def put_probe(
     else:
         target = (examples.label[rows] - mean)[:, None] / sd
     texts = [examples.ids[row] for row in rows]
-    states = outputs(LastStates(model.backbone), texts, settings.batch_tokens, settings.autocast)
+    states = outputs(Features(model.backbone), texts, settings.batch_tokens, settings.autocast)
     places = range(len(train)), range(len(train), len(rows))
     weights, offset, _ = probe_head(states.double().numpy(), target, *places)
     with torch.no_grad():

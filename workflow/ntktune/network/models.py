@@ -1,4 +1,4 @@
-"""A pretrained backbone with a fresh linear head on the last real token.
+"""A pretrained backbone with a fresh linear head on the last real token, or on the tokens' mean.
 
 This is the network of the study: SR26 section 5.1 fine-tunes the first blocks of a
 pretrained decoder under a linear head.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class TextModel(nn.Module):
-    """Backbone and linear head; the head reads the last real token's hidden state.
+    """Backbone and linear head; the head reads the :func:`features` of a text.
 
     The backbone is a Hugging Face base model: called with ``input_ids`` and ``attention_mask`` it
     returns an object with ``last_hidden_state``, (N, T, D). With one output (C = 1) the model
@@ -51,20 +51,20 @@ class TextModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
-        outputs = self.head(last_state(self.backbone, input_ids, attention_mask))  # (N, C)
+        outputs = self.head(features(self.backbone, input_ids, attention_mask))  # (N, C)
         return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
 
 
-class LastStates(nn.Module):
-    """What a head reads: the last real token's hidden state. The backbone is used, not copied."""
+class Features(nn.Module):
+    """What a head reads (:func:`features`). The backbone is used, not copied."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
         self.backbone = backbone
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return hidden states, shape (N, D), of token ids of shape (N, T)."""
-        return last_state(self.backbone, input_ids, attention_mask)
+        """Return features, shape (N, D), of token ids of shape (N, T)."""
+        return features(self.backbone, input_ids, attention_mask)
 
 
 def last_hidden(
@@ -161,7 +161,7 @@ class LabelWordModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the words' logits, shape (N, C), of token ids of shape (N, T)."""
-        hidden = last_state(self.model.base_model, input_ids, attention_mask)  # (N, D)
+        hidden = features(self.model.base_model, input_ids, attention_mask)  # (N, D)
         logits = self.model.get_output_embeddings()(hidden)[:, self.words]
         return logits if self.scale == 1 else logits * self.scale
 
@@ -199,11 +199,19 @@ def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask * positions).argmax(dim=1)  # right or left padding alike
 
 
-def last_state(
+def features(
     backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return the last real token's hidden states, (N, D), of token ids of shape (N, T)."""
-    hidden, last = last_hidden(backbone, input_ids, attention_mask), last_tokens(attention_mask)
+    """Return what a head reads, (N, D), of token ids of shape (N, T).
+
+    That is the last real token's hidden state, or the mean over the real tokens where the backbone
+    has the attribute ``pooling`` = ``mean`` (:func:`text_model`).
+    """
+    hidden = last_hidden(backbone, input_ids, attention_mask)
+    if getattr(backbone, "pooling", "last") == "mean":
+        real = attention_mask[:, :, None] > 0
+        return hidden.where(real, 0).sum(dim=1) / real.sum(dim=1)
+    last = last_tokens(attention_mask)
     return hidden[torch.arange(len(last), device=hidden.device), last]
 
 
@@ -343,10 +351,15 @@ def text_model(
     outputs: int,
     head_seed: int,
     blocks: int | None = None,
+    pooling: str = "last",
     dtype: torch.dtype = torch.float32,
 ) -> TextModel:
-    """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode)."""
+    """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode).
+
+    The head reads the last real token, or with the ``pooling`` ``mean`` the mean of all.
+    """
     backbone = load_backbone(folder, blocks, dtype)
+    backbone.pooling = pooling
     fuse_activations(backbone)
     generator = torch.Generator().manual_seed(head_seed)
     return TextModel(backbone, outputs, generator).to(dtype).eval()

@@ -10,7 +10,7 @@ from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples
 from ntktune.finetune.training import outputs
 from ntktune.network.device import is_processor
-from ntktune.network.models import LastStates, TextModel
+from ntktune.network.models import Features, TextModel
 from ntktune.network.tangent import directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
@@ -111,7 +111,7 @@ class EditedModel:
         Scores on the raw scale, or the logit difference l1 − l0 of two classes. A text that several
         tasks have passes through the network once. Raises UserError if an answer is not finite.
         """
-        reader = LastStates(self.model.backbone)
+        reader = Features(self.model.backbone)
         states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
         found = [task.answers(some) for task, some in zip(tasks, states, strict=True)]
         for task, answers in zip(tasks, found, strict=True):
@@ -129,7 +129,7 @@ class EditedModel:
 
         Δ, in the units of f, is what f changes by along τ in the linear regime (SR26 eq 14).
         """
-        reader = LastStates(self.model.backbone)
+        reader = Features(self.model.backbone)
         tangent = {f"backbone.{name}": v for name, v in vector.items()}
 
         def both(texts: Sequence[torch.Tensor]) -> torch.Tensor:
