@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -398,3 +399,52 @@ def test_the_weights_of_an_own_folder_are_linked_as_they_are(tmp_path):
     kept = load_backbone(tmp_path / "model").state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(kept[name], weight), name
+
+
+def _adapted(folder, model, **how):
+    """Write a random adapter of a copy of a model, as peft does; return the merged backbone."""
+    torch.manual_seed(1)
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=6, **how))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_" in name:
+                weight.normal_(std=0.3)
+    adapted.save_pretrained(folder)
+    return adapted.merge_and_unload()
+
+
+@pytest.mark.parametrize("headed", [True, False])
+def test_an_adapter_is_merged_into_its_model(tmp_path, capsys, headed):
+    plain, adapter, out = tmp_path / "plain", tmp_path / "adapter", tmp_path / "out"
+    _llama().save_pretrained(plain)
+    byte_tokenizer().save_pretrained(plain)
+    model = _llama() if headed else _llama().model
+    how = {"layers_to_transform": [1], "target_modules": ["q_proj", "down_proj"]} if headed else {}
+    how = how or {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {"k_proj": 3}}
+    merged = _adapted(adapter, model, **how)
+    merged = merged.model if headed else merged
+    source = {"source": {"folder": str(plain)}, "adapter": {"folder": str(adapter)}}
+    assert _fetch(out, source) == 0
+    found, expected = load_backbone(out).state_dict(), merged.state_dict()
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight)
+    moved = [n for n, weight in _llama().model.state_dict().items() if not weight.equal(found[n])]
+    assert len(moved) == (2 if headed else 14)
+    assert not (out / "model.safetensors").is_symlink()
+    origin = read_json(out / "model.json")["origin"]
+    assert origin["adapter"]["sha256"] == file_sha256(adapter / "adapter_model.safetensors")
+    # of another model, or of another kind
+    capsys.readouterr()
+    config = LlamaConfig(vocab_size=258, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
+    LlamaForCausalLM(config).save_pretrained(plain)
+    assert _fetch(out, source) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"the adapter in {adapter}" in line
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "IA3"}))
+    assert _fetch(out, source) == 1
+    assert "has an adapter of type IA3, not LORA" in capsys.readouterr().err
+    (adapter / "adapter_model.safetensors").unlink()
+    assert _fetch(out, source) == 1
+    assert "No such file" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -397,6 +398,27 @@ def test_every_method_goes_on_where_it_was_killed(study, capsys, method, task):
     assert read_table(study / "metrics.parquet")[0].equals(metrics)
     assert run(study, task, state=state) == 0  # of all weights
     assert "finished before" not in capsys.readouterr().err
+
+
+def test_adapters_are_kept_and_made_again_where_they_are_missing(study, capsys):
+    how = {"method": "lora", "lora_rank": 2, "learning_rate": 0.02, "state": study / "state"}
+    assert run(study, adapters=study / "adapters", **how) == 0
+    first = read_table(study / "metrics.parquet")[0]
+    capsys.readouterr()
+    (study / "adapters/seed0/adapter_model.safetensors").rename(study / "kept.safetensors")
+    shutil.rmtree(study / "adapters/seed0")
+    assert run(study, adapters=study / "adapters", **how) == 0
+    assert "seeds 1 were finished before" in capsys.readouterr().err
+    assert read_table(study / "metrics.parquet")[0].equals(first)
+    found, kept = (
+        read_tensors(study / name)[0]
+        for name in ("adapters/seed0/adapter_model.safetensors", "kept.safetensors")
+    )
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+    head, _ = read_tensors(study / "adapters/seed0/head.safetensors")
+    assert head["weight"].shape == (1, 16)
+    assert run(study, adapters=study / "adapters") == 1
+    assert "--adapters is for --method lora, not full" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -163,10 +163,10 @@ def test_a_saved_adapter_is_loaded_by_peft(text_model, examples, subsets, settin
     data, model = examples(), text_model()
     how = settings(method="lora", lora=Lora(rank=2, targets=["v_proj", "embed_tokens"]))
     for repeat in fine_tuned_repeats(model, data, subsets, 20, how, 5, [0]):
-        save_adapter(repeat.adapter, tmp_path, "some/model")
+        save_adapter(repeat.adapter, model.head, tmp_path / "a", {"name": "some/model"})
         wanted = outputs(Features(model.backbone), data.ids, 64)
-    assert '"some/model"' in (tmp_path / "adapter_config.json").read_text()
-    loaded = PeftModel.from_pretrained(text_model().backbone, tmp_path).eval()
+    assert '"some/model"' in (tmp_path / "a/adapter_config.json").read_text()
+    loaded = PeftModel.from_pretrained(text_model().backbone, tmp_path / "a").eval()
     torch.testing.assert_close(outputs(Features(loaded), data.ids, 64), wanted)
     merged = loaded.merge_and_unload()
     torch.testing.assert_close(outputs(Features(merged), data.ids, 64), wanted)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ntktune.cli.options import LORA, option_flag, option_words
-from ntktune.data.hub import MODEL_FILES
+from ntktune.data.hub import ADAPTER_FILES, MODEL_FILES
 from ntktune.data.study import resolved_study
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
@@ -36,13 +36,13 @@ ABSENT = {}
 
 MODEL_SOURCE = STUDY["model"]["source"]
 # The source with what the model's manifest states.
-MODEL_DEFINITION = {key: STUDY["model"][key] for key in ("name", "licence")} | MODEL_SOURCE
+MODEL_DEFINITION = {key: STUDY["model"][key] for key in ("name", "licence", "adapter")} | MODEL_SOURCE
 TASK_SOURCES = {name: task["sources"] for name, task in STUDY["task_definitions"].items()}
 ALL_TASK_SOURCES = [source for sources in TASK_SOURCES.values() for source in sources]
 PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
 # Only downloads are retried; other errors would only repeat.
 TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
-MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE)
+MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE or "hub" in (STUDY["model"]["adapter"] or ()))
 
 METHODS = STUDY["finetune"]["methods"]
 RATE_FACTORS = {
@@ -184,6 +184,8 @@ def model_files():
     gguf, folder = MODEL_SOURCE.get("gguf", {}).get("path"), MODEL_SOURCE.get("folder")
     found = [path for name in MODEL_FILES for path in Path(folder).glob(name)] if folder else []
     found += [Path(gguf)] if gguf else []
+    adapter = (STUDY["model"]["adapter"] or {}).get("folder")
+    found += [Path(adapter, name) for name in ADAPTER_FILES] if adapter else []
     return sorted(str(path) for path in found if path.is_file())
 
 

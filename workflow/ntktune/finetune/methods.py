@@ -4,8 +4,9 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from ntktune.errors import UserError, one_line
 from ntktune.finetune.embedding import Snapshot
 from ntktune.finetune.training import Lora, Settings, outputs
 from ntktune.network.models import Features, TextModel, block_list, linear_weights
+from ntktune.store.files import atomic_path
+from ntktune.store.tensors import write_tensors
 from ntktune.study.config import suggestion
 
 ADAPTER = "default"  # peft's own name of the only adapter
@@ -106,10 +109,21 @@ class Adapter:
         self.model.unload()
 
 
-def save_adapter(adapter: Adapter, folder: str | os.PathLike, base: str) -> None:
-    """Write an adapter in peft's format; ``base`` is the hub id or folder of its model."""
-    adapter.model.peft_config[ADAPTER].base_model_name_or_path = base
-    adapter.model.save_pretrained(folder)
+def save_adapter(
+    adapter: Adapter, head: nn.Module, folder: str | os.PathLike, base: Mapping[str, Any]
+) -> None:
+    """Write an adapter in peft's format, and the head beside it (``head.safetensors``).
+
+    ``base`` are the facts of its model, with ``name`` and ``revision``. An adapter that is there is
+    replaced.
+    """
+    config = adapter.model.peft_config[ADAPTER]
+    config.base_model_name_or_path, config.revision = base["name"], base.get("revision")
+    config.inference_mode = True
+    with atomic_path(folder) as new:
+        adapter.model.save_pretrained(new)
+        write_tensors(new / "head.safetensors", dict(head.named_parameters()), {})
+    config.inference_mode = False
 
 
 def plain_weights(backbone: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

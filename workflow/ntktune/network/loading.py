@@ -66,7 +66,7 @@ def check_model_folder(folder: str | os.PathLike) -> None:
     adapter = (Path(folder) / "adapter_config.json").is_file()
     raise UserError(
         f"{folder} is no model folder: config.json is missing; "
-        + ("it holds an adapter: merge it into its model" if adapter else "correct the path")
+        + ("it holds an adapter: name it model.adapter" if adapter else "correct the path")
     )
 
 
