@@ -335,9 +335,16 @@ def test_a_chosen_learning_rate_is_taken_and_recorded(study, capsys):
     words[1] = "choose"
     place = words.index("--learning-rate")
     del words[place : place + 2]
-    listed = ["--learning-rates", "1e-6", "0.01", "--out", str(rates)]
+    state = study / "tried"
+    listed = ["--learning-rates", "1e-6", "0.01", "--out", str(rates), "--state", str(state)]
     assert main([*words, *listed]) == 0
     chosen = read_json(rates)
+    # as if it had been killed at the second rate
+    first = (state / "rate1e-06.json").stat().st_mtime_ns
+    (state / "rate0.01.json").unlink()
+    assert main([*words, *listed]) == 0
+    assert read_json(rates)["rates"] == chosen["rates"]
+    assert (state / "rate1e-06.json").stat().st_mtime_ns == first
     assert chosen["size"] == 20
     assert chosen["rates"][0]["learning_rate"] == 0.01
     assert run(study, rates=rates, head="random") == 0

@@ -139,7 +139,7 @@ def test_from_a_probes_head_a_training_starts_with_what_the_probe_predicts(
 
 def test_learning_rates_are_compared_by_the_hold_out_alone(text_model, examples, subsets, settings):
     data, blind = examples(), subsets | {"test": []}
-    found = compared_rates(text_model, data, blind, 20, settings(), 5, [1e-6, 3e-3, 1e30])
+    found = compared_rates(text_model, data, blind, 20, settings(), 5, [1e-6, 3e-3, 1e30], {})
     assert [row["learning_rate"] for row in found] == [3e-3, 1e-6, 1e30]
     for row in found[:2]:
         how = partial(settings, learning_rate=row["learning_rate"])

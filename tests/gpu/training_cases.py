@@ -113,12 +113,17 @@ def case(tolerance=1e-9, **how):
 both = {"test_history": True, "seeds": [0, 1]}
 CASES = {
     "AdamW, two seeds, test history": case(repeats=both),
-    "gradient descent on all rows": case(method="sgd", batch_size=6, patience=None),
+    "gradient descent on all rows": case(optimizer="sgd", batch_size=6, patience=None),
     "two classes": case(kind="classification"),
     "a probe's head, a rising and falling step, clipped": case(
         head="probe", warmup=0.2, schedule="linear", max_norm=0.5, max_steps=7
     ),
     "two classes from a probe's head": case(kind="classification", head="probe"),
+    "adapters": case(method="lora", repeats=both),
+    "adapters, checkpointed, two classes": case(
+        method="lora", kind="classification", checkpointing=True
+    ),
+    "the head alone": case(method="probe", head="probe", repeats=both),
     "activation checkpointing": case(checkpointing=True),
     "a pass for each text": case(batch_tokens=1),
     "fixed epochs": case(evaluate_every=None, patience=None),

@@ -28,6 +28,10 @@ def test_counted_by_hand(tiny):
     assert found.jacobian == NUMBERS * 2 * found.parameters
     assert found.peak == found.weights + found.kept + found.captured
     assert found.flops == found.forward + found.backward + found.gram
+    # 77 outputs are computed one after the other: the work of each, the memory of one
+    many = account(backbone, list(block_list(backbone)), [3, 5], 77)
+    assert many.flops == pytest.approx(77 * found.flops)
+    assert many.peak == found.peak
 
 
 def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
@@ -41,6 +45,9 @@ def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
     assert "2 texts, 8 tokens" in said
     assert "at 1.00 TFLOP/s" in said
     assert main(["kernel", "plan", "--model", str(tmp_path), *flags[:-2], "--blocks", "1"]) == 0
+    capsys.readouterr()
+    assert main(["kernel", "plan", "--model", str(tmp_path), *flags, "--classes", "77"]) == 0
+    assert f"together {77 * found.flops:.2e}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,7 @@ def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
         (["--lengths", "5", "3"], "--lengths 5 3: give 1 example or more"),
         (["--examples", "0"], "--examples 0"),
         (["--tflops", "0"], "--tflops is 0.0"),
+        (["--classes", "1"], "--classes is 1; a task has 2 or more"),
         (
             ["--blocks", "9"],
             "9 blocks are asked for (model.blocks, --blocks), but this model has 2",

@@ -115,6 +115,48 @@ def test_a_rounded_vector_is_half_as_large_and_close(study, training_flags, tune
     assert rounded == pytest.approx(read_table(out)[0]["cosine"][0], abs=1e-3)
 
 
+def test_vectors_of_adapters_are_their_products(study, training_flags, tuned):
+    how = ["--method", "lora", "--lora-rank", 2, "--lora-targets", "q_proj", "down_proj"]
+    how += ["--lora-alpha", 6, "--learning-rate", 0.05]
+    files, products = {}, {}
+    start, _ = read_tensors(study / "model" / "model.safetensors")
+    for task in "ab":
+        files[task] = [study / f"lora-{task}.safetensors"]
+        made = ["--out", *files[task]]
+        assert run("taskvectors", "tune", *training_flags(task), *how, *made) == 0
+        tensors, facts = read_tensors(*files[task])
+        assert facts["parameters"] == list(start)
+        moved = {n: tensors[f"backbone.{n}"].double() - w.double() for n, w in start.items()}
+        products[task] = moved = {name: v for name, v in moved.items() if v.any()}
+        assert len(moved) == 4
+        assert all(name.endswith(("q_proj.weight", "down_proj.weight")) for name in moved)
+        for vector in moved.values():
+            assert torch.linalg.svdvals(vector)[2] < 1e-5 * torch.linalg.svdvals(vector)[0]
+        kept = {name: w for name, w in tensors.items() if name.startswith("adapter.")}
+        assert len(kept) == 8
+        assert all(w.any() for w in kept.values())
+    out = study / "c.parquet"
+    both = ["--weights", *files["a"], *files["b"], "--out", out]
+    assert run("taskvectors", "cosine", "--model", study / "model", *both) == 0
+    table = read_table(out)[0].set_index("group")["cosine"]
+    flat = [torch.cat([v.flatten() for v in products[task].values()]) for task in "ab"]
+    wanted = torch.cosine_similarity(*flat, dim=0).item()
+    assert table["all"] == pytest.approx(wanted, abs=1e-6)
+    flat = [
+        torch.cat([w.flatten().double() for n, w in sorted(read_tensors(*files[t])[0].items())
+                   if n.startswith("adapter.")])
+        for t in "ab"
+    ]  # fmt: skip
+    wanted = torch.cosine_similarity(*flat, dim=0).item()
+    assert table["adapters"] == pytest.approx(wanted, abs=1e-6)
+    flags = inputs(study, files, "ab")
+    assert run("taskvectors", "add", *flags, "--coefficients", 1, "--out", out) == 0
+    # none of one that has adapters and one that has none
+    both = ["--weights", *files["a"], tuned["b"][0], "--out", out]
+    assert run("taskvectors", "cosine", "--model", study / "model", *both) == 0
+    assert "adapters" not in set(read_table(out)[0]["group"])
+
+
 def test_cosines_in_total_and_per_group(study, tuned):
     out = study / "cosine.parquet"
     weights = ["--weights", *(path for files in tuned.values() for path in files)]

@@ -93,8 +93,37 @@ def test_learning_rates_to_choose_from_are_compared_once_per_task(checkout):
     assert jobs["finetune_choose"] == 1
     assert jobs["finetune_run"] == 3
     done = checkout.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", "finetune")
-    assert done.stdout.count("--rates results/mine/finetune/amazon-intensity/learning_rate") == 3
+    assert done.stdout.count("--rates results/mine/finetune/amazon-intensity/full/learning_r") == 3
     assert "--learning-rates 1e-05 0.0001 --size 32" in done.stdout
+
+
+def test_every_method_has_its_cells_its_learning_rate_and_the_first_the_rest(checkout):
+    methods = {"methods": ["lora", "probe", "full"], "sizes": [16, 32], "fixed_epochs": 2}
+    methods["lora"] = {"rank": 4, "targets": ["q_proj"], "rank_pattern": {"q_proj": 2}}
+    write_study(
+        checkout,
+        study="mine",
+        finetune=methods | {"learning_rate": 0.00003},
+        kernel={"learning_seeds": 0},
+    )
+    jobs = checkout.planned("--configfile", "mine.yaml")
+    assert (jobs["finetune_run"], jobs["finetune_fixed"]) == (6, 1)
+    done = checkout.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", "figures")
+    commands = done.stdout.split("python -m ntktune ")
+    for method, rate, count in (("lora", "0.0003", 3), ("probe", "0.003", 2), ("full", "3e-05", 2)):
+        own = [c for c in commands if f"--method {method} " in c]
+        assert len(own) == count
+        assert all(f"--learning-rate {rate} " in command for command in own)
+        lora = "--lora-rank 4 --lora-alpha 8 --lora-targets q_proj --lora-rank-pattern q_proj=2"
+        assert all((lora in " ".join(c.split())) == (method == "lora") for c in own)
+    (drawn,) = [c for c in commands if c.startswith("figures draw fig2")]
+    first, others = drawn.split("--metrics")[1].split("--compared")
+    assert first.count("/lora/n") == 2
+    assert others.count("/probe/n") == others.count("/full/n") == 2
+    vectors = {"chapters": ["taskvectors"], "tasks": ["amazon-intensity", "amazon-polarity"]}
+    write_study(checkout, **vectors, finetune=methods | {"methods": ["probe", "full"]})
+    done = checkout.snakemake("-n", "--configfile", "mine.yaml")
+    assert "finetune.methods begins with probe" in done.stdout + done.stderr
 
 
 def test_one_figure_plans_one_tasks_data_kernel_and_spectrum(checkout):

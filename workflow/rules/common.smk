@@ -164,9 +164,9 @@ def of_training(command, method, **changed):
     return of_command(command, method=method, **changed)
 
 
-def seeds_folder(task, method, size):
-    """Where a killed training keeps its finished seeds."""
-    return f"{RESULTS}/state/finetune/{task}/{method}/n{size}"
+def state_folder(*parts):
+    """Where killed trainings of a task and method keep what they have finished."""
+    return "/".join([RESULTS, "state/finetune", *parts])
 
 
 def compact_json(value):

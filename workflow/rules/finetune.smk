@@ -30,7 +30,7 @@ rule finetune_choose:
         code=digest_of("ntktune.cli.finetune:choose"),
         options=lambda wildcards: of_training("finetune choose", wildcards.method)["options"],
         verb="choose",
-        kernels=[],
+        more=lambda wildcards: ["--state", state_folder(wildcards.task, wildcards.method, "rates")],
     shell:
         """
         python -m ntktune finetune {params.verb:q} \
@@ -38,7 +38,7 @@ rule finetune_choose:
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            {params.kernels:q} \
+            {params.more:q} \
             {params.options:q} \
             --out {output:q} \
             2>{log:q}
@@ -70,7 +70,7 @@ rule finetune_run:
         options=lambda wildcards: of_training("finetune run", wildcards.method)["options"],
         rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
-        state=lambda wildcards: seeds_folder(wildcards.task, wildcards.method, wildcards.size),
+        state=lambda wildcards: state_folder(wildcards.task, wildcards.method, f"n{wildcards.size}"),
     shell:
         """
         python -m ntktune finetune run \
@@ -111,7 +111,7 @@ use rule finetune_run as finetune_fixed with:
         )["options"]
         + ["--test-history"],
         rates=chosen_rate,
-        state=lambda wildcards: seeds_folder(wildcards.task, "fixed", wildcards.size),
+        state=lambda wildcards: state_folder(wildcards.task, "fixed", f"n{wildcards.size}"),
 
 
 use rule finetune_choose as finetune_baselines with:
@@ -133,4 +133,4 @@ use rule finetune_choose as finetune_baselines with:
     params:
         **of_command("finetune baselines"),
         verb="baselines",
-        kernels=lambda wildcards, input: flag("--kernels", input.kernels),
+        more=lambda wildcards, input: flag("--kernels", input.kernels),

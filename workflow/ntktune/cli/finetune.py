@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,11 @@ CHOSEN = {
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
-    add_command(*(verbs, "choose", choose, *TRAINED), out="the rates, best first (JSON)")
+    add_command(
+        *(verbs, "choose", choose, *TRAINED),
+        out="the rates, best first (JSON)",
+        state=optional("folder that keeps the rates that a killed run has tried"),
+    )
     add_command(
         *(verbs, "run", run, *TRAINED),
         **CHOSEN,
@@ -414,7 +419,7 @@ def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
     settings = {name: getattr(args, name) for name in command_options("finetune run")}
     shared = {
         "code": code_digest("ntktune.cli.finetune:run"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         # any GPU of a machine does
         "settings": settings | {"device": cell.device.type, "size": args.size},
         "test_history": getattr(args, "test_history", False),
@@ -446,11 +451,19 @@ def choose(args: argparse.Namespace) -> None:
     rates = args.learning_rates
     args.learning_rate = rates[0]  # each takes its turn
     cell = read_cell(args)
-    found = compared_rates(
-        *(lambda: pretrained_model(args, cell), cell.examples, cell.subsets, args.size),
-        *(cell.settings, args.seed, rates),
-        Progress(f"{len(rates)} learning rates of {args.task}", len(rates)),
-    )
+    key = {"seeds": seed_keys(args, cell)}
+    parts = {rate: finished_part(args.state, f"rate{rate:g}", key) for rate in rates}
+    known = {rate: row for rate, row in parts.items() if row}
+    progress = Progress(f"{len(rates)} learning rates of {args.task}", len(rates))
+
+    def keep(row: dict[str, Any]) -> None:
+        known[row["learning_rate"]] = row
+        keep_part(args.state, f"rate{row['learning_rate']:g}", key, row)
+        progress(len(known))
+
+    load = functools.partial(pretrained_model, args, cell)
+    cell_is = (cell.examples, cell.subsets, args.size, cell.settings, args.seed)
+    found = compared_rates(load, *cell_is, rates, dict(known), keep)
     if found[0]["holdout_loss"] is None:
         raise UserError(
             f"task {args.task} diverges with each of the learning rates "

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ntktune.taskvectors.edited import EditedModel, TunedTask
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
+ADAPTER = "adapter."  # before names of adapters: what was added to A and B
 HEAD = ("head.weight", "head.bias")
 AGAIN = "again"  # a training with the first seed's head and order, on the second's sample
 FACTS = (
@@ -137,6 +138,7 @@ class Tuned:
     size: int
     facts: dict[str, Any]
     backbone: Mapping[str, Any]
+    adapter: Mapping[str, Any]
     head_weight: StoredTensor
     head_bias: StoredTensor
 
@@ -199,7 +201,8 @@ def read_tuned(
         weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
         check_same_shapes(base, weights, ("the pretrained", f"{path}'s"))
         what = (facts["task"]["name"], facts["run"], facts["size"])
-        tuned = Tuned(path, *what, facts, weights, *(stored[name] for name in HEAD))
+        own = _under(ADAPTER, stored)
+        tuned = Tuned(path, *what, facts, weights, own, *(stored[name] for name in HEAD))
         for other in found:
             _check_beside(tuned, other)
         found.append(tuned)
@@ -265,14 +268,18 @@ def tune(args: argparse.Namespace) -> None:
         facts |= {"rows": {"train": train, "validation": holdout}}
         tensors = tuned_tensors(model, base)
         facts["parameters"] = [name.partition(".")[2] for name in tensors if name not in HEAD]
+        if repeat.adapter:
+            tensors |= {f"{ADAPTER}{name}": w for name, w in repeat.adapter.change().items()}
         write_tensors(path, tensors, record(args, **cell.facts, **facts))
 
 
 def cosine(args: argparse.Namespace) -> None:
     """Compute the cosines of task vectors: of two tasks, and of one task trained twice."""
+    import numpy as np
+
     from ntktune.kernel.groups import parameter_group
     from ntktune.network.models import empty_backbone
-    from ntktune.taskvectors.arithmetic import grams
+    from ntktune.taskvectors.arithmetic import dot, grams
     from ntktune.taskvectors.cosines import cosine_rows
 
     base, read = read_tuned(args.weights, args.model, args.blocks)
@@ -281,6 +288,8 @@ def cosine(args: argparse.Namespace) -> None:
     group = functools.partial(parameter_group, empty_backbone(args.model, args.blocks))
     progress = Progress(f"cosines of {len(read)} task vectors", 1)
     found = grams(base, [tuned.backbone for tuned in read], group, progress)
+    if all(own := [tuned.adapter for tuned in read]):  # of A and B, beside what they add to W
+        found["adapters"] = np.array([[dot(first, second) for second in own] for first in own])
     rows = cosine_rows([_training(tuned) for tuned in read], found)
     facts = {"model": model_facts(args.model), "blocks": args.blocks}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}

@@ -90,6 +90,7 @@ class Adapter:
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"peft takes no such adapter: {one_line(error)}") from error
         self.model.eval()
+        self.start: dict[str, torch.Tensor] = {}
 
     def reset(self, seed: int) -> None:
         """Draw fresh adapters, in place: A as peft does, the same on every device, and B = 0."""
@@ -103,6 +104,15 @@ class Adapter:
                     weight.copy_(torch.randn(weight.shape, generator=source))
                 elif ".lora_" in name:
                     weight.zero_()
+        self.start = {name: weight.clone() for name, weight in self._weights()}
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        named = self.model.named_parameters()
+        return ((name, weight.detach()) for name, weight in named if ".lora_" in name)
+
+    def change(self) -> dict[str, torch.Tensor]:
+        """Return what training has added to A and B of each layer, by peft's names."""
+        return {name: weight - self.start[name] for name, weight in self._weights()}
 
     def remove(self) -> None:
         """Leave the backbone as it was before, without adapters."""

@@ -283,7 +283,8 @@ def fine_tuned_repeats(
     ):
         examples = dataclasses.replace(examples, ids=ids)
         for seed, sample in zip(seeds, samples, strict=True):
-            again(integer_seed(root_seed, "finetune.adapter", examples.task, size, seed))
+            # alike in all tasks and sizes: else the adapters' own task vectors would not compare
+            again(integer_seed(root_seed, "finetune.adapter", repeat=seed))
             start = start_seed(model, examples, subsets, size, seed, settings, root_seed, sample)
             test = partial(
                 measured_metrics, model, examples, subsets["test"], start.train, settings
@@ -329,31 +330,34 @@ def compared_rates(
     settings: Settings,
     root_seed: int,
     rates: Sequence[float],
-    progress: Callable[[float], None] = lambda done: None,
+    known: Mapping[float, dict[str, float]],
+    on_row: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> list[dict[str, float]]:
     """Return what each learning rate comes to on the hold-out, the best one first.
 
     Every rate fine-tunes the model that ``load`` returns on every seed's sample of ``size``; no
     test row is looked at. Dicts have ``learning_rate``; ``holdout_loss``, the mean over seeds of
     the lowest one, None where a training diverged; and ``at_start`` and ``at_budget``, the seeds
-    whose lowest was that before the first step, or after the last that it may make. ``progress`` is
-    called with the rates done. The other parameters are those of :func:`fine_tuned_repeats`.
+    whose lowest was that before the first step, or after the last that it may make. Rates that are
+    ``known`` are not tried again; ``on_row`` is called with each new dict. The other parameters are
+    those of :func:`fine_tuned_repeats`.
     """
-    found = []
-    for done, rate in enumerate(rates, start=1):
+    found = dict(known)
+    for rate in [rate for rate in rates if rate not in known]:
         how = dataclasses.replace(settings, learning_rate=rate)
         cell = (examples, subsets, size, how, root_seed)
         try:
             rows = [repeat.row for repeat in fine_tuned_repeats(load(), *cell, tested=False)]
         except DivergedError:
-            found.append({"learning_rate": rate, "holdout_loss": None})
+            found[rate] = {"learning_rate": rate, "holdout_loss": None}
         else:
             loss = float(np.mean([row["holdout_loss"] for row in rows]))
             row = {"learning_rate": rate, "holdout_loss": loss}
             row["at_start"] = sum(row["best_step"] == 0 for row in rows)
-            found.append(row | {"at_budget": sum(row["at_budget"] for row in rows)})
-        progress(done)
-    return sorted(found, key=lambda row: math.inf if (x := row["holdout_loss"]) is None else x)
+            found[rate] = row | {"at_budget": sum(row["at_budget"] for row in rows)}
+        on_row(found[rate])
+    rows = [found[rate] for rate in rates]
+    return sorted(rows, key=lambda row: math.inf if (x := row["holdout_loss"]) is None else x)
 
 
 def all_steps(
