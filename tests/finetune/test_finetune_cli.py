@@ -447,13 +447,11 @@ def test_a_wrong_option_of_adapters_is_told_in_a_line(study, capsys, option, val
     assert not (study / "metrics.parquet").exists()
 
 
-@pytest.mark.parametrize("command", ["taskvectors tune", "theory trajectory"])
-def test_what_takes_two_classes_says_so_of_three(study, capsys, command):
+def test_what_takes_two_classes_says_so_of_three(study, capsys):
     manifest = read_json(study / "model" / "model.json")
     write_task(study, "three", "classification", manifest, classes=3)
-    outs = {"taskvectors tune": "out", "theory trajectory": "out-evaluations out-ridge out-stops"}
-    flags = [word for out in outs[command].split() for word in (f"--{out}", str(study / out))]
-    if command == "theory trajectory":
-        flags += ["--seeds", "1"]
-    assert main([*command.split(), *tuning_flags(study, "three"), *flags]) == 1
+    outs = ("out-evaluations", "out-ridge", "out-stops")
+    flags = [word for out in outs for word in (f"--{out}", str(study / out))]
+    flags += ["--seeds", "1"]
+    assert main(["theory", "trajectory", *tuning_flags(study, "three"), *flags]) == 1
     assert "task three has 3 classes; this command takes" in capsys.readouterr().err

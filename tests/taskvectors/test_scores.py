@@ -41,6 +41,7 @@ def answers(task, kind, coefficient, right, **more):
             "part": ["validation"] * 4 + ["test"] * 8,
             "row": rows,
             "label": label,
+            "column": 0,
             "output": output,
             **more,
         }
@@ -75,6 +76,53 @@ def added():
         for coefficient, right in of.items()
     ]
     return pd.concat(parts, ignore_index=True).assign(merged="a + b", seed=0)
+
+
+def test_of_three_classes_the_largest_logit_counts():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 20)
+    logits = {c: random.normal(size=(20, 3)) for c in (0, 0.5, 1, -1)}
+    logits = {c: found - found.mean(axis=1, keepdims=True) for c, found in logits.items()}
+    slope = random.normal(size=(20, 3))
+    parts = [
+        pd.DataFrame(
+            {
+                "task": "t",
+                "kind": "classification",
+                "metric": "f1",
+                "seed": 0,
+                "coefficient": float(c),
+                "part": np.repeat(np.where(np.arange(20) < 8, "validation", "test"), 3),
+                "row": np.repeat(range(20), 3),
+                "label": np.repeat(labels, 3).astype(float),
+                "column": np.tile(range(3), 20),
+                "output": found.ravel(),
+                "slope": slope.ravel(),
+                "random": np.nan,
+                "target": "t",
+            }
+        )
+        for c, found in logits.items()
+    ]
+    whole = pd.concat(parts).sample(frac=1, random_state=1, ignore_index=True)
+    table = negated_table(whole, leaks(("t", "test", "t", 0, 9)))
+    table = table[table["part"] == "test"].set_index("coefficient")
+    tested, wanted = slice(8, 20), np.eye(3)[labels] - 1 / 3
+    for c in (0, 0.5, 1):
+        own = logits[c]
+        found = peer.f1_score(labels[tested], own[tested].argmax(1), average="macro")
+        assert table["score"][c] == pytest.approx(found)
+        error = ((own - wanted)[tested] ** 2).mean()
+        assert table["error"][c] == pytest.approx(error)
+        linear = logits[0] - c * slope
+        gap = ((linear - wanted)[tested] ** 2 - (logits[0] - wanted)[tested] ** 2).mean()
+        assert table["predicted_gap"][c] == pytest.approx(gap, abs=1e-12)
+        found = peer.f1_score(labels[tested], linear[tested].argmax(1), average="macro")
+        assert table["linear_score"][c] == pytest.approx(found)
+        left = [row for row in range(8, 20) if row != 9]
+        found = peer.f1_score(labels[left], own[left].argmax(1), average="macro")
+        assert table["score_clean"][c] == pytest.approx(found)
+    assert (table["rows"].tolist(), table["rows_clean"].tolist()) == ([12] * 3, [11] * 3)
 
 
 def leaks(*rows):

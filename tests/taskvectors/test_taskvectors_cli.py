@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_study import tuning_flags
+from tiny_study import tuning_flags, write_task
 
 from ntktune.__main__ import main
 from ntktune.store.records import read_json, read_table, write_json, write_table
@@ -155,6 +155,44 @@ def test_vectors_of_adapters_are_their_products(study, training_flags, tuned):
     both = ["--weights", *files["a"], tuned["b"][0], "--out", out]
     assert run("taskvectors", "cosine", "--model", study / "model", *both) == 0
     assert "adapters" not in set(read_table(out)[0]["group"])
+
+
+def test_tasks_of_three_classes_are_merged_and_negated(study, training_flags, tuned):
+    write_task(study, "d", "classification", read_json(study / "model/model.json"), classes=3)
+    files = {"c": tuned["c"], "d": [study / "d.safetensors"]}
+    assert run("taskvectors", "tune", *training_flags("d"), "--out", files["d"][0]) == 0
+    metrics = read_tensors(files["d"][0])[1]["metrics"]
+    answers = {}
+    for name, tasks, words in (
+        ("negate", "cd", ["--coefficients", 0.5, 1]),
+        ("negate", "dc", ["--coefficients", 0.5, 1]),
+        ("add", "cd", ["--coefficients", 1]),
+        ("disentangle", "dc", ["--grid", 0, 1, "--rows", 20]),
+    ):
+        out = answers[name + tasks] = study / f"{name}{tasks}.parquet"
+        assert run("taskvectors", name, *inputs(study, files, tasks), *words, "--out", out) == 0
+    found = read_table(answers["negatedc"])[0]
+    own = found[(found["task"] == "d") & (found["part"] == "test") & (found["coefficient"] == -1)]
+    logits = own["output"].to_numpy().reshape(-1, 3)
+    assert np.abs(logits.sum(axis=1)).max() < 1e-9
+    right = logits.argmax(axis=1) == own["label"].to_numpy()[::3]
+    assert right.mean() == pytest.approx(metrics["accuracy"])
+    apart = read_table(answers["disentangledc"])[0].set_index(["arm", "alpha_a", "alpha_b"])
+    assert apart["error"]["standard", 0.0, 0.0] == 0
+    assert apart["error_a"].between(0, 1).all()
+    leaked = [study / f"{name}.parquet" for name in ("overlap", "leaked")]
+    write_table(leaked[0], pd.DataFrame({"task": [], "other": []}), {"size": 20})
+    columns = {"task": str, "part": str, "other": str, "seed": int, "row": int}
+    empty = pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in columns.items()})
+    write_table(leaked[1], empty, {})
+    outs = [study / f"{name}.parquet" for name in ("sweep", "merged", "negated")]
+    flags = ["--coefficient", 1, "--candidates", 1, "--overlap", leaked[0], "--leaked", leaked[1]]
+    flags += ["--added", answers["addcd"], "--negated", answers["negatecd"], answers["negatedc"]]
+    flags += ["--out-sweep", outs[0], "--out-merged", outs[1], "--out-negated", outs[2]]
+    assert run("taskvectors", "score", *flags) == 0
+    merged = read_table(outs[1])[0].set_index(["task", "choice"])
+    assert merged["single"]["d", "fixed"] == pytest.approx(metrics["accuracy"])
+    assert merged["rows"].unique().tolist() == [20]
 
 
 def test_cosines_in_total_and_per_group(study, tuned):

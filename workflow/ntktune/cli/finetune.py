@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
 from ntktune.cli.inputs import (
-    check_classes,
     class_count,
     model_facts,
     model_manifest,
@@ -136,11 +135,10 @@ class Cell:
     facts: dict[str, Any]
 
 
-def read_cell(args: argparse.Namespace, seeds: int = 0, two: bool = False) -> Cell:
+def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises UserError if files do not belong together, have fewer ``seeds``, or more than
-    two classes, if ``two`` are the most.
+    Raises UserError if files do not belong together, or have fewer ``seeds``.
     """
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     model_is = model_facts(args.model)
@@ -150,8 +148,6 @@ def read_cell(args: argparse.Namespace, seeds: int = 0, two: bool = False) -> Ce
             args.rates, getattr(args, "method", "full"), facts, model_is
         )
     settings = read_settings(vars(args), autocast)
-    if two:
-        check_classes(facts["task"])
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     stated = _facts(args, facts, model_is, device, args.dtype)
     return Cell(settings, examples, subsets, device, stated)

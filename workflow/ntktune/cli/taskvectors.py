@@ -59,7 +59,9 @@ FACTS = (
     "data_sha256",
 )
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
-ANSWER_COLUMNS = ["seed", "task", "kind", "metric", "coefficient", "part", "row", "label", "output"]
+ANSWER_COLUMNS = [
+    *("seed", "task", "kind", "metric", "coefficient", "part", "row", "label", "column", "output"),
+]
 LEAKED_COLUMNS = {"task": str, "part": str, "other": str, "seed": int, "row": int}
 
 
@@ -251,7 +253,7 @@ def tune(args: argparse.Namespace) -> None:
     from ntktune.finetune.repeats import seed_split
 
     # a file of --out each; --out-again needs the samples of two
-    cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)), two=True)
+    cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
     keys = seed_keys(args, cell)
     # file, name, seed of head and order, seed of the sample
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]

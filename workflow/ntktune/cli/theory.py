@@ -83,7 +83,8 @@ def trajectory(args: argparse.Namespace) -> None:
     """Fine-tune and watch: linearisation, drift of the kernel, and stops on the theory's clock."""
     from ntktune.theory.trajectory import watched_seeds
 
-    cell = read_cell(args, args.seeds, two=True)
+    cell = read_cell(args, args.seeds)
+    check_classes(cell.facts["task"])
     tables = watched_seeds(
         *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
         *(cell.settings, args.seed),

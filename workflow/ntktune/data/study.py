@@ -66,13 +66,12 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
 
 
 def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str) -> None:
-    """Raise UserError if a chapter of the study cannot take a task's number of classes."""
-    for chapter, tasks in (("taskvectors", study["taskvectors"]["tasks"]), ("theory", [name])):
-        if classes > 2 and chapter in study["chapters"] and name in tasks:
-            raise UserError(
-                f"{where}: task {name!r} has {classes} classes, and the chapter {chapter} "
-                f"takes scores or two classes; leave {chapter} out of chapters, or the task out"
-            )
+    """Raise UserError if the study's chapter theory cannot take a task's number of classes."""
+    if classes > 2 and "theory" in study["chapters"] and name in study["tasks"]:
+        raise UserError(
+            f"{where}: task {name!r} has {classes} classes, and the chapter theory takes scores or "
+            "two classes; leave theory out of chapters, or the task out"
+        )
 
 
 def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int]:

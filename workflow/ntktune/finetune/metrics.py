@@ -62,9 +62,10 @@ MEASURES = {
 }
 
 
-def score(metric: str, prediction: np.ndarray, label: np.ndarray) -> float:
+def score(metric: str, prediction: np.ndarray, label: np.ndarray, classes: int = 2) -> float:
     """Return a task's score by its metric, a key of :data:`MEASURES`; NaN of no rows."""
-    return MEASURES[metric](prediction, label) if len(label) else math.nan
+    more = {"classes": classes} if metric == "f1" else {}
+    return MEASURES[metric](prediction, label, **more) if len(label) else math.nan
 
 
 def regression_metrics(

@@ -9,6 +9,7 @@ import torch
 
 from ntktune.errors import UserError
 from ntktune.taskvectors.edited import EditedModel, TunedTask
+from ntktune.taskvectors.scores import predicted_class
 
 
 def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
@@ -18,7 +19,7 @@ def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np
     the score range (of the labels' range where the task has none); UserError if that is empty.
     """
     if task.examples.kind == "classification":
-        return float(np.mean((first > 0) != (second > 0)))
+        return float(np.mean(predicted_class(first) != predicted_class(second)))
     label = task.examples.label[list(rows)]
     low, high = task.examples.score_range or (label.min(), label.max())
     if not high > low:
@@ -51,7 +52,9 @@ def disentanglement_rows(
     tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
     rows = [task.rows for task in tasks]
     for task, some in zip(tasks, rows, strict=True):
-        distance(task, some, np.zeros(len(some)), np.zeros(len(some)))  # refused before the work
+        distance(
+            task, some, np.zeros((len(some), 1)), np.zeros((len(some), 1))
+        )  # refused before the work
     edited.point(vectors)
     first, second = ([s for _, s in edited.linearised(tasks, v)] for v in edited.directions)
     standard = {}

@@ -28,7 +28,7 @@ class TunedTask:
     parts: Mapping[str, Sequence[int]]  # validation, the hold-out rows of its sample, and test
     head_weight: torch.Tensor  # (C, D)
     head_bias: torch.Tensor  # (C,)
-    label_mean: float  # what the regression targets were standardised with
+    label_mean: float  # what the regression targets were standardised with; of classes 0
     label_sd: float
 
     @property
@@ -37,20 +37,25 @@ class TunedTask:
         return [row for rows in self.parts.values() for row in rows]
 
     def changes(self, states: torch.Tensor) -> np.ndarray:
-        """Return what f changes by, (N,), with last hidden states, (N, D), under the own head."""
-        outputs = (states.double() @ self.head_weight.double().T).numpy()  # (N, C)
-        two = self.examples.kind == "classification"
-        return outputs[:, 1] - outputs[:, 0] if two else outputs[:, 0] * self.label_sd
+        """Return what f changes by with features, (N, D); it has the shape of :meth:`answers`."""
+        return self._read((states.double() @ self.head_weight.double().T).numpy())
 
     def answers(self, states: torch.Tensor) -> np.ndarray:
-        """Return f, (N,), of last hidden states, (N, D), under the task's own head.
+        """Return f of features, (N, D), under the own head: (N,), or (N, C) of C > 2 classes.
 
-        Scores on the raw scale, or the logit difference l1 − l0 of two classes.
+        That is the score on the raw scale, the logit difference l1 − l0 of two classes, or the
+        logits of more, less their mean, which no softmax sees.
         """
-        bias = self.head_bias.double().numpy()
-        two = self.examples.kind == "classification"
-        at_zero = bias[1] - bias[0] if two else bias[0] * self.label_sd + self.label_mean
-        return self.changes(states) + at_zero
+        at_zero = self._read(self.head_bias.double().numpy()[None])
+        return self.changes(states) + at_zero + self.label_mean
+
+    def _read(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what a head's outputs, (N, C), add to f."""
+        if self.examples.kind == "regression":
+            return outputs[:, 0] * self.label_sd
+        if self.examples.classes == 2:
+            return outputs[:, 1] - outputs[:, 0]
+        return outputs - outputs.mean(axis=1, keepdims=True)
 
 
 class EditedModel:
@@ -106,10 +111,10 @@ class EditedModel:
         self.move([0.0] * len(self.directions))
 
     def answers(self, tasks: Sequence[TunedTask]) -> list[np.ndarray]:
-        """Return f of each task's rows under its own head, float64, (N,).
+        """Return f of each task's rows under its own head, float64 (:meth:`TunedTask.answers`).
 
-        Scores on the raw scale, or the logit difference l1 − l0 of two classes. A text that several
-        tasks have passes through the network once. Raises UserError if an answer is not finite.
+        A text that several tasks have passes through the network once. Raises UserError if an
+        answer is not finite.
         """
         reader = Features(self.model.backbone)
         states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
@@ -125,7 +130,7 @@ class EditedModel:
     def linearised(
         self, tasks: Sequence[TunedTask], vector: Mapping[str, torch.Tensor]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return f and Δ = Jτ of each task's rows at the network's weights, (N,) each.
+        """Return f and Δ = Jτ of each task's rows at the network's weights, of one shape.
 
         Δ, in the units of f, is what f changes by along τ in the linear regime (SR26 eq 14).
         """

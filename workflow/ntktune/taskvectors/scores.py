@@ -14,16 +14,34 @@ from ntktune.finetune.metrics import mean_squared_error, score
 from ntktune.study.merges import FIXED, LEAST_KEPT, VALIDATED, parts
 from ntktune.study.scores import ERRORS, share_reached
 
+PLACE = ["row", "column"]
 LEAST_ROWS = 2  # with fewer validation rows a task does not count in the choice
-ANSWER = ["seed", "task", "part", "coefficient", "row"]  # with the model: which answer it is
+ANSWER = ["seed", "task", "part", "coefficient", "row", "column"]  # and the model: which it is
+
+
+def predicted_class(values: np.ndarray) -> np.ndarray:
+    """Return the classes, (N,), of f: of two, (N,), by its sign; of more, (N, C), the largest."""
+    return values.argmax(axis=1) if values.ndim > 1 and values.shape[1] > 1 else values > 0
 
 
 def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
     """Return the score of one model's answers on one task, some rows left out."""
     left, first = answers[~answers["row"].isin(without)], answers.iloc[0]
-    output, label = left["output"].to_numpy(), left["label"].to_numpy()
-    prediction = output > 0 if first["kind"] == "classification" else output
-    return score(first["metric"], prediction, label)
+    columns = int(answers["column"].max()) + 1
+    left = left.sort_values(PLACE) if columns > 1 else left
+    label = left["label"].to_numpy()[::columns]
+    output = left["output"].to_numpy().reshape(-1, columns)
+    if first["kind"] == "classification":
+        return score(first["metric"], predicted_class(output).ravel(), label, max(columns, 2))
+    return score(first["metric"], output[:, 0], label)
+
+
+def _wanted(answers: pd.DataFrame) -> np.ndarray:
+    """Return what f is to be: the score; −1 or +1; of more classes 1 or 0, less 1 over C."""
+    label, columns = answers["label"].to_numpy(), answers["column"].max() + 1
+    if answers["kind"].iloc[0] == "regression":
+        return label
+    return 2 * label - 1 if columns == 1 else (answers["column"] == label) - 1 / columns
 
 
 class Leaks:
@@ -103,10 +121,10 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                     "score": reached,
                     "single": reference,
                     "normalised": share_reached(metric, reached, reference),
-                    "rows": len(answers),
+                    "rows": answers["row"].nunique(),
                     "score_clean": _scored(answers, out),
                     "single_clean": _scored(single, out),
-                    "rows_clean": len(answers) - len(out),
+                    "rows_clean": answers["row"].nunique() - len(out),
                 }
             )
     return pd.DataFrame(rows)
@@ -198,34 +216,34 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     Columns, per ``target``, seed, task, part and coefficient λ ≥ 0 of θ_P − λτ: ``kind``,
     ``metric``, ``score``, ``pretrained`` (λ = 0), ``kept`` = score / pretrained (of an error
     pretrained / score; NaN unless the denominator is above 0), ``error`` (the mean squared error of
-    f: raw scores, or l1 − l0 against −1 and +1), ``gap`` (error minus that at λ = 0),
-    ``random_gap``, that of a random vector of the same length (NaN where it was not asked),
-    ``predicted_gap`` = E[2λ(y − f_P)Δ + λ²Δ²] and ``linear_score``, those of f_P − λΔ with Δ = Jτ;
-    ``rows``; ``score_clean``, ``pretrained_clean`` and ``rows_clean`` without the rows that the
-    target was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its
-    validation score, on such rows.
+    f: raw scores, or l1 − l0 against −1 and +1; of more classes centred logits against 1 or 0, less
+    their mean), ``gap`` (error minus that at λ = 0), ``random_gap``, that of a random vector of the
+    same length (NaN where it was not asked), ``predicted_gap`` = E[2λ(y − f_P)Δ + λ²Δ²] and
+    ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``; ``score_clean``,
+    ``pretrained_clean`` and ``rows_clean`` without the rows that the target
+    was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its validation
+    score, on such rows.
     """
     check_answers(negated, "target")
     keys, rows = ["target", "seed", "task", "kind", "metric", "part"], []
     for key, found in negated[negated["coefficient"] >= 0].groupby(keys, sort=False):
-        target, seed, task, kind, metric, part = key
-        start = found[found["coefficient"] == 0].set_index("row")
+        target, seed, task, _, metric, part = key
+        start = found[found["coefficient"] == 0]
         if start.empty:
             raise UserError(
                 f"the negation sweep of {target!r}, seed {seed}, has no answers to {task!r} at "
                 "coefficient 0; make it again"
             )
-        out = leaks.rows(task, part, seed, [target]) & set(start.index)
-        label = start["label"].to_numpy()
-        wanted = 2 * label - 1 if kind == "classification" else label
+        out = leaks.rows(task, part, seed, [target]) & set(start["row"])
+        wanted, places = np.asarray(_wanted(start)), pd.MultiIndex.from_frame(start[PLACE])
         before, slope = start["output"].to_numpy(), start["slope"].to_numpy()
         first = mean_squared_error(before, wanted)
-        pretrained, pretrained_clean = (_scored(start.reset_index(), left) for left in (set(), out))
+        pretrained, pretrained_clean = (_scored(start, left) for left in (set(), out))
         for coefficient, answers in found.groupby("coefficient", sort=True):
-            answers = answers.set_index("row").loc[start.index].reset_index()
+            answers = answers.set_index(PLACE).loc[places].reset_index()
             output, random = (answers[name].to_numpy() for name in ("output", "random"))
             reached, error = _scored(answers), mean_squared_error(output, wanted)
-            linear = start.reset_index().assign(output=before - coefficient * slope)
+            linear = start.assign(output=before - coefficient * slope)
             change = 2 * coefficient * (wanted - before) * slope + (coefficient * slope) ** 2
             rows.append(
                 dict(zip(keys, key, strict=True))
@@ -239,10 +257,10 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
                     "random_gap": mean_squared_error(random, wanted) - first,
                     "predicted_gap": float(np.mean(change)),
                     "linear_score": _scored(linear),
-                    "rows": len(start),
+                    "rows": start["row"].nunique(),
                     "score_clean": _scored(answers, out),
                     "pretrained_clean": pretrained_clean,
-                    "rows_clean": len(start) - len(out),
+                    "rows_clean": start["row"].nunique() - len(out),
                 }
             )
     table = pd.DataFrame(rows)

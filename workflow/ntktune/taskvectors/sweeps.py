@@ -18,8 +18,9 @@ Vector = Mapping[str, torch.Tensor]
 
 
 def _answers(task: TunedTask, coefficient: float, found: np.ndarray) -> pd.DataFrame:
-    """Return the table of a task's answers at one coefficient."""
-    return pd.DataFrame(
+    """Return the table of a task's answers at one coefficient, (N,) or (N, C)."""
+    columns = found.size // len(found)
+    table = pd.DataFrame(
         {
             "task": task.examples.task,
             "kind": task.examples.kind,
@@ -28,9 +29,10 @@ def _answers(task: TunedTask, coefficient: float, found: np.ndarray) -> pd.DataF
             "part": [name for name, rows in task.parts.items() for _ in rows],
             "row": task.rows,
             "label": task.examples.label[task.rows],
-            "output": found,
         }
     )
+    table = table.loc[table.index.repeat(columns)].reset_index(drop=True)
+    return table.assign(column=np.tile(range(columns), len(found)), output=found.ravel())
 
 
 def addition_sweep(
@@ -47,7 +49,8 @@ def addition_sweep(
     network, which :func:`negation_sweep` answers for); ``progress`` gets the number done.
 
     Columns: ``task``, ``kind``, ``metric``, ``coefficient``, ``part`` (``validation`` or ``test``),
-    ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes).
+    ``row``, ``label`` (raw), ``output`` (f: the raw score, or l1 − l0 of two classes) and
+    ``column``, 0; of more classes a row for each, ``column``, with its centred logit.
     """
     found = []
     edited.point([vector])
@@ -90,7 +93,7 @@ def negation_sweep(
         answered = [target] if coefficient < 0 else tasks
         answers = edited.answers(answered) if coefficient else start
         for task, some, slope in zip(answered, answers, slopes, strict=False):
-            found.append(_answers(task, coefficient, some).assign(slope=slope))
+            found.append(_answers(task, coefficient, some).assign(slope=slope.ravel()))
         progress(done)
     edited.restore()
     table, full = pd.concat(found, ignore_index=True), full_coefficient(coefficients)
@@ -98,7 +101,7 @@ def negation_sweep(
     edited.point([vector])
     edited.move([-full])
     own = (table["task"] == target.examples.task) & (table["coefficient"] == full)
-    table.loc[own, "random"] = edited.answers([target])[0]
+    table.loc[own, "random"] = edited.answers([target])[0].ravel()
     progress(done + 1)
     edited.restore()
     return table
