@@ -120,6 +120,16 @@ def test_every_method_has_its_cells_its_learning_rate_and_the_first_the_rest(che
     first, others = drawn.split("--metrics")[1].split("--compared")
     assert first.count("/lora/n") == 2
     assert others.count("/probe/n") == others.count("/full/n") == 2
+    fewer = {"methods": ["full"], "seeds": 4, "large_size": 32, "large_seeds": 2}
+    write_study(checkout, study="mine", finetune=methods | fewer)
+    done = checkout.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", "finetune")
+    cells = [c for c in done.stdout.split("python -m ntktune ") if "finetune run" in c]
+    assert {("--size 32" in c, "--seeds 2" in c) for c in cells if "--test-h" not in c} == {
+        *((True, True), (False, False))
+    }
+    write_study(checkout, study="mine", finetune=methods | fewer | {"large_seeds": 5})
+    done = checkout.snakemake("-n", "--configfile", "mine.yaml")
+    assert "finetune.large_seeds is 5, but finetune.seeds 4" in done.stdout + done.stderr
     vectors = {"chapters": ["taskvectors"], "tasks": ["amazon-intensity", "amazon-polarity"]}
     write_study(checkout, **vectors, finetune=methods | {"methods": ["probe", "full"]})
     done = checkout.snakemake("-n", "--configfile", "mine.yaml")

@@ -132,6 +132,12 @@ with sentence_only():
     check_colors(STUDY["figures"]["colors"], [*DRAWN, *FURTHER])
 
 
+def few_seeds(size):
+    """The option that trains fewer seeds on large samples, where the study asks for that."""
+    from_size = STUDY["finetune"]["large_size"]
+    return ["--seeds", STUDY["finetune"]["large_seeds"]] if from_size and size >= from_size else []
+
+
 def flag(option, files):
     """An option with its files, or nothing where there are none."""
     return [option, *files] if files else []

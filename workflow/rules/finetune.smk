@@ -71,6 +71,7 @@ rule finetune_run:
         rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
         state=lambda wildcards: state_folder(wildcards.task, wildcards.method, f"n{wildcards.size}"),
+        seeds=lambda wildcards: few_seeds(int(wildcards.size)),
     shell:
         """
         python -m ntktune finetune run \
@@ -80,6 +81,7 @@ rule finetune_run:
             --task {wildcards.task:q} \
             --size {wildcards.size:q} \
             --state {params.state:q} \
+            {params.seeds:q} \
             {params.rates:q} \
             {params.options:q} \
             --out-metrics {output.metrics:q} \
@@ -112,6 +114,7 @@ use rule finetune_run as finetune_fixed with:
         + ["--test-history"],
         rates=chosen_rate,
         state=lambda wildcards: state_folder(wildcards.task, "fixed", f"n{wildcards.size}"),
+        seeds=[],
 
 
 use rule finetune_choose as finetune_baselines with:

@@ -73,6 +73,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         out_metrics="parquet: one row per seed",
         out_history="parquet: one row per evaluation",
         size={"type": int, "help": "labelled examples, the hold-out included"},
+        seeds=optional("train only so many seeds, from the first (default: all)", type=int),
         state=optional("folder that keeps a killed run's finished seeds, and taskvectors tune's"),
         adapters=optional("of lora: folder for each seed's adapters and head, in peft's format"),
         test_history=optional(
@@ -288,9 +289,11 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found, first = [], {"method": tuning["methods"][0]}
+    few = tuning["large_size"] or math.inf
+    seeds = {n: tuning["seeds" if n < few else "large_seeds"] for n in tuning["sizes"]}
     for method in tuning["methods"]:
         how, tasks = {"method": method}, study["tasks"]
-        found += [(f"{method}, n {n}", tasks, n, tuning["seeds"], how) for n in tuning["sizes"]]
+        found += [(f"{method}, n {n}", tasks, n, count, how) for n, count in seeds.items()]
         if rates := tuning["learning_rates"]:
             tasks, size = [*study["task_definitions"]], tuning["rate_size"]
             name = f"{method}, {len(rates)} learning rates, n {size}"
@@ -474,8 +477,10 @@ def run(args: argparse.Namespace) -> None:
     """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
     from ntktune.finetune.methods import save_adapter
 
-    cell = read_cell(args)
-    seeds = range(len(cell.subsets["seeds"]))
+    if args.seeds is not None and args.seeds < 1:
+        raise UserError(f"--seeds is {args.seeds}; give 1 or more")
+    cell = read_cell(args, args.seeds or 0)
+    seeds = range(args.seeds or len(cell.subsets["seeds"]))
     keys = seed_keys(args, cell)
     done = {seed: finished_part(args.state, f"seed{seed}", keys[seed]) for seed in seeds}
     kept = {seed: Path(args.adapters or "", f"seed{seed}") for seed in seeds}

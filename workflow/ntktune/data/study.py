@@ -148,9 +148,14 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: taskvectors.tasks is {vectors['tasks']}; merging needs two tasks or more "
             "([] merges none)"
         )
-    used = vectors["seeds"] = vectors["seeds"] or min(2, seeds)
+    size = study["finetune"]["large_size"]
+    few, least = seeds, "finetune.seeds"
+    if size:
+        few, least = study["finetune"]["large_seeds"], "finetune.large_seeds"
+    used = vectors["seeds"] = vectors["seeds"] or min(2, few)
     for key, count, limit, most in (
-        ("taskvectors.seeds", used, "finetune.seeds", seeds),
+        ("finetune.large_seeds", few, "finetune.seeds", seeds),
+        ("taskvectors.seeds", used, least, few),
         ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
         ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
     ):

@@ -54,10 +54,13 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
 def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return the sizes, ascending, (S,), and each seed's values, (seeds, S), NaN where missing.
 
-    ``points`` has ``n``, ``seed`` and one further column, the value.
+    ``points`` has ``n``, ``seed`` and one further column, the value. Where two seeds have all
+    sizes, those that were not trained on the largest are left out.
     """
     values = next(name for name in points.columns if name not in ("n", "seed"))
     table = points.pivot(index="seed", columns="n", values=values)
+    whole = table.dropna()
+    table = whole if len(whole) > 1 else table
     return table.columns.to_numpy(), table.to_numpy()
 
 
