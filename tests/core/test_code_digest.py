@@ -34,7 +34,7 @@ def code_modules(entry):
 
 
 RULE_FILES = "".join(file.read_text() for file in RULES.glob("*.smk"))
-COMMANDS = re.findall(r'of_command\("(\w+) (\w+)"', RULE_FILES)
+COMMANDS = sorted(set(re.findall(r'of_\w+\("(\w+) (\w+)"', RULE_FILES)))
 ENTRIES = sorted(
     {
         *re.findall(r'digest_of\("([^"]+)"\)', RULE_FILES),
@@ -505,7 +505,7 @@ def test_rules_give_every_option_that_has_a_default(file):
         for verb in re.findall(r'verb="(\w+)"', text) if told == "{params.verb:q}" else [told]:
             name = f"{chapter} {verb}"
             configured = command_options(name) if "{params.options:q}" in words else ()
-            assert not configured or re.search(rf'(options|of_command)\("{name}"', text)
+            assert not configured or re.search(rf'(options|of_\w+)\("{name}"', text)
             for option in verbs.choices[verb]._actions:
                 given = any(f"{flag} " in words for flag in option.option_strings)
                 given = given or option.dest in configured

@@ -10,7 +10,14 @@ import pytest
 
 from ntktune.__main__ import main
 from ntktune.cli import CHAPTERS, finetune
-from ntktune.cli.options import COMMANDS, OVERRIDES, command_options, declaration, option_words
+from ntktune.cli.options import (
+    COMMANDS,
+    LORA,
+    OVERRIDES,
+    command_options,
+    declaration,
+    option_words,
+)
 from ntktune.study.config import schema
 
 RULES = Path(__file__).parents[2] / "workflow/rules"
@@ -42,6 +49,9 @@ def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
     planned = {"study", "chapters", "tasks", "task_folders", "kernel.shard_rows"}
     planned |= {f"model.{name}" for name in ("name", "licence", "source", "architecture")}
     planned |= {"finetune.fixed_epochs", "finetune.fixed_size", "taskvectors.seeds"}
+    planned |= {"finetune.large_size", "finetune.large_seeds", "finetune.probe_rate_factor"}
+    planned |= {"finetune.lora.rate_factor"}
+    planned |= {f"model.adapter.{name}" for name in ("hub.id", "hub.revision", "folder")}
     planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory")}
     planned |= {
         f"figures.{name}" for name in schema("config")["properties"]["figures"]["properties"]
@@ -55,7 +65,8 @@ def test_a_command_uses_each_of_its_options(command):
     files = [*folder.glob(f"{command.split()[0]}*.py"), folder / "finetune.py"]
     text = "".join(file.read_text() for file in files)
     for name in command_options(command):
-        assert re.search(rf"args\.{name}\b|\"{name}\"", text), name
+        # of adapters, all that the commands' table has
+        assert name[5:] in LORA or re.search(rf"args\.{name}\b|\"{name}\"", text), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -141,7 +152,9 @@ def test_a_list_is_many_words_and_true_a_bare_flag():
     assert option_words(study, "taskvectors score") == words
     keys = [key for key, _ in command_options("finetune run").values()]
     study = {"seed": 1, "device": "cpu", "finetune": {}, "model": {"blocks": None}}
+    study["model"]["pooling"] = None
     study["finetune"] = {key.split(".")[1]: None for key in keys if key.startswith("finetune")}
+    study["finetune"]["lora"] = dict.fromkeys(LORA) | {"exclude": [], "rank_pattern": {}}
     for checkpointing in (True, False):
         study["finetune"]["checkpointing"] = checkpointing
         words = ["--seed", "1", *["--checkpointing"] * checkpointing, "--device", "cpu"]

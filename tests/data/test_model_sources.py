@@ -436,7 +436,8 @@ def test_an_adapter_is_merged_into_its_model(tmp_path, capsys, headed):
     assert origin["adapter"]["sha256"] == file_sha256(adapter / "adapter_model.safetensors")
     # of another model, or of another kind
     capsys.readouterr()
-    config = LlamaConfig(vocab_size=258, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
+    config = _llama().config
+    config.num_hidden_layers = 1
     LlamaForCausalLM(config).save_pretrained(plain)
     assert _fetch(out, source) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -253,7 +253,12 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("name", "table", "other", "message"),
         [
-            ("fig2", "metrics", "cosine", "cosine.parquet lacks the columns task, kind, metric, n"),
+            (
+                "fig2",
+                "metrics",
+                "cosine",
+                "cosine.parquet lacks the columns task, kind, metric, method, n",
+            ),
             ("table8", "cosine", "merged", "merged.parquet lacks the columns pair, task_a, run_a"),
             ("table9", "negated", "sweep", "sweep.parquet lacks the columns target, "),
             ("addition", "sweep", "overlap", "overlap.parquet lacks the columns merged, part"),

@@ -433,8 +433,8 @@ def test_adapters_are_kept_and_made_again_where_they_are_missing(study, capsys):
     [
         ("targets", ["q_proj", "qproj"], "lora targets 'qproj' is no layer of the model; did"),
         ("layers", [0, 9], "lora layers has 9, but the blocks are 0 to 1"),
-        ("rank", 0, "--lora-rank is 0, but must be at least 1"),
-        ("alpha", -1, "--lora-alpha is -1.0, but must be above 0"),
+        ("rank", 0, "--lora-rank is 0: must be at least 1"),
+        ("alpha", -1, "--lora-alpha is -1.0: must be greater than 0"),
         ("rank_pattern", ["q_proj"], "--lora-rank-pattern has 'q_proj'"),
         ("rank_pattern", ["qproj=2"], "lora rank_pattern 'qproj' is no layer of the model"),
         ("exclude", ["qproj"], "lora exclude 'qproj' is no layer of the model"),

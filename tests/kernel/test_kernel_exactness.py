@@ -50,7 +50,7 @@ def test_a_head_on_the_mean_over_tokens(name, tiny, texts, reference):
     model.backbone.pooling = "mean"
     expected, values = reference(model, texts)
     state = model.backbone(input_ids=texts[0][None]).last_hidden_state[0].mean(dim=0)
-    assert values[0].item() == pytest.approx(model.head(state).item(), rel=1e-9)
+    assert values[0].item() == pytest.approx(model.head(state).item(), rel=1e-5)
     for max_bytes in (2**29, 30_000):
         settings = {"dtype": torch.float64, "max_tokens": 30, "max_bytes": max_bytes}
         found = gram(model, texts, **settings)

@@ -287,6 +287,7 @@ def test_the_predicted_gap_is_exact_where_the_model_is_linear(kind):
                         "part": ["validation"] * 10 + ["test"] * 20,
                         "row": range(30),
                         "label": label,
+                        "column": 0,
                         "output": start - coefficient * moved,
                         "slope": moved,
                         # half of what the task vector does, where the target was asked
@@ -343,6 +344,7 @@ def wrong_by(size, metric, **more):
             "part": ["validation"] * 12 + ["test"] * 28,
             "row": range(40),
             "label": label,
+            "column": 0,
             "output": right + size * noise,
             **more,
         }

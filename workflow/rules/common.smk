@@ -163,10 +163,12 @@ def of_command(command, **changed):
 def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
     changed |= {} if method == "lora" else NO_LORA
-    key = "learning_rates" if command == "finetune choose" else "learning_rate"
+    tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
     # 10 digits: 0.0003, not 0.00030000000000000003
-    rates = [float(f"{RATE_FACTORS[method] * rate:.10g}") for rate in flatten([STUDY["finetune"][key]])]
-    changed[key] = rates if key == "learning_rates" else rates[0]
+    if command == "finetune choose":
+        changed["learning_rates"] = [float(f"{factor * r:.10g}") for r in tuning["learning_rates"]]
+    else:
+        changed["learning_rate"] = float(f"{factor * tuning['learning_rate']:.10g}")
     return of_command(command, method=method, **changed)
 
 

@@ -41,16 +41,7 @@ if TYPE_CHECKING:
 
 # Settings of a training that are options and keys of the configuration of the same name.
 SETTINGS = (
-    *(
-        "method",
-        "head",
-        "learning_rate",
-        "warmup",
-        "schedule",
-        "max_norm",
-        "weight_decay",
-        "batch_size",
-    ),
+    *("head", "learning_rate", "warmup", "schedule", "max_norm", "weight_decay", "batch_size"),
     *("max_epochs", "max_steps", "evaluate_every", "patience", "batch_tokens", "checkpointing"),
 )
 # What a fine-tuning reads.

@@ -67,9 +67,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             default=[10, 64],
             metavar=("SHORTEST", "LONGEST"),
         ),
-        classes=optional(
-            "classes of the task (default: 2; a score is one output)", type=int, default=2
-        ),
+        classes=optional("of the task (default: 2; a score is as much)", type=int, default=2),
         tflops=optional("speed of the device (default: measured here, in a second)", type=float),
     )
 

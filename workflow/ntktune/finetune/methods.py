@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,9 @@ class Adapter:
             lora_dropout=0.0,
         )
         try:
-            self.model = get_peft_model(backbone, config)
+            with warnings.catch_warnings():  # of transformers, at names that peft still uses
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model = get_peft_model(backbone, config)
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"peft takes no such adapter: {one_line(error)}") from error
         self.model.eval()

@@ -1,6 +1,7 @@
 """A task's score: which metrics it may be by, and how scores compare."""
 
 import math
+from typing import Any
 
 # Kind of task → the metrics that its definition may name; the first is the default.
 METRICS = {"regression": ("pearson", "spearman", "mse"), "classification": ("accuracy", "f1")}
@@ -16,3 +17,8 @@ def share_reached(metric: str, value: float, reference: float) -> float:
     if metric in ERRORS:
         return reference / value if min(value, reference) > 0 else math.nan
     return value / reference if reference > 0 else math.nan
+
+
+def predicted_class(values: Any) -> Any:
+    """Return the classes, (N,), of f: of two, (N,), by its sign; of more, (N, C), the largest."""
+    return values.argmax(axis=1) if values.ndim > 1 and values.shape[1] > 1 else values > 0

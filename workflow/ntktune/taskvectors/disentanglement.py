@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ntktune.errors import UserError
+from ntktune.study.scores import predicted_class
 from ntktune.taskvectors.edited import EditedModel, TunedTask
-from ntktune.taskvectors.scores import predicted_class
 
 
 def distance(task: TunedTask, rows: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:

@@ -12,16 +12,11 @@ import pandas as pd
 from ntktune.errors import UserError
 from ntktune.finetune.metrics import mean_squared_error, score
 from ntktune.study.merges import FIXED, LEAST_KEPT, VALIDATED, parts
-from ntktune.study.scores import ERRORS, share_reached
+from ntktune.study.scores import ERRORS, predicted_class, share_reached
 
 PLACE = ["row", "column"]
 LEAST_ROWS = 2  # with fewer validation rows a task does not count in the choice
 ANSWER = ["seed", "task", "part", "coefficient", "row", "column"]  # and the model: which it is
-
-
-def predicted_class(values: np.ndarray) -> np.ndarray:
-    """Return the classes, (N,), of f: of two, (N,), by its sign; of more, (N, C), the largest."""
-    return values.argmax(axis=1) if values.ndim > 1 and values.shape[1] > 1 else values > 0
 
 
 def _scored(answers: pd.DataFrame, without: set[int] | frozenset[int] = frozenset()) -> float:
