@@ -36,7 +36,9 @@ ABSENT = {}
 
 MODEL_SOURCE = STUDY["model"]["source"]
 # The source with what the model's manifest states.
-MODEL_DEFINITION = {key: STUDY["model"][key] for key in ("name", "licence", "adapter")} | MODEL_SOURCE
+MODEL_DEFINITION = {
+    key: STUDY["model"][key] for key in ("name", "licence", "adapter")
+} | MODEL_SOURCE
 TASK_SOURCES = {name: task["sources"] for name, task in STUDY["task_definitions"].items()}
 ALL_TASK_SOURCES = [source for sources in TASK_SOURCES.values() for source in sources]
 PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
