@@ -174,9 +174,9 @@ def of_training(command, method, **changed):
     return of_command(command, method=method, **changed)
 
 
-def state_folder(*parts):
+def state_folder(task, method, part):
     """Where killed trainings of a task and method keep what they have finished."""
-    return "/".join([RESULTS, "state/finetune", *parts])
+    return f"{RESULTS}/state/finetune/{task}/{method}/{part}"
 
 
 def compact_json(value):
