@@ -84,8 +84,8 @@ def test_a_short_definition_is_completed():
         *((SCORES, {"template": text}, r"t: template is .* no other braces") for text in (
             "{text_a", "{text_a.x}", "{text_a} {}", "text", "")),
         (SCORES, {"template": "{text_b}", "columns": {"text_b": "b"}}, r"t: template is .* braces"),
-        (SCORES, {"template": "{text_a} {text_b}"}, r"t: columns is missing: .* a pair needs both"),
-        (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is 'b': .* no .*: a pair needs"),
+        (SCORES, {"template": "{text_a} {text_b}"}, r"t: columns is missing: .* name the sec"),
+        (SCORES, {"columns": {"text_b": "b"}}, r"columns.text_b is 'b': .* no .*: for a pair add"),
         (SCORES, {"template": "{text_a} {text_b}", "columns": {}}, r"columns.text_b is missing: "),
         (SCORES, {"label_map": {"a": 0, "b": 1}}, r"t: label_map is .* this task is a regression"),
         (SCORES, {"polarity_band": [0, 1]}, r"t: polarity_band is .* this task is a regression"),

@@ -16,6 +16,9 @@ RATES = pd.DataFrame(
         "needed_high": [201.2, float("inf"), None, 17.2],
         "needed_bound": ["", "least", "", "most"],
         "needed_undecided": [False, True, None, False],
+        "kind": ["regression", "classification", "regression", "classification"],
+        "best_gain": [0.71234, 0.15, None, 0.4],
+        "shared_seeds": [0.3, 0.3, 0.3, 0.3],
         "metric": ["pearson", "accuracy", "mse", "f1"],
         "seeds": [3, 2, 2, 1],
         "best_score": [0.71234, 0.8, None, 0.5],
@@ -52,14 +55,24 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     cells = [re.split(r"\s{2,}", line) for line in lines[1:6]]
     assert cells[0][:2] == ["task", "examples needed"]
     assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
-    assert cells[2] == ["news-intensity", "at least 231 (40 or more)", "2.00", "0.900", "0.67", "-"]
+    assert cells[2] == [
+        "news-intensity",
+        "at least 231? (40 or more)",
+        "2.00",
+        "0.900",
+        "0.67",
+        "-",
+    ]
     assert cells[3][:2] == ["tweets", "unknown"]
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed: labelled examples") for line in lines) == 1
     undecided = "seeds are too few or too noisy to tell: add seeds or rows"
     first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
-    best = " ".join(line.strip() for line in lines[first + 1 :][:4])
-    assert best.startswith("news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512; ")
+    best = " ".join(line.strip() for line in lines[first + 1 :][:6])
+    assert best.startswith(
+        "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512, where "
+    )
+    assert "where predicting the training majority has 0.650; how many are needed" in best
     assert (
         f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed)"
         in best

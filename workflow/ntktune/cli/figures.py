@@ -85,6 +85,8 @@ def show(args: argparse.Namespace) -> None:
     if (figures / "verdicts.csv").is_file():  # made of table 1; a study need not have them
         rates, claims = (read_tables(n, [figures / f"{n}.csv"])[0] for n in ("table1", "verdicts"))
         print(f"\n{overview(rates, claims)}\n")
+    if (figures / "fig2.png").is_file():
+        print(f"learning curves     {figures / 'fig2.png'}")
     print(f"figures and tables  {figures}")
     if (folder / "report.html").is_file():
         print(f"report              {folder / 'report.html'}")

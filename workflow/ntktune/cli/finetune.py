@@ -395,7 +395,8 @@ def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:
     if unknown:
         lines.append(
             f"texts    of {', '.join(unknown)}: not made yet, so "
-            f"{study['model']['max_tokens']} tokens each, the most they can have"
+            f"{study['model']['max_tokens']} tokens each, the most they can have, and so hours at "
+            "most; `snakemake data` makes them"
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")

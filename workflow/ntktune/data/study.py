@@ -61,7 +61,9 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
                 f"task {study['tasks'][counts.index(min(counts))]!r} has {min(counts)} training "
                 f"rows; a study needs {least} or more"
             )
-        tuning["sizes"] = chosen_sizes(min(counts), smallest)
+        # of all rows the seeds' samples would be one and the same, and tell nothing of the spread
+        most = min(counts) if tuning["seeds"] == 1 else max(2 * min(counts) // 3, smallest, least)
+        tuning["sizes"] = chosen_sizes(min(most, *counts), smallest)
     return rows
 
 

@@ -23,6 +23,7 @@ UNTUNED = {
     "linear-probe": ("#7A7A7A", "-.", "linear probe"),
     "kernel-descent": ("#D55E00", "-", "prediction by the NTK"),
 }
+STEEPEST = 0.7  # a predicted slope widens the axis down to this share of what else is shown
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
 TUNED = {"full": "fine-tuned", "lora": "fine-tuned by LoRA", "probe": "head alone fine-tuned"}
 NEAR = 2.0  # label noise below the axis by more than this factor is a number, not a line
@@ -92,7 +93,7 @@ def learning_curve_figure(
                 fall = (values["mean"].iloc[0] - noise) * (sizes / sizes[0]) ** -rate
                 look = {"color": color, "linestyle": (0, (1, 1)), "linewidth": 1.0}
                 (handles["slope"],) = axes.plot(sizes, noise + fall, **look)
-                shown += list(noise + fall)
+                shown.append(max(noise + fall[-1], min(shown) * STEEPEST))  # it may leave the panel
             draw_size_axis(axes, list(values.index))
             shown = [value for value in [*shown, constant] if value > 0]
             bottom, top = min(shown) / ROOM, max(shown) * ROOM

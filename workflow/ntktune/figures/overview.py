@@ -6,20 +6,26 @@ from typing import Any
 import pandas as pd
 
 from ntktune.figures.claims import SIMULATED, UNTESTED
-from ntktune.figures.measures import METRIC_LABELS
+from ntktune.figures.measures import BASELINES, METRIC_LABELS
 from ntktune.figures.needed import SHARE
 from ntktune.figures.style import count
+from ntktune.study.scores import ERRORS
 
+SIMPLE = {"regression": "mean", "classification": "majority"}
 CLAIMS = "claims of Sun & Raskutti 2026 on this study:"
 MADE_UP = "of made-up networks and spectra, none of your data:"
 NOTE = textwrap.fill(
-    f"examples needed: labelled examples that reach {SHARE:.0%} of the best score, interpolated "
-    "between the sizes tried, with its 95 % interval over seeds where there are several; 'at "
-    "least' where the largest size is the best, 'at most' where the smallest is good enough. "
-    "Best scores: mean ± standard deviation over seeds. Rates b: error ~ n^-b, predicted a/(a+1).",
+    f"examples needed: labelled examples that reach {SHARE:.0%} of the best gain over predicting "
+    "the training mean or majority, interpolated between the sizes tried, with its 95 % interval "
+    "over seeds where there are several; 'at least' where the largest size is the best, 'at most' "
+    "where the smallest is good enough; '?' where the seeds do not decide. Best scores: mean ± "
+    "standard deviation over seeds. Rates b: error ~ n^-b, predicted a/(a+1).",
     width=95,
 )
 UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds or rows"
+ALL_ALIKE = "how many are needed cannot be told: at the largest size all seeds have the same rows, "
+ALL_ALIKE += "so end finetune.sizes at a smaller one"
+ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 
 
 def _plain_table(rows: list[list[str]]) -> str:
@@ -43,6 +49,7 @@ def _needed(row: dict[str, Any]) -> str:
     text = _number(row["needed"], 0)
     if isinstance(row["needed_bound"], str) and row["needed_bound"]:
         text = f"at {row['needed_bound']} {text}"
+    text += "?" * (row["needed_undecided"] is True)
     low, high = (_number(row[key], 0) for key in ("needed_low", "needed_high"))
     if low == "-":
         return text
@@ -57,7 +64,12 @@ def _best(row: dict[str, Any]) -> str:
     spread = "" if pd.isna(row["best_score_sd"]) else f" ± {row['best_score_sd']:.3f}"
     text = f"{row['task']}: best {metric} {score}{spread} ({count(int(row['seeds']), 'seed')})"
     text += f", at n = {row['best_size']:.0f}"
-    return text + f"; {UNDECIDED}" * (row["needed_undecided"] is True)
+    if row["metric"] in BASELINES:
+        simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
+        text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
+    if row["needed_undecided"] is not True:
+        return text
+    return f"{text}; {ALL_ALIKE if row['shared_seeds'] > ALIKE else UNDECIDED}"
 
 
 def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
