@@ -121,7 +121,7 @@ def test_each_step_has_the_size_that_the_schedule_says(text_model, sentences, se
         places.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
 
     model = text_model(dtype=torch.float64)
-    how = {"method": "sgd", "batch_size": 24, "weight_decay": 0.0, "patience": None}
+    how = {"optimizer": "sgd", "batch_size": 24, "weight_decay": 0.0, "patience": None}
     how |= {"max_steps": 6, "evaluate_every": 1, "learning_rate": 1e-3, "max_norm": 1e-4}
     how |= {"warmup": 0.34, "schedule": "linear"}
     targets = torch.stack([s[-1] / 20 - 1 for s in sentences]).double()

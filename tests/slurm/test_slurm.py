@@ -172,7 +172,7 @@ def study(cluster, smoke_begun, tmp_path_factory):
     assert fetched.returncode == 0, fetched.stderr
 
     # a Snakemake that is killed leaves jobs, which stand still until the same jobs run beside them
-    one, other = (f"finetune_run_wildcards_smoke-regression_{size}" for size in (128, 32))
+    one, other = (f"finetune_run_wildcards_smoke-regression_full_{size}" for size in (128, 32))
     metrics = [
         f"results/smoke/finetune/smoke-regression/full/n{n}/metrics.parquet" for n in (128, 32)
     ]

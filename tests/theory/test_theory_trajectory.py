@@ -247,7 +247,7 @@ def test_a_network_that_does_not_move_has_no_gap():
 
 def test_a_descent_that_diverges_names_its_own_key(monkeypatch):
     def diverging(*arguments, **how):
-        if arguments[5].method == "sgd":
+        if arguments[5].optimizer == "sgd":
             raise UserError("the training loss is nan at step 3")
         return fine_tune(*arguments, **how)
 
