@@ -422,6 +422,11 @@ def test_adapters_are_kept_and_made_again_where_they_are_missing(study, capsys):
         for name in ("adapters/seed0/adapter_model.safetensors", "kept.safetensors")
     )
     assert all(torch.equal(found[name], kept[name]) for name in kept)
+    # a folder that another size has written to since
+    assert run(study, adapters=study / "adapters", **how | {"size": 15, "state": study / "s"}) == 0
+    capsys.readouterr()
+    assert run(study, adapters=study / "adapters", **how) == 0
+    assert "finished before" not in capsys.readouterr().err
     head, _ = read_tensors(study / "adapters/seed0/head.safetensors")
     assert head["weight"].shape == (1, 16)
     assert run(study, adapters=study / "adapters") == 1

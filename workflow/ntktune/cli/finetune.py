@@ -26,8 +26,8 @@ from ntktune.finetune.devices import DEVICES
 from ntktune.network.device import select_device, training_dtypes
 from ntktune.store.code_digest import code_digest
 from ntktune.store.files import MODEL_MANIFEST
-from ntktune.store.records import read_json, write_json
-from ntktune.store.tensors import content_sha256, read_tensors
+from ntktune.store.records import json_checksum, read_json, write_json
+from ntktune.store.tensors import content_sha256, read_tensors, stored_tensors
 from ntktune.store.unfinished import finished_part, keep_part
 
 if TYPE_CHECKING:
@@ -465,6 +465,12 @@ def choose(args: argparse.Namespace) -> None:
     write_json(args.out, content, record(args, **cell.facts, seeds=seeds))
 
 
+def _holds(folder: Path, key: dict[str, Any]) -> bool:
+    """Return whether a folder has the adapters of the training that a key describes."""
+    file = folder / "head.safetensors"
+    return file.is_file() and stored_tensors(file)[1].get("key") == json_checksum(key)
+
+
 def run(args: argparse.Namespace) -> None:
     """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
     from ntktune.finetune.methods import save_adapter
@@ -479,7 +485,7 @@ def run(args: argparse.Namespace) -> None:
     if args.adapters:
         if args.method != "lora":
             raise UserError(f"--adapters is for --method lora, not {args.method}")
-        done = {seed: found if kept[seed].is_dir() else None for seed, found in done.items()}
+        done = {s: found if _holds(kept[s], keys[s]) else None for s, found in done.items()}
     left = [seed for seed in seeds if done[seed] is None]
     if len(left) < len(seeds):
         ready = ", ".join(str(seed) for seed in seeds if seed not in left)
@@ -488,7 +494,8 @@ def run(args: argparse.Namespace) -> None:
         model, found = repeats(args, cell, left, test_history=args.test_history)
         for repeat in found:
             if args.adapters:
-                save_adapter(repeat.adapter, model.head, kept[repeat.seed], cell.facts["model"])
+                about = (kept[repeat.seed], cell.facts["model"], json_checksum(keys[repeat.seed]))
+                save_adapter(repeat.adapter, model.head, *about)
             done[repeat.seed] = keep_seed(args.state, keys[repeat.seed], repeat)
     stated = {"root": args.seed, "indices": list(seeds), "resumed_at": left}
     history = [{"seed": seed} | row for seed in seeds for row in done[seed]["history"]]

@@ -252,6 +252,8 @@ def tune(args: argparse.Namespace) -> None:
     """Fine-tune a task with some seeds and keep the weights, or what was added to them."""
     from ntktune.finetune.repeats import seed_split
 
+    if args.method == "probe":
+        raise UserError("--method probe leaves the backbone as it is: it gives no task vector")
     # a file of --out each; --out-again needs the samples of two
     cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
     keys = seed_keys(args, cell)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # What of adapter_config.json says how adapters are scaled; which layers have one, their names say.
 ADAPTER_KEYS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+PLAIN_STARTS = ("true", "false", "gaussian", "eva")  # init_lora_weights that leave W as it is
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # other names are not linked
 PREFIX = "<|endoftext|>"  # the byte tokenizer's one special token
 
@@ -134,12 +135,19 @@ def with_adapter(model: nn.Module, source: dict) -> tuple[nn.Module, dict[str, A
 
     folder, revision = Path(source.get("folder", "")), None
     if "hub" in source:
-        folder, revision = download_model(*source["hub"].values(), ADAPTER_FILES)
+        hub = source["hub"]
+        folder, revision = download_model(hub["id"], hub["revision"], ADAPTER_FILES)
     with loading.reading(f"the adapter in {folder}"):
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         weights = load_file(folder / ADAPTER_FILES[1])
         if config.get("peft_type") != "LORA":
             raise UserError(f"{folder} has an adapter of type {config.get('peft_type')}, not LORA")
+        start = str(config.get("init_lora_weights", True)).lower()
+        if start not in PLAIN_STARTS:
+            raise UserError(
+                f"the adapter in {folder} began as {start}, from changed weights of its model; "
+                "convert it to plain LoRA"
+            )
         start = re.compile(rf"base_model\.model\.({re.escape(model.base_model_prefix)}\.)?")
         own = {start.sub("", name, count=1): weight for name, weight in weights.items()}
         children = dict(model.named_children())

@@ -150,13 +150,13 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: taskvectors.tasks is {vectors['tasks']}; merging needs two tasks or more "
             "([] merges none)"
         )
-    size = study["finetune"]["large_size"]
+    size, count = study["finetune"]["large_size"], min(seeds, study["finetune"]["large_seeds"])
+    study["finetune"]["large_seeds"] = count
     few, least = seeds, "finetune.seeds"
-    if size:
-        few, least = study["finetune"]["large_seeds"], "finetune.large_seeds"
+    if size and (vectors["size"] is None or vectors["size"] >= size):
+        few, least = count, "finetune.large_seeds"
     used = vectors["seeds"] = vectors["seeds"] or min(2, few)
     for key, count, limit, most in (
-        ("finetune.large_seeds", few, "finetune.seeds", seeds),
         ("taskvectors.seeds", used, least, few),
         ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
         ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
@@ -250,6 +250,11 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     if tuning["learning_rates"]:
         rates = ", ".join(f"{rate:g}" for rate in tuning["learning_rates"])
         rate = f"learning rate: of {rates}, by the hold-out at n = {tuning['rate_size']}"
+    factors = {"lora": tuning["lora"]["rate_factor"], "probe": tuning["probe_rate_factor"]}
+    rate += "".join(f", {m} {factors[m]:g} times that" for m in tuning["methods"] if m in factors)
+    seeds = str(tuning["seeds"])
+    if tuning["large_size"]:
+        seeds += f" ({tuning['large_seeds']} from n = {tuning['large_size']} on)"
     patience = "none (no early stopping)"
     if tuning["patience"]:
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
@@ -258,7 +263,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens{pooled}",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
         "finetune": f"trained: {', '.join(tuning['methods'])}; examples: {sizes}; "
-        f"seeds: {tuning['seeds']}; head: {tuning['head']}; {rate}; "
+        f"seeds: {seeds}; head: {tuning['head']}; {rate}; "
         f"{unit}: at most {tuning[f'max_{unit}']}; "
         f"steps per evaluation: {tuning['evaluate_every'] or 'an epoch'}; "
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",

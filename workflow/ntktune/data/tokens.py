@@ -95,7 +95,7 @@ def _shortened_ids(
     """Return the ids of a row with its texts cut to as many characters as fit.
 
     Both texts are capped at the same number of characters, so the longer one is cut first. What the
-    template puts after a text stays: the head reads the last token.
+    template puts after a text stays: the head may read the last token.
     """
 
     def ids(characters: int) -> list[int]:

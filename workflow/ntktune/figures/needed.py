@@ -79,15 +79,15 @@ def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL
     unknown |= {"needed_undecided": False, "needed_bound": ""}
     if points["n"].nunique() < 2:
         return unknown
-    means = points.groupby("n")["gain"].mean()
-    sizes = means.index.to_numpy()
+    sizes, curves = by_seed(points)
+    means = pd.DataFrame(curves, columns=sizes).mean()
     needed = float(reached_sizes(sizes, means.to_numpy()[None])[0])
     found = {"best_gain": means.max(), "best_size": int(means.idxmax()), "needed": needed}
     scores = metrics.loc[metrics["n"] == found["best_size"], metrics["metric"].iloc[0]]
     found |= {"best_score": scores.mean(), "best_score_sd": scores.std()}
     if np.isnan(needed):
         return unknown | found
-    low, high = needed_interval(*by_seed(points), shared, level)
+    low, high = needed_interval(sizes, curves, shared, level)
     undecided = not np.isfinite(high) or (np.isclose(low, sizes[0]) and high > sizes[-2])
     found |= {"needed_low": low, "needed_high": high, "needed_undecided": bool(undecided)}
     least = "least" if found["best_size"] == sizes[-1] else ""

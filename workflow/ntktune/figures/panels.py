@@ -87,6 +87,9 @@ def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> No
     for columns in range(len(entries) if figure.get_figwidth() == WIDTH else 1, 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         # letters are a little wider at some resolutions
+        if columns == 1:  # a narrow figure grows by its legend, which would take the panel's room
+            high = legend.get_window_extent().height / figure.dpi
+            figure.set_figheight(figure.get_figheight() + high)
         if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
             break
         legend.remove()

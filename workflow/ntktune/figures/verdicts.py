@@ -273,10 +273,11 @@ def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> Row:
     units, trivial = {}, {}
     for task in kinds(metrics):
         own = with_error(of_task(metrics, task))
-        table = own.pivot(index="seed", columns="n", values=["error", "baseline_error"])
         few, many = own["n"].min(), own["n"].max()
         if few == many:
             continue
+        ends = own[own["n"].isin([few, many])]
+        table = ends.pivot(index="seed", columns="n", values=["error", "baseline_error"]).dropna()
         errors, baseline = table["error"], table["baseline_error"][many].to_numpy()
         start = float(errors[few].mean())
         units[task] = Sample(

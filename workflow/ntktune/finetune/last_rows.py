@@ -1,8 +1,8 @@
 """Computing, in the last block, only what the head will read.
 
-The head reads one token's hidden state. Nothing mixes tokens above the last block's keys and
-values, so its queries, output projection and MLP need that token's row only: with few blocks this
-is a fair share of all work.
+The head reads one token's hidden state (where it reads the mean over tokens, nothing is left out).
+Nothing mixes tokens above the last block's keys and values, so its queries, output projection and
+MLP need that token's row only: with few blocks this is a fair share of all work.
 """
 
 import contextlib

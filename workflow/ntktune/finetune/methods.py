@@ -123,19 +123,24 @@ class Adapter:
 
 
 def save_adapter(
-    adapter: Adapter, head: nn.Module, folder: str | os.PathLike, base: Mapping[str, Any]
+    adapter: Adapter,
+    head: nn.Module,
+    folder: str | os.PathLike,
+    base: Mapping[str, Any],
+    key: str = "",
 ) -> None:
     """Write an adapter in peft's format, and the head beside it (``head.safetensors``).
 
-    ``base`` are the facts of its model, with ``name`` and ``revision``. An adapter that is there is
-    replaced.
+    ``base`` are the facts of its model, with ``name`` and ``revision``; ``key`` says what training
+    it is of, in the head's facts. An adapter that is there is replaced.
     """
     config = adapter.model.peft_config[ADAPTER]
     config.base_model_name_or_path, config.revision = base["name"], base.get("revision")
     config.inference_mode = True
     with atomic_path(folder) as new:
-        adapter.model.save_pretrained(new)
-        write_tensors(new / "head.safetensors", dict(head.named_parameters()), {})
+        # "auto" would ask the hub for the model
+        adapter.model.save_pretrained(new, save_embedding_layers=False)
+        write_tensors(new / "head.safetensors", dict(head.named_parameters()), {"key": key})
     config.inference_mode = False
 
 
@@ -152,7 +157,7 @@ def plain_weights(backbone: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 class StoredStates(nn.Module):
     """What a frozen backbone answers to N texts, which are asked for by number.
 
-    ``states`` are the last real tokens' hidden states, (N, D).
+    ``states`` are their features (:func:`ntktune.network.models.features`), (N, D).
     """
 
     def __init__(self, states: torch.Tensor, config: object):

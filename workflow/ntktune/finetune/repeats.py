@@ -272,9 +272,10 @@ def fine_tuned_repeats(
     samples = seeds if samples is None else samples
     # of all seeds: what is computed of them together must not depend on which are asked for
     rows = {row for seed in subsets["seeds"] for row in seed["order"][:size]}
+    measured = {*subsets["test"]} if tested or test_history else set()
     done = 0
     with (
-        trained_by(model, examples.ids, rows, {*subsets["test"]}, settings) as (
+        trained_by(model, examples.ids, rows, measured, settings) as (
             ids,
             again,
             adapter,
