@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ntktune.cli.options import LORA, option_flag, option_words
 from ntktune.data.hub import ADAPTER_FILES, MODEL_FILES
-from ntktune.data.study import resolved_study
+from ntktune.data.study import cell_seeds, rate_factors, resolved_study
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
     RESULT_TABLES,
@@ -47,11 +47,7 @@ TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
 MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE or "hub" in (STUDY["model"]["adapter"] or ()))
 
 METHODS = STUDY["finetune"]["methods"]
-RATE_FACTORS = {
-    "full": 1,
-    "lora": STUDY["finetune"]["lora"]["rate_factor"],
-    "probe": STUDY["finetune"]["probe_rate_factor"],
-}
+RATE_FACTORS = rate_factors(STUDY)
 # What only adapters have.
 NO_LORA = {f"lora_{key}": None for key in LORA}
 # What a training reads, beside its learning rate.
@@ -136,8 +132,8 @@ with sentence_only():
 
 def few_seeds(size):
     """The option that trains fewer seeds on large samples, where the study asks for that."""
-    from_size = STUDY["finetune"]["large_size"]
-    return ["--seeds", STUDY["finetune"]["large_seeds"]] if from_size and size >= from_size else []
+    seeds = cell_seeds(STUDY, size)
+    return ["--seeds", seeds] if seeds < STUDY["finetune"]["seeds"] else []
 
 
 def flag(option, files):

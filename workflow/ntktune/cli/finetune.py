@@ -278,10 +278,11 @@ def _study_texts(
 
 def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
+    from ntktune.data.study import cell_seeds
+
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found, first = [], {"method": tuning["methods"][0]}
-    few = tuning["large_size"] or math.inf
-    seeds = {n: tuning["seeds" if n < few else "large_seeds"] for n in tuning["sizes"]}
+    seeds = {n: cell_seeds(study, n) for n in tuning["sizes"]}
     for method in tuning["methods"]:
         how, tasks = {"method": method}, study["tasks"]
         found += [(f"{method}, n {n}", tasks, n, count, how) for n, count in seeds.items()]
@@ -341,18 +342,17 @@ def plan(args: argparse.Namespace) -> None:
 def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, Settings]]:
     """Return what the model costs per token under each method of a study, and how it trains."""
     from ntktune.finetune.account import architecture
-    from ntktune.finetune.training import Lora, Settings
+    from ntktune.finetune.training import METHODS, Lora, Settings
 
     tuning = study["finetune"]
     weights, autocast = training_dtypes(tuning["dtype"])
     plain = {name: tuning[name] for name in SETTINGS} | {"autocast": autocast}
     lora = Lora(**{key: tuning["lora"][key] for key in LORA})
-    found = {}
-    for method in {"full": None} | dict.fromkeys(tuning["methods"]):
-        adapters = lora if method == "lora" else None
-        shape = architecture(config, autocast, weights, adapters, study["model"]["pooling"])
-        found[method] = shape, Settings(**plain, method=method)
-    return found
+    pooling = study["model"]["pooling"]
+    shapes = dict.fromkeys(METHODS, architecture(config, autocast, weights, pooling=pooling))
+    if "lora" in tuning["methods"]:
+        shapes["lora"] = architecture(config, autocast, weights, lora, pooling)
+    return {method: (shapes[method], Settings(**plain, method=method)) for method in METHODS}
 
 
 def _study_costs(

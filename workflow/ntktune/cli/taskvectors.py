@@ -47,15 +47,7 @@ ADAPTER = "adapter."  # before names of adapters: what was added to A and B
 HEAD = ("head.weight", "head.bias")
 AGAIN = "again"  # a training with the first seed's head and order, on the second's sample
 FACTS = (
-    "task",
-    "model",
-    "pooling",
-    "run",
-    "seeds",
-    "sample",
-    "rows",
-    "parameters",
-    "size",
+    *("task", "model", "pooling", "run", "seeds", "sample", "rows", "parameters", "size"),
     "data_sha256",
 )
 MERGED = "merge.json"  # says of a folder what was merged into the model in it
@@ -197,7 +189,8 @@ def read_tuned(
         stored, facts = stored_tensors(path)
         if set(FACTS) - set(facts) or set(HEAD) - set(stored):
             raise UserError(f"{path} holds no fine-tuned weights; make them: taskvectors tune")
-        _check_start(path, facts, folder, model, {"blocks": blocks, "pooling": pooling})
+        how = {"blocks": blocks} | ({"pooling": pooling} if pooling else {})
+        _check_start(path, facts, folder, model, how)
         base = {name: everything[name] for name in facts["parameters"] if name in everything}
         vector = _under(VECTOR, stored)
         weights = rebuilt(base, vector) if vector else _under(BACKBONE, stored)
@@ -222,7 +215,7 @@ def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str
                 "fine-tune again"
             )
     for key, wanted in how.items():
-        if facts.get(key) != wanted and (key == "blocks" or wanted):
+        if facts.get(key) != wanted:
             raise UserError(
                 f"{path} was fine-tuned with {key} {facts.get(key)}, not {wanted}; "
                 f"give the same --{key}, or fine-tune again"

@@ -142,10 +142,10 @@ def with_adapter(model: nn.Module, source: dict) -> tuple[nn.Module, dict[str, A
         weights = load_file(folder / ADAPTER_FILES[1])
         if config.get("peft_type") != "LORA":
             raise UserError(f"{folder} has an adapter of type {config.get('peft_type')}, not LORA")
-        start = str(config.get("init_lora_weights", True)).lower()
-        if start not in PLAIN_STARTS:
+        began = str(config.get("init_lora_weights", True)).lower()
+        if began not in PLAIN_STARTS:
             raise UserError(
-                f"the adapter in {folder} began as {start}, from changed weights of its model; "
+                f"the adapter in {folder} began as {began}, from changed weights of its model; "
                 "convert it to plain LoRA"
             )
         start = re.compile(rf"base_model\.model\.({re.escape(model.base_model_prefix)}\.)?")

@@ -232,6 +232,23 @@ def _all_blocks(study: Mapping[str, Any]) -> int | None:
     return (model["architecture"] or {}).get("num_hidden_layers")
 
 
+def rate_factors(study: Mapping[str, Any]) -> dict[str, float]:
+    """Return each method's learning rate over that of full fine-tuning."""
+    tuning = study["finetune"]
+    return {
+        "full": 1,
+        "lora": tuning["lora"]["rate_factor"],
+        "probe": tuning["probe_rate_factor"],
+    }
+
+
+def cell_seeds(study: Mapping[str, Any], size: int) -> int:
+    """Return how many seeds are trained on samples of a size."""
+    tuning = study["finetune"]
+    few = tuning["large_size"] is not None and size >= tuning["large_size"]
+    return tuning["large_seeds" if few else "seeds"]
+
+
 def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> str:
     """Return in a few lines what a study makes, and the training ``rows`` of tasks already read."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
@@ -250,8 +267,9 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     if tuning["learning_rates"]:
         rates = ", ".join(f"{rate:g}" for rate in tuning["learning_rates"])
         rate = f"learning rate: of {rates}, by the hold-out at n = {tuning['rate_size']}"
-    factors = {"lora": tuning["lora"]["rate_factor"], "probe": tuning["probe_rate_factor"]}
-    rate += "".join(f", {m} {factors[m]:g} times that" for m in tuning["methods"] if m in factors)
+    factors = rate_factors(study)
+    others = [method for method in tuning["methods"] if method != "full"]
+    rate += "".join(f", {method} {factors[method]:g} times that" for method in others)
     seeds = str(tuning["seeds"])
     if tuning["large_size"]:
         seeds += f" ({tuning['large_seeds']} from n = {tuning['large_size']} on)"

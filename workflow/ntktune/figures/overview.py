@@ -23,8 +23,10 @@ NOTE = textwrap.fill(
     width=95,
 )
 UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds or rows"
-ALL_ALIKE = "how many are needed cannot be told: at the largest size all seeds have the same rows, "
-ALL_ALIKE += "so end finetune.sizes at a smaller one"
+ALL_ALIKE = (
+    "how many are needed cannot be told: at the largest size all seeds have the same rows, "
+    "so end finetune.sizes at a smaller one"
+)
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 
 

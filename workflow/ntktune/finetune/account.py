@@ -122,9 +122,9 @@ def architecture(
 
     ``config`` is the Hugging Face configuration of a decoder or an encoder, cut to the blocks that
     are used; ``autocast`` the precision of the matrix products, None for that of the weights
-    (``dtype``); ``lora`` adapters, if they are what is trained; ``pooling`` what the head
-    reads. Raises UserError for another kind
-    of network, impossible numbers in ``config``, or adapters that find no layer.
+    (``dtype``); ``lora`` adapters, if they are what is trained; ``pooling`` what the head reads.
+    Raises UserError for another kind of network, impossible numbers in ``config``, or adapters that
+    find no layer.
     """
     usable(config, "the model")
     try:

@@ -76,7 +76,7 @@ class Adapter:
     def __init__(self, backbone: nn.Module, lora: Lora):
         from peft import LoraConfig, get_peft_model
 
-        self.backbone, names = backbone, adapted_layers(backbone, lora)
+        names = adapted_layers(backbone, lora)
         ranks = {re.escape(part): rank for part, rank in lora.rank_pattern.items()}
         config = LoraConfig(
             r=lora.rank,
@@ -201,11 +201,9 @@ def trained_by(
             yield ids, adapter.reset, adapter
         else:
             rows = sorted(trained | tested)
-            place = dict(zip(rows, range(len(rows)), strict=True))
-            read = Features(backbone)
-            states = outputs(
-                read, [ids[row] for row in rows], settings.batch_tokens, settings.autocast
-            )
+            place = {row: number for number, row in enumerate(rows)}
+            how = (settings.batch_tokens, settings.autocast)
+            states = outputs(Features(backbone), [ids[row] for row in rows], *how)
             stored = StoredStates(states, backbone.config)
             model.backbone = stored.to(model.head.weight.device)
             numbers = [torch.tensor([place.get(row, 0)]) for row in range(len(ids))]

@@ -274,14 +274,8 @@ def fine_tuned_repeats(
     rows = {row for seed in subsets["seeds"] for row in seed["order"][:size]}
     measured = {*subsets["test"]} if tested or test_history else set()
     done = 0
-    with (
-        trained_by(model, examples.ids, rows, measured, settings) as (
-            ids,
-            again,
-            adapter,
-        ),
-        last_rows_only(model, ids),
-    ):
+    how = trained_by(model, examples.ids, rows, measured, settings)
+    with how as (ids, again, adapter), last_rows_only(model, ids):
         examples = dataclasses.replace(examples, ids=ids)
         for seed, sample in zip(seeds, samples, strict=True):
             # alike in all tasks and sizes: else the adapters' own task vectors would not compare

@@ -52,9 +52,8 @@ def disentanglement_rows(
     tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
     rows = [task.rows for task in tasks]
     for task, some in zip(tasks, rows, strict=True):
-        distance(
-            task, some, np.zeros((len(some), 1)), np.zeros((len(some), 1))
-        )  # refused before the work
+        nothing = np.zeros(len(some))
+        distance(task, some, nothing, nothing)  # refused before the work
     edited.point(vectors)
     first, second = ([s for _, s in edited.linearised(tasks, v)] for v in edited.directions)
     standard = {}

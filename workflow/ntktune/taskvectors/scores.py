@@ -215,9 +215,9 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
     their mean), ``gap`` (error minus that at λ = 0), ``random_gap``, that of a random vector of the
     same length (NaN where it was not asked), ``predicted_gap`` = E[2λ(y − f_P)Δ + λ²Δ²] and
     ``linear_score``, those of f_P − λΔ with Δ = Jτ; ``rows``; ``score_clean``,
-    ``pretrained_clean`` and ``rows_clean`` without the rows that the target
-    was fine-tuned on; ``chosen``: the largest λ at which every control keeps 95 % of its validation
-    score, on such rows.
+    ``pretrained_clean`` and ``rows_clean`` without the rows that the target was fine-tuned on;
+    ``chosen``: the largest λ at which every control keeps 95 % of its validation score, on such
+    rows.
     """
     check_answers(negated, "target")
     keys, rows = ["target", "seed", "task", "kind", "metric", "part"], []
