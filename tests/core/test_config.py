@@ -112,6 +112,7 @@ def test_defaults_fill_every_key(study):
         ({"task_folders": ["nope"]}, r"task_folders \(nope\) hold no task at all"),
         ({"model": {"source": {"folder": "nope"}}}, r"folder is .nope., which does not"),
         ({"model": {"source": {"gguf": {"path": "nope.gguf"}}}}, r"gguf.path is .nope.gguf."),
+        ({"model": {"source": {"folder": "/no/m"}}}, r"not exist \(there is no folder /no\)$"),
         ({"model": {"name": "a"}}, r"my.yaml: model.source is missing: Where the weights"),
         ({"model": None}, r"my.yaml: model is missing: .* `source` says where"),
         ({"tasks": None}, r"my.yaml: tasks is missing: The study's tasks by file name"),
@@ -162,6 +163,9 @@ def test_every_mistake_is_told_at_once(study):
         ({"kind": "ranking"}, r"tasks/mine.yaml: kind is 'ranking'"),
         ({"sources": []}, r"mine.yaml: sources"),
         ({"titel": "x"}, r"mine.yaml: unknown key 'titel'; did you mean 'title'"),
+        ({"columns": {"text": "review"}}, r"unknown key 'columns.text'; did you mean 'text_a'"),
+        ({"kind": "classification", "score_range": [1, 5]},
+         r"score_range is \[1, 5\]: .*classes, not scores: take score_range out"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_task_names_its_file(study, changes, message):
@@ -200,6 +204,11 @@ def test_yaml_that_is_none_is_named(tmp_path):
         load_yaml(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("title: Reviews: stars\n")
     with pytest.raises(UserError, match=r"a\.yaml is not valid .*; quote a value that holds ': '$"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("a: &x {b: 1}\nc: {<<: *x, <<: *x, b: 2}\nd: [{e: 1, f: 2}]\n")
+    assert load_yaml(tmp_path / "a.yaml")["c"] == {"b": 2}
+    (tmp_path / "a.yaml").write_text("a:\n- {b: 1}\n- e: 1\n  f: 2\n  e: 3\n")
+    with pytest.raises(UserError, match=r"the key 'e' stands in lines 3 and 5; give it once"):
         load_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"b\.yaml must hold keys and values, not list"):
@@ -418,8 +427,10 @@ def test_a_damaged_model_is_left_to_the_job_that_reads_it(study, tmp_path):
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     good = study()
     rows = check_own_files(good, ["mine"])
-    assert 300 < rows["mine"] < 340  # four fifths of the file's 400 rows
-    assert f"data      mine: {rows['mine']} training rows" in choices(good, rows)
+    train, tests = rows["mine"]
+    assert 300 < train < 340  # four fifths of the file's 400 rows
+    assert train + tests == 400
+    assert f"data      mine: {train} training and {tests} test rows" in choices(good, rows)
     assert "training rows" not in choices(good)
     bad = study(columns={"text_a": "texts", "label": "score"})
     with pytest.raises(UserError, match=r"mine.csv has no column 'texts'"):

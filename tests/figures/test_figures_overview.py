@@ -90,6 +90,15 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert lines[-1].endswith(str(folder / "report.html"))
 
 
+def test_a_study_of_one_task_counts_the_papers_claims(folder, capsys):
+    table = folder / "figures/table1.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    assert main(["figures", "show", "--folder", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "this study:\n  2 not tested, 1 reproduced, 1 inconclusive; see figures/v" in said
+    assert "Short claim" not in said
+
+
 def test_a_study_without_these_tables_ends_with_its_places(folder, capsys):
     (folder / "figures/verdicts.csv").unlink()
     assert main(["figures", "show", "--folder", str(folder)]) == 0

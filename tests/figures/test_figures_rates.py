@@ -145,7 +145,7 @@ def test_a_seed_that_lacks_a_size_does_not_count_in_the_interval():
     found = measured(lacking[lacking["seed"] != 2])
     assert np.isfinite(found["measured_exponent"])
     assert np.isnan([found["measured_low"], found["measured_high"]]).all()
-    assert found["reason"] == "no exponent fits the seeds' curves, or a seed lacks a size"
+    assert found["reason"] == "1 of 2 seeds have all 4 sizes; an interval needs two"
 
 
 def test_where_the_noise_is_unknown_it_is_the_floor():

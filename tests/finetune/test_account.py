@@ -12,7 +12,8 @@ from ntktune.__main__ import main
 from ntktune.errors import UserError
 from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
-from ntktune.network.models import TextModel, described_configuration
+from ntktune.kernel.account import account as kernel_account
+from ntktune.network.models import TextModel, block_list, described_configuration, skeleton
 from ntktune.store.records import write_json
 from ntktune.store.tensors import write_tensors
 
@@ -187,10 +188,27 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert "task vectors, n 64: 2 tasks x 3 seeds" in said
     assert "watched, n 32: 2 tasks x 1 seeds  steps 12 each" in said
     assert "descent, n 32: 2 tasks x 1 seeds  steps 16 each" in said
+    assert "kernels" not in said  # the study lists no such chapter
     total = float(said.split("together ")[2].split()[0])
     sizes = [line for line in said.splitlines() if " tasks x " in line]
     parts = [float(line.split("FLOPs ")[1].split()[0]) for line in sizes]
     assert total == pytest.approx(sum(parts), rel=0.01)
+
+
+def test_a_plan_counts_the_kernels_too(tmp_path, capsys):
+    path = study(tmp_path)
+    how = {"draws": 4, "rows": 20, "learning_rows": 32, "learning_seeds": 2}
+    config = json.loads(path.read_text()) | {"chapters": ["kernel", "finetune"], "kernel": how}
+    path.write_text(json.dumps(config))
+    assert planned(path, "--device-name", "A100-80GB", "--results", tmp_path) == 0
+    said = capsys.readouterr().out
+    # of 20 texts, and of 32 with the 50 test rows
+    for name, count, texts in (("draws, 20", 4, 20), ("learning curves, 32", 2, 82)):
+        told = f"kernels of {name} texts: 2 tasks x {count}  tokens {2 * count * texts * 32:,}  "
+        flops = float(said.split(told + "FLOPs ")[1].split()[0])
+        backbone = skeleton(described_configuration(ARCHITECTURES["gpt_neo"]))
+        one = kernel_account(backbone, block_list(backbone), [32] * texts)
+        assert flops == pytest.approx(2 * count * one.flops, rel=0.01)
 
 
 def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys):

@@ -351,7 +351,7 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     told = done.stderr[done.stderr.index("study mine") :].splitlines()
     chosen = ["chapters", "model", "kernel", "finetune", "data"]
     assert [line.split()[0] for line in told[1:6]] == chosen
-    assert re.fullmatch(r"  data +reviews: 1[56]\d training rows", told[5])
+    assert re.fullmatch(r"  data +reviews: 1[56]\d training and \d+ test rows", told[5])
     assert re.match(r"\[0:\d\d\] \d+ jobs: .*4 finetune_run", told[6])
     assert len(told) == 7
 
@@ -465,3 +465,11 @@ def test_another_working_folder_is_told(checkout, tmp_path):
         (("--configfile", "config/smoke.yaml"), f"hold no task at all (looked in {tmp_path}"),
     ):
         assert message in sentence(checkout.snakemake(*empty, *arguments))
+
+
+def test_a_key_that_stands_twice_is_told(checkout):
+    write_study(checkout, study="twice")
+    with (checkout.folder / "mine.yaml").open("a") as file:
+        file.write("tasks: [film-polarity]\n")
+    told = sentence(checkout.snakemake("--dry-run", "--configfile", "mine.yaml"))
+    assert "mine.yaml is not valid YAML: the key 'tasks' stands in lines" in told

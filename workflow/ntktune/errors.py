@@ -21,21 +21,27 @@ def one_line(error: BaseException) -> str:
 
 def close_match(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean …?" with the nearest of some words, "" if none is near."""
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
+    allowed = list(allowed)
+    if not difflib.get_close_matches(word, allowed, n=1):
+        return ""
+    # of equally near ones the first
+    near = max(allowed, key=lambda name: difflib.SequenceMatcher(None, name, word).ratio())
+    return f"did you mean {near!r}?"
 
 
-def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:
-    """Return the error for a missing file or folder.
-
-    It names the first folder of the path that is missing, and where a relative path was looked for.
-    """
+def looked_for(path: str | os.PathLike) -> str:
+    """Return " (…)", where a path was looked for: its first missing folder, the current one."""
     path = Path(path)
     absent = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
     why = f"there is no folder {absent}" if absent else ""
     if not path.is_absolute():
         why = f"{why or 'looked'} in {Path.cwd()}"
-    return UserError(f"{path} does not exist{f' ({why})' if why else ''}; {what_to_do}")
+    return f" ({why})" if why else ""
+
+
+def not_there(path: str | os.PathLike, what_to_do: str) -> UserError:
+    """Return the error for a missing file or folder."""
+    return UserError(f"{path} does not exist{looked_for(path)}; {what_to_do}")
 
 
 def check_names(path: str, found: Iterable[str], wanted: Iterable[str], what: str) -> None:

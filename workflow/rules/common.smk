@@ -23,8 +23,11 @@ from ntktune.figures.catalogue import (
 from ntktune.network.device import has_nvidia_gpu, old_driver
 from ntktune.store.files import RESULTS_VARIABLE
 from ntktune.study.config import kernel_bands, merges, packages, schema, source_files, task_file
+from ntktune.study.yaml_files import load_yaml
 
 with sentence_only():
+    for file in configuration_files():
+        load_yaml(file)  # Snakemake's own reading takes the last of two equal keys
     STUDY = resolved_study(config, ", ".join(configuration_files()) or "configuration")
 
 RESULTS = f"results/{STUDY['study']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -325,7 +326,8 @@ def plan(args: argparse.Namespace) -> None:
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
     autocast = training_dtypes(study["finetune"]["dtype"])[1]
-    shapes = _study_shapes(study, _study_model(study, folder))
+    config = _study_model(study, folder)
+    shapes = _study_shapes(study, config)
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
     cells = {
         (task, size): _study_texts(study, folder, task, size)
@@ -333,6 +335,7 @@ def plan(args: argparse.Namespace) -> None:
         for task in tasks
     }
     held, trainings = _study_costs(study, cells, shapes, device)
+    trainings += _study_kernels(study, cells, config)
     shape = shapes["full"][0]
     mixed, speed = autocast is not None, None if args.device_name else measured_rate()
     print(_about(study, cells, mixed=mixed))
@@ -384,6 +387,36 @@ def _study_costs(
         most = max(batches, key=math.prod)
         held[method] = memory(shape, most, max(reached), settings, item_bytes)
     return held, found
+
+
+def _study_kernels(
+    study: dict[str, Any], cells: dict, config: Any
+) -> list[tuple[str, int, list[Cost]]]:
+    """Return name, number and costs by task of a study's kernels, as long as ``cells``' texts."""
+    from ntktune.finetune.account import Cost
+    from ntktune.kernel.account import account
+    from ntktune.network.models import block_list, skeleton
+
+    kernel, backbone, found = study["kernel"], skeleton(config), []
+    seeds = min(kernel["learning_seeds"], study["finetune"]["seeds"])
+    for name, count, rows in (
+        ("draws", kernel["draws"], kernel["rows"]),
+        ("learning curves", seeds, kernel["learning_rows"]),
+    ):
+        costs = []
+        for task in study["tasks"] if "kernel" in study["chapters"] else ():
+            texts = cells[task, max(study["finetune"]["sizes"])][0]
+            drawn = itertools.cycle(texts["train"] + texts["holdout"])
+            lengths = [*itertools.islice(drawn, rows)]
+            if name != "draws":
+                lengths += texts["test"]
+            classes = class_count(study["task_definitions"][task])
+            # of two classes the kernel is of their logits' difference
+            cost = account(backbone, block_list(backbone), lengths, classes if classes > 2 else 1)
+            costs.append(Cost(0, cost.tokens, cost.flops, (0, 0)))
+        if costs and count:
+            found.append((f"kernels of {name}, {rows} texts", count, costs))
+    return found
 
 
 def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:

@@ -197,7 +197,11 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
         raise UserError(f"{name} ({' '.join([origin['source'], *files])}): {error}") from None
 
 
-def training_labels(definition: dict, name: str) -> np.ndarray:
-    """Return the cleaned labels of a task's training rows, shape (N,), from its first source."""
+def training_labels(definition: dict, name: str) -> tuple[np.ndarray, int]:
+    """Return the cleaned labels of a task's training rows, (N,), and its number of test rows.
+
+    They are read from its first source.
+    """
     table, _ = source_table(read_sources(definition, name), definition, name)
-    return table.loc[table["split"] == "train", "label"].to_numpy()
+    train = table["split"] == "train"
+    return table.loc[train, "label"].to_numpy(), int((~train).sum())

@@ -36,7 +36,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
     for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
         if is_here(tasks[name]["sources"][0]):
-            rows[name], least, classes = _training_rows(study, name)
+            rows[name], least, classes, _ = _rows(study, name)
             smallest = max(smallest, least)
             _check_classes(study, name, classes, where)
     counts = [rows[name] for name in study["tasks"]]
@@ -76,22 +76,21 @@ def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str
         )
 
 
-def _training_rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    """Return how many training rows a task's first source has, their smallest sample, classes."""
+def _rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, int]:
+    """Return a task's training rows, their smallest sample, classes, and test rows."""
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
     def count() -> list[int]:
-        labels = training_labels(dict(definition), name)  # which fills in classes
+        labels, tests = training_labels(dict(definition), name)  # which fills in classes
         classes = labels if definition["kind"] == "classification" else labels * 0
         least = smallest_sample(classes, fraction) or 0
-        return [len(labels), least, int(classes.max(initial=0)) + 1]
+        return [len(labels), least, int(classes.max(initial=0)) + 1, tests]
 
     about = [name, definition, fraction, code_digest("ntktune.data.sources:training_labels")]
-    rows, least, classes = found_once(source_files(definition["sources"][0]), about, count)
-    return rows, least, classes
+    return tuple(found_once(source_files(definition["sources"][0]), about, count))
 
 
 def _fill_from_keys(study: dict) -> None:
@@ -249,8 +248,8 @@ def cell_seeds(study: Mapping[str, Any], size: int) -> int:
     return tuning["large_seeds" if few else "seeds"]
 
 
-def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> str:
-    """Return in a few lines what a study makes, and the training ``rows`` of tasks already read."""
+def choices(study: Mapping[str, Any], rows: Mapping[str, tuple[int, int]] | None = None) -> str:
+    """Return in a few lines what a study makes, and the ``rows`` of :func:`check_own_files`."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
     chapters = ", ".join(study["chapters"])
     left_out = " and ".join(c for c in ("taskvectors", "theory") if c not in study["chapters"])
@@ -276,9 +275,12 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
     patience = "none (no early stopping)"
     if tuning["patience"]:
         patience = f"{tuning['patience']} (evaluations without a better hold-out loss)"
+    name = model["name"]
+    if model["source"].get("folder") and name == model_name(model["source"]):
+        name = model["source"]["folder"]
     lines = {
         "chapters": f"{chapters} (not {left_out})" if left_out else chapters,
-        "model": f"{model['name']}: {blocks}, {prefix}, texts cut to {tokens} tokens{pooled}",
+        "model": f"{name}: {blocks}, {prefix}, texts cut to {tokens} tokens{pooled}",
         "kernel": f"examples: {kernel['rows']}; draws: {kernel['draws']}",
         "finetune": f"trained: {', '.join(tuning['methods'])}; examples: {sizes}; "
         f"seeds: {seeds}; head: {tuning['head']}; {rate}; "
@@ -287,17 +289,21 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, int] | None = None) -> 
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }
     if rows:
-        lines["data"] = ", ".join(f"{name}: {count} training rows" for name, count in rows.items())
+        lines["data"] = "; ".join(
+            f"{name}: {train} training and {tests} test rows"
+            for name, (train, tests) in rows.items()
+        )
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
-def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, int]:
-    """Read tasks' own files before anything is fetched; return the numbers of training rows."""
+def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Read tasks' own files before anything is fetched; return their training and test rows."""
     rows = {}
     for name in tasks:
         definition = study["task_definitions"][name]
         if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
-            rows[name], *_ = _training_rows(study, name)
+            train, *_, tests = _rows(study, name)
+            rows[name] = train, tests
     return rows
 
 

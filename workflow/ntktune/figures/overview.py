@@ -74,15 +74,12 @@ def _best(row: dict[str, Any]) -> str:
     return f"{text}; {ALL_ALIKE if row['shared_seeds'] > ALIKE else UNDECIDED}"
 
 
-def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return examples needed, best scores, decay rates (table 1) and tested claims as text."""
-    rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
-    best = []
-    for row in rates.to_dict("records"):
-        digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
-        numbers = (_number(row[key], n) for key, n in digits.items())
-        rows.append([row["task"], _needed(row), *numbers])
-        best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
+def _claims(verdicts: pd.DataFrame, tasks: int) -> str:
+    """Return the tested claims; of one task's study, which asks for its labels, their counts."""
+    if tasks == 1:
+        counts = verdicts["verdict"].value_counts().items()
+        told = ", ".join(f"{number} {verdict}" for verdict, number in counts)
+        return f"{CLAIMS}\n  {told}; see figures/verdicts.csv"
     claims = [CLAIMS]
     tested = verdicts[verdicts["verdict"] != UNTESTED]
     for row in tested.to_dict("records"):
@@ -92,4 +89,17 @@ def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         claims.append(f"  {row['verdict']:<15}" + f"\n{'':17}".join(lines))
     if left := len(verdicts) - len(tested):
         claims.append(f"  {count(left, 'claim')} not tested; see figures/verdicts.csv")
-    return "\n\n".join([_plain_table(rows), NOTE, "\n".join(best), "\n".join(claims)])
+    return "\n".join(claims)
+
+
+def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Return examples needed, best scores, decay rates (table 1) and tested claims as text."""
+    rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
+    best = []
+    for row in rates.to_dict("records"):
+        digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
+        numbers = (_number(row[key], n) for key, n in digits.items())
+        rows.append([row["task"], _needed(row), *numbers])
+        best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
+    parts = [_plain_table(rows), NOTE, "\n".join(best), _claims(verdicts, len(rates))]
+    return "\n\n".join(parts)

@@ -198,7 +198,11 @@ def measured_exponent(
     elif seeds < 2:
         found["reason"] = "an interval needs two seeds"
     elif np.isnan(ends[0]):
-        found["reason"] = "no exponent fits the seeds' curves, or a seed lacks a size"
+        curves = by_seed(points)[1]
+        whole = int(np.isfinite(curves).all(axis=1).sum())
+        found["reason"] = f"{whole} of {seeds} seeds have all {sizes} sizes; an interval needs two"
+        if whole > 1:
+            found["reason"] = "no exponent fits the seeds' curves"
     return facts | found
 
 

@@ -285,10 +285,11 @@ def plan_text(
 ) -> str:
     """Return a plan as lines of text.
 
-    ``held`` has each method's memory; ``trainings`` have a name, the number of seeds, and the cost
-    of one seed of each task. Hours are counted for ``device_name`` (a key of
-    :data:`ntktune.finetune.devices.DEVICES`) at a ``share`` of its peak speed, or for this machine
-    at ``measured`` FLOPs per second; ``mixed`` products are bfloat16.
+    ``held`` has each method's memory; ``trainings``, and kernels, which have no steps, a name, the
+    number of seeds or draws, and the cost of one of them for each task. Hours are
+    counted for ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share``
+    of its peak speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products are
+    bfloat16.
     """
     blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
     lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]
@@ -314,8 +315,9 @@ def plan_text(
     for name, seeds, costs in trainings:
         flops = seeds * sum(cost.flops for cost in costs)
         together += flops
+        each = f" seeds  steps {costs[0].steps} each" if costs[0].steps else ""
         lines.append(
-            f"{name}: {len(costs)} tasks x {seeds} seeds  steps {costs[0].steps} each  tokens "
+            f"{name}: {len(costs)} tasks x {seeds}{each}  tokens "
             f"{seeds * sum(cost.tokens for cost in costs):,}  FLOPs {flops:.2e}  "
             f"{flops / speed / 3600:.2f} h"
         )

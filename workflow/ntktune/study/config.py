@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema
 
-from ntktune.errors import UserError, close_match
+from ntktune.errors import UserError, close_match, looked_for
 from ntktune.study.scores import METRICS
 from ntktune.study.yaml_files import load_yaml
 
@@ -210,9 +210,8 @@ def check_path(told: str, path: str, wanted: Callable[[Path], bool], *, optional
         raise UserError(f"{told} {path!r}: Snakemake takes braces for wildcards; rename it")
     if not optional and not wanted(Path(path)):
         wrong = "a folder, not a file" if wanted == Path.is_file else "a file, not a folder"
-        wrong = f"is {wrong}" if Path(path).exists() else "does not exist"
-        folder = Path(path).absolute().parent
-        raise UserError(f"{told} {path!r}, which {wrong} (looked in {folder})")
+        wrong = f"is {wrong}" if Path(path).exists() else f"does not exist{looked_for(path)}"
+        raise UserError(f"{told} {path!r}, which {wrong}")
 
 
 def resolved_task(name: str, folders: list[str], key: str = "tasks", *, made: bool = False) -> dict:

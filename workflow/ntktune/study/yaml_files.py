@@ -31,10 +31,34 @@ def load_yaml(path: str | Path) -> dict:
     return content
 
 
+def _check_keys(root: yaml.Node | None) -> None:
+    """Raise YAMLError if a key stands twice in one place: YAML would silently take the last."""
+    todo, seen = [root], set()
+    while todo:
+        node = todo.pop()
+        if node in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(node)  # an alias leads to a node again
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+            continue
+        lines = {}
+        for key, value in node.value:
+            todo.append(value)
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} stands in lines {lines[key.value]} and {line}; give "
+                    "it once, with all that belongs to it"
+                )
+
+
 def _parsed_yaml(text: str) -> Any:
     """Do what yaml.safe_load does, in C where PyYAML has it: each job on a cluster reads all."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        _check_keys(node)
+        return loader.construct_document(node) if node else None
     finally:
         loader.dispose()
