@@ -145,7 +145,7 @@ def trainings(
 
     rows = []
     for seed in seeds:
-        again(integer_seed(case["root"], "finetune.adapter", examples.task, size, seed))
+        again(integer_seed(case["root"], "finetune.adapter", repeat=seed))
         start = start_seed(model, examples, subsets, size, seed, settings, case["root"])
         data = [
             {"input_ids": ids, "labels": target}

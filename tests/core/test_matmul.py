@@ -31,6 +31,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(matmul, "ONEDNN", counted)
     monkeypatch.setattr(matmul, "PLAIN_LAYERS", False)  # as with AVX-512
+    monkeypatch.setattr(matmul, "NARROWEST", 1)
     return count
 
 
@@ -71,6 +72,15 @@ def test_float64_keeps_its_digits(calls):
     left, right = numbers(6, 5, dtype=torch.float64), numbers(3, 5, seed=1, dtype=torch.float64)
     assert torch.equal(product_transposed(left, right), left @ right.T)
     assert calls == []
+
+
+def test_narrow_layers_compute_a_plain_product(calls, layer, monkeypatch):
+    monkeypatch.setattr(matmul, "NARROWEST", 8)  # of 13 inputs and 7 outputs
+    x = numbers(4, 13)
+    with FastLinear():
+        found = layer(x)
+    assert calls == []
+    assert torch.equal(found, functional.linear(x, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("shape", [(4, 13), (2, 3, 13), (1, 1, 13), (13,), (0, 13)])
