@@ -151,10 +151,8 @@ def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
 
     ``form`` is csv (fields between commas, semicolons or tabs), tsv (quotes are text, as in GLUE's
     files), jsonl (an object a line), json (an array of objects, or as jsonl) or parquet; None takes
-    it from the file's ending, which may be in capitals. Cells of csv and tsv are texts; an empty
-    cell is an empty text.
-
-    Raises UserError if the format is unknown or the file is damaged or empty, with the line if any.
+    it from the file's ending. Cells of csv and tsv are texts, perhaps empty. Raises UserError if
+    the format is unknown or the file is damaged or empty, with the line if any.
     """
     path = Path(path)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path

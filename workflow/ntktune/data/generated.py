@@ -1,8 +1,7 @@
 """Small generated tasks of invented words, for trying the study out without any data.
 
-A word is two syllables. Each vowel has a weight; a text's score is four times the mean weight of
-its vowels. So a model that sees only bytes can learn it from a few dozen texts, and the noise of a
-score is known exactly.
+A word is two syllables. A text's score follows from its vowels, so that a model which sees only
+bytes can learn it from a few dozen texts, and the noise of a score is known exactly.
 """
 
 import numpy as np

@@ -17,7 +17,7 @@ def kernel_draws(
     """Return independent samples of n = ``rows`` training rows, each without replacement.
 
     SR26 section 5.3 has n = 100. Each draw has its own seed, from ``root``, ``task`` and n. Raises
-    UserError if there are fewer rows than a draw has.
+    UserError if there are fewer rows.
     """
     if rows > len(train_rows):
         raise UserError(
@@ -29,10 +29,7 @@ def kernel_draws(
 
 
 def holdout_pattern(size: int, fraction: float) -> np.ndarray:
-    """Return which of ``size`` places are held out, evenly spread, shape (size,), bool.
-
-    The first n places have floor(n * fraction) of them, for every n.
-    """
+    """Return which places are held out, (size,), bool: floor(n * fraction) of the first n."""
     # the small term keeps 100 * 0.29 = 28.999999999999996 from losing a row
     return np.diff(np.floor(np.arange(size + 1) * fraction + 1e-9)) > 0
 
@@ -77,8 +74,8 @@ def nested_order(
 
     Both have the shape (size,); the second says which rows are held out (bool). A longer order
     begins like a shorter one. ``classes`` has the class (0, 1, …) of every row of the task, None
-    for a regression; ``random`` decides which rows come, not where classes and hold-out stand
-    (:func:`class_pattern`, which explains ``cover``).
+    for a regression; ``random`` decides which rows come, :func:`class_pattern` (with ``cover``)
+    where classes and hold-out stand.
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
@@ -133,8 +130,7 @@ def training_subsets(
         random = generator(root, "data.test", task)
         how = {"holdout_fraction": 0.5, "random": random, "cover": False}
         test, _ = nested_order(test, classes, size=test_rows, **how)
-    test = np.sort(test).tolist()
-    return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": test}
+    return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": np.sort(test).tolist()}
 
 
 def training_subset(
@@ -179,7 +175,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     """Return the smallest sample whose training part has a row of every class.
 
     Of two classes the hold-out must have both as well. ``classes`` has the class (0, 1, …) of each
-    training row, shape (N,); all 0 for a regression. None if none of at most ``MOST`` has.
+    training row, shape (N,); all 0 for a regression. None if no sample up to ``MOST`` is enough.
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
     counts = np.bincount(classes.astype(int))

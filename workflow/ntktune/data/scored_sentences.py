@@ -59,9 +59,8 @@ def scored_sentences(
     text_a, label (the mean rating), label_noise (its standard error, NaN if unknown) and group (the
     document: the id up to its first ``_``).
 
-    A sentence whose label is not the mean of its ratings keeps its label and gets no noise: the
-    label did not come from those ratings. (So it is with 199 of the tweets that the authors wrote
-    themselves.) These count as ``mismatched_ratings``, those without ratings as
+    A sentence whose label is not the mean of its ratings (199 of the tweets) keeps its label and
+    gets no noise. These count as ``mismatched_ratings``, those without ratings as
     ``without_ratings``. Raises UserError if a line has another form or an id appears twice.
     """
     rated, told = {}, f"{where} (ratings)"

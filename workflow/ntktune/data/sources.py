@@ -96,8 +96,7 @@ def _from_files(source: dict, definition: dict, package: str | None) -> SourceRo
                 told = "is a folder; name its files" if Path(path).is_dir() else "does not exist"
                 raise UnavailableError(f"{split} file {path} {told}")
         if paths:
-            named = {path: path for path in paths}
-            frames[split] = _joined(named, source["format"], definition["columns"])
+            frames[split] = _joined({p: p for p in paths}, source["format"], definition["columns"])
             origin[split] = paths
     return SourceRows(frames, origin)
 
@@ -160,9 +159,9 @@ def read_sources(
 ) -> SourceRows:
     """Return the rows of the first available source of a task.
 
-    Its ``origin`` has the key ``passed_over``: the sources before it and why. ``definition`` is the
-    complete one, ``name`` the task's in messages; ``package_file`` is the downloaded archive that a
-    ``package`` source reads; ``columns_advice`` tells how to name another column if one is missing.
+    Their ``origin`` has the key ``passed_over``: the sources before it and why. ``definition`` is
+    the complete one, ``name`` the task's in messages; ``package_file`` is the archive of a
+    ``package`` source; ``columns_advice`` tells how to name another column if one is missing.
     Raises UserError if no source is available (all are listed with their reasons) or one is wrong.
     """
     passed_over = []
@@ -192,9 +191,8 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
             definition["classes"] = found_classes(rows.frames)
         return task_table(rows.frames, definition, beyond=rows.beyond)
     except UserError as error:
-        origin = rows.origin
-        files = [file for split in ("train", "test") for file in origin.get(split, ())]
-        raise UserError(f"{name} ({' '.join([origin['source'], *files])}): {error}") from None
+        files = [file for split in ("train", "test") for file in rows.origin.get(split, ())]
+        raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
 def training_labels(definition: dict, name: str) -> np.ndarray:

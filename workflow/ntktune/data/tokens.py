@@ -22,9 +22,8 @@ Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass
 class TextEncoder:
-    """A model's tokenizer."""
+    """A model's tokenizer; BERT's kin put [CLS] and [SEP] around each text."""
 
-    # texts to ids; encoders (BERT) put [CLS] and [SEP] around each, GPT-like decoders nothing
     encode: Encoder
     token_id: Callable[[str], int | None]
 

@@ -43,17 +43,16 @@ def account(
 ) -> Account:
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
 
-    The kernels of C ``outputs`` are computed one after the other, and added up: C times the work,
-    in the same memory.
+    The kernels of C ``outputs`` are computed one after the other: C times the work, in the same
+    memory. The ``backbone`` may be on the meta device.
     """
-    # no weights are read: the backbone may be on the meta device
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
     tokens, count = sum(lengths), len(lengths)
     parameters = sum(p.numel() for p in backbone.parameters())
     embedded = backbone.get_input_embeddings().embedding_dim
     width = getattr(backbone.config, "hidden_size", embedded)
-    shapes = [tuple(weight.shape) for weight in linear_weights(backbone).values()]
+    shapes = [weight.shape for weight in linear_weights(backbone).values()]
     products = 2.0 * tokens * sum(a * b for a, b in shapes)
     # queries with keys, weights with values: T x T x D each
     attention = 4.0 * sum(n * n for n in lengths) * width * len(blocks)

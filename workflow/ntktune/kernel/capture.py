@@ -146,8 +146,7 @@ class Capture:
         for name, vector in self.vectors.items():
             if self.sides.floor:
                 vector = self.sides.settled(vector, self.largest_entries(name, vector.device))
-            sides = self.sides.factors(*self.sides.split(vector))
-            grams[name] = products.inner_products(*sides)
+            grams[name] = products.inner_products(*self.sides.factors(*self.sides.split(vector)))
         return grams
 
 

@@ -41,8 +41,7 @@ class GramResult:
     groups
         Kernels of parameter groups, of the same shape; they sum to ``kernel``.
     outputs
-        f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal``, ``trace`` and
-        ``mean``.
+        f_0 of the N examples, float64: (N,) for ``scalar`` and ``difference``, else (N, C).
     provenance
         How it was computed: form of the products by parameter, parameters that went the general
         way and why, passes, seconds, peak memory (of the process or the GPU), the self-check.
@@ -89,8 +88,7 @@ def gram(
         ``scalar``: f is the model's one output. ``difference``: f = l1 - l0 of two logits.
         ``full``, ``diagonal``, ``trace``, ``mean``: all C outputs, see :class:`GramResult`.
     groups
-        A parameter's name to its group; by default embedding, each block's attention and
-        the rest of it, norms, and head.
+        A parameter's name to its group; None: :func:`ntktune.kernel.groups.parameter_group`.
     max_tokens
         Padded tokens per micro-batch (a processor takes 512 at most). If memory runs out all the
         same, the computation warns and starts again with half of this and of the rooms below.

@@ -88,11 +88,10 @@ def network_outputs(
 ) -> torch.Tensor:
     """Return f of B texts with its graph, shape (B, C).
 
-    The model is called with ``input_ids`` and ``attention_mask``, both (B, T); it returns a tensor
-    or an object with ``logits``. ``outputs`` is ``scalar`` (the model returns (B,) or (B, 1), which
-    is f), ``difference`` (it returns two logits, and f = l1 - l0, Malladi et al. 2023; C = 1 for
-    both), or another: f is all C outputs, of a model that returns (B,) or (B, C). Raises UserError
-    if the model returns another shape.
+    The model is called and ``outputs`` are as in :func:`ntktune.kernel.engine.gram`: ``scalar`` is
+    what it returns, (B,) or (B, 1); ``difference`` is f = l1 - l0 of two logits (Malladi et al.
+    2023), C = 1 for both; else f is all C outputs. Raises UserError if the model returns another
+    shape.
     """
     # Hugging Face's classifiers find the last token by this id
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)

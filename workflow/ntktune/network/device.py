@@ -147,10 +147,9 @@ def free_in_control_groups(
 ) -> float:
     """Return the bytes that this process's control groups have left, infinity without a limit.
 
-    Clusters and containers limit a job's memory so, on machines that have much more. A group's
-    limit holds for those within it, too. Cached files count as free: that memory is given back.
-    ``groups`` names the groups, ``hierarchy:controllers:path`` a line; ``mount`` is where they
-    are mounted, of version 2 or version 1.
+    Clusters and containers limit a job's memory so. A group's limit holds for those within it, too.
+    Cached files count as free. ``groups`` names the groups, ``hierarchy:controllers:path`` a line;
+    ``mount`` is where they are mounted, of version 2 or version 1.
     """
     free = math.inf
     lines = groups.read_text().splitlines() if groups.is_file() else []
@@ -190,7 +189,7 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     """
     import torch
 
-    # TF32 rounds inputs of products to 10 bits: a kernel's small eigenvalues would drown in that
+    # small eigenvalues would drown in the rounding of TF32
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     too_old = None if name == "cpu" or torch.cuda.is_available() else old_driver()
@@ -249,7 +248,6 @@ def leased_gpu() -> int:
 
 def _gpu_names() -> list[str]:
     """Return a name of each GPU that torch sees; a cluster shows each job its own as number 0."""
-    import torch
+    from torch import cuda
 
-    count = torch.cuda.device_count()
-    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count)]
+    return [str(cuda.get_device_properties(gpu).uuid) for gpu in range(cuda.device_count())]

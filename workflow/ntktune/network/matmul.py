@@ -101,8 +101,7 @@ class FastLinear(TorchFunctionMode):
 
     It serves any model's ``nn.Linear``, forward and backward, if the forward pass runs within the
     context; gradients can be taken once, not of gradients. Other precisions, other devices,
-    autocast and checkpointed parts are left alone, and so are all layers where
-    :data:`PLAIN_LAYERS` says that MKL is the better choice.
+    autocast, checkpointed parts and, where :data:`PLAIN_LAYERS`, all layers are left alone.
     """
 
     def __torch_function__(

@@ -1,8 +1,4 @@
-"""A pretrained backbone with a fresh linear head on the last real token, or on the tokens' mean.
-
-This is the network of the study: SR26 section 5.1 fine-tunes the first blocks of a
-pretrained decoder under a linear head.
-"""
+"""A pretrained backbone, or its first blocks, with a fresh linear head (SR26 section 5.1)."""
 
 from __future__ import annotations
 
@@ -102,7 +98,6 @@ def hidden_width(backbone: nn.Module) -> int:
 
 def fuse_activations(model: nn.Module) -> list[nn.Module]:
     """Let GPT-2's GELU, eight operations in Hugging Face, run as PyTorch's own; return where."""
-    # the same function up to rounding, in one pass over memory, forward and backward
     # transformers is not imported for this: a model that has it has imported it
     gelu = getattr(sys.modules.get("transformers.activations"), "NewGELUActivation", None)
     found = []
@@ -150,8 +145,8 @@ def checkpointed(backbone: nn.Module) -> Iterator[None]:
 class LabelWordModel(nn.Module):
     """A causal language model with its own head, read at C words after the last real token.
 
-    This is prompting as Malladi et al. (2023) study it: the text ends where the model
-    would say the label, and f of a class is the logit of its word, given by its token id.
+    This is prompting as Malladi et al. (2023) study it: f of a class is the logit of its word, a
+    token id, at a text that ends where the model would say the label.
     """
 
     def __init__(self, model: nn.Module, words: Sequence[int]):
@@ -204,8 +199,8 @@ def features(
 ) -> torch.Tensor:
     """Return what a head reads, (N, D), of token ids of shape (N, T).
 
-    That is the last real token's hidden state, or the mean over the real tokens where the backbone
-    has the attribute ``pooling`` = ``mean`` (:func:`text_model`).
+    That is the last real token's hidden state, or the mean over the real tokens where
+    :func:`text_model` was asked for the ``pooling`` ``mean``.
     """
     hidden = last_hidden(backbone, input_ids, attention_mask)
     if getattr(backbone, "pooling", "last") == "mean":
@@ -311,9 +306,8 @@ def load_backbone(
 ) -> nn.Module:
     """Load a pretrained backbone, or its first blocks (SR26 section 5.1), in evaluation mode.
 
-    The folder is in Hugging Face format with safetensors weights. With ``language_head`` the
-    backbone comes with the head that predicts the next token. Raises UserError if the folder is
-    missing or holds no model that can be read.
+    The folder is in Hugging Face format with safetensors weights; with ``language_head`` the head
+    that predicts the next token comes too. Raises UserError if there is no model that can be read.
     """
     check_model_files(folder, ["config.json", "*.safetensors*"])
     backbone = loading.load_weights(
@@ -354,10 +348,7 @@ def text_model(
     pooling: str = "last",
     dtype: torch.dtype = torch.float32,
 ) -> TextModel:
-    """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode).
-
-    The head reads the last real token, or with the ``pooling`` ``mean`` the mean of all.
-    """
+    """Load a backbone with ``pooling`` ``last`` or ``mean`` and a fresh head (evaluation mode)."""
     backbone = load_backbone(folder, blocks, dtype)
     backbone.pooling = pooling
     fuse_activations(backbone)

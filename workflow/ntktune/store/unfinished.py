@@ -59,9 +59,8 @@ def keep_part(
 ) -> None:
     """Keep a finished part of a command's work, so that the next one goes on from there.
 
-    ``folder`` holds none of the command's outputs: Snakemake deletes those when a job fails. None
-    keeps nothing. ``key`` has the code, settings and data that ``content`` came from, both as JSON
-    has them.
+    ``folder`` holds none of the command's outputs, which Snakemake deletes when a job fails; None
+    keeps nothing. ``key`` has the code, settings and data that ``content`` came from.
     """
     if folder:
         write_json(Path(folder, f"{name}.json"), {"content": content}, {"key": json_checksum(key)})
