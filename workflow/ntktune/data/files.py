@@ -23,7 +23,6 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _open_bytes(path: Path) -> BinaryIO:
-    """Open a file, compressed or not, for its content."""
     return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
 
 

@@ -79,10 +79,8 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
         }
         wanted = sorted({escape(path) for paths in named.values() for path in paths})
         folder = _download(repository, commit, "dataset", card + wanted, what)
-    except UserError:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         told = f"{repository} at {revision} cannot be loaded: {one_line(error)}"
         raise (UnavailableError(told) if offline else UserError(f"{told}; try again")) from None

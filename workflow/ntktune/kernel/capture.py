@@ -31,9 +31,8 @@ class Uses:
 class Projection:
     """Projections to ``dimensions`` by random signs, one for each weight and each side of it.
 
-    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Inputs and output gradients have independent
-    projections, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation. The signs
-    follow from the weight's name.
+    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Those of inputs and output gradients are
+    independent, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation.
     """
 
     def __init__(self, dimensions: int):
@@ -92,8 +91,7 @@ class Capture:
 
     def units(self, groups: dict[str, str]) -> list[list[str]]:
         """Return runs of weights of one group and shared inputs: their Gram is computed in one."""
-        # Queries, keys and values meet the same inputs, so their output gradients are put side by
-        # side: one product of the inputs serves all.
+        # queries, keys and values meet the same inputs: one product of these serves all
         if self.sides.floor:  # each weight's rounding is judged by its own layer
             return [[name] for name in self.uses]
         together: dict[tuple, dict[str, list[str]]] = {}
@@ -152,8 +150,8 @@ class Capture:
 
 def _joined(weights: list[list[Rows]]) -> Rows | None:
     """Return the rows of all calls as one, sorted by example; None if there are none."""
-    # Weights that meet the same inputs have their gradients side by side. The lists are emptied,
-    # and what they held is freed as soon as it is copied.
+    # The weights' gradients are put side by side. The lists are emptied: what they held is freed as
+    # soon as it is copied.
     if not weights[0]:
         return None
     if len(weights) == len(weights[0]) == 1:
@@ -201,8 +199,7 @@ class _Batch:
         real = real.flatten()
         self.tokens, self.padding = real.nonzero().flatten(), (~real).nonzero().flatten()
         self.owner = first + self.tokens // self.length
-        # Packed inputs, once for all layers that share them. The input is held too: its
-        # id stays its own while it is alive.
+        # by id: inputs, held to keep theirs, and packed once for all layers that share them
         self.packed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def on_call(self, call: Call) -> Receive:

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -14,7 +14,6 @@ from ntktune.kernel.plan import make_plan
 from ntktune.kernel.stack import find_stack
 from ntktune.network.device import is_out_of_memory, release_cached_memory
 
-Found = TypeVar("Found")
 HALVINGS = 6  # weights and single texts need the rest
 
 
@@ -95,8 +94,8 @@ def _tokens_at_once(computation: Computation) -> float:
 
 
 def computed_within(
-    compute: Callable[[Room], Found], room: Room, need: float, device: torch.device
-) -> tuple[Found, Room]:
+    compute: Callable[[Room], list[Computed]], room: Room, need: float, device: torch.device
+) -> tuple[list[Computed], Room]:
     """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
 
     A warning tells each halving. ``need`` is the bytes that the whole computation takes: room

@@ -43,9 +43,8 @@ def network_copy(
 @contextlib.contextmanager
 def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both."""
-    # Meanwhile keys and values are not cached, which only costs memory; a GPU multiplies float32 in
-    # full; activations run fused. In float64 experts are computed one by one (grouped products have
-    # no float64), and softmax stays finite.
+    # Keys and values are not cached, which only costs memory. In float64 experts are computed one
+    # by one: grouped products have no float64.
     wide = any(p.dtype == torch.float64 for p in model.parameters())
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     with contextlib.ExitStack() as restored:
@@ -158,8 +157,8 @@ def check_ids(model: nn.Module, texts: Sequence[Named]) -> None:
 @contextlib.contextmanager
 def usable_padding(model: nn.Module, texts: Sequence[Named]) -> Iterator[None]:
     """Give a classifier a padding id from its vocabulary, if its own is None or outside."""
-    # Hugging Face's classifiers read the last token that has another id. So any id that is not the
-    # last token of a text gives each text's own kernel.
+    # Hugging Face's classifiers read the last token that has another id: any id will do that is not
+    # the last token of a text
     config, (vocabulary, _) = getattr(model, "config", None), _limits(model)
     padding = getattr(config, "pad_token_id", 0)
     if vocabulary is None or (isinstance(padding, int) and 0 <= padding < vocabulary):

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import torch
     from filelock import FileLock
 
-# what torch says in exceptions that are not only of memory: processor (torch, oneDNN, C++), driver,
-# cuBLAS
+# in exceptions that are not only of memory: processor (torch, oneDNN, C++), driver, cuBLAS
 NO_MEMORY = (
     *("DefaultCPUAllocator", "could not create a primitive", "could not create a memory"),
     *("std::bad_alloc", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -221,9 +220,8 @@ _lease: list[FileLock] = []  # held until this process ends
 @functools.cache
 def leased_gpu() -> int:
     """Return the number of a GPU that no other process has leased; wait until there is one."""
-    # Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one by
-    # locking a file named after it in the temporary folder. The operating system releases the lock
-    # when the process ends, however that ends. Other users' jobs are not seen.
+    # Snakemake counts the GPUs of a machine but does not hand them out. The lock on a file named
+    # after one is released when the process ends in any way. Other users' jobs are not seen.
     from filelock import FileLock, Timeout
 
     names, told = _gpu_names(), False

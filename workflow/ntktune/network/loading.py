@@ -29,10 +29,8 @@ def reading(what: str) -> Iterator[None]:
     # a damaged or foreign model raises errors of several libraries, of any class
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         raise UserError(f"{what} cannot be read: {one_line(error)}") from error
 

@@ -29,8 +29,7 @@ SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 def _checkpointing() -> bool:
     """Return whether saved tensors are replaced, as within activation checkpointing."""
-    # there the forward pass runs again during the backward pass, without our contexts, and must
-    # save the same tensors
+    # there the forward pass runs again without our contexts, and must save the same tensors
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return hooks is not None and hooks(True) is not None
 
@@ -120,8 +119,7 @@ class WideSoftmax(TorchFunctionMode):
     """Context in which a float64 softmax that is cast to float32 stays finite.
 
     Hugging Face masks scores with float64's least number, which float32 does not have: padded
-    places that may attend to nothing would become NaN, and all that reads them. Scores that count
-    are left as they are; so are checkpointed parts.
+    places that may attend to nothing would become NaN. Checkpointed parts are left as they are.
     """
 
     def __torch_function__(

@@ -127,8 +127,7 @@ def replaced(modules: Sequence[nn.Module], forwards: Sequence[Callable]) -> Iter
 @contextlib.contextmanager
 def checkpointed(backbone: nn.Module) -> Iterator[None]:
     """Let the blocks keep nothing but their inputs for the backward pass, in a context."""
-    # Each block is computed again when its gradient is due (activation checkpointing), in
-    # evaluation mode too, where Hugging Face's own switch does nothing.
+    # Hugging Face's own switch for activation checkpointing does nothing in evaluation mode
     from torch.utils.checkpoint import checkpoint
 
     blocks = block_list(backbone)
@@ -163,8 +162,7 @@ class LabelWordModel(nn.Module):
 
 def logit_scale(model: nn.Module) -> float:
     """Return what a language model multiplies its head's outputs by, or raise UserError."""
-    # 1 but for Granite, Cohere and MiniCPM3; the model's own logits of two tokens are compared with
-    # its head's, and are not proportional where they are capped
+    # 1 but for Granite, Cohere and MiniCPM3; where logits are capped they are not proportional
     ids = torch.arange(2, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
     training = [module for module in model.modules() if module.training]
@@ -348,7 +346,10 @@ def text_model(
     pooling: str = "last",
     dtype: torch.dtype = torch.float32,
 ) -> TextModel:
-    """Load a backbone with ``pooling`` ``last`` or ``mean`` and a fresh head (evaluation mode)."""
+    """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode).
+
+    The head reads the last real token, or with the ``pooling`` ``mean`` the mean of all.
+    """
     backbone = load_backbone(folder, blocks, dtype)
     backbone.pooling = pooling
     fuse_activations(backbone)
@@ -371,7 +372,6 @@ def label_word_model(
 
 def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad 1-D token ids on the right with an id; return ids and mask, both (N, T)."""
-    # the mask is what keeps padded positions out; some models also look at the id
     ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(e) for e in examples])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
@@ -379,9 +379,8 @@ def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tenso
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Yield index lists of similar length whose padded size is at most ``max_tokens``."""
-    # Longest first: little is padded, and a batch that does not fit into memory shows at once. A
-    # single longer example is its own batch.
+    """Yield indices of similar lengths, at least one, with at most ``max_tokens`` padded tokens."""
+    # longest first: little is padded, and a batch that does not fit into memory shows at once
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for i in order:

@@ -1,10 +1,7 @@
-"""A digest of the code that a command really runs.
+"""A digest, among each rule's ``params``, of the code that its command really runs.
 
-Snakemake reruns a job when its ``params`` change. Each rule has this digest among them, so an edit
-of kernel code reruns kernels and what depends on them, and nothing else.
-
-The digest follows names through this package: from a command's function to the functions, classes
-and constants that it names, to those that they name, and so on. It is taken of their syntax trees,
+It follows names through this package: from a command's function to the functions, classes and
+constants that it names, to those that they name, and so on. It is taken of their syntax trees,
 without docstrings, comments, formatting, annotations of signatures and messages.
 
 A module may only import and define at its top, and may not look names up at run time

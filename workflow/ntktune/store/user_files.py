@@ -1,8 +1,4 @@
-"""The user's own files, told apart by their content.
-
-Snakemake compares times, and checksums only of small files. The rules that read these files ignore
-their times instead, and have a digest of their content among their params.
-"""
+"""The user's own files: rules ignore their times, and have a digest of their content in params."""
 
 import json
 import os
