@@ -239,8 +239,7 @@ def task_table(
     first row of that text. repeated: kept rows of a published test split that repeat a text.
 
     Raises UserError if a score is out of range, a label cannot be used, a split is empty, a class
-    has no training row (of two classes: or no test row), or fewer rows are left than the definition
-    states.
+    has no training row (of two classes: or no test row), or fewer rows are left than stated.
     """
     parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
     rows = pd.concat(parts, ignore_index=True)

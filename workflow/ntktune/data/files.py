@@ -54,8 +54,7 @@ def _csv(path: Path) -> pd.DataFrame:
     try:
         return _delimited(path)
     except UserError:
-        # Spark and others escape a quote by a backslash. The file is read that way only if it is
-        # not valid csv otherwise, and then has the right number of fields in every line.
+        # Spark and others escape a quote by a backslash
         with contextlib.suppress(UserError):
             return _delimited(path, backslashes=True)
         raise

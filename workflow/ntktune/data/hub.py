@@ -46,10 +46,9 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
     """Download the files of a data set's splits; return them by split, and the revision's commit.
 
     ``source`` is a task's ``hub`` source; ``splits`` has the data set's splits that form each of
-    ours. A split's files are path inside the repository → path here.
-
-    Raises UnavailableError if the data set is not available; UserError if it lacks a split, or the
-    hub, which has it, is in trouble or sent something that is not what it states.
+    ours. A split's files are path inside the repository → path here. Raises UnavailableError if the
+    data set is not available; UserError if it lacks a split, or the hub, which has it, is in
+    trouble or sent something that is not what it states.
     """
     import datasets
     from huggingface_hub import constants

@@ -17,7 +17,7 @@ def kernel_draws(
     """Return independent samples of n = ``rows`` training rows, each without replacement.
 
     SR26 section 5.3 has n = 100. Each draw has its own seed, from ``root``, ``task`` and n. Raises
-    UserError if there are fewer rows.
+    UserError if there are fewer rows than a draw has.
     """
     if rows > len(train_rows):
         raise UserError(
@@ -74,8 +74,8 @@ def nested_order(
 
     Both have the shape (size,); the second says which rows are held out (bool). A longer order
     begins like a shorter one. ``classes`` has the class (0, 1, …) of every row of the task, None
-    for a regression; ``random`` decides which rows come, :func:`class_pattern` (with ``cover``)
-    where classes and hold-out stand.
+    for a regression; ``random`` decides which rows come, not where classes and hold-out stand
+    (:func:`class_pattern`, which explains ``cover``).
     """
     holdout = holdout_pattern(size, holdout_fraction)
     if classes is None:
@@ -108,8 +108,7 @@ def training_subsets(
 
     ``labels`` and ``is_test`` have the shape (N,). If ``classification``, every subset and its
     hold-out are as balanced as the task (:func:`class_pattern`). At most ``test_rows`` test rows
-    are taken, the same for all seeds; None takes all. ``root`` and ``task`` seed the random
-    numbers.
+    are taken, the same for all seeds; None takes all. ``root`` and ``task`` seed the choice.
 
     The dict has ``holdout_fraction``; ``seeds``, for each seed ``order`` (of all training rows, so
     that a size added later changes nothing) and ``holdout``, the subset of size n being the first n
@@ -175,7 +174,7 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     """Return the smallest sample whose training part has a row of every class.
 
     Of two classes the hold-out must have both as well. ``classes`` has the class (0, 1, …) of each
-    training row, shape (N,); all 0 for a regression. None if no sample up to ``MOST`` is enough.
+    training row, shape (N,); all 0 for a regression. None if none of at most ``MOST`` has.
     """
     holdout = holdout_pattern(min(len(classes), MOST), holdout_fraction)
     counts = np.bincount(classes.astype(int))

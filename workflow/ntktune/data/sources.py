@@ -1,8 +1,7 @@
 """Where a task's rows come from: the hub, files, a package, or a generator.
 
 A source that is not available here (no network, no such file) is passed over for the next one, and
-the artifact says why. A source that is there and wrong stops everything: going on with another one
-would hide the mistake.
+the artifact says why. One that is there and wrong stops everything: the next would hide that.
 """
 
 from collections.abc import Mapping
@@ -131,8 +130,7 @@ def _from_hub(source: dict, definition: dict, package: str | None) -> SourceRows
         named = {f"{source['id']}, {name}": path for name, path in paths.items()}
         frame = _joined(named, None, definition["columns"])
         limit = definition["limits"][split]
-        # a split of millions of rows is not cleaned whole when a few thousand are wanted;
-        # twice as many are taken, so that enough are left when the bad ones are gone
+        # cleaning takes long: twice as many as wanted, so that enough are left without the bad ones
         if limit is not None and "test" in splits and len(frame) > 2 * limit:
             rows = zip(*(frame[key] for key in ("text_a", "text_b") if key in frame), strict=True)
             texts = (normalised(*(text_or_none(text) or "" for text in row)) for row in rows)
@@ -159,9 +157,9 @@ def read_sources(
 ) -> SourceRows:
     """Return the rows of the first available source of a task.
 
-    Their ``origin`` has the key ``passed_over``: the sources before it and why. ``definition`` is
-    the complete one, ``name`` the task's in messages; ``package_file`` is the archive of a
-    ``package`` source; ``columns_advice`` tells how to name another column if one is missing.
+    Its ``origin`` has the key ``passed_over``: the sources before it and why. ``definition`` is the
+    complete one, ``name`` the task's in messages; ``package_file`` is the downloaded archive that a
+    ``package`` source reads; ``columns_advice`` tells how to name another column if one is missing.
     Raises UserError if no source is available (all are listed with their reasons) or one is wrong.
     """
     passed_over = []

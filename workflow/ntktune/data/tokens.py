@@ -29,11 +29,8 @@ class TextEncoder:
 
 
 def text_encoder(folder: str | os.PathLike) -> TextEncoder:
-    """Return the tokenizer of a model folder; UserError if it holds none that can be read.
-
-    The tokenizers library reads ``tokenizer.json`` alone. A tokenizer that exists in Python only is
-    loaded by transformers, which takes seconds more.
-    """
+    """Return the tokenizer of a model folder; UserError if it holds none that can be read."""
+    # the library tokenizers reads tokenizer.json alone; transformers takes seconds more
     folder = Path(folder)
     file = folder / "tokenizer.json"
     check_model_files(folder, [*TOKENIZER_FILES])

@@ -52,7 +52,7 @@ def account(
     parameters = sum(p.numel() for p in backbone.parameters())
     embedded = backbone.get_input_embeddings().embedding_dim
     width = getattr(backbone.config, "hidden_size", embedded)
-    shapes = [weight.shape for weight in linear_weights(backbone).values()]
+    shapes = [tuple(weight.shape) for weight in linear_weights(backbone).values()]
     products = 2.0 * tokens * sum(a * b for a, b in shapes)
     # queries with keys, weights with values: T x T x D each
     attention = 4.0 * sum(n * n for n in lengths) * width * len(blocks)

@@ -59,9 +59,8 @@ class Capture:
 
     Rows with an output gradient of exactly zero add nothing and are not kept: padding, and in the
     last block all but the token that the head reads. ``idle`` layers must not be called; of
-    ``dense`` ones all tokens' rows are kept, unseen, so that a GPU need not be waited for. The
-    ``workspace`` is shared with other captures; ``projection`` is the dimensions to project the
-    rows of linear layers to, None: not at all.
+    ``dense`` ones all tokens' rows are kept, unseen, so that a GPU need not be waited for.
+    ``projection`` is the dimensions to project the rows of linear layers to, None: not at all.
     """
 
     def __init__(
@@ -150,8 +149,8 @@ class Capture:
 
 def _joined(weights: list[list[Rows]]) -> Rows | None:
     """Return the rows of all calls as one, sorted by example; None if there are none."""
-    # The weights' gradients are put side by side. The lists are emptied: what they held is freed as
-    # soon as it is copied.
+    # Weights that meet the same inputs have their gradients side by side. The lists are emptied,
+    # and what they held is freed as soon as it is copied.
     if not weights[0]:
         return None
     if len(weights) == len(weights[0]) == 1:
@@ -177,8 +176,7 @@ def _joined(weights: list[list[Rows]]) -> Rows | None:
 
 def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows | None]:
     """Return what remains of a head of which few outputs count, and rows of an embedding."""
-    # An output without a gradient adds nothing. A tied head's outputs are words: one row of the
-    # weight has the gradient g a, as an embedding's row does.
+    # a tied head's outputs are words: one row of the weight has the gradient g a
     if not tied:
         some = (linear.gradients != 0).any(dim=0)
         return Rows(linear.met, linear.gradients[:, some], linear.owner), None
@@ -277,8 +275,7 @@ class _Batch:
 
     def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Return the rows to keep, whose they are, and whether they are all tokens."""
-        # Where most tokens have a gradient all of them are kept, so that layers of one input keep
-        # one set of rows and share its products.
+        # if most tokens have a gradient all are kept: layers of one input share its rows, products
         if len(gradient) != self.size * self.length:
             return *self.some((gradient != 0).any(dim=1)), False
         tokens = self.tokens = self.tokens.to(gradient.device)

@@ -18,10 +18,7 @@ HALVINGS = 6  # weights and single texts need the rest
 
 
 def computed_in_chunks(computation: Computation) -> Computed:
-    """Compute the Grams, in chunks if its tokens need more than the room's ``chunk_bytes``.
-
-    A chunk's texts are run for it alone. Its Grams are those of the whole up to rounding.
-    """
+    """Compute the Grams, in chunks if its tokens need more than the room's ``chunk_bytes``."""
     most = _tokens_at_once(computation)
     if computation.tokens <= most:
         return computed(computation)

@@ -89,8 +89,7 @@ def network_outputs(
 
     The model is called and ``outputs`` are as in :func:`ntktune.kernel.engine.gram`: ``scalar`` is
     what it returns, (B,) or (B, 1); ``difference`` is f = l1 - l0 of two logits (Malladi et al.
-    2023), C = 1 for both; else f is all C outputs. Raises UserError if the model returns another
-    shape.
+    2023), C = 1 for both; else f is all C outputs. Raises UserError for another shape.
     """
     # Hugging Face's classifiers find the last token by this id
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)
@@ -157,8 +156,8 @@ def check_ids(model: nn.Module, texts: Sequence[Named]) -> None:
 @contextlib.contextmanager
 def usable_padding(model: nn.Module, texts: Sequence[Named]) -> Iterator[None]:
     """Give a classifier a padding id from its vocabulary, if its own is None or outside."""
-    # Hugging Face's classifiers read the last token that has another id: any id will do that is not
-    # the last token of a text
+    # Hugging Face's classifiers read the last token that has another id. So any id that is not the
+    # last token of a text gives each text's own kernel.
     config, (vocabulary, _) = getattr(model, "config", None), _limits(model)
     padding = getattr(config, "pad_token_id", 0)
     if vocabulary is None or (isinstance(padding, int) and 0 <= padding < vocabulary):

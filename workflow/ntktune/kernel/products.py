@@ -26,8 +26,8 @@ BLOCK_NUMBERS = 2**24  # of all examples' gradients that are made at once; 64 MB
 # and that a processor's caches hold it, large enough for fast products on a GPU.
 TILE_ROWS = 256
 GPU_TILE_ROWS = 2_048
-# An example's tokens are filled up with zeros to a multiple of this: oneDNN makes code for every
-# shape of a product.
+# An example's tokens are filled up with zeros to a multiple of this: a library that makes code
+# for every shape of a product then makes a few, not one for each length.
 TOKEN_MULTIPLE = 8
 # Rows of a Gram's tile, of few and of many examples: of a symmetric one a triangle is computed.
 GRAM_ROWS = 64, 128

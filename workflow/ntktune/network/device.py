@@ -188,7 +188,7 @@ def select_device(name: str = "auto", *, lease: bool = True) -> torch.device:
     """
     import torch
 
-    # small eigenvalues would drown in the rounding of TF32
+    # TF32 rounds inputs of products to 10 bits: a kernel's small eigenvalues would drown in that
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     too_old = None if name == "cpu" or torch.cuda.is_available() else old_driver()

@@ -1,9 +1,8 @@
 """Matrix products on a processor, by the library that is fast on all of them.
 
-PyTorch hands float32 products to MKL, which uses half of what an AMD processor with AVX-512 can
-do (94 against 206 GFLOP/s on one core of an EPYC). oneDNN, which PyTorch ships too, treats both
-makers' processors alike. The numbers are those of the plain product up to float32 rounding; on a
-GPU, in another precision or without oneDNN it is the plain product.
+PyTorch hands float32 products to MKL, which uses half of what an AMD processor with AVX-512 can do
+(94 against 206 GFLOP/s on one core of an EPYC); it ships oneDNN too. The numbers are those of the
+plain product up to rounding; on a GPU, in another precision or without oneDNN it is that product.
 """
 
 import time
@@ -106,7 +105,6 @@ class FastLinear(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Serve ``functional.linear`` where oneDNN suits; pass everything else on."""
         if function is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
             x, weight, bias = (*args, None)[:3]
             fits = not PLAIN_LAYERS and x.dim() > 1 and weight.dim() == 2 and _suits(x, weight)
@@ -125,7 +123,6 @@ class WideSoftmax(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Clamp what a softmax casts to float32; pass everything else on."""
         kwargs = kwargs or {}
         narrows = function in SOFTMAX and kwargs.get("dtype") == torch.float32
         if narrows and args and args[0].dtype == torch.float64 and not _checkpointing():

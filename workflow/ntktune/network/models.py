@@ -47,8 +47,7 @@ class TextModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
-        outputs = self.head(features(self.backbone, input_ids, attention_mask))  # (N, C)
-        return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+        return self.head(features(self.backbone, input_ids, attention_mask)).squeeze(1)
 
 
 class Features(nn.Module):
@@ -73,10 +72,9 @@ def last_hidden(
 
 
 def hidden_width(backbone: nn.Module) -> int:
-    """Return D, the width of the last hidden state, from a text of one token.
+    """Return D, the width of the last hidden state (OPT-350M's is not its ``hidden_size``).
 
-    It may differ from the configuration's ``hidden_size`` (OPT-350M projects it). Raises UserError
-    if the network gives no hidden states of token ids and their mask alone.
+    Raises UserError if the network gives no hidden states of token ids and their mask alone.
     """
     token = torch.zeros(1, 1, dtype=torch.long, device=next(backbone.parameters()).device)
     why = "returns no hidden state for each token"
@@ -144,8 +142,8 @@ def checkpointed(backbone: nn.Module) -> Iterator[None]:
 class LabelWordModel(nn.Module):
     """A causal language model with its own head, read at C words after the last real token.
 
-    This is prompting as Malladi et al. (2023) study it: f of a class is the logit of its word, a
-    token id, at a text that ends where the model would say the label.
+    This is prompting as Malladi et al. (2023) study it: the text ends where the model
+    would say the label, and f of a class is the logit of its word, given by its token id.
     """
 
     def __init__(self, model: nn.Module, words: Sequence[int]):
@@ -197,8 +195,8 @@ def features(
 ) -> torch.Tensor:
     """Return what a head reads, (N, D), of token ids of shape (N, T).
 
-    That is the last real token's hidden state, or the mean over the real tokens where
-    :func:`text_model` was asked for the ``pooling`` ``mean``.
+    That is the last real token's hidden state, or the mean over the real tokens where the backbone
+    has the attribute ``pooling`` = ``mean`` (:func:`text_model`).
     """
     hidden = last_hidden(backbone, input_ids, attention_mask)
     if getattr(backbone, "pooling", "last") == "mean":

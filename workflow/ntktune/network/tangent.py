@@ -84,8 +84,7 @@ def directional_derivative(
             parts.append((value.double().cpu(), slope.double().cpu()))
             places += rows
     order = torch.tensor(places).argsort()
-    value, slope = (torch.cat(kept)[order] for kept in zip(*parts, strict=True))
-    return value, slope
+    return tuple(torch.cat(kept)[order] for kept in zip(*parts, strict=True))
 
 
 def weighted_gradient(

@@ -18,12 +18,10 @@ from pathlib import Path
 PACKAGE = "ntktune"
 ROOT = Path(__file__).parents[1]
 
-# Raise this by hand when an edit of the infrastructure changes what files hold, or what their
-# readers return. Everything is then made again.
+# raised by hand when an edit of the infrastructure changes what files hold or readers return
 FORMAT_VERSION = 1
 
-# What no digest follows, with the reason: a module, a package's modules as "package.*", or one
-# name as "module:name".
+# what no digest follows ("module", "package.*" or "module:name"), with the reason
 INFRASTRUCTURE = {
     "ntktune": "what is public, and the version",
     "ntktune.__main__": "the command line and its exit status",

@@ -178,8 +178,7 @@ def is_here(source: Mapping) -> bool:
 def complete_definition(definition: dict, name: str) -> dict:
     """Return a task's definition, checked and completed with defaults.
 
-    Raises UserError, which begins with ``name`` (the task's or its file's), if it violates the
-    schema, or bounds are in the wrong order.
+    Raises UserError, which begins with ``name`` (the task's or its file's), for a mistake.
     """
     task = validated(definition, "task", name)
     task["metric"] = task["metric"] or METRICS[task["kind"]][0]
