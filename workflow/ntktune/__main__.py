@@ -100,6 +100,7 @@ def _run(argv: list[str] | None) -> int:
         args._started = time.monotonic()
         args._run(args)
         sys.stdout.flush()
+        return 0
     except BrokenPipeError:  # whoever read has gone, as `head` does; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -117,8 +118,6 @@ def _run(argv: list[str] | None) -> int:
         if not is_out_of_memory(error):
             raise
         told = _no_memory(error)
-    else:
-        return 0
     _tell(f"ntktune {args._chapter} {args._verb}: error: {told}")
     return 1
 

@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something in the input is wrong; the message says what, where, and what to do.
-
-    The command line prints it as one line without a traceback and exits with 1.
-    """
+    """Something in the input is wrong; the message says what, where, and what to do."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """A Snakemake logger that says what is running, how far the study is, and how long it will take.
 
-Used by ``snakemake --logger ntktune`` (and by the Makefile). Snakemake's own log file keeps
-all details; failed jobs are shown with the end of their log.
+``snakemake --logger ntktune`` uses it. Snakemake's own log file keeps all details.
 """
 
 import contextlib

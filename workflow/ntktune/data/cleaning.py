@@ -59,10 +59,7 @@ def hashed_fraction(text: str, purpose: str) -> float:
 
 
 def hash_order(texts: Iterable[str], limit: int) -> np.ndarray:
-    """Return the positions, ascending, of the ``limit`` texts that come first by hash.
-
-    The sample depends on neither a seed nor the order of the rows; a larger limit only adds to it.
-    """
+    """Return the positions, ascending, of the ``limit`` texts that come first by hash."""
     keys = np.fromiter((hashed_fraction(text, "limit") for text in texts), dtype=float)
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
@@ -95,8 +92,7 @@ def found_classes(frames: dict[str, pd.DataFrame]) -> list[str]:
     """Return the names of the classes that the labels of all splits are, in order.
 
     Names are sorted as numbers if all are numbers, else as text. Raises UserError if they do not
-    look like classes: fewer than two, one for nearly every row, or negative numbers, which may
-    stand for labels that are not published.
+    look like classes: fewer than two, more than half as many as rows, fractions or negative.
     """
     labels = [name for frame in frames.values() for name in map(label_name, frame["label"])]
     labels = [name for name in labels if not is_missing(name)]
@@ -233,9 +229,8 @@ def task_table(
 
     ``frames`` has rows by split, ``train`` and perhaps ``test``: columns text_a and label, perhaps
     id, text_b, label_noise, group. Rows without a test split are divided by a hash of their group
-    (the document), else of their text: the division depends on no seed and is the same for two
-    tasks on the same texts. If ``divide`` is False, they stay whole, as training rows in their
-    order. ``beyond`` counts, by split, the rows that the source held back because of ``limits``.
+    (the document), else of their text, unless ``divide`` is False: then all are training rows.
+    ``beyond`` counts, by split, the rows that the source held back because of ``limits``.
 
     The table has the columns id, text_a, text_b, label, label_noise (both float64) and split,
     training rows first. The counts have, by split, the ``FATES``, which add up to read: duplicated
@@ -244,8 +239,7 @@ def task_table(
     first row of that text. repeated: kept rows of a published test split that repeat a text.
 
     Raises UserError if a score is out of range, a label cannot be used, a split is empty, a class
-    has no training row (of two classes: or no test row), or fewer rows are left than the definition
-    states.
+    has no training row (of two classes: or no test row), or fewer rows are left than stated.
     """
     parts = [_read_rows(frame, split, definition) for split, frame in frames.items()]
     rows = pd.concat(parts, ignore_index=True)

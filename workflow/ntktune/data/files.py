@@ -23,7 +23,6 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _open_bytes(path: Path) -> BinaryIO:
-    """Open a file, compressed or not, for its content."""
     return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
 
 
@@ -55,8 +54,7 @@ def _csv(path: Path) -> pd.DataFrame:
     try:
         return _delimited(path)
     except UserError:
-        # Spark and others escape a quote by a backslash. The file is read that way only if it is
-        # not valid csv otherwise, and then has the right number of fields in every line.
+        # Spark and others escape a quote by a backslash
         with contextlib.suppress(UserError):
             return _delimited(path, backslashes=True)
         raise
@@ -151,10 +149,8 @@ def file_rows(path: str | Path, form: str | None) -> pd.DataFrame:
 
     ``form`` is csv (fields between commas, semicolons or tabs), tsv (quotes are text, as in GLUE's
     files), jsonl (an object a line), json (an array of objects, or as jsonl) or parquet; None takes
-    it from the file's ending, which may be in capitals. Cells of csv and tsv are texts; an empty
-    cell is an empty text.
-
-    Raises UserError if the format is unknown or the file is damaged or empty, with the line if any.
+    it from the file's ending. Cells of csv and tsv are texts, perhaps empty. Raises UserError if
+    the format is unknown or the file is damaged or empty, with the line if any.
     """
     path = Path(path)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path

@@ -1,8 +1,7 @@
 """Small generated tasks of invented words, for trying the study out without any data.
 
-A word is two syllables. Each vowel has a weight; a text's score is four times the mean weight of
-its vowels. So a model that sees only bytes can learn it from a few dozen texts, and the noise of a
-score is known exactly.
+A word is two syllables. A text's score follows from its vowels, so that a model which sees only
+bytes can learn it from a few dozen texts, and the noise of a score is known exactly.
 """
 
 import numpy as np
@@ -26,9 +25,8 @@ def generated_rows(
     """Return the generated texts of each split: columns id, text_a, label, label_noise, group.
 
     ``rows`` is the number of texts by split, ``words`` the number of words in a text. A
-    regression's label is score + N(0, noise^2), ``noise`` in units of the score. In a
-    classification the label is 1 where the score is positive; texts near 0 are left out, and there
-    is no noise. No text occurs twice.
+    regression's label is score + N(0, noise^2), ``noise`` in units of the score; a classification's
+    is 1 where the score is positive, and texts near 0 are left out. No text occurs twice.
     """
     generator = np.random.default_rng(seed)
     vowels, classes = list(VOWEL_WEIGHTS), kind == "classification"

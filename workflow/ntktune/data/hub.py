@@ -46,10 +46,9 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
     """Download the files of a data set's splits; return them by split, and the revision's commit.
 
     ``source`` is a task's ``hub`` source; ``splits`` has the data set's splits that form each of
-    ours. What comes back has our split's name, then path inside the repository → path here.
-
-    Raises UnavailableError if the data set is not available; UserError if it lacks a split, or the
-    hub, which has it, is in trouble or sent something that is not what it states.
+    ours. A split's files are path inside the repository → path here. Raises UnavailableError if the
+    data set is not available; UserError if it lacks a split, or the hub, which has it, is in
+    trouble or sent something that is not what it states.
     """
     import datasets
     from huggingface_hub import constants
@@ -79,10 +78,8 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
         }
         wanted = sorted({escape(path) for paths in named.values() for path in paths})
         folder = _download(repository, commit, "dataset", card + wanted, what)
-    except UserError:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         told = f"{repository} at {revision} cannot be loaded: {one_line(error)}"
         raise (UnavailableError(told) if offline else UserError(f"{told}; try again")) from None
@@ -92,10 +89,9 @@ def hub_files(source: dict, splits: dict[str, list[str]]) -> tuple[dict[str, dic
 def download_model(
     repository: str, revision: str, files: Sequence[str] = MODEL_FILES
 ) -> tuple[Path, str]:
-    """Download a model's configuration, tokenizer and safetensors weights; return folder, commit.
+    """Download a model's files that match one of some patterns; return their folder, the commit.
 
-    With ``files`` only names that match one of these patterns. Raises UserError if the hub cannot
-    be reached, or what came is not what the hub says it has.
+    Raises UserError if the hub cannot be reached, or what came is not what the hub says it has.
     """
     what = f"the model {repository} at {revision}"
     try:

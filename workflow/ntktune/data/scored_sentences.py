@@ -1,8 +1,4 @@
-"""Sentences with the ratings of many readers, in the form of Hutto & Gilbert 2014.
-
-Two tab-separated files: the sentences with their mean rating, and the single ratings. So the noise
-of a label is known, which the stopping rule needs (SR26 eq 11).
-"""
+"""Sentences that many readers rated (Hutto & Gilbert 2014): the noise of their labels is known."""
 
 import json
 import math
@@ -54,14 +50,13 @@ def scored_sentences(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return a table of the sentences, and how many have no known noise.
 
-    ``sentences`` has lines of id, mean rating, sentence; ``ratings`` of id, mean, standard
-    deviation, list of ratings; ``where`` names the source in messages. The table's columns are id,
-    text_a, label (the mean rating), label_noise (its standard error, NaN if unknown) and group (the
-    document: the id up to its first ``_``).
+    ``sentences`` has tab-separated lines of id, mean rating, sentence; ``ratings`` of id, mean,
+    standard deviation, list of ratings; ``where`` names the source in messages. The table's columns
+    are id, text_a, label (the mean rating), label_noise (its standard error, NaN if unknown; SR26
+    eq 11) and group (the document: the id up to its first ``_``).
 
-    A sentence whose label is not the mean of its ratings keeps its label and gets no noise: the
-    label did not come from those ratings. (So it is with 199 of the tweets that the authors wrote
-    themselves.) These count as ``mismatched_ratings``, those without ratings as
+    A sentence whose label is not the mean of its ratings (199 of the tweets) keeps its label and
+    gets no noise. These count as ``mismatched_ratings``, those without ratings as
     ``without_ratings``. Raises UserError if a line has another form or an id appears twice.
     """
     rated, told = {}, f"{where} (ratings)"

@@ -1,8 +1,7 @@
 """Where a task's rows come from: the hub, files, a package, or a generator.
 
 A source that is not available here (no network, no such file) is passed over for the next one, and
-the artifact says why. A source that is there and wrong stops everything: going on with another one
-would hide the mistake.
+the artifact says why. One that is there and wrong stops everything: the next would hide that.
 """
 
 from collections.abc import Mapping
@@ -96,8 +95,7 @@ def _from_files(source: dict, definition: dict, package: str | None) -> SourceRo
                 told = "is a folder; name its files" if Path(path).is_dir() else "does not exist"
                 raise UnavailableError(f"{split} file {path} {told}")
         if paths:
-            named = {path: path for path in paths}
-            frames[split] = _joined(named, source["format"], definition["columns"])
+            frames[split] = _joined({p: p for p in paths}, source["format"], definition["columns"])
             origin[split] = paths
     return SourceRows(frames, origin)
 
@@ -132,8 +130,7 @@ def _from_hub(source: dict, definition: dict, package: str | None) -> SourceRows
         named = {f"{source['id']}, {name}": path for name, path in paths.items()}
         frame = _joined(named, None, definition["columns"])
         limit = definition["limits"][split]
-        # a split of millions of rows is not cleaned whole when a few thousand are wanted;
-        # twice as many are taken, so that enough are left when the bad ones are gone
+        # cleaning takes long: twice as many as wanted, so that enough are left without the bad ones
         if limit is not None and "test" in splits and len(frame) > 2 * limit:
             rows = zip(*(frame[key] for key in ("text_a", "text_b") if key in frame), strict=True)
             texts = (normalised(*(text_or_none(text) or "" for text in row)) for row in rows)
@@ -192,9 +189,8 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
             definition["classes"] = found_classes(rows.frames)
         return task_table(rows.frames, definition, beyond=rows.beyond)
     except UserError as error:
-        origin = rows.origin
-        files = [file for split in ("train", "test") for file in origin.get(split, ())]
-        raise UserError(f"{name} ({' '.join([origin['source'], *files])}): {error}") from None
+        files = [file for split in ("train", "test") for file in rows.origin.get(split, ())]
+        raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
 def training_labels(definition: dict, name: str) -> tuple[np.ndarray, int]:

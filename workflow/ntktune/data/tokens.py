@@ -22,19 +22,15 @@ Encoder = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass
 class TextEncoder:
-    """A model's tokenizer."""
+    """A model's tokenizer; BERT's kin put [CLS] and [SEP] around each text."""
 
-    # texts to ids; encoders (BERT) put [CLS] and [SEP] around each, GPT-like decoders nothing
     encode: Encoder
     token_id: Callable[[str], int | None]
 
 
 def text_encoder(folder: str | os.PathLike) -> TextEncoder:
-    """Return the tokenizer of a model folder; UserError if it holds none that can be read.
-
-    The tokenizers library reads ``tokenizer.json`` alone. A tokenizer that exists in Python only is
-    loaded by transformers, which takes seconds more.
-    """
+    """Return the tokenizer of a model folder; UserError if it holds none that can be read."""
+    # the library tokenizers reads tokenizer.json alone; transformers takes seconds more
     folder = Path(folder)
     file = folder / "tokenizer.json"
     check_model_files(folder, [*TOKENIZER_FILES])

@@ -1,8 +1,7 @@
 """Empirical Neural Tangent Kernels, exact, over all trainable parameters.
 
-K(x, x') = ⟨∇θ f(x), ∇θ f(x')⟩ for a network with one scalar f per example. One
-forward and one backward pass per micro-batch serve all its examples; layers are
-contracted from their inputs and output gradients, and no N x P Jacobian is stored.
+One forward and one backward pass per micro-batch serve all its examples; layers are contracted
+from their inputs and output gradients, and no N x P Jacobian is stored.
 """
 
 from ntktune.kernel.engine import GramResult, gram

@@ -43,10 +43,9 @@ def account(
 ) -> Account:
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
 
-    The kernels of C ``outputs`` are computed one after the other, and added up: C times the work,
-    in the same memory.
+    The kernels of C ``outputs`` are computed one after the other: C times the work, in the same
+    memory. The ``backbone`` may be on the meta device.
     """
-    # no weights are read: the backbone may be on the meta device
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
     tokens, count = sum(lengths), len(lengths)

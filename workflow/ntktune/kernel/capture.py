@@ -31,9 +31,8 @@ class Uses:
 class Projection:
     """Projections to ``dimensions`` by random signs, one for each weight and each side of it.
 
-    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Inputs and output gradients have independent
-    projections, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation. The signs
-    follow from the weight's name.
+    With S of entries ±1/√k, E⟨Sa, Sa'⟩ = ⟨a, a'⟩. Those of inputs and output gradients are
+    independent, so a linear layer's Gram Σ (a_s·a_t)(g_s·g_t) keeps its expectation.
     """
 
     def __init__(self, dimensions: int):
@@ -60,9 +59,8 @@ class Capture:
 
     Rows with an output gradient of exactly zero add nothing and are not kept: padding, and in the
     last block all but the token that the head reads. ``idle`` layers must not be called; of
-    ``dense`` ones all tokens' rows are kept, unseen, so that a GPU need not be waited for. The
-    ``workspace`` is shared with other captures; ``projection`` is the dimensions to project the
-    rows of linear layers to, None: not at all.
+    ``dense`` ones all tokens' rows are kept, unseen, so that a GPU need not be waited for.
+    ``projection`` is the dimensions to project the rows of linear layers to, None: not at all.
     """
 
     def __init__(
@@ -92,8 +90,7 @@ class Capture:
 
     def units(self, groups: dict[str, str]) -> list[list[str]]:
         """Return runs of weights of one group and shared inputs: their Gram is computed in one."""
-        # Queries, keys and values meet the same inputs, so their output gradients are put side by
-        # side: one product of the inputs serves all.
+        # queries, keys and values meet the same inputs: one product of these serves all
         if self.sides.floor:  # each weight's rounding is judged by its own layer
             return [[name] for name in self.uses]
         together: dict[tuple, dict[str, list[str]]] = {}
@@ -146,8 +143,7 @@ class Capture:
         for name, vector in self.vectors.items():
             if self.sides.floor:
                 vector = self.sides.settled(vector, self.largest_entries(name, vector.device))
-            sides = self.sides.factors(*self.sides.split(vector))
-            grams[name] = products.inner_products(*sides)
+            grams[name] = products.inner_products(*self.sides.factors(*self.sides.split(vector)))
         return grams
 
 
@@ -180,8 +176,7 @@ def _joined(weights: list[list[Rows]]) -> Rows | None:
 
 def _words(linear: Rows, examples: int, tied: bool) -> tuple[Rows | None, Rows | None]:
     """Return what remains of a head of which few outputs count, and rows of an embedding."""
-    # An output without a gradient adds nothing. A tied head's outputs are words: one row of the
-    # weight has the gradient g a, as an embedding's row does.
+    # a tied head's outputs are words: one row of the weight has the gradient g a
     if not tied:
         some = (linear.gradients != 0).any(dim=0)
         return Rows(linear.met, linear.gradients[:, some], linear.owner), None
@@ -202,8 +197,7 @@ class _Batch:
         real = real.flatten()
         self.tokens, self.padding = real.nonzero().flatten(), (~real).nonzero().flatten()
         self.owner = first + self.tokens // self.length
-        # Packed inputs, once for all layers that share them. The input is held too: its
-        # id stays its own while it is alive.
+        # by id: inputs, held to keep theirs, and packed once for all layers that share them
         self.packed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def on_call(self, call: Call) -> Receive:
@@ -281,8 +275,7 @@ class _Batch:
 
     def rows(self, layer: Layer, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Return the rows to keep, whose they are, and whether they are all tokens."""
-        # Where most tokens have a gradient all of them are kept, so that layers of one input keep
-        # one set of rows and share its products.
+        # if most tokens have a gradient all are kept: layers of one input share its rows, products
         if len(gradient) != self.size * self.length:
             return *self.some((gradient != 0).any(dim=1)), False
         tokens = self.tokens = self.tokens.to(gradient.device)

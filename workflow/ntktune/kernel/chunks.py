@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -14,16 +14,11 @@ from ntktune.kernel.plan import make_plan
 from ntktune.kernel.stack import find_stack
 from ntktune.network.device import is_out_of_memory, release_cached_memory
 
-Found = TypeVar("Found")
 HALVINGS = 6  # weights and single texts need the rest
 
 
 def computed_in_chunks(computation: Computation) -> Computed:
-    """Compute the Grams, in chunks if its tokens need more than the room's ``chunk_bytes``.
-
-    A chunk's texts are run for it alone, so that memory is that of two runs of texts,
-    however many there are. The chunks' Grams are those of the whole up to rounding.
-    """
+    """Compute the Grams, in chunks if its tokens need more than the room's ``chunk_bytes``."""
     most = _tokens_at_once(computation)
     if computation.tokens <= most:
         return computed(computation)
@@ -96,8 +91,8 @@ def _tokens_at_once(computation: Computation) -> float:
 
 
 def computed_within(
-    compute: Callable[[Room], Found], room: Room, need: float, device: torch.device
-) -> tuple[Found, Room]:
+    compute: Callable[[Room], list[Computed]], room: Room, need: float, device: torch.device
+) -> tuple[list[Computed], Room]:
     """Return what ``compute`` returns, and the room; each time memory runs out, halve the room.
 
     A warning tells each halving. ``need`` is the bytes that the whole computation takes: room

@@ -21,9 +21,7 @@ from ntktune.kernel.products import VARIANTS
 from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 from ntktune.network.models import TextModel
 
-# Padded tokens per micro-batch that a processor takes at once: more are slower, and need more
-# memory.
-PROCESSOR_TOKENS = 512
+PROCESSOR_TOKENS = 512  # padded, per micro-batch on a processor: more are slower
 SUMMED = ("trace", "mean")  # outputs whose kernels are added up
 
 
@@ -34,15 +32,14 @@ class GramResult:
     Attributes
     ----------
     kernel
-        float64, on the processor. Outputs ``scalar`` and ``difference``: (N, M),
-        K[i, j] = ⟨∇θ f(x_i), ∇θ f(x'_j)⟩, not divided by N. ``full``: (N, M, C, C),
-        K[i, j, c, d] = ⟨∇θ f_c(x_i), ∇θ f_d(x'_j)⟩; ``diagonal``: (N, M, C), its entries
-        with c = d; ``trace``: (N, M), their sum; ``mean``: (N, M), their mean over C.
+        float64, on the processor. Outputs ``scalar`` and ``difference``: (N, M), K[i, j] =
+        ⟨∇θ f(x_i), ∇θ f(x'_j)⟩, not divided by N. ``full``: (N, M, C, C), K[i, j, c, d] =
+        ⟨∇θ f_c(x_i), ∇θ f_d(x'_j)⟩; ``diagonal``: (N, M, C), its entries with c = d; ``trace``:
+        (N, M), their sum; ``mean``: (N, M), their mean over C.
     groups
         Kernels of parameter groups, of the same shape; they sum to ``kernel``.
     outputs
-        f_0 of the N examples, float64: (N,), or (N, C) for ``full``, ``diagonal``, ``trace`` and
-        ``mean``.
+        f_0 of the N examples, float64: (N,) for ``scalar`` and ``difference``, else (N, C).
     provenance
         How it was computed: form of the products by parameter, parameters that went the general
         way and why, passes, seconds, peak memory (of the process or the GPU), the self-check.
@@ -89,8 +86,7 @@ def gram(
         ``scalar``: f is the model's one output. ``difference``: f = l1 - l0 of two logits.
         ``full``, ``diagonal``, ``trace``, ``mean``: all C outputs, see :class:`GramResult`.
     groups
-        A parameter's name to its group; by default embedding, each block's attention and
-        the rest of it, norms, and head.
+        A parameter's name to its group; None: :func:`ntktune.kernel.groups.parameter_group`.
     max_tokens
         Padded tokens per micro-batch (a processor takes 512 at most). If memory runs out all the
         same, the computation warns and starts again with half of this and of the rooms below.
@@ -104,9 +100,9 @@ def gram(
         They take longer: a sign needs the gradient itself. An entry that is zero but for
         rounding has sign 0 (:data:`ntktune.kernel.products.SIGN_FLOORS`).
     projection
-        For very many texts, not exact: inputs and output gradients of linear layers are
-        projected to so many dimensions by random signs, which keeps every entry's
-        expectation. The provenance states the error, measured on a few texts. None: exact.
+        For very many texts, not exact: dimensions that inputs and output gradients of linear layers
+        are projected to by random signs, which keeps every entry's expectation. The provenance
+        states the error, measured on a few texts. None: exact.
     max_bytes
         Room for captured inputs and gradients. Where they need more than half of it, a
         stack of blocks is run block by block; a network that is none runs once for each part

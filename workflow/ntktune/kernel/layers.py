@@ -1,8 +1,4 @@
-"""Layers with a structured gradient, and watching them while the network runs.
-
-A structured layer's per-example weight gradient follows from its inputs and its
-output gradients: linear layers, embeddings, and elementwise scales such as norms.
-"""
+"""Layers whose per-example gradient follows from their inputs and output gradients, watched."""
 
 from __future__ import annotations
 
@@ -93,8 +89,8 @@ class Call:
     ) -> torch.Tensor:
         """Return what a ``scale`` layer's own code gives for other parameters.
 
-        Without parameters: ŷ = y(w=1, b=0) − y(w=0, b=0), the derivative of y with respect to
-        w, whatever the norm (its eps, its offset: Gemma's weight is 1 + w) may be.
+        Without parameters: ŷ = y(w=1, b=0) − y(w=0, b=0), the derivative of y with respect to w,
+        whatever the norm's eps or offset may be (Gemma's weight is 1 + w).
         """
         module = self.layer.module
         saved = dict(module._parameters)
@@ -141,8 +137,7 @@ class WatchedLayers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # the gradients' hooks too: the graph holds what they capture, and what they capture
-        # holds the graph, a cycle that nothing would free
+        # the gradients' hooks too: with the graph they make a cycle that nothing would free
         for handle in self.handles:
             handle.remove()
 
@@ -165,8 +160,7 @@ class WatchedLayers:
             # a leaf cannot be changed in place, which the network may do
             output = start.clone()
         if receive := self.on_call(Call(layer, x, output.shape, (args, kwargs), x._version)):
-            # registered before any in-place change of the output: torch gives it the
-            # gradient with respect to the value as it is now
+            # the gradient with respect to the value as it is now, before any in-place change
             self.handles.append(output.register_hook(receive))
         return output
 

@@ -43,9 +43,8 @@ def network_copy(
 @contextlib.contextmanager
 def evaluation_state(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode with no parameter trainable; restore both."""
-    # Meanwhile keys and values are not cached, which only costs memory; a GPU multiplies float32 in
-    # full; activations run fused. In float64 experts are computed one by one (grouped products have
-    # no float64), and softmax stays finite.
+    # Keys and values are not cached, which only costs memory. In float64 experts are computed one
+    # by one: grouped products have no float64.
     wide = any(p.dtype == torch.float64 for p in model.parameters())
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     with contextlib.ExitStack() as restored:
@@ -88,11 +87,9 @@ def network_outputs(
 ) -> torch.Tensor:
     """Return f of B texts with its graph, shape (B, C).
 
-    The model is called with ``input_ids`` and ``attention_mask``, both (B, T); it returns a tensor
-    or an object with ``logits``. ``outputs`` is ``scalar`` (the model returns (B,) or (B, 1), which
-    is f), ``difference`` (it returns two logits, and f = l1 - l0, Malladi et al. 2023; C = 1 for
-    both), or another: f is all C outputs, of a model that returns (B,) or (B, C). Raises UserError
-    if the model returns another shape.
+    The model is called and ``outputs`` are as in :func:`ntktune.kernel.engine.gram`: ``scalar`` is
+    what it returns, (B,) or (B, 1); ``difference`` is f = l1 - l0 of two logits (Malladi et al.
+    2023), C = 1 for both; else f is all C outputs. Raises UserError for another shape.
     """
     # Hugging Face's classifiers find the last token by this id
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)

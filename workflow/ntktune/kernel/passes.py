@@ -43,9 +43,8 @@ def computed(computation: Computation) -> Computed:
     done, facts = _completed(computation)
     square, count = computation.other is None, computation.sides.rows
     whole = torch.stack(list(done.grams.values())).sum(0)
-    texts = computation.texts_of(range(count))
     told = (whole.diagonal(), "squared gradient") if square else (whole.sum(1), "kernel row")
-    check_finite(*told, texts)
+    check_finite(*told, computation.texts_of(range(count)))
     facts["self_check"] = _self_check(done) if computation.check else None
     rows, columns = computation.sides.split(computation.places())
     columns = columns if square else columns - count
@@ -74,10 +73,7 @@ def _completed(computation: Computation) -> tuple[_Passes, dict[str, Any]]:
         except PaddingError:
             unseen = False
         except UnplannedError as error:
-            known = len(plan.general)
             general = plan.general | dict.fromkeys(error.layer.parameters, error.reason)
-            if len(general) == known:  # cannot happen; an endless loop would be worse
-                raise
 
 
 class _Passes:
@@ -97,7 +93,6 @@ class _Passes:
         self.structured_share = 0.5 if plan.general else 1.0
 
     def run(self) -> dict[str, Any]:
-        """Compute everything; return facts about it."""
         computation, plan = self.computation, self.plan
         captured = sum(plan.numbers.values()) * computation.tokens * computation.dtype.itemsize
         stack = find_stack(computation) if captured > computation.room.max_bytes / 2 else None
@@ -132,12 +127,10 @@ class _Passes:
         return self.plan.passes(list(layers), number_bytes, self.computation.room.max_bytes) or [[]]
 
     def capture(self, layers: Sequence[Layer], idle: Sequence[Layer]) -> Capture:
-        """Return a capture of some layers."""
         sides, projection = self.computation.sides, self.computation.projection
         return Capture(layers, idle, self.plan.dense, sides, self.workspace, projection)
 
     def keep(self, batch: range, found: torch.Tensor) -> None:
-        """Check and keep a micro-batch's outputs."""
         check_finite(found, "output", self.computation.texts_of(batch))
         self.values[batch.start : batch.stop] = found.detach()
 

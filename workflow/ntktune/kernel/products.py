@@ -1,9 +1,8 @@
 """Gram matrices from captured inputs and output gradients.
 
-All sums over blocks run in float64: one float32 product over tens of millions of
-columns is visibly worse. Examples are numbered from 0; ``owner`` names the example of
-each captured row, is sorted and on the processor: what depends on it alone is known
-without waiting for a GPU.
+All sums over blocks run in float64: one float32 product over tens of millions of columns is visibly
+worse. ``owner``, the number of each captured row's example, is sorted and on the processor: what
+depends on it alone is known without waiting for a GPU.
 """
 
 import functools
@@ -22,9 +21,7 @@ VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 
 CPU = torch.device("cpu")
 COLUMNS = 65_536  # parameters per product of gradients, summed in float32
-# Numbers of all examples' gradients that are made at once: the larger, the faster the products
-# that make them; 64 MB in float32.
-BLOCK_NUMBERS = 2**24
+BLOCK_NUMBERS = 2**24  # of all examples' gradients that are made at once; 64 MB in float32
 # Tokens per side of a token-pair tile: small enough that little beside the triangle is computed
 # and that a processor's caches hold it, large enough for fast products on a GPU.
 TILE_ROWS = 256
@@ -38,13 +35,10 @@ GPU_GRAM_ROWS = 1_024
 # Where signs are taken, an entry of a gradient is zero but for rounding, and has sign 0, if it is
 # at most this share of the largest entry in the gradient of its layer (a module's weight and bias)
 # on the same text. Attention's key biases are: a softmax does not change when all scores shift.
-# Even in a float64 model Hugging Face computes parts in float32.
 SIGN_FLOORS = {torch.float64: 3e-7, torch.float32: 3e-5, torch.bfloat16: 3e-2}
-# What the materialised form costs beside FLOPs of token-pair tiles (benchmarks/products.py): to
-# write an example's gradient takes as long as the products of so many tokens more, and the Gram
-# is a product of tall and thin matrices.
-WRITE_TOKENS = 40
-GRAM_COST = 1.15
+# What the materialised form costs beside FLOPs of token-pair tiles (benchmarks/products.py):
+WRITE_TOKENS = 40  # whose products take as long as to write an example's gradient
+GRAM_COST = 1.15  # the Gram is a product of tall and thin matrices
 
 
 @dataclass(frozen=True)
@@ -79,8 +73,6 @@ class Sides:
     def settled(self, gradients: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
         """Return gradients (..., P) with 0 for the entries that are zero but for rounding."""
         # `largest` (...) is the largest absolute entry of the layer's gradient on the same text
-        if not self.floor:
-            return gradients
         return gradients.masked_fill(gradients.abs() <= self.floor * largest[..., None], 0.0)
 
     def split(self, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,7 +123,6 @@ def working_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _working(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in the precision of products."""
     return tensor.to(working_dtype(tensor))
 
 
@@ -173,11 +164,11 @@ def _tile_rows(device: torch.device) -> int:
 def linear_costs(
     owner: torch.Tensor, sides: Sides, d_in: int, d_out: int, device: torch.device = CPU
 ) -> dict[str, tuple[float, float]]:
-    """Return the FLOPs of the exact forms of a linear layer's Gram, and what they cost.
+    """Return the FLOPs of the exact forms of a linear layer's Gram, and what that costs.
 
     Token pairs: two products of the rows' tokens with the columns' (one triangle if they are the
     same). Materialised: every example's gradient once, then the products. The cost is in FLOPs of
-    large products. ``owner`` is the example of each token, sorted.
+    large products.
     """
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
@@ -204,9 +195,8 @@ def linear_gram(
 ) -> tuple[torch.Tensor, str]:
     """Return the Gram of a linear layer's weight, and the form it was computed in.
 
-    K[i, j] = Σ_{s∈i, t∈j} (a_s·a_t)(g_s·g_t) = ⟨g_iᵀa_i, g_jᵀa_j⟩ (Novak et al.
-    2022), by the form that costs less; the signs' Gram from the gradients. The ``workspace`` is
-    memory for the gradients; ``largest`` is as in :func:`materialised_gram`.
+    K[i, j] = Σ_{s∈i, t∈j} (a_s·a_t)(g_s·g_t) = ⟨g_iᵀa_i, g_jᵀa_j⟩ (Novak et al. 2022), by the form
+    that costs less; the signs' Gram from the gradients. ``largest``: see :func:`materialised_gram`.
     """
     widths = rows.met.shape[1], rows.gradients.shape[1]
     form = cheaper_form(linear_costs(rows.owner, sides, *widths, rows.met.device))
@@ -225,8 +215,7 @@ class _Tile(NamedTuple):
 
 def _tiles(owner: torch.Tensor, first: int, last: int, like: torch.Tensor) -> list[_Tile]:
     """Return tiles of TILE_ROWS rows, their examples ``first`` … ``last``-1 counted from 0."""
-    # All but the last one are equally large, so that their products have one shape; an example may
-    # be in two.
+    # all but the last equally large, for products of one shape; an example may be in two
     start, end = (int((owner < bound).sum()) for bound in (first, last))
     step = _tile_rows(like.device)
     tiles = []

@@ -1,8 +1,7 @@
 """A stack of blocks, run block by block: memory for one block's captures, whatever the depth.
 
-The network runs once without a graph, and every block's input is kept. Then the gradient goes
-back block by block: a block is run again from its input, for all micro-batches, before the one
-below it. That costs one more forward pass.
+The network runs once without a graph, and every block's input is kept. Then the gradient goes back
+block by block: each is run again from its input, for all micro-batches, before the one below it.
 """
 
 import functools
@@ -36,8 +35,7 @@ class Passage:
     hidden: list[torch.Tensor] = field(default_factory=list)
     # each block's other arguments, positional and by name
     arguments: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
-    # what each block returns behind its output, tensors (attention weights) left out; None where
-    # it returns a tensor alone
+    # what each returns behind its output, without tensors (attention weights); None: nothing
     rest: list[tuple | None] = field(default_factory=list)
 
 

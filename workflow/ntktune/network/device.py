@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import torch
     from filelock import FileLock
 
-# what torch says in exceptions that are not only of memory: processor (torch, oneDNN, C++), driver,
-# cuBLAS
+# in exceptions that are not only of memory: processor (torch, oneDNN, C++), driver, cuBLAS
 NO_MEMORY = (
     *("DefaultCPUAllocator", "could not create a primitive", "could not create a memory"),
     *("std::bad_alloc", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -147,10 +146,9 @@ def free_in_control_groups(
 ) -> float:
     """Return the bytes that this process's control groups have left, infinity without a limit.
 
-    Clusters and containers limit a job's memory so, on machines that have much more. A group's
-    limit holds for those within it, too. Cached files count as free: that memory is given back.
-    ``groups`` names the groups, ``hierarchy:controllers:path`` a line; ``mount`` is where they
-    are mounted, of version 2 or version 1.
+    Clusters and containers limit a job's memory so. A group's limit holds for those within it, too.
+    Cached files count as free. ``groups`` names the groups, ``hierarchy:controllers:path`` a line;
+    ``mount`` is where they are mounted, of version 2 or version 1.
     """
     free = math.inf
     lines = groups.read_text().splitlines() if groups.is_file() else []
@@ -222,9 +220,8 @@ _lease: list[FileLock] = []  # held until this process ends
 @functools.cache
 def leased_gpu() -> int:
     """Return the number of a GPU that no other process has leased; wait until there is one."""
-    # Snakemake counts the GPUs of a machine but does not hand them out, so each job takes one by
-    # locking a file named after it in the temporary folder. The operating system releases the lock
-    # when the process ends, however that ends. Other users' jobs are not seen.
+    # Snakemake counts the GPUs of a machine but does not hand them out. The lock on a file named
+    # after one is released when the process ends in any way. Other users' jobs are not seen.
     from filelock import FileLock, Timeout
 
     names, told = _gpu_names(), False
@@ -249,7 +246,6 @@ def leased_gpu() -> int:
 
 def _gpu_names() -> list[str]:
     """Return a name of each GPU that torch sees; a cluster shows each job its own as number 0."""
-    import torch
+    from torch import cuda
 
-    count = torch.cuda.device_count()
-    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count)]
+    return [str(cuda.get_device_properties(gpu).uuid) for gpu in range(cuda.device_count())]

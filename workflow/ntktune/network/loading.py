@@ -29,10 +29,8 @@ def reading(what: str) -> Iterator[None]:
     # a damaged or foreign model raises errors of several libraries, of any class
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         raise UserError(f"{what} cannot be read: {one_line(error)}") from error
 
@@ -118,9 +116,8 @@ def usable(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
 def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
     """Return a pretrained network; raise UserError if the weights cannot be read or do not fill it.
 
-    transformers fills gaps with random numbers. Only a pooler may be missing, which the study
-    never reads; it is zero, in every precision. ``kind`` is ``AutoModel`` or
-    ``AutoModelForCausalLM``, ``how`` further arguments of ``from_pretrained``.
+    transformers fills gaps with random numbers. Only a pooler may be missing; it is zero, in every
+    precision. ``kind`` and ``how`` are those of :func:`from_folder`.
     """
     import torch
 
@@ -148,8 +145,8 @@ def backbone_tensors(
 ) -> dict[str, StoredTensor]:
     """Return the weights in a folder's files under the backbone's own names, read when asked for.
 
-    The last file's tensor of a name counts; an index is passed over. ``prefix`` stands before a
-    backbone's names in the files of a model with a head; "" for none.
+    The last file's tensor of a name counts. ``prefix`` stands before those names in the files of a
+    model with a head; "" for none.
     """
     return {
         name.removeprefix(f"{prefix}."): tensor

@@ -1,9 +1,8 @@
 """Matrix products on a processor, by the library that is fast on all of them.
 
-PyTorch hands float32 products to MKL, which uses half of what an AMD processor with AVX-512 can
-do (94 against 206 GFLOP/s on one core of an EPYC). oneDNN, which PyTorch ships too, treats both
-makers' processors alike. The numbers are those of the plain product up to float32 rounding; on a
-GPU, in another precision or without oneDNN it is the plain product.
+PyTorch hands float32 products to MKL, which uses half of what an AMD processor with AVX-512 can do
+(94 against 206 GFLOP/s on one core of an EPYC); it ships oneDNN too. The numbers are those of the
+plain product up to rounding; on a GPU, in another precision or without oneDNN it is that product.
 """
 
 import os
@@ -35,8 +34,7 @@ SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 def _checkpointing() -> bool:
     """Return whether saved tensors are replaced, as within activation checkpointing."""
-    # there the forward pass runs again during the backward pass, without our contexts, and must
-    # save the same tensors
+    # there the forward pass runs again without our contexts, and must save the same tensors
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return hooks is not None and hooks(True) is not None
 
@@ -107,14 +105,12 @@ class FastLinear(TorchFunctionMode):
 
     It serves any model's ``nn.Linear``, forward and backward, if the forward pass runs within the
     context; gradients can be taken once, not of gradients. Other precisions, other devices,
-    autocast and checkpointed parts are left alone, and so are all layers where
-    :data:`PLAIN_LAYERS` says that MKL is the better choice.
+    autocast, checkpointed parts and, where :data:`PLAIN_LAYERS`, all layers are left alone.
     """
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Serve ``functional.linear`` where oneDNN suits; pass everything else on."""
         if function is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
             x, weight, bias = (*args, None)[:3]
             fits = not PLAIN_LAYERS and x.dim() > 1 and weight.dim() == 2 and _suits(x, weight)
@@ -127,14 +123,12 @@ class WideSoftmax(TorchFunctionMode):
     """Context in which a float64 softmax that is cast to float32 stays finite.
 
     Hugging Face masks scores with float64's least number, which float32 does not have: padded
-    places that may attend to nothing would become NaN, and all that reads them. Scores that count
-    are left as they are; so are checkpointed parts.
+    places that may attend to nothing would become NaN. Checkpointed parts are left as they are.
     """
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Clamp what a softmax casts to float32; pass everything else on."""
         kwargs = kwargs or {}
         narrows = function in SOFTMAX and kwargs.get("dtype") == torch.float32
         if narrows and args and args[0].dtype == torch.float64 and not _checkpointing():

@@ -1,8 +1,4 @@
-"""A pretrained backbone with a fresh linear head on the last real token, or on the tokens' mean.
-
-This is the network of the study: SR26 section 5.1 fine-tunes the first blocks of a
-pretrained decoder under a linear head.
-"""
+"""A pretrained backbone, or its first blocks, with a fresh linear head (SR26 section 5.1)."""
 
 from __future__ import annotations
 
@@ -51,8 +47,7 @@ class TextModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (N,) or (N, C), of token ids of shape (N, T)."""
-        outputs = self.head(features(self.backbone, input_ids, attention_mask))  # (N, C)
-        return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+        return self.head(features(self.backbone, input_ids, attention_mask)).squeeze(1)
 
 
 class Features(nn.Module):
@@ -77,10 +72,9 @@ def last_hidden(
 
 
 def hidden_width(backbone: nn.Module) -> int:
-    """Return D, the width of the last hidden state, from a text of one token.
+    """Return D, the width of the last hidden state (OPT-350M's is not its ``hidden_size``).
 
-    It may differ from the configuration's ``hidden_size`` (OPT-350M projects it). Raises UserError
-    if the network gives no hidden states of token ids and their mask alone.
+    Raises UserError if the network gives no hidden states of token ids and their mask alone.
     """
     token = torch.zeros(1, 1, dtype=torch.long, device=next(backbone.parameters()).device)
     why = "returns no hidden state for each token"
@@ -102,7 +96,6 @@ def hidden_width(backbone: nn.Module) -> int:
 
 def fuse_activations(model: nn.Module) -> list[nn.Module]:
     """Let GPT-2's GELU, eight operations in Hugging Face, run as PyTorch's own; return where."""
-    # the same function up to rounding, in one pass over memory, forward and backward
     # transformers is not imported for this: a model that has it has imported it
     gelu = getattr(sys.modules.get("transformers.activations"), "NewGELUActivation", None)
     found = []
@@ -132,8 +125,7 @@ def replaced(modules: Sequence[nn.Module], forwards: Sequence[Callable]) -> Iter
 @contextlib.contextmanager
 def checkpointed(backbone: nn.Module) -> Iterator[None]:
     """Let the blocks keep nothing but their inputs for the backward pass, in a context."""
-    # Each block is computed again when its gradient is due (activation checkpointing), in
-    # evaluation mode too, where Hugging Face's own switch does nothing.
+    # Hugging Face's own switch for activation checkpointing does nothing in evaluation mode
     from torch.utils.checkpoint import checkpoint
 
     blocks = block_list(backbone)
@@ -168,8 +160,7 @@ class LabelWordModel(nn.Module):
 
 def logit_scale(model: nn.Module) -> float:
     """Return what a language model multiplies its head's outputs by, or raise UserError."""
-    # 1 but for Granite, Cohere and MiniCPM3; the model's own logits of two tokens are compared with
-    # its head's, and are not proportional where they are capped
+    # 1 but for Granite, Cohere and MiniCPM3; where logits are capped they are not proportional
     ids = torch.arange(2, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
     training = [module for module in model.modules() if module.training]
@@ -311,9 +302,8 @@ def load_backbone(
 ) -> nn.Module:
     """Load a pretrained backbone, or its first blocks (SR26 section 5.1), in evaluation mode.
 
-    The folder is in Hugging Face format with safetensors weights. With ``language_head`` the
-    backbone comes with the head that predicts the next token. Raises UserError if the folder is
-    missing or holds no model that can be read.
+    The folder is in Hugging Face format with safetensors weights; with ``language_head`` the head
+    that predicts the next token comes too. Raises UserError if there is no model that can be read.
     """
     check_model_files(folder, ["config.json", "*.safetensors*"])
     backbone = loading.load_weights(
@@ -380,7 +370,6 @@ def label_word_model(
 
 def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad 1-D token ids on the right with an id; return ids and mask, both (N, T)."""
-    # the mask is what keeps padded positions out; some models also look at the id
     ids = nn.utils.rnn.pad_sequence(list(examples), batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(e) for e in examples])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
@@ -388,9 +377,8 @@ def pad(examples: Sequence[torch.Tensor], padding: int = 0) -> tuple[torch.Tenso
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Yield index lists of similar length whose padded size is at most ``max_tokens``."""
-    # Longest first: little is padded, and a batch that does not fit into memory shows at once. A
-    # single longer example is its own batch.
+    """Yield indices of similar lengths, at least one, with at most ``max_tokens`` padded tokens."""
+    # longest first: little is padded, and a batch that does not fit into memory shows at once
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for i in order:

@@ -65,10 +65,9 @@ def directional_derivative(
     """Return f(x; θ) and J v = ⟨∇_θ f(x; θ), v⟩, each (N, ...), float64, on the processor.
 
     Forward-mode differentiation: one pass of two to three times the cost of f, no gradient stored.
-    The model is in evaluation mode; called with ``input_ids`` and ``attention_mask`` it returns
-    (B,) or (B, ...). ``tangent`` is v by parameter name; a parameter that is missing does not move.
-    ``examples`` are N 1-D tensors of token ids; a pass takes at most ``batch_tokens`` padded tokens
-    and :data:`MOST_TOKENS`.
+    The model is in evaluation mode; called with ids and mask it returns (B,) or (B, ...).
+    ``tangent`` is v by parameter name; a parameter that is missing does not move. ``examples`` are
+    N 1-D tensors of token ids; a pass has at most ``batch_tokens`` and :data:`MOST_TOKENS` tokens.
     """
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     places: list[int] = []
@@ -85,8 +84,7 @@ def directional_derivative(
             parts.append((value.double().cpu(), slope.double().cpu()))
             places += rows
     order = torch.tensor(places).argsort()
-    value, slope = (torch.cat(kept)[order] for kept in zip(*parts, strict=True))
-    return value, slope
+    return tuple(torch.cat(kept)[order] for kept in zip(*parts, strict=True))
 
 
 def weighted_gradient(

@@ -1,13 +1,8 @@
-"""A digest of the code that a command really runs.
+"""A digest, among each rule's ``params``, of the code that its command really runs.
 
-Snakemake reruns a job when its ``params`` change. Each rule has this digest among them, so an edit
-of kernel code reruns kernels and what depends on them, and nothing else. Each command also records
-it in its provenance.
-
-The digest follows names through all modules of this package: from a command's function to the
-functions, classes and constants that it names, to those that they name, and so on. It is taken of
-their syntax trees, without docstrings, comments, formatting, annotations of signatures and
-messages, wherever they are defined. ``INFRASTRUCTURE`` lists what is not followed.
+It follows names through this package: from a command's function to the functions, classes and
+constants that it names, to those that they name, and so on. It is taken of their syntax trees,
+without docstrings, comments, formatting, annotations of signatures and messages.
 
 A module may only import and define at its top, and may not look names up at run time
 (``globals()``, ``importlib``): the digest could not follow that. Tests keep both out.
@@ -23,12 +18,10 @@ from pathlib import Path
 PACKAGE = "ntktune"
 ROOT = Path(__file__).parents[1]
 
-# Raise this by hand when an edit of the infrastructure changes what files hold, or what their
-# readers return. Everything is then made again.
+# raised by hand when an edit of the infrastructure changes what files hold or readers return
 FORMAT_VERSION = 1
 
-# What no digest follows, with the reason: a module, a package's modules as "package.*", or one
-# name as "module:name".
+# what no digest follows ("module", "package.*" or "module:name"), with the reason
 INFRASTRUCTURE = {
     "ntktune": "what is public, and the version",
     "ntktune.__main__": "the command line and its exit status",
@@ -236,7 +229,7 @@ followed = functools.cache(Followed)
 def code_digest(entry: str) -> str:
     """Return the digest (16 hexadecimal digits) of all code that an entry point runs.
 
-    ``entry`` is ``"package.module"``, which is all of it, or ``"package.module:function"``. Raises
-    KeyError if a name that is imported from this package is not defined there.
+    ``entry`` is ``"package.module"`` or ``"package.module:function"``. Raises KeyError if a name
+    that is imported from this package is not defined there.
     """
     return hashlib.sha256(f"{FORMAT_VERSION}\n{followed(entry).text}".encode()).hexdigest()[:16]

@@ -1,9 +1,4 @@
-"""Files that are whole or not there, and files that are damaged.
-
-Every file is written under a temporary name in its own folder, synced, and renamed: a killed job
-leaves no half file. A damaged file is named instead of believed; within a study's results it is
-also set aside, so that the next run makes it again.
-"""
+"""Files that are whole or not there, even after a job was killed, and files that are damaged."""
 
 import contextlib
 import errno
@@ -51,9 +46,8 @@ def unwritable(path: str | os.PathLike, error: Exception) -> UserError | None:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
 
-    The caller makes a file or a folder there. On an error it is removed and ``path`` stays as it
-    was. Raises UserError if the system refuses to write (no space, no permission), OSError if it
-    refuses to make the folder above.
+    The caller makes a file or a folder there. On an error ``path`` stays as it was. Raises
+    UserError if the system refuses to write, OSError if it refuses to make the folder above.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):

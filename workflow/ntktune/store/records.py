@@ -1,9 +1,4 @@
-"""Manifests and tables, each with the provenance that says what a command did.
-
-The provenance is inside the file where the format has room for it (safetensors, parquet, JSON), in
-a JSON file of the same stem beside it otherwise (CSV). All carry checksums: parquet tables one on
-every page, and one of the rest.
-"""
+"""Manifests and tables, each with a checksum and the provenance that says what a command did."""
 
 from __future__ import annotations
 
@@ -74,11 +69,10 @@ def read_json(path: str | os.PathLike) -> dict:
 
 
 def check_model_files(folder: str | os.PathLike, names: Iterable[str]) -> None:
-    """Verify files of a model folder whose SHA-256 its manifest states.
+    """Verify files of a model folder, by name or pattern, whose SHA-256 its manifest states.
 
-    Names may be patterns such as ``*.safetensors``. Names without a checksum are passed over, and
-    so is a folder that another program wrote. Raises UserError if a file is missing or damaged: the
-    whole folder then is.
+    A folder of another program has no manifest. Raises UserError if a file is missing or damaged:
+    the whole folder then is.
     """
     folder, wanted = Path(folder), list(names)
     if not folder.exists():

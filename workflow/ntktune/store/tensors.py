@@ -132,8 +132,8 @@ def content_sha256(path: str | os.PathLike) -> str | None:
 class StoredTensor:
     """A tensor in a safetensors file, of which rows are read when they are asked for.
 
-    ``shape`` and ``dtype`` are as torch has them; ``stored[i:j]`` reads the rows i to j of the
-    first dimension, ``stored[...]`` all. Rows become ``dtype`` where one is given.
+    ``stored[i:j]`` reads the rows i to j of the first dimension, ``stored[...]`` all. Rows become
+    ``dtype`` where one is given.
     """
 
     def __init__(self, path: str | os.PathLike, name: str, dtype: torch.dtype | None = None):
@@ -159,8 +159,7 @@ def stream_tensors(
     """Write named tensors as :func:`write_tensors` does, in little memory.
 
     ``layout`` has name → shape and dtype (floating-point, or int64); ``parts`` yields a name and
-    the next stretch of it, tensor after tensor in the order of ``layout``. Raises ValueError if the
-    stretches are not those of the layout.
+    the next stretch of it, in the order of ``layout``. Raises ValueError if they do not fit it.
     """
     start, header = 0, {}
     for name, (shape, dtype) in layout.items():

@@ -1,10 +1,4 @@
-"""What a run planned and did not make, and what a killed command had finished.
-
-Snakemake deletes a job's outputs when the job starts. If the run dies, the figures of older
-settings still exist, so the next run would see nothing to do. So each run lists its planned outputs
-in the study's ``state/unfinished.json`` when it starts; the next run makes those that are missing
-first. Snakemake's own lock keeps a second run of the study from writing the list meanwhile.
-"""
+"""What a run planned and did not make, and what a killed command had finished (docs/design.md)."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -59,9 +53,8 @@ def keep_part(
 ) -> None:
     """Keep a finished part of a command's work, so that the next one goes on from there.
 
-    ``folder`` holds none of the command's outputs: Snakemake deletes those when a job fails. None
-    keeps nothing. ``key`` has the code, settings and data that ``content`` came from, both as JSON
-    has them.
+    ``folder`` holds none of the command's outputs, which Snakemake deletes when a job fails; None
+    keeps nothing. ``key`` has the code, settings and data that ``content`` came from.
     """
     if folder:
         write_json(Path(folder, f"{name}.json"), {"content": content}, {"key": json_checksum(key)})

@@ -1,9 +1,4 @@
-"""The user's own files, told apart by their content.
-
-Snakemake compares times, and checksums only of small files. If a large file were touched or copied,
-everything would run again; if an older file replaced it, nothing would. So the rules that read
-these files ignore their times and have a digest of their content among their params.
-"""
+"""The user's own files: rules ignore their times, and have a digest of their content in params."""
 
 import json
 import os
@@ -57,8 +52,7 @@ def content_digest(files: Iterable[str]) -> str:
 def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any:
     """Return what ``find`` returns, which is called once for these contents and ``about``.
 
-    ``files`` are those that it reads, ``about`` all else that it depends on. That and what it
-    returns are as JSON has it.
+    ``files`` are those that it reads, ``about`` all else that it depends on, as JSON has it.
     """
     key = json_checksum([content_digest(files), about])
     kept = _kept()

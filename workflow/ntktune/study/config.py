@@ -1,8 +1,4 @@
-"""The study's configuration: validated, completed with defaults, tasks resolved.
-
-Mistakes in a configuration file are found here, before Snakemake builds its graph of jobs, and told
-in one line each.
-"""
+"""The study's configuration: validated, completed with defaults, tasks resolved."""
 
 import copy
 import functools
@@ -180,10 +176,9 @@ def is_here(source: Mapping) -> bool:
 
 
 def complete_definition(definition: dict, name: str) -> dict:
-    """Return a task's definition, a file's content, checked and completed with defaults.
+    """Return a task's definition, checked and completed with defaults.
 
-    Raises UserError, which begins with ``name`` (the task's or its file's), if it violates the
-    schema, or bounds are in the wrong order.
+    Raises UserError, which begins with ``name`` (the task's or its file's), for a mistake.
     """
     task = validated(definition, "task", name)
     task["metric"] = task["metric"] or METRICS[task["kind"]][0]

@@ -1,8 +1,7 @@
 """Random seeds, all derived from the study's one root seed.
 
-Every random choice of the study has an address: chapter, task, size, repeat. The
-address becomes the spawn key of :class:`numpy.random.SeedSequence`, so adding a
-task, a size or a repeat changes no other choice.
+Every random choice has an address: chapter, task, size, repeat. It becomes the spawn key of
+:class:`numpy.random.SeedSequence`, so adding a task, a size or a repeat changes no other choice.
 """
 
 import hashlib
