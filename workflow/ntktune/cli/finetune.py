@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,32 +130,26 @@ class Cell:
 def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises UserError if files do not belong together, or have fewer ``seeds``.
+    Without the option of a method all weights train. Raises UserError if files do not belong
+    together, or have fewer ``seeds``.
     """
+    from ntktune.finetune.training import Lora, Settings
+
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
     if getattr(args, "rates", None):
-        args.learning_rate = _chosen_rate(
-            args.rates, getattr(args, "method", "full"), facts, model_is
-        )
-    settings = read_settings(vars(args), autocast)
-    subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
-    stated = _facts(args, facts, model_is, device, args.dtype)
-    return Cell(settings, examples, subsets, device, stated)
-
-
-def read_settings(values: Mapping[str, Any], autocast: torch.dtype | None) -> Settings:
-    """Return the settings that a command's options have; without a method all weights train."""
-    from ntktune.finetune.training import Lora, Settings
-
-    how = {name: values[name] for name in SETTINGS} | {"autocast": autocast}
-    if "method" in values:
-        lora = {key: values[f"lora_{key}"] for key in LORA}
+        method = getattr(args, "method", "full")
+        args.learning_rate = _chosen_rate(args.rates, method, facts, model_is)
+    how = {name: getattr(args, name) for name in SETTINGS} | {"autocast": autocast}
+    if "method" in args:
+        lora = {key: getattr(args, f"lora_{key}") for key in LORA}
         ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
         lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
-        how |= {"method": values["method"], "lora": Lora(**lora)}
-    return Settings(**how)
+        how |= {"method": args.method, "lora": Lora(**lora)}
+    subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
+    stated = _facts(args, facts, model_is, device, args.dtype)
+    return Cell(Settings(**how), examples, subsets, device, stated)
 
 
 def _chosen_rate(path: str, method: str, tokens: dict, model: dict) -> float:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from ntktune.finetune.repeats import Examples
     from ntktune.network.models import TextModel
-    from ntktune.taskvectors.cosines import Run
     from ntktune.taskvectors.edited import EditedModel, TunedTask
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
@@ -277,7 +276,7 @@ def cosine(args: argparse.Namespace) -> None:
     from ntktune.kernel.groups import parameter_group
     from ntktune.network.models import empty_backbone
     from ntktune.taskvectors.arithmetic import dot, grams
-    from ntktune.taskvectors.cosines import cosine_rows
+    from ntktune.taskvectors.cosines import Run, cosine_rows
 
     base, read = read_tuned(args.weights, args.model, args.blocks)
     if len(read) < 2:
@@ -287,20 +286,15 @@ def cosine(args: argparse.Namespace) -> None:
     found = grams(base, [tuned.backbone for tuned in read], group, progress)
     if all(own := [tuned.adapter for tuned in read]):  # of A and B, beside what they add to W
         found["adapters"] = np.array([[dot(first, second) for second in own] for first in own])
-    rows = cosine_rows([_training(tuned) for tuned in read], found)
+    runs = []
+    for tuned in read:
+        sampled = frozenset(row for rows in tuned.facts["rows"].values() for row in rows)
+        seed, sample = tuned.facts["seeds"]["indices"][0], tuned.facts["sample"]
+        runs.append(Run(tuned.task, tuned.run, seed=seed, sample=sample, rows=sampled))
     facts = {"model": model_facts(args.model), "blocks": args.blocks}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
     parameters = sum(math.prod(tensor.shape) for tensor in read[0].backbone.values())
-    write_tables(args, {args.out: rows}, **facts, parameters=parameters)
-
-
-def _training(tuned: Tuned) -> Run:
-    """Return what cosines need to know of the training that made a file."""
-    from ntktune.taskvectors.cosines import Run
-
-    rows = frozenset(row for rows in tuned.facts["rows"].values() for row in rows)
-    seed, sample = tuned.facts["seeds"]["indices"][0], tuned.facts["sample"]
-    return Run(tuned.task, tuned.run, seed=seed, sample=sample, rows=rows)
+    write_tables(args, {args.out: cosine_rows(runs, found)}, **facts, parameters=parameters)
 
 
 def check_new_folder(out: str, sources: Sequence[str]) -> None:
@@ -315,38 +309,33 @@ def check_new_folder(out: str, sources: Sequence[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a merged model in Hugging Face format, in memory for a stretch of one tensor."""
-    check_new_folder(args.out, [args.model, *args.weights])
-    with study_model(args) as folder:
-        _export(args, folder)
-
-
-def _export(args: argparse.Namespace, model: str) -> None:
-    """Merge fine-tuned weights into the model in a folder, as a study has it."""
     from ntktune.network.models import configuration
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
-    base, read = read_tuned(args.weights, model, args.blocks)
-    coefficients = args.coefficients or [1.0] * len(read)
-    backbones = [tuned.backbone for tuned in read]
-    check_counts(backbones, coefficients)
-    base = base if read else _whole_backbone(base, model, args.blocks)
-    parts = [
-        {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
-        for tuned, coefficient in zip(read, coefficients, strict=True)
-    ]
-    facts = {"model": model_facts(model), "blocks": args.blocks, "merged": parts}
-    layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
-    with atomic_path(args.out) as folder:
-        folder.mkdir()
-        _copy_other_files(Path(model), folder)
-        text = json.dumps(config, indent=2)
-        (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        stretched = merged(base, backbones, coefficients)
-        provenance = record(args, **facts)
-        stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
-        write_json(folder / MERGED, facts, provenance)
+    check_new_folder(args.out, [args.model, *args.weights])
+    with study_model(args) as model:
+        base, read = read_tuned(args.weights, model, args.blocks)
+        coefficients = args.coefficients or [1.0] * len(read)
+        backbones = [tuned.backbone for tuned in read]
+        check_counts(backbones, coefficients)
+        base = base if read else _whole_backbone(base, model, args.blocks)
+        parts = [
+            {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
+            for tuned, coefficient in zip(read, coefficients, strict=True)
+        ]
+        facts = {"model": model_facts(model), "blocks": args.blocks, "merged": parts}
+        layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
+        with atomic_path(args.out) as folder:
+            folder.mkdir()
+            _copy_other_files(Path(model), folder)
+            text = json.dumps(config, indent=2)
+            (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+            stretched = merged(base, backbones, coefficients)
+            provenance = record(args, **facts)
+            stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
+            write_json(folder / MERGED, facts, provenance)
 
 
 def _whole_backbone(base: dict, model: str, blocks: int | None) -> dict[str, StoredTensor]:
@@ -387,7 +376,7 @@ def overlap(args: argparse.Namespace) -> None:
         table, facts = read_table(path)
         check_names(path, table.columns, ("text_a", "text_b"), "columns")
         check_names(path, facts, ("task", "data_sha256"), "facts")
-        task = facts["task"]["name"] if isinstance(facts["task"], dict) else facts["task"]
+        task = facts["task"]["name"]
         if task in texts:
             raise UserError(f"--tables has task {task!r} more than once; give it once")
         pairs = zip(table["text_a"], table["text_b"], strict=True)
@@ -445,9 +434,8 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
     for place, (tokens, subsets) in enumerate(zip(args.tokens, args.subsets, strict=True)):
         examples, facts = read_examples(tokens, args.tasks[place], model_is)
         samples = read_samples(subsets, tokens, facts, seeds=len(runs))
-        how = (examples, facts, samples, subsets, getattr(args, "validation_rows", None))
         for _, own, tasks in seeds:
-            tasks.append(_tuned_task(own[place], *how))
+            tasks.append(_tuned_task(args, own[place], examples, facts, samples, subsets))
     how = {"blocks": args.blocks, "pooling": args.pooling}
     model = text_model(args.model, outputs=1, head_seed=0, **how).to(device)
     facts = {"model": model_is, **how, "dtype": "float32", "device": str(device)}
@@ -456,9 +444,9 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
 
 
 def _tuned_task(
-    tuned: Tuned, examples: Examples, tokens: dict, samples: dict, path: str, most: int | None
+    args: argparse.Namespace, tuned: Tuned, examples: Examples, tokens: dict, drawn: dict, path: str
 ) -> TunedTask:
-    """Return a task with a file's head; it answers its test rows and ``most`` hold-out rows."""
+    """Return a task with a file's head, and the hold-out and test rows that it is to answer."""
     from ntktune.finetune.repeats import seed_split
     from ntktune.taskvectors.edited import TunedTask
 
@@ -468,13 +456,14 @@ def _tuned_task(
             f"{tuned.path} was fine-tuned on data {facts['data_sha256']}, but the tokens "
             f"hold {tokens.get('data_sha256')}; fine-tune again"
         )
-    train, holdout = seed_split(examples, samples, tuned.size, facts["sample"])
+    train, holdout = seed_split(examples, drawn, tuned.size, facts["sample"])
     if facts["rows"] != {"train": train, "validation": holdout}:
         raise UserError(
             f"{tuned.path} was fine-tuned on other rows than {path} holds for its sample; "
             "fine-tune again"
         )
-    parts = {"validation": holdout[:most], "test": samples["test"]}
+    most, tested = getattr(args, "validation_rows", None), getattr(args, "rows", None)
+    parts = {"validation": holdout[:most], "test": drawn["test"][:tested]}
     head = (tuned.head_weight[...], tuned.head_bias[...])
     scale = {key: facts[key] for key in ("label_mean", "label_sd")}
     return TunedTask(examples, parts, *head, **scale)
@@ -550,11 +539,7 @@ def disentangle(args: argparse.Namespace) -> None:
 
     def rows(files, tasks, seed, report):
         vectors = [direction(base, [tuned.backbone]) for tuned in files]
-        few = [
-            dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
-            for task in tasks
-        ]
-        found = disentanglement_rows(edited, vectors, few, args.grid, report)
+        found = disentanglement_rows(edited, vectors, tasks, args.grid, report)
         address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
         return pd.DataFrame([address | row for row in found])
 

@@ -15,11 +15,6 @@ from ntktune.network.tangent import directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
 
-def backbone_weights(model: TextModel) -> dict[str, torch.Tensor]:
-    """Return the backbone's parameters by name (no copies), tied ones once."""
-    return {name: p.detach() for name, p in model.backbone.named_parameters()}
-
-
 @dataclass(frozen=True)
 class TunedTask:
     """A task with the head that one seed's fine-tuning gave it."""
@@ -67,7 +62,8 @@ class EditedModel:
 
     def __init__(self, model: TextModel, batch_tokens: int):
         self.model, self.batch_tokens = model, batch_tokens
-        self.weights = backbone_weights(model)
+        # no copies; tied ones once
+        self.weights = {name: p.detach() for name, p in model.backbone.named_parameters()}
         self.base = {name: w.clone() for name, w in self.weights.items()}
         self.directions: list[dict[str, torch.Tensor]] = []
         self.coefficients: list[float] = []
