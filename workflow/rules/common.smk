@@ -48,8 +48,6 @@ MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE or "hub" in (STUDY["model"]["adapter"
 
 METHODS = STUDY["finetune"]["methods"]
 RATE_FACTORS = rate_factors(STUDY)
-# What only adapters have.
-NO_LORA = {f"lora_{key}": None for key in LORA}
 # What a training reads, beside its learning rate.
 TRAINED_ON = {
     "model": "<results>/data/model",
@@ -160,7 +158,7 @@ def of_command(command, **changed):
 
 def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
-    changed |= {} if method == "lora" else NO_LORA
+    changed |= {} if method == "lora" else {f"lora_{key}": None for key in LORA}
     tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
     # 10 digits: 0.0003, not 0.00030000000000000003
     if command == "finetune choose":
