@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ntktune.finetune.repeats import Examples
     from ntktune.network.models import TextModel
-    from ntktune.taskvectors.edited import EditedModel, TunedTask
+    from ntktune.taskvectors.edited import TunedTask
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 ADAPTER = "adapter."  # before names of adapters: what was added to A and B
@@ -204,7 +204,6 @@ def read_tuned(
 
 
 def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str, Any]) -> None:
-    """Raise UserError unless weights were fine-tuned from a model, its first blocks, as read."""
     for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
         there = facts["model"].get(key)
         if there != model[key]:
@@ -222,7 +221,6 @@ def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str
 
 
 def _check_beside(tuned: Tuned, other: Tuned) -> None:
-    """Raise UserError if two files are of one run, or of one task with other sizes."""
     if (other.task, other.run) == (tuned.task, tuned.run):
         raise UserError(
             f"{other.path} and {tuned.path} are both of task {tuned.task!r}, run {tuned.run}; "
@@ -236,7 +234,6 @@ def _check_beside(tuned: Tuned, other: Tuned) -> None:
 
 
 def _under(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
@@ -388,7 +385,6 @@ def overlap(args: argparse.Namespace) -> None:
 
 
 def _check_tasks(args: argparse.Namespace) -> None:
-    """Raise UserError unless there are tokens and subsets of every task, each named once."""
     if repeated := [name for name in args.tasks if args.tasks.count(name) > 1]:
         raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
     if len({len(args.tasks), len(args.tokens), len(args.subsets)}) > 1:
@@ -420,12 +416,19 @@ def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str
     return runs
 
 
-def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], EditedModel, list]:
-    """Return a sweep's facts, pretrained weights, network, and each seed's number, files, tasks."""
+def _sweep(
+    args: argparse.Namespace, what: str, steps: int, rows: Callable[..., pd.DataFrame]
+) -> None:
+    """Write what ``rows`` returns for each seed.
+
+    It is given the network, the pretrained weights, the seed's files, tasks and number, and what to
+    call with the number of steps done.
+    """
+    import pandas as pd
+
     from ntktune.network.models import text_model
     from ntktune.taskvectors.edited import EditedModel
 
-    _check_tasks(args)
     device, model_is = select_device(args.device), model_facts(args.model)
     base, read = read_tuned(args.weights, args.model, args.blocks, args.pooling)
     files = {(tuned.task, tuned.run): tuned for tuned in read}
@@ -438,9 +441,15 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
             tasks.append(_tuned_task(args, own[place], examples, facts, samples, subsets))
     how = {"blocks": args.blocks, "pooling": args.pooling}
     model = text_model(args.model, outputs=1, head_seed=0, **how).to(device)
+    edited = EditedModel(model, args.batch_tokens)
+    progress, found = Progress(what, steps * len(seeds)), []
+    for done, (seed, own, tasks) in enumerate(seeds):
+        given = (edited, base, own, tasks, seed)
+        table = rows(*given, lambda more, done=done: progress(done * steps + more))
+        found.append(table.assign(seed=seed))
     facts = {"model": model_is, **how, "dtype": "float32", "device": str(device)}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
-    return facts, base, EditedModel(model, args.batch_tokens), seeds
+    write_tables(args, {args.out: pd.concat(found, ignore_index=True)}, **facts)
 
 
 def _tuned_task(
@@ -476,35 +485,21 @@ def _coefficients(args: argparse.Namespace) -> list[float]:
     raise UserError("--coefficients has only 0, the pretrained model; give others")
 
 
-def _write_rows(
-    args: argparse.Namespace, facts: dict, seeds: list, what: str, steps: int, rows: Callable
-) -> None:
-    """Write what ``rows`` returns for each seed's files, tasks, number and progress report."""
-    import pandas as pd
-
-    progress, found = Progress(what, steps * len(seeds)), []
-    for done, (seed, files, tasks) in enumerate(seeds):
-        table = rows(files, tasks, seed, lambda more, done=done: progress(done * steps + more))
-        found.append(table.assign(seed=seed))
-    write_tables(args, {args.out: pd.concat(found, ignore_index=True)}, **facts)
-
-
 def add(args: argparse.Namespace) -> None:
     """Add task vectors, and let the merged models answer each task that went into them."""
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import addition_sweep
 
-    coefficients = _coefficients(args)
-    facts, base, edited, seeds = _swept(args)
+    coefficients, name = _coefficients(args), JOIN.join(args.tasks)
+    _check_tasks(args)
     if len(args.tasks) < 2:
         raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
-    steps, name = len(coefficients), JOIN.join(args.tasks)
 
-    def rows(files, tasks, _, report):
+    def rows(edited, base, files, tasks, _, report):
         vector = direction(base, [tuned.backbone for tuned in files])
         return addition_sweep(edited, vector, tasks, coefficients, report).assign(merged=name)
 
-    _write_rows(args, facts, seeds, f"merging {name}", steps, rows)
+    _sweep(args, f"merging {name}", len(coefficients), rows)
 
 
 def negate(args: argparse.Namespace) -> None:
@@ -513,17 +508,16 @@ def negate(args: argparse.Namespace) -> None:
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import negation_sweep
 
-    coefficients = _coefficients(args)
-    facts, base, edited, seeds = _swept(args)
-    target, steps = args.tasks[0], len(coefficients) + 3
+    coefficients, target = _coefficients(args), args.tasks[0]
+    _check_tasks(args)
 
-    def rows(files, tasks, seed, report):
+    def rows(edited, base, files, tasks, seed, report):
         vector = direction(base, [files[0].backbone])
         random = integer_seed(0, "taskvectors.random", target, repeat=seed)
         how = (coefficients, random, report)
         return negation_sweep(edited, vector, tasks[0], tasks[1:], *how).assign(target=target)
 
-    _write_rows(args, facts, seeds, f"negating {target}", steps, rows)
+    _sweep(args, f"negating {target}", len(coefficients) + 3, rows)
 
 
 def disentangle(args: argparse.Namespace) -> None:
@@ -535,16 +529,15 @@ def disentangle(args: argparse.Namespace) -> None:
 
     if len(args.tasks) != 2:
         raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
-    facts, base, edited, seeds = _swept(args)
+    _check_tasks(args)
 
-    def rows(files, tasks, seed, report):
+    def rows(edited, base, files, tasks, seed, report):
         vectors = [direction(base, [tuned.backbone]) for tuned in files]
         found = disentanglement_rows(edited, vectors, tasks, args.grid, report)
         address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
         return pd.DataFrame([address | row for row in found])
 
-    what = f"disentangling {' and '.join(args.tasks)}"
-    _write_rows(args, facts, seeds, what, evaluations(args.grid), rows)
+    _sweep(args, f"disentangling {' and '.join(args.tasks)}", evaluations(args.grid), rows)
 
 
 def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -563,7 +556,6 @@ def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[
 
 
 def _check_one_study(answers: list[dict[str, Any]], size: int) -> None:
-    """Raise UserError unless sweeps and overlap are of one model and one sample size."""
     first = answers[0]
     for facts in answers:
         for what in ("model", "blocks", "pooling"):

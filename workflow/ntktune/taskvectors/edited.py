@@ -61,7 +61,7 @@ class EditedModel:
     """
 
     def __init__(self, model: TextModel, batch_tokens: int):
-        self.model, self.batch_tokens = model, batch_tokens
+        self.reader, self.batch_tokens = Features(model.backbone), batch_tokens
         # no copies; tied ones once
         self.weights = {name: p.detach() for name, p in model.backbone.named_parameters()}
         self.base = {name: w.clone() for name, w in self.weights.items()}
@@ -112,8 +112,7 @@ class EditedModel:
         A text that several tasks have passes through the network once. Raises UserError if an
         answer is not finite.
         """
-        reader = Features(self.model.backbone)
-        states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
+        states = _of_texts(tasks, lambda texts: outputs(self.reader, texts, self.batch_tokens))
         found = [task.answers(some) for task, some in zip(tasks, states, strict=True)]
         for task, answers in zip(tasks, found, strict=True):
             if not np.isfinite(answers).all():
@@ -130,11 +129,10 @@ class EditedModel:
 
         Δ, in the units of f, is what f changes by along τ in the linear regime (SR26 eq 14).
         """
-        reader = Features(self.model.backbone)
         tangent = {f"backbone.{name}": v for name, v in vector.items()}
 
         def both(texts: Sequence[torch.Tensor]) -> torch.Tensor:
-            found = directional_derivative(reader, tangent, texts, self.batch_tokens)
+            found = directional_derivative(self.reader, tangent, texts, self.batch_tokens)
             return torch.stack(found, dim=1)  # (N, 2, D)
 
         states = _of_texts(tasks, both)
