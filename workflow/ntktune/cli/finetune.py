@@ -352,10 +352,7 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
 def _study_costs(
     study: dict[str, Any], cells: dict, shapes: dict, device: torch.device
 ) -> tuple[dict[str, Memory], list[tuple[str, int, list[Cost]]]]:
-    """Return each method's memory, and name, seeds and costs by task of a study's trainings.
-
-    ``cells`` holds their texts, ``shapes`` what :func:`_study_shapes` returns.
-    """
+    """Return each method's memory, and name, seeds and costs by task of a study's trainings."""
     from ntktune.finetune.account import memory, training_cost
 
     found, largest = [], {}

@@ -166,7 +166,6 @@ def of_file(args: argparse.Namespace) -> None:
 
 
 def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Return the name and the definition of the task that a file holds."""
     from ntktune.study.config import complete_definition
 
     if Path(args.data).is_dir():
@@ -193,7 +192,6 @@ def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.DataFrame:
-    """Return the rows of a file that can be used."""
     from ntktune.data.cleaning import counts_line, found_classes, label_name, task_table
     from ntktune.data.sources import read_sources
 
@@ -208,7 +206,6 @@ def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.Dat
 
 
 def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list[int]]:
-    """Return the rows that are drawn from a file, as one sample."""
     import numpy as np
 
     from ntktune.data.sampling import kernel_draws
@@ -224,7 +221,6 @@ def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list
 
 
 def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
-    """Raise UserError if a file's labels are not what the command line says they are."""
     from ntktune.data.cleaning import first_few, label_name, number
 
     shown = first_few(sorted(labels)) or "nothing"
@@ -451,7 +447,6 @@ def _about(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_rows(files: dict[Shard, dict], rows: torch.Tensor, split: list[range]) -> None:
-    """Raise UserError unless each shard is of the rows and columns that its place says."""
     for (i, j), shard in files.items():
         for axis, band in (("row", i), ("column", j)):
             wanted = rows[:, split[band].start : split[band].stop]
