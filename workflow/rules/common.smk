@@ -31,8 +31,6 @@ RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
 os.environ[RESULTS_VARIABLE] = os.path.abspath(RESULTS)
 CHAPTERS = STUDY["chapters"]
-# A chapter, figure or table that this study does not make -> why, and which key changes that.
-ABSENT = {}
 
 MODEL_SOURCE = STUDY["model"]["source"]
 # The source with what the model's manifest states.
@@ -54,6 +52,8 @@ TRAINED_ON = {
     "tokens": "<results>/data/{task}/tokens.safetensors",
     "subsets": "<results>/data/{task}/subsets.json",
 }
+# Where killed trainings of a task keep what they have finished.
+STATE = f"{RESULTS}/state/finetune/{{task}}"
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]
@@ -102,10 +102,11 @@ LISTS = {
     "fixed_size": [FIXED_SIZE],
     "pair": MERGED_PAIRS,
 }
-# Every figure and table there is, and why this study lacks some.
+# Every figure and table there is.
 DRAWN = study_figures(STUDY["tasks"])
 CATALOGUE = DRAWN | {name: (entry, None) for name, entry in RESULT_TABLES.items()}
-ABSENT |= {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
+# A chapter, figure or table that this study does not make -> why, and which key changes that.
+ABSENT = {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
 FIGURES = [name for name in DRAWN if name not in ABSENT]
 TABLES = [name for name in RESULT_TABLES if name not in ABSENT]
 for chapter in schema("config")["properties"]["chapters"]["items"]["enum"]:
@@ -166,11 +167,6 @@ def of_training(command, method, **changed):
     else:
         changed["learning_rate"] = float(f"{factor * tuning['learning_rate']:.10g}")
     return of_command(command, method=method, **changed)
-
-
-def state_folder(task, method, part):
-    """Where killed trainings of a task and method keep what they have finished."""
-    return f"{RESULTS}/state/finetune/{task}/{method}/{part}"
 
 
 def compact_json(value):

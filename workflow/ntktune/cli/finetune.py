@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
-from ntktune.cli.inputs import (
-    class_count,
-    model_facts,
-    model_manifest,
-    read_samples,
-    read_tokens,
-)
+from ntktune.cli.inputs import class_count, model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import LORA, command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
