@@ -103,8 +103,8 @@ def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
     model = model_facts(args.model)
     tokens, facts = read_tokens(args.tokens, args.task, model)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    found = {"folder": args.model, "examples": examples, "labels": tokens}
-    return found | {"facts": facts, "model": model}
+    facts |= {"model": model}
+    return {"folder": args.model, "examples": examples, "labels": tokens, "facts": facts}
 
 
 def draws(args: argparse.Namespace) -> None:
@@ -160,9 +160,8 @@ def of_file(args: argparse.Namespace) -> None:
     rows = _file_rows(args, task, len(table))
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     about = {"name": task} | {key: definition[key] for key in SUMMARY}
-    facts = {"task": about, "data_sha256": content_sha256(table)}
-    examples = [torch.tensor(row) for row in ids]
-    _compute(args, folder, examples, labels, facts, model_is, rows, words)
+    facts = {"task": about, "data_sha256": content_sha256(table), "model": model_is}
+    _compute(args, folder, [torch.tensor(row) for row in ids], labels, facts, rows, words)
 
 
 def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -327,7 +326,6 @@ def _compute(
     examples: Sequence[torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     facts: dict[str, Any],
-    model: dict[str, Any],
     rows: Sequence[Sequence[int]],
     words: list[int] | None = None,
     places: tuple[slice, slice] | None = None,
@@ -360,7 +358,7 @@ def _compute(
         device=device,
         variant=args.variant,
     )
-    stated = {"task": task, "data_sha256": facts["data_sha256"], "model": model}
+    stated = {key: facts[key] for key in ("task", "data_sha256", "model")}
     stated |= {key: getattr(args, key) for key in ("blocks", "pooling", "variant", "dtype")}
     stated |= {"function": function, "label_words": words, "kernel": made}
     stated |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
