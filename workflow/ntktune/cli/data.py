@@ -156,8 +156,7 @@ def draws(args: argparse.Namespace) -> None:
     tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
     how = {"rows": args.rows, "draws": args.draws, "root": args.seed, "task": args.task}
     chosen = kernel_draws(np.flatnonzero(tensors["is_test"] == 0), **how)
-    address = ["data.draws", args.task, args.rows, "draw"]
-    _write_sample(args, {"draws": chosen}, origin, address)
+    _write_sample(args, {"draws": chosen}, origin, ["data.draws", args.task, args.rows, "draw"])
 
 
 def _tell_rare(tensors: dict, task: dict, args: argparse.Namespace) -> None:

@@ -321,10 +321,9 @@ def plan(args: argparse.Namespace) -> None:
         for task in tasks
     }
     held, trainings = _study_costs(study, cells, shapes, device)
-    shape = shapes["full"][0]
     mixed, speed = autocast is not None, None if args.device_name else measured_rate()
     print(_about(study, cells, mixed=mixed))
-    print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
+    print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 
 
 def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, Settings]]:
