@@ -81,7 +81,6 @@ KERNEL_BANDS = {name: count for name, count in kernel_bands(STUDY).items() if co
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
 # Sample sizes that the kernel predicts.
 LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"]["learning_rows"]]
-# Fine-tunings that the theory chapter watches.
 WATCHED = STUDY["theory"]["tasks"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
@@ -240,13 +239,10 @@ def kernel_shards(wildcards):
     return [f"{folder}/{i}-{j}.safetensors" for i in bands for j in bands if i <= j]
 
 
-def merged_tasks(wildcards):
-    """The tasks of a merge, in the study's order."""
-    return MERGE_TASKS.get(wildcards.merge, [])
-
-
-def negated_tasks(wildcards):
-    """A task that is negated, then the other tasks, its controls."""
+def answered_tasks(wildcards):
+    """The tasks of a merge, in the study's order; or the task that is negated, then its controls."""
+    if merge := wildcards.get("merge"):
+        return MERGE_TASKS.get(merge, [])
     known = wildcards.task in VECTOR_TASKS
     return sorted(VECTOR_TASKS, key=lambda task: task != wildcards.task) * known
 

@@ -112,7 +112,6 @@ use rule finetune_run as finetune_fixed with:
             patience=None,
         )["options"]
         + ["--test-history"],
-        rates=chosen_rate,
         state=f"{STATE}/fixed/n{{size}}",
         seeds=[],
 

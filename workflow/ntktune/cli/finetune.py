@@ -210,7 +210,6 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
 
     model, source = study["model"], study["model"]["source"]
     fetched = Path(folder) / "data" / "model"
-    described = model["architecture"] or source.get("random")
     if (fetched / MODEL_MANIFEST).is_file():
         there = model_facts(str(fetched))["name"]
         if there != model["name"]:
@@ -218,7 +217,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
         found = configuration(fetched, model["blocks"])
     elif source.get("folder"):
         found = configuration(source["folder"], model["blocks"])
-    elif described:
+    elif described := model["architecture"] or source.get("random"):
         settings = {key: value for key, value in described.items() if key != "seed"}
         found = described_configuration(settings, model["blocks"])
     else:
