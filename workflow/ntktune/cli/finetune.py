@@ -141,9 +141,10 @@ def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
         ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
         lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
         how |= {"method": args.method, "lora": Lora(**lora)}
+    settings = Settings(**how)
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     stated = _facts(args, facts, model_is, device, args.dtype)
-    return Cell(Settings(**how), examples, subsets, device, stated)
+    return Cell(settings, examples, subsets, device, stated)
 
 
 def _chosen_rate(path: str, method: str, tokens: dict, model: dict) -> float:
