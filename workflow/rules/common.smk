@@ -34,8 +34,6 @@ RESULTS = f"results/{STUDY['study']}"
 # A damaged file there is set aside by the job that finds it: its rule can make it again.
 os.environ[RESULTS_VARIABLE] = os.path.abspath(RESULTS)
 CHAPTERS = STUDY["chapters"]
-# A chapter, figure or table that this study does not make -> why, and which key changes that.
-ABSENT = {}
 
 MODEL_SOURCE = STUDY["model"]["source"]
 # The source with what the model's manifest states.
@@ -51,14 +49,14 @@ MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE or "hub" in (STUDY["model"]["adapter"
 
 METHODS = STUDY["finetune"]["methods"]
 RATE_FACTORS = rate_factors(STUDY)
-# What only adapters have.
-NO_LORA = {f"lora_{key}": None for key in LORA}
 # What a training reads, beside its learning rate.
 TRAINED_ON = {
     "model": "<results>/data/model",
     "tokens": "<results>/data/{task}/tokens.safetensors",
     "subsets": "<results>/data/{task}/subsets.json",
 }
+# Where killed trainings of a task keep what they have finished.
+STATE = f"{RESULTS}/state/finetune/{{task}}"
 # Trainings without early stopping, for comparison.
 FIXED_EPOCHS = bool(STUDY["finetune"]["fixed_epochs"])
 FIXED_SIZE = STUDY["finetune"]["fixed_size"]
@@ -86,7 +84,6 @@ KERNEL_BANDS = {name: count for name, count in kernel_bands(STUDY).items() if co
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)
 # Sample sizes that the kernel predicts.
 LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"]["learning_rows"]]
-# Fine-tunings that the theory chapter watches.
 WATCHED = STUDY["theory"]["tasks"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
@@ -107,10 +104,11 @@ LISTS = {
     "fixed_size": [FIXED_SIZE],
     "pair": MERGED_PAIRS,
 }
-# Every figure and table there is, and why this study lacks some.
+# Every figure and table there is.
 DRAWN = study_figures(STUDY["tasks"])
 CATALOGUE = DRAWN | {name: (entry, None) for name, entry in RESULT_TABLES.items()}
-ABSENT |= {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
+# A chapter, figure or table that this study does not make -> why, and which key changes that.
+ABSENT = {name: why for name, (e, _) in CATALOGUE.items() if (why := why_absent(e, LISTS))}
 FIGURES = [name for name in DRAWN if name not in ABSENT]
 TABLES = [name for name in RESULT_TABLES if name not in ABSENT]
 for chapter in schema("config")["properties"]["chapters"]["items"]["enum"]:
@@ -163,7 +161,7 @@ def of_command(command, **changed):
 
 def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
-    changed |= {} if method == "lora" else NO_LORA
+    changed |= {} if method == "lora" else {f"lora_{key}": None for key in LORA}
     tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
     # 10 digits: 0.0003, not 0.00030000000000000003
     if command == "finetune choose":
@@ -171,11 +169,6 @@ def of_training(command, method, **changed):
     else:
         changed["learning_rate"] = float(f"{factor * tuning['learning_rate']:.10g}")
     return of_command(command, method=method, **changed)
-
-
-def state_folder(task, method, part):
-    """Where killed trainings of a task and method keep what they have finished."""
-    return f"{RESULTS}/state/finetune/{task}/{method}/{part}"
 
 
 def compact_json(value):
@@ -249,13 +242,10 @@ def kernel_shards(wildcards):
     return [f"{folder}/{i}-{j}.safetensors" for i in bands for j in bands if i <= j]
 
 
-def merged_tasks(wildcards):
-    """The tasks of a merge, in the study's order."""
-    return MERGE_TASKS.get(wildcards.merge, [])
-
-
-def negated_tasks(wildcards):
-    """A task that is negated, then the other tasks, its controls."""
+def answered_tasks(wildcards):
+    """The tasks of a merge, in the study's order; or the task that is negated, then its controls."""
+    if merge := wildcards.get("merge"):
+        return MERGE_TASKS.get(merge, [])
     known = wildcards.task in VECTOR_TASKS
     return sorted(VECTOR_TASKS, key=lambda task: task != wildcards.task) * known
 

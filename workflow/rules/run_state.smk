@@ -102,11 +102,8 @@ def say_plan():
         say_choices(STUDY["task_definitions"])
 
 
-def begin_run():
-    """Say what the study is; check tasks' own files; store the configuration and the planned outputs.
-
-    Deletes half-written files that killed jobs left.
-    """
+onstart:
+    # say what the study is, check its files, store the configuration and the planned outputs
     if TOO_OLD:
         print(TOO_OLD, file=sys.stderr, flush=True)
     jobs = list(workflow.dag.needrun_jobs())
@@ -117,11 +114,11 @@ def begin_run():
             path.write_text(text, encoding="utf-8")
         if not workflow.touch:
             begin(RESULTS, {str(file) for job in jobs for file in job.output})
-    remove_left_overs(RESULTS)
+    remove_left_overs(RESULTS)  # half-written files that killed jobs left
 
 
-def end_run():
-    """Delete the list of planned outputs, now that all exist. Say where the results are."""
+onsuccess:
+    # delete the list of planned outputs, now that all exist; say where the results are
     whole = any(job.rule.name.endswith("all") for job in workflow.dag.jobs)
     if not workflow.touch:
         with sentence_only():
@@ -131,11 +128,3 @@ def end_run():
     if whole and "MAKELEVEL" not in os.environ:  # `make reproduce` writes the report itself
         said += f"\nreport   snakemake --configfile {files} --report {RESULTS}/report.html"
     print(said, file=sys.stderr, flush=True)
-
-
-onstart:
-    begin_run()
-
-
-onsuccess:
-    end_run()

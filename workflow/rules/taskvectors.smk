@@ -8,7 +8,6 @@ Makes: taskvectors/<task>/seed<k>.safetensors and again.safetensors (fine-tuned 
     sweep.parquet, merged.parquet and negated.parquet: SR26 section 5.2, eqs 22-25.
 """
 
-# Weights of one seed's fine-tuned model.
 TUNED = "<results>/taskvectors/{task}/seed{seed}.safetensors"
 
 
@@ -35,7 +34,7 @@ rule taskvectors_tune:
         again=lambda wildcards, output: flag("--out-again", output.again),
         rates=chosen_rate,
         # finetune_run takes the results of the same trainings from this folder
-        state=lambda wildcards: state_folder(wildcards.task, METHODS[0], f"n{VECTOR_SIZE}"),
+        state=f"{STATE}/{METHODS[0]}/n{VECTOR_SIZE}",
     shell:
         """
         python -m ntktune taskvectors tune \
@@ -118,9 +117,9 @@ rule taskvectors_add:
     """Add the task vectors of one merge, and predict with the models on each of its tasks."""
     input:
         model="<results>/data/model",
-        weights=collect(TUNED, task=merged_tasks, seed=MERGED_SEEDS),
-        tokens=collect("<results>/data/{task}/tokens.safetensors", task=merged_tasks),
-        subsets=collect("<results>/data/{task}/subsets.json", task=merged_tasks),
+        weights=collect(TUNED, task=answered_tasks, seed=MERGED_SEEDS),
+        tokens=collect("<results>/data/{task}/tokens.safetensors", task=answered_tasks),
+        subsets=collect("<results>/data/{task}/subsets.json", task=answered_tasks),
     output:
         "<results>/taskvectors/addition/{merge}.parquet",
     log:
@@ -135,7 +134,7 @@ rule taskvectors_add:
     params:
         **of_command("taskvectors add", coefficients=COEFFICIENTS),
         verb="add",
-        tasks=merged_tasks,
+        tasks=answered_tasks,
     shell:
         """
         python -m ntktune taskvectors {params.verb:q} \
@@ -152,11 +151,6 @@ rule taskvectors_add:
 
 use rule taskvectors_add as taskvectors_negate with:
     """Subtract one task's vector, and let the models answer it and the other tasks."""
-    input:
-        model="<results>/data/model",
-        weights=collect(TUNED, task=negated_tasks, seed=MERGED_SEEDS),
-        tokens=collect("<results>/data/{task}/tokens.safetensors", task=negated_tasks),
-        subsets=collect("<results>/data/{task}/subsets.json", task=negated_tasks),
     output:
         "<results>/taskvectors/negation/{task}.parquet",
     log:
@@ -166,7 +160,6 @@ use rule taskvectors_add as taskvectors_negate with:
     params:
         **of_command("taskvectors negate"),
         verb="negate",
-        tasks=negated_tasks,
 
 
 use rule taskvectors_add as taskvectors_disentangle with:

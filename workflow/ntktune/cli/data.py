@@ -156,18 +156,16 @@ def draws(args: argparse.Namespace) -> None:
     tensors, origin = read_tokens(args.tokens, args.task, read=read_arrays)
     how = {"rows": args.rows, "draws": args.draws, "root": args.seed, "task": args.task}
     chosen = kernel_draws(np.flatnonzero(tensors["is_test"] == 0), **how)
-    address = ["data.draws", args.task, args.rows, "draw"]
-    _write_sample(args, {"draws": chosen}, origin, address)
+    _write_sample(args, {"draws": chosen}, origin, ["data.draws", args.task, args.rows, "draw"])
 
 
 def _tell_rare(tensors: dict, task: dict, args: argparse.Namespace) -> None:
     """Say which classes have fewer training rows than there are seeds: these share their rows."""
     classes, labels = task.get("classes") or (), tensors["label"][tensors["is_test"] == 0]
     counts = {name: int((labels == label).sum()) for label, name in enumerate(classes)}
-    if rare := {name: count for name, count in counts.items() if count < args.seeds}:
-        told = ", ".join(f"{name} has {count}" for name, count in rare.items())
+    if rare := [f"{name} has {count}" for name, count in counts.items() if count < args.seeds]:
         few = f"fewer training rows of a class than seeds ({args.seeds})"
-        print(f"{args.task}: {few}: {told}; seeds share them", flush=True)
+        print(f"{args.task}: {few}: {', '.join(rare)}; seeds share them", flush=True)
 
 
 def subsets(args: argparse.Namespace) -> None:

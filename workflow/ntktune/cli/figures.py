@@ -10,7 +10,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ntktune.cli import add_command
 from ntktune.cli.options import option_flag
@@ -21,9 +21,6 @@ from ntktune.figures.tables import TABLES, read_tables
 from ntktune.store.files import atomic_path, file_sha256
 from ntktune.store.records import write_csv, write_json
 from ntktune.study.config import schema, with_defaults
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def _made(entry: Entry, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -47,10 +44,11 @@ def _look(args: argparse.Namespace, facts: Mapping[str, Mapping[str, Any]]) -> d
     return given
 
 
-def _write_figure(args: argparse.Namespace, figure: Figure, provenance: dict[str, Any]) -> None:
-    """Write a figure in the formats asked for, with provenance and checksums in a JSON file."""
+def draw(args: argparse.Namespace) -> None:
+    """Draw one of the catalogue's figures."""
     from ntktune.figures.style import figure_bytes
 
+    figure, provenance = _made(FIGURES[args.name], args)
     # wall times inside a figure's file would make equal figures unequal files
     contents = {path: figure_bytes(figure, Path(path).suffix[1:], args.dpi) for path in args.out}
     sidecars: dict[Path, dict[str, str]] = {}
@@ -62,11 +60,6 @@ def _write_figure(args: argparse.Namespace, figure: Figure, provenance: dict[str
     for sidecar, files in sidecars.items():
         write_json(sidecar, {"files": files}, provenance)
     print(f"wrote {', '.join(args.out)}", file=sys.stderr)
-
-
-def draw(args: argparse.Namespace) -> None:
-    """Draw one of the catalogue's figures."""
-    _write_figure(args, *_made(FIGURES[args.name], args))
 
 
 def table(args: argparse.Namespace) -> None:

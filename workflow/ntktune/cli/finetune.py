@@ -8,18 +8,12 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
-from ntktune.cli.inputs import (
-    class_count,
-    model_facts,
-    model_manifest,
-    read_samples,
-    read_tokens,
-)
+from ntktune.cli.inputs import class_count, model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import LORA, command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
@@ -131,32 +125,27 @@ class Cell:
 def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
     """Return what a fine-tuning command works on; the model's weights are not read yet.
 
-    Raises UserError if files do not belong together, or have fewer ``seeds``.
+    Without the option of a method all weights train. Raises UserError if files do not belong
+    together, or have fewer ``seeds``.
     """
+    from ntktune.finetune.training import Lora, Settings
+
     autocast, device = training_dtypes(args.dtype)[1], select_device(args.device)
     model_is = model_facts(args.model)
     examples, facts = read_examples(args.tokens, args.task, model_is)
     if getattr(args, "rates", None):
-        args.learning_rate = _chosen_rate(
-            args.rates, getattr(args, "method", "full"), facts, model_is
-        )
-    settings = read_settings(vars(args), autocast)
+        method = getattr(args, "method", "full")
+        args.learning_rate = _chosen_rate(args.rates, method, facts, model_is)
+    how = {name: getattr(args, name) for name in SETTINGS} | {"autocast": autocast}
+    if "method" in args:
+        lora = {key: getattr(args, f"lora_{key}") for key in LORA}
+        ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
+        lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
+        how |= {"method": args.method, "lora": Lora(**lora)}
+    settings = Settings(**how)
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=seeds)
     stated = _facts(args, facts, model_is, device, args.dtype)
     return Cell(settings, examples, subsets, device, stated)
-
-
-def read_settings(values: Mapping[str, Any], autocast: torch.dtype | None) -> Settings:
-    """Return the settings that a command's options have; without a method all weights train."""
-    from ntktune.finetune.training import Lora, Settings
-
-    how = {name: values[name] for name in SETTINGS} | {"autocast": autocast}
-    if "method" in values:
-        lora = {key: values[f"lora_{key}"] for key in LORA}
-        ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
-        lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
-        how |= {"method": values["method"], "lora": Lora(**lora)}
-    return Settings(**how)
 
 
 def _chosen_rate(path: str, method: str, tokens: dict, model: dict) -> float:
@@ -223,7 +212,6 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
 
     model, source = study["model"], study["model"]["source"]
     fetched = Path(folder) / "data" / "model"
-    described = model["architecture"] or source.get("random")
     if (fetched / MODEL_MANIFEST).is_file():
         there = model_facts(str(fetched))["name"]
         if there != model["name"]:
@@ -231,7 +219,7 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
         found = configuration(fetched, model["blocks"])
     elif source.get("folder"):
         found = configuration(source["folder"], model["blocks"])
-    elif described:
+    elif described := model["architecture"] or source.get("random"):
         settings = {key: value for key, value in described.items() if key != "seed"}
         found = described_configuration(settings, model["blocks"])
     else:
@@ -336,10 +324,9 @@ def plan(args: argparse.Namespace) -> None:
     }
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
-    shape = shapes["full"][0]
     mixed, speed = autocast is not None, None if args.device_name else measured_rate()
     print(_about(study, cells, mixed=mixed))
-    print(plan_text(shape, held, trainings, args.device_name, args.share, speed, mixed))
+    print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 
 
 def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, Settings]]:
@@ -361,10 +348,7 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
 def _study_costs(
     study: dict[str, Any], cells: dict, shapes: dict, device: torch.device
 ) -> tuple[dict[str, Memory], list[tuple[str, int, list[Cost]]]]:
-    """Return each method's memory, and name, seeds and costs by task of a study's trainings.
-
-    ``cells`` holds their texts, ``shapes`` what :func:`_study_shapes` returns.
-    """
+    """Return each method's memory, and name, seeds and costs by task of a study's trainings."""
     from ntktune.finetune.account import memory, training_cost
 
     found, largest = [], {}

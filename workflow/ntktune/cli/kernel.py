@@ -103,8 +103,8 @@ def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
     model = model_facts(args.model)
     tokens, facts = read_tokens(args.tokens, args.task, model)
     examples = tokens["ids"].long().split(tokens["offsets"].diff().tolist())
-    found = {"folder": args.model, "examples": examples, "labels": tokens}
-    return found | {"facts": facts, "model": model}
+    facts |= {"model": model}
+    return {"folder": args.model, "examples": examples, "labels": tokens, "facts": facts}
 
 
 def draws(args: argparse.Namespace) -> None:
@@ -160,13 +160,11 @@ def of_file(args: argparse.Namespace) -> None:
     rows = _file_rows(args, task, len(table))
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     about = {"name": task} | {key: definition[key] for key in SUMMARY}
-    facts = {"task": about, "data_sha256": content_sha256(table)}
-    examples = [torch.tensor(row) for row in ids]
-    _compute(args, folder, examples, labels, facts, model_is, rows, words)
+    facts = {"task": about, "data_sha256": content_sha256(table), "model": model_is}
+    _compute(args, folder, [torch.tensor(row) for row in ids], labels, facts, rows, words)
 
 
 def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Return the name and the definition of the task that a file holds."""
     from ntktune.study.config import complete_definition
 
     if Path(args.data).is_dir():
@@ -193,7 +191,6 @@ def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.DataFrame:
-    """Return the rows of a file that can be used."""
     from ntktune.data.cleaning import counts_line, found_classes, label_name, task_table
     from ntktune.data.sources import read_sources
 
@@ -208,7 +205,6 @@ def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.Dat
 
 
 def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list[int]]:
-    """Return the rows that are drawn from a file, as one sample."""
     import numpy as np
 
     from ntktune.data.sampling import kernel_draws
@@ -224,7 +220,6 @@ def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list
 
 
 def _check_labels(args: argparse.Namespace, labels: set[str]) -> None:
-    """Raise UserError if a file's labels are not what the command line says they are."""
     from ntktune.data.cleaning import first_few, label_name, number
 
     shown = first_few(sorted(labels)) or "nothing"
@@ -331,7 +326,6 @@ def _compute(
     examples: Sequence[torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     facts: dict[str, Any],
-    model: dict[str, Any],
     rows: Sequence[Sequence[int]],
     words: list[int] | None = None,
     places: tuple[slice, slice] | None = None,
@@ -364,7 +358,7 @@ def _compute(
         device=device,
         variant=args.variant,
     )
-    stated = {"task": task, "data_sha256": facts["data_sha256"], "model": model}
+    stated = {key: facts[key] for key in ("task", "data_sha256", "model")}
     stated |= {key: getattr(args, key) for key in ("blocks", "pooling", "variant", "dtype")}
     stated |= {"function": function, "label_words": words, "kernel": made}
     stated |= {"seeds": {"root": args.seed, "address": [*address, "draw"]}, "head_seeds": seeds}
@@ -451,7 +445,6 @@ def _about(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_rows(files: dict[Shard, dict], rows: torch.Tensor, split: list[range]) -> None:
-    """Raise UserError unless each shard is of the rows and columns that its place says."""
     for (i, j), shard in files.items():
         for axis, band in (("row", i), ("column", j)):
             wanted = rows[:, split[band].start : split[band].stop]

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
     from ntktune.finetune.repeats import Examples
     from ntktune.network.models import TextModel
-    from ntktune.taskvectors.cosines import Run
-    from ntktune.taskvectors.edited import EditedModel, TunedTask
+    from ntktune.taskvectors.edited import TunedTask
 
 BACKBONE, VECTOR = "backbone.", "vector."  # before names: fine-tuned weights, or what was added
 ADAPTER = "adapter."  # before names of adapters: what was added to A and B
@@ -205,7 +204,6 @@ def read_tuned(
 
 
 def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str, Any]) -> None:
-    """Raise UserError unless weights were fine-tuned from a model, its first blocks, as read."""
     for key, what in (("revision", "revision"), ("sha256", "checksum")):  # names differ freely
         there = facts["model"].get(key)
         if there != model[key]:
@@ -223,7 +221,6 @@ def _check_start(path: str, facts: dict, folder: str, model: dict, how: dict[str
 
 
 def _check_beside(tuned: Tuned, other: Tuned) -> None:
-    """Raise UserError if two files are of one run, or of one task with other sizes."""
     if (other.task, other.run) == (tuned.task, tuned.run):
         raise UserError(
             f"{other.path} and {tuned.path} are both of task {tuned.task!r}, run {tuned.run}; "
@@ -237,7 +234,6 @@ def _check_beside(tuned: Tuned, other: Tuned) -> None:
 
 
 def _under(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
@@ -277,7 +273,7 @@ def cosine(args: argparse.Namespace) -> None:
     from ntktune.kernel.groups import parameter_group
     from ntktune.network.models import empty_backbone
     from ntktune.taskvectors.arithmetic import dot, grams
-    from ntktune.taskvectors.cosines import cosine_rows
+    from ntktune.taskvectors.cosines import Run, cosine_rows
 
     base, read = read_tuned(args.weights, args.model, args.blocks)
     if len(read) < 2:
@@ -287,20 +283,15 @@ def cosine(args: argparse.Namespace) -> None:
     found = grams(base, [tuned.backbone for tuned in read], group, progress)
     if all(own := [tuned.adapter for tuned in read]):  # of A and B, beside what they add to W
         found["adapters"] = np.array([[dot(first, second) for second in own] for first in own])
-    rows = cosine_rows([_training(tuned) for tuned in read], found)
+    runs = []
+    for tuned in read:
+        sampled = frozenset(row for rows in tuned.facts["rows"].values() for row in rows)
+        seed, sample = tuned.facts["seeds"]["indices"][0], tuned.facts["sample"]
+        runs.append(Run(tuned.task, tuned.run, seed=seed, sample=sample, rows=sampled))
     facts = {"model": model_facts(args.model), "blocks": args.blocks}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
     parameters = sum(math.prod(tensor.shape) for tensor in read[0].backbone.values())
-    write_tables(args, {args.out: rows}, **facts, parameters=parameters)
-
-
-def _training(tuned: Tuned) -> Run:
-    """Return what cosines need to know of the training that made a file."""
-    from ntktune.taskvectors.cosines import Run
-
-    rows = frozenset(row for rows in tuned.facts["rows"].values() for row in rows)
-    seed, sample = tuned.facts["seeds"]["indices"][0], tuned.facts["sample"]
-    return Run(tuned.task, tuned.run, seed=seed, sample=sample, rows=rows)
+    write_tables(args, {args.out: cosine_rows(runs, found)}, **facts, parameters=parameters)
 
 
 def check_new_folder(out: str, sources: Sequence[str]) -> None:
@@ -315,38 +306,33 @@ def check_new_folder(out: str, sources: Sequence[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a merged model in Hugging Face format, in memory for a stretch of one tensor."""
-    check_new_folder(args.out, [args.model, *args.weights])
-    with study_model(args) as folder:
-        _export(args, folder)
-
-
-def _export(args: argparse.Namespace, model: str) -> None:
-    """Merge fine-tuned weights into the model in a folder, as a study has it."""
     from ntktune.network.models import configuration
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
-    base, read = read_tuned(args.weights, model, args.blocks)
-    coefficients = args.coefficients or [1.0] * len(read)
-    backbones = [tuned.backbone for tuned in read]
-    check_counts(backbones, coefficients)
-    base = base if read else _whole_backbone(base, model, args.blocks)
-    parts = [
-        {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
-        for tuned, coefficient in zip(read, coefficients, strict=True)
-    ]
-    facts = {"model": model_facts(model), "blocks": args.blocks, "merged": parts}
-    layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
-    with atomic_path(args.out) as folder:
-        folder.mkdir()
-        _copy_other_files(Path(model), folder)
-        text = json.dumps(config, indent=2)
-        (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        stretched = merged(base, backbones, coefficients)
-        provenance = record(args, **facts)
-        stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
-        write_json(folder / MERGED, facts, provenance)
+    check_new_folder(args.out, [args.model, *args.weights])
+    with study_model(args) as model:
+        base, read = read_tuned(args.weights, model, args.blocks)
+        coefficients = args.coefficients or [1.0] * len(read)
+        backbones = [tuned.backbone for tuned in read]
+        check_counts(backbones, coefficients)
+        base = base if read else _whole_backbone(base, model, args.blocks)
+        parts = [
+            {"task": tuned.task, "run": tuned.run, "coefficient": coefficient}
+            for tuned, coefficient in zip(read, coefficients, strict=True)
+        ]
+        facts = {"model": model_facts(model), "blocks": args.blocks, "merged": parts}
+        layout = {name: (tensor.shape, tensor.dtype) for name, tensor in base.items()}
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config |= configuration(model, args.blocks).to_diff_dict() if args.blocks else {}
+        with atomic_path(args.out) as folder:
+            folder.mkdir()
+            _copy_other_files(Path(model), folder)
+            text = json.dumps(config, indent=2)
+            (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+            stretched = merged(base, backbones, coefficients)
+            provenance = record(args, **facts)
+            stream_tensors(folder / MODEL_WEIGHTS, layout, stretched, provenance)
+            write_json(folder / MERGED, facts, provenance)
 
 
 def _whole_backbone(base: dict, model: str, blocks: int | None) -> dict[str, StoredTensor]:
@@ -387,7 +373,7 @@ def overlap(args: argparse.Namespace) -> None:
         table, facts = read_table(path)
         check_names(path, table.columns, ("text_a", "text_b"), "columns")
         check_names(path, facts, ("task", "data_sha256"), "facts")
-        task = facts["task"]["name"] if isinstance(facts["task"], dict) else facts["task"]
+        task = facts["task"]["name"]
         if task in texts:
             raise UserError(f"--tables has task {task!r} more than once; give it once")
         pairs = zip(table["text_a"], table["text_b"], strict=True)
@@ -399,7 +385,6 @@ def overlap(args: argparse.Namespace) -> None:
 
 
 def _check_tasks(args: argparse.Namespace) -> None:
-    """Raise UserError unless there are tokens and subsets of every task, each named once."""
     if repeated := [name for name in args.tasks if args.tasks.count(name) > 1]:
         raise UserError(f"--tasks has {repeated[0]!r} more than once; give each task once")
     if len({len(args.tasks), len(args.tokens), len(args.subsets)}) > 1:
@@ -431,12 +416,19 @@ def _runs(files: dict[tuple[str, str], Tuned], tasks: Sequence[str]) -> list[str
     return runs
 
 
-def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], EditedModel, list]:
-    """Return a sweep's facts, pretrained weights, network, and each seed's number, files, tasks."""
+def _sweep(
+    args: argparse.Namespace, what: str, steps: int, rows: Callable[..., pd.DataFrame]
+) -> None:
+    """Write what ``rows`` returns for each seed.
+
+    It is given the network, the pretrained weights, the seed's files, tasks and number, and what to
+    call with the number of steps done.
+    """
+    import pandas as pd
+
     from ntktune.network.models import text_model
     from ntktune.taskvectors.edited import EditedModel
 
-    _check_tasks(args)
     device, model_is = select_device(args.device), model_facts(args.model)
     base, read = read_tuned(args.weights, args.model, args.blocks, args.pooling)
     files = {(tuned.task, tuned.run): tuned for tuned in read}
@@ -445,20 +437,25 @@ def _swept(args: argparse.Namespace) -> tuple[dict, dict[str, StoredTensor], Edi
     for place, (tokens, subsets) in enumerate(zip(args.tokens, args.subsets, strict=True)):
         examples, facts = read_examples(tokens, args.tasks[place], model_is)
         samples = read_samples(subsets, tokens, facts, seeds=len(runs))
-        how = (examples, facts, samples, subsets, getattr(args, "validation_rows", None))
         for _, own, tasks in seeds:
-            tasks.append(_tuned_task(own[place], *how))
+            tasks.append(_tuned_task(args, own[place], examples, facts, samples, subsets))
     how = {"blocks": args.blocks, "pooling": args.pooling}
     model = text_model(args.model, outputs=1, head_seed=0, **how).to(device)
+    edited = EditedModel(model, args.batch_tokens)
+    progress, found = Progress(what, steps * len(seeds)), []
+    for done, (seed, own, tasks) in enumerate(seeds):
+        given = (edited, base, own, tasks, seed)
+        table = rows(*given, lambda more, done=done: progress(done * steps + more))
+        found.append(table.assign(seed=seed))
     facts = {"model": model_is, **how, "dtype": "float32", "device": str(device)}
     facts |= {"sizes": {tuned.task: tuned.size for tuned in read}}
-    return facts, base, EditedModel(model, args.batch_tokens), seeds
+    write_tables(args, {args.out: pd.concat(found, ignore_index=True)}, **facts)
 
 
 def _tuned_task(
-    tuned: Tuned, examples: Examples, tokens: dict, samples: dict, path: str, most: int | None
+    args: argparse.Namespace, tuned: Tuned, examples: Examples, tokens: dict, drawn: dict, path: str
 ) -> TunedTask:
-    """Return a task with a file's head; it answers its test rows and ``most`` hold-out rows."""
+    """Return a task with a file's head, and the hold-out and test rows that it is to answer."""
     from ntktune.finetune.repeats import seed_split
     from ntktune.taskvectors.edited import TunedTask
 
@@ -468,13 +465,14 @@ def _tuned_task(
             f"{tuned.path} was fine-tuned on data {facts['data_sha256']}, but the tokens "
             f"hold {tokens.get('data_sha256')}; fine-tune again"
         )
-    train, holdout = seed_split(examples, samples, tuned.size, facts["sample"])
+    train, holdout = seed_split(examples, drawn, tuned.size, facts["sample"])
     if facts["rows"] != {"train": train, "validation": holdout}:
         raise UserError(
             f"{tuned.path} was fine-tuned on other rows than {path} holds for its sample; "
             "fine-tune again"
         )
-    parts = {"validation": holdout[:most], "test": samples["test"]}
+    most, tested = getattr(args, "validation_rows", None), getattr(args, "rows", None)
+    parts = {"validation": holdout[:most], "test": drawn["test"][:tested]}
     head = (tuned.head_weight[...], tuned.head_bias[...])
     scale = {key: facts[key] for key in ("label_mean", "label_sd")}
     return TunedTask(examples, parts, *head, **scale)
@@ -487,35 +485,21 @@ def _coefficients(args: argparse.Namespace) -> list[float]:
     raise UserError("--coefficients has only 0, the pretrained model; give others")
 
 
-def _write_rows(
-    args: argparse.Namespace, facts: dict, seeds: list, what: str, steps: int, rows: Callable
-) -> None:
-    """Write what ``rows`` returns for each seed's files, tasks, number and progress report."""
-    import pandas as pd
-
-    progress, found = Progress(what, steps * len(seeds)), []
-    for done, (seed, files, tasks) in enumerate(seeds):
-        table = rows(files, tasks, seed, lambda more, done=done: progress(done * steps + more))
-        found.append(table.assign(seed=seed))
-    write_tables(args, {args.out: pd.concat(found, ignore_index=True)}, **facts)
-
-
 def add(args: argparse.Namespace) -> None:
     """Add task vectors, and let the merged models answer each task that went into them."""
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import addition_sweep
 
-    coefficients = _coefficients(args)
-    facts, base, edited, seeds = _swept(args)
+    coefficients, name = _coefficients(args), JOIN.join(args.tasks)
+    _check_tasks(args)
     if len(args.tasks) < 2:
         raise UserError(f"--tasks has {len(args.tasks)} task; a merge needs two or more")
-    steps, name = len(coefficients), JOIN.join(args.tasks)
 
-    def rows(files, tasks, _, report):
+    def rows(edited, base, files, tasks, _, report):
         vector = direction(base, [tuned.backbone for tuned in files])
         return addition_sweep(edited, vector, tasks, coefficients, report).assign(merged=name)
 
-    _write_rows(args, facts, seeds, f"merging {name}", steps, rows)
+    _sweep(args, f"merging {name}", len(coefficients), rows)
 
 
 def negate(args: argparse.Namespace) -> None:
@@ -524,17 +508,16 @@ def negate(args: argparse.Namespace) -> None:
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.sweeps import negation_sweep
 
-    coefficients = _coefficients(args)
-    facts, base, edited, seeds = _swept(args)
-    target, steps = args.tasks[0], len(coefficients) + 3
+    coefficients, target = _coefficients(args), args.tasks[0]
+    _check_tasks(args)
 
-    def rows(files, tasks, seed, report):
+    def rows(edited, base, files, tasks, seed, report):
         vector = direction(base, [files[0].backbone])
         random = integer_seed(0, "taskvectors.random", target, repeat=seed)
         how = (coefficients, random, report)
         return negation_sweep(edited, vector, tasks[0], tasks[1:], *how).assign(target=target)
 
-    _write_rows(args, facts, seeds, f"negating {target}", steps, rows)
+    _sweep(args, f"negating {target}", len(coefficients) + 3, rows)
 
 
 def disentangle(args: argparse.Namespace) -> None:
@@ -546,20 +529,15 @@ def disentangle(args: argparse.Namespace) -> None:
 
     if len(args.tasks) != 2:
         raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
-    facts, base, edited, seeds = _swept(args)
+    _check_tasks(args)
 
-    def rows(files, tasks, seed, report):
+    def rows(edited, base, files, tasks, seed, report):
         vectors = [direction(base, [tuned.backbone]) for tuned in files]
-        few = [
-            dataclasses.replace(task, parts={"test": task.parts["test"][: args.rows]})
-            for task in tasks
-        ]
-        found = disentanglement_rows(edited, vectors, few, args.grid, report)
+        found = disentanglement_rows(edited, vectors, tasks, args.grid, report)
         address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
         return pd.DataFrame([address | row for row in found])
 
-    what = f"disentangling {' and '.join(args.tasks)}"
-    _write_rows(args, facts, seeds, what, evaluations(args.grid), rows)
+    _sweep(args, f"disentangling {' and '.join(args.tasks)}", evaluations(args.grid), rows)
 
 
 def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -578,7 +556,6 @@ def _answers(paths: Sequence[str], model: str) -> tuple[pd.DataFrame, list[dict[
 
 
 def _check_one_study(answers: list[dict[str, Any]], size: int) -> None:
-    """Raise UserError unless sweeps and overlap are of one model and one sample size."""
     first = answers[0]
     for facts in answers:
         for what in ("model", "blocks", "pooling"):

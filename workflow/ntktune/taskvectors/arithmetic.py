@@ -180,10 +180,7 @@ def direction(base: Weights, tuned: Sequence[Weights]) -> dict[str, torch.Tensor
 
 
 def randomize(vector: Weights, seed: int) -> None:
-    """Replace each tensor of a task vector, in place, by a random one of the same length.
-
-    This control changes every tensor as much, without the task.
-    """
+    """Replace each tensor of a task vector, in place, by a random one of the same length."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in vector.values():
         length = tensor.norm()
@@ -192,10 +189,7 @@ def randomize(vector: Weights, seed: int) -> None:
 
 
 def rebuilt(base: Weights, vector: Weights) -> Weights:
-    """Return θ_P + τ of a stored task vector, in float64, computed for the rows asked for.
-
-    τ may have any precision.
-    """
+    """Return θ_P + τ of a stored vector of any precision, in float64, for the rows asked for."""
     check_same_shapes(base, vector, ("the pretrained", "the task vector's"))
     return {name: _Sum(base[name], vector[name]) for name in base}
 

@@ -15,11 +15,6 @@ from ntktune.network.tangent import directional_derivative
 from ntktune.taskvectors.arithmetic import SLICE, check_counts, check_same_shapes
 
 
-def backbone_weights(model: TextModel) -> dict[str, torch.Tensor]:
-    """Return the backbone's parameters by name (no copies), tied ones once."""
-    return {name: p.detach() for name, p in model.backbone.named_parameters()}
-
-
 @dataclass(frozen=True)
 class TunedTask:
     """A task with the head that one seed's fine-tuning gave it."""
@@ -66,8 +61,9 @@ class EditedModel:
     """
 
     def __init__(self, model: TextModel, batch_tokens: int):
-        self.model, self.batch_tokens = model, batch_tokens
-        self.weights = backbone_weights(model)
+        self.reader, self.batch_tokens = Features(model.backbone), batch_tokens
+        # no copies; tied ones once
+        self.weights = {name: p.detach() for name, p in model.backbone.named_parameters()}
         self.base = {name: w.clone() for name, w in self.weights.items()}
         self.directions: list[dict[str, torch.Tensor]] = []
         self.coefficients: list[float] = []
@@ -116,8 +112,7 @@ class EditedModel:
         A text that several tasks have passes through the network once. Raises UserError if an
         answer is not finite.
         """
-        reader = Features(self.model.backbone)
-        states = _of_texts(tasks, lambda texts: outputs(reader, texts, self.batch_tokens))
+        states = _of_texts(tasks, lambda texts: outputs(self.reader, texts, self.batch_tokens))
         found = [task.answers(some) for task, some in zip(tasks, states, strict=True)]
         for task, answers in zip(tasks, found, strict=True):
             if not np.isfinite(answers).all():
@@ -134,11 +129,10 @@ class EditedModel:
 
         Δ, in the units of f, is what f changes by along τ in the linear regime (SR26 eq 14).
         """
-        reader = Features(self.model.backbone)
         tangent = {f"backbone.{name}": v for name, v in vector.items()}
 
         def both(texts: Sequence[torch.Tensor]) -> torch.Tensor:
-            found = directional_derivative(reader, tangent, texts, self.batch_tokens)
+            found = directional_derivative(self.reader, tangent, texts, self.batch_tokens)
             return torch.stack(found, dim=1)  # (N, 2, D)
 
         states = _of_texts(tasks, both)

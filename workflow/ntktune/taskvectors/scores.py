@@ -108,20 +108,18 @@ def sweep_table(added: pd.DataFrame, negated: pd.DataFrame, leaks: Leaks) -> pd.
                 )
             out = leaks.rows(task, part, seed, parts(merge)) & set(answers["row"])
             reached, reference = _scored(answers), _scored(single)
-            rows.append(
-                dict(zip(keys, key, strict=True))
-                | {
-                    "part": part,
-                    "coefficient": coefficient,
-                    "score": reached,
-                    "single": reference,
-                    "normalised": share_reached(metric, reached, reference),
-                    "rows": answers["row"].nunique(),
-                    "score_clean": _scored(answers, out),
-                    "single_clean": _scored(single, out),
-                    "rows_clean": answers["row"].nunique() - len(out),
-                }
-            )
+            row = dict(zip(keys, key, strict=True)) | {
+                "part": part,
+                "coefficient": coefficient,
+                "score": reached,
+                "single": reference,
+                "normalised": share_reached(metric, reached, reference),
+                "rows": answers["row"].nunique(),
+                "score_clean": _scored(answers, out),
+                "single_clean": _scored(single, out),
+                "rows_clean": answers["row"].nunique() - len(out),
+            }
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -240,24 +238,22 @@ def negated_table(negated: pd.DataFrame, leaks: Leaks) -> pd.DataFrame:
             reached, error = _scored(answers), mean_squared_error(output, wanted)
             linear = start.assign(output=before - coefficient * slope)
             change = 2 * coefficient * (wanted - before) * slope + (coefficient * slope) ** 2
-            rows.append(
-                dict(zip(keys, key, strict=True))
-                | {
-                    "coefficient": coefficient,
-                    "score": reached,
-                    "pretrained": pretrained,
-                    "kept": share_reached(metric, reached, pretrained),
-                    "error": error,
-                    "gap": error - first,
-                    "random_gap": mean_squared_error(random, wanted) - first,
-                    "predicted_gap": float(np.mean(change)),
-                    "linear_score": _scored(linear),
-                    "rows": start["row"].nunique(),
-                    "score_clean": _scored(answers, out),
-                    "pretrained_clean": pretrained_clean,
-                    "rows_clean": start["row"].nunique() - len(out),
-                }
-            )
+            row = dict(zip(keys, key, strict=True)) | {
+                "coefficient": coefficient,
+                "score": reached,
+                "pretrained": pretrained,
+                "kept": share_reached(metric, reached, pretrained),
+                "error": error,
+                "gap": error - first,
+                "random_gap": mean_squared_error(random, wanted) - first,
+                "predicted_gap": float(np.mean(change)),
+                "linear_score": _scored(linear),
+                "rows": start["row"].nunique(),
+                "score_clean": _scored(answers, out),
+                "pretrained_clean": pretrained_clean,
+                "rows_clean": start["row"].nunique() - len(out),
+            }
+            rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(chosen=_most_negated(table))
 
