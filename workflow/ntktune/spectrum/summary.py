@@ -34,23 +34,19 @@ def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray
 def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFrame:
     """Return the fit of every draw over every range of ranks, with :data:`FIT_COLUMNS`.
 
-    ``spectra`` are each draw's eigenvalues, descending, (N,); ``precision`` is eps of the
-    precision in which the kernels were computed: values at or below N·eps·λ_1 are dropped.
-    A sensitivity range with fewer than three usable values has NaN for numbers; UserError if
-    that happens to the whole range of a draw.
+    ``spectra`` are each draw's eigenvalues, descending, (N,); ``precision`` is the kernels' eps
+    (:func:`ntktune.spectrum.decay.noise_level`). A sensitivity range with fewer than three usable
+    values has NaN for numbers; UserError if that happens to the whole range of a draw.
     """
     rows = []
     for draw, values in enumerate(spectra):
         floor = decay.noise_level(values, precision)
         for name, (first, last) in decay.rank_ranges(len(values)).items():
-            part = values[first - 1 : last]
-            usable = int((part > floor).sum())
-            row = {"draw": draw, "range": name}
-            if usable >= decay.LEAST_VALUES or name == MAIN_RANGE:
-                row |= dataclasses.asdict(decay.decay_exponent(values, first, last, floor))
-            else:
-                row |= {"first": first, "last": last, "dropped": len(part) - usable}
-            rows.append(row)
+            noise = values[first - 1 : last] <= floor
+            fit = {"first": first, "last": last, "dropped": int(noise.sum())}
+            if (~noise).sum() >= decay.LEAST_VALUES or name == MAIN_RANGE:
+                fit = dataclasses.asdict(decay.decay_exponent(values, first, last, floor))
+            rows.append({"draw": draw, "range": name} | fit)
     return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
 
