@@ -25,7 +25,7 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
         if key not in known:
             raise UserError("the merged models hold no {!r} with the choice {!r}".format(*key))
     with styled():
-        figure, panels, leftmost = panel_grid([merges])
+        figure, panels = panel_grid([merges])
         handles, references = {}, {}
         limits = bounds(test["normalised"], *CUT)
         for name, axes in panels.items():
@@ -42,7 +42,7 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
             tasks = parts(name)
             title = name if len(tasks) == 2 else f"all {len(tasks)} tasks"
             axes.set_title(wrapped(title, 80 // axes.get_gridspec().ncols))
-            if name in leftmost:
+            if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel("test score\n/ single-task model's")
         draw_legend(figure, handles | references)
         return laid_out(figure)

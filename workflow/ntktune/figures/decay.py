@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.rates import RANGES, check_fits
-from ntktune.figures.style import REFERENCE, checked_color, count, laid_out, styled, wrapped
+from ntktune.figures.style import NOISE, checked_color, count, laid_out, styled, wrapped
 
 COLUMN_WIDTH = 3.5  # inches: a column of a two-column journal page
 
@@ -74,8 +74,7 @@ def task_figure(
         # the floor is worth the room only where eigenvalues come near to it, and what lies
         # far below it only says how rounding went
         if noise_floor > 0 and noise_floor >= 0.1 * smallest:
-            look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
-            axes.axhline(noise_floor, **look, label="float noise")
+            axes.axhline(noise_floor, **NOISE, label="float noise")
             axes.set_ylim(bottom=max(0.5 * smallest, 0.05 * noise_floor))
         labels = {"xlabel": r"rank $k$", "ylabel": r"eigenvalue $\lambda_k$ of $K_n$"}
         axes.set(xlim=(0.9, n * 1.12), **labels)

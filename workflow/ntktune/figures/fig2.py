@@ -16,7 +16,7 @@ from ntktune.figures.panels import (
     seeds_label,
     task_panels,
 )
-from ntktune.figures.style import BASELINE, DASHED, REFERENCE, checked_color, laid_out, styled
+from ntktune.figures.style import BASELINE, DASHED, NOISE, checked_color, laid_out, styled
 
 # method → how its curve is drawn, and what it is called
 UNTUNED = {
@@ -99,8 +99,7 @@ def learning_curve_figure(
             bottom, top = min(shown) / ROOM, max(shown) * ROOM
             if noise > bottom / NEAR:
                 bottom = min(bottom, noise / ROOM)
-                look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
-                handles["noise"] = axes.axhline(noise, **look)
+                handles["noise"] = axes.axhline(noise, **NOISE)
             elif noise > 0:
                 look = {"xycoords": "axes fraction", "fontsize": 6, "color": BASELINE}
                 axes.annotate(f"label noise {noise:.2g} ↓", (0.02, 0.03), **look)

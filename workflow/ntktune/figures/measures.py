@@ -93,6 +93,12 @@ def nearest_size(sizes: pd.Series, n: int) -> int:
     return min(sorted(set(sizes)), key=lambda size: abs(size - n))
 
 
+def nearest_runs(metrics: pd.DataFrame, task: str, n: int) -> pd.DataFrame:
+    """Return the rows of one task (:func:`of_task`) at the size that is nearest to ``n``."""
+    runs = of_task(metrics, task)
+    return runs[runs["n"] == nearest_size(runs["n"], n)]
+
+
 def learned(metrics: pd.DataFrame) -> bool:
     """Return whether some training of a task's largest size went beyond step 0."""
     return bool((metrics.loc[metrics["n"] == metrics["n"].max(), "best_step"] > 0).any())

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ntktune.errors import UserError, check_names
 from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
-from ntktune.figures.measures import kinds, nearest_size, of_task
+from ntktune.figures.measures import kinds, nearest_runs
 from ntktune.figures.needed import needed_size
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
 from ntktune.figures.tables import check_same_tasks
@@ -38,12 +38,10 @@ STOPS = (
 
 
 def _first(own: pd.DataFrame, *columns: str) -> dict[str, Any]:
-    """Return what all rows of a group have alike."""
     return {name: own[name].iloc[0] for name in columns}
 
 
 def _spread(own: pd.DataFrame, columns: Iterable[str]) -> dict[str, float]:
-    """Return mean and standard deviation of each column."""
     found = {}
     for name in columns:
         with np.errstate(invalid="ignore"):  # no deviation where a value is infinite
@@ -110,15 +108,13 @@ def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFram
     """
     rows = []
     for task, draws in stopping.groupby("task", sort=False):
-        runs = of_task(metrics, task)
-        size = nearest_size(runs["n"], draws["n"].iloc[0])
-        runs = runs[runs["n"] == size]
+        runs = nearest_runs(metrics, task, draws["n"].iloc[0])
         row = {"task": task, "n": draws["n"].iloc[0], "draws": len(draws)}
         row |= {"sigma": draws["sigma"].mean(), "sigma_source": _sources(draws)}
         row |= {"radius": draws["radius"].mean()} | _first(draws, "radius_source")
         row |= _means(draws, ("step_size", "critical_radius"))
         row |= _spread(draws, ("stopping_time", "eta"))
-        row |= {"holdout_n": size, "seeds": len(runs)}
+        row |= {"holdout_n": runs["n"].iloc[0], "seeds": len(runs)}
         rows.append(row | _spread(runs, ("best_step", "sum_learning_rate")))
     return pd.DataFrame(rows)
 
@@ -203,7 +199,6 @@ def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(gain: float, of: float) -> float:
-    """Return a share of a gain; NaN where there was none."""
     return gain / of if of > 0 else np.nan
 
 
@@ -226,13 +221,11 @@ def linear_table(
     rows = []
     for task, own in trajectory.groupby("task", sort=False):
         best = own[own["best"].astype(bool)]
-        adamw = best[best["method"] == "adamw"]
-        solution = trajectory_ridge[trajectory_ridge["task"] == task]
+        adamw, descent = (best[best["method"] == m] for m in ("adamw", "gradient-descent"))
+        solution, stop = (table[table["task"] == task] for table in (trajectory_ridge, stops))
         solution = solution[solution["holdout"].astype(bool)]
-        stop = stops[stops["task"] == task]
         row = {"task": task} | _first(own, "kind", "n") | {"seeds": own["seed"].nunique()}
-        row |= _means(adamw, ALONG, "adamw_")
-        row |= _means(best[best["method"] == "gradient-descent"], ALONG, "descent_")
+        row |= _means(adamw, ALONG, "adamw_") | _means(descent, ALONG, "descent_")
         start, tuned, linear = (adamw[c].mean() for c in ("start_loss", "loss", "loss_linear"))
         row |= _means(adamw, ("start_exponent", "start_error"))
         row["linear_error"] = adamw["error_linear"].mean()

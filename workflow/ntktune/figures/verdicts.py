@@ -31,7 +31,7 @@ from ntktune.figures.claims import (
     ratio_sample,
 )
 from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
-from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with_error
+from ntktune.figures.measures import kinds, learned, nearest_runs, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
 from ntktune.figures.result_tables import (
@@ -128,7 +128,6 @@ def _numbers(own: pd.DataFrame, *names: str) -> list[np.ndarray]:
 
 
 def _rate(exponent: float) -> float:
-    """Return a/(a+1)."""
     return exponent / (exponent + 1)
 
 
@@ -239,11 +238,8 @@ def decay_orders(
         (_fewer_span, "fewer examples the task needs", f"−n at {SHARE:.0%} of the best score", []),
     ):
         spans = {t: cache(partial(span, some, rates["shared_seeds"][t])) for t, some in own.items()}
-        stated = (
-            f"The faster the decay, the {claim} ({kind} tasks)",
-            "eq 30",
-            f"Kendall τ of decay exponent and {what}",
-        )
+        claimed = f"The faster the decay, the {claim} ({kind} tasks)"
+        stated = claimed, "eq 30", f"Kendall τ of decay exponent and {what}"
         tasks = [task for task in own if np.isfinite(spans[task](LEVEL).value)]
         rows.append(_order_row(stated, tasks, decay, spans, _flipped(tasks, means, *others)))
     return rows
@@ -252,11 +248,8 @@ def decay_orders(
 def paper_order(kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> Row:
     """Return the verdict on the paper's own order of decay exponents."""
     titles = PAPER_ORDERS[kind]
-    claim = (
-        f"The decay exponents come in the order {' > '.join(titles.values())}",
-        "section 6; figures 4-9",
-        "Kendall τ against that order",
-    )
+    stated = f"The decay exponents come in the order {' > '.join(titles.values())}"
+    claim = stated, "section 6; figures 4-9", "Kendall τ against that order"
     if lacking := [task for task in titles if task not in fits]:
         missing = f"not among the study's tasks: {', '.join(lacking)}"
         return _order_row(claim, [], {}, {}, missing=missing)
@@ -423,8 +416,7 @@ def stopping_order(stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.Data
     )
     theory, holdout = {}, {}
     for task, draws in stopping.groupby("task", sort=False):
-        runs = of_task(metrics, task)
-        runs = runs[runs["n"] == nearest_size(runs["n"], draws["n"].iloc[0])]
+        runs = nearest_runs(metrics, task, draws["n"].iloc[0])
         sums, etas = runs["sum_learning_rate"].dropna().to_numpy(), draws["eta"].to_numpy()
         if np.isfinite(etas).all() and len(sums):
             theory[task] = Sample(etas, shared=rates["shared_draws"].get(task, 0.0)).span
