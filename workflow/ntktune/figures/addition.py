@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend, panel_grid
-from ntktune.figures.style import DOTTED, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.panels import finished, panel_grid
+from ntktune.figures.style import DOTTED, REFERENCE, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import FIXED, VALIDATED, parts
 
@@ -44,5 +44,4 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
             axes.set_title(wrapped(title, 80 // axes.get_gridspec().ncols))
             if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel("test score\n/ single-task model's")
-        draw_legend(figure, handles | references)
-        return laid_out(figure)
+        return finished(figure, handles | references)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend, panel_rows
-from ntktune.figures.style import BASELINE, DOTTED, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.panels import finished, panel_rows
+from ntktune.figures.style import BASELINE, DOTTED, REFERENCE, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import LEAST_KEPT
 
@@ -68,5 +68,4 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
                 below.set_ylabel("test score\n/ pretrained score")
         for what, line in (("as the linear regime has it", "--"), (RANDOM, "-.")):
             references[what] = Line2D([], [], color=BASELINE, linestyle=line, linewidth=1.2)
-        draw_legend(figure, {t: handles[t] for t in looks if t in handles} | references)
-        return laid_out(figure)
+        return finished(figure, {t: handles[t] for t in looks if t in handles} | references)

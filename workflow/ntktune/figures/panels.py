@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.container import Container, ErrorbarContainer
 from matplotlib.figure import Figure
 
-from ntktune.figures.style import EDGED, WIDTH, count, count_range, wrapped
+from ntktune.figures.style import EDGED, WIDTH, count, count_range, laid_out, wrapped
 
 PANEL_HEIGHT = 1.95  # inches
 ROW_HEIGHT = 1.75  # inches: of panels that stand in columns
@@ -66,9 +66,8 @@ def task_panels(
 ) -> tuple[Figure, dict[str, Axes]]:
     """Return a figure with one titled panel per task, and task → its panel.
 
-    ``titles`` and ``kind`` are by task; ``labels`` is kind → label of the y axis. Kinds come in
-    that order, each in rows of its own. A title counts the test texts of the task's samples in
-    ``subsets``.
+    ``titles``, ``kind`` and ``subsets``, whose test texts a title counts, are by task; ``labels``
+    is kind → label of the y axis. Kinds come in that order, each in rows of its own.
     """
     figure, panels = panel_grid([[t for t in titles if kind[t] == k] for k in labels])
     for task, axes in panels.items():
@@ -80,8 +79,8 @@ def task_panels(
     return figure, panels
 
 
-def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> None:
-    """Draw one legend, label → what it explains, below all panels."""
+def finished(figure: Figure, entries: Mapping[str, Artist | Container]) -> Figure:
+    """Return a figure with one legend, label → what it explains, below all panels; laid out."""
     labels, handles = list(entries), list(entries.values())
     for columns in range(len(entries) if figure.get_figwidth() == WIDTH else 1, 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -92,6 +91,7 @@ def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> No
         if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
             break
         legend.remove()
+    return laid_out(figure)
 
 
 def size_labels(sizes: Sequence[int]) -> list[str]:
