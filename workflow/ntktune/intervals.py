@@ -54,8 +54,6 @@ def count_that_decides(
 
     None where the scatter is unknown, or :data:`MOST_VALUES` do not suffice.
     """
-    if len(values) < 2:
-        return None
     counts = np.arange(2, MOST_VALUES + 1)
     enough = half_width(values, shared, level, counts) < distance
     return int(counts[enough.argmax()]) if enough.any() else None

@@ -111,9 +111,8 @@ def ratio_sample(
 class Given:
     """One unit whose interval comes from elsewhere.
 
-    ``span`` is coverage → value and interval; ``better`` says whether the unit is surely better
-    than the control, None where that is not known; ``count`` seeds, draws or networks are behind
-    it.
+    ``span`` is coverage → value and interval; ``better`` is as for :class:`Sample`; ``count``
+    seeds, draws or networks are behind it.
     """
 
     span: Callable[[float], Span]
@@ -231,9 +230,8 @@ def judge(
     claim is not reproduced. ``control`` is the control's number; ``detail`` are further remarks;
     ``power`` says what else would decide, or how likely it holds by chance.
 
-    The row has ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``, of
-    the unit that keeps the bound least or that excludes the claim; ``threshold``, ``control``,
-    ``power``, ``verdict``, ``detail``.
+    ``value``, ``low`` and ``high`` of the row are of the unit that keeps the bound least or that
+    excludes the claim.
     """
     asked = {name: unit for name, unit in units.items() if unit.known()}
     lacking = [name for name in units if name not in asked]

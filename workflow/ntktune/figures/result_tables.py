@@ -1,7 +1,8 @@
 """Tables 1-9: a study's numbers, one function per table.
 
-Inputs are the tables of :mod:`ntktune.figures.tables`, by name. Unless said otherwise a column is a
-mean over seeds or draws, and ``<column>_sd`` the standard deviation (NaN of one).
+Inputs are the tables of :mod:`ntktune.figures.tables`, by name. A table's caption says what its
+columns are. Unless said otherwise there a column is a mean over seeds or draws, and
+``<column>_sd`` the standard deviation (NaN of one).
 """
 
 from collections.abc import Iterable, Mapping
@@ -62,17 +63,11 @@ def study_table(
     metrics: pd.DataFrame,
     subsets: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """Return Table 1: the decay exponents, the rates they predict, and the measured ones.
+    """Return Table 1: decay exponents, the rates they predict, and measured ones (SR26 eqs 29-32).
 
-    One row per task. Of the kernel ``exponent`` a with ``_sd`` over draws and 95 % interval
-    ``_low``, ``_high``, and those over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1)
-    (eq 30); no interval for one draw. Of the learning curve what
-    :func:`ntktune.figures.rates.measured_exponent` and :func:`ntktune.figures.needed.needed_size`
-    return. ``shared_draws``, ``shared_seeds``: the mean share of rows that two draws, or two seeds'
-    largest samples, have in common, which widens intervals.
-
-    ``summary`` and ``subsets`` are task → content of its file; a seed's sample of n is the first n
-    of its ``order``. Raises UserError if a task that was fine-tuned has no samples.
+    One row per task. ``summary`` and ``subsets`` are task → content of its file; a seed's sample of
+    n is the first n of its ``order``. Raises UserError if a task that was fine-tuned has no
+    samples.
     """
     check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
     kind, metric = kinds(metrics), kinds(metrics, "metric")
@@ -154,11 +149,7 @@ def merging_table(
 def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return Table 4: the test scores of every task, method of fine-tuning and sample size.
 
-    ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared score
-    units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training mean's error, or
-    the training majority's score; ``noise_variance`` that of the labels. ``at_start`` and
-    ``at_budget`` count the seeds whose lowest hold-out loss was that before the first step, and
-    that after the last step that the training may make.
+    ``baseline_`` is the training mean's error, or the training majority's score.
     """
     rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
     for (task, method, n), runs in every.groupby(["task", "method", "n"], sort=False, dropna=False):
@@ -173,11 +164,9 @@ def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> 
 def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
     """Return Table 5: four stopping rules in the kernel model, and ridge beside early stopping.
 
-    One row per task and sample size: ``start_error``, the mean squared test error of f_0 on
-    standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and ``_error_sd``;
-    ``ridge_lowest``, the oracle's counterpart; ``never_error``, the error at the end of descent's
-    path, as if nothing stopped it; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test
-    rows at descent's best t >= 1 (SR26 eq 27).
+    One row per task and sample size: ``start_error`` is that of f_0; ``never_error`` that at the
+    end of descent's path, as if nothing stopped it; ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖
+    on the test rows at descent's best t >= 1 (SR26 eq 27).
     """
     check_same_tasks(rules=rules, ridge=ridge)
     table = []
@@ -207,15 +196,10 @@ def linear_table(
 ) -> pd.DataFrame:
     """Return Table 6: the linear picture along real fine-tuning; one row per watched task.
 
-    At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``distance``
-    ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and ``kernel_gap``, the same to kernel
-    descent (not of AdamW); ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖; NaN for a gap of a
-    network that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the
-    start, and ``gain_recovered`` are NaN where the loss does not fall. Errors are of f_lin at
-    AdamW's weights (``linear_error``), kernel ridge at the hold-out's λ (``ridge_error``) and the
-    network at θ_P + Δ̂ (``ridge_network_error``, ``ridge_gap``). Stops are in steps of gradient
-    descent with ``step_size``; NaN where the drift is not known so far in some seed;
-    ``network_turned`` says whether its hold-out loss was lowest before the last step, in all seeds.
+    Measures are those of :class:`ntktune.theory.trajectory.Trajectory`, NaN for a gap of a network
+    that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the start, and
+    ``gain_recovered`` are NaN where the loss does not fall; a stop is, where the drift is not known
+    so far in some seed. ``network_turned`` is of all seeds.
     """
     check_same_tasks(trajectory=trajectory, trajectory_ridge=trajectory_ridge, stops=stops)
     rows = []
@@ -243,10 +227,8 @@ def linear_table(
 def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     """Return Table 7: what the stopping time owes to the estimates of noise and radius.
 
-    One row per task and pair of estimates: medians over draws of ``sigma``, ``radius``,
-    ``stopping_time`` and ``eta``, and of the stopping time with half and twice the noise, and half
-    and twice the radius. Medians, since a draw whose estimated noise is nearly zero stops after
-    millions of steps.
+    One row per task and pair of estimates. Medians over draws, since a draw whose estimated noise
+    is nearly zero stops after millions of steps.
     """
     keys = ["task", "sigma_source", "radius_source"]
     rows = []

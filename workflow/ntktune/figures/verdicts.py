@@ -368,15 +368,12 @@ def merging_keeps(merged: pd.DataFrame) -> Row:
             units[name] = ratio_sample(score, single, claim.bound, score - start, rows=rows)
         if not units[name].missing:
             untuned[name] = share_reached(metric, start.mean(), single.mean())
-    detail = ""
-    if len(pairs):
-        leaked, clean = pairs["leaked"].mean(), pairs["normalised_clean"].mean()
-        detail = (
-            f"mean {clean:.3g} without the test rows whose text a member was fine-tuned on, "
-            f"{leaked:.3g} of {pairs['rows'].mean():.4g}"
-            if leaked
-            else "no member was fine-tuned on the text of a test row"
-        )
+    detail, leaked = "", pairs["leaked"].mean()
+    if leaked > 0:
+        detail = f"mean {pairs['normalised_clean'].mean():.3g} without the test rows whose text a "
+        detail += f"member was fine-tuned on, {leaked:.3g} of {pairs['rows'].mean():.4g}"
+    elif len(pairs):
+        detail = "no member was fine-tuned on the text of a test row"
     control = f"mean {np.mean(list(untuned.values())):.3g}" if untuned else ""
     return judge(claim, units, control, detail)
 

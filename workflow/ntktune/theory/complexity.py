@@ -72,8 +72,7 @@ def critical_radius(eigenvalues: ArrayLike, *, sigma: float, radius: float = 1.0
     tails = np.append(np.cumsum(values[::-1])[::-1], 0.0)
     # at s = λ_k the k largest count as s; the root is below λ_k if the right side is larger
     with np.errstate(over="ignore"):
-        right = n * (level * values) ** 2
-    k = int((np.arange(1, n + 1) * values + tails[1:] < right).sum())
+        k = int((np.arange(1, n + 1) * values + tails[1:] < n * (level * values) ** 2).sum())
     scaled = 2 * level * math.sqrt(n)  # a factor, because level² may overflow where s does not
     s = (k + math.hypot(k, scaled * math.sqrt(tails[k]))) / scaled / (level * math.sqrt(n))
     return math.sqrt(s)

@@ -135,7 +135,6 @@ class _Watcher:
         self.evaluations += 1
 
     def look(self, evaluation: Evaluation, *, best: bool) -> None:
-        """Add a row."""
         with torch.no_grad():
             for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
                 if kept.shape == weight.shape:
