@@ -61,9 +61,8 @@ def spectrum_summary(
     """Return a task's decay over its draws, as written to ``summary.json``.
 
     ``fits`` comes from :func:`fitted_ranges`, of the same ``spectra`` and ``precision``;
-    ``shared`` is the mean share of rows that two draws have in common. Standard deviations are
-    those of a sample (divided by draws − 1); low and high are the 95 % interval of
-    :func:`ntktune.intervals.mean_interval`; both are None for one draw. ``noise_floor`` is the
+    ``shared`` is the mean share of rows that two draws have in common. ``sd`` is a sample's; low
+    and high are the 95 % interval of the mean; both are None for one draw. ``noise_floor`` is the
     highest of the draws', ``dropped`` counts over all draws.
     """
     whole = fits["range"] == MAIN_RANGE

@@ -128,8 +128,8 @@ def equivalence_rows(
 ) -> list[dict[str, Any]]:
     """Return how far ridge regression is from gradient descent along its path (SR26 eqs 27-28).
 
-    Early stopping is a ridge penalty: at t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an
-    eigenvector, ridge with λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t). Parameters: see :func:`four_rules`.
+    At t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an eigenvector, ridge with λ = 1/η_t
+    has learnt λ̂/(λ̂ + 1/η_t). Parameters: see :func:`four_rules`.
 
     One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``,
     ‖f_t − f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and
@@ -141,18 +141,15 @@ def equivalence_rows(
     descent = kernel_descent(inside, (label - start)[train], step_size_factor=step_size_factor)
     times = tried_times(LATEST)[1:]
     filters = ridge_filter(descent.values, 1 / (descent.step_size * times))
-    parts = {"train": inside, "test": gram[np.ix_(test, train)]}
-    paths = {
-        part: (descent.path_elsewhere(cross, times), descent.filtered(cross, filters))  # (T, M)
-        for part, cross in parts.items()
-    }
-    left = (label - start)[test]
     found = {"time": times, "eta": descent.step_size * times}
-    for part, (stopped, penalised) in paths.items():
+    for part, cross in (("train", inside), ("test", gram[np.ix_(test, train)])):
+        stopped = descent.path_elsewhere(cross, times)  # (T, M)
+        penalised = descent.filtered(cross, filters)
         length = np.linalg.norm(stopped, axis=1)
         apart = np.linalg.norm(stopped - penalised, axis=1)
         found[f"distance_{part}"] = np.divide(apart, length, where=length > 0, out=apart * 0)
-    for name, path in zip(("descent", "ridge"), paths["test"], strict=True):
+    left = (label - start)[test]
+    for name, path in (("descent", stopped), ("ridge", penalised)):  # on the test rows
         found[f"error_{name}"] = ((path - left) ** 2).mean(axis=1)
     return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 

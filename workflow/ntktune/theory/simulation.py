@@ -47,10 +47,8 @@ def simulated_rows(n: int, repeats: int, random: np.random.Generator) -> list[di
     Noise N(0, 1), step size 0.25, f_0 = 0, n >= 4 points. *theory* stops at T̂_max with C_H = 1.
     *holdout* trains on every other point and stops where the error on the rest is lowest; its error
     is that of this half-trained function on all points. *sure* minimises Stein's estimate, *oracle*
-    the error itself. ``random`` draws the noise ``repeats`` times.
-
-    Rows have ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over repeats,
-    ``error_stderr``, and for all rules ``critical_radius``.
+    the error itself. Rows have ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over
+    ``repeats`` of the noise, ``error_stderr``, and for all rules ``critical_radius``.
     """
     gram, target = sobolev_problem(n)
     labels = target[:, None] + SIGMA * random.standard_normal((n, repeats))

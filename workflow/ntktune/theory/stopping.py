@@ -72,11 +72,10 @@ def sensitivity_rows(
 ) -> list[dict[str, Any]]:
     """Return critical radius and stopping time for every estimate of σ and C_H.
 
-    Noise: the residual of a ridge smoothing whose λ is chosen by generalised cross-validation
-    (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and the
-    raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either smoothing. Each
-    pair is also taken at half and at twice its value, one at a time. ``gram`` is G, (N, N);
-    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the kernel's precision.
+    Noise: the residual of a ridge smoothing by either of :data:`CRITERIA`, ``difference`` between
+    neighbours, and the raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either
+    smoothing. Each pair is also taken at half and at twice its value, one at a time. ``gram`` is G,
+    (N, N); ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` the kernel's eps.
 
     Dicts have ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``, ``sigma``,
     ``radius`` (factors included), ``critical_radius``, ``stopping_time`` and ``eta``, all NaN for a

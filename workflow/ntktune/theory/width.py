@@ -57,12 +57,11 @@ def trained(
     target = torch.as_tensor(label, dtype=torch.float32)
     stepper = torch.optim.SGD(network.parameters(), lr=step_size)
     for _ in range(STEPS):
-        stepper.zero_grad()
         with FastLinear():
             found = network(ids, mask)
         (0.5 * (found - target).square().mean()).backward()
         stepper.step()
-    stepper.zero_grad()
+        stepper.zero_grad()
 
 
 def _compared(
