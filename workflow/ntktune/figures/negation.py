@@ -18,7 +18,6 @@ ROOM = 1.5  # how much further than the measured gap an axis may reach for the p
 
 
 def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
-    """Draw the target's measured and predicted rise of the squared error."""
     draw_sweep(axes, own, "gap", **look)
     for column, style in (("predicted_gap", "--"), ("random_gap", "-.")):
         means = own.groupby("coefficient")[column].mean()

@@ -36,8 +36,7 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     that is known, else the test MSE; for a classification the error rate. Sizes whose mean error is
     not above zero are left out. Facts are ``error_measure``; ``sizes_dropped``, how many sizes were
     left out; ``points_dropped``, the seeds at other sizes whose error has no logarithm. ``metrics``
-    are the rows of one task: ``kind``, ``n``, ``seed``, ``mse``, ``noise_variance``, ``accuracy``
-    and the baselines.
+    are the rows of one task.
     """
     metrics = with_error(metrics)
     measure = PLAIN if metrics["kind"].iloc[0] == "regression" else RATE

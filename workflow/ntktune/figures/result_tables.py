@@ -6,6 +6,7 @@ columns are. Unless said otherwise there a column is a mean over seeds or draws,
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -235,11 +236,10 @@ def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     for (task, *sources), own in sensitivity.groupby(keys, sort=False):
         plain = own[(own["sigma_factor"] == 1) & (own["radius_factor"] == 1)]
         row = {"task": task, "draws": len(plain)} | dict(zip(keys[1:], sources, strict=True))
-        row |= {c: plain[c].median() for c in ("sigma", "radius", "stopping_time", "eta")}
-        for name in ("sigma", "radius"):
-            for word, factor in (("half", 0.5), ("twice", 2.0)):
-                some = own.loc[own[f"{name}_factor"] == factor, "stopping_time"]
-                row[f"{word}_{name}"] = some.median()
+        row |= plain[["sigma", "radius", "stopping_time", "eta"]].median().to_dict()
+        for name, (word, factor) in product(("sigma", "radius"), (("half", 0.5), ("twice", 2.0))):
+            some = own.loc[own[f"{name}_factor"] == factor, "stopping_time"]
+            row[f"{word}_{name}"] = some.median()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -263,13 +263,10 @@ def negated_as_chosen(negated: pd.DataFrame) -> pd.DataFrame:
 
 def negation_table(negated: pd.DataFrame) -> pd.DataFrame:
     """Return Table 9: negated task vectors; per target and task tested, a row for each choice."""
-    rows = []
-    for target in negated["target"].unique():
-        of_target = negated[negated["target"] == target]
-        chosen = {FIXED: negated_fully(of_target), VALIDATED: negated_as_chosen(of_target)}
-        for choice, some in chosen.items():
-            for task, own in some.groupby("task", sort=False):
-                row = {"target": target, "task": task} | _first(own, "kind", "metric")
-                row |= {"choice": choice, "seeds": own["seed"].nunique()}
-                rows.append(row | _spread(own, NEGATED))
+    rows, chosen = [], {FIXED: negated_fully(negated), VALIDATED: negated_as_chosen(negated)}
+    for target, (choice, some) in product(negated["target"].unique(), chosen.items()):
+        for task, own in some[some["target"] == target].groupby("task", sort=False):
+            row = {"target": target, "task": task} | _first(own, "kind", "metric")
+            row |= {"choice": choice, "seeds": own["seed"].nunique()}
+            rows.append(row | _spread(own, NEGATED))
     return pd.DataFrame(rows).round(DECIMALS)

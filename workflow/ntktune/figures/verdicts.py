@@ -441,9 +441,9 @@ def study_verdicts(
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
-    Claims about made-up networks and spectra, which say nothing of a user's data, come last. Tables
-    after ``metrics`` have no rows where the study does not make them. Raises UserError if ``decay``
-    and ``summary`` are of different spectra, or tables are of different tasks.
+    Claims about made-up networks and spectra come last. Tables after ``metrics`` have no rows where
+    the study does not make them. Raises UserError if ``decay`` and ``summary`` are of different
+    spectra, or tables are of different tasks.
     """
     check_fits(decay, summary)
     fits = {task: decay[decay["task"] == task] for task in summary}
