@@ -1,15 +1,8 @@
 """What a verdict on a claim consists of, and the one rule that gives it.
 
 A claim is about units: tasks, pairs of tasks, widths. Each unit has a 95 % interval of what is
-measured. The claim is
-
-- ``contradicted`` where the interval of some unit excludes it. With k units their intervals
-  are those that hold all at once in 95 % (Bonferroni: 1 − 0.05/k each).
-- ``reproduced`` where it holds in the whole interval of every unit, and every unit surely does
-  better than a trivial control.
-- ``not tested`` where no unit has a value.
-- ``inconclusive`` otherwise. The row says which units are undecided and how many seeds, draws or
-  tasks would decide, or that the control does as well.
+measured. The caption of the verdicts, ``workflow/report/verdicts.rst``, states the rule. Of k units
+one contradicts the claim by an interval with 1 − 0.05/k (Bonferroni).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -22,8 +22,7 @@ KERNELS = {"eigenvalue": ("kernel", "-"), "centred": ("centred kernel", "--")}
 def local_slopes(mean: pd.Series) -> pd.Series:
     """Return the local decay exponent −d log λ / d log k at ranks that are even in log k.
 
-    Each is the slope of ordinary least squares of log λ on log k over a window of ranks; ``mean``
-    is rank k → λ_k > 0.
+    Each is by ordinary least squares over a window of ranks; ``mean`` is rank k → λ_k > 0.
     """
     found = {}
     for k in np.geomspace(1, mean.index[-1], 25):

@@ -25,7 +25,7 @@ def descent_figure(
 ) -> Figure:
     """Return the figure of the test error along kernel gradient descent: one panel per task.
 
-    At the largest n, a line per seed; markers where the rules stop, a colour per rule.
+    At the largest n, a line per seed; a colour for each of the stopping rules.
     """
     check_same_tasks(rules=rules, ridge=ridge)
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))

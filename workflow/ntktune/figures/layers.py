@@ -24,8 +24,8 @@ PARTS = {"attention": "attention", "mlp": "MLP"}
 def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
     """Return mean and sd of the cosines over all pairs and runs, per kind of pair and group.
 
-    Columns ``pair``, ``group``, ``mean``, ``sd`` (0 of one), ``part`` (``"attention"``, ``"mlp"``;
-    empty for a group that is of no block) and ``block`` (NaN for such a group).
+    Columns ``pair``, ``group``, ``mean``, ``sd`` (0 of one), ``part`` (a key of :data:`PARTS`, ""
+    for a group that is of no block) and ``block`` (NaN for such a group).
     """
     known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()

@@ -1,8 +1,7 @@
 """The exponent of a learning curve: how fast a task's error falls with labelled examples.
 
-The theory predicts an excess error of order n^(−a/(a+1)) from the decay exponent a of the kernel's
-eigenvalues (SR26 eq 30). Here is what fine-tuned models show: the exponent b of E + B n^−b, with an
-irreducible part E of the error.
+The theory predicts a/(a+1) from the decay exponent a (SR26 eq 30). Here is what fine-tuned models
+show: the exponent b of E + B n^−b, with an irreducible part E of the error.
 """
 
 from collections.abc import Mapping
@@ -56,8 +55,7 @@ def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     ``points`` has ``n``, ``seed`` and one further column, the value. Where two seeds have all
     sizes, those that were not trained on the largest are left out.
     """
-    values = next(name for name in points.columns if name not in ("n", "seed"))
-    table = points.pivot(index="seed", columns="n", values=values)
+    table = points.set_index(["seed", "n"]).iloc[:, 0].unstack()
     whole = table.dropna()
     table = whole if len(whole) > 1 else table
     return table.columns.to_numpy(), table.to_numpy()

@@ -99,7 +99,6 @@ def study_table(
 def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Return Table 2: when the theory stops, beside when the hold-out stops; one row per task.
 
-    The hold-out's stop is at the sample size of the grid nearest to the kernel's n (``holdout_n``).
     Raises UserError for a task that was not fine-tuned.
     """
     rows = []
@@ -131,8 +130,7 @@ def merging_table(
 ) -> pd.DataFrame:
     """Return Table 3: merged models against single-task models.
 
-    One row per merge, task tested and choice of the coefficient. Raises UserError if the overlap of
-    two merged tasks is not there.
+    Raises UserError if the overlap of two merged tasks is not there.
     """
     pairs = whole_cosines(cosine, DIFFERENT).itertuples()
     known = {frozenset((row.task_a, row.task_b)): row.mean for row in pairs}
