@@ -121,7 +121,7 @@ def test_a_colour_redraws_its_figure_only(edited):
 
 def test_a_colour_in_a_figures_code_redraws_that_figure_only(edited):
     name = "workflow/ntktune/figures/fig10.py"
-    jobs = edited(name, "return laid_out(figure)", "return laid_out(figure) or None")
+    jobs = edited(name, "return finished(", "return None or finished(")
     assert {k: v for k, v in jobs.items() if k != "all"} == {"fig10": 1}
 
 

@@ -8,13 +8,7 @@ MOST_VALUES = 1000  # seeds or draws: above this a claim counts as undecidable
 
 
 def shared_rows(samples: np.ndarray) -> float:
-    """Return the mean share of rows that two samples of one size have in common.
-
-    Parameters
-    ----------
-    samples
-        Row numbers, shape (samples, rows).
-    """
+    """Return the mean share of rows that two samples, (samples, rows), have in common."""
     sets = [set(rows) for rows in samples.tolist()]
     pairs = [len(a & b) / len(a) for i, a in enumerate(sets) for b in sets[i + 1 :]]
     return float(np.mean(pairs)) if pairs else 0.0
@@ -32,21 +26,10 @@ def half_width(
     variance of the mean of m values is σ² (1 + (m − 1) ρ) / m, and their sample variance
     estimates σ² (1 − ρ); with normal values t keeps its distribution.
 
-    Parameters
-    ----------
-    values
-        One value per seed or draw, shape (m, ...).
-    shared
-        ρ, the mean share of rows that two samples have in common.
-    level
-        Coverage.
-    count
-        Number of values to give the interval for, with the scatter of these; None takes m.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (...); NaN where there is one value, one is NaN, or all rows are shared.
+    ``values`` are one per seed or draw, (m, ...); ``shared`` is ρ (:func:`shared_rows`), ``level``
+    the coverage; ``count`` the number of values to give the interval for, with the scatter of
+    these, None for m. Returns (...); NaN where there is one value, one is NaN, or all rows are
+    shared.
     """
     values = np.asarray(values, dtype=float)
     count = len(values) if count is None else count
@@ -71,8 +54,6 @@ def count_that_decides(
 
     None where the scatter is unknown, or :data:`MOST_VALUES` do not suffice.
     """
-    if len(values) < 2:
-        return None
     counts = np.arange(2, MOST_VALUES + 1)
     enough = half_width(values, shared, level, counts) < distance
     return int(counts[enough.argmax()]) if enough.any() else None

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend, panel_grid
-from ntktune.figures.style import DOTTED, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.panels import finished, panel_grid
+from ntktune.figures.style import DOTTED, REFERENCE, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import FIXED, VALIDATED, parts
 
@@ -25,7 +25,7 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
         if key not in known:
             raise UserError("the merged models hold no {!r} with the choice {!r}".format(*key))
     with styled():
-        figure, panels, leftmost = panel_grid([merges])
+        figure, panels = panel_grid([merges])
         handles, references = {}, {}
         limits = bounds(test["normalised"], *CUT)
         for name, axes in panels.items():
@@ -42,7 +42,6 @@ def addition_figure(sweep: pd.DataFrame, merged: pd.DataFrame, colors: Sequence[
             tasks = parts(name)
             title = name if len(tasks) == 2 else f"all {len(tasks)} tasks"
             axes.set_title(wrapped(title, 80 // axes.get_gridspec().ncols))
-            if name in leftmost:
+            if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel("test score\n/ single-task model's")
-        draw_legend(figure, handles | references)
-        return laid_out(figure)
+        return finished(figure, handles | references)

@@ -1,7 +1,6 @@
 """The catalogue: every figure and table of a study, one entry each.
 
-A new one is an entry here, a function in this package, and a caption in ``workflow/report``. Rules,
-commands, targets and reasons why a study lacks one follow from the entry.
+Rules, commands, targets and reasons why a study lacks one follow from the entry.
 """
 
 import importlib
@@ -179,8 +178,7 @@ def why_absent(entry: Entry, lists: Lists) -> str:
     of_tables = [TABLES[table].lists for table in entry.inputs.split()]
     empty = [n for n in [*needs, *of_tables] if n in LACKING and not lists[n]]
     if empty[:1] == ["merged"] and len(lists["tasks"]) == 1:  # the chapter alone would not help
-        only = lists["tasks"][0]
-        return f"it compares tasks, and `tasks` lists one, {only}; add another"
+        return f"it compares tasks, and `tasks` lists one, {lists['tasks'][0]}; add another"
     if missing:
         return f"`chapters` does not list {', '.join(missing)}; add it there"
     return LACKING[empty[0]] if empty else ""

@@ -1,15 +1,8 @@
 """What a verdict on a claim consists of, and the one rule that gives it.
 
 A claim is about units: tasks, pairs of tasks, widths. Each unit has a 95 % interval of what is
-measured. The claim is
-
-- ``contradicted`` where the interval of some unit excludes it. With k units their intervals
-  are those that hold all at once in 95 % (Bonferroni: 1 − 0.05/k each).
-- ``reproduced`` where it holds in the whole interval of every unit, and every unit surely does
-  better than a trivial control.
-- ``not tested`` where no unit has a value.
-- ``inconclusive`` otherwise. The row says which units are undecided and how many seeds, draws or
-  tasks would decide, or that the control does as well.
+measured. The caption of the verdicts, ``workflow/report/verdicts.rst``, states the rule. Of k units
+one contradicts the claim by an interval with 1 − 0.05/k (Bonferroni).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -111,9 +104,8 @@ def ratio_sample(
 class Given:
     """One unit whose interval comes from elsewhere.
 
-    ``span`` is coverage → value and interval; ``better`` says whether the unit is surely better
-    than the control, None where that is not known; ``count`` seeds, draws or networks are behind
-    it.
+    ``span`` is coverage → value and interval; ``better`` is as for :class:`Sample`; ``count``
+    seeds, draws or networks are behind it.
     """
 
     span: Callable[[float], Span]
@@ -231,9 +223,8 @@ def judge(
     claim is not reproduced. ``control`` is the control's number; ``detail`` are further remarks;
     ``power`` says what else would decide, or how likely it holds by chance.
 
-    The row has ``group``, ``claim``, ``source``, ``statistic``; ``value``, ``low``, ``high``, of
-    the unit that keeps the bound least or that excludes the claim; ``threshold``, ``control``,
-    ``power``, ``verdict``, ``detail``.
+    ``value``, ``low`` and ``high`` of the row are of the unit that keeps the bound least or that
+    excludes the claim.
     """
     asked = {name: unit for name, unit in units.items() if unit.known()}
     lacking = [name for name in units if name not in asked]

@@ -1,8 +1,7 @@
 """Cosines between task vectors, over runs: of different tasks, and of one task with itself.
 
-The second kind is the yardstick for the first: a task trained twice, with another sample, head and
-order of the batches, need not give the same vector either. Two samples under one head tell how much
-of that is due to the head.
+The second kind is the yardstick for the first. Two samples under one head tell how much is due to
+the head.
 """
 
 import pandas as pd

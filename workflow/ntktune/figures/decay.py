@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.rates import RANGES, check_fits
-from ntktune.figures.style import REFERENCE, checked_color, count, laid_out, styled, wrapped
+from ntktune.figures.style import NOISE, checked_color, count, laid_out, styled, wrapped
 
 COLUMN_WIDTH = 3.5  # inches: a column of a two-column journal page
 
@@ -34,9 +34,8 @@ def task_figure(
 ) -> Figure:
     """Return one of the Figures 4-9 of SR26: the eigenvalues of K_n = G / n on log-log axes.
 
-    Below the summary's ``noise_floor`` an eigenvalue is float noise. Raises UserError if the tables
-    are of several tasks or do not belong together, or without a fit over ``"1..n"`` or a positive
-    eigenvalue.
+    Raises UserError if the tables are of several tasks or do not belong together, or without a fit
+    over ``"1..n"`` or a positive eigenvalue.
     """
     checked_color(color)
     check_fits(decay, summary)
@@ -59,7 +58,6 @@ def task_figure(
     line = np.exp(fits["intercept"].mean()) * ranks**-exponent
     dropped = int(fits["dropped"].sum())
     interval = "" if None in (low, high) else f" ({low:.2f} to {high:.2f})"
-    slope = rf"$a$ = {exponent:.2f}{interval}"
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
@@ -69,13 +67,12 @@ def task_figure(
         axes.plot(mean.index, mean, color=color, linewidth=2.2, label="geometric mean")
         label = rf"$\lambda_k \propto k^{{-a}}$, $R^2$ = {fits['r_squared'].mean():.3f}"
         dashed = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.1}
-        axes.plot(ranks, line, **dashed, label=f"{label}\n{slope}")
+        axes.plot(ranks, line, **dashed, label=f"{label}\n$a$ = {exponent:.2f}{interval}")
         smallest = np.nanmin(matrix.to_numpy())
         # the floor is worth the room only where eigenvalues come near to it, and what lies
         # far below it only says how rounding went
         if noise_floor > 0 and noise_floor >= 0.1 * smallest:
-            look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
-            axes.axhline(noise_floor, **look, label="float noise")
+            axes.axhline(noise_floor, **NOISE, label="float noise")
             axes.set_ylim(bottom=max(0.5 * smallest, 0.05 * noise_floor))
         labels = {"xlabel": r"rank $k$", "ylabel": r"eigenvalue $\lambda_k$ of $K_n$"}
         axes.set(xlim=(0.9, n * 1.12), **labels)

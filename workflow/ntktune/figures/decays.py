@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from ntktune.figures.decay import eigenvalue_matrix, geometric_mean
 from ntktune.figures.measures import of_task
-from ntktune.figures.panels import draw_legend, draw_log_axis, panel_rows
+from ntktune.figures.panels import draw_log_axis, finished, panel_rows
 from ntktune.figures.rates import RANGES, check_fits
-from ntktune.figures.style import BASELINE, checked_color, laid_out, styled, wrapped
+from ntktune.figures.style import BASELINE, checked_color, styled, wrapped
 
 WINDOW = 1.8  # a local slope is over the ranks from k / WINDOW to k · WINDOW
 LEAST_RANKS = 4  # in a window
@@ -22,8 +22,7 @@ KERNELS = {"eigenvalue": ("kernel", "-"), "centred": ("centred kernel", "--")}
 def local_slopes(mean: pd.Series) -> pd.Series:
     """Return the local decay exponent −d log λ / d log k at ranks that are even in log k.
 
-    Each is the slope of ordinary least squares of log λ on log k over a window of ranks; ``mean``
-    is rank k → λ_k > 0.
+    Each is by ordinary least squares over a window of ranks; ``mean`` is rank k → λ_k > 0.
     """
     found = {}
     for k in np.geomspace(1, mean.index[-1], 25):
@@ -68,5 +67,4 @@ def decays_figure(
             if above.get_subplotspec().is_first_col():
                 above.set_ylabel(r"eigenvalue $\lambda_k$")
                 below.set_ylabel("local exponent\n$-$d log $\\lambda$ / d log $k$")
-        draw_legend(figure, handles)
-        return laid_out(figure)
+        return finished(figure, handles)

@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds
-from ntktune.figures.panels import draw_legend, task_panels
-from ntktune.figures.style import EDGED, REFERENCE, RULES, checked_color, laid_out, styled
+from ntktune.figures.panels import finished, task_panels
+from ntktune.figures.style import EDGED, REFERENCE, RULES, checked_color, styled
 from ntktune.figures.tables import check_same_tasks
 
 
@@ -25,8 +25,7 @@ def descent_figure(
 ) -> Figure:
     """Return the figure of the test error along kernel gradient descent: one panel per task.
 
-    At the largest n, a line per seed; markers where the rules stop, in the colours of
-    :data:`ntktune.figures.style.RULES`.
+    At the largest n, a line per seed; a colour for each of the stopping rules.
     """
     check_same_tasks(rules=rules, ridge=ridge)
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))
@@ -46,11 +45,10 @@ def descent_figure(
                 (handles["gradient descent"],) = axes.plot(own["eta"], own["error_descent"], **look)
                 look["linestyle"] = "--"
                 (handles["ridge with λ = 1/η"],) = axes.plot(own["eta"], own["error_ridge"], **look)
-            lowest = path["eta"].min()
             for rule, (label, marker) in RULES.items():
                 own = stops[stops["rule"] == rule]
                 # a stop at the start has no place on a logarithmic axis but its edge
-                etas = own["eta"].clip(lower=lowest)
+                etas = own["eta"].clip(lower=path["eta"].min())
                 look = {"color": of_rule[rule], "zorder": 4, "clip_on": False}
                 (handles[label],) = axes.plot(etas, own["test_error"], marker, **look, **EDGED)
             axes.set(xscale="log", xlabel="η, sum of the step sizes")
@@ -61,5 +59,4 @@ def descent_figure(
             low = min(path["error_descent"].min(), shown.min())
             margin = 0.1 * (shown.max() - low) or 0.1 * shown.max()
             axes.set_ylim(low - margin, shown.max() + 3 * margin)
-        draw_legend(figure, handles)
-        return laid_out(figure)
+        return finished(figure, handles)

@@ -17,10 +17,7 @@ ARMS = {"standard": "network", "linear": "linearised"}
 
 
 def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:
-    """Return the figure of the disentanglement error over two coefficients.
-
-    A column per pair, in several bands where there are many, and a row per arm; one colour scale.
-    """
+    """Return the figure of the disentanglement error over two coefficients, per pair and arm."""
     check_colormap(colormap, "sequential", "YlGnBu, viridis")
     keys = ["task_a", "task_b", "arm"]
     known = dict(list(disentanglement.groupby(keys, sort=False)))

@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import ERROR_LABELS, kinds, of_task, with_error
-from ntktune.figures.panels import draw_legend, task_panels
-from ntktune.figures.style import DASHED, EDGED, checked_color, count_range, laid_out, styled
+from ntktune.figures.panels import finished, task_panels
+from ntktune.figures.style import DASHED, EDGED, checked_color, count_range, styled
 
 
 def epochs_figure(
@@ -52,5 +52,4 @@ def epochs_figure(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(y=0.1)
             axes.set_xlabel("epoch")
-        draw_legend(figure, handles)
-        return laid_out(figure)
+        return finished(figure, handles)

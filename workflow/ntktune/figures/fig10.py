@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
 from ntktune.figures.measures import curve, kinds, of_task
-from ntktune.figures.panels import draw_curve, draw_legend, draw_size_axis, seeds_label, task_panels
-from ntktune.figures.style import DASHED, checked_color, laid_out, styled
+from ntktune.figures.panels import draw_curve, draw_size_axis, finished, seeds_label, task_panels
+from ntktune.figures.style import DASHED, checked_color, styled
 
 
 def f1_figure(
@@ -39,10 +39,8 @@ def f1_figure(
             values = curve(rows[task], "f1", (subsets or {}).get(task))
             seeds.extend(values["count"])
             line = draw_curve(axes, values, color)
-            constant = curve(rows[task], "baseline_f1")["mean"].iloc[-1]
-            baseline = axes.axhline(constant, **DASHED)
+            baseline = axes.axhline(curve(rows[task], "baseline_f1")["mean"].iloc[-1], **DASHED)
             draw_size_axis(axes, list(values.index))
             axes.set_ylim(-0.03, 1.03)
         fine_tuned = seeds_label("fine-tuned", seeds)
-        draw_legend(figure, {fine_tuned: line, "predicting the training majority": baseline})
-        return laid_out(figure)
+        return finished(figure, {fine_tuned: line, "predicting the training majority": baseline})

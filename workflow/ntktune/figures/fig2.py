@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from ntktune.figures.measures import ERROR_LABELS, curve, kinds, of_task, with_error
 from ntktune.figures.panels import (
     draw_curve,
-    draw_legend,
     draw_log_axis,
     draw_size_axis,
+    finished,
     seeds_label,
     task_panels,
 )
-from ntktune.figures.style import BASELINE, DASHED, REFERENCE, checked_color, laid_out, styled
+from ntktune.figures.style import BASELINE, DASHED, NOISE, checked_color, styled
 
 # method → how its curve is drawn, and what it is called
 UNTUNED = {
@@ -99,8 +99,7 @@ def learning_curve_figure(
             bottom, top = min(shown) / ROOM, max(shown) * ROOM
             if noise > bottom / NEAR:
                 bottom = min(bottom, noise / ROOM)
-                look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}
-                handles["noise"] = axes.axhline(noise, **look)
+                handles["noise"] = axes.axhline(noise, **NOISE)
             elif noise > 0:
                 look = {"xycoords": "axes fraction", "fontsize": 6, "color": BASELINE}
                 axes.annotate(f"label noise {noise:.2g} ↓", (0.02, 0.03), **look)
@@ -117,5 +116,4 @@ def learning_curve_figure(
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",
         }
-        draw_legend(figure, {labels[name]: handles[name] for name in labels if name in handles})
-        return laid_out(figure)
+        return finished(figure, {labels[name]: handles[name] for name in labels if name in handles})

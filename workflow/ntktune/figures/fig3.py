@@ -36,10 +36,9 @@ def cosine_matrices(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Return mean and sd of the cosines as matrices in the order of ``tasks``, and the nulls.
 
-    Over runs (``sd`` NaN of one). The diagonal compares a task with itself: two trainings of it, or
-    where there are none two samples under one head; NaN without either. The nulls say which of the
-    two the diagonal holds. Raises UserError for fewer than two tasks, one of them twice, or a task
-    without its cosines.
+    Over runs (``sd`` NaN of one). The diagonal holds the first of :data:`NULLS` that a task has,
+    NaN without any; the nulls say which. Raises UserError for fewer than two tasks, one of them
+    twice, or a task without its cosines.
     """
     if len(tasks) < 2:
         raise UserError(f"task vectors are compared in pairs; {', '.join(tasks)} is one task only")
@@ -89,8 +88,7 @@ def _draw_cosines(
         is_dark = not hidden[i, j] and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         look = {"ha": "center", "va": "center", "color": "white" if is_dark else "black"}
         with_spread = len(tasks) <= MOST_SPREADS and np.isfinite(spreads[i, j])
-        upper = i - 0.12 * with_spread
-        axes.text(j, upper, _number(value, decimals), fontsize=size, **look)
+        axes.text(j, i - 0.12 * with_spread, _number(value, decimals), fontsize=size, **look)
         if with_spread:
             spread = f"± {_number(spreads[i, j], decimals)}"
             axes.text(j, i + 0.2, spread, fontsize=0.72 * size, **look)
@@ -186,9 +184,8 @@ def task_vector_figure(
 ) -> Figure:
     """Return Figure 3 of SR26: task vectors (section 5.2, eqs 22-25).
 
-    Left, the cosines in a diverging colour map; right, the scores of each task, those of the
-    single-task and the merged weights in ``colors``. Raises UserError for fewer than two tasks, or
-    merges at several coefficients.
+    ``colors`` are those of the single-task and the merged weights. Raises UserError for fewer than
+    two tasks, or merges at several coefficients.
     """
     colors = [checked_color(color) for color in colors]
     check_colormap(colormap, "diverging", "PuOr, RdBu, BrBG")

@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.cosines import DIFFERENT, NULLS
-from ntktune.figures.panels import draw_legend
-from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
+from ntktune.figures.panels import finished
+from ntktune.figures.style import REFERENCE, WIDTH, checked_color, styled
 
 # kind of pair → what it is called, marker, line style
 PAIRS = {
@@ -24,8 +24,8 @@ PARTS = {"attention": "attention", "mlp": "MLP"}
 def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
     """Return mean and sd of the cosines over all pairs and runs, per kind of pair and group.
 
-    Columns ``pair``, ``group``, ``mean``, ``sd`` (0 of one), ``part`` (``"attention"``, ``"mlp"``;
-    empty for a group that is of no block) and ``block`` (NaN for such a group).
+    Columns ``pair``, ``group``, ``mean``, ``sd`` (0 of one), ``part`` (a key of :data:`PARTS`, ""
+    for a group that is of no block) and ``block`` (NaN for such a group).
     """
     known = cosine.groupby(["pair", "group"], sort=False)["cosine"]  # NaN is left out of means
     means = known.agg(mean="mean", sd="std").fillna({"sd": 0.0}).reset_index()
@@ -37,8 +37,7 @@ def group_means(cosine: pd.DataFrame) -> pd.DataFrame:
 def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
     """Return the figure of the cosines between task vectors by group of layers.
 
-    Means ± sd over pairs and runs, for each kind of pair in :data:`PAIRS`, in the colours' order.
-    Raises UserError without layers of blocks.
+    One colour for each of :data:`PAIRS`. Raises UserError without layers of blocks.
     """
     colors = [checked_color(color) for color in colors]
     means = group_means(cosine)
@@ -74,5 +73,4 @@ def layer_figure(cosine: pd.DataFrame, colors: Sequence[str]) -> Figure:
         for axes in panels:
             axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
         panels[0].set_ylabel("cosine between task vectors")
-        draw_legend(figure, handles)
-        return laid_out(figure)
+        return finished(figure, handles)

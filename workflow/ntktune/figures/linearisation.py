@@ -27,8 +27,7 @@ def linearisation_figure(
 ) -> Figure:
     """Return the figure of linearisation error and drift along fine-tuning (SR26 Lemma 1, eq 17).
 
-    Both against the distance from the start (above) and the training loss (below), falling to the
-    right; a line per task and seed.
+    A row of panels for each of :data:`AGAINST`; a line per task and seed.
     """
     titles = titles or {}
     of_method = dict(zip(METHODS, map(checked_color, colors), strict=True))

@@ -66,10 +66,9 @@ def curve(
     """Return mean, 95 % interval and number of seeds of one column at each size.
 
     Index ``n``, ascending; columns ``mean``, ``half`` (half the width of the t-interval over seeds;
-    NaN with one seed) and ``count``. Seeds whose value is not a number do not count, and a size
-    without any is left out. ``metrics`` are rows of one task, one per size and seed. ``samples``
-    are the task's, ``seeds`` with the ``order`` of training rows: the rows that two seeds share
-    widen the interval. Raises UserError if no size has a value.
+    NaN with one seed) and ``count``. NaN does not count, and a size without a value is left out.
+    ``metrics`` are rows of one task, one per size and seed; ``samples`` the task's, whose shared
+    rows widen the interval. Raises UserError if no size has a value.
     """
     known = metrics[metrics[column].notna()].groupby("n")[column]
     values = known.agg(["mean", "count"])
@@ -91,6 +90,12 @@ def kinds(metrics: pd.DataFrame, column: str = "kind") -> dict[str, str]:
 def nearest_size(sizes: pd.Series, n: int) -> int:
     """Return the size of the grid that is nearest to ``n``, the smaller of two."""
     return min(sorted(set(sizes)), key=lambda size: abs(size - n))
+
+
+def nearest_runs(metrics: pd.DataFrame, task: str, n: int) -> pd.DataFrame:
+    """Return the rows of one task (:func:`of_task`) at the size that is nearest to ``n``."""
+    runs = of_task(metrics, task)
+    return runs[runs["n"] == nearest_size(runs["n"], n)]
 
 
 def learned(metrics: pd.DataFrame) -> bool:

@@ -66,12 +66,11 @@ def needed_size(metrics: pd.DataFrame, shared: float = 0.0, level: float = LEVEL
     """Return how many labelled examples reach 95 % of a task's best score.
 
     ``metrics`` are the rows of one task: ``metric``, ``n``, ``seed``, that metric and its baseline.
-    Keys: ``needed`` (:func:`reached_sizes` of the mean over seeds; NaN with one size);
-    ``needed_low``, ``needed_high`` (:func:`needed_interval`); ``needed_undecided``, whether there
-    is no interval, or one without an upper end or from the smallest size to beyond the last but
-    one; ``best_gain``, the highest mean gain, ``best_size``, where it is, ``best_score`` and
-    ``best_score_sd``, the score there over seeds; ``needed_bound``: ``most`` where the smallest
-    size reaches that much already, ``least`` where the best is at the largest size, else "".
+    Keys are columns of table 1: ``needed`` (:func:`reached_sizes` of the mean over seeds; NaN with
+    one size); ``needed_low``, ``needed_high`` (:func:`needed_interval`); ``needed_undecided``,
+    whether there is no interval, or one without an upper end or from the smallest size to beyond
+    the last but one; ``best_gain``, ``best_size``, ``best_score``, ``best_score_sd``;
+    ``needed_bound``: ``most``, ``least`` or "".
     """
     points = gain_points(metrics)
     numbers = ("needed", "needed_low", "needed_high", "best_gain", "best_score", "best_score_sd")

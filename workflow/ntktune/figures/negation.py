@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntktune.errors import UserError
-from ntktune.figures.panels import draw_legend, panel_rows
-from ntktune.figures.style import BASELINE, DOTTED, REFERENCE, laid_out, styled, wrapped
+from ntktune.figures.panels import finished, panel_rows
+from ntktune.figures.style import BASELINE, DOTTED, REFERENCE, styled, wrapped
 from ntktune.figures.sweeps import CUT, bounds, draw_sweep, mark_chosen, task_looks
 from ntktune.study.merges import LEAST_KEPT
 
@@ -18,7 +18,6 @@ ROOM = 1.5  # how much further than the measured gap an axis may reach for the p
 
 
 def _draw_gap(axes: Axes, own: pd.DataFrame, look: dict) -> None:
-    """Draw the target's measured and predicted rise of the squared error."""
     draw_sweep(axes, own, "gap", **look)
     for column, style in (("predicted_gap", "--"), ("random_gap", "-.")):
         means = own.groupby("coefficient")[column].mean()
@@ -68,5 +67,4 @@ def negation_figure(negated: pd.DataFrame, colors: Sequence[str]) -> Figure:
                 below.set_ylabel("test score\n/ pretrained score")
         for what, line in (("as the linear regime has it", "--"), (RANDOM, "-.")):
             references[what] = Line2D([], [], color=BASELINE, linestyle=line, linewidth=1.2)
-        draw_legend(figure, {t: handles[t] for t in looks if t in handles} | references)
-        return laid_out(figure)
+        return finished(figure, {t: handles[t] for t in looks if t in handles} | references)

@@ -45,7 +45,6 @@ def _number(value: float, digits: int) -> str:
 
 
 def _needed(row: dict[str, Any]) -> str:
-    """Return how many examples a task needs: whether that is a bound, and its interval."""
     if pd.isna(row["needed"]):
         return "unknown"
     text = _number(row["needed"], 0)

@@ -13,15 +13,15 @@ from matplotlib.axis import Axis
 from matplotlib.container import Container, ErrorbarContainer
 from matplotlib.figure import Figure
 
-from ntktune.figures.style import EDGED, WIDTH, count, count_range, wrapped
+from ntktune.figures.style import EDGED, WIDTH, count, count_range, laid_out, wrapped
 
 PANEL_HEIGHT = 1.95  # inches
 ROW_HEIGHT = 1.75  # inches: of panels that stand in columns
 GAP = 0.13  # between two labels, as a share of the axis
 
 
-def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes], set[str]]:
-    """Return an empty figure, task → its panel, and the tasks whose panels begin a row.
+def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes]]:
+    """Return an empty figure, and task → its panel.
 
     Each group of tasks starts a row of its own; rows wrap after three panels, after four where
     there are many.
@@ -34,8 +34,7 @@ def panel_grid(groups: Sequence[Sequence[str]]) -> tuple[Figure, dict[str, Axes]
     figure = Figure(figsize=(width, PANEL_HEIGHT * len(rows) + 0.45))
     grid = figure.add_gridspec(len(rows), columns)
     places = ((task, grid[i, j]) for i, row in enumerate(rows) for j, task in enumerate(row))
-    axes = {task: figure.add_subplot(place) for task, place in places}
-    return figure, axes, {row[0] for row in rows}
+    return figure, {task: figure.add_subplot(place) for task, place in places}
 
 
 def panel_rows(
@@ -67,22 +66,21 @@ def task_panels(
 ) -> tuple[Figure, dict[str, Axes]]:
     """Return a figure with one titled panel per task, and task → its panel.
 
-    ``titles`` and ``kind`` are by task; ``labels`` is kind → label of the y axis. Kinds come in
-    that order, each in rows of its own. A title counts the test texts of the task's samples in
-    ``subsets``.
+    ``titles``, ``kind`` and ``subsets``, whose test texts a title counts, are by task; ``labels``
+    is kind → label of the y axis. Kinds come in that order, each in rows of its own.
     """
-    figure, panels, leftmost = panel_grid([[t for t in titles if kind[t] == k] for k in labels])
+    figure, panels = panel_grid([[t for t in titles if kind[t] == k] for k in labels])
     for task, axes in panels.items():
         title = wrapped(titles[task], 100 // max(axes.get_gridspec().ncols, 2))
         tested = len(subsets[task]["test"]) if task in (subsets or {}) else 0
         axes.set_title(title + (f"\n{count(tested, 'test text')}" if tested else ""))
-        if task in leftmost:
+        if axes.get_subplotspec().is_first_col():
             axes.set_ylabel(labels[kind[task]])
     return figure, panels
 
 
-def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> None:
-    """Draw one legend, label → what it explains, below all panels."""
+def finished(figure: Figure, entries: Mapping[str, Artist | Container]) -> Figure:
+    """Return a figure with one legend, label → what it explains, below all panels; laid out."""
     labels, handles = list(entries), list(entries.values())
     for columns in range(len(entries) if figure.get_figwidth() == WIDTH else 1, 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -93,6 +91,7 @@ def draw_legend(figure: Figure, entries: Mapping[str, Artist | Container]) -> No
         if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
             break
         legend.remove()
+    return laid_out(figure)
 
 
 def size_labels(sizes: Sequence[int]) -> list[str]:

@@ -15,6 +15,8 @@ from ntktune.figures.panels import draw_log_axis
 from ntktune.figures.rates import EXPONENTS, LEAST_SIZES
 from ntktune.figures.style import EDGED, REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
+# number → what the names of its interval's ends begin with, if not with its own
+STEMS = {"predicted_rate": "predicted", "measured_exponent": "measured"}
 # every task has its own, so that a grey print can be read; full ones are regressions
 MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
 
@@ -22,15 +24,14 @@ MARKERS = {"regression": "os^Dv<", "classification": "PXh*dp"}
 def _draw_points(
     axes: Axes, rates: pd.DataFrame, x: str, y: str, looks: Mapping[str, tuple[str, str]]
 ) -> dict[str, ErrorbarContainer]:
-    """Draw two numbers per task, ``"column:stem of the interval"``; arrows at open intervals."""
-    (x, x_stem), (y, y_stem) = (name.split(":") for name in (x, y))
+    """Draw two numbers per task with their intervals; arrows where these are open."""
     found = {}
     for row in rates.to_dict("records"):
         if not np.isfinite([row[x], row[y]]).all():
             continue
         bars = {}
-        for side, name, stem in (("xerr", x, x_stem), ("yerr", y, y_stem)):
-            low, high = row[f"{stem}_low"], row[f"{stem}_high"]
+        for side, name in (("xerr", x), ("yerr", y)):
+            low, high = (row[f"{STEMS.get(name, name)}_{end}"] for end in ("low", "high"))
             ends = [max(row[name] - low, 0.0), max(high - row[name], 0.0)]
             if np.isfinite(low):  # an interval may have no upper end
                 bars[side] = [[end if np.isfinite(end) else 0.0] for end in ends]
@@ -39,7 +40,7 @@ def _draw_points(
         look |= {"elinewidth": 0.8, "capsize": 2.0} | EDGED | bars
         found[row["task"]] = axes.errorbar([row[x]], [row[y]], **look)
         ends = {0.0: (low, False), 1.0: (high, np.isinf(high))}
-        if y_stem == "measured":  # an exponent beyond those tried is not known
+        if y == "measured_exponent":  # an exponent beyond those tried is not known
             lowest = EXPONENTS[0] if row["sizes"] >= LEAST_SIZES else -EXPONENTS[-1]
             ends = {0.0: (low, low <= lowest), 1.0: (high, high >= EXPONENTS[-1])}
         arrow = {"arrowstyle": "->", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
@@ -57,8 +58,7 @@ def prediction_figure(
     """Return the figure of what the kernel predicts against what fine-tuning shows.
 
     No right panel where the examples needed are a bound on every task. A task without both numbers
-    is left out. ``titles`` name the tasks in the legend; the colours are those of regressions and
-    classifications.
+    is left out. One colour for each of :data:`MARKERS`.
     """
     titles, looks = titles or {}, {}
     for (kind, markers), color in zip(MARKERS.items(), map(checked_color, colors), strict=True):
@@ -70,13 +70,12 @@ def prediction_figure(
     with styled():
         figure = Figure(figsize=(WIDTH, 3.2))
         left, *rest = figure.subplots(1, 2 if len(reached) else 1, squeeze=False)[0]
-        columns = "predicted_rate:predicted", "measured_exponent:measured"
-        drawn = _draw_points(left, rates, *columns, looks)
+        drawn = _draw_points(left, rates, "predicted_rate", "measured_exponent", looks)
         equal = left.axline((0.5, 0.5), slope=1.0, color=REFERENCE, linestyle=":", linewidth=1.2)
         left.set(xlabel="predicted exponent a/(a+1)", ylabel="exponent of the learning curve")
         left.margins(0.12)
         for right in rest:
-            drawn |= _draw_points(right, reached, "exponent:exponent", "needed:needed", looks)
+            drawn |= _draw_points(right, reached, "exponent", "needed", looks)
             right.margins(0.12)
             right.set_yscale("log", base=2)
             draw_log_axis(right.yaxis)
@@ -85,8 +84,8 @@ def prediction_figure(
         for axes in (left, *rest):
             if not axes.containers:
                 axes.set(xticks=[], yticks=[])
-                middle = {"ha": "center", "transform": axes.transAxes}
-                axes.text(0.5, 0.5, "no task has both numbers", **middle)
+                words = "no task has both numbers"
+                axes.text(0.5, 0.5, words, ha="center", transform=axes.transAxes)
         shown = [task for task in rates["task"] if task in drawn]
         names = [plain(titles.get(task, task)) for task in shown]
         entries = {

@@ -1,8 +1,7 @@
 """The exponent of a learning curve: how fast a task's error falls with labelled examples.
 
-The theory predicts an excess error of order n^(−a/(a+1)) from the decay exponent a of the kernel's
-eigenvalues (SR26 eq 30). Here is what fine-tuned models show: the exponent b of E + B n^−b, with an
-irreducible part E of the error.
+The theory predicts a/(a+1) from the decay exponent a (SR26 eq 30). Here is what fine-tuned models
+show: the exponent b of E + B n^−b, with an irreducible part E of the error.
 """
 
 from collections.abc import Mapping
@@ -36,8 +35,7 @@ def curve_points(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     that is known, else the test MSE; for a classification the error rate. Sizes whose mean error is
     not above zero are left out. Facts are ``error_measure``; ``sizes_dropped``, how many sizes were
     left out; ``points_dropped``, the seeds at other sizes whose error has no logarithm. ``metrics``
-    are the rows of one task: ``kind``, ``n``, ``seed``, ``mse``, ``noise_variance``, ``accuracy``
-    and the baselines.
+    are the rows of one task.
     """
     metrics = with_error(metrics)
     measure = PLAIN if metrics["kind"].iloc[0] == "regression" else RATE
@@ -57,8 +55,7 @@ def by_seed(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     ``points`` has ``n``, ``seed`` and one further column, the value. Where two seeds have all
     sizes, those that were not trained on the largest are left out.
     """
-    values = next(name for name in points.columns if name not in ("n", "seed"))
-    table = points.pivot(index="seed", columns="n", values=values)
+    table = points.set_index(["seed", "n"]).iloc[:, 0].unstack()
     whole = table.dropna()
     table = whole if len(whole) > 1 else table
     return table.columns.to_numpy(), table.to_numpy()
@@ -70,9 +67,8 @@ def floor_fits(
     """Fit E + B n^−b with E, B ≥ 0 to curves, by least squares of errors relative to a scale.
 
     ``sizes`` are n, shape (S,); ``means`` the curves, (R, S); ``scale`` is what a size's deviation
-    is measured in, (S,): the curve itself, usually. Returns the exponents b, (R,), in steps of
-    0.005 up to 3, 0 for a curve that does not fall, and the floors E; both NaN for a curve with a
-    missing value.
+    is measured in, (S,): the curve itself, usually. Returns the exponents b of :data:`EXPONENTS`,
+    (R,), 0 for a curve that does not fall, and the floors E; both NaN for one with a missing value.
     """
     weights = np.asarray(scale, dtype=float) ** -2  # (S,)
     shapes = (sizes / sizes[0])[None, :] ** -EXPONENTS[:, None]  # (b, S)
@@ -168,12 +164,10 @@ def measured_exponent(
     """Return the exponent of one task's learning curve, with its uncertainty.
 
     ``metrics`` are as for :func:`curve_points`, ``shared`` and ``level`` as for
-    :func:`ntktune.intervals.half_width`. Keys: ``measured_exponent`` and ``floor``
-    (:func:`curve_exponents` of the mean errors); ``measured_low``, ``measured_high``
-    (:func:`exponent_interval` over seeds, for the test rows at hand; NaN with one seed);
-    ``slope_exponent``, minus the least squares slope of log error on log n over all (n, seed), as
-    if there were no floor, and ``slope_stderr``; ``sizes``, ``seeds``, the facts of
-    :func:`curve_points`, and ``reason``, why a number is missing ("" if none is).
+    :func:`ntktune.intervals.half_width`. Keys are columns of table 1: ``measured_exponent`` and
+    ``floor`` (:func:`curve_exponents` of the mean errors); ``measured_low``, ``measured_high``
+    (:func:`exponent_interval` over seeds; NaN with one); ``slope_exponent`` and ``slope_stderr``,
+    over all (n, seed); ``sizes``, ``seeds``, the facts of :func:`curve_points`, and ``reason``.
     """
     points, facts = curve_points(metrics)
     sizes, seeds = points["n"].nunique(), points["seed"].nunique()
@@ -207,11 +201,7 @@ def measured_exponent(
 
 
 def check_fits(decay: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError if a task's decay fits are missing, or not those of its summary.
-
-    ``decay`` has ``task``, ``range`` and ``exponent``, one row per draw and range; ``summary`` is
-    task → its summary, of whose ``exponent`` the ``mean`` is that over draws.
-    """
+    """Raise UserError if a task's decay fits are missing, or not those of its summary."""
     check_same_tasks(summary=summary, decay=decay)
     for task, own in decay[decay["range"] == RANGES[0]].groupby("task"):
         stated = summary[task]["exponent"]["mean"]

@@ -1,10 +1,12 @@
 """Tables 1-9: a study's numbers, one function per table.
 
-Inputs are the tables of :mod:`ntktune.figures.tables`, by name. Unless said otherwise a column is a
-mean over seeds or draws, and ``<column>_sd`` the standard deviation (NaN of one).
+Inputs are the tables of :mod:`ntktune.figures.tables`, by name. A table's caption says what its
+columns are. Unless said otherwise there a column is a mean over seeds or draws, and
+``<column>_sd`` the standard deviation (NaN of one).
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pandas as pd
 
 from ntktune.errors import UserError, check_names
 from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
-from ntktune.figures.measures import kinds, nearest_size, of_task
+from ntktune.figures.measures import kinds, nearest_runs
 from ntktune.figures.needed import needed_size
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
 from ntktune.figures.tables import check_same_tasks
@@ -38,12 +40,10 @@ STOPS = (
 
 
 def _first(own: pd.DataFrame, *columns: str) -> dict[str, Any]:
-    """Return what all rows of a group have alike."""
     return {name: own[name].iloc[0] for name in columns}
 
 
 def _spread(own: pd.DataFrame, columns: Iterable[str]) -> dict[str, float]:
-    """Return mean and standard deviation of each column."""
     found = {}
     for name in columns:
         with np.errstate(invalid="ignore"):  # no deviation where a value is infinite
@@ -64,17 +64,11 @@ def study_table(
     metrics: pd.DataFrame,
     subsets: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """Return Table 1: the decay exponents, the rates they predict, and the measured ones.
+    """Return Table 1: decay exponents, the rates they predict, and measured ones (SR26 eqs 29-32).
 
-    One row per task. Of the kernel ``exponent`` a with ``_sd`` over draws and 95 % interval
-    ``_low``, ``_high``, and those over other ranges (SR26 eqs 29-32); ``predicted_rate`` a/(a+1)
-    (eq 30); no interval for one draw. Of the learning curve what
-    :func:`ntktune.figures.rates.measured_exponent` and :func:`ntktune.figures.needed.needed_size`
-    return. ``shared_draws``, ``shared_seeds``: the mean share of rows that two draws, or two seeds'
-    largest samples, have in common, which widens intervals.
-
-    ``summary`` and ``subsets`` are task → content of its file; a seed's sample of n is the first n
-    of its ``order``. Raises UserError if a task that was fine-tuned has no samples.
+    One row per task. ``summary`` and ``subsets`` are task → content of its file; a seed's sample of
+    n is the first n of its ``order``. Raises UserError if a task that was fine-tuned has no
+    samples.
     """
     check_names("--subsets", subsets, metrics["task"].unique(), "tasks")
     kind, metric = kinds(metrics), kinds(metrics, "metric")
@@ -105,20 +99,17 @@ def study_table(
 def stopping_table(stopping: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Return Table 2: when the theory stops, beside when the hold-out stops; one row per task.
 
-    The hold-out's stop is at the sample size of the grid nearest to the kernel's n (``holdout_n``).
     Raises UserError for a task that was not fine-tuned.
     """
     rows = []
     for task, draws in stopping.groupby("task", sort=False):
-        runs = of_task(metrics, task)
-        size = nearest_size(runs["n"], draws["n"].iloc[0])
-        runs = runs[runs["n"] == size]
+        runs = nearest_runs(metrics, task, draws["n"].iloc[0])
         row = {"task": task, "n": draws["n"].iloc[0], "draws": len(draws)}
         row |= {"sigma": draws["sigma"].mean(), "sigma_source": _sources(draws)}
         row |= {"radius": draws["radius"].mean()} | _first(draws, "radius_source")
         row |= _means(draws, ("step_size", "critical_radius"))
         row |= _spread(draws, ("stopping_time", "eta"))
-        row |= {"holdout_n": size, "seeds": len(runs)}
+        row |= {"holdout_n": runs["n"].iloc[0], "seeds": len(runs)}
         rows.append(row | _spread(runs, ("best_step", "sum_learning_rate")))
     return pd.DataFrame(rows)
 
@@ -139,8 +130,7 @@ def merging_table(
 ) -> pd.DataFrame:
     """Return Table 3: merged models against single-task models.
 
-    One row per merge, task tested and choice of the coefficient. Raises UserError if the overlap of
-    two merged tasks is not there.
+    Raises UserError if the overlap of two merged tasks is not there.
     """
     pairs = whole_cosines(cosine, DIFFERENT).itertuples()
     known = {frozenset((row.task_a, row.task_b)): row.mean for row in pairs}
@@ -158,11 +148,7 @@ def merging_table(
 def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return Table 4: the test scores of every task, method of fine-tuning and sample size.
 
-    ``metric`` is the task's score; ``seeds`` are which, as "0 1 2". ``mse`` is in squared score
-    units, ``mse_unit`` on scores rescaled to [0, 1]. ``baseline_`` is the training mean's error, or
-    the training majority's score; ``noise_variance`` that of the labels. ``at_start`` and
-    ``at_budget`` count the seeds whose lowest hold-out loss was that before the first step, and
-    that after the last step that the training may make.
+    ``baseline_`` is the training mean's error, or the training majority's score.
     """
     rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
     for (task, method, n), runs in every.groupby(["task", "method", "n"], sort=False, dropna=False):
@@ -177,11 +163,9 @@ def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> 
 def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
     """Return Table 5: four stopping rules in the kernel model, and ridge beside early stopping.
 
-    One row per task and sample size: ``start_error``, the mean squared test error of f_0 on
-    standardised labels; for each rule its ``_steps``, ``_eta``, ``_error`` and ``_error_sd``;
-    ``ridge_lowest``, the oracle's counterpart; ``never_error``, the error at the end of descent's
-    path, as if nothing stopped it; and ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖ on the test
-    rows at descent's best t >= 1 (SR26 eq 27).
+    One row per task and sample size: ``start_error`` is that of f_0; ``never_error`` that at the
+    end of descent's path, as if nothing stopped it; ``ridge_distance`` ‖f_t − f_ridge‖/‖f_t − f_0‖
+    on the test rows at descent's best t >= 1 (SR26 eq 27).
     """
     check_same_tasks(rules=rules, ridge=ridge)
     table = []
@@ -203,7 +187,6 @@ def rules_table(rules: pd.DataFrame, ridge: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(gain: float, of: float) -> float:
-    """Return a share of a gain; NaN where there was none."""
     return gain / of if of > 0 else np.nan
 
 
@@ -212,27 +195,20 @@ def linear_table(
 ) -> pd.DataFrame:
     """Return Table 6: the linear picture along real fine-tuning; one row per watched task.
 
-    At the hold-out's choice, for ``adamw_`` and ``descent_`` (gradient descent): ``distance``
-    ‖θ − θ_P‖/‖θ_P‖; ``linear_gap`` ‖f − f_lin‖/‖f − f_P‖ and ``kernel_gap``, the same to kernel
-    descent (not of AdamW); ``drift`` and ``drift_frobenius`` ‖K_t − K_0‖/‖K_0‖; NaN for a gap of a
-    network that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the
-    start, and ``gain_recovered`` are NaN where the loss does not fall. Errors are of f_lin at
-    AdamW's weights (``linear_error``), kernel ridge at the hold-out's λ (``ridge_error``) and the
-    network at θ_P + Δ̂ (``ridge_network_error``, ``ridge_gap``). Stops are in steps of gradient
-    descent with ``step_size``; NaN where the drift is not known so far in some seed;
-    ``network_turned`` says whether its hold-out loss was lowest before the last step, in all seeds.
+    Measures are those of :class:`ntktune.theory.trajectory.Trajectory`, NaN for a gap of a network
+    that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the start, and
+    ``gain_recovered`` are NaN where the loss does not fall; a stop is, where the drift is not known
+    so far in some seed. ``network_turned`` is of all seeds.
     """
     check_same_tasks(trajectory=trajectory, trajectory_ridge=trajectory_ridge, stops=stops)
     rows = []
     for task, own in trajectory.groupby("task", sort=False):
         best = own[own["best"].astype(bool)]
-        adamw = best[best["method"] == "adamw"]
-        solution = trajectory_ridge[trajectory_ridge["task"] == task]
+        adamw, descent = (best[best["method"] == m] for m in ("adamw", "gradient-descent"))
+        solution, stop = (table[table["task"] == task] for table in (trajectory_ridge, stops))
         solution = solution[solution["holdout"].astype(bool)]
-        stop = stops[stops["task"] == task]
         row = {"task": task} | _first(own, "kind", "n") | {"seeds": own["seed"].nunique()}
-        row |= _means(adamw, ALONG, "adamw_")
-        row |= _means(best[best["method"] == "gradient-descent"], ALONG, "descent_")
+        row |= _means(adamw, ALONG, "adamw_") | _means(descent, ALONG, "descent_")
         start, tuned, linear = (adamw[c].mean() for c in ("start_loss", "loss", "loss_linear"))
         row |= _means(adamw, ("start_exponent", "start_error"))
         row["linear_error"] = adamw["error_linear"].mean()
@@ -250,21 +226,18 @@ def linear_table(
 def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     """Return Table 7: what the stopping time owes to the estimates of noise and radius.
 
-    One row per task and pair of estimates: medians over draws of ``sigma``, ``radius``,
-    ``stopping_time`` and ``eta``, and of the stopping time with half and twice the noise, and half
-    and twice the radius. Medians, since a draw whose estimated noise is nearly zero stops after
-    millions of steps.
+    One row per task and pair of estimates. Medians over draws, since a draw whose estimated noise
+    is nearly zero stops after millions of steps.
     """
     keys = ["task", "sigma_source", "radius_source"]
     rows = []
     for (task, *sources), own in sensitivity.groupby(keys, sort=False):
         plain = own[(own["sigma_factor"] == 1) & (own["radius_factor"] == 1)]
         row = {"task": task, "draws": len(plain)} | dict(zip(keys[1:], sources, strict=True))
-        row |= {c: plain[c].median() for c in ("sigma", "radius", "stopping_time", "eta")}
-        for name in ("sigma", "radius"):
-            for word, factor in (("half", 0.5), ("twice", 2.0)):
-                some = own.loc[own[f"{name}_factor"] == factor, "stopping_time"]
-                row[f"{word}_{name}"] = some.median()
+        row |= plain[["sigma", "radius", "stopping_time", "eta"]].median().to_dict()
+        for name, (word, factor) in product(("sigma", "radius"), (("half", 0.5), ("twice", 2.0))):
+            some = own.loc[own[f"{name}_factor"] == factor, "stopping_time"]
+            row[f"{word}_{name}"] = some.median()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -288,13 +261,10 @@ def negated_as_chosen(negated: pd.DataFrame) -> pd.DataFrame:
 
 def negation_table(negated: pd.DataFrame) -> pd.DataFrame:
     """Return Table 9: negated task vectors; per target and task tested, a row for each choice."""
-    rows = []
-    for target in negated["target"].unique():
-        of_target = negated[negated["target"] == target]
-        chosen = {FIXED: negated_fully(of_target), VALIDATED: negated_as_chosen(of_target)}
-        for choice, some in chosen.items():
-            for task, own in some.groupby("task", sort=False):
-                row = {"target": target, "task": task} | _first(own, "kind", "metric")
-                row |= {"choice": choice, "seeds": own["seed"].nunique()}
-                rows.append(row | _spread(own, NEGATED))
+    rows, chosen = [], {FIXED: negated_fully(negated), VALIDATED: negated_as_chosen(negated)}
+    for target, (choice, some) in product(negated["target"].unique(), chosen.items()):
+        for task, own in some[some["target"] == target].groupby("task", sort=False):
+            row = {"target": target, "task": task} | _first(own, "kind", "metric")
+            row |= {"choice": choice, "seeds": own["seed"].nunique()}
+            rows.append(row | _spread(own, NEGATED))
     return pd.DataFrame(rows).round(DECIMALS)

@@ -22,10 +22,7 @@ from ntktune.figures.style import (
 def simulation_figure(
     simulation: pd.DataFrame, radii: pd.DataFrame, colors: Sequence[str]
 ) -> Figure:
-    """Return the figure of the simulation of Raskutti, Wainwright & Yu (2014).
-
-    One colour for each of :data:`ntktune.figures.style.RULES`, in that order.
-    """
+    """Return the figure of Raskutti, Wainwright & Yu's simulation (2014); a colour per rule."""
     of_rule = dict(zip(RULES, map(checked_color, colors), strict=True))
     with styled():
         figure = Figure(figsize=(WIDTH, 2.9))
@@ -33,8 +30,7 @@ def simulation_figure(
         for rule, (label, marker) in RULES.items():
             own = simulation[simulation["rule"] == rule].sort_values("n")
             look = {"color": of_rule[rule], "marker": marker, "elinewidth": 1.0, "capsize": 2.0}
-            look |= {"label": label, "yerr": own["error_stderr"]} | EDGED
-            left.errorbar(own["n"], own["error"], **look)
+            left.errorbar(own["n"], own["error"], own["error_stderr"], label=label, **look, **EDGED)
         draw_labelled_sizes(left, sorted(simulation["n"].unique()))
         repeats = count(int(simulation["repeats"].iloc[0]), "repeat")
         left.set(yscale="log", xlabel="n", ylabel=f"error, mean of {repeats}")

@@ -25,6 +25,7 @@ MARKERS = "osD^vP"
 EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # markers that may overlap
 DASHED = {"color": BASELINE, "linestyle": "--", "linewidth": 1.0}  # what needs no learning
 DOTTED = {"color": BASELINE, "linestyle": ":", "linewidth": 1.0, "zorder": 1}  # a score to compare
+NOISE = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.4}  # a level of noise
 # stopping rule → what it is called, and the marker that tells it apart in a grey print
 RULES = {
     "theory": ("theory (T̂)", "o"),

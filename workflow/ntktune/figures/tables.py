@@ -54,10 +54,8 @@ SCORES = (
     "mse mse_unit baseline_mse noise_variance pearson spearman "
     "accuracy f1 cross_entropy baseline_accuracy baseline_f1"
 )
-TRAINED, NUMBERS = (
-    "task kind metric method n seed at_budget",
-    f"{SCORES} best_step sum_learning_rate",
-)
+TRAINED = "task kind metric method n seed at_budget"
+NUMBERS = f"{SCORES} best_step sum_learning_rate"
 
 # fmt: off
 TABLES = {
@@ -170,7 +168,6 @@ def _read(path: str, spec: Table) -> tuple[pd.DataFrame, dict[str, Any], dict | 
         check_names(path, table.columns, spec.columns, "columns")
         if table.empty:
             raise UserError(f"{path} has no rows; make it again")
-        table = table.copy()
         for name in [*spec.numbers.split(), *{"n"} & set(table)]:
             numbers = pd.to_numeric(table[name], errors="coerce")
             wrong = table.loc[numbers.isna() & table[name].notna(), name]
@@ -192,10 +189,9 @@ def read_tables(
 ) -> tuple[pd.DataFrame | dict[str, dict[str, Any]], Facts]:
     """Read all files of one kind of table, a name of :data:`TABLES`, as one table.
 
-    Returns the rows of all files, none without files, or of JSON files task → content; and task →
-    what the files' provenance states of it (title, kind, score range). Raises UserError if a file
-    is damaged, lacks a column or a row, does not say which task it is of, holds text where a number
-    belongs, or holds what another one holds, too.
+    Returns the rows of all files, none without files, or of JSON files task → content; and the
+    tasks' :data:`Facts`. Raises UserError if a file is damaged, lacks a column or a row, does not
+    say which task it is of, holds text where a number belongs, or what another one holds, too.
     """
     import pandas as pd
 

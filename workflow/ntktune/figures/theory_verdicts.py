@@ -6,6 +6,7 @@ examples that two seeds have in common. Other names are those of :mod:`ntktune.f
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ OF_WIDTHS = {
     "missing": "no networks were trained",
 } | {"group": SIMULATED, "repeats": "networks", "units": "starts"}
 Row = dict[str, Any]
-Measured = tuple[dict[str, Sample], str, str]  # units, the control's number, detail
+Measured = tuple[dict[str, Sample], str, str]  # of a claim: units, the control's number, detail
 # fmt: off
 CLAIMS = {
     "hindsight": Claim(
@@ -142,12 +143,10 @@ def _worst_cell(rows: pd.DataFrame, values: pd.Series) -> str:
 
 
 def _means(linear: pd.DataFrame, column: str) -> str:
-    """Return a column's means by task."""
     return listed(linear.groupby("task", sort=False)[column].mean().astype(float).to_dict())
 
 
 def _hindsight(rules: pd.DataFrame) -> Measured:
-    """Measure whether the theory's stop is nearly as good as the best one."""
     errors = _numbers(rules, "theory_error", "never_error", "oracle_error")
     theory, never, oracle = (np.log(error) for error in errors)
     units = _units(rules, theory - oracle, never - theory, np.exp)
@@ -158,7 +157,6 @@ def _hindsight(rules: pd.DataFrame) -> Measured:
 
 
 def _stopping_is_ridge(rules: pd.DataFrame) -> Measured:
-    """Measure whether early stopping does what a ridge penalty does."""
     oracle, ridge, never = _numbers(rules, "oracle_error", "ridge_lowest", "never_error")
     apart, without = (ridge / oracle - 1).abs(), (never / oracle - 1).abs()
     detail = (
@@ -179,7 +177,6 @@ def _logarithm(linear: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _network_at_ridge(linear: pd.DataFrame) -> Measured:
-    """Measure whether the network at θ_P + Δ̂ is the ridge prediction."""
     gap = _logarithm(linear, "ridge_gap")
     errors = (_means(linear, f"{name}_error") for name in ("ridge_network", "ridge"))
     detail = "test errors of network: {}; of ridge: {}".format(*errors)
@@ -187,14 +184,12 @@ def _network_at_ridge(linear: pd.DataFrame) -> Measured:
 
 
 def _stays_linear(linear: pd.DataFrame) -> Measured:
-    """Measure whether fine-tuning stays near its linearisation."""
     gap = _logarithm(linear, "adamw_linear_gap")
     units = _units(linear, gap, -gap, np.exp, _stands_still(linear))
     return units, "", f"gradient descent: {_means(linear, 'descent_linear_gap')}"
 
 
 def _kernel_stays(linear: pd.DataFrame) -> Measured:
-    """Measure whether the kernel hardly changes though the test loss falls."""
     drift, (gain,) = _logarithm(linear, "adamw_drift"), _numbers(linear, "gain")
     units = _units(linear, drift, gain, np.exp, _stands_still(linear))
     detail = f"gradient descent: {_means(linear, 'descent_drift')}; alignment of K_t and K_0: "
@@ -202,7 +197,6 @@ def _kernel_stays(linear: pd.DataFrame) -> Measured:
 
 
 def _linear_recovers(linear: pd.DataFrame) -> Measured:
-    """Measure whether the linearised network has most of fine-tuning's gain."""
     gain, share = _numbers(linear, "gain", "gain_recovered")
     lost = f"the test loss did not fall by {LEAST_GAIN:.0%}: no gain to recover"
     still = _stands_still(linear)
@@ -223,19 +217,17 @@ def kernel_is_as_good(
     claim, units, probes = CLAIMS["kernel regression"], {}, {}
     for task, own in untuned[untuned["method"] == "kernel-ridge"].groupby("task", sort=False):
         n = own["n"].max()
+        runs, others = (t[(t["task"] == task) & (t["n"] == n)] for t in (metrics, untuned))
         kernel = _score(own[own["n"] == n])
-        runs = metrics[(metrics["task"] == task) & (metrics["n"] == n)]
+        probe = _score(others[others["method"] == "linear-probe"])
         runs = runs[runs["seed"].isin(kernel.index)]
-        kernel = kernel[kernel.index.isin(runs["seed"])]  # fewer are trained on large samples
         if not learned(runs):
             units[task] = UNMOVED
             continue
-        tuned = _score(runs).loc[kernel.index].to_numpy()
-        named = (
-            (untuned["task"] == task) & (untuned["method"] == "linear-probe") & (untuned["n"] == n)
-        )
-        probe = _score(untuned[named]).reindex(kernel.index).to_numpy() if named.any() else None
-        kernel = kernel.to_numpy()
+        # fewer are trained on large samples
+        seeds = [seed for seed in kernel.index if seed in set(runs["seed"])]
+        tuned, kernel = (score[seeds].to_numpy() for score in (_score(runs), kernel))
+        probe = probe.reindex(seeds).to_numpy() if len(probe) else None
         beyond = None if probe is None else kernel - probe
         units[task] = ratio_sample(kernel, tuned, claim.bound, beyond, shared.get(task, 0.0))
         if probe is not None and not units[task].missing:
@@ -249,7 +241,6 @@ def _step(value: float) -> str:
 
 
 def _own_stop(linear: pd.DataFrame) -> Measured:
-    """Measure whether the network's gradient descent stops when theory says."""
     steps = _numbers(linear, "theory", "network_holdout", "network_steps")
     theory, stop, last = (np.log(values.clip(lower=1)) for values in steps)
     apart, at_last = (theory - stop).abs(), last - stop
@@ -281,18 +272,19 @@ def radius_exponent(radii: pd.DataFrame) -> Row:
 
 def width_slopes(slopes: pd.DataFrame) -> list[Row]:
     """Return the verdicts on drift, linearisation error and distance falling with the width."""
+
+    def span(row: Any, level: float) -> Span:
+        free, half = row.networks - 2, (row.high - row.low) / 2
+        half *= stdtrit(free, (1 + level) / 2) / stdtrit(free, (1 + LEVEL) / 2)
+        return Span(row.slope, row.slope - half, row.slope + half)
+
     found = []
     for quantity in ("drift", "linear_gap", "distance"):
-        units = {}
         own = slopes[(slopes["quantity"] == quantity) & (slopes["phase"] != "pretraining")]
-        for row in own.itertuples():
-
-            def span(level: float, row=row) -> Span:
-                free, half = row.networks - 2, (row.high - row.low) / 2
-                half *= stdtrit(free, (1 + level) / 2) / stdtrit(free, (1 + LEVEL) / 2)
-                return Span(row.slope, row.slope - half, row.slope + half)
-
-            units[row.phase] = Given(span, row.high < 0, count=row.networks)
+        units = {
+            row.phase: Given(partial(span, row), row.high < 0, count=row.networks)
+            for row in own.itertuples()
+        }
         found.append(judge(CLAIMS[f"width {quantity}"], units, "0"))
     return found
 

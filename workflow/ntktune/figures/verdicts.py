@@ -31,7 +31,7 @@ from ntktune.figures.claims import (
     ratio_sample,
 )
 from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
-from ntktune.figures.measures import kinds, learned, nearest_size, of_task, with_error
+from ntktune.figures.measures import kinds, learned, nearest_runs, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
 from ntktune.figures.result_tables import (
@@ -128,7 +128,6 @@ def _numbers(own: pd.DataFrame, *names: str) -> list[np.ndarray]:
 
 
 def _rate(exponent: float) -> float:
-    """Return a/(a+1)."""
     return exponent / (exponent + 1)
 
 
@@ -239,11 +238,8 @@ def decay_orders(
         (_fewer_span, "fewer examples the task needs", f"−n at {SHARE:.0%} of the best score", []),
     ):
         spans = {t: cache(partial(span, some, rates["shared_seeds"][t])) for t, some in own.items()}
-        stated = (
-            f"The faster the decay, the {claim} ({kind} tasks)",
-            "eq 30",
-            f"Kendall τ of decay exponent and {what}",
-        )
+        claimed = f"The faster the decay, the {claim} ({kind} tasks)"
+        stated = claimed, "eq 30", f"Kendall τ of decay exponent and {what}"
         tasks = [task for task in own if np.isfinite(spans[task](LEVEL).value)]
         rows.append(_order_row(stated, tasks, decay, spans, _flipped(tasks, means, *others)))
     return rows
@@ -252,11 +248,8 @@ def decay_orders(
 def paper_order(kind: str, fits: Mapping[str, pd.DataFrame], shared: Mapping[str, float]) -> Row:
     """Return the verdict on the paper's own order of decay exponents."""
     titles = PAPER_ORDERS[kind]
-    claim = (
-        f"The decay exponents come in the order {' > '.join(titles.values())}",
-        "section 6; figures 4-9",
-        "Kendall τ against that order",
-    )
+    stated = f"The decay exponents come in the order {' > '.join(titles.values())}"
+    claim = stated, "section 6; figures 4-9", "Kendall τ against that order"
     if lacking := [task for task in titles if task not in fits]:
         missing = f"not among the study's tasks: {', '.join(lacking)}"
         return _order_row(claim, [], {}, {}, missing=missing)
@@ -375,15 +368,12 @@ def merging_keeps(merged: pd.DataFrame) -> Row:
             units[name] = ratio_sample(score, single, claim.bound, score - start, rows=rows)
         if not units[name].missing:
             untuned[name] = share_reached(metric, start.mean(), single.mean())
-    detail = ""
-    if len(pairs):
-        leaked, clean = pairs["leaked"].mean(), pairs["normalised_clean"].mean()
-        detail = (
-            f"mean {clean:.3g} without the test rows whose text a member was fine-tuned on, "
-            f"{leaked:.3g} of {pairs['rows'].mean():.4g}"
-            if leaked
-            else "no member was fine-tuned on the text of a test row"
-        )
+    detail, leaked = "", pairs["leaked"].mean()
+    if leaked > 0:
+        detail = f"mean {pairs['normalised_clean'].mean():.3g} without the test rows whose text a "
+        detail += f"member was fine-tuned on, {leaked:.3g} of {pairs['rows'].mean():.4g}"
+    elif len(pairs):
+        detail = "no member was fine-tuned on the text of a test row"
     control = f"mean {np.mean(list(untuned.values())):.3g}" if untuned else ""
     return judge(claim, units, control, detail)
 
@@ -423,8 +413,7 @@ def stopping_order(stopping: pd.DataFrame, metrics: pd.DataFrame, rates: pd.Data
     )
     theory, holdout = {}, {}
     for task, draws in stopping.groupby("task", sort=False):
-        runs = of_task(metrics, task)
-        runs = runs[runs["n"] == nearest_size(runs["n"], draws["n"].iloc[0])]
+        runs = nearest_runs(metrics, task, draws["n"].iloc[0])
         sums, etas = runs["sum_learning_rate"].dropna().to_numpy(), draws["eta"].to_numpy()
         if np.isfinite(etas).all() and len(sums):
             theory[task] = Sample(etas, shared=rates["shared_draws"].get(task, 0.0)).span
@@ -452,9 +441,9 @@ def study_verdicts(
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
-    Claims about made-up networks and spectra, which say nothing of a user's data, come last. Tables
-    after ``metrics`` have no rows where the study does not make them. Raises UserError if ``decay``
-    and ``summary`` are of different spectra, or tables are of different tasks.
+    Claims about made-up networks and spectra come last. Tables after ``metrics`` have no rows where
+    the study does not make them. Raises UserError if ``decay`` and ``summary`` are of different
+    spectra, or tables are of different tasks.
     """
     check_fits(decay, summary)
     fits = {task: decay[decay["task"] == task] for task in summary}

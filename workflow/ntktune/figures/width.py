@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ntktune.figures.panels import draw_labelled_sizes, draw_legend
-from ntktune.figures.style import REFERENCE, WIDTH, checked_color, laid_out, styled
+from ntktune.figures.panels import draw_labelled_sizes, finished
+from ntktune.figures.style import REFERENCE, WIDTH, checked_color, styled
 
 PANELS = {
     "drift": "‖K_T − K_0‖ / ‖K_0‖",
@@ -24,10 +24,7 @@ PHASES = {
 
 
 def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str]) -> Figure:
-    """Return the figure of drift, linearisation error and distance against width.
-
-    A panel per quantity, with the slopes. One colour for each of :data:`PHASES`, in that order.
-    """
+    """Return the figure of :data:`PANELS` against width; one colour for each of :data:`PHASES`."""
     of_phase = dict(zip(PHASES, map(checked_color, colors), strict=True))
     widths = sorted(width["width"].unique())
     with styled():
@@ -41,9 +38,8 @@ def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str
                 (handles[name],) = axes.plot(means.index, np.exp(means), color=of_phase[phase])
                 fit = slopes[(slopes["phase"] == phase) & (slopes["quantity"] == column)].iloc[0]
                 text = "{slope:.2f} [{low:.2f}, {high:.2f}]".format(**fit).replace("-", "−")
-                corner = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
-                where = (0.97, 0.97 - 0.08 * place)
-                axes.annotate(text, where, **corner, color=of_phase[phase])
+                corner = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+                axes.text(0.97, 0.97 - 0.08 * place, text, **corner, color=of_phase[phase])
             top = width.loc[width["width"] == widths[0], column].max()
             bound = top * np.sqrt(widths[0] / np.array(widths, dtype=float))
             look = {"color": REFERENCE, "linestyle": ":", "linewidth": 1.2}
@@ -53,5 +49,4 @@ def width_figure(width: pd.DataFrame, slopes: pd.DataFrame, colors: Sequence[str
             axes.set_ylim(low, top * (top / low) ** 0.35)  # room for the slopes
             axes.yaxis.set_minor_formatter(NullFormatter())
             draw_labelled_sizes(axes, widths)
-        draw_legend(figure, handles)
-        return laid_out(figure)
+        return finished(figure, handles)

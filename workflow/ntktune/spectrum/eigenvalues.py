@@ -48,8 +48,7 @@ def eigenvalues(gram: ArrayLike) -> np.ndarray:
 
 
 def centred_gram(gram: ArrayLike) -> np.ndarray:
-    """Return H G H with H = I − 1/N, the Gram matrix of features without their mean, (N, N)."""
-    # a kernel with a constant part has one large eigenvalue for it; centring takes that away
+    """Return H G H with H = I − 1/N, (N, N): without the large eigenvalue of a constant part."""
     gram = checked_gram(gram)
     gram = gram - gram.mean(axis=0)
     return gram - gram.mean(axis=1, keepdims=True)

@@ -34,23 +34,19 @@ def eigenvalue_table(spectra: Sequence[np.ndarray], centred: Sequence[np.ndarray
 def fitted_ranges(spectra: Sequence[np.ndarray], precision: float) -> pd.DataFrame:
     """Return the fit of every draw over every range of ranks, with :data:`FIT_COLUMNS`.
 
-    ``spectra`` are each draw's eigenvalues, descending, (N,); ``precision`` is eps of the
-    precision in which the kernels were computed: values at or below N·eps·λ_1 are dropped.
-    A sensitivity range with fewer than three usable values has NaN for numbers; UserError if
-    that happens to the whole range of a draw.
+    ``spectra`` are each draw's eigenvalues, descending, (N,); ``precision`` is the kernels' eps
+    (:func:`ntktune.spectrum.decay.noise_level`). A sensitivity range with fewer than three usable
+    values has NaN for numbers; UserError if that happens to the whole range of a draw.
     """
     rows = []
     for draw, values in enumerate(spectra):
         floor = decay.noise_level(values, precision)
         for name, (first, last) in decay.rank_ranges(len(values)).items():
-            part = values[first - 1 : last]
-            usable = int((part > floor).sum())
-            row = {"draw": draw, "range": name}
-            if usable >= decay.LEAST_VALUES or name == MAIN_RANGE:
-                row |= dataclasses.asdict(decay.decay_exponent(values, first, last, floor))
-            else:
-                row |= {"first": first, "last": last, "dropped": len(part) - usable}
-            rows.append(row)
+            noise = values[first - 1 : last] <= floor
+            fit = {"first": first, "last": last, "dropped": int(noise.sum())}
+            if (~noise).sum() >= decay.LEAST_VALUES or name == MAIN_RANGE:
+                fit = dataclasses.asdict(decay.decay_exponent(values, first, last, floor))
+            rows.append({"draw": draw, "range": name} | fit)
     return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
 
@@ -65,9 +61,8 @@ def spectrum_summary(
     """Return a task's decay over its draws, as written to ``summary.json``.
 
     ``fits`` comes from :func:`fitted_ranges`, of the same ``spectra`` and ``precision``;
-    ``shared`` is the mean share of rows that two draws have in common. Standard deviations are
-    those of a sample (divided by draws − 1); low and high are the 95 % interval of
-    :func:`ntktune.intervals.mean_interval`; both are None for one draw. ``noise_floor`` is the
+    ``shared`` is the mean share of rows that two draws have in common. ``sd`` is a sample's; low
+    and high are the 95 % interval of the mean; both are None for one draw. ``noise_floor`` is the
     highest of the draws', ``dropped`` counts over all draws.
     """
     whole = fits["range"] == MAIN_RANGE

@@ -61,8 +61,7 @@ class AttentionNetwork(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return f, shape (B,), of token ids of shape (B, T), padded on the right."""
         x = self.embed(self.features[input_ids])
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        allowed = (places[:, None] >= places[None, :]) & attention_mask.bool()[:, None, :]
+        allowed = attention_mask.bool()[:, None, :].expand(-1, input_ids.shape[1], -1).tril()
         for block in self.blocks:
             x = block(x, allowed)
         last = attention_mask.sum(dim=1) - 1

@@ -27,7 +27,7 @@ def _checked_eigenvalues(eigenvalues: ArrayLike) -> np.ndarray:
 
 
 def _level(sigma: float, radius: float) -> float:
-    """Return C_H / (2eσ), which all conditions compare with."""
+    """Return C_H / (2eσ)."""
     if not (math.isfinite(sigma) and sigma > 0):
         raise UserError(
             f"sigma is {sigma}; the noise must be positive and finite (without noise there is "
@@ -72,8 +72,7 @@ def critical_radius(eigenvalues: ArrayLike, *, sigma: float, radius: float = 1.0
     tails = np.append(np.cumsum(values[::-1])[::-1], 0.0)
     # at s = λ_k the k largest count as s; the root is below λ_k if the right side is larger
     with np.errstate(over="ignore"):
-        right = n * (level * values) ** 2
-    k = int((np.arange(1, n + 1) * values + tails[1:] < right).sum())
+        k = int((np.arange(1, n + 1) * values + tails[1:] < n * (level * values) ** 2).sum())
     scaled = 2 * level * math.sqrt(n)  # a factor, because level² may overflow where s does not
     s = (k + math.hypot(k, scaled * math.sqrt(tails[k]))) / scaled / (level * math.sqrt(n))
     return math.sqrt(s)
@@ -89,8 +88,8 @@ def stopping_time(
     and without bound: it fails up to some t and holds ever after, and that t is found by doubling
     and bisection over the integers. 0 where even the first step fits noise.
 
-    ``step_size`` is α, at most min(1, 1/λ̂_1) in the theory; any positive number is taken here, and
-    UserError raised for others. The rest is as for :func:`critical_radius`.
+    ``step_size`` is α, at most min(1, 1/λ̂_1) in the theory, any positive number here. The rest,
+    and what raises UserError, is as for :func:`critical_radius`.
     """
     values = _checked_eigenvalues(eigenvalues)
     level = _level(sigma, radius)

@@ -14,8 +14,7 @@ from ntktune.spectrum.filters import descent_filter, descent_shares
 class KernelDescent:
     """Kernel gradient descent from f_0 on N labels, with f_t − y = (I − αK_n)^t (f_0 − y).
 
-    It is what early-stopped gradient descent does to a linearised network (SR26 section 3.5,
-    RWY14). Build it with :func:`kernel_descent`.
+    So early-stopped gradient descent moves a linearised network (SR26 section 3.5, RWY14).
     """
 
     values: np.ndarray  # λ̂_i of K_n = G/n, ascending, (N,)

@@ -35,7 +35,6 @@ def kernel_drift(
 
 
 def _exponent(gram: np.ndarray, precision: float) -> float:
-    """Return the decay exponent, NaN where too few eigenvalues are above the noise."""
     values = eigenvalues(gram)
     noise = noise_level(values, precision)
     if (values > noise).sum() < LEAST_VALUES:
@@ -45,13 +44,9 @@ def _exponent(gram: np.ndarray, precision: float) -> float:
 
 @dataclass(frozen=True)
 class OperatorTimes:
-    """T̂_op in both forms, in steps; NaN beyond the last measurement of the drift.
+    """T̂_op in both forms, in steps; NaN beyond the last measurement of the drift g."""
 
-    There the drift g is only known not to fall.
-    """
-
-    # max{t <= T̂_max : g(t) <= C·C_H²/η_t}: until then the drift is no more than the error that is
-    # left; 0 where it is more from the first step.
+    # max{t <= T̂_max : g(t) <= C·C_H²/η_t}, 0 where even the first step drifts by more
     crossing: float
     minimiser: float  # argmin over 1 <= t <= T̂_max of C·C_H²/η_t + g(t)
 
@@ -69,10 +64,9 @@ def operator_stopping_times(
 
     g is the least non-decreasing function above the measured ``drift`` ‖K_t − K_0‖/‖K_0‖ (operator
     norm, SR26 eq 17) at the ascending ``etas``, linear between the measurements and 0 at η = 0.
-    ``radius`` is C_H, ``step_size`` α with η_t = αt, ``latest`` T̂_max, the steps until kernel
-    descent fits noise, ``constant`` C, which SR26 does not state in numbers. Raises UserError if
-    there is no measurement, if η does not ascend from above 0, for values that are negative or not
-    finite, or if C_H, α or C is not above 0.
+    ``radius`` is C_H, ``step_size`` α with η_t = αt, ``latest`` T̂_max, ``constant`` C, which SR26
+    does not state in numbers. Raises UserError if there is no measurement, if η does not ascend
+    from above 0, for values that are negative or not finite, or if C_H, α or C is not above 0.
     """
     etas, drift = np.asarray(etas, dtype=float), np.asarray(drift, dtype=float)
     if len(etas) == 0 or len(etas) != len(drift):

@@ -22,15 +22,13 @@ def learning_problem(
 
     ``tensors`` are ``kernel`` (seeds, M, n or M): of all rows with all of them, or with the first n
     at least; ``outputs``, ``label``, ``label_noise`` and ``row`` (seeds, M): which row of the task
-    each place is. ``subsets`` are nested samples and test rows
-    (:func:`ntktune.data.sampling.training_subsets`); ``size`` is n with the hold-out. Labels are
-    standardised by the training rows (classes: −1 and +1). None where the kernel does not cover the
-    sample. Raises UserError as :func:`ntktune.data.sampling.training_subset` and
+    each place is. ``subsets`` are nested samples and test rows; ``size`` is n with the hold-out.
+    Labels are standardised by the training rows (classes: −1 and +1). None where the kernel does
+    not cover the sample. Raises UserError as :func:`ntktune.data.sampling.training_subset` and
     :func:`ntktune.theory.shift.standardised_labels` do.
     """
-    gram, start, label, noise, rows = (
-        tensors[name][seed] for name in ("kernel", "outputs", "label", "label_noise", "row")
-    )
+    names = ("kernel", "outputs", "label", "label_noise", "row")
+    gram, start, label, noise, rows = (tensors[name][seed] for name in names)
     place = {int(row): i for i, row in enumerate(rows)}
     if not all(row in place for row in (*subsets["seeds"][seed]["order"][:size], *subsets["test"])):
         return None
@@ -73,13 +71,12 @@ def four_rules(
 
     ``gram`` is K of M rows, (M, M), not divided by n; ``start`` and ``label`` are f_0 (centred) and
     the labels as the network meets them, (M,); ``train``, ``holdout`` and ``test`` are places of
-    rows; ``sigma`` is the noise of the labels in their units, by their raters, None to estimate it
-    (:func:`ntktune.theory.shift.noise_estimate`); ``step_size_factor`` multiplies min(1, 1/λ̂_1);
-    ``precision`` is eps of the precision in which the kernel was computed.
+    rows; ``sigma`` is the noise of the labels in their units, by their raters, or None;
+    ``step_size_factor`` multiplies min(1, 1/λ̂_1); ``precision`` is the kernel's eps.
 
     One dict per rule: ``rule``, ``time`` in steps, ``eta`` = time · step size, and ``test_error``,
-    the mean squared error on the test rows; for all rules ``n``, ``sigma``, ``sigma_source`` and
-    ``start_error``, that of f_0.
+    the mean squared error on the test rows; for all rules ``n``, ``start_error``, that of f_0, and
+    ``sigma`` and ``sigma_source`` (:func:`ntktune.theory.shift.noise_estimate`).
     """
     gram, start, label = (np.asarray(a, dtype=np.float64) for a in (gram, start, label))
     train, holdout, test = (np.asarray(rows, dtype=int) for rows in (train, holdout, test))
@@ -91,9 +88,7 @@ def four_rules(
     descent = kernel_descent(whole, shift[every], step_size_factor=step_size_factor)
     inside = gram[np.ix_(train, train)]
     half = kernel_descent(inside, shift[train], step_size_factor=step_size_factor)
-    stop = stopping_time(
-        descent.values, sigma=noise, step_size=descent.step_size, radius=estimate.radius
-    )
+    condition = {"sigma": noise, "step_size": descent.step_size, "radius": estimate.radius}
 
     def errors(model: KernelDescent, known: np.ndarray, rows: np.ndarray, times: ArrayLike):
         """Return mean squared errors on rows, (T,), of descent on the ``known`` ones."""
@@ -102,7 +97,7 @@ def four_rules(
 
     times = tried_times(LATEST)
     chosen = {
-        "theory": (descent, every, stop),
+        "theory": (descent, every, stopping_time(descent.values, **condition)),
         "holdout": (half, train, times[errors(half, train, holdout, times).argmin()]),
         "sure": (descent, every, times[sure(descent, times, noise).argmin()]),
         "oracle": (descent, every, times[errors(descent, every, test, times).argmin()]),
@@ -133,8 +128,8 @@ def equivalence_rows(
 ) -> list[dict[str, Any]]:
     """Return how far ridge regression is from gradient descent along its path (SR26 eqs 27-28).
 
-    Early stopping is a ridge penalty: at t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an
-    eigenvector, ridge with λ = 1/η_t has learnt λ̂/(λ̂ + 1/η_t). Parameters: see :func:`four_rules`.
+    At t steps, η_t = αt, descent has learnt 1 − (1 − αλ̂)^t of an eigenvector, ridge with λ = 1/η_t
+    has learnt λ̂/(λ̂ + 1/η_t). Parameters: see :func:`four_rules`.
 
     One dict per time: ``time``, ``eta``; ``distance_train`` and ``distance_test``,
     ‖f_t − f_ridge‖/‖f_t − f_0‖ on the training and the test rows; ``error_descent`` and
@@ -146,18 +141,15 @@ def equivalence_rows(
     descent = kernel_descent(inside, (label - start)[train], step_size_factor=step_size_factor)
     times = tried_times(LATEST)[1:]
     filters = ridge_filter(descent.values, 1 / (descent.step_size * times))
-    parts = {"train": inside, "test": gram[np.ix_(test, train)]}
-    paths = {
-        part: (descent.path_elsewhere(cross, times), descent.filtered(cross, filters))  # (T, M)
-        for part, cross in parts.items()
-    }
-    left = (label - start)[test]
     found = {"time": times, "eta": descent.step_size * times}
-    for part, (stopped, penalised) in paths.items():
+    for part, cross in (("train", inside), ("test", gram[np.ix_(test, train)])):
+        stopped = descent.path_elsewhere(cross, times)  # (T, M)
+        penalised = descent.filtered(cross, filters)
         length = np.linalg.norm(stopped, axis=1)
         apart = np.linalg.norm(stopped - penalised, axis=1)
         found[f"distance_{part}"] = np.divide(apart, length, where=length > 0, out=apart * 0)
-    for name, path in zip(("descent", "ridge"), paths["test"], strict=True):
+    left = (label - start)[test]
+    for name, path in (("descent", stopped), ("ridge", penalised)):  # on the test rows
         found[f"error_{name}"] = ((path - left) ** 2).mean(axis=1)
     return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 
@@ -182,11 +174,9 @@ def nested_rules(
         problem = learning_problem(tensors, subsets, kind, seed, size)
         if problem is None:
             continue
-        address = {"seed": seed, "n": size}
-        found = four_rules(**problem, step_size_factor=step_size_factor, precision=precision)
-        rules += [address | row for row in found]
+        address, factor = {"seed": seed, "n": size}, {"step_size_factor": step_size_factor}
+        rules += [address | row for row in four_rules(**problem, **factor, precision=precision)]
         gram, start, label, train, holdout, test, _ = problem.values()
         beside = (gram, start, label, [*train, *holdout], test)
-        found = equivalence_rows(*beside, step_size_factor=step_size_factor)
-        ridge += [address | row for row in found]
+        ridge += [address | row for row in equivalence_rows(*beside, **factor)]
     return rules, ridge

@@ -33,9 +33,8 @@ def standardised_labels(label: ArrayLike, kind: str) -> tuple[np.ndarray, float]
     """Return labels as the network is to meet them, shape (N,), and their unit.
 
     ``regression``: (label − mean) / sd of the draw; the unit is the sd, in raw labels.
-    ``classification``: −1 for class 0 and +1 for class 1, the target of the logit difference f = l1
-    − l0; the unit is NaN. Raises UserError for labels that are not finite or all the same, or
-    classes other than 0 and 1.
+    ``classification``: −1 for class 0 and +1 for class 1, as the logit difference f = l1 − l0 has
+    it; the unit is NaN. Raises UserError for other classes, and labels not finite or all the same.
     """
     label = np.asarray(label, dtype=np.float64)
     if not np.isfinite(label).all():

@@ -47,17 +47,14 @@ def simulated_rows(n: int, repeats: int, random: np.random.Generator) -> list[di
     Noise N(0, 1), step size 0.25, f_0 = 0, n >= 4 points. *theory* stops at T̂_max with C_H = 1.
     *holdout* trains on every other point and stops where the error on the rest is lowest; its error
     is that of this half-trained function on all points. *sure* minimises Stein's estimate, *oracle*
-    the error itself. ``random`` draws the noise ``repeats`` times.
-
-    Rows have ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over repeats,
-    ``error_stderr``, and for all rules ``critical_radius``.
+    the error itself. Rows have ``n``, ``rule``, ``time`` and ``error`` ‖f_t − f*‖²/n, means over
+    ``repeats`` of the noise, ``error_stderr``, and for all rules ``critical_radius``.
     """
     gram, target = sobolev_problem(n)
     labels = target[:, None] + SIGMA * random.standard_normal((n, repeats))
     descent = kernel_descent(gram, labels, STEP_SIZE)
-    values = descent.values
-    radius = critical_radius(values, sigma=SIGMA)
-    stop = stopping_time(values, sigma=SIGMA, step_size=STEP_SIZE)
+    radius = critical_radius(descent.values, sigma=SIGMA)
+    stop = stopping_time(descent.values, sigma=SIGMA, step_size=STEP_SIZE)
     times = tried_times(1e4 * max(stop, 1))
     errors = descent.true_error(target, times)  # (T, R)
     chosen = {
@@ -108,17 +105,9 @@ def radius_rows(decays: Sequence[float], sizes: Sequence[int]) -> list[dict[str,
     """
     rows = []
     for decay in decays:
-        squared = [
-            critical_radius(np.arange(1, n + 1, dtype=float) ** -decay, sigma=SIGMA) ** 2
-            for n in sizes
-        ]
-        rows.append(
-            {
-                "decay": decay,
-                "predicted": -decay / (decay + 1),
-                "measured": float(np.polyfit(np.log(sizes), np.log(squared), 1)[0]),
-                "smallest_n": min(sizes),
-                "largest_n": max(sizes),
-            }
-        )
+        spectra = (np.arange(1, n + 1, dtype=float) ** -decay for n in sizes)
+        squared = [critical_radius(values, sigma=SIGMA) ** 2 for values in spectra]
+        slope = float(np.polyfit(np.log(sizes), np.log(squared), 1)[0])
+        row = {"decay": decay, "predicted": -decay / (decay + 1), "measured": slope}
+        rows.append(row | {"smallest_n": min(sizes), "largest_n": max(sizes)})
     return rows

@@ -29,15 +29,14 @@ def stopping_row(
 ) -> dict[str, Any]:
     """Return noise, radius, critical radius and stopping time of one draw.
 
-    The kernel and f_0 have the network's own scale. Labels are standardised (regression) or −1 and
-    +1 (classification), and f_0 is taken without its mean: fine-tuning from a random head starts
-    there, the head's bias taking the mean out, which changes no kernel.
+    Labels are standardised (:func:`ntktune.theory.shift.standardised_labels`), and f_0 is taken
+    without its mean: fine-tuning from a random head starts there, the head's bias taking the mean
+    out, which changes no kernel.
 
     ``gram`` is G, (N, N); ``outputs`` f_0, (N,); ``label`` and ``label_noise`` are raw labels and
-    their standard errors (NaN where unknown), (N,); ``precision`` is eps of the precision in which
-    the kernel was computed; ``step_size_factor`` multiplies min(1, 1/λ̂_1), the largest step size
-    that the theory allows. Raises UserError unless it is in (0, 1], or if the kernel or the labels
-    cannot be used.
+    their standard errors (NaN where unknown), (N,); ``precision`` is the kernel's eps;
+    ``step_size_factor`` is that of :func:`ntktune.theory.descent.theory_step_size`. Raises
+    UserError if it, the kernel or the labels cannot be used.
 
     Keys: ``n``; ``sigma`` and ``sigma_source`` (:func:`ntktune.theory.shift.noise_estimate`);
     ``radius`` C_H and ``radius_source`` (how it was smoothed); ``step_size``; ``critical_radius``
@@ -73,11 +72,10 @@ def sensitivity_rows(
 ) -> list[dict[str, Any]]:
     """Return critical radius and stopping time for every estimate of σ and C_H.
 
-    Noise: the residual of a ridge smoothing whose λ is chosen by generalised cross-validation
-    (``gcv``) or by marginal likelihood (``likelihood``), ``difference`` between neighbours, and the
-    raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either smoothing. Each
-    pair is also taken at half and at twice its value, one at a time. ``gram`` is G, (N, N);
-    ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` eps of the kernel's precision.
+    Noise: the residual of a ridge smoothing by either of :data:`CRITERIA`, ``difference`` between
+    neighbours, and the raters' own (``ratings``, where ``rated_sigma`` is known). Radius: of either
+    smoothing. Each pair is also taken at half and at twice its value, one at a time. ``gram`` is G,
+    (N, N); ``shift`` y − f_0, (N,); ``step_size`` α; ``precision`` the kernel's eps.
 
     Dicts have ``sigma_source``, ``radius_source``, ``sigma_factor``, ``radius_factor``, ``sigma``,
     ``radius`` (factors included), ``critical_radius``, ``stopping_time`` and ``eta``, all NaN for a
@@ -85,18 +83,15 @@ def sensitivity_rows(
     """
     values = eigenvalues(gram)
     smoothed = {name: shift_estimate(gram, shift, precision, name) for name in CRITERIA}
-    noises = {
-        name: estimate.sigma if estimate.identified else math.nan
-        for name, estimate in smoothed.items()
-    }
+    noises = {name: s.sigma if s.identified else math.nan for name, s in smoothed.items()}
     noises["difference"] = difference_noise(gram, shift)
     if rated_sigma is not None:
         noises["ratings"] = rated_sigma
     rows = []
-    for (sigma_source, noise), (radius_source, estimate), (sigma_factor, radius_factor) in product(
-        noises.items(), smoothed.items(), FACTORS
-    ):
-        condition = {"sigma": sigma_factor * noise, "radius": radius_factor * estimate.radius}
+    pairs = product(noises, smoothed, FACTORS)
+    for sigma_source, radius_source, (sigma_factor, radius_factor) in pairs:
+        noise, radius = noises[sigma_source], smoothed[radius_source].radius
+        condition = {"sigma": sigma_factor * noise, "radius": radius_factor * radius}
         epsilon, steps = math.nan, math.nan
         if noise > 0:
             epsilon = critical_radius(values, **condition)
@@ -122,16 +117,13 @@ def stopping_rows(
     With ``sensitivity`` the second list has the rows of :func:`sensitivity_rows`, else none.
     """
     rows, owed = [], []
-    for draw in range(len(tensors["kernel"])):
-        gram, *labelled = (
-            tensors[name][draw] for name in ("kernel", "outputs", "label", "label_noise")
-        )
-        row = stopping_row(
-            gram, *labelled, kind=kind, precision=precision, step_size_factor=step_size_factor
-        )
+    names, how = ("kernel", "outputs", "label", "label_noise"), {"precision": precision}
+    for draw, (gram, *labelled) in enumerate(zip(*map(tensors.get, names), strict=True)):
+        row = stopping_row(gram, *labelled, kind=kind, step_size_factor=step_size_factor, **how)
         rows.append({"draw": draw} | row)
         if sensitivity:
             shift, rated = draw_shift(*labelled, kind)
-            how = {"step_size": row["step_size"], "precision": precision, "rated_sigma": rated}
-            owed += [{"draw": draw} | found for found in sensitivity_rows(gram, shift, **how)]
+            known = {"step_size": row["step_size"], "rated_sigma": rated}
+            found = sensitivity_rows(gram, shift, **known, **how)
+            owed += [{"draw": draw} | each for each in found]
     return rows, owed

@@ -65,16 +65,13 @@ class Trajectory:
 
 
 class _Origin:
-    """The pretrained network f_P as a scalar function, its kernel, and a seed's rows.
-
-    ``parts`` are the rows of training, hold-out and test.
-    """
+    """The pretrained network f_P as a scalar function, its kernel, and a seed's rows."""
 
     def __init__(
         self,
         scalar: nn.Module,
         examples: Examples,
-        parts: Sequence[Sequence[int]],
+        parts: Sequence[Sequence[int]],  # rows of training, hold-out and test
         target: np.ndarray,
         batch_tokens: int,
         factor: float,
@@ -138,21 +135,19 @@ class _Watcher:
         self.evaluations += 1
 
     def look(self, evaluation: Evaluation, *, best: bool) -> None:
-        """Add a row."""
         with torch.no_grad():
             for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
                 if kept.shape == weight.shape:
                     kept.copy_(weight)
                 else:  # while training, the embedding has few rows
                     kept[self.reached] = weight
-        origin, tokens = self.origin, self.origin.batch_tokens
+        origin, tokens, start = self.origin, self.origin.batch_tokens, self.origin.start
         texts, known = origin.examples[origin.test], origin.examples[origin.train]
-        start = origin.start
         change = tangent.difference(self.now, origin.network)
         found = outputs(self.now, texts, tokens).double().numpy()
         value, slope = tangent.directional_derivative(origin.network, change, texts, tokens)
         linear = (value + slope).numpy()
-        kernel, error_kernel = np.full(len(texts), np.nan), np.nan
+        kernel, error_kernel = np.nan, np.nan
         if self.method == "gradient-descent":
             path = origin.descent.path_elsewhere(origin.cross[origin.test], [evaluation.step])
             kernel = start + path[0]
@@ -231,13 +226,10 @@ def _stop(
     sigma, source = noise_estimate(origin.inside, shift, estimate, rated)
     condition = {"radius": estimate.radius, "step_size": step}
     latest = stopping_time(origin.descent.values, sigma=sigma, **condition)
-    along = sorted({row["step"]: row["drift"] for row in watched if row["step"] > 0}.items())
+    drift = {step * row["step"]: row["drift"] for row in watched if row["step"] > 0}
+    etas = sorted(drift)
     operator = operator_stopping_times(
-        [step * time for time, _ in along],
-        [drift for _, drift in along],
-        **condition,
-        latest=latest,
-        constant=constant,
+        etas, [drift[eta] for eta in etas], latest=latest, constant=constant, **condition
     )
     return {
         "n_train": len(shift),

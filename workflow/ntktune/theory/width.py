@@ -34,8 +34,7 @@ def made_up_tasks(
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[np.ndarray]]:
     """Return token features, texts, and labels of the source and the target task.
 
-    Texts are random words; a label is the sine of a direction of their mean feature, plus
-    noise, standardised. Half of the texts are to train on.
+    A label is the sine of a direction of a text's mean feature, plus noise, standardised.
     """
     features = random.normal(size=(TOKENS, FEATURES))
     ids = random.integers(0, TOKENS, size=(2 * EXAMPLES, LENGTH))
@@ -58,12 +57,11 @@ def trained(
     target = torch.as_tensor(label, dtype=torch.float32)
     stepper = torch.optim.SGD(network.parameters(), lr=step_size)
     for _ in range(STEPS):
-        stepper.zero_grad()
         with FastLinear():
             found = network(ids, mask)
         (0.5 * (found - target).square().mean()).backward()
         stepper.step()
-    stepper.zero_grad()
+        stepper.zero_grad()
 
 
 def _compared(
@@ -100,9 +98,9 @@ def width_rows(
 ) -> list[dict[str, Any]]:
     """Return drift, linearisation error and distance at every width, seed and phase.
 
-    A seed has its own texts, labels and weights: ``random``, called with width and seed, is the
-    source of a seed's texts and labels (width 0) and of its weights at a width. ``progress`` is
-    called with the work done, Σ N² over networks. Raises UserError for a width below 1 or no seed.
+    ``random``, called with width and seed, is the source of a seed's texts and labels (width 0) and
+    of its weights at a width. ``progress`` is called with the work done, Σ N² over networks. Raises
+    UserError for a width below 1 or no seed.
 
     Rows have ``width``, ``seed``, ``phase`` (:data:`PHASES`); ``drift`` ‖K_T − K_0‖/‖K_0‖ in the
     operator norm on the training texts; ``linear_gap``, the root mean square of f − f_lin on other
@@ -129,9 +127,7 @@ def width_rows(
     return rows
 
 
-def width_slopes(
-    rows: Sequence[dict[str, Any]], quantities: Sequence[str] = ("drift", "linear_gap", "distance")
-) -> list[dict[str, Any]]:
+def width_slopes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return slopes of log quantity on log N, one dict per phase and quantity.
 
     Least squares over all widths and seeds, with a 95 % t-interval: ``slope``, ``low``, ``high``;
@@ -145,10 +141,9 @@ def width_slopes(
         if len(own) < 3 or len({row["width"] for row in own}) < 2:
             raise UserError("a slope needs two widths, and three networks in all")
         widths = np.log([row["width"] for row in own])
-        for name in quantities:
+        for name in ("drift", "linear_gap", "distance"):
             fit = linregress(widths, np.log([row[name] for row in own]))
-            half = float(t.ppf(0.975, len(own) - 2) * fit.stderr)
-            slope = float(fit.slope)
+            half, slope = float(t.ppf(0.975, len(own) - 2) * fit.stderr), float(fit.slope)
             row = {"phase": phase, "quantity": name, "predicted": -0.5, "slope": slope}
             found.append(row | {"low": slope - half, "high": slope + half, "networks": len(own)})
     return found
