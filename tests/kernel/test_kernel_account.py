@@ -23,10 +23,20 @@ def test_counted_by_hand(tiny):
     # token pairs of 8 tokens: one tile of 8 x 8, two products of d_in and of d_out terms
     assert found.gram == sum(min(2 * 8 * 8 * (a + b), 2 * (8 + 4) * a * b) for a, b in layers)
     assert found.weights == NUMBERS * found.parameters
-    assert found.kept == NUMBERS * 8 * 32 * 2
-    assert found.captured == NUMBERS * 8 * sum(a + b for a, b in layers) // 2
+    # captures of both blocks fit at once: no block's input is kept
+    assert found.kept == 0
+    assert found.captured == 1.5 * NUMBERS * 8 * sum(a + b for a, b in layers)
+    gradients, graph = 2 * 32 * 48, 2 * 8 * sum(a + b for a, b in layers)
+    assert found.working == 256 * 2**20 + NUMBERS * (gradients + graph)
+    assert found.check == NUMBERS * 2 * found.parameters
     assert found.jacobian == NUMBERS * 2 * found.parameters
-    assert found.peak == found.weights + found.kept + found.captured
+    assert found.peak == sum(
+        (found.weights, found.kept, found.captured, found.working, found.check)
+    )
+    # of more tokens one block's at a time, beside all blocks' inputs
+    long = account(backbone, list(block_list(backbone)), [2**18])
+    assert long.kept == NUMBERS * 2**18 * 32 * 2
+    assert long.captured == 1.5 * NUMBERS * 2**18 * sum(a + b for a, b in layers) // 2
     assert found.flops == found.forward + found.backward + found.gram
     # 77 outputs are computed one after the other: the work of each, the memory of one
     many = account(backbone, list(block_list(backbone)), [3, 5], 77)

@@ -7,10 +7,14 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
-from ntktune.kernel.products import Sides, cheaper_form, linear_costs
+from ntktune.kernel.engine import PROCESSOR_BYTES, PROCESSOR_TOKENS
+from ntktune.kernel.products import BLOCK_NUMBERS, Sides, cheaper_form, linear_costs
 from ntktune.network.models import linear_weights
 
 ITEM_BYTES = 4  # of float32
+# What else a process was seen to take on a processor: code for the products, memory in pieces.
+LIBRARY_BYTES = 256 * 2**20
+PIECES = 1.5  # of the captures: the next block's are made while memory of the last lies in pieces
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,10 @@ class Account:
     backward: float  # of the backward pass; no weight gradient is computed in it
     gram: float  # of the layers' Grams, in the cheaper form for each
     weights: int  # bytes
-    kept: int  # bytes of every block's kept input
-    captured: int  # bytes of one block's captured inputs and output gradients
+    kept: int  # bytes of every block's kept input, where one block is run after the other
+    captured: int  # bytes of the inputs and output gradients captured at once
+    working: int  # bytes of a micro-batch's graph, of gradients made from captures, of libraries
+    check: int  # bytes of the two texts' gradients that the result is compared with
     jacobian: int  # bytes of the N x P Jacobian, which is never stored
 
     @property
@@ -35,7 +41,7 @@ class Account:
     @property
     def peak(self) -> int:
         """Bytes held at once."""
-        return self.weights + self.kept + self.captured
+        return self.weights + self.kept + self.captured + self.working + self.check
 
 
 def account(
@@ -44,7 +50,7 @@ def account(
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
 
     The kernels of C ``outputs`` are computed one after the other: C times the work, in the same
-    memory. The ``backbone`` may be on the meta device.
+    memory, which is stated for a processor, at most. The ``backbone`` may be on the meta device.
     """
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
@@ -56,7 +62,11 @@ def account(
     products = 2.0 * tokens * sum(a * b for a, b in shapes)
     # queries with keys, weights with values: T x T x D each
     attention = 4.0 * sum(n * n for n in lengths) * width * len(blocks)
-    widest = max(sum(sum(w.shape) for w in linear_weights(b).values()) for b in blocks)
+    numbers = [sum(sum(w.shape) for w in linear_weights(b).values()) for b in blocks]
+    whole = ITEM_BYTES * tokens * sum(numbers) <= PROCESSOR_BYTES / 2  # else block by block
+    at_once = sum(numbers) if whole else max(numbers)
+    gradients = min(BLOCK_NUMBERS, count * max(a * b for a, b in shapes))
+    graph = 2 * at_once * min(tokens, PROCESSOR_TOKENS)
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor(list(lengths)))
     forms = [linear_costs(owner, Sides(count), a, b) for a, b in shapes]
     return Account(
@@ -66,8 +76,10 @@ def account(
         backward=outputs * (products + 2 * attention),
         gram=outputs * sum(costs[cheaper_form(costs)][0] for costs in forms),
         weights=ITEM_BYTES * parameters,
-        kept=ITEM_BYTES * tokens * width * len(blocks),
-        captured=ITEM_BYTES * tokens * widest,
+        kept=0 if whole else ITEM_BYTES * tokens * width * len(blocks),
+        captured=round(PIECES * ITEM_BYTES * tokens * at_once),
+        working=LIBRARY_BYTES + ITEM_BYTES * (gradients + graph),
+        check=min(PROCESSOR_BYTES, ITEM_BYTES * min(2, count) * parameters),
         jacobian=ITEM_BYTES * count * parameters,
     )
 
@@ -81,7 +93,8 @@ def plan_text(found: Account, examples: int, rate: float) -> str:
         f"FLOPs    forward {found.forward:.2e}  backward {found.backward:.2e}  "
         f"Gram {found.gram:.2e}  together {found.flops:.2e}\n"
         f"memory   weights {found.weights / gib:.2f}  blocks' inputs {found.kept / gib:.2f}  "
-        f"one block's captures {found.captured / gib:.2f}  together {found.peak / gib:.2f} GiB\n"
+        f"captures {found.captured / gib:.2f}  working {found.working / gib:.2f}  self-check "
+        f"{found.check / gib:.2f}  together at most {found.peak / gib:.2f} GiB\n"
         f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
         f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
         "large products"

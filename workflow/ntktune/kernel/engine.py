@@ -22,6 +22,7 @@ from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, 
 from ntktune.network.models import TextModel
 
 PROCESSOR_TOKENS = 512  # padded, per micro-batch on a processor: more are slower
+PROCESSOR_BYTES = 2**30  # room there for captured inputs and gradients
 SUMMED = ("trace", "mean")  # outputs whose kernels are added up
 
 
@@ -143,7 +144,7 @@ def gram(
     on_processor = is_processor(device)
     room = Room(
         min(max_tokens, PROCESSOR_TOKENS) if on_processor else max_tokens,
-        max_bytes or (2**30 if on_processor else free_bytes(device) / 2),
+        max_bytes or (PROCESSOR_BYTES if on_processor else free_bytes(device) / 2),
         chunk_bytes or free_bytes(device) / 4,
     )
     named = groups or functools.partial(parameter_group, model)
