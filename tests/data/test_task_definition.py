@@ -110,7 +110,7 @@ def test_a_short_definition_is_completed():
         (CLASSES, {"label_map": [0, 1]}, r"t: label_map is \[0, 1\]: must be keys and values"),
         (CLASSES, {"classes": ["a", "a"]}, r"classes is .*: 'a' appears twice"),
         (CLASSES, {"label_map": {"a": 0, "b": 0}}, r"to the classes \[0\]; it must send some to"),
-        (CLASSES, {"score_range": [0, 1]}, r"t: score_range is \[0, 1\]: it needs a polarity_band"),
+        (CLASSES, {"score_range": [0, 1]}, r"t: score_range is \[0, 1\]: .*: take score_range out"),
         (CLASSES, {"polarity_band": [1, -1]}, r"must be \[low, high\] with low <= high"),
         (CLASSES, {"polarity_band": [-9, 9], "score_range": [-4, 4]}, r"lies outside score_range"),
         (CLASSES, {"polarity_band": [0, 0], "label_map": {"a": 0, "b": 1}}, r"not both"),

@@ -26,7 +26,7 @@ ONEDNN = backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, "_linear_p
 PLAIN_LAYERS = backends.mkl.is_available() and backends.cpu.get_cpu_capability() == "AVX2"
 # oneDNN keeps the code that it writes for each shape of a product, up to 0.9 MB each, and 1,024 of
 # them unless told otherwise: more than the activations of a small model. 64 are as fast.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+SHAPES_KEPT = os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 # Layers with fewer inputs or outputs (heads, low-rank adapters) are faster in a plain product.
 NARROWEST = 16
 SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
