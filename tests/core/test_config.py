@@ -205,10 +205,15 @@ def test_yaml_that_is_none_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("title: Reviews: stars\n")
     with pytest.raises(UserError, match=r"a\.yaml is not valid .*; quote a value that holds ': '$"):
         load_yaml(tmp_path / "a.yaml")
-    (tmp_path / "a.yaml").write_text("a: &x {b: 1}\nc: {<<: *x, <<: *x, b: 2}\nd: [{e: 1, f: 2}]\n")
+    (tmp_path / "a.yaml").write_text(
+        "a: &x {b: 1}\nc:\n  <<: *x\n  <<: *x\n  b: 2\nd: [{e: 1, f: 2}]\n"
+    )
     assert load_yaml(tmp_path / "a.yaml")["c"] == {"b": 2}
     (tmp_path / "a.yaml").write_text("a:\n- {b: 1}\n- e: 1\n  f: 2\n  e: 3\n")
-    with pytest.raises(UserError, match=r"the key 'e' stands in lines 3 and 5; give it once"):
+    with pytest.raises(UserError, match=r"'e' stands in line 3 and again in line 5; give it once"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("a: {b: 1, c: 2, b: 3}\n")
+    with pytest.raises(UserError, match=r"the key 'b' stands in line 1 and again in line 1"):
         load_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"b\.yaml must hold keys and values, not list"):

@@ -10,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ntktune.__main__ import main
 from ntktune.errors import UserError
-from ntktune.finetune.account import Shape, architecture, forward_flops, memory, training_cost
+from ntktune.finetune.account import (
+    Cost,
+    Shape,
+    architecture,
+    forward_flops,
+    memory,
+    plan_text,
+    training_cost,
+)
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
 from ntktune.kernel.account import account as kernel_account
 from ntktune.network.models import TextModel, block_list, described_configuration, skeleton
@@ -202,13 +210,26 @@ def test_a_plan_counts_the_kernels_too(tmp_path, capsys):
     path.write_text(json.dumps(config))
     assert planned(path, "--device-name", "A100-80GB", "--results", tmp_path) == 0
     said = capsys.readouterr().out
-    # of 20 texts, and of 32 with the 50 test rows
-    for name, count, texts in (("draws, 20", 4, 20), ("learning curves, 32", 2, 82)):
-        told = f"kernels of {name} texts: 2 tasks x {count}  tokens {2 * count * texts * 32:,}  "
+    # of 20 texts; of 32 and the 50 test rows with these 32
+    for name, count, texts, again in (("draws, 20", 4, 20, 0), ("learning curves, 32", 2, 82, 32)):
+        tokens = 2 * count * (texts + again) * 32
+        told = f"kernels of {name} texts: 2 tasks x {count}  tokens {tokens:,}  "
         flops = float(said.split(told + "FLOPs ")[1].split()[0])
         backbone = skeleton(described_configuration(ARCHITECTURES["gpt_neo"]))
-        one = kernel_account(backbone, block_list(backbone), [32] * texts)
+        one = kernel_account(backbone, block_list(backbone), [32] * texts, columns=again or None)
         assert flops == pytest.approx(2 * count * one.flops, rel=0.01)
+
+
+def test_kernels_are_no_faster_for_mixed_trainings():
+    shape = architecture(described_configuration(ARCHITECTURES["gpt_neo"]))
+    hour = {
+        "n 32": Cost(9, 1, 3600 * 312e12, (1, 1)),
+        "kernels": Cost(0, 1, 3600 * 19.5e12, (1, 1)),
+    }
+    rows = [(name, 2, [cost]) for name, cost in hour.items()]
+    said = plan_text(shape, {}, rows, "A100-80GB", 1.0, None, mixed=True).splitlines()
+    assert [line.split("  ")[-1] for line in said[-3:-1]] == ["2.00 h", "2.00 h"]
+    assert "FLOPs, 4.00 h on one A100-80GB at 100% of its peak speed" in said[-1]
 
 
 def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys):

@@ -18,7 +18,7 @@ def test_counted_by_hand(tiny):
     attention = 4 * (9 + 25) * 32 * 2
     assert found.tokens == 8
     assert found.parameters == sum(p.numel() for p in backbone.parameters())
-    assert found.forward == 2 * (products + attention)
+    assert found.forward == products + attention
     assert found.backward == products + 2 * attention
     # token pairs of 8 tokens: one tile of 8 x 8, two products of d_in and of d_out terms
     assert found.gram == sum(min(2 * 8 * 8 * (a + b), 2 * (8 + 4) * a * b) for a, b in layers)
@@ -27,21 +27,29 @@ def test_counted_by_hand(tiny):
     assert found.kept == 0
     assert found.captured == 1.5 * NUMBERS * 8 * sum(a + b for a, b in layers)
     gradients, graph = 2 * 32 * 48, 2 * 8 * sum(a + b for a, b in layers)
-    assert found.working == 256 * 2**20 + NUMBERS * (gradients + graph)
+    grams = 2 * 8 * 2 * 2 * (2 * 2 + 3)
+    assert found.working == 256 * 2**20 + NUMBERS * (gradients + graph) + grams
     assert found.check == NUMBERS * 2 * found.parameters
     assert found.jacobian == NUMBERS * 2 * found.parameters
+    # the first text is the only column: it runs again, and its products are a column
+    column = account(backbone, list(block_list(backbone)), [3, 5], columns=1)
+    assert column.tokens == 8 + 3
+    assert column.gram == sum(
+        min(2 * 2 * 8 * 3 * (a + b) / 2, 2 * (8 + 3 + 2) * a * b) for a, b in layers
+    )
     assert found.peak == sum(
         (found.weights, found.kept, found.captured, found.working, found.check)
     )
     # of more tokens one block's at a time, beside all blocks' inputs
     long = account(backbone, list(block_list(backbone)), [2**18])
+    assert long.forward > 2 * 2 * 2**18 * sum(a * b for a, b in layers)
     assert long.kept == NUMBERS * 2**18 * 32 * 2
     assert long.captured == 1.5 * NUMBERS * 2**18 * sum(a + b for a, b in layers) // 2
     assert found.flops == found.forward + found.backward + found.gram
-    # 77 outputs are computed one after the other: the work of each, the memory of one
+    # 77 outputs are computed one after the other: the work of each, one more Gram
     many = account(backbone, list(block_list(backbone)), [3, 5], 77)
     assert many.flops == pytest.approx(77 * found.flops)
-    assert many.peak == found.peak
+    assert many.peak == found.peak + grams // 2
 
 
 def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):

@@ -472,4 +472,6 @@ def test_a_key_that_stands_twice_is_told(checkout):
     with (checkout.folder / "mine.yaml").open("a") as file:
         file.write("tasks: [film-polarity]\n")
     told = sentence(checkout.snakemake("--dry-run", "--configfile", "mine.yaml"))
-    assert "mine.yaml is not valid YAML: the key 'tasks' stands in lines" in told
+    assert (
+        "mine.yaml is not valid YAML: the key 'tasks' stands in line 6 and again in line 8" in told
+    )

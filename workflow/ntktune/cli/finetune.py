@@ -299,7 +299,7 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print what a study's fine-tuning will cost: memory, FLOPs and hours."""
+    """Print what a study will cost: memory of its trainings, FLOPs and hours of kernels too."""
     import torch
 
     from ntktune.data.study import resolved_study
@@ -376,27 +376,29 @@ def _study_costs(
 def _study_kernels(
     study: dict[str, Any], cells: dict, config: Any
 ) -> list[tuple[str, int, list[Cost]]]:
-    """Return name, number and costs by task of a study's kernels, as long as ``cells``' texts."""
+    """Return name, number and costs by task of a study's kernels.
+
+    Their texts are as long as those of ``cells``, repeated as often as needed.
+    """
     from ntktune.finetune.account import Cost
     from ntktune.kernel.account import account
     from ntktune.network.models import block_list, skeleton
 
     kernel, backbone, found = study["kernel"], skeleton(config), []
     seeds = min(kernel["learning_seeds"], study["finetune"]["seeds"])
-    for name, count, rows in (
-        ("draws", kernel["draws"], kernel["rows"]),
-        ("learning curves", seeds, kernel["learning_rows"]),
+    for name, count, rows, columns in (
+        ("draws", kernel["draws"], kernel["rows"], None),
+        ("learning curves", seeds, kernel["learning_rows"], kernel["learning_rows"]),
     ):
         costs = []
         for task in study["tasks"] if "kernel" in study["chapters"] else ():
             texts = cells[task, max(study["finetune"]["sizes"])][0]
             drawn = itertools.cycle(texts["train"] + texts["holdout"])
             lengths = [*itertools.islice(drawn, rows)]
-            if name != "draws":
-                lengths += texts["test"]
+            lengths += texts["test"] if columns else []
             classes = class_count(study["task_definitions"][task])
-            # of two classes the kernel is of their logits' difference
-            cost = account(backbone, block_list(backbone), lengths, classes if classes > 2 else 1)
+            outputs = classes if classes > 2 else 1  # of two it is of their logits' difference
+            cost = account(backbone, block_list(backbone), lengths, outputs, columns)
             costs.append(Cost(0, cost.tokens, cost.flops, (0, 0)))
         if costs and count:
             found.append((f"kernels of {name}, {rows} texts", count, costs))

@@ -197,8 +197,8 @@ def linear_table(
 
     Measures are those of :class:`ntktune.theory.trajectory.Trajectory`, NaN for a gap of a network
     that did not move. ``gain``, the fall of AdamW's test loss as a share of that at the start, and
-    ``gain_recovered`` are NaN where the loss does not fall; a stop is, where the drift is not known
-    so far in some seed. ``network_turned`` is of all seeds.
+    ``gain_recovered`` are NaN where the loss does not fall; a stop is NaN where the drift is not
+    known so far in some seed. ``network_turned`` is of all seeds.
     """
     check_same_tasks(trajectory=trajectory, trajectory_ridge=trajectory_ridge, stops=stops)
     rows = []

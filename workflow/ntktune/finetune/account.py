@@ -285,8 +285,8 @@ def plan_text(
 ) -> str:
     """Return a plan as lines of text.
 
-    ``held`` has each method's memory; ``trainings``, and kernels, which have no steps, a name, the
-    number of seeds or draws, and the cost of one of them for each task. Hours are
+    ``held`` has each method's memory. ``trainings``, and kernels, of 0 steps, have a name, the
+    number of seeds or draws, and the cost of one for each task. Hours are
     counted for ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share``
     of its peak speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products are
     bfloat16.
@@ -307,22 +307,25 @@ def plan_text(
             )
     if device_name:
         exact, rough, _ = DEVICES[device_name]
-        speed = share * 1e12 * (rough if mixed else exact)
+        kernels, speed = share * 1e12 * exact, share * 1e12 * (rough if mixed else exact)
         where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
     else:
-        speed, where = measured, "this machine at the speed of a large float32 product"
-    together = 0.0
+        kernels, speed = measured, measured
+        where = "this machine at the speed of a large float32 product"
+    together, hours = 0.0, 0.0
     for name, seeds, costs in trainings:
         flops = seeds * sum(cost.flops for cost in costs)
         together += flops
+        took = flops / (speed if costs[0].steps else kernels) / 3600  # kernels are not mixed
+        hours += took
         each = f" seeds  steps {costs[0].steps} each" if costs[0].steps else ""
         lines.append(
             f"{name}: {len(costs)} tasks x {seeds}{each}  tokens "
             f"{seeds * sum(cost.tokens for cost in costs):,}  FLOPs {flops:.2e}  "
-            f"{flops / speed / 3600:.2f} h"
+            f"{took:.2f} h"
         )
     lines.append(
-        f"together {together:.2e} FLOPs, {together / speed / 3600:.2f} h on {where}, "
+        f"together {together:.2e} FLOPs, {hours:.2f} h on {where}, "
         f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
     )
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """What a kernel costs, counted on paper: FLOPs and bytes, before anything is computed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,17 +20,17 @@ PIECES = 1.5  # of the captures: the next block's are made while memory of the l
 
 @dataclass(frozen=True)
 class Account:
-    """FLOPs and bytes of one kernel, block by block."""
+    """FLOPs and bytes of one kernel, block by block where its captures do not fit at once."""
 
     parameters: int  # P
-    tokens: int  # all tokens of the N examples
-    forward: float  # FLOPs of the two forward passes
+    tokens: int  # all tokens that go through the network
+    forward: float  # FLOPs of the forward pass, of two where it is block by block
     backward: float  # of the backward pass; no weight gradient is computed in it
     gram: float  # of the layers' Grams, in the cheaper form for each
     weights: int  # bytes
     kept: int  # bytes of every block's kept input, where one block is run after the other
     captured: int  # bytes of the inputs and output gradients captured at once
-    working: int  # bytes of a micro-batch's graph, of gradients made from captures, of libraries
+    working: int  # of a micro-batch's graph, gradients made from captures, Grams, libraries
     check: int  # bytes of the two texts' gradients that the result is compared with
     jacobian: int  # bytes of the N x P Jacobian, which is never stored
 
@@ -45,16 +46,23 @@ class Account:
 
 
 def account(
-    backbone: nn.Module, blocks: Sequence[nn.Module], lengths: Sequence[int], outputs: int = 1
+    backbone: nn.Module,
+    blocks: Sequence[nn.Module],
+    lengths: Sequence[int],
+    outputs: int = 1,
+    columns: int | None = None,
 ) -> Account:
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
 
     The kernels of C ``outputs`` are computed one after the other: C times the work, in the same
-    memory, which is stated for a processor, at most. The ``backbone`` may be on the meta device.
+    memory, which is stated for a processor, at most. ``columns`` of the texts, the first, run once
+    more as the kernel's columns; None: all are, and run once. The ``backbone`` may be on the meta
+    device.
     """
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
-    tokens, count = sum(lengths), len(lengths)
+    lengths, count = [*lengths, *lengths[: columns or 0]], len(lengths)
+    tokens, total = sum(lengths), len(lengths)
     parameters = sum(p.numel() for p in backbone.parameters())
     embedded = backbone.get_input_embeddings().embedding_dim
     width = getattr(backbone.config, "hidden_size", embedded)
@@ -65,22 +73,25 @@ def account(
     numbers = [sum(sum(w.shape) for w in linear_weights(b).values()) for b in blocks]
     whole = ITEM_BYTES * tokens * sum(numbers) <= PROCESSOR_BYTES / 2  # else block by block
     at_once = sum(numbers) if whole else max(numbers)
-    gradients = min(BLOCK_NUMBERS, count * max(a * b for a, b in shapes))
-    graph = 2 * at_once * min(tokens, PROCESSOR_TOKENS)
-    owner = torch.repeat_interleave(torch.arange(count), torch.tensor(list(lengths)))
-    forms = [linear_costs(owner, Sides(count), a, b) for a, b in shapes]
+    gradients = min(BLOCK_NUMBERS, total * max(a * b for a, b in shapes))
+    graph = 2 * at_once * min(tokens, max(PROCESSOR_TOKENS, *lengths))
+    sides = Sides(count, columns)
+    # one float64 Gram for each group: attention and the rest of each block, norms, embedding, head
+    grams = 8 * math.prod(sides.shape) * (2 * len(blocks) + 3)
+    owner = torch.repeat_interleave(torch.arange(total), torch.tensor(lengths))
+    forms = [linear_costs(owner, sides, a, b) for a, b in shapes]
     return Account(
         parameters=parameters,
         tokens=tokens,
-        forward=outputs * 2 * (products + attention),
+        forward=outputs * (1 if whole else 2) * (products + attention),
         backward=outputs * (products + 2 * attention),
         gram=outputs * sum(costs[cheaper_form(costs)][0] for costs in forms),
         weights=ITEM_BYTES * parameters,
         kept=0 if whole else ITEM_BYTES * tokens * width * len(blocks),
         captured=round(PIECES * ITEM_BYTES * tokens * at_once),
-        working=LIBRARY_BYTES + ITEM_BYTES * (gradients + graph),
+        working=LIBRARY_BYTES + ITEM_BYTES * (gradients + graph) + (2 + (outputs > 1)) * grams,
         check=min(PROCESSOR_BYTES, ITEM_BYTES * min(2, count) * parameters),
-        jacobian=ITEM_BYTES * count * parameters,
+        jacobian=ITEM_BYTES * total * parameters,
     )
 
 
@@ -94,7 +105,7 @@ def plan_text(found: Account, examples: int, rate: float) -> str:
         f"Gram {found.gram:.2e}  together {found.flops:.2e}\n"
         f"memory   weights {found.weights / gib:.2f}  blocks' inputs {found.kept / gib:.2f}  "
         f"captures {found.captured / gib:.2f}  working {found.working / gib:.2f}  self-check "
-        f"{found.check / gib:.2f}  together at most {found.peak / gib:.2f} GiB\n"
+        f"{found.check / gib:.2f}  together {found.peak / gib:.2f} GiB, at most, on a processor\n"
         f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
         f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
         "large products"

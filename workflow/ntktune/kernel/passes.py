@@ -73,6 +73,7 @@ def _completed(computation: Computation) -> tuple[_Passes, dict[str, Any]]:
         except PaddingError:
             unseen = False
         except UnplannedError as error:
+            # always more than before: a watched layer has a parameter outside
             general = plan.general | dict.fromkeys(error.layer.parameters, error.reason)
 
 

@@ -105,7 +105,8 @@ class FastLinear(TorchFunctionMode):
 
     It serves any model's ``nn.Linear``, forward and backward, if the forward pass runs within the
     context; gradients can be taken once, not of gradients. Other precisions, other devices,
-    autocast, checkpointed parts and, where :data:`PLAIN_LAYERS`, all layers are left alone.
+    autocast, checkpointed parts, layers narrower than :data:`NARROWEST` and, where
+    :data:`PLAIN_LAYERS`, all layers are left alone.
     """
 
     def __torch_function__(

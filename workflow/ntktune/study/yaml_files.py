@@ -45,12 +45,13 @@ def _check_keys(root: yaml.Node | None) -> None:
         lines = {}
         for key, value in node.value:
             todo.append(value)
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines and not key.tag.endswith(":merge"):
                 raise yaml.YAMLError(
-                    f"the key {key.value!r} stands in lines {lines[key.value]} and {line}; give "
-                    "it once, with all that belongs to it"
+                    f"the key {key.value!r} stands in line {lines[name]} and again in line "
+                    f"{line}; give it once, with all that belongs to it"
                 )
+            lines[name] = line
 
 
 def _parsed_yaml(text: str) -> Any:
