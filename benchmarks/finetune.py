@@ -219,8 +219,9 @@ def measure(case: dict) -> None:
     torch.set_num_threads(case["threads"])
     model, examples, subsets, settings = read_case(case)
     run = {"ours": ours, "trainer": trainer}[case["method"]]
-    if case["method"] == "trainer":
-        importlib.import_module("transformers.trainer")  # loads lazily; not what is measured
+    # load lazily; not what is measured
+    for name in ("transformers.trainer", *["peft"] * (case["tune"] == "lora")):
+        importlib.import_module(name)
     rows, seconds, peak = measured(
         lambda: [
             row
