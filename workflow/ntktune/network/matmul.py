@@ -24,8 +24,9 @@ ONEDNN = backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, "_linear_p
 # Without AVX-512 MKL is as fast in a layer's forward pass and up to a fifth faster in its backward
 # pass. The kernel's long sums stay with oneDNN: MKL's lose digits.
 PLAIN_LAYERS = backends.mkl.is_available() and backends.cpu.get_cpu_capability() == "AVX2"
-# oneDNN keeps the code that it writes for each shape of a product, up to 0.9 MB each, and 1,024 of
-# them unless told otherwise: more than the activations of a small model. Of 128 training is 1 % slower, of 32 10 %.
+# oneDNN keeps the code that it writes for each shape of a product, up to 0.9 MB each, and of 1,024
+# shapes unless told otherwise: more than a small model's activations. With 128 training takes 1 %
+# longer, with 32 a tenth.
 SHAPES_KEPT = os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 # Layers with fewer inputs or outputs (heads, low-rank adapters) are faster in a plain product.
 NARROWEST = 16
