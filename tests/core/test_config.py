@@ -40,6 +40,8 @@ def study(tmp_path, monkeypatch):
         rows = "".join(f"a {i},{i % 5}\n" for i in range(400))
         (tmp_path / "mine.csv").write_text(f"text,score\n{rows}")
         (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep/config.json").write_text('{"num_hidden_layers": 2}')
         if not (tmp_path / "model/config.json").exists():
             (tmp_path / "model/config.json").write_text("{}")
         base = {
@@ -112,6 +114,7 @@ def test_defaults_fill_every_key(study):
         ({"task_folders": ["nope"]}, r"task_folders \(nope\) hold no task at all"),
         ({"model": {"source": {"folder": "nope"}}}, r"folder is .nope., which does not"),
         ({"model": {"source": {"gguf": {"path": "nope.gguf"}}}}, r"gguf.path is .nope.gguf."),
+        ({"model": {"source": {"folder": "deep"}, "blocks": 5}}, r"blocks is 5, but .* has 2"),
         ({"model": {"source": {"folder": "/no/m"}}}, r"not exist \(there is no folder /no\)$"),
         ({"model": {"name": "a"}}, r"my.yaml: model.source is missing: Where the weights"),
         ({"model": None}, r"my.yaml: model is missing: .* `source` says where"),
@@ -432,11 +435,11 @@ def test_a_damaged_model_is_left_to_the_job_that_reads_it(study, tmp_path):
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     good = study()
     rows = check_own_files(good, ["mine"])
-    train, tests = rows["mine"]
+    train, of_train, tests, of_tests = map(int, re.findall(r"\d+", rows["mine"]))
     assert 300 < train < 340  # four fifths of the file's 400 rows
-    assert train + tests == 400
-    assert f"data      mine: {train} training and {tests} test rows" in choices(good, rows)
-    assert "training rows" not in choices(good)
+    assert (of_train, of_tests, train + tests) == (train, tests, 400)
+    assert f"data      mine: train {train} rows of {train}; test" in choices(good, rows)
+    assert "data" not in choices(good).splitlines()[-1]
     bad = study(columns={"text_a": "texts", "label": "score"})
     with pytest.raises(UserError, match=r"mine.csv has no column 'texts'"):
         check_own_files(bad, ["mine"])

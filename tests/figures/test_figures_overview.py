@@ -13,7 +13,7 @@ RATES = pd.DataFrame(
         "task": ["film", "news-intensity", "tweets", "reviews"],
         "needed": [130.7, 231.4, None, 16.0],
         "needed_low": [98.6, 40.2, None, 16.0],
-        "needed_high": [201.2, float("inf"), None, 17.2],
+        "needed_high": [201.2, 512.0, None, 17.2],
         "needed_bound": ["", "least", "", "most"],
         "needed_undecided": [False, True, None, False],
         "kind": ["regression", "classification", "regression", "classification"],
@@ -37,6 +37,20 @@ VERDICTS = pd.DataFrame(
         "verdict": ["reproduced", "not tested", "inconclusive", "not tested"],
     }
 )
+SCORES = pd.DataFrame(
+    {
+        "task": ["film"] * 4 + ["reviews"],
+        "metric": ["pearson"] * 4 + ["f1"],
+        "method": ["full", "lora", "full", "lora", "full"],
+        "n": [128, 128, 256, 256, 64],
+        "seeds": ["0 1 2"] * 4 + [0],
+        "pearson": [0.6, 0.5, 0.71234, 0.7, None],
+        "pearson_sd": [0.1, 0.1, 0.0321, None, None],
+        "f1": [None] * 4 + [0.5],
+        "f1_sd": None,
+        "at_budget": [0, 3, 0, 2, 0],
+    }
+)
 
 
 @pytest.fixture
@@ -45,6 +59,7 @@ def folder(tmp_path):
     rates = RATES.reindex(columns=TABLES["table1"].columns)
     rates.to_csv(tmp_path / "figures" / "table1.csv", index=False)
     VERDICTS.to_csv(tmp_path / "figures" / "verdicts.csv", index=False)
+    SCORES.to_csv(tmp_path / "figures" / "table4.csv", index=False)
     return tmp_path
 
 
@@ -57,7 +72,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
     assert cells[2] == [
         "news-intensity",
-        "at least 231? (40 or more)",
+        "at least 231? (40 or more)",  # whatever its upper end
         "2.00",
         "0.900",
         "0.67",
@@ -66,9 +81,12 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[3][:2] == ["tweets", "unknown"]
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed: labelled examples") for line in lines) == 1
-    undecided = "seeds are too few or too noisy to tell: add seeds or rows"
+    undecided = (
+        "seeds are too few or too noisy to tell: add seeds, or labelled rows: two seeds' largest "
+        "samples share 30% of theirs"
+    )
     first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
-    best = " ".join(line.strip() for line in lines[first + 1 :][:6])
+    best = " ".join(line.strip() for line in lines[first + 1 :][:9])
     assert best.startswith(
         "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512, where "
     )
@@ -77,6 +95,12 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
         f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed)"
         in best
     )
+    # of several methods, at the largest size
+    assert (
+        "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700, 2 of 3 cut short by "
+        "the budget of epochs or steps" in best
+    )
+    assert "reviews, F1" not in best
     assert "interpolated between the sizes tried" in " ".join(lines)
     heading = lines.index("claims of Sun & Raskutti 2026 on this study:")
     assert lines[heading + 1] == "  reproduced     Short claim"
@@ -95,7 +119,7 @@ def test_a_study_of_one_task_counts_the_papers_claims(folder, capsys):
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "this study:\n  2 not tested, 1 reproduced, 1 inconclusive; see figures/v" in said
+    assert "this study: see figures/verdicts.csv" in said
     assert "Short claim" not in said
 
 

@@ -351,7 +351,9 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     told = done.stderr[done.stderr.index("study mine") :].splitlines()
     chosen = ["chapters", "model", "kernel", "finetune", "data"]
     assert [line.split()[0] for line in told[1:6]] == chosen
-    assert re.fullmatch(r"  data +reviews: 1[56]\d training and \d+ test rows", told[5])
+    assert re.fullmatch(
+        r"  data +reviews: train 1[56]\d rows of 1[56]\d; test \d+ rows of \d+", told[5]
+    )
     assert re.match(r"\[0:\d\d\] \d+ jobs: .*4 finetune_run", told[6])
     assert len(told) == 7
 

@@ -89,7 +89,7 @@ def unfinished_first(wildcards):
 
 
 def say_choices(tasks):
-    """Say what the study is, and how many training and test rows the tasks' own files have."""
+    """Say what the study is, and what became of the rows of the tasks' own files."""
     with sentence_only():
         rows = check_own_files(STUDY, tasks)
     print(choices(STUDY, rows), file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from ntktune.errors import not_there
 from ntktune.figures.catalogue import EACH, FIGURES, RESULT_TABLES, Entry, colors_of
 from ntktune.figures.tables import TABLES, read_tables
 from ntktune.store.files import atomic_path, file_sha256
-from ntktune.store.records import write_csv, write_json
+from ntktune.store.records import read_csv, write_csv, write_json
 from ntktune.study.config import schema, with_defaults
 
 
@@ -77,7 +77,7 @@ def show(args: argparse.Namespace) -> None:
         raise not_there(figures, "run the study first, or name its folder, as results/quickstart")
     if (figures / "verdicts.csv").is_file():  # made of table 1; a study need not have them
         rates, claims = (read_tables(n, [figures / f"{n}.csv"])[0] for n in ("table1", "verdicts"))
-        print(f"\n{overview(rates, claims)}\n")
+        print(f"\n{overview(rates, read_csv(figures / 'table4.csv'), claims)}\n")
     if (figures / "fig2.png").is_file():
         print(f"learning curves     {figures / 'fig2.png'}")
     print(f"figures and tables  {figures}")

@@ -13,7 +13,14 @@ import numpy as np
 import pandas as pd
 
 from ntktune.data.archives import archive_files, check_fetched
-from ntktune.data.cleaning import found_classes, hash_order, normalised, task_table, text_or_none
+from ntktune.data.cleaning import (
+    counts_line,
+    found_classes,
+    hash_order,
+    normalised,
+    task_table,
+    text_or_none,
+)
 from ntktune.data.files import file_rows
 from ntktune.data.generated import generated_rows
 from ntktune.data.hub import UnavailableError, hub_files
@@ -193,11 +200,10 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
         raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
-def training_labels(definition: dict, name: str) -> tuple[np.ndarray, int]:
-    """Return the cleaned labels of a task's training rows, (N,), and its number of test rows.
+def training_labels(definition: dict, name: str) -> tuple[np.ndarray, str]:
+    """Return the cleaned labels of a task's training rows, (N,), and its counts of rows in words.
 
     They are read from its first source.
     """
-    table, _ = source_table(read_sources(definition, name), definition, name)
-    train = table["split"] == "train"
-    return table.loc[train, "label"].to_numpy(), int((~train).sum())
+    table, counts = source_table(read_sources(definition, name), definition, name)
+    return table.loc[table["split"] == "train", "label"].to_numpy(), counts_line(counts)

@@ -76,18 +76,18 @@ def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str
         )
 
 
-def _rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, int]:
-    """Return a task's training rows, their smallest sample, classes, and test rows."""
+def _rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, str]:
+    """Return a task's training rows, smallest sample, classes, and what became of all rows."""
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import training_labels
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
     def count() -> list[int]:
-        labels, tests = training_labels(dict(definition), name)  # which fills in classes
+        labels, told = training_labels(dict(definition), name)  # which fills in classes
         classes = labels if definition["kind"] == "classification" else labels * 0
         least = smallest_sample(classes, fraction) or 0
-        return [len(labels), least, int(classes.max(initial=0)) + 1, tests]
+        return [len(labels), least, int(classes.max(initial=0)) + 1, told]
 
     about = [name, definition, fraction, code_digest("ntktune.data.sources:training_labels")]
     return tuple(found_once(source_files(definition["sources"][0]), about, count))
@@ -194,6 +194,12 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)
+    there = _all_blocks(study)
+    if there and model["blocks"] and model["blocks"] > there:
+        raise UserError(
+            f"{where}: model.blocks is {model['blocks']}, but the model has {there}; give at most "
+            f"{there}, or leave it out for all"
+        )
     source, told = model["source"], f"{where}: model.source"
     if "folder" in (model["adapter"] or ()):
         own = model["adapter"]["folder"]
@@ -248,7 +254,7 @@ def cell_seeds(study: Mapping[str, Any], size: int) -> int:
     return tuning["large_seeds" if few else "seeds"]
 
 
-def choices(study: Mapping[str, Any], rows: Mapping[str, tuple[int, int]] | None = None) -> str:
+def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> str:
     """Return in a few lines what a study makes, and the ``rows`` of :func:`check_own_files`."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
     chapters = ", ".join(study["chapters"])
@@ -289,21 +295,17 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, tuple[int, int]] | None
         f"patience: {patience}; test rows: {tuning['test_rows'] or 'all'}",
     }
     if rows:
-        lines["data"] = "; ".join(
-            f"{name}: {train} training and {tests} test rows"
-            for name, (train, tests) in rows.items()
-        )
+        lines["data"] = "\n            ".join(f"{name}: {told}" for name, told in rows.items())
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
-def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Read tasks' own files before anything is fetched; return their training and test rows."""
+def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, str]:
+    """Read tasks' own files before anything is fetched; return what became of their rows."""
     rows = {}
     for name in tasks:
         definition = study["task_definitions"][name]
         if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
-            train, *_, tests = _rows(study, name)
-            rows[name] = train, tests
+            *_, rows[name] = _rows(study, name)
     return rows
 
 

@@ -25,7 +25,8 @@ UNTUNED = {
 }
 STEEPEST = 0.7  # a predicted slope widens the axis down to this share of what else is shown
 ROOM = 1.12  # of the axis above and below what is drawn, as a factor
-TUNED = {"full": "fine-tuned", "lora": "fine-tuned by LoRA", "probe": "head alone fine-tuned"}
+TUNED = {"full": "fine-tuned", "lora": "fine-tuned by LoRA", "probe": "head alone trained"}
+ASIDE = 1.04  # factor between the places of two methods' points on the axis of n
 NEAR = 2.0  # label noise below the axis by more than this factor is a number, not a line
 
 
@@ -68,8 +69,9 @@ def learning_curve_figure(
             shown = list(values["mean"])
             seeds.extend(values["count"])
             handles[first] = draw_curve(axes, values, color)
-            for method, own in zip(methods, more, strict=False):
+            for place, (method, own) in enumerate(zip(methods, more, strict=False), start=1):
                 found = curve(of_task(every[every["method"] == method], task), "error", samples)
+                found.index *= ASIDE**place  # bars at one size would hide each other
                 handles[method] = draw_curve(axes, found, own)
                 shown += list(found["mean"])
             mine = [] if others is None else others[others["task"] == task].groupby("method")
@@ -107,11 +109,12 @@ def learning_curve_figure(
             draw_log_axis(axes.yaxis)
         baseline = {"regression": "mean", "classification": "majority"}
         predicted = " or ".join(v for k, v in baseline.items() if k in {kind[t] for t in tasks})
+        tuned = TUNED | ({"full": "all weights fine-tuned"} if methods else {})
         labels = {
-            first: seeds_label(TUNED[first], seeds),
-            **{method: TUNED[method] for method in methods},
+            first: seeds_label(tuned[first], seeds),
+            **{method: tuned[method] for method in methods},
             **{method: label for method, (_, _, label) in UNTUNED.items()},
-            "band": "95 % interval",
+            "band": "95 % interval of a prediction",
             "slope": "slope predicted by the kernel's decay",
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",

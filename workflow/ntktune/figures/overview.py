@@ -17,16 +17,19 @@ MADE_UP = "of made-up networks and spectra, none of your data:"
 NOTE = textwrap.fill(
     f"examples needed: labelled examples that reach {SHARE:.0%} of the best gain over predicting "
     "the training mean or majority, interpolated between the sizes tried, with its 95 % interval "
-    "over seeds where there are several; 'at least' where the largest size is the best, 'at most' "
-    "where the smallest is good enough; '?' where the seeds do not decide. Best scores: mean ± "
-    "standard deviation over seeds. Rates b: error ~ n^-b, predicted a/(a+1).",
+    "over seeds where there are several, '16 or more' where no size is surely enough; 'at least' "
+    "where the largest size is the best, 'at most' where the smallest is good enough; '?' where "
+    "the seeds do not decide. Best scores: mean ± standard deviation over seeds. Rates b: error ~ "
+    "n^-b, predicted a/(a+1).",
     width=95,
 )
-UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds or rows"
+UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds"
 ALL_ALIKE = (
     "how many are needed cannot be told: at the largest size all seeds have the same rows, "
     "so end finetune.sizes at a smaller one"
 )
+MORE_ROWS = ", or labelled rows: two seeds' largest samples share {:.0%} of theirs"
+METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 
 
@@ -54,7 +57,8 @@ def _needed(row: dict[str, Any]) -> str:
     low, high = (_number(row[key], 0) for key in ("needed_low", "needed_high"))
     if low == "-":
         return text
-    return f"{text} ({low} or more)" if high == "inf" else f"{text} ({low} to {high})"
+    open_end = high == "inf" or row["needed_bound"] == "least"  # larger sizes may do better
+    return f"{text} ({low} or more)" if open_end else f"{text} ({low} to {high})"
 
 
 def _best(row: dict[str, Any]) -> str:
@@ -70,15 +74,33 @@ def _best(row: dict[str, Any]) -> str:
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
     if row["needed_undecided"] is not True:
         return text
-    return f"{text}; {ALL_ALIKE if row['shared_seeds'] > ALIKE else UNDECIDED}"
+    if row["shared_seeds"] > ALIKE:
+        return f"{text}; {ALL_ALIKE}"
+    alike = "" if pd.isna(row["shared_seeds"]) else MORE_ROWS.format(row["shared_seeds"])
+    return f"{text}; {UNDECIDED}{alike}"
+
+
+def _methods(scores: pd.DataFrame) -> list[str]:
+    """Return what each method of fine-tuning reaches at each task's largest size, if several."""
+    lines = []
+    for task, rows in scores.groupby("task", sort=False):
+        largest, parts = rows[rows["n"] == rows["n"].max()], []
+        for row in largest.to_dict("records") if len(largest) > 1 else ():
+            seeds, metric = len(str(row["seeds"]).split()), row["metric"]
+            spread = "" if pd.isna(row[f"{metric}_sd"]) else f" ± {row[f'{metric}_sd']:.3f}"
+            cut = f", {row['at_budget']} of {seeds} cut short by the budget of epochs or steps"
+            found = f"{_number(row[metric], 3)}{spread}{cut if row['at_budget'] else ''}"
+            parts.append(f"{METHOD_LABELS.get(row['method'], row['method'])} {found}")
+        if parts:
+            label = METRIC_LABELS.get(metric, metric)
+            lines.append(f"{task}, {label} at n = {rows['n'].max()}: {'; '.join(parts)}")
+    return lines
 
 
 def _claims(verdicts: pd.DataFrame, tasks: int) -> str:
-    """Return the tested claims; of one task's study, which asks for its labels, their counts."""
+    """Return the tested claims; of one task's study, which asks for its labels, where they are."""
     if tasks == 1:
-        counts = verdicts["verdict"].value_counts().items()
-        told = ", ".join(f"{number} {verdict}" for verdict, number in counts)
-        return f"{CLAIMS}\n  {told}; see figures/verdicts.csv"
+        return f"{CLAIMS} see figures/verdicts.csv"
     claims = [CLAIMS]
     tested = verdicts[verdicts["verdict"] != UNTESTED]
     for row in tested.to_dict("records"):
@@ -91,8 +113,8 @@ def _claims(verdicts: pd.DataFrame, tasks: int) -> str:
     return "\n".join(claims)
 
 
-def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return examples needed, best scores, decay rates (table 1) and tested claims as text."""
+def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Return what tables 1 and 4 and the verdicts say as text."""
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
     best = []
     for row in rates.to_dict("records"):
@@ -100,5 +122,6 @@ def overview(rates: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         numbers = (_number(row[key], n) for key, n in digits.items())
         rows.append([row["task"], _needed(row), *numbers])
         best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
-    parts = [_plain_table(rows), NOTE, "\n".join(best), _claims(verdicts, len(rates))]
-    return "\n\n".join(parts)
+    methods = [textwrap.fill(line, width=95, subsequent_indent="  ") for line in _methods(scores)]
+    parts = [_plain_table(rows), NOTE, "\n".join(best), "\n".join(methods)]
+    return "\n\n".join(filter(None, [*parts, _claims(verdicts, len(rates))]))
