@@ -57,7 +57,7 @@ reproduce: $(READY)
 	@$(BIN)/python -m ntktune figures show --folder results/$(STUDY)
 
 plan: $(READY)
-	@test -f $(WORD) || { echo CONFIG=$(WORD) does not exist >&2; exit 1; }
+	@: $(STUDY)
 	@$(SNAKEMAKE) --dry-run --logger ntktune
 
 setup: $(READY)

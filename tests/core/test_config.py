@@ -98,6 +98,8 @@ def test_defaults_fill_every_key(study):
         ({"taskvectors": {"tasks": ["mine", "yours"], "size": 999}}, r"taskvectors.size asks for"),
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
          r"model.source has folder and hub; give exactly one of them"),
+        ({"model": {"source": {"folder": "model", "blocks": 4}}},
+         r"unknown key 'model.source.blocks'; choose from: [^;]*$"),
         ({"model": {"source": {"hub": {"id": "a"}}}}, r"model.source.hub.revision is missing: The"),
         ({"study": "x\n"}, r"study is 'x\\n'"),
         ({"taskvectors": {"coefficients": [0]}}, r"coefficients is \[0\]; give one above 0"),

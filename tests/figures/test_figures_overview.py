@@ -82,8 +82,8 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed: labelled examples") for line in lines) == 1
     undecided = (
-        "seeds are too few or too noisy to tell: add seeds, or labelled rows: two seeds' largest "
-        "samples share 30% of theirs"
+        "seeds are too few or too noisy to tell: add seeds (finetune.seeds), or labelled rows: two "
+        "seeds' largest samples share 30% of theirs"
     )
     first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
     best = " ".join(line.strip() for line in lines[first + 1 :][:9])

@@ -258,7 +258,9 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     flops = [float(text.split("together ")[2].split()[0]) for text in (said, longest)]
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
-    assert "h on this machine at the speed of a large float32 product, " in capsys.readouterr().out
+    assert (
+        "min on this machine at the speed of a large float32 product, " in capsys.readouterr().out
+    )
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):

@@ -297,8 +297,7 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
                     advice += "; negative labels count as unlabelled; for classes −1 and 1 write "
                     advice += "label_map: {'-1': 0, '1': 1}"
                 raise UserError(
-                    f"no row of class {label} ({name}) is left in the {split} split "
-                    f"({line}); {advice}"
+                    f"no row of class {name!r} is left in the {split} split ({line}); {advice}"
                 )
 
 

@@ -123,9 +123,10 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         for name in tasks:
             rows = known[name]
             if rows is not None and size > rows:
+                fewer = ", or two thirds of that, so that seeds differ" * (key == "finetune.sizes")
                 raise UserError(
                     f"{key} asks for {size} rows, but the training set of task {name!r} has "
-                    f"{rows}; choose at most {rows}"
+                    f"{rows}; choose at most {rows}{fewer}"
                 )
 
 

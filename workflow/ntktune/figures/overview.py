@@ -20,10 +20,12 @@ NOTE = textwrap.fill(
     "over seeds where there are several, '16 or more' where no size is surely enough; 'at least' "
     "where the largest size is the best, 'at most' where the smallest is good enough; '?' where "
     "the seeds do not decide. Best scores: mean ± standard deviation over seeds. Rates b: error ~ "
-    "n^-b, predicted a/(a+1).",
+    "n^-b, predicted a/(a+1) from eigenvalues that decay as k^-a.",
     width=95,
 )
-UNDECIDED = "how many are needed: seeds are too few or too noisy to tell: add seeds"
+UNDECIDED = (
+    "how many are needed: seeds are too few or too noisy to tell: add seeds (finetune.seeds)"
+)
 ALL_ALIKE = (
     "how many are needed cannot be told: at the largest size all seeds have the same rows, "
     "so end finetune.sizes at a smaller one"

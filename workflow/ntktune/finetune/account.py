@@ -274,6 +274,10 @@ def memory(
     return Memory(weights, size, 2 * size, size, size * full, int(kept))
 
 
+def _time(hours: float) -> str:
+    return f"{hours:.2f} h" if hours >= 1 else f"{60 * hours:.2f} min"
+
+
 def plan_text(
     shape: Shape,
     held: Mapping[str, Memory],
@@ -322,10 +326,10 @@ def plan_text(
         lines.append(
             f"{name}: {len(costs)} tasks x {seeds}{each}  tokens "
             f"{seeds * sum(cost.tokens for cost in costs):,}  FLOPs {flops:.2e}  "
-            f"{took:.2f} h"
+            f"{_time(took)}"
         )
     lines.append(
-        f"together {together:.2e} FLOPs, {hours:.2f} h on {where}, "
+        f"together {together:.2e} FLOPs, {_time(hours)} on {where}, "
         f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
     )
     return "\n".join(lines)

@@ -80,7 +80,8 @@ def _mistakes(error: jsonschema.ValidationError) -> list[str]:
         unknown = [str(name) for name in value if name not in known]
         return [f"unknown key {inside + name!r}; {suggestion(name, known)}" for name in unknown]
     if rule == "maxProperties":
-        return [f"{key} has {' and '.join(value)}; give exactly one of them"]
+        named = [name for name in value if name in error.schema["properties"]]
+        return [f"{key} has {' and '.join(named)}; give exactly one of them"] * (len(named) > 1)
     if rule == "required":
         missing = next(name for name in limit if name not in value)
         about = error.schema.get("properties", {}).get(missing, {}).get("description", about)
