@@ -204,25 +204,23 @@ def test_the_studys_name_is_checked_before_it_is_used(tmp_path):
 
 
 def test_yaml_that_is_none_is_named(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: [1\n")
-    with pytest.raises(UserError, match=r"a\.yaml is not valid YAML: .*line 2"):
-        load_yaml(tmp_path / "a.yaml")
-    (tmp_path / "a.yaml").write_text("title: Reviews: stars\n")
-    with pytest.raises(UserError, match=r"a\.yaml is not valid .*; quote a value that holds ': '$"):
-        load_yaml(tmp_path / "a.yaml")
+    for content, message in (
+        ("a: [1\n", r"a\.yaml is not valid YAML: .*line 2"),
+        ("title: Reviews: stars\n", r"a\.yaml is not valid .*; quote a value that holds ': '$"),
+        ("- 1\n", r"a\.yaml must hold keys and values, not list"),
+        (
+            "a:\n- {b: 1}\n- e: 1\n  f: 2\n  e: 3\n",
+            r"the key 'e' stands in line 3 and again in line 5; give it once",
+        ),
+        ("a: {b: 1, c: 2, b: 3}\n", r"the key 'b' stands in line 1 and again in line 1"),
+    ):
+        (tmp_path / "a.yaml").write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_yaml(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text(
         "a: &x {b: 1}\nc:\n  <<: *x\n  <<: *x\n  b: 2\nd: [{e: 1, f: 2}]\n"
     )
     assert load_yaml(tmp_path / "a.yaml")["c"] == {"b": 2}
-    (tmp_path / "a.yaml").write_text("a:\n- {b: 1}\n- e: 1\n  f: 2\n  e: 3\n")
-    with pytest.raises(UserError, match=r"'e' stands in line 3 and again in line 5; give it once"):
-        load_yaml(tmp_path / "a.yaml")
-    (tmp_path / "a.yaml").write_text("a: {b: 1, c: 2, b: 3}\n")
-    with pytest.raises(UserError, match=r"the key 'b' stands in line 1 and again in line 1"):
-        load_yaml(tmp_path / "a.yaml")
-    (tmp_path / "b.yaml").write_text("- 1\n")
-    with pytest.raises(UserError, match=r"b\.yaml must hold keys and values, not list"):
-        load_yaml(tmp_path / "b.yaml")
     with pytest.raises(UserError, match=r"c\.yaml does not exist"):
         load_yaml(tmp_path / "c.yaml")
 

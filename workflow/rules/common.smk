@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ntktune.cli.options import LORA, option_flag, option_words
 from ntktune.data.hub import ADAPTER_FILES, MODEL_FILES
-from ntktune.data.study import cell_seeds, rate_factors, resolved_study
+from ntktune.data.study import cell_seeds, learning_seeds, rate_factors, resolved_study
 from ntktune.errors import UserError
 from ntktune.figures.catalogue import (
     RESULT_TABLES,
@@ -77,8 +77,7 @@ GPU = int(
     STUDY["device"] == "cuda" or (STUDY["device"] == "auto" and has_nvidia_gpu() and not TOO_OLD)
 )
 
-LEARNING_SEEDS = min(STUDY["kernel"]["learning_seeds"], STUDY["finetune"]["seeds"])
-LEARNING_SEEDS *= "kernel" in CHAPTERS
+LEARNING_SEEDS = learning_seeds(STUDY)
 # Kernels of more rows than a job takes: name of the file -> bands of rows.
 KERNEL_BANDS = {name: count for name, count in kernel_bands(STUDY).items() if count > 1}
 LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNING_SEEDS > 0)

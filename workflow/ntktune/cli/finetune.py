@@ -380,15 +380,20 @@ def _study_kernels(
 
     Their texts are as long as those of ``cells``, repeated as often as needed.
     """
+    from ntktune.data.study import learning_seeds
     from ntktune.finetune.account import Cost
     from ntktune.kernel.account import account
     from ntktune.network.models import block_list, skeleton
 
     kernel, backbone, found = study["kernel"], skeleton(config), []
-    seeds = min(kernel["learning_seeds"], study["finetune"]["seeds"])
     for name, count, rows, columns in (
         ("draws", kernel["draws"], kernel["rows"], None),
-        ("learning curves", seeds, kernel["learning_rows"], kernel["learning_rows"]),
+        (
+            "learning curves",
+            learning_seeds(study),
+            kernel["learning_rows"],
+            kernel["learning_rows"],
+        ),
     ):
         costs = []
         for task in study["tasks"] if "kernel" in study["chapters"] else ():
@@ -397,8 +402,7 @@ def _study_kernels(
             lengths = [*itertools.islice(drawn, rows)]
             lengths += texts["test"] if columns else []
             classes = class_count(study["task_definitions"][task])
-            outputs = classes if classes > 2 else 1  # of two it is of their logits' difference
-            cost = account(backbone, block_list(backbone), lengths, outputs, columns)
+            cost = account(backbone, block_list(backbone), lengths, classes, columns)
             costs.append(Cost(0, cost.tokens, cost.flops, (0, 0)))
         if costs and count:
             found.append((f"kernels of {name}, {rows} texts", count, costs))

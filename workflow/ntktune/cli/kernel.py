@@ -278,10 +278,7 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(
             f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
-    # of two classes the kernel is of the logit difference, of more the mean over outputs
-    found = account(
-        backbone, list(block_list(backbone)), lengths, args.classes if args.classes > 2 else 1
-    )
+    found = account(backbone, block_list(backbone), lengths, args.classes)
     print(plan_text(found, args.examples, args.tflops * 1e12 if args.tflops else measured_rate()))
 
 

@@ -255,6 +255,12 @@ def cell_seeds(study: Mapping[str, Any], size: int) -> int:
     return tuning["large_seeds" if few else "seeds"]
 
 
+def learning_seeds(study: Mapping[str, Any]) -> int:
+    """Return on how many seeds' samples a kernel predicts the learning curve."""
+    seeds = min(study["kernel"]["learning_seeds"], study["finetune"]["seeds"])
+    return seeds * ("kernel" in study["chapters"])
+
+
 def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> str:
     """Return in a few lines what a study makes, and the ``rows`` of :func:`check_own_files`."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]

@@ -49,6 +49,11 @@ def _number(value: float, digits: int) -> str:
     return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
+def _score(value: float, deviation: float) -> str:
+    spread = "" if pd.isna(deviation) else f" ± {deviation:.3f}"
+    return f"{_number(value, 3)}{spread}"
+
+
 def _needed(row: dict[str, Any]) -> str:
     if pd.isna(row["needed"]):
         return "unknown"
@@ -65,11 +70,11 @@ def _needed(row: dict[str, Any]) -> str:
 
 def _best(row: dict[str, Any]) -> str:
     """Return a task's best score, and whether its seeds tell how many examples it needs."""
-    score, metric = _number(row["best_score"], 3), METRIC_LABELS.get(row["metric"], row["metric"])
-    if score == "-":
+    if pd.isna(row["best_score"]):
         return f"{row['task']}: no score to compare sizes by"
-    spread = "" if pd.isna(row["best_score_sd"]) else f" ± {row['best_score_sd']:.3f}"
-    text = f"{row['task']}: best {metric} {score}{spread} ({count(int(row['seeds']), 'seed')})"
+    metric = METRIC_LABELS.get(row["metric"], row["metric"])
+    score = _score(row["best_score"], row["best_score_sd"])
+    text = f"{row['task']}: best {metric} {score} ({count(int(row['seeds']), 'seed')})"
     text += f", at n = {row['best_size']:.0f}"
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
@@ -86,16 +91,16 @@ def _methods(scores: pd.DataFrame) -> list[str]:
     """Return what each method of fine-tuning reaches at each task's largest size, if several."""
     lines = []
     for task, rows in scores.groupby("task", sort=False):
-        largest, parts = rows[rows["n"] == rows["n"].max()], []
-        for row in largest.to_dict("records") if len(largest) > 1 else ():
-            seeds, metric = len(str(row["seeds"]).split()), row["metric"]
-            spread = "" if pd.isna(row[f"{metric}_sd"]) else f" ± {row[f'{metric}_sd']:.3f}"
-            cut = f", {row['at_budget']} of {seeds} cut short by the budget of epochs or steps"
-            found = f"{_number(row[metric], 3)}{spread}{cut if row['at_budget'] else ''}"
-            parts.append(f"{METHOD_LABELS.get(row['method'], row['method'])} {found}")
-        if parts:
+        size, metric, parts = rows["n"].max(), rows["metric"].iloc[0], []
+        for row in rows[rows["n"] == size].to_dict("records"):
+            name = METHOD_LABELS.get(row["method"], row["method"])
+            parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}")
+            if row["at_budget"]:
+                cut = f"{row['at_budget']} of {len(str(row['seeds']).split())}"
+                parts[-1] += f", {cut} cut short by the budget of epochs or steps"
+        if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
-            lines.append(f"{task}, {label} at n = {rows['n'].max()}: {'; '.join(parts)}")
+            lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
     return lines
 
 

@@ -181,7 +181,8 @@ def measured_exponent(
     means = points.groupby("n")["error"].mean()
     fit = curve_exponents(means.index.to_numpy(), means.to_numpy()[None], means.to_numpy())
     found["measured_exponent"], found["floor"] = (float(values[0]) for values in fit)
-    ends = exponent_interval(*by_seed(points), means.to_numpy(), shared, level)
+    tried, curves = by_seed(points)
+    ends = exponent_interval(tried, curves, means.to_numpy(), shared, level)
     # where E must not be negative, the fit may lie beyond what the seeds alone say
     found["measured_low"] = min(ends[0], found["measured_exponent"])
     found["measured_high"] = max(ends[1], found["measured_exponent"])
@@ -192,7 +193,6 @@ def measured_exponent(
     elif seeds < 2:
         found["reason"] = "an interval needs two seeds"
     elif np.isnan(ends[0]):
-        curves = by_seed(points)[1]
         whole = int(np.isfinite(curves).all(axis=1).sum())
         found["reason"] = f"{whole} of {seeds} seeds have all {sizes} sizes; an interval needs two"
         if whole > 1:

@@ -290,10 +290,10 @@ def plan_text(
     """Return a plan as lines of text.
 
     ``held`` has each method's memory. ``trainings``, and kernels, of 0 steps, have a name, the
-    number of seeds or draws, and the cost of one for each task. Hours are
-    counted for ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share``
-    of its peak speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products are
-    bfloat16.
+    number of seeds or draws, and the cost of one for each task. Hours are counted for
+    ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share`` of its peak
+    speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products, of trainings
+    alone, are bfloat16.
     """
     blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
     lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]

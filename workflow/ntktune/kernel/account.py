@@ -49,18 +49,19 @@ def account(
     backbone: nn.Module,
     blocks: Sequence[nn.Module],
     lengths: Sequence[int],
-    outputs: int = 1,
+    classes: int = 2,
     columns: int | None = None,
 ) -> Account:
     """Return what the kernel of texts with ``lengths`` tokens costs, all parameters trainable.
 
-    The kernels of C ``outputs`` are computed one after the other: C times the work, in the same
-    memory, which is stated for a processor, at most. ``columns`` of the texts, the first, run once
-    more as the kernel's columns; None: all are, and run once. The ``backbone`` may be on the meta
-    device.
+    Two ``classes``, as a score, have one kernel, of their logits' difference. Those of C outputs
+    are computed one after the other: C times the work, in the same memory, which is stated for a
+    processor, at most. ``columns`` of the texts, the first, run once more as the kernel's columns;
+    None: all are, and run once. The ``backbone`` may be on the meta device.
     """
     if not lengths or min(lengths) < 1:
         raise UserError(f"lengths are {list(lengths)}; a kernel needs texts of one token or more")
+    outputs = classes if classes > 2 else 1
     lengths, count = [*lengths, *lengths[: columns or 0]], len(lengths)
     tokens, total = sum(lengths), len(lengths)
     parameters = sum(p.numel() for p in backbone.parameters())
