@@ -1,5 +1,5 @@
 # make reproduce    run the study of config/config.yaml, and write its figures, tables and report
-# make plan         print what `make reproduce` would choose and run, and run nothing
+# make plan         print what `make reproduce` would choose and run, and the hours; run nothing
 # make smoke        run a tiny generated study from end to end
 # make report       write the study's report.html again
 # make archive      pack the study's results into one file, without models and texts
@@ -59,6 +59,7 @@ reproduce: $(READY)
 plan: $(READY)
 	@: $(STUDY)
 	@$(SNAKEMAKE) --dry-run --logger ntktune
+	@$(BIN)/python -m ntktune finetune plan --config $(WORD) || :
 
 setup: $(READY)
 

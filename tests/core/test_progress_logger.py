@@ -71,6 +71,13 @@ def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys
     assert lines[-1].endswith(ended)
 
 
+def test_an_unknown_target_is_one_line(send, capsys):
+    missing = "No rule to produce figg2 (if you use input functions make sure that ... exceptions)."
+    send(LogEvent.ERROR, msg=f"MissingRuleException:\n{missing}")
+    told = "there is no target figg2; `snakemake --list-target-rules` lists all"
+    assert capsys.readouterr().err == f"[0:00] {told}\n"
+
+
 def test_the_time_left_is_what_was_measured_then_what_this_run_takes():
     whole, each = plugin.Counter(kernel_draws=100, fig2=3), plugin.EXPECTED["kernel_draws"]
     assert plugin.seconds_left(whole, whole, 0, 2) == pytest.approx(50 * each, rel=0.01)

@@ -203,6 +203,26 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert total == pytest.approx(sum(parts), rel=0.01)
 
 
+def test_all_test_rows_of_a_file_are_counted_before_it_is_fetched(tmp_path, capsys):
+    own = study(tmp_path, finetune__test_rows=None)
+    task = {"title": "Mine", "kind": "regression", "score_range": [0, 1], "metric": "mse"}
+    task |= {"columns": {"text_a": "text", "label": "score"}}
+    files = {split: [str(tmp_path / f"{split}.csv")] for split in ("train", "test")}
+    for split, count in (("train", 80), ("test", 30)):
+        rows = "".join(f"{split} {i},{i % 2}\n" for i in range(count))
+        (tmp_path / f"{split}.csv").write_text(f"text,score\n{rows}")
+    (tmp_path / "mine.yaml").write_text(json.dumps(task | {"sources": [{"files": files}]}))
+    config = json.loads(own.read_text()) | {"tasks": ["mine"], "task_folders": [str(tmp_path)]}
+    config |= {"chapters": ["finetune"], "taskvectors": {"tasks": []}}
+    told = []
+    for config["finetune"]["test_rows"] in (None, 30, 29):
+        own.write_text(json.dumps(config))
+        assert planned(own, "--device-name", "A100-80GB", "--results", tmp_path) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] != told[2]
+    assert "rows unknown" not in told[0]
+
+
 def test_a_plan_counts_the_kernels_too(tmp_path, capsys):
     path = study(tmp_path)
     how = {"draws": 4, "rows": 20, "learning_rows": 32, "learning_seeds": 2}

@@ -252,7 +252,7 @@ def test_a_figure_that_the_study_has_not_is_told(checkout):
     for target, why in {
         "linearisation": "theory.tasks is empty; name tasks",
         "descent": "no kernel predicts a sample; raise kernel.learning_seeds",
-        "results/mine/figures/fig3.png": "it compares tasks, and `tasks` lists one, amazon-in",
+        "results/mine/figures/fig3.png": "it compares tasks, and `tasks` lists one; add another",
         "lean width": "`chapters` does not list theory; add it there",
         "lean figures": "`chapters` lists nothing that can be drawn; add spectrum, finetune",
         "fig10": "it draws the F1 score, and no task is a classification",
@@ -272,7 +272,7 @@ def test_a_study_is_lean_unless_it_asks_for_more(checkout):
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
-    figures = {"fig2", "fig4", "decays", "prediction", "table1", "table4", "verdicts"}
+    figures = {"fig2", "fig4", "decays", "table1", "table4", "verdicts"}
     samples = {
         "data_draws",
         "data_subsets",

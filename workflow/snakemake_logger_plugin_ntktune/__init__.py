@@ -31,6 +31,7 @@ LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
 PROGRESS = re.compile(r" %, \d+ s, (about \d+ s left)$", re.MULTILINE)
 NOTHING = "Nothing to be done"
+UNKNOWN = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) .*")
 STOPPING = "Terminating processes on user request"
 
 
@@ -120,7 +121,8 @@ class LogHandler(LogHandlerBase):
             # a failed command is told by JOB_ERROR, with the end of its log
             told = self.interrupted or "CalledProcessError" in message
             if message not in ("", "None") and not told:
-                self._print(message)
+                known = r"there is no target \1; `snakemake --list-target-rules` lists all"
+                self._print(UNKNOWN.sub(known, message))
 
     def _watch_interrupts(self) -> None:
         """Note Ctrl-C before the jobs that it ends, too, are reported as failed."""

@@ -245,6 +245,8 @@ def _study_texts(
     Without data the rows are None, and every text is as long as it can be.
     """
     from ntktune.data.sampling import holdout_pattern, training_subset
+    from ntktune.data.study import counted_rows
+    from ntktune.study.config import is_here
 
     data = Path(folder) / "data" / task
     tokens, subsets = data / "tokens.safetensors", data / "subsets.json"
@@ -252,6 +254,8 @@ def _study_texts(
     if not (tokens.is_file() and subsets.is_file()):
         held = int(holdout_pattern(size, tuning["holdout_fraction"]).sum())
         tests = tuning["test_rows"] or definition["test_rows"] or 0
+        if not tests and is_here(definition["sources"][0]):
+            tests = counted_rows(study, task)[1]
         counts = {"train": size - held, "holdout": held, "test": tests}
         longest = study["model"]["max_tokens"]
         return {part: [longest] * count for part, count in counts.items()}, None

@@ -200,10 +200,11 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
         raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
-def training_labels(definition: dict, name: str) -> tuple[np.ndarray, str]:
-    """Return the cleaned labels of a task's training rows, (N,), and its counts of rows in words.
+def cleaned_labels(definition: dict, name: str) -> tuple[np.ndarray, int, str]:
+    """Return the labels of a task's training rows, (N,), its number of test rows, and both in words.
 
-    They are read from its first source.
+    They are read from its first source, and cleaned.
     """
     table, counts = source_table(read_sources(definition, name), definition, name)
-    return table.loc[table["split"] == "train", "label"].to_numpy(), counts_line(counts)
+    trains = table["split"] == "train"
+    return table.loc[trains, "label"].to_numpy(), int((~trains).sum()), counts_line(counts)

@@ -1,7 +1,7 @@
 """A whole study: what its configuration leaves to data and other keys, filled in and checked."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
     for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
         if is_here(tasks[name]["sources"][0]):
-            rows[name], least, classes, _ = _rows(study, name)
+            rows[name], _, least, classes, _ = counted_rows(study, name)
             smallest = max(smallest, least)
             _check_classes(study, name, classes, where)
     counts = [rows[name] for name in study["tasks"]]
@@ -76,20 +76,23 @@ def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str
         )
 
 
-def _rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, str]:
-    """Return a task's training rows, smallest sample, classes, and what became of all rows."""
+def counted_rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, int, str]:
+    """Return training and test rows, smallest sample, classes, and what became of all rows.
+
+    For a task whose first source is the user's own files, which are here.
+    """
     from ntktune.data.sampling import smallest_sample
-    from ntktune.data.sources import training_labels
+    from ntktune.data.sources import cleaned_labels
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
-    def count() -> list[int]:
-        labels, told = training_labels(dict(definition), name)  # which fills in classes
+    def count() -> list[Any]:
+        labels, tested, told = cleaned_labels(dict(definition), name)  # which fills in classes
         classes = labels if definition["kind"] == "classification" else labels * 0
         least = smallest_sample(classes, fraction) or 0
-        return [len(labels), least, int(classes.max(initial=0)) + 1, told]
+        return [len(labels), tested, least, int(classes.max(initial=0)) + 1, told]
 
-    about = [name, definition, fraction, code_digest("ntktune.data.sources:training_labels")]
+    about = [name, definition, fraction, code_digest("ntktune.data.sources:cleaned_labels")]
     return tuple(found_once(source_files(definition["sources"][0]), about, count))
 
 
@@ -306,13 +309,12 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> 
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
-def check_own_files(study: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, str]:
+def check_own_files(study: Mapping[str, Any]) -> dict[str, str]:
     """Read tasks' own files before anything is fetched; return what became of their rows."""
     rows = {}
-    for name in tasks:
-        definition = study["task_definitions"][name]
+    for name, definition in study["task_definitions"].items():
         if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
-            *_, rows[name] = _rows(study, name)
+            *_, rows[name] = counted_rows(study, name)
     return rows
 
 

@@ -83,7 +83,7 @@ FIGURES = {entry.name: entry for entry in (
           "tasks", (0, 1)),
     Entry("fig10", "f1_figure", "metrics subsets", "F1", "tasks", (0,), needs="classified"),
     Entry("prediction", "prediction_figure", "table1 summary", "predicted against measured",
-          colors=(0, 1), needs="finetune"),
+          colors=(0, 1), needs="finetune several"),
     Entry("epochs", "epochs_figure", "history subsets", "test error against the epoch", "tasks",
           (0,)),
     Entry("simulation", "simulation_figure", "simulation radii", "stopping rules on a known target",
@@ -117,6 +117,7 @@ RESULT_TABLES = {entry.name: entry for entry in (
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
 LACKING = {
+    "several": "it compares tasks, and `tasks` lists one; add another",
     "merged": "taskvectors.tasks is empty; name two tasks or more",
     "classified": "it draws the F1 score, and no task is a classification",
     "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
@@ -177,8 +178,8 @@ def why_absent(entry: Entry, lists: Lists) -> str:
     missing = [name for name in wanted if name not in lists["chapters"]]
     of_tables = [TABLES[table].lists for table in entry.inputs.split()]
     empty = [n for n in [*needs, *of_tables] if n in LACKING and not lists[n]]
-    if empty[:1] == ["merged"] and len(lists["tasks"]) == 1:  # the chapter alone would not help
-        return f"it compares tasks, and `tasks` lists one, {lists['tasks'][0]}; add another"
+    if {"several", "merged"} & {*empty} and not lists["several"]:  # no chapter would help
+        return LACKING["several"]
     if missing:
         return f"`chapters` does not list {', '.join(missing)}; add it there"
     return LACKING[empty[0]] if empty else ""

@@ -151,10 +151,12 @@ def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> 
     ``baseline_`` is the training mean's error, or the training majority's score.
     """
     rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
+    own = {*every["metric"]}  # others are of the other kind of tasks
+    scores = [name for name in SCORES if name in own or every[name].notna().any()]
     for (task, method, n), runs in every.groupby(["task", "method", "n"], sort=False, dropna=False):
         row = {"task": task} | _first(runs, "kind", "metric") | {"method": method, "n": n}
         row["seeds"] = " ".join(str(seed) for seed in sorted(runs["seed"]))
-        row |= _spread(runs, SCORES)
+        row |= _spread(runs, scores)
         row |= {"at_start": (runs["best_step"] == 0).sum(), "at_budget": runs["at_budget"].sum()}
         rows.append(row)
     return pd.DataFrame(rows)
