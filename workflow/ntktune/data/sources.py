@@ -201,9 +201,9 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
 
 
 def cleaned_labels(definition: dict, name: str) -> tuple[np.ndarray, int, str]:
-    """Return the labels of a task's training rows, (N,), its number of test rows, and both in words.
+    """Return the labels of a task's training rows, (N,), its number of test rows, and its counts.
 
-    They are read from its first source, and cleaned.
+    They are read from its first source, and cleaned; the counts are in words.
     """
     table, counts = source_table(read_sources(definition, name), definition, name)
     trains = table["split"] == "train"

@@ -20,8 +20,8 @@ NOTE = textwrap.fill(
     "over seeds where there are several, '16 or more' where no size is surely enough; 'at least' "
     "where the largest size is the best, 'at most' where the smallest is good enough; '?' where "
     "the seeds do not decide. Best scores: mean ± standard deviation over seeds, how far one "
-    "training may lie from another; bars in figures are 95 % intervals of the mean. Rates b: error ~ "
-    "n^-b, predicted a/(a+1) from eigenvalues that decay as k^-a.",
+    "training may lie from another; bars in figures are 95 % intervals of the mean. Rates b: "
+    "error ~ n^-b, predicted a/(a+1) from eigenvalues that decay as k^-a.",
     width=95,
 )
 UNDECIDED = (
