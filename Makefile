@@ -38,7 +38,7 @@ TORCH_FROM = $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)',--constraint
 # one word, whatever is in it
 WORD = '$(subst ','\'',$(CONFIG))'
 SNAKEMAKE = $(BIN)/snakemake --configfile $(WORD)
-STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.excepthook = lambda kind, error, trace: print(error, file=sys.stderr); from ntktune.data.study import study_name; print(study_name(sys.argv[1]))" $(WORD)),$(error CONFIG=$(CONFIG) names no study))
+STUDY = $(or $(shell $(BIN)/python -c "import sys; sys.excepthook = lambda kind, error, trace: print(error, file=sys.stderr); from ntktune.data.study import study_name; print(study_name(sys.argv[1]))" $(WORD)),$(error CONFIG=$(CONFIG) cannot be used; the reason stands above))
 # Jobs state how much memory they need; this many of them run at once as fit.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; from ntktune.network.device import free_in_control_groups as left; print(int(min(psutil.virtual_memory().total, left()) * 0.9 / 2**20))")
 

@@ -62,7 +62,7 @@ def test_a_configuration_that_is_not_there_is_told_plainly(target):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("my/studdy.yaml ")
-    assert "CONFIG=my/studdy.yaml names no study" in done.stderr
+    assert "CONFIG=my/studdy.yaml cannot be used; the reason stands above" in done.stderr
     assert not re.search(r"UserError|Traceback|SyntaxError", done.stderr)
 
 

@@ -190,7 +190,11 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("study planned: m, float32\n")
     assert "model    2 blocks, " in said
-    assert "texts    of smoke-classification, smoke-regression: not made yet, so 32 tokens" in said
+    unknown = "texts    of smoke-classification, smoke-regression: not made yet, so about a token"
+    assert unknown in said
+    assert (
+        f"else 32, the most they can have; `snakemake data --configfile {tmp_path}/config" in said
+    )
     assert "less than the 74.5 GiB of one A100-80GB" in said
     assert "n 32: 2 tasks x 2 seeds  steps 12 each" in said
     assert "task vectors, n 64: 2 tasks x 3 seeds" in said
@@ -203,13 +207,13 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert total == pytest.approx(sum(parts), rel=0.01)
 
 
-def test_all_test_rows_of_a_file_are_counted_before_it_is_fetched(tmp_path, capsys):
+def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, capsys):
     own = study(tmp_path, finetune__test_rows=None)
     task = {"title": "Mine", "kind": "regression", "score_range": [0, 1], "metric": "mse"}
     task |= {"columns": {"text_a": "text", "label": "score"}}
     files = {split: [str(tmp_path / f"{split}.csv")] for split in ("train", "test")}
     for split, count in (("train", 80), ("test", 30)):
-        rows = "".join(f"{split} {i},{i % 2}\n" for i in range(count))
+        rows = "".join(f"{split} {i:034d},{i % 2}\n" for i in range(count))  # 39, 40 characters
         (tmp_path / f"{split}.csv").write_text(f"text,score\n{rows}")
     (tmp_path / "mine.yaml").write_text(json.dumps(task | {"sources": [{"files": files}]}))
     config = json.loads(own.read_text()) | {"tasks": ["mine"], "task_folders": [str(tmp_path)]}
@@ -221,6 +225,8 @@ def test_all_test_rows_of_a_file_are_counted_before_it_is_fetched(tmp_path, caps
         told.append(capsys.readouterr().out)
     assert told[0] == told[1] != told[2]
     assert "rows unknown" not in told[0]
+    # two seeds, four passes over 24 texts of 11 tokens, not of 32, as they may be
+    assert f"n 32: 1 tasks x 2 seeds  steps 12 each  tokens {2 * 4 * 24 * 11:,}  " in told[0]
 
 
 def test_a_plan_counts_the_kernels_too(tmp_path, capsys):
@@ -311,12 +317,13 @@ def test_mistakes(flags, message, tmp_path, capsys):
 def test_an_unknown_architecture(tmp_path, capsys):
     path = study(tmp_path, model__architecture=None)
     assert planned(path, "--results", tmp_path) == 1
-    assert "run `snakemake fetch` first, or describe it" in capsys.readouterr().err
+    fetched = f"run `snakemake fetch --configfile {path} --cores 1` first, or describe it"
+    assert fetched in capsys.readouterr().err
     path = study(tmp_path, model__architecture={"model_type": "nothing"})
     assert planned(path, "--results", tmp_path) == 1
     assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err
     assert planned(study(tmp_path, model__max_tokens=None), "--results", tmp_path) == 0
-    assert "not made yet, so 64 tokens each" in capsys.readouterr().out
+    assert "else 64, the most they can have; " in capsys.readouterr().out
     path = study(tmp_path, model__max_tokens=65)
     assert planned(path, "--results", tmp_path) == 1
     assert "max_tokens is 65, but the model has 64 positions" in capsys.readouterr().err

@@ -205,7 +205,7 @@ def repeats(
     return model, fine_tuned_repeats(model, *cell_is, args.seed, seeds, progress, **how)
 
 
-def _study_model(study: dict[str, Any], folder: str) -> Any:
+def _study_model(study: dict[str, Any], folder: str, given: str) -> Any:
     """Return the configuration of a study's model: as fetched, in its own folder, or described."""
     from ntktune.data.tokens import MOST_TOKENS
     from ntktune.network.models import configuration, described_configuration, positions, skeleton
@@ -225,7 +225,8 @@ def _study_model(study: dict[str, Any], folder: str) -> Any:
     else:
         raise UserError(
             f"the model {model['name']} is not fetched yet, and model.architecture does not say "
-            "what it is like; run `snakemake fetch` first, or describe it there"
+            f"what it is like; run `snakemake fetch --configfile {given} --cores 1` first, or "
+            "describe it there"
         )
     most = positions(skeleton(found))
     if model["max_tokens"] is None:
@@ -242,23 +243,23 @@ def _study_texts(
 ) -> tuple[dict[str, list[int]], int | None]:
     """Return the lengths of the texts of a task's first sample, and the embedding rows they reach.
 
-    Without data the rows are None, and every text is as long as it can be.
+    Without data the rows are None, and every text has a token per 4 characters on average, if it
+    stands in a file that is here, and else as many as it can have.
     """
     from ntktune.data.sampling import holdout_pattern, training_subset
-    from ntktune.data.study import counted_rows
-    from ntktune.study.config import is_here
+    from ntktune.data.study import own_rows
 
     data = Path(folder) / "data" / task
     tokens, subsets = data / "tokens.safetensors", data / "subsets.json"
     tuning, definition = study["finetune"], study["task_definitions"][task]
     if not (tokens.is_file() and subsets.is_file()):
         held = int(holdout_pattern(size, tuning["holdout_fraction"]).sum())
-        tests = tuning["test_rows"] or definition["test_rows"] or 0
-        if not tests and is_here(definition["sources"][0]):
-            tests = counted_rows(study, task)[1]
+        own = own_rows(study, task)
+        tests = tuning["test_rows"] or definition["test_rows"] or (own.test if own else 0)
         counts = {"train": size - held, "holdout": held, "test": tests}
         longest = study["model"]["max_tokens"]
-        return {part: [longest] * count for part, count in counts.items()}, None
+        length = min(longest, round(own.characters / 4) + 1) if own else longest
+        return {part: [length] * count for part, count in counts.items()}, None
     tensors, facts = read_tokens(str(tokens), task, model_facts(f"{folder}/data/model"))
     samples = read_samples(str(subsets), str(tokens), facts)
     lengths = tensors["offsets"].diff().tolist()
@@ -318,7 +319,7 @@ def plan(args: argparse.Namespace) -> None:
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
     autocast = training_dtypes(study["finetune"]["dtype"])[1]
-    config = _study_model(study, folder)
+    config = _study_model(study, folder, args.config)
     shapes = _study_shapes(study, config)
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
     cells = {
@@ -329,7 +330,7 @@ def plan(args: argparse.Namespace) -> None:
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
     mixed, speed = autocast is not None, None if args.device_name else measured_rate()
-    print(_about(study, cells, mixed=mixed))
+    print(_about(study, cells, args.config, mixed=mixed))
     print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 
 
@@ -413,7 +414,7 @@ def _study_kernels(
     return found
 
 
-def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:
+def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> str:
     """Return what is counted, and what of it is not known yet."""
     unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
     untested = sorted({task for (task, _), (texts, _) in cells.items() if not texts["test"]})
@@ -421,9 +422,9 @@ def _about(study: dict[str, Any], cells: dict, *, mixed: bool) -> str:
     lines = [f"study {study['study']}: {study['model']['name']}, {precision}"]
     if unknown:
         lines.append(
-            f"texts    of {', '.join(unknown)}: not made yet, so "
-            f"{study['model']['max_tokens']} tokens each, the most they can have, and so hours at "
-            "most; `snakemake data` makes them"
+            f"texts    of {', '.join(unknown)}: not made yet, so about a token per 4 characters of "
+            f"a file that is here, else {study['model']['max_tokens']}, the most they can have; "
+            f"`snakemake data --configfile {config} --cores 1` makes them"
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")

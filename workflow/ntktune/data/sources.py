@@ -200,11 +200,7 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
         raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
-def cleaned_labels(definition: dict, name: str) -> tuple[np.ndarray, int, str]:
-    """Return the labels of a task's training rows, (N,), its number of test rows, and its counts.
-
-    They are read from its first source, and cleaned; the counts are in words.
-    """
+def cleaned_rows(definition: dict, name: str) -> tuple[pd.DataFrame, str]:
+    """Return the clean table of a task's first source, and its counts of rows in words."""
     table, counts = source_table(read_sources(definition, name), definition, name)
-    trains = table["split"] == "train"
-    return table.loc[trains, "label"].to_numpy(), int((~trains).sum()), counts_line(counts)
+    return table, counts_line(counts)

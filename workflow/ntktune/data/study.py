@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ntktune.errors import UserError
 from ntktune.store.code_digest import code_digest
@@ -36,8 +36,9 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
     rows, smallest = {name: task["train_rows"] for name, task in tasks.items()}, FIRST
     for name in study["tasks"] if None in (tuning["sizes"], kernel["rows"]) else []:
         if is_here(tasks[name]["sources"][0]):
-            rows[name], _, least, classes, _ = counted_rows(study, name)
-            smallest = max(smallest, least)
+            found = counted_rows(study, name)
+            rows[name], classes = found.train, found.classes
+            smallest = max(smallest, found.least)
             _check_classes(study, name, classes, where)
     counts = [rows[name] for name in study["tasks"]]
     made = Path("results", study["study"], "config.yaml")
@@ -76,24 +77,41 @@ def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str
         )
 
 
-def counted_rows(study: Mapping[str, Any], name: str) -> tuple[int, int, int, int, str]:
-    """Return training and test rows, smallest sample, classes, and what became of all rows.
+class Rows(NamedTuple):
+    """A task's rows, as they are read and cleaned."""
 
-    For a task whose first source is the user's own files, which are here.
-    """
+    train: int
+    test: int
+    least: int  # rows of the smallest sample
+    classes: int
+    characters: float  # of a text, on average
+    told: str  # what became of all rows
+
+
+def counted_rows(study: Mapping[str, Any], name: str) -> Rows:
+    """Return the rows of a task's first source, which is here."""
     from ntktune.data.sampling import smallest_sample
-    from ntktune.data.sources import cleaned_labels
+    from ntktune.data.sources import cleaned_rows
 
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
     def count() -> list[Any]:
-        labels, tested, told = cleaned_labels(dict(definition), name)  # which fills in classes
+        table, told = cleaned_rows(dict(definition), name)  # which fills in classes
+        labels = table.loc[table["split"] == "train", "label"].to_numpy()
         classes = labels if definition["kind"] == "classification" else labels * 0
         least = smallest_sample(classes, fraction) or 0
-        return [len(labels), tested, least, int(classes.max(initial=0)) + 1, told]
+        texts = table["text_a"].str.len() + table["text_b"].str.len().fillna(0)
+        counts = [len(labels), len(table) - len(labels), least, int(classes.max(initial=0)) + 1]
+        return [*counts, float(texts.mean()), told]
 
-    about = [name, definition, fraction, code_digest("ntktune.data.sources:cleaned_labels")]
-    return tuple(found_once(source_files(definition["sources"][0]), about, count))
+    about = [name, definition, fraction, code_digest("ntktune.data.sources:cleaned_rows")]
+    return Rows(*found_once(source_files(definition["sources"][0]), about, count))
+
+
+def own_rows(study: Mapping[str, Any], name: str) -> Rows | None:
+    """Return a task's rows if its first source is files that are here."""
+    source = study["task_definitions"][name]["sources"][0]
+    return counted_rows(study, name) if "files" in source and is_here(source) else None
 
 
 def _fill_from_keys(study: dict) -> None:
@@ -311,11 +329,8 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> 
 
 def check_own_files(study: Mapping[str, Any]) -> dict[str, str]:
     """Read tasks' own files before anything is fetched; return what became of their rows."""
-    rows = {}
-    for name, definition in study["task_definitions"].items():
-        if "files" in definition["sources"][0] and is_here(definition["sources"][0]):
-            *_, rows[name] = counted_rows(study, name)
-    return rows
+    found = {name: own_rows(study, name) for name in study["task_definitions"]}
+    return {name: rows.told for name, rows in found.items() if rows}
 
 
 def study_name(path: str | Path) -> str:

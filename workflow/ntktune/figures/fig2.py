@@ -114,7 +114,7 @@ def learning_curve_figure(
             first: seeds_label(tuned[first], seeds),
             **{method: tuned[method] for method in methods},
             **{method: label for method, (_, _, label) in UNTUNED.items()},
-            "band": "95 % interval of a prediction",
+            "band": "95 % interval of probe or NTK",
             "slope": "slope predicted by the kernel's decay",
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",

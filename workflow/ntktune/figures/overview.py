@@ -14,24 +14,29 @@ from ntktune.study.scores import ERRORS
 SIMPLE = {"regression": "mean", "classification": "majority"}
 CLAIMS = "claims of Sun & Raskutti 2026 on this study:"
 MADE_UP = "of made-up networks and spectra, none of your data:"
-NOTE = textwrap.fill(
-    f"examples needed: labelled examples that reach {SHARE:.0%} of the best gain over predicting "
-    "the training mean or majority, interpolated between the sizes tried, with its 95 % interval "
-    "over seeds where there are several, '16 or more' where no size is surely enough; 'at least' "
-    "where the largest size is the best, 'at most' where the smallest is good enough; '?' where "
-    "the seeds do not decide. Best scores: mean ± standard deviation over seeds, how far one "
-    "training may lie from another; bars in figures are 95 % intervals of the mean. Rates b: "
-    "error ~ n^-b, predicted a/(a+1) from eigenvalues that decay as k^-a.",
-    width=95,
-)
+LEGEND = {
+    "examples needed": f"labelled examples that reach {SHARE:.0%} of the best gain over predicting "
+    "the training mean or majority, interpolated between the sizes tried; in brackets the 95 % "
+    "interval over seeds, where there are several",
+    "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
+    "or more": "no size is surely enough",
+    "?": "the seeds do not decide",
+    "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
+    "in figures are 95 % intervals of the mean, wider where seeds share examples. All are for the "
+    "test rows at hand",
+    "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error, from eigenvalues ~ k^-a. "
+    "Measured: of a classification that of the error rate",
+}
 UNDECIDED = (
-    "how many are needed: seeds are too few or too noisy to tell: add seeds (finetune.seeds)"
+    "how many are needed: seeds are too few or too noisy to tell; add seeds (finetune.seeds)"
 )
 ALL_ALIKE = (
     "how many are needed cannot be told: at the largest size all seeds have the same rows, "
     "so end finetune.sizes at a smaller one"
 )
-MORE_ROWS = ", or labelled rows: two seeds' largest samples share {:.0%} of theirs"
+MORE_ROWS = ", or labelled rows: any two seeds' largest samples have {:.0%} of their rows in common"
+CUT = "still improved at their last step: raise finetune.max_epochs (max_steps where it is set)"
+LARGER = "larger sizes may do better; add some to finetune.sizes"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 
@@ -80,6 +85,8 @@ def _best(row: dict[str, Any]) -> str:
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
+    if row["needed_bound"] == "least":
+        text += f"; {LARGER}"
     if row["needed_undecided"] is not True:
         return text
     if row["shared_seeds"] > ALIKE:
@@ -89,19 +96,21 @@ def _best(row: dict[str, Any]) -> str:
 
 
 def _methods(scores: pd.DataFrame) -> list[str]:
-    """Return what each method of fine-tuning reaches at each task's largest size, if several."""
+    """Return what several methods reach at a task's largest size, and trainings cut short."""
     lines = []
     for task, rows in scores.groupby("task", sort=False):
         size, metric, parts = rows["n"].max(), rows["metric"].iloc[0], []
         for row in rows[rows["n"] == size].to_dict("records"):
             name = METHOD_LABELS.get(row["method"], row["method"])
             parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}")
-            if row["at_budget"]:
-                cut = f"{row['at_budget']} of {len(str(row['seeds']).split())}"
-                parts[-1] += f", {cut} cut short by the budget of epochs or steps"
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
+        for method, own in rows[rows["at_budget"] > 0].groupby("method", sort=False):
+            trained = rows.loc[rows["method"] == method, "seeds"].astype(str).str.split()
+            cut = f"{own['at_budget'].sum()} of {trained.str.len().sum()} trainings of "
+            cut += METHOD_LABELS.get(method, method)
+            lines.append(f"{task}: {cut} {CUT}")
     return lines
 
 
@@ -131,5 +140,7 @@ def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) 
         rows.append([row["task"], _needed(row), *numbers])
         best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
     methods = [textwrap.fill(line, width=95, subsequent_indent="  ") for line in _methods(scores)]
-    parts = [_plain_table(rows), NOTE, "\n".join(best), "\n".join(methods)]
+    how = {"width": 95, "subsequent_indent": " " * 19}
+    legend = "\n".join(textwrap.fill(f"{name:<17}  {what}", **how) for name, what in LEGEND.items())
+    parts = [_plain_table(rows), legend, "\n".join(best), "\n".join(methods)]
     return "\n\n".join(filter(None, [*parts, _claims(verdicts, len(rates))]))

@@ -135,9 +135,15 @@ def draw_log_axis(axis: Axis) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def draw_curve(axes: Axes, values: pd.DataFrame, color: str) -> ErrorbarContainer:
-    """Draw what :func:`ntktune.figures.measures.curve` returns; one seed alone has no bar."""
+def draw_curve(
+    axes: Axes, values: pd.DataFrame, color: str, most: float = math.inf
+) -> ErrorbarContainer:
+    """Draw what :func:`ntktune.figures.measures.curve` returns; one seed alone has no bar.
+
+    Bars end at ``most``, the highest value there can be.
+    """
     means, halves = values["mean"].to_numpy(), values["half"].fillna(0.0).to_numpy()
+    halves = [halves, np.minimum(halves, most - means)]
     look = {"color": color, "marker": "o", "elinewidth": 1.0, "capsize": 2.2, "zorder": 3}
     return axes.errorbar(values.index.to_numpy(), means, yerr=halves, **look, **EDGED)
 

@@ -330,6 +330,7 @@ def plan_text(
         )
     lines.append(
         f"together {together:.2e} FLOPs, {_time(hours)} on {where}, "
-        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early"
+        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early, "
+        "more by the seconds that each job takes to start"
     )
     return "\n".join(lines)
