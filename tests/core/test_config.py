@@ -434,7 +434,7 @@ def test_a_damaged_model_is_left_to_the_job_that_reads_it(study, tmp_path):
 
 def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     good = study()
-    rows = check_own_files(good)
+    rows = check_own_files(good, ["mine"])
     train, of_train, tests, of_tests = map(int, re.findall(r"\d+", rows["mine"]))
     assert 300 < train < 340  # four fifths of the file's 400 rows
     assert (of_train, of_tests, train + tests) == (train, tests, 400)
@@ -442,4 +442,5 @@ def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     assert "data" not in choices(good).splitlines()[-1]
     bad = study(columns={"text_a": "texts", "label": "score"})
     with pytest.raises(UserError, match=r"mine.csv has no column 'texts'"):
-        check_own_files(bad)
+        check_own_files(bad, ["mine"])
+    assert check_own_files(bad, []) == {}  # made already, or not asked for

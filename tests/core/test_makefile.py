@@ -47,7 +47,9 @@ def test_make_alone_prints_its_targets_and_settings(make):
 def test_a_plan_is_a_dry_run(make):
     python, smoke = f"BIN={Path(sys.executable).parent}", REPOSITORY / "config/smoke.yaml"
     command = f"/snakemake --configfile '{smoke}' --dry-run --logger ntktune"
-    assert command in make("-n", "plan", python, f"CONFIG={smoke}")
+    told = make("-n", "plan", python, f"CONFIG={smoke}")
+    assert command in told
+    assert f"-m ntktune finetune plan --config '{smoke}'" in told
 
 
 @pytest.mark.parametrize("target", ["reproduce", "plan"])

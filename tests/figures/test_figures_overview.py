@@ -82,16 +82,16 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
     assert sum(line.startswith("examples needed    labelled examples") for line in lines) == 1
     undecided = (
-        "seeds are too few or too noisy to tell; add seeds (finetune.seeds), or labelled rows: any "
-        "two seeds' largest samples have 30% of their rows in common"
+        "seeds are too few or too noisy to tell; add seeds (finetune.seeds), or labelled rows: two "
+        "seeds' largest samples have 30% of their rows in common"
     )
     first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
     best = " ".join(line.strip() for line in lines[first + 1 :][:12])
     assert best.startswith(
         "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512, where "
     )
-    assert "where predicting the training majority has 0.650; larger sizes may do better" in best
-    assert "finetune.sizes; how many are needed: seeds are" in best
+    assert "where predicting the training majority has 0.650; larger sizes may do better: " in best
+    assert "finetune.sizes, or labelled rows; how many are needed: seeds are" in best
     assert (
         f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed)"
         in best
@@ -99,8 +99,8 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     # of several methods, at the largest size
     assert (
         "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700 film: 5 of 6 trainings "
-        "of LoRA still improved at their last step: raise finetune.max_epochs (max_steps where it "
-        "is set)" in best
+        "of LoRA still improved at their last step: try a higher finetune.max_epochs (or "
+        "max_steps)" in best
     )
     assert "reviews, F1" not in best
     heading = lines.index("claims of Sun & Raskutti 2026 on this study:")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,6 +230,32 @@ def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, cap
     assert f"n 32: 1 tasks x 2 seeds  steps 12 each  tokens {2 * 4 * 24 * 11:,}  " in told[0]
 
 
+def test_a_plan_is_of_the_studys_chapters_and_classes(tmp_path, capsys):
+    """Without the grid only kernels are counted, of as many classes as the file has."""
+    task = {"title": "Mine", "kind": "classification", "columns": {"text_a": "t", "label": "c"}}
+    files = {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    task["sources"] = [{"files": files}]
+    config = json.loads(study(tmp_path).read_text())
+    config |= {"tasks": ["mine"], "task_folders": [str(tmp_path)], "taskvectors": {}}
+    config |= {"chapters": ["kernel"], "kernel": {"rows": 20, "learning_seeds": 0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.yaml").write_text(json.dumps(task))
+    told = {}
+    for classes in (2, 6):
+        for split, path in files.items():
+            rows = "".join(f"{split} text {i},class {i % classes}\n" for i in range(90))
+            Path(path).write_text(f"t,c\n{rows}")
+        assert planned(tmp_path / "config.json", "--device-name", "A10", "--results", tmp_path) == 0
+        told[classes] = capsys.readouterr().out
+    assert "seeds" not in told[2]
+    assert "memory" not in told[2]
+    flops = {
+        k: float(said.split("kernels of draws, 20 texts")[1].split("FLOPs ")[1].split()[0])
+        for k, said in told.items()
+    }
+    assert flops[6] > 4 * flops[2]
+
+
 def test_a_plan_counts_the_kernels_too(tmp_path, capsys):
     path = study(tmp_path)
     how = {"draws": 4, "rows": 20, "learning_rows": 32, "learning_seeds": 2}
@@ -255,7 +282,9 @@ def test_kernels_are_no_faster_for_mixed_trainings():
     rows = [(name, 2, [cost]) for name, cost in hour.items()]
     said = plan_text(shape, {}, rows, "A100-80GB", 1.0, None, mixed=True).splitlines()
     assert [line.split("  ")[-1] for line in said[-3:-1]] == ["2.00 h", "2.00 h"]
-    assert "FLOPs, 4.00 h on one A100-80GB at 100% of its peak speed" in said[-1]
+    assert (
+        "FLOPs, 4.00 h for the whole study on one A100-80GB at 100% of its peak speed" in said[-1]
+    )
 
 
 def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys):
@@ -285,7 +314,8 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (
-        "min on this machine at the speed of a large float32 product, " in capsys.readouterr().out
+        "min for the whole study on this machine at the speed of a large float32 product, "
+        in capsys.readouterr().out
     )
 
 
@@ -317,8 +347,9 @@ def test_mistakes(flags, message, tmp_path, capsys):
 def test_an_unknown_architecture(tmp_path, capsys):
     path = study(tmp_path, model__architecture=None)
     assert planned(path, "--results", tmp_path) == 1
-    fetched = f"run `snakemake fetch --configfile {path} --cores 1` first, or describe it"
-    assert fetched in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: hours are not known yet: the model m is not fetched" in told
+    assert f"run `snakemake fetch --configfile {path} --cores 1` first, or describe it" in told
     path = study(tmp_path, model__architecture={"model_type": "nothing"})
     assert planned(path, "--results", tmp_path) == 1
     assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err

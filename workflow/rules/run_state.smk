@@ -88,10 +88,10 @@ def unfinished_first(wildcards):
     return []
 
 
-def say_choices():
-    """Say what the study is, and what became of the rows of the tasks' own files."""
+def say_choices(tasks):
+    """Say what the study is, and what became of the rows of its own files; check those of ``tasks``."""
     with sentence_only():
-        rows = check_own_files(STUDY)
+        rows = check_own_files(STUDY, tasks)
     print(choices(STUDY, rows), file=sys.stderr, flush=True)
 
 
@@ -99,7 +99,7 @@ def say_plan():
     """Say what the study is in a dry run, where Snakemake calls no onstart."""
     settings = workflow.output_settings
     if settings.dryrun and "ntktune" in settings.log_handler_settings:
-        say_choices()
+        say_choices(STUDY["task_definitions"])
 
 
 onstart:
@@ -107,7 +107,7 @@ onstart:
     if TOO_OLD:
         print(TOO_OLD, file=sys.stderr, flush=True)
     jobs = list(workflow.dag.needrun_jobs())
-    say_choices()
+    say_choices([job.wildcards.task for job in jobs if job.rule.name.endswith("fetch_task")])
     with sentence_only((OSError, UserError)):
         with atomic_path(f"{RESULTS}/config.yaml") as path:
             text = yaml.safe_dump(STUDY, sort_keys=False, allow_unicode=True)

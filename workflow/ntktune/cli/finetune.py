@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -224,9 +225,9 @@ def _study_model(study: dict[str, Any], folder: str, given: str) -> Any:
         found = described_configuration(settings, model["blocks"])
     else:
         raise UserError(
-            f"the model {model['name']} is not fetched yet, and model.architecture does not say "
-            f"what it is like; run `snakemake fetch --configfile {given} --cores 1` first, or "
-            "describe it there"
+            f"hours are not known yet: the model {model['name']} is not fetched, and "
+            "model.architecture does not say what it is like; run `snakemake fetch --configfile "
+            f"{shlex.quote(given)} --cores 1` first, or describe it there"
         )
     most = positions(skeleton(found))
     if model["max_tokens"] is None:
@@ -243,8 +244,9 @@ def _study_texts(
 ) -> tuple[dict[str, list[int]], int | None]:
     """Return the lengths of the texts of a task's first sample, and the embedding rows they reach.
 
-    Without data the rows are None, and every text has a token per 4 characters on average, if it
-    stands in a file that is here, and else as many as it can have.
+    Without data the rows are None; texts of a file that is here have a token per 4 characters, as
+    its quantiles have them in an order of which each part is like the whole, others as many as
+    they can have.
     """
     from ntktune.data.sampling import holdout_pattern, training_subset
     from ntktune.data.study import own_rows
@@ -255,11 +257,14 @@ def _study_texts(
     if not (tokens.is_file() and subsets.is_file()):
         held = int(holdout_pattern(size, tuning["holdout_fraction"]).sum())
         own = own_rows(study, task)
-        tests = tuning["test_rows"] or definition["test_rows"] or (own.test if own else 0)
+        limits = [tuning["test_rows"], definition["test_rows"], own.test if own else None]
+        tests = min(filter(None, limits), default=0)
         counts = {"train": size - held, "holdout": held, "test": tests}
         longest = study["model"]["max_tokens"]
-        length = min(longest, round(own.characters / 4) + 1) if own else longest
-        return {part: [length] * count for part, count in counts.items()}, None
+        characters = own.characters if own else [4 * longest]
+        lengths = [min(longest, round(c / 4) + 1) for c in characters]
+        dealt = [lengths[(50 + 37 * i) % len(lengths)] for i in range(max(counts.values()))]
+        return {part: dealt[:count] for part, count in counts.items()}, None
     tensors, facts = read_tokens(str(tokens), task, model_facts(f"{folder}/data/model"))
     samples = read_samples(str(subsets), str(tokens), facts)
     lengths = tensors["offsets"].diff().tolist()
@@ -270,6 +275,15 @@ def _study_texts(
     return {part: [lengths[row] for row in some] for part, some in rows.items()}, len(used)
 
 
+def _classes(study: dict[str, Any], task: str) -> int:
+    """Return a task's classes: those it names, else those of its files that are here, else two."""
+    from ntktune.data.study import own_rows
+
+    named = study["task_definitions"][task]
+    own = None if named["classes"] else own_rows(study, task)
+    return max(2, own.classes) if own else class_count(named)
+
+
 def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
     """Return a study's trainings: name, tasks, size, seeds, and what differs from the grid's."""
     from ntktune.data.study import cell_seeds
@@ -277,14 +291,16 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
     tuning, merging, theory = study["finetune"], study["taskvectors"], study["theory"]
     found, first = [], {"method": tuning["methods"][0]}
     seeds = {n: cell_seeds(study, n) for n in tuning["sizes"]}
+    grid = "finetune" in study["chapters"]
     for method in tuning["methods"]:
         how, tasks = {"method": method}, study["tasks"]
-        found += [(f"{method}, n {n}", tasks, n, count, how) for n, count in seeds.items()]
-        if rates := tuning["learning_rates"]:
+        if grid:
+            found += [(f"{method}, n {n}", tasks, n, count, how) for n, count in seeds.items()]
+        if rates := tuning["learning_rates"] if grid or merging["tasks"] or theory["tasks"] else []:
             tasks, size = [*study["task_definitions"]], tuning["rate_size"]
             name = f"{method}, {len(rates)} learning rates, n {size}"
             found.append((name, tasks, size, tuning["seeds"] * len(rates), how))
-    if tuning["fixed_epochs"]:
+    if grid and tuning["fixed_epochs"]:
         size = tuning["fixed_size"]
         fixed = first | {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
         fixed |= {"evaluate_every": None, "patience": None}
@@ -322,9 +338,10 @@ def plan(args: argparse.Namespace) -> None:
     config = _study_model(study, folder, args.config)
     shapes = _study_shapes(study, config)
     device = torch.device("cuda") if args.device_name else select_device(lease=False)
+    kernels = ("", study["tasks"], max(study["finetune"]["sizes"]))
     cells = {
         (task, size): _study_texts(study, folder, task, size)
-        for _, tasks, size, *_ in _study_trainings(study)
+        for _, tasks, size, *_ in [*_study_trainings(study), kernels]
         for task in tasks
     }
     held, trainings = _study_costs(study, cells, shapes, device)
@@ -364,7 +381,7 @@ def _study_costs(
         costs = []
         for task in tasks:
             definition = study["task_definitions"][task]
-            outputs = 1 if definition["kind"] == "regression" else class_count(definition)
+            outputs = 1 if definition["kind"] == "regression" else _classes(study, task)
             costs.append(training_cost(shape, **cells[task, size][0], **how, outputs=outputs))
         found.append((name, seeds, costs))
         largest.setdefault(changes["method"], []).extend(cost.largest for cost in costs)
@@ -406,8 +423,7 @@ def _study_kernels(
             drawn = itertools.cycle(texts["train"] + texts["holdout"])
             lengths = [*itertools.islice(drawn, rows)]
             lengths += texts["test"] if columns else []
-            classes = class_count(study["task_definitions"][task])
-            cost = account(backbone, block_list(backbone), lengths, classes, columns)
+            cost = account(backbone, block_list(backbone), lengths, _classes(study, task), columns)
             costs.append(Cost(0, cost.tokens, cost.flops, (0, 0)))
         if costs and count:
             found.append((f"kernels of {name}, {rows} texts", count, costs))
@@ -424,7 +440,7 @@ def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> s
         lines.append(
             f"texts    of {', '.join(unknown)}: not made yet, so about a token per 4 characters of "
             f"a file that is here, else {study['model']['max_tokens']}, the most they can have; "
-            f"`snakemake data --configfile {config} --cores 1` makes them"
+            f"`snakemake data --configfile {shlex.quote(config)} --cores 1` makes them"
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")

@@ -1,8 +1,8 @@
 """A whole study: what its configuration leaves to data and other keys, filled in and checked."""
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,12 +84,14 @@ class Rows(NamedTuple):
     test: int
     least: int  # rows of the smallest sample
     classes: int
-    characters: float  # of a text, on average
+    characters: list[float]  # of the texts: 101 quantiles, from the shortest to the longest
     told: str  # what became of all rows
 
 
 def counted_rows(study: Mapping[str, Any], name: str) -> Rows:
     """Return the rows of a task's first source, which is here."""
+    import numpy as np
+
     from ntktune.data.sampling import smallest_sample
     from ntktune.data.sources import cleaned_rows
 
@@ -102,9 +104,13 @@ def counted_rows(study: Mapping[str, Any], name: str) -> Rows:
         least = smallest_sample(classes, fraction) or 0
         texts = table["text_a"].str.len() + table["text_b"].str.len().fillna(0)
         counts = [len(labels), len(table) - len(labels), least, int(classes.max(initial=0)) + 1]
-        return [*counts, float(texts.mean()), told]
+        return [*counts, texts.quantile(np.linspace(0, 1, 101)).tolist(), told]
 
-    about = [name, definition, fraction, code_digest("ntktune.data.sources:cleaned_rows")]
+    code = [
+        code_digest(f"ntktune.data.{f}")
+        for f in ("sources:cleaned_rows", "sampling:smallest_sample")
+    ]
+    about = [name, definition, fraction, code, Rows._fields]
     return Rows(*found_once(source_files(definition["sources"][0]), about, count))
 
 
@@ -327,10 +333,17 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> 
     return "\n".join([f"study {study['study']}", *(f"  {k:9} {v}" for k, v in lines.items())])
 
 
-def check_own_files(study: Mapping[str, Any]) -> dict[str, str]:
-    """Read tasks' own files before anything is fetched; return what became of their rows."""
-    found = {name: own_rows(study, name) for name in study["task_definitions"]}
-    return {name: rows.told for name, rows in found.items() if rows}
+def check_own_files(study: Mapping[str, Any], needed: Iterable[str]) -> dict[str, str]:
+    """Read tasks' own files before anything is fetched; return what became of their rows.
+
+    Raises UserError for a mistake in those of the tasks that are ``needed``.
+    """
+    rows = {}
+    for name in study["task_definitions"]:
+        with nullcontext() if name in needed else suppress(UserError):
+            if found := own_rows(study, name):
+                rows[name] = found.told
+    return rows
 
 
 def study_name(path: str | Path) -> str:

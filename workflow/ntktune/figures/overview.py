@@ -19,13 +19,13 @@ LEGEND = {
     "the training mean or majority, interpolated between the sizes tried; in brackets the 95 % "
     "interval over seeds, where there are several",
     "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
-    "or more": "no size is surely enough",
+    "or more": "no size is surely enough, or the largest is the best",
     "?": "the seeds do not decide",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean, wider where seeds share examples. All are for the "
     "test rows at hand",
     "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error, from eigenvalues ~ k^-a. "
-    "Measured: of a classification that of the error rate",
+    "Measured: of a classification's error rate",
 }
 UNDECIDED = (
     "how many are needed: seeds are too few or too noisy to tell; add seeds (finetune.seeds)"
@@ -34,9 +34,9 @@ ALL_ALIKE = (
     "how many are needed cannot be told: at the largest size all seeds have the same rows, "
     "so end finetune.sizes at a smaller one"
 )
-MORE_ROWS = ", or labelled rows: any two seeds' largest samples have {:.0%} of their rows in common"
-CUT = "still improved at their last step: raise finetune.max_epochs (max_steps where it is set)"
-LARGER = "larger sizes may do better; add some to finetune.sizes"
+MORE_ROWS = ", or labelled rows: two seeds' largest samples have {:.0%} of their rows in common"
+CUT = "still improved at their last step: try a higher finetune.max_epochs (or max_steps)"
+LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 
@@ -85,13 +85,13 @@ def _best(row: dict[str, Any]) -> str:
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
-    if row["needed_bound"] == "least":
+    if row["needed_bound"] == "least" and not row["shared_seeds"] > ALIKE:
         text += f"; {LARGER}"
     if row["needed_undecided"] is not True:
         return text
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
-    alike = "" if pd.isna(row["shared_seeds"]) else MORE_ROWS.format(row["shared_seeds"])
+    alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > 0 else ""
     return f"{text}; {UNDECIDED}{alike}"
 
 
