@@ -83,7 +83,7 @@ def test_narrow_layers_compute_a_plain_product(calls, layer, monkeypatch):
     assert torch.equal(found, functional.linear(x, layer.weight, layer.bias))
 
 
-@pytest.mark.parametrize("shape", [(4, 13), (2, 3, 13), (1, 1, 13), (13,), (0, 13)])
+@pytest.mark.parametrize("shape", [(4, 13), (2, 3, 13), (5, 9, 13), (1, 1, 13), (13,), (0, 13)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer_and_its_gradients_against_float64(layer, shape, bias):
     if not bias:
@@ -111,7 +111,16 @@ def test_every_product_of_a_layer_goes_to_onednn(layer, calls):
     x = numbers(2, 3, 13).requires_grad_()
     with FastLinear():
         layer(x).sum().backward()
-    assert calls == [(6, 13), (6, 7), (7, 6)]  # output, input gradient, weight gradient
+    assert calls == [(8, 13), (8, 7), (7, 8)]  # output, input gradient, weight gradient
+
+
+def test_rows_are_filled_up_to_few_numbers(layer, calls):
+    """OneDNN keeps code for each: of a training's many batches that was more than all else."""
+    for rows in range(1, 200):
+        with FastLinear():
+            layer(numbers(rows, 13)).sum().backward()
+    assert {shape[0] for shape in calls if shape[1] == 13} == {8, 16, 24, *range(32, 225, 32)}
+    assert {shape[1] for shape in calls if shape[0] == 7} == {8, 16, 24, *range(32, 225, 32)}
 
 
 def test_only_wanted_gradients_are_computed(layer, calls):
@@ -119,11 +128,11 @@ def test_only_wanted_gradients_are_computed(layer, calls):
     x = numbers(6, 13).requires_grad_()
     with FastLinear():
         layer(x).sum().backward()
-    assert calls == [(6, 13), (6, 7)]
+    assert calls == [(8, 13), (8, 7)]
     calls.clear()
     with FastLinear(), torch.no_grad():
         layer(x)
-    assert calls == [(6, 13)]
+    assert calls == [(8, 13)]
 
 
 def test_other_precisions_and_autocast_are_left_alone(layer, calls):
