@@ -230,6 +230,21 @@ def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, cap
     assert f"n 32: 1 tasks x 2 seeds  steps 12 each  tokens {2 * 4 * 24 * 11:,}  " in told[0]
 
 
+def test_hours_are_those_of_the_studys_own_device(tmp_path, monkeypatch):
+    """A study that keeps to the processor is not timed on the machine's GPU."""
+    timed = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        "ntktune.network.matmul.measured_rate", lambda device: timed.append(device.type) or 1e12
+    )
+    path = study(tmp_path)
+    for device in ("cpu", "auto"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"device": device}))
+        assert planned(path, "--results", tmp_path) == 0
+    assert timed == ["cpu", "cuda"]
+
+
 def test_a_plan_is_of_the_studys_chapters_and_classes(tmp_path, capsys):
     """Without the grid only kernels are counted, of as many classes as the file has."""
     task = {"title": "Mine", "kind": "classification", "columns": {"text_a": "t", "label": "c"}}

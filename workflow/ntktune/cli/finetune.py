@@ -337,7 +337,9 @@ def plan(args: argparse.Namespace) -> None:
     autocast = training_dtypes(study["finetune"]["dtype"])[1]
     config = _study_model(study, folder, args.config)
     shapes = _study_shapes(study, config)
-    device = torch.device("cuda") if args.device_name else select_device(lease=False)
+    # a study for a GPU may be planned where there is none
+    here = "cpu" if study["device"] == "cpu" else "auto"
+    device = torch.device("cuda") if args.device_name else select_device(here, lease=False)
     kernels = ("", study["tasks"], max(study["finetune"]["sizes"]))
     cells = {
         (task, size): _study_texts(study, folder, task, size)
@@ -346,7 +348,7 @@ def plan(args: argparse.Namespace) -> None:
     }
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
-    mixed, speed = autocast is not None, None if args.device_name else measured_rate()
+    mixed, speed = autocast is not None, None if args.device_name else measured_rate(device)
     print(_about(study, cells, args.config, mixed=mixed))
     print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 

@@ -279,7 +279,8 @@ def plan(args: argparse.Namespace) -> None:
             f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
     found = account(backbone, block_list(backbone), lengths, args.classes)
-    print(plan_text(found, args.examples, args.tflops * 1e12 if args.tflops else measured_rate()))
+    speed = args.tflops * 1e12 if args.tflops else measured_rate(select_device(lease=False))
+    print(plan_text(found, args.examples, speed))
 
 
 def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:

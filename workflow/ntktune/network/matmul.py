@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ntktune.network.device import is_processor, select_device
+from ntktune.network.device import is_processor
 
 # The operation that torch.compile emits for nn.Linear on a processor, if PyTorch has oneDNN.
 ONEDNN = backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -148,9 +148,9 @@ class WideSoftmax(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def measured_rate() -> float:
-    """Return the FLOPs per second of a large float32 product on this machine."""
-    side = torch.randn(2_048, 2_048, device=select_device(lease=False))
+def measured_rate(device: torch.device) -> float:
+    """Return the FLOPs per second of a large float32 product on a device of this machine."""
+    side = torch.randn(2_048, 2_048, device=device)
     product_transposed(side, side).sum().item()  # the sum waits for a GPU
     started = time.perf_counter()
     for _ in range(4):
