@@ -200,7 +200,8 @@ def source_table(rows: SourceRows, definition: dict, name: str) -> tuple[pd.Data
         raise UserError(f"{name} ({' '.join([rows.origin['source'], *files])}): {error}") from None
 
 
-def cleaned_rows(definition: dict, name: str) -> tuple[pd.DataFrame, str]:
+def cleaned_rows(definition: dict, name: str, columns_advice: str) -> tuple[pd.DataFrame, str]:
     """Return the clean table of a task's first source, and its counts of rows in words."""
-    table, counts = source_table(read_sources(definition, name), definition, name)
+    rows = read_sources(definition, name, columns_advice=columns_advice)
+    table, counts = source_table(rows, definition, name)
     return table, counts_line(counts)

@@ -16,6 +16,7 @@ from ntktune.study.config import (
     resolved_task,
     schema,
     source_files,
+    task_file,
     validated,
 )
 from ntktune.study.yaml_files import load_yaml
@@ -98,7 +99,8 @@ def counted_rows(study: Mapping[str, Any], name: str) -> Rows:
     definition, fraction = study["task_definitions"][name], study["finetune"]["holdout_fraction"]
 
     def count() -> list[Any]:
-        table, told = cleaned_rows(dict(definition), name)  # which fills in classes
+        advice = f"correct `columns` in {task_file(name, study['task_folders'])}"
+        table, told = cleaned_rows(dict(definition), name, advice)  # which fills in classes
         labels = table.loc[table["split"] == "train", "label"].to_numpy()
         classes = labels if definition["kind"] == "classification" else labels * 0
         least = smallest_sample(classes, fraction) or 0
