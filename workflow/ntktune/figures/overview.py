@@ -39,6 +39,7 @@ CUT = "still improved at their last step: try a higher finetune.max_epochs (or m
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
+MANY = 0.1  # from where on that share widens intervals by a tenth or more
 
 
 def _plain_table(rows: list[list[str]]) -> str:
@@ -91,7 +92,7 @@ def _best(row: dict[str, Any]) -> str:
         return text
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
-    alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > 0 else ""
+    alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > MANY else ""
     return f"{text}; {UNDECIDED}{alike}"
 
 
