@@ -441,6 +441,6 @@ def test_a_tasks_own_file_is_read_before_anything_is_fetched(study):
     assert f"data      mine: train {train} rows of {train}; test" in choices(good, rows)
     assert "data" not in choices(good).splitlines()[-1]
     bad = study(columns={"text_a": "texts", "label": "score"})
-    with pytest.raises(UserError, match=r"no column 'texts'.*correct `columns` in .*mine\.yaml$"):
+    with pytest.raises(UserError, match=r"mine.csv has no column 'texts'.*in .*mine\.yaml$"):
         check_own_files(bad, ["mine"])
     assert check_own_files(bad, []) == {}  # made already, or not asked for

@@ -69,9 +69,16 @@ def test_what_depends_on_a_files_content_is_found_once_for_each(files):
     assert found_once(files, ["a"], find) == 3
 
 
+def test_another_process_finds_what_was_kept(files, monkeypatch):
+    assert found_once(files, ["kept"], lambda: 1) == 1
+    monkeypatch.setattr("ntktune.store.user_files._found", {})
+    assert found_once(files, ["kept"], lambda: 2) == 1
+
+
 def test_nothing_is_kept_where_snakemake_has_no_folder(files, tmp_path):
     (tmp_path / ".snakemake").rmdir()
-    assert found_once(files, [], lambda: 1) == 1
+    # a plan asks for each size and method: a large file is read once all the same
+    assert [found_once(files, [], lambda i=i: i) for i in (1, 2)] == [1, 1]
     assert sorted(os.listdir()) == files
 
 

@@ -23,7 +23,6 @@ LOOK = with_defaults({}, schema("config")["properties"]["figures"])
 LISTS = {
     "chapters": ["data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"],
     "tasks": ["a", "b"],
-    "several": ["a", "b"],
     "classified": ["b"],
     "fixed": ["a", "b"],
     "merged": ["a", "c"],
@@ -115,8 +114,12 @@ def test_files_of_the_study_that_a_figure_is_made_of():
         ("fig10", {"classified": []}, "it draws the F1 score, and no task is a classification"),
         ("epochs", {"fixed": []}, "finetune.fixed_epochs is null; set it to a number"),
         ("layers", {"merged": []}, "taskvectors.tasks is empty; name two tasks or more"),
-        ("layers", {"merged": [], "several": []}, "it compares tasks, and `tasks` lists one; add"),
-        ("prediction", {"several": []}, "it compares tasks, and `tasks` lists one; add another"),
+        ("layers", {"merged": [], "tasks": ["a"]}, "it compares tasks, and `tasks` lists one, a"),
+        (
+            "prediction",
+            {"tasks": ["a"]},
+            "it compares tasks, and `tasks` lists one, a; add another",
+        ),
     ],
 )
 def test_why_a_study_lacks_a_figure(name, changed, why):

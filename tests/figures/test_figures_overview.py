@@ -103,6 +103,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
         "max_steps)" in best
     )
     assert "reviews, F1" not in best
+    assert "interpolated between the sizes tried" in " ".join(" ".join(lines).split())
     heading = lines.index("claims of Sun & Raskutti 2026 on this study:")
     assert lines[heading + 1] == "  reproduced     Short claim"
     assert "  2 claims not tested; see figures/verdicts.csv" in lines

@@ -252,7 +252,7 @@ def test_a_figure_that_the_study_has_not_is_told(checkout):
     for target, why in {
         "linearisation": "theory.tasks is empty; name tasks",
         "descent": "no kernel predicts a sample; raise kernel.learning_seeds",
-        "results/mine/figures/fig3.png": "it compares tasks, and `tasks` lists one; add another",
+        "results/mine/figures/fig3.png": "it compares tasks, and `tasks` lists one, amazon-in",
         "lean width": "`chapters` does not list theory; add it there",
         "lean figures": "`chapters` lists nothing that can be drawn; add spectrum, finetune",
         "fig10": "it draws the F1 score, and no task is a classification",

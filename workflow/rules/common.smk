@@ -92,7 +92,6 @@ KINDS = {name: task["kind"] for name, task in STUDY["task_definitions"].items()}
 LISTS = {
     "chapters": CHAPTERS,
     "tasks": STUDY["tasks"],
-    "several": STUDY["tasks"] * (len(STUDY["tasks"]) > 1),
     "classified": [task for task in STUDY["tasks"] if KINDS[task] == "classification"],
     "fixed": STUDY["tasks"] * FIXED_EPOCHS,
     "merged": VECTOR_TASKS,

@@ -340,12 +340,9 @@ def plan(args: argparse.Namespace) -> None:
     # a study for a GPU may be planned where there is none
     here = "cpu" if study["device"] == "cpu" else "auto"
     device = torch.device("cuda") if args.device_name else select_device(here, lease=False)
-    kernels = ("", study["tasks"], max(study["finetune"]["sizes"]))
-    cells = {
-        (task, size): _study_texts(study, folder, task, size)
-        for _, tasks, size, *_ in [*_study_trainings(study), kernels]
-        for task in tasks
-    }
+    pairs = {(task, size) for _, tasks, size, *_ in _study_trainings(study) for task in tasks}
+    pairs |= {(task, max(study["finetune"]["sizes"])) for task in study["tasks"]}  # of kernels
+    cells = {pair: _study_texts(study, folder, *pair) for pair in sorted(pairs)}
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
     mixed, speed = autocast is not None, None if args.device_name else measured_rate(device)

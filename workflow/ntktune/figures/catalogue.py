@@ -117,7 +117,7 @@ RESULT_TABLES = {entry.name: entry for entry in (
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
 LACKING = {
-    "several": "it compares tasks, and `tasks` lists one; add another",
+    "several": "it compares tasks, and `tasks` lists one, {}; add another",
     "merged": "taskvectors.tasks is empty; name two tasks or more",
     "classified": "it draws the F1 score, and no task is a classification",
     "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
@@ -172,14 +172,14 @@ def why_absent(entry: Entry, lists: Lists) -> str:
 
     ``lists`` are as for :func:`input_files`.
     """
-    needs = entry.needs.split()
+    needs, lists = entry.needs.split(), {**lists, "several": lists["tasks"][1:]}
     chapters = [*map(_chapter, entry.inputs.split()), *(n for n in needs if n not in LACKING)]
     wanted = dict.fromkeys(name for name in chapters if name not in ("data", "figures"))
     missing = [name for name in wanted if name not in lists["chapters"]]
     of_tables = [TABLES[table].lists for table in entry.inputs.split()]
     empty = [n for n in [*needs, *of_tables] if n in LACKING and not lists[n]]
     if {"several", "merged"} & {*empty} and not lists["several"]:  # no chapter would help
-        return LACKING["several"]
+        return LACKING["several"].format(*lists["tasks"])
     if missing:
         return f"`chapters` does not list {', '.join(missing)}; add it there"
     return LACKING[empty[0]] if empty else ""

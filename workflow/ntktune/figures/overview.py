@@ -107,11 +107,11 @@ def _methods(scores: pd.DataFrame) -> list[str]:
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
-        for method, own in rows[rows["at_budget"] > 0].groupby("method", sort=False):
-            trained = rows.loc[rows["method"] == method, "seeds"].astype(str).str.split()
-            cut = f"{own['at_budget'].sum()} of {trained.str.len().sum()} trainings of "
-            cut += METHOD_LABELS.get(method, method)
-            lines.append(f"{task}: {cut} {CUT}")
+        for method, own in rows.groupby("method", sort=False):
+            if cut := own["at_budget"].sum():
+                trained = own["seeds"].astype(str).str.split().str.len().sum()
+                name = METHOD_LABELS.get(method, method)
+                lines.append(f"{task}: {cut} of {trained} trainings of {name} {CUT}")
     return lines
 
 

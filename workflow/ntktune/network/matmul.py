@@ -83,11 +83,12 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(
             rows if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None
         )
-        filled = _filled(rows)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(rows, weight)
-            filled = rows  # a tangent must be laid out as its output, which would be a part
-        found = product_transposed(filled, weight)[: len(rows)]
+            # not filled: a tangent must be laid out as its output, which would be a part
+            found = product_transposed(rows, weight)
+        else:
+            found = product_transposed(_filled(rows), weight)[: len(rows)]
         return found if bias is None else found.add_(bias)
 
     @staticmethod

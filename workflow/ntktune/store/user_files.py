@@ -14,6 +14,7 @@ from ntktune.store.records import json_checksum
 
 # In Snakemake's own folder, which a dry run has, too: a large file is read only when it changes.
 KEPT = Path(".snakemake/user_files.json")
+_found: dict[str, Any] = {}  # by this process, which may have no such folder
 SETTLED = 2 * 10**9  # nanoseconds: a file that changed later may change again unseen
 
 
@@ -55,8 +56,9 @@ def found_once(files: Iterable[str], about: Any, find: Callable[[], Any]) -> Any
     ``files`` are those that it reads, ``about`` all else that it depends on, as JSON has it.
     """
     key = json_checksum([content_digest(files), about])
-    kept = _kept()
-    if key not in kept:
-        kept[key] = find()
-        _keep({key: kept[key]})
-    return kept[key]
+    if key not in _found:
+        kept = _kept()
+        _found[key] = kept[key] if key in kept else find()
+        if key not in kept:
+            _keep({key: _found[key]})
+    return _found[key]
