@@ -7,10 +7,12 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
 import snakemake_logger_plugin_ntktune as plugin
 from ntktune.cli import Progress
+from ntktune.store.files import RESULTS_VARIABLE
 
 
 @pytest.fixture
@@ -54,7 +56,6 @@ def test_clock(seconds, text):
 
 def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys):
     kernel = plugin.EXPECTED["kernel_draws"]
-    send(LogEvent.RESOURCES_INFO, cores=2)
     send(LogEvent.RUN_INFO, stats={"kernel_draws": 4, "all": 1, "total": 5})
     job(send, 1, "kernel_draws", task="amazon")
     job(send, 2, "kernel_draws", task="film")
@@ -64,10 +65,8 @@ def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "[0:00] 4 jobs: 4 kernel_draws"
     assert lines[1] == "[0:00] started   kernel_draws amazon"
-    whole, rest = plugin.Counter(kernel_draws=4), plugin.Counter(kernel_draws=2)
-    left = plugin.clock(plugin.seconds_left(whole, rest, 2 * kernel, 2))
-    took = plugin.clock(2 * kernel)
-    ended = f"finished  kernel_draws film in {took}  (2 of 4 done, about {left} left)"
+    took = plugin.clock(2 * kernel)  # the other half takes as long again
+    ended = f"finished  kernel_draws film in {took}  (2 of 4 done, about {took} left)"
     assert lines[-1].endswith(ended)
 
 
@@ -78,17 +77,36 @@ def test_an_unknown_target_is_one_line(send, capsys):
     assert capsys.readouterr().err == f"[0:00] {told}\n"
 
 
-def test_the_time_left_is_what_was_measured_then_what_this_run_takes():
-    whole, each = plugin.Counter(kernel_draws=100, fig2=3), plugin.EXPECTED["kernel_draws"]
-    assert plugin.seconds_left(whole, whole, 0, 2) == pytest.approx(50 * each, rel=0.01)
-    # three times as slow: the more is done, the more this is known
+def test_the_time_left_is_at_this_runs_speed_once_that_is_known():
+    whole, each = plugin.Counter(kernel_draws=100), plugin.EXPECTED["kernel_draws"]
+    # a few jobs, or many short ones, say nothing of the rest
+    assert plugin.seconds_left(whole, whole, 0) is None
+    assert plugin.seconds_left(whole, plugin.Counter(kernel_draws=95), 500) is None
+    short = whole + plugin.Counter(fig2=30)
+    assert plugin.seconds_left(short, whole, 30 * plugin.SHORT) is None
+    # as slow as it was so far
     left = plugin.Counter(kernel_draws=10)
-    slow = plugin.seconds_left(whole, left, 3 * 90 * each / 2, 2)
-    assert 0.9 * 3 * 10 * each / 2 < slow < 3 * 10 * each / 2
-    assert plugin.seconds_left(whole, plugin.Counter(), 1, 2) == 0
+    slow = plugin.seconds_left(whole, left, 3 * 90 * each)
+    assert slow == pytest.approx(3 * 10 * each)
+    assert plugin.seconds_left(whole, plugin.Counter(), 1) == 0
     # it grows while a job outlasts its time
-    later = plugin.seconds_left(whole, left, 4 * 90 * each / 2, 2)
-    assert later > slow
+    assert plugin.seconds_left(whole, left, 4 * 90 * each) > slow
+
+
+def test_the_time_left_is_not_told_before_it_is_known(send, now, capsys):
+    send(LogEvent.RUN_INFO, stats={"kernel_draws": 100, "fig2": 1, "total": 101})
+    job(send, 1, "fig2")
+    now.time += 1
+    send(LogEvent.JOB_FINISHED, job_id=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("finished  fig2 in 0:01  (1 of 101 done)")
+
+
+def test_where_nothing_is_to_be_done_the_results_are_named(send, capsys, monkeypatch):
+    monkeypatch.setenv(RESULTS_VARIABLE, os.path.abspath("results/mine"))
+    send(None, msg=NOTHING_TO_BE_DONE_MSG)
+    told = ["[0:00] " + NOTHING_TO_BE_DONE_MSG, "[0:00] results  results/mine"]
+    assert capsys.readouterr().err.splitlines() == told
 
 
 def test_a_failed_job_shows_the_end_of_its_log(send, tmp_path, capsys):
@@ -155,6 +173,25 @@ def test_ctrl_c_is_no_failure(send, capsys, tmp_path):
     send.handler.close()
     send.handler.close()  # Python closes what is left at its end, too
     assert capsys.readouterr().err == "[0:00] stopped; the same command goes on from here\n"
+
+
+def test_a_time_limits_signal_is_no_failure(send, capsys, tmp_path):
+    (tmp_path / "job.log").write_text("a half-finished training")
+    send(LogEvent.RUN_INFO, stats={"kernel_draws": 1, "total": 1})
+    job(send, 1, "kernel_draws", log=[tmp_path / "job.log"], task="film")
+    events = [
+        (None, {"msg": "Will exit after finishing currently running jobs (scheduler)."}),
+        (LogEvent.JOB_ERROR, {"jobid": 1}),  # the whole group had the signal
+        (None, {"msg": "Will exit after finishing currently running jobs (scheduler)."}),
+        (LogEvent.ERROR, {"msg": "WorkflowError: At least one job did not complete successfully."}),
+    ]
+    for kind, facts in events:
+        send(kind, **facts)
+    send.handler.close()
+    waiting = "[0:00] interrupted: waiting for 1 running job to end"
+    stopped = "[0:00] stopped   kernel_draws film"
+    end = "[0:00] stopped; the same command goes on from here"
+    assert capsys.readouterr().err.splitlines()[2:] == [waiting, stopped, end]
 
 
 def test_a_display_that_was_not_interrupted_closes_silently(send, capsys):

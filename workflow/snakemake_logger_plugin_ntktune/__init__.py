@@ -5,6 +5,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from ntktune.store.files import RESULTS_VARIABLE
+
 # Seconds that a job of a rule took when the study quickstart was measured. Only their ratios
 # matter: they are rescaled by what the jobs of this run really take.
 EXPECTED = Counter(
@@ -26,13 +29,17 @@ EXPECTED = Counter(
     | {"theory_width": 138, "theory_simulate": 12}
 )
 SHORT = 2  # seconds that a job of any other rule takes
+TELLING = 0.05  # share of a run after which its speed says how long the rest takes
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
 PROGRESS = re.compile(r" %, \d+ s, (about \d+ s left)$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 UNKNOWN = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) .*")
-STOPPING = "Terminating processes on user request"
+STOPPING = (
+    "Terminating processes on user request",  # Ctrl-C
+    "Will exit after finishing currently running jobs",  # the signal TERM, as of a time limit
+)
 
 
 def clock(seconds: float) -> str:
@@ -42,15 +49,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def seconds_left(whole: Counter, left: Counter, elapsed: float, cores: int) -> float:
+def seconds_left(whole: Counter, left: Counter, elapsed: float) -> float | None:
     """Return the seconds to the end of a run that began ``elapsed`` seconds ago.
 
-    ``whole`` and ``left`` count the run's jobs and the unfinished ones, by rule. At first ``cores``
-    jobs at once are the expected speed; the more is done, the more the speed so far counts.
+    ``whole`` and ``left`` count the run's jobs and the unfinished ones, by rule. None while too
+    little is done for its speed to tell.
     """
     total, rest = (sum(EXPECTED.get(k, SHORT) * n for k, n in c.items()) for c in (whole, left))
-    prior = total / 10
-    return rest * (elapsed + prior / cores) / (total - rest + prior) if total else 0.0
+    done = total - rest
+    return rest * elapsed / done if done > TELLING * total else None
 
 
 class LogHandler(LogHandlerBase):
@@ -64,12 +71,12 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.setLevel(logging.INFO)
-        self.whole, self.left, self.cores = Counter(), Counter(), 1
+        self.whole, self.left = Counter(), Counter()
         self.jobs: dict[int, tuple[str, str, list[str]]] = {}  # rule, name, logs
         self.running: dict[int, float] = {}
         self.started = self.last_line = time.monotonic()
         self.planning = self.common_settings.dryrun
-        self.interrupted = False
+        self.interrupted = self.waiting = False
         self._watch_interrupts()
         # reentrant: a line may be printed while an event is being handled
         self.guard = threading.RLock()
@@ -88,7 +95,8 @@ class LogHandler(LogHandlerBase):
         event = details.get("event")
         if event is None and message.startswith(STOPPING):
             self.interrupted = True
-            if count := len(self.running):
+            if not self.waiting and (count := len(self.running)):
+                self.waiting = True  # the message may come again
                 jobs = f"{count} running job{'s' * (count > 1)}"
                 self._print(f"interrupted: waiting for {jobs} to end")
         elif event == LogEvent.RUN_INFO and not (self.planning and self.whole):
@@ -97,8 +105,6 @@ class LogHandler(LogHandlerBase):
             self.left = self.whole.copy()
             jobs = ", ".join(f"{v} {k}" for k, v in self.whole.items())
             self._print(f"{self.whole.total()} jobs: {jobs}")
-        elif event == LogEvent.RESOURCES_INFO:
-            self.cores = int(details.get("cores") or self.cores)
         elif event == LogEvent.JOB_INFO and not self.planning:
             wildcards = ", ".join(
                 f"{'n' if name == 'size' else name}={value}" if str(value).isdigit() else str(value)
@@ -123,6 +129,9 @@ class LogHandler(LogHandlerBase):
             if message not in ("", "None") and not told:
                 known = r"there is no target \1; `snakemake --list-target-rules` lists all"
                 self._print(UNKNOWN.sub(known, message))
+            folder = os.environ.get(RESULTS_VARIABLE)
+            if message.startswith(NOTHING) and folder and not self.planning:
+                self._print(f"results  {os.path.relpath(folder)}")
 
     def _watch_interrupts(self) -> None:
         """Note Ctrl-C before the jobs that it ends, too, are reported as failed."""
@@ -168,9 +177,9 @@ class LogHandler(LogHandlerBase):
         elapsed = self.last_line - self.started
         if state and self.whole:
             total, rest = self.whole.total(), +self.left  # without what is not in the plan
-            left = clock(seconds_left(self.whole, rest, elapsed, self.cores))
             done = f"{total - rest.total()} of {total} done"
-            text += f"  ({done}, about {left} left)" if rest else f"  ({done})"
+            left = seconds_left(self.whole, rest, elapsed)
+            text += f"  ({done}, about {clock(left)} left)" if left else f"  ({done})"
         print(f"[{clock(elapsed)}] {text}", file=sys.stderr, flush=True)
 
     def _heartbeat(self) -> None:
