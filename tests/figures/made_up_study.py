@@ -23,7 +23,9 @@ TASKS = {
 RANGES = ("1..n", "2..n", "1..n/2", "n/10..9n/10")
 NAN = float("nan")
 REGRESSION_METRICS = ("mse", "mse_unit", "pearson", "spearman", "baseline_mse", "noise_variance")
-CLASSIFICATION_METRICS = ("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1")
+CLASSIFICATION_METRICS = (
+    *("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1", "chance_accuracy"),
+)
 FIT_COLUMNS = ["draw", "range", "first", "last", "exponent", "intercept", "stderr"]
 FIT_COLUMNS += ["r_squared", "exponential", "dropped"]
 
@@ -54,7 +56,7 @@ def metrics_table(task, size, seeds=SEEDS, noise=0.05, scatter=0.02):
         else:
             error = 0.2 * excess
             row |= {"accuracy": 1 - error, "f1": 1 - 0.9 * error, "cross_entropy": error}
-            row |= {"baseline_accuracy": 0.55, "baseline_f1": 0.45}
+            row |= {"baseline_accuracy": 0.55, "baseline_f1": 0.45, "chance_accuracy": 0.5}
         rows.append(
             {
                 "task": task,

@@ -116,6 +116,21 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert lines[-1].endswith(str(folder / "report.html"))
 
 
+def test_a_majority_below_chance_is_told_with_chance(folder, capsys):
+    table = folder / "figures/table4.csv"
+    own = {"task": "news-intensity", "metric": "accuracy", "method": "full", "n": 512}
+    own |= {"accuracy": 0.8, "accuracy_sd": 0.2}
+    said = {}
+    for chance in (0.7, 0.6):
+        scores = pd.DataFrame([own | {"seeds": "0 1", "at_budget": 0, "chance_accuracy": chance}])
+        pd.concat([SCORES, scores]).to_csv(table, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        said[chance] = " ".join(capsys.readouterr().out.split())
+    assert "majority has 0.650 and guessing among the classes 0.700; larger" in said[0.7]
+    assert "majority has 0.650; larger" in said[0.6]
+    assert said[0.7].count("guessing among") == 1  # not of the F1 score
+
+
 def test_a_study_of_one_task_counts_the_papers_claims(folder, capsys):
     table = folder / "figures/table1.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))

@@ -149,7 +149,7 @@ def test_scores_by_hand():
             "at_budget": [False, True, False],
             **dict.fromkeys(("mse_unit", "baseline_mse", "noise_variance", "pearson"), 0.5),
             **dict.fromkeys(("spearman", "accuracy", "f1", "cross_entropy"), NAN),
-            **dict.fromkeys(("baseline_accuracy", "baseline_f1"), NAN),
+            **dict.fromkeys(("baseline_accuracy", "baseline_f1", "chance_accuracy"), NAN),
         }
     )
     table = score_table(runs)

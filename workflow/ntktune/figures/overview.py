@@ -75,8 +75,11 @@ def _needed(row: dict[str, Any]) -> str:
     return f"{text} ({low} or more)" if open_end else f"{text} ({low} to {high})"
 
 
-def _best(row: dict[str, Any]) -> str:
-    """Return a task's best score, and whether its seeds tell how many examples it needs."""
+def _best(row: dict[str, Any], chance: float | None) -> str:
+    """Return a task's best score, and whether its seeds tell how many examples it needs.
+
+    ``chance`` is the accuracy of guessing among the classes, told where the majority has less.
+    """
     if pd.isna(row["best_score"]):
         return f"{row['task']}: no score to compare sizes by"
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
@@ -86,6 +89,8 @@ def _best(row: dict[str, Any]) -> str:
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
+        if row["metric"] == "accuracy" and chance is not None and simple < chance:
+            text += f" and guessing among the classes {chance:.3f}"
     if row["needed_bound"] == "least" and not row["shared_seeds"] > ALIKE:
         text += f"; {LARGER}"
     if row["needed_undecided"] is not True:
@@ -134,13 +139,15 @@ def _claims(verdicts: pd.DataFrame, tasks: int) -> str:
 def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """Return what tables 1 and 4 and the verdicts say as text."""
     rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
-    best = []
+    best, indented = [], {"width": 95, "subsequent_indent": "  "}
+    known = "chance_accuracy" in scores  # where there are classes
+    chances = dict(zip(scores["task"], scores["chance_accuracy"], strict=True)) if known else {}
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
         rows.append([row["task"], _needed(row), *numbers])
-        best.append(textwrap.fill(_best(row), width=95, subsequent_indent="  "))
-    methods = [textwrap.fill(line, width=95, subsequent_indent="  ") for line in _methods(scores)]
+        best.append(textwrap.fill(_best(row, chances.get(row["task"])), **indented))
+    methods = [textwrap.fill(line, **indented) for line in _methods(scores)]
     how = {"width": 95, "subsequent_indent": " " * 19}
     legend = "\n".join(textwrap.fill(f"{name:<17}  {what}", **how) for name, what in LEGEND.items())
     parts = [_plain_table(rows), legend, "\n".join(best), "\n".join(methods)]

@@ -24,7 +24,7 @@ from ntktune.study.merges import FIXED, VALIDATED, full_coefficient, parts
 DECIMALS = 4  # of scores of merged and negated models, and of cosines
 SCORES = (
     *("mse", "mse_unit", "baseline_mse", "noise_variance", "pearson", "spearman"),
-    *("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1"),
+    *("accuracy", "f1", "cross_entropy", "baseline_accuracy", "baseline_f1", "chance_accuracy"),
 )
 MERGED = ("coefficient", "pretrained", "single", "merged_score", "normalised", "normalised_clean")
 OVERLAPS = ("sample_exact", "sample_normalised", "pool_exact", "pool_normalised")
@@ -148,7 +148,8 @@ def merging_table(
 def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return Table 4: the test scores of every task, method of fine-tuning and sample size.
 
-    ``baseline_`` is the training mean's error, or the training majority's score.
+    ``baseline_`` is the training mean's error, or the training majority's score; ``chance_`` that
+    of guessing among the classes.
     """
     rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
     own = {*every["metric"]}  # others are of the other kind of tasks

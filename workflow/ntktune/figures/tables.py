@@ -52,7 +52,7 @@ def _of_task(file: str, about: str, kept: str, numbers: str = "", lists: str = "
 
 SCORES = (
     "mse mse_unit baseline_mse noise_variance pearson spearman "
-    "accuracy f1 cross_entropy baseline_accuracy baseline_f1"
+    "accuracy f1 cross_entropy baseline_accuracy baseline_f1 chance_accuracy"
 )
 TRAINED = "task kind metric method n seed at_budget"
 NUMBERS = f"{SCORES} best_step sum_learning_rate"
