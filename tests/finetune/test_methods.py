@@ -213,7 +213,10 @@ def test_an_option_that_finds_no_layer_is_told_in_a_line(text_model, lora, told)
 
 @pytest.mark.parametrize("rank", [8, 64])
 def test_the_initial_lora_kernel_is_a_projection_of_the_layers_own(text_model, sentences, rank):
-    """E[K_LoRA] = alpha² / (3 r d_in) K_W over draws of A; A's own gradient is 0."""
+    """E[K_LoRA] = alpha² / (3 r d_in) K_W over 200 draws of A; A's own gradient is 0.
+
+    Twenty draws of rank r side by side are one of rank 20 r, and their mean is 20 times its kernel.
+    """
     model, texts = text_model(dtype=torch.float64), sentences[:4]
     model.requires_grad_(False)
     wanted = 0
@@ -222,16 +225,16 @@ def test_the_initial_lora_kernel_is_a_projection_of_the_layers_own(text_model, s
         own = gram(model, texts, dtype=torch.float64).kernel
         wanted = wanted + 25 / (3 * rank * weight.shape[1]) * own
         weight.requires_grad_(False)
-    adapter = Adapter(model.backbone, Lora(rank=rank, alpha=5.0))
+    adapter = Adapter(model.backbone, Lora(rank=20 * rank, alpha=5.0))
     adapter.reset(0)
     draws = [gram(model, texts, dtype=torch.float64).kernel]
     for name, weight in model.named_parameters():
         weight.requires_grad_(".lora_B." in name)  # what A adds is 0
-    for seed in range(200):
+    for seed in range(10):
         adapter.reset(seed)
         draws.append(gram(model, texts, dtype=torch.float64, check=False).kernel)
     torch.testing.assert_close(draws[0], draws[1])
-    mean = torch.stack(draws[1:]).mean(dim=0)
+    mean = 20 * torch.stack(draws[1:]).mean(dim=0)
     assert (mean - wanted).norm() < 0.02 * wanted.norm()
     adapter.model.requires_grad_(True)
     model(texts[0][None], torch.ones(1, len(texts[0]), dtype=torch.long)).sum().backward()
