@@ -1,0 +1,114 @@
+"""Statistics of a kernel, against published numbers and naive formulas, and bounds that hold."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from ntktune.linearized import (
+    alignment,
+    best_gcv,
+    condition_number,
+    gcv,
+    log_evidence,
+    residual_bounds,
+    residual_norm_bound,
+    smallest_rank,
+    weyl_bounds,
+)
+
+KERNEL = np.array([[4.0, 2, 1, 0], [2, 3, 1, 1], [1, 1, 2, 0], [0, 1, 0, 1]])
+LABEL = np.array([1.0, -1, 2, 0])
+
+
+def drawn(draw, n, rank):
+    factor = draw.normal(size=(n, rank)) * np.exp(draw.normal())
+    return factor @ factor.T
+
+
+def test_gcv_has_its_known_value_and_its_centred_minimum():
+    assert gcv(KERNEL, LABEL, 0.5) == pytest.approx(2.2073885110, abs=1e-10)
+    lowest, ridge = best_gcv(KERNEL, LABEL)
+    # the same of three orthogonal contrasts, which the mean leaves
+    contrasts = np.linalg.qr(np.column_stack([np.ones(4), np.eye(4)[:, :3]]))[0][:, 1:]
+    inner, along = contrasts.T @ KERNEL @ contrasts, contrasts.T @ LABEL
+    assert lowest == pytest.approx(gcv(inner, along, ridge), rel=1e-9)
+    largest = np.linalg.eigvalsh(inner)[-1]
+    tried = [gcv(inner, along, share * largest) for share in np.logspace(-8, 2, 60)]
+    assert lowest <= min(tried) * (1 + 1e-3)
+
+
+def test_the_evidence_has_its_known_values_and_is_that_of_the_normal_law():
+    assert log_evidence(KERNEL, LABEL, ratio=1.0) == pytest.approx(-1.7375958664, abs=1e-10)
+    assert log_evidence(KERNEL, LABEL, ratio=0.5) == pytest.approx(-1.7762941927, abs=1e-10)
+    best = log_evidence(KERNEL, LABEL)
+    laws = []
+    for ratio in np.logspace(-12, 12, 200):
+        shape = KERNEL / ratio + np.eye(4)
+        scale = LABEL @ np.linalg.solve(shape, LABEL) / 4  # the best 1/β
+        law = multivariate_normal(np.zeros(4), scale * shape)
+        laws.append(law.logpdf(LABEL) / 4)
+    assert best == pytest.approx(max(laws), abs=1e-4)
+    assert best >= max(laws) - 1e-12
+
+
+def test_iris_has_its_published_evidence_whatever_the_features_are_padded_with():
+    from sklearn.datasets import load_iris
+
+    features, label = load_iris(return_X_y=True)
+    classes = np.eye(3)[label]
+    wanted = pytest.approx(-0.16006024341739, abs=1e-9)
+    assert log_evidence(features @ features.T, classes) == wanted
+    turned = features @ np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    padded = np.column_stack([turned, np.zeros((150, 5))])
+    assert log_evidence(padded @ padded.T, classes) == wanted
+
+
+def test_condition_and_alignment_are_of_the_centred_kernel():
+    draw = np.random.default_rng(3)
+    kernel = drawn(draw, 7, 20)
+    values = np.linalg.eigvalsh(kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean())
+    assert condition_number(kernel) == pytest.approx(values[-1] / values[1], rel=1e-9)
+    assert condition_number(kernel, 2.0) == pytest.approx((values[-1] + 2) / (values[1] + 2))
+    assert condition_number(kernel + 50) == pytest.approx(condition_number(kernel), rel=1e-9)
+    assert condition_number(drawn(draw, 7, 3)) == math.inf
+    label = draw.normal(size=7)
+    own = np.outer(label, label)
+    assert alignment(own, label) == pytest.approx(1, abs=1e-12)
+    assert alignment(3 * kernel + 5, label + 9) == pytest.approx(alignment(kernel, label))
+    assert 0 < alignment(kernel, label) < 1
+
+
+def test_two_thousand_random_kernels_keep_the_bounds():
+    draw = np.random.default_rng(4)
+    for _ in range(2000):
+        n = int(draw.integers(2, 9))
+        kernel, added = (drawn(draw, n, int(draw.integers(1, 12))) for _ in range(2))
+        ridge, label = np.exp(3 * draw.normal()), draw.normal(size=n)
+        values, slack = np.linalg.eigvalsh(kernel + added), 1e-9 * np.trace(kernel + added)
+        low, high = weyl_bounds(kernel, added)
+        assert (low <= values + slack).all()
+        assert (values <= high + slack).all()
+        inner, whole = kernel + ridge * np.eye(n), kernel + added + ridge * np.eye(n)
+        before, after = (np.linalg.solve(matrix, label) for matrix in (inner, whole))
+        low, high = residual_bounds(kernel, added, ridge)
+        assert low * (1 - 1e-9) <= label @ after / (label @ before) <= high * (1 + 1e-9)
+        norm = np.linalg.norm(after) / np.linalg.norm(before)
+        assert norm >= residual_norm_bound(kernel, added, ridge) * (1 - 1e-9)
+
+
+def test_one_example_has_one_ratio():
+    """The case that contradicts the published bound (Afzal et al. 2026, theorem 7), which says 10."""
+    one, three = np.array([[1.0]]), np.array([[3.0]])
+    assert residual_bounds(one, three, 1.0) == pytest.approx((0.4, 0.4))
+    assert residual_norm_bound(one, three, 1.0) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("examples", "rank"),
+    [(1, 2), (32, 8), (64, 11), (100, 14), (200, 20), (320, 25), (500, 32), (1024, 45)],
+)
+def test_the_smallest_rank_without_spurious_minima(examples, rank):
+    assert smallest_rank(examples) == rank
+    assert smallest_rank(1, outputs=examples) == rank

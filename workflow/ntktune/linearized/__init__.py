@@ -1,0 +1,26 @@
+"""The network linearised at its pretrained weights: its training, and which layers to train."""
+
+from ntktune.linearized.bounds import (
+    residual_bounds,
+    residual_norm_bound,
+    smallest_rank,
+    weyl_bounds,
+)
+from ntktune.linearized.solution import descended, distance, linear_weights, logistic_weights
+from ntktune.linearized.statistics import alignment, best_gcv, condition_number, gcv, log_evidence
+
+__all__ = [
+    "alignment",
+    "best_gcv",
+    "condition_number",
+    "descended",
+    "distance",
+    "gcv",
+    "linear_weights",
+    "log_evidence",
+    "logistic_weights",
+    "residual_bounds",
+    "residual_norm_bound",
+    "smallest_rank",
+    "weyl_bounds",
+]
