@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from tiny_network import text_model
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
 from ntktune.linearized import descended, distance, linear_weights, logistic_weights
-from ntktune.network.models import TextModel
 from ntktune.network.tangent import difference, directional_derivative, moved, weighted_gradient
 from ntktune.theory import kernel_descent
 
@@ -18,14 +18,7 @@ OTHERS = [torch.arange(2, n) % 17 for n in (5, 8, 9)]
 
 @pytest.fixture(scope="module")
 def model():
-    from transformers import AutoModel, GPT2Config  # which casts nothing to float32
-
-    config = GPT2Config(
-        vocab_size=20, n_positions=16, n_embd=8, n_layer=2, n_head=2, initializer_range=0.3
-    )
-    torch.manual_seed(0)
-    backbone = AutoModel.from_config(config, dtype=torch.float64).eval()
-    return TextModel(backbone, 1, torch.Generator().manual_seed(0)).double().eval()
+    return text_model(1)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +87,11 @@ def test_descent_ends_at_the_solution_and_every_step_is_that_of_the_network(mode
     kernel, shift = found.kernel.numpy(), label - found.outputs.numpy()
     ridge, n = 0.5 * np.trace(kernel) / len(kernel), len(kernel)
     step = n / (np.linalg.eigvalsh(kernel)[-1] + ridge)
-    descent = kernel_descent(kernel, shift, step)
+    descent, wanted = kernel_descent(kernel, shift, step), torch.as_tensor(label)
     weights = np.zeros(n)
     for steps in range(6):
         np.testing.assert_allclose(linear_weights(descent, ridge, steps), weights, atol=1e-14)
         if steps in (1, 5):
-            wanted = torch.as_tensor(label)
             own = descended(model, TEXTS, lambda f: f - wanted, steps, step, ridge, 64)
             same = weighted_gradient(model, torch.as_tensor(weights), TEXTS, 64)
             gap = flat(own, model) - flat(same, model)

@@ -99,7 +99,7 @@ def test_two_thousand_random_kernels_keep_the_bounds():
 
 
 def test_one_example_has_one_ratio():
-    """The case that contradicts the published bound (Afzal et al. 2026, theorem 7), which says 10."""
+    """The case that contradicts a published bound (Afzal et al. 2026, theorem 7): it says 10."""
     one, three = np.array([[1.0]]), np.array([[3.0]])
     assert residual_bounds(one, three, 1.0) == pytest.approx((0.4, 0.4))
     assert residual_norm_bound(one, three, 1.0) == pytest.approx(0.4)

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_network import made_up, text_model
 
 from ntktune.errors import UserError
-from ntktune.finetune.repeats import Examples, fine_tuned_repeats, start_seed
+from ntktune.finetune.repeats import fine_tuned_repeats, start_seed
 from ntktune.finetune.training import Settings, fine_tune
-from ntktune.network.models import TextModel, described_configuration
 from ntktune.study.seeds import generator
 from ntktune.theory import trajectory
 from ntktune.theory.complexity import stopping_time
@@ -37,24 +37,6 @@ SETTINGS = Settings(
     patience=None,
     batch_tokens=30,
 )
-
-
-def text_model(outputs):
-    from transformers import AutoModel
-
-    torch.manual_seed(2)
-    shape = {"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16}
-    backbone = AutoModel.from_config(described_configuration({"model_type": "gpt2", **shape}))
-    head = torch.Generator().manual_seed(0)
-    return TextModel(backbone, outputs, head).double().eval()
-
-
-def made_up(kind):
-    generator = torch.Generator().manual_seed(1)
-    ids = [torch.randint(3, 50, (n % 5 + 3,), generator=generator) for n in range(30)]
-    score = np.array([float(text[-1]) / 10 for text in ids])
-    label = (score > np.median(score)).astype(float) if kind == "classification" else score
-    return Examples("toy", kind, ids, label, np.full(30, 0.2))
 
 
 @pytest.fixture(scope="module", params=["regression", "classification"])

@@ -26,6 +26,14 @@ SCHEDULES = ("constant", "linear")
 HEADS = ("random", "probe")
 
 
+Stepping = Callable[[torch.optim.Optimizer], None]
+
+
+def plain_step(stepper: torch.optim.Optimizer) -> None:
+    """Take a step as the optimiser does."""
+    stepper.step()
+
+
 class DivergedError(UserError):
     """A loss that is no longer finite."""
 
@@ -279,6 +287,7 @@ def fine_tune(
     progress: Callable[[float], None] = lambda step: None,
     on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
     looked_at: Sequence[int] = (),
+    penalty: Callable[[Sequence[nn.Parameter]], Stepping] = lambda parameters: plain_step,
 ) -> Training:
     """Fine-tune all weights that are not frozen; the model ends with its best hold-out weights.
 
@@ -293,6 +302,8 @@ def fine_tune(
     are indices into both; ``generator`` is the source of the batches' order. ``progress`` is called
     with the number of steps done, ``on_evaluation`` with each evaluation while the model has the
     weights that were evaluated; ``looked_at`` are indices of further examples that it looks at.
+    ``penalty`` is given the weights that are trained, as they start, and returns what takes each
+    step (:class:`ntktune.linearized.penalty.Penalty`).
 
     Raises UserError if the training or the hold-out part is empty, and its kind DivergedError if
     the loss is no longer finite (seen on a GPU at the next evaluation only: no step waits for it).
@@ -317,7 +328,7 @@ def fine_tune(
         how = (settings.learning_rate, settings.weight_decay, settings.optimizer)
         stepper = optimizer(model, *how)
         parameters = trained_weights(model)
-        best_weights = _room_for(parameters)
+        best_weights, take_step = _room_for(parameters), penalty(parameters)
         history: list[Evaluation] = []
         last = expected_steps(len(train), settings)
         shares = step_sizes(last, settings)
@@ -359,7 +370,7 @@ def fine_tune(
                 nn.utils.clip_grad_norm_(parameters, settings.max_norm)
             for group in stepper.param_groups:
                 group["lr"] = settings.learning_rate * shares[step - 1]
-            stepper.step()
+            take_step(stepper)
             progress(step)
             if step % every and step < last:
                 continue
