@@ -62,8 +62,9 @@ def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_uses_each_of_its_options(command):
     folder = Path(finetune.__file__).parent
-    files = [*folder.glob(f"{command.split()[0]}*.py"), folder / "finetune.py"]
-    text = "".join(file.read_text() for file in files)
+    own = "".join(file.read_text() for file in folder.glob(f"{command.split()[0]}*.py"))
+    imported = {"finetune", *re.findall(r"from ntktune\.cli\.(\w+) import", own)}
+    text = own + "".join((folder / f"{name}.py").read_text() for name in imported)
     for name in command_options(command):
         # of adapters, all that the commands' table has
         assert name[5:] in LORA or re.search(rf"args\.{name}\b|\"{name}\"", text), name

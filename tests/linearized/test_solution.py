@@ -8,7 +8,7 @@ from tiny_network import text_model
 
 from ntktune.errors import UserError
 from ntktune.kernel import gram
-from ntktune.linearized import descended, distance, linear_weights, logistic_weights
+from ntktune.linearized import descended, distance, logistic_weights, squared_weights
 from ntktune.network.tangent import difference, directional_derivative, moved, weighted_gradient
 from ntktune.theory import kernel_descent
 
@@ -59,7 +59,7 @@ def test_the_solution_is_that_of_the_explicit_jacobian(model, jacobian, label):
         wanted, *_ = np.linalg.lstsq(
             system, np.concatenate([label - start, np.zeros(many)]), rcond=None
         )
-        weights = linear_weights(descent, ridge)
+        weights = squared_weights(descent, ridge)
         solution = weighted_gradient(model, torch.as_tensor(weights), TEXTS, 64)
         scale = np.linalg.norm(wanted)
         assert np.linalg.norm(flat(solution, model) - wanted) < 1e-8 * scale
@@ -74,11 +74,11 @@ def test_no_penalty_interpolates_and_an_infinite_one_stays(model, label):
     found = gram(model, TEXTS, dtype=torch.float64)
     kernel, shift = found.kernel.numpy(), label - found.outputs.numpy()
     descent = kernel_descent(kernel, shift)
-    np.testing.assert_allclose(kernel @ linear_weights(descent, 1e-9), shift, rtol=1e-5)
-    far = linear_weights(descent, 1e12)
+    np.testing.assert_allclose(kernel @ squared_weights(descent, 1e-9), shift, rtol=1e-5)
+    far = squared_weights(descent, 1e12)
     assert distance(kernel, far) < 1e-8
     for ridge in (1e-6, 1.0, 1e6):  # the objective has fallen, which bounds the way
-        moved_by = distance(kernel, linear_weights(descent, ridge))
+        moved_by = distance(kernel, squared_weights(descent, ridge))
         assert moved_by <= np.sqrt(shift @ shift / ridge)
 
 
@@ -90,7 +90,7 @@ def test_descent_ends_at_the_solution_and_every_step_is_that_of_the_network(mode
     descent, wanted = kernel_descent(kernel, shift, step), torch.as_tensor(label)
     weights = np.zeros(n)
     for steps in range(6):
-        np.testing.assert_allclose(linear_weights(descent, ridge, steps), weights, atol=1e-14)
+        np.testing.assert_allclose(squared_weights(descent, ridge, steps), weights, atol=1e-14)
         if steps in (1, 5):
             own = descended(model, TEXTS, lambda f: f - wanted, steps, step, ridge, 64)
             same = weighted_gradient(model, torch.as_tensor(weights), TEXTS, 64)
@@ -98,19 +98,19 @@ def test_descent_ends_at_the_solution_and_every_step_is_that_of_the_network(mode
             assert np.linalg.norm(gap) < 1e-10 * np.linalg.norm(flat(same, model))
         weights = weights + step / n * (shift - kernel @ weights - ridge * weights)
     solved = np.linalg.solve(kernel + ridge * np.eye(n), shift)
-    limit = linear_weights(descent, ridge, 1e6)
+    limit = squared_weights(descent, ridge, 1e6)
     np.testing.assert_allclose(limit, solved, rtol=0, atol=1e-8 * np.abs(solved).max())
     with pytest.raises(UserError, match=r"step_size is .* with the ridge .* must be at most"):
-        linear_weights(descent, 4 * ridge, 3)
+        squared_weights(descent, 4 * ridge, 3)
 
 
 def test_outputs_that_share_a_kernel_are_solved_together():
     draw = np.random.default_rng(1)
     factor, labels = draw.normal(size=(9, 30)), draw.normal(size=(9, 3))
     kernel = factor @ factor.T
-    together = linear_weights(kernel_descent(kernel, labels), 2.0)
+    together = squared_weights(kernel_descent(kernel, labels), 2.0)
     for column in range(3):
-        one = linear_weights(kernel_descent(kernel, labels[:, column]), 2.0)
+        one = squared_weights(kernel_descent(kernel, labels[:, column]), 2.0)
         np.testing.assert_allclose(together[:, column], one, rtol=1e-12)
 
 
@@ -155,7 +155,7 @@ def test_the_logistic_path_by_gradient_ends_at_newtons(model):
 def test_the_linearisation_is_the_networks_to_second_order(model, label):
     found = gram(model, TEXTS, dtype=torch.float64)
     descent = kernel_descent(found.kernel, label - found.outputs.numpy())
-    solution = weighted_gradient(model, torch.as_tensor(linear_weights(descent, 1.0)), TEXTS, 64)
+    solution = weighted_gradient(model, torch.as_tensor(squared_weights(descent, 1.0)), TEXTS, 64)
     gaps = []
     for share in (1e-3, 5e-4):
         part = {name: share * change for name, change in solution.items()}

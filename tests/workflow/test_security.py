@@ -180,6 +180,7 @@ def _commands(study):
         ["finetune", "run", *tuning_flags(study, "steps"), *tuned],
         ["taskvectors", "export", *model, *out],
         ["kernel", "gram", *model, "--data", str(study / "rows.csv"), *out],
+        ["linearized", "layers", *model, "--data", str(study / "rows.csv"), *out],
         ["data", "fetch-model", "--source", source, *out],
         [
             "data",
@@ -194,7 +195,7 @@ def _commands(study):
     ]
 
 
-@pytest.mark.parametrize("command", range(6))
+@pytest.mark.parametrize("command", range(7))
 def test_code_of_a_model_is_not_run_and_nothing_is_asked(code_folder, capsys, command):
     file = code_folder / "model" / "config.json"
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "own.C"}, "vocab_size": 257}
@@ -205,7 +206,7 @@ def test_code_of_a_model_is_not_run_and_nothing_is_asked(code_folder, capsys, co
     assert not (code_folder / "ran").exists()
 
 
-@pytest.mark.parametrize("command", range(1, 6))
+@pytest.mark.parametrize("command", range(1, 7))
 def test_no_command_fills_gaps_in_weights_with_random_numbers(code_folder, capsys, command):
     file = code_folder / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))

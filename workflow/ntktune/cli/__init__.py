@@ -30,6 +30,7 @@ CHAPTERS = {
     "finetune": "fine-tuning with hold-out early stopping; what it will cost",
     "taskvectors": "task vectors: cosines; merged, negated and exported models",
     "theory": "stopping rules, linearisation, width, simulation",
+    "linearized": "the linearised network, and which layers to train",
     "figures": "figures, tables and verdicts, from tables only",
     "results": "a study's results as a whole: check, pack",
 }

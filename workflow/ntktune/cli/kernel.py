@@ -73,29 +73,33 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_gram(verbs: argparse._SubParsersAction, out: str) -> None:
-    add_command(
-        *(verbs, "gram", of_file),
-        network=from_hub,
-        **model_options(),
-        data="csv, tsv, json, jsonl or parquet file",
-        out=out,
-        text_column=optional("the texts (default: text)", default="text"),
-        second_text_column=optional("the second texts, of a task on pairs"),
-        label_column=optional("the labels (default: label)", default="label"),
-        classes=optional(
+    words = optional(
+        "use the language model's own head, at the first tokens of these two words as the template "
+        "would go on with them, as ' terrible' ' great' (default: a fresh head)",
+        nargs=2,
+        metavar=("ZERO", "ONE"),
+    )
+    options = model_options() | file_options() | {"out": out, "label_words": words}
+    add_command(verbs, "gram", of_file, network=from_hub, **options)
+
+
+def file_options() -> dict[str, Any]:
+    """Return the options of a command that takes its texts from one file, without a study."""
+    return {
+        "data": "csv, tsv, json, jsonl or parquet file",
+        "text_column": optional("the texts (default: text)", default="text"),
+        "second_text_column": optional("the second texts, of a task on pairs"),
+        "label_column": optional("the labels (default: label)", default="label"),
+        "classes": optional(
             "the labels of a classification, class 0 first, as they stand in the file; none after "
             "the flag: all that are there (default: scores)",
             nargs="*",
             metavar="LABEL",
         ),
-        template=optional("how a row becomes one text (default: the text, or both on two lines)"),
-        label_words=optional(
-            "use the language model's own head, at the first tokens of these two words as the "
-            "template would go on with them, as ' terrible' ' great' (default: a fresh head)",
-            nargs=2,
-            metavar=("ZERO", "ONE"),
+        "template": optional(
+            "how a row becomes one text (default: the text, or both on two lines)"
         ),
-    )
+    }
 
 
 def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
@@ -141,6 +145,12 @@ def learning(args: argparse.Namespace) -> None:
 
 def of_file(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernel of a model on the texts of one file."""
+    texts, encode = file_texts(args)
+    _compute(args, **texts, words=_word_ids(args, encode))
+
+
+def file_texts(args: argparse.Namespace) -> tuple[dict[str, Any], Callable]:
+    """Return the arguments of ``_compute`` of a file's texts, and what turns a text into tokens."""
     import torch
 
     from ntktune.data.cleaning import content_sha256
@@ -152,7 +162,6 @@ def of_file(args: argparse.Namespace) -> None:
     folder, model_is = located_model(args)
     limit, vocabulary = token_limit(folder, args.max_tokens)
     encoder = text_encoder(folder)
-    words = _word_ids(args, encoder.encode)
     texts = (table, definition["template"], encoder)
     ids, overlong = row_tokens(*texts, limit, vocabulary, args.prefix_token)
     if overlong:
@@ -161,7 +170,8 @@ def of_file(args: argparse.Namespace) -> None:
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     about = {"name": task} | {key: definition[key] for key in SUMMARY}
     facts = {"task": about, "data_sha256": content_sha256(table), "model": model_is}
-    _compute(args, folder, [torch.tensor(row) for row in ids], labels, facts, rows, words)
+    found = {"folder": folder, "examples": [torch.tensor(row) for row in ids], "labels": labels}
+    return found | {"facts": facts, "rows": rows}, encoder.encode
 
 
 def _file_task(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -296,7 +306,7 @@ def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:
     return tuple(slice(split[n].start, split[n].stop) for n in (i, j))
 
 
-def _loaded(
+def loaded(
     args: argparse.Namespace, folder: str, words: list[int] | None, **head: int
 ) -> TextModel:
     """Return the model with a fresh head, or with its language-model head at two words."""
@@ -310,7 +320,7 @@ def _loaded(
     return text_model(folder, **head, **how, pooling=args.pooling)
 
 
-def _function(task: Mapping[str, Any]) -> tuple[int, str]:
+def kernel_function(task: Mapping[str, Any]) -> tuple[int, str]:
     """Return the outputs of a task's head, and what of them the kernel is of."""
     if task["kind"] == "regression":
         return 1, "scalar"
@@ -342,9 +352,9 @@ def _compute(
     places = _bands(shard, len(rows[0])) if shard else places
     address = ("kernel.head", task["name"], 0)
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
-    outputs, function = _function(task)
+    outputs, function = kernel_function(task)
     device, dtype = select_device(args.device), torch_dtype(args.dtype)
-    network = _loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
+    network = loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
     counted = f", {len(rows)} draws" if len(rows) > 1 else ""
     tensors, made = sampled_kernels(
         *(network, examples, labels, rows, places),

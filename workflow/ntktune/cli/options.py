@@ -54,6 +54,11 @@ COMMANDS = {
         "theory.size theory.seeds theory.test_rows theory.descent_steps theory.step_size_factor "
         f"theory.constant {_TRAINING}"
     ),
+    "linearized layers": (
+        "method=finetune.methods lora_rank=finetune.lora.rank lora_alpha=finetune.lora.alpha "
+        "lora_rslora=finetune.lora.rslora kernel.rows model.max_tokens model.prefix_token "
+        + _KERNELS.replace("kernel.variant ", "")
+    ),
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
@@ -88,6 +93,16 @@ OVERRIDES = {
         "description": "Rows drawn at random; null for 100, or all of a smaller file"
     },
     "kernel gram seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
+    "linearized layers rows": {
+        "description": "Rows drawn at random; null for 100, or all of a smaller file"
+    },
+    "linearized layers seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
+    "linearized layers method": {
+        "type": "string",
+        "enum": ("lora", "full"),
+        "default": "lora",
+        "description": "What is trained of the layers, beside the head: adapters, or all weights",
+    },
 }
 
 

@@ -42,7 +42,7 @@ ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
 
 
-def _plain_table(rows: list[list[str]]) -> str:
+def plain_table(rows: list[list[str]]) -> str:
     """Return rows as lines with aligned columns, the first to the left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -150,5 +150,5 @@ def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) 
     methods = [textwrap.fill(line, **indented) for line in _methods(scores)]
     how = {"width": 95, "subsequent_indent": " " * 19}
     legend = "\n".join(textwrap.fill(f"{name:<17}  {what}", **how) for name, what in LEGEND.items())
-    parts = [_plain_table(rows), legend, "\n".join(best), "\n".join(methods)]
+    parts = [plain_table(rows), legend, "\n".join(best), "\n".join(methods)]
     return "\n\n".join(filter(None, [*parts, _claims(verdicts, len(rates))]))

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from ntktune.network.models import Features, TextModel, block_list, linear_weigh
 from ntktune.store.files import atomic_path
 from ntktune.store.tensors import write_tensors
 from ntktune.study.config import suggestion
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ADAPTER = "default"  # peft's own name of the only adapter
 
@@ -67,6 +70,20 @@ def adapted_layers(backbone: nn.Module, lora: Lora) -> list[str]:
     return [name for name, _ in backbone.named_modules() if name in chosen]
 
 
+def lora_config(layers: Sequence[str], lora: Lora) -> "LoraConfig":
+    """Return peft's description of adapters on some layers, by name."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(layers),
+        rank_pattern={re.escape(part): rank for part, rank in lora.rank_pattern.items()},
+        use_rslora=lora.rslora,
+        lora_dropout=0.0,
+    )
+
+
 class Adapter:
     """Low-rank adapters in a backbone, in place, by peft; its own weights are frozen.
 
@@ -74,18 +91,9 @@ class Adapter:
     """
 
     def __init__(self, backbone: nn.Module, lora: Lora):
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
-        names = adapted_layers(backbone, lora)
-        ranks = {re.escape(part): rank for part, rank in lora.rank_pattern.items()}
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=names,
-            rank_pattern=ranks,
-            use_rslora=lora.rslora,
-            lora_dropout=0.0,
-        )
+        config = lora_config(adapted_layers(backbone, lora), lora)
         try:
             with warnings.catch_warnings():  # of transformers, at names that peft still uses
                 warnings.simplefilter("ignore", FutureWarning)

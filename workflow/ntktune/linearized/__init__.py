@@ -6,7 +6,7 @@ from ntktune.linearized.bounds import (
     smallest_rank,
     weyl_bounds,
 )
-from ntktune.linearized.solution import descended, distance, linear_weights, logistic_weights
+from ntktune.linearized.solution import descended, distance, logistic_weights, squared_weights
 from ntktune.linearized.statistics import alignment, best_gcv, condition_number, gcv, log_evidence
 
 __all__ = [
@@ -16,11 +16,11 @@ __all__ = [
     "descended",
     "distance",
     "gcv",
-    "linear_weights",
     "log_evidence",
     "logistic_weights",
     "residual_bounds",
     "residual_norm_bound",
     "smallest_rank",
+    "squared_weights",
     "weyl_bounds",
 ]

@@ -23,7 +23,7 @@ from ntktune.theory.descent import KernelDescent
 NEWTON_STEPS = 100  # at most; ten are usual
 
 
-def linear_weights(descent: KernelDescent, ridge: float, steps: float | None = None) -> np.ndarray:
+def squared_weights(descent: KernelDescent, ridge: float, steps: float | None = None) -> np.ndarray:
     """Return α of the squared error: (K + λI)⁻¹(y − f_0), or after so many steps of descent.
 
     ``descent`` has the kernel, the labels and the step size, α; ``ridge`` is λ, above 0, or 0 with
@@ -103,7 +103,7 @@ def descended(
 
     For networks whose kernel is not at hand: a step takes one pass of J(θ − θ_P) and one of Jᵀ.
     ``slope`` is the gradient of R by the outputs, (N,) float64 of (N,): f − y for half the squared
-    error, whose path is that of :func:`linear_weights`. A step takes ``step_size``/N of it and of
+    error, whose path is that of :func:`squared_weights`. A step takes ``step_size``/N of it and of
     λ(θ − θ_P), ``ridge`` λ. The model's parameters are float64 or float32; so is what is returned.
     """
     moved = {name: torch.zeros_like(p) for name, p in model.named_parameters()}

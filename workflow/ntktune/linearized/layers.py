@@ -1,0 +1,150 @@
+"""Which layers to train: the kernel of any set of them from Grams by weight, and what it says."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from ntktune.finetune.methods import adapted_layers
+from ntktune.finetune.training import Lora
+from ntktune.kernel import gram
+from ntktune.kernel.groups import parameter_group
+from ntktune.linearized.statistics import alignment, best_gcv, condition_number, log_evidence
+from ntktune.network.models import TextModel, block_list, linear_weights
+from ntktune.spectrum import centred_gram
+
+HEAD = "head"  # trained with every set
+
+
+def weight_grams(
+    model: TextModel, examples: Sequence[torch.Tensor], outputs: str = "scalar", **how: Any
+) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """Return each parameter's own Gram, (N, N), by its name, and :data:`HEAD`'s; and f_0.
+
+    Their sum is the kernel. The rest goes to :func:`ntktune.kernel.gram`, which takes one forward
+    and one backward pass for all.
+    """
+    prefix = "backbone."
+    how["groups"] = lambda name: name.removeprefix(prefix) if name.startswith(prefix) else HEAD
+    found = gram(model, examples, outputs=outputs, **how)
+    return {name: part.numpy() for name, part in found.groups.items()}, found.outputs
+
+
+def layer_sets(backbone: nn.Module) -> dict[str, list[str]]:
+    """Return sets of a backbone's linear layers in blocks, by name: those that are compared.
+
+    ``all``, ``attention`` and ``mlp`` of all blocks, each ``block3``, and where there are more than
+    two blocks the ``first2`` and ``last2`` of them, and so on. Sets that hold the same layers are
+    one.
+    """
+    blocks = len(block_list(backbone))
+    parts: dict[tuple[int, str], list[str]] = {}
+    for name in linear_weights(backbone):
+        block, _, part = parameter_group(backbone, f"{name}.weight").partition(".")
+        if block.startswith("block") and part:
+            parts.setdefault((int(block.removeprefix("block")), part), []).append(name)
+
+    def chosen(numbers: Iterable[int], kinds: Sequence[str] = ("attention", "mlp")) -> list[str]:
+        return [name for n in numbers for kind in kinds for name in parts.get((n, kind), [])]
+
+    every = range(blocks)
+    sets = {"all": chosen(every)}
+    sets |= {kind: chosen(every, [kind]) for kind in ("attention", "mlp")}
+    sets |= {f"block{n}": chosen([n]) for n in every}
+    for count in range(2, blocks):
+        sets |= {f"first{count}": chosen(every[:count]), f"last{count}": chosen(every[-count:])}
+    different = {frozenset(names): name for name, names in reversed(sets.items()) if names}
+    return {name: names for name, names in sets.items() if name in different.values()}
+
+
+def set_kernel(
+    grams: Mapping[str, np.ndarray],
+    backbone: nn.Module,
+    layers: Iterable[str],
+    lora: Lora | None = None,
+) -> np.ndarray:
+    """Return the kernel of a network of which some layers and the head are trained, (N, N).
+
+    ``grams`` are those of :func:`weight_grams`; of each layer its weight and its bias count. With
+    ``lora`` it is what low-rank adapters on these layers have at their start on average over the
+    draws of A: their B alone has a gradient, and E[K_LoRA] = s² r/(3 d_in) K_W of peft's A, uniform
+    within ±1/√d_in, with s the adapters' scale. Biases are not adapted.
+    """
+    weights, total = linear_weights(backbone), grams[HEAD].copy()
+    for name in layers:
+        if lora is None:
+            total += grams[f"{name}.weight"] + grams.get(f"{name}.bias", 0.0)
+            continue
+        shape, layer = weights[name].shape, backbone.get_submodule(name)
+        inputs = shape[1] if isinstance(layer, nn.Linear) else shape[0]  # Conv1D has it transposed
+        rank = adapter_rank(name, lora)
+        scale = lora.alpha / (rank**0.5 if lora.rslora else rank)
+        total += scale**2 * rank / (3 * inputs) * grams[f"{name}.weight"]
+    return total
+
+
+def adapter_rank(layer: str, lora: Lora) -> int:
+    """Return the rank of one layer's adapter, as peft takes it from ``rank_pattern``."""
+    ends = [rank for part, rank in lora.rank_pattern.items() if f".{layer}".endswith(f".{part}")]
+    return ends[0] if ends else lora.rank
+
+
+def set_statistics(kernel: ArrayLike, label: ArrayLike) -> dict[str, float]:
+    """Return what a kernel at initialisation says of training: a row of a table.
+
+    ``condition``, ``largest`` and ``trace`` of the centred kernel, ``gcv`` and ``gcv_ridge``
+    (:func:`~ntktune.linearized.statistics.best_gcv`), ``evidence``, ``alignment``. ``label`` is y
+    less f_0, (N,) or (N, C).
+    """
+    values = np.linalg.eigvalsh(centred_gram(kernel))
+    error, ridge = best_gcv(kernel, label)
+    return {
+        "condition": condition_number(kernel),
+        "largest": float(values[-1]),
+        "trace": float(values.sum()),
+        "gcv": error,
+        "gcv_ridge": ridge,
+        "evidence": log_evidence(kernel, label),
+        "alignment": alignment(kernel, label),
+    }
+
+
+def ranked_sets(
+    backbone: nn.Module,
+    grams: Mapping[str, np.ndarray],
+    shift: ArrayLike,
+    sets: Mapping[str, Sequence[str]],
+    lora: Lora | None = None,
+) -> list[dict[str, Any]]:
+    """Return :func:`set_statistics` of each set, with ``layers`` and ``parameters``, best first.
+
+    The best has the lowest error that kernel regression predicts (``gcv``); ``shift`` is y − f_0.
+    """
+    rows = [
+        {"layers": name, "parameters": set_parameters(backbone, layers, lora)}
+        | set_statistics(set_kernel(grams, backbone, layers, lora), shift)
+        for name, layers in sets.items()
+    ]
+    return sorted(rows, key=lambda row: row["gcv"])
+
+
+def set_parameters(backbone: nn.Module, layers: Iterable[str], lora: Lora | None = None) -> int:
+    """Return how many numbers are trained in a set of layers, without the head."""
+    count = 0
+    for name in layers:
+        module = backbone.get_submodule(name)
+        if lora is None:
+            count += sum(p.numel() for p in module.parameters(recurse=False))
+        else:
+            count += adapter_rank(name, lora) * sum(module.weight.shape)
+    return count
+
+
+def lora_of(backbone: nn.Module, layers: Sequence[str], lora: Lora) -> Lora:
+    """Return adapters on these layers alone; raise UserError if one has no adapter."""
+    adapted_layers(backbone, Lora(targets=layers))
+    patterns = {n: adapter_rank(n, lora) for n in layers if adapter_rank(n, lora) != lora.rank}
+    return Lora(lora.rank, lora.alpha, list(layers), rank_pattern=patterns, rslora=lora.rslora)
