@@ -19,7 +19,7 @@ from torch import nn
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import reachable_rows
 from ntktune.finetune.last_rows import last_rows_only
-from ntktune.finetune.repeats import Examples, start_seed
+from ntktune.finetune.repeats import Examples, Start, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
 from ntktune.network import tangent
@@ -64,7 +64,7 @@ class Trajectory:
     stop: dict[str, Any]
 
 
-class _Origin:
+class Origin:
     """The pretrained network f_P as a scalar function, its kernel, and a seed's rows."""
 
     def __init__(
@@ -88,9 +88,9 @@ class _Origin:
         found = gram(self.network, self.examples, max_tokens=batch_tokens, dtype=self.dtype)
         self.cross = found.kernel.numpy()[:, self.train]  # between all rows and the training's
         self.inside = self.cross[self.train]
-        outputs = found.outputs.numpy()
-        self.shift = target[rows] - outputs  # y − f_P
-        self.start, self.target = outputs[self.test], target[rows][self.test]
+        self.outputs = found.outputs.numpy()
+        self.shift = target[rows] - self.outputs  # y − f_P
+        self.start, self.target = self.outputs[self.test], target[rows][self.test]
         known = self.shift[self.train]
         self.descent = kernel_descent(self.inside, known, step_size_factor=factor)
         self.norm = tangent.length(dict(self.network.named_parameters()))
@@ -115,10 +115,10 @@ class _Origin:
 
 
 @dataclass
-class _Watcher:
+class Watcher:
     """Looks at a training: compares the network with its linearisation and its kernel."""
 
-    origin: _Origin
+    origin: Origin
     now: nn.Module  # a copy of the pretrained network, to hold the weights while they are looked at
     scalar: nn.Module  # the network that is trained
     method: str
@@ -135,6 +135,7 @@ class _Watcher:
         self.evaluations += 1
 
     def look(self, evaluation: Evaluation, *, best: bool) -> None:
+        """Add a row; ``best`` says whether these weights are the hold-out's choice."""
         with torch.no_grad():
             for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
                 if kept.shape == weight.shape:
@@ -181,7 +182,54 @@ class _Watcher:
         )
 
 
-def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
+@dataclass
+class Watch:
+    """A seed's start, from which trainings are watched."""
+
+    start: Start
+    scalar: nn.Module  # the model as a scalar function
+    target: np.ndarray  # y of all rows
+    test: list[int]  # rows that are looked at
+    origin: Origin
+
+    def __post_init__(self):
+        reach = reachable_rows(self.scalar.backbone, self.origin.examples)
+        self.reached = reach[1] if reach else torch.empty(0, dtype=torch.long)
+        self.now = copy.deepcopy(self.origin.network)
+
+    def watcher(self, method: str, pace: float, last: int | None = None) -> Watcher:
+        """Return what looks at one training."""
+        return Watcher(self.origin, self.now, self.scalar, method, pace, self.reached, last)
+
+
+def begin_watch(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    seed: int,
+    settings: Settings,
+    root_seed: int,
+    test_rows: int,
+    step_size_factor: float,
+) -> Watch:
+    """Put a seed's head on a pretrained model and return what its trainings are compared with.
+
+    The parameters are those of :func:`watched_seed`.
+    """
+    start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
+    two = examples.kind == "classification"
+    scalar = tangent.LogitDifference(model) if two else model
+    target = 2 * examples.label - 1 if two else (examples.label - start.label_mean) / start.label_sd
+    # the test rows stand as in their file, which may be sorted by label
+    drawn = generator(root_seed, "theory.test", examples.task).permutation(subsets["test"])
+    test = sorted(drawn[:test_rows].tolist())
+    parts = [start.train, start.holdout, test]
+    origin = Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
+    return Watch(start, scalar, target, test, origin)
+
+
+def _ridge_rows(origin: Origin, checkpointing: bool) -> list[dict[str, Any]]:
     """Return how far the network at θ_P + Δ̂ is from the ridge prediction it linearises to."""
     step, shift, start = origin.descent.step_size, origin.shift[origin.train], origin.start
     network, tokens = origin.network, origin.batch_tokens
@@ -214,7 +262,7 @@ def _ridge_rows(origin: _Origin, checkpointing: bool) -> list[dict[str, Any]]:
 
 
 def _stop(
-    origin: _Origin,
+    origin: Origin,
     watched: list[dict[str, Any]],
     training: Training,
     rated: float | None,
@@ -272,17 +320,10 @@ def watched_seed(
     ``descent_steps`` steps of ``step_size_factor`` times min(1, 1/λ̂_1). ``constant`` is C in T̂_op
     (:func:`ntktune.theory.drift.operator_stopping_times`). ``progress`` gets the share done.
     """
-    start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
-    two = examples.kind == "classification"
-    scalar = tangent.LogitDifference(model) if two else model
-    target = 2 * examples.label - 1 if two else (examples.label - start.label_mean) / start.label_sd
-    # the test rows stand as in their file, which may be sorted by label
-    drawn = generator(root_seed, "theory.test", examples.task).permutation(subsets["test"])
-    test = sorted(drawn[:test_rows].tolist())
-    parts = [start.train, start.holdout, test]
-    origin = _Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
-    reach = reachable_rows(scalar.backbone, origin.examples)
-    reached = reach[1] if reach else torch.empty(0, dtype=torch.long)
+    watch = begin_watch(
+        *(model, examples, subsets, size, seed, settings, root_seed, test_rows, step_size_factor)
+    )
+    start, scalar, origin, test = watch.start, watch.scalar, watch.origin, watch.test
     progress(0.1)
     longest = max(map(len, origin.examples))
     plain = dataclasses.replace(
@@ -301,10 +342,10 @@ def watched_seed(
         evaluate_every=1,
         patience=None,
     )
-    own = torch.as_tensor(target, dtype=model.head.weight.dtype)
-    now, order = copy.deepcopy(origin.network), generator(root_seed, "theory.order")
-    adamw = _Watcher(origin, now, scalar, "adamw", 1.0, reached)
-    descent = _Watcher(origin, now, scalar, "gradient-descent", 2.0, reached, descent_steps)
+    own = torch.as_tensor(watch.target, dtype=model.head.weight.dtype)
+    order = generator(root_seed, "theory.order")
+    adamw = watch.watcher("adamw", 1.0)
+    descent = watch.watcher("gradient-descent", 2.0, descent_steps)
     for share, watcher, network, how, targets, batches in (
         (0.5, adamw, model, settings, start.targets, start.order),
         (0.9, descent, scalar, plain, own, order),
