@@ -197,14 +197,17 @@ def trained_by(
     taken off, and weights that were trained (``full``) stay as they are.
     """
     backbone = model.backbone
-    if settings.method == "full":
-        pretrained = Snapshot(backbone, [ids[row] for row in sorted(trained)])
-        yield ids, lambda seed: pretrained.restore(), None
-        return
-    backbone.requires_grad_(False)
+    whole = settings.method == "full" and settings.layers is None
+    if not whole:
+        backbone.requires_grad_(False)
     adapter = None
     try:
-        if settings.method == "lora":
+        if settings.method == "full":
+            for name in settings.layers or ():
+                backbone.get_submodule(name).requires_grad_(True)
+            pretrained = Snapshot(backbone, [ids[row] for row in sorted(trained)])
+            yield ids, lambda seed: pretrained.restore(), None
+        elif settings.method == "lora":
             adapter = Adapter(backbone, settings.lora)
             yield ids, adapter.reset, adapter
         else:
@@ -220,4 +223,5 @@ def trained_by(
         model.backbone = backbone
         if adapter:
             adapter.remove()
-        backbone.requires_grad_(True)
+        if not whole:
+            backbone.requires_grad_(True)

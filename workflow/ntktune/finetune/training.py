@@ -75,6 +75,7 @@ class Settings:
     # What is trained: all weights (full), adapters and the head (lora), or the head alone (probe).
     method: str = "full"
     lora: Lora = field(default_factory=Lora)
+    layers: Sequence[str] | None = None  # of full: train only these layers and the head; None: all
     optimizer: str = "adamw"  # or sgd: gradient descent, the theory's own where a batch is all rows
     head: str = "random"  # what the head starts from: fresh weights, or a linear probe ("probe")
     max_steps: int | None = None  # steps at most, in place of max_epochs
