@@ -52,7 +52,8 @@ def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
     planned |= {"finetune.large_size", "finetune.large_seeds", "finetune.probe_rate_factor"}
     planned |= {"finetune.lora.rate_factor"}
     planned |= {f"model.adapter.{name}" for name in ("hub.id", "hub.revision", "folder")}
-    planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory")}
+    planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory", "linearized")}
+    planned |= {"linearized.held"}
     planned |= {
         f"figures.{name}" for name in schema("config")["properties"]["figures"]["properties"]
     }

@@ -52,6 +52,11 @@ TARGETS = {
         + collect("<results>/theory/{task}/rules.parquet", task=RULED)
         + collect("<results>/theory/{task}/trajectory.parquet", task=WATCHED),
     ),
+    "linearized": (
+        "Fine-tuning held near its start, its linearised twin, and sets of layers.",
+        collect("<results>/linearized/{task}/{table}.parquet", task=LAYERED, table=["sets", "tune"])
+        + collect("<results>/linearized/{task}/hold.parquet", task=HELD),
+    ),
     "figures": (
         "Every figure and table of the study's chapters.",
         collect("<results>/figures/{figure}.png", figure=FIGURES)

@@ -84,6 +84,9 @@ LEARNING_KERNELS = [f"{RESULTS}/kernel/{{task}}/learning.safetensors"] * (LEARNI
 # Sample sizes that the kernel predicts.
 LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"]["learning_rows"]]
 WATCHED = STUDY["theory"]["tasks"]
+# Tasks of the chapter linearized: sets of layers are compared, trainings are held near their start.
+LAYERED, HELD = STUDY["linearized"]["tasks"], STUDY["linearized"]["held"]
+LINEAR_METHOD = STUDY["linearized"]["method"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
 
@@ -97,6 +100,8 @@ LISTS = {
     "merged": VECTOR_TASKS,
     "ruled": RULED,
     "watched": WATCHED,
+    "layered": LAYERED,
+    "held": HELD,
     "method": METHODS[:1],
     "compared": METHODS[1:],
     "size": STUDY["finetune"]["sizes"],
@@ -118,7 +123,7 @@ if "fig3" in ABSENT:
 if not FIGURES + TABLES:
     ABSENT.setdefault(
         "figures",
-        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors or theory",
+        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors, theory or linearized",
     )
 FURTHER = {f"fig{number}": number - 3 for number in range(4 + len(STUDY["tasks"]), 10)}
 ABSENT |= {
@@ -160,8 +165,9 @@ def of_command(command, **changed):
 
 def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
-    changed |= {} if method == "lora" else {f"lora_{key}": None for key in LORA}
     tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
+    if method != "lora" and command != "linearized tune":
+        changed |= {f"lora_{key}": None for key in LORA}
     # 10 digits: 0.0003, not 0.00030000000000000003
     if command == "finetune choose":
         changed["learning_rates"] = [float(f"{factor * r:.10g}") for r in tuning["learning_rates"]]

@@ -139,8 +139,8 @@ def read_cell(args: argparse.Namespace, seeds: int = 0) -> Cell:
         args.learning_rate = _chosen_rate(args.rates, method, facts, model_is)
     how = {name: getattr(args, name) for name in SETTINGS} | {"autocast": autocast}
     if "method" in args:
-        lora = {key: getattr(args, f"lora_{key}") for key in LORA}
-        ranks = (entry.rpartition("=") for entry in lora["rank_pattern"])
+        lora = {key: getattr(args, f"lora_{key}") for key in LORA if f"lora_{key}" in args}
+        ranks = (entry.rpartition("=") for entry in lora.get("rank_pattern", ()))
         lora["rank_pattern"] = {layer: int(rank) for layer, _, rank in ranks}
         how |= {"method": args.method, "lora": Lora(**lora)}
     settings = Settings(**how)

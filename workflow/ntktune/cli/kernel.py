@@ -102,7 +102,7 @@ def file_options() -> dict[str, Any]:
     }
 
 
-def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
+def task_texts(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of ``_compute``, all but the rows, of a task and its model."""
     model = model_facts(args.model)
     tokens, facts = read_tokens(args.tokens, args.task, model)
@@ -113,7 +113,7 @@ def _task_texts(args: argparse.Namespace) -> dict[str, Any]:
 
 def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
-    texts = _task_texts(args)
+    texts = task_texts(args)
     rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"]
     if len({len(draw) for draw in rows}) != 1:
         raise UserError(
@@ -132,7 +132,7 @@ def draws(args: argparse.Namespace) -> None:
 
 def learning(args: argparse.Namespace) -> None:
     """Compute the kernels that predict learning curves: of training subsets and test rows."""
-    texts = _task_texts(args)
+    texts = task_texts(args)
     subsets = read_samples(args.subsets, args.tokens, texts["facts"], seeds=args.seeds)
     available = len(subsets["seeds"][0]["order"])
     if args.rows > available:

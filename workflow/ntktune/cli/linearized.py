@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, model_options, optional
-from ntktune.cli.inputs import from_hub
-from ntktune.cli.kernel import file_options, file_texts, kernel_function, loaded
+from ntktune.cli.finetune import CHOSEN, TRAINED, pretrained_model, read_cell
+from ntktune.cli.inputs import check_classes, from_hub, read_samples
+from ntktune.cli.kernel import file_options, file_texts, kernel_function, loaded, task_texts
+from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError
 from ntktune.network.device import select_device, torch_dtype
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import nn
 
     from ntktune.finetune.training import Lora
 
@@ -27,19 +33,95 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         **file_options(),
         out=optional("folder: adapter_config.json of adapters on the best layers, for peft"),
     )
+    add_command(
+        *(verbs, "sets", sets, "model", "tokens", "task"),
+        draws="the task's draws.json; the kernels are of the first draw",
+        out="parquet: one row per set of layers",
+        out_grams="safetensors: each weight's own kernel",
+    )
+    add_command(*(verbs, "tune", tune, *TRAINED), **CHOSEN, out="parquet: a row per set and seed")
+    add_command(
+        *(verbs, "hold", hold, *TRAINED),
+        **CHOSEN,
+        out="parquet: a row per penalty, seed and evaluation",
+        out_radius="parquet: how the Jacobian changes with the distance",
+    )
 
 
 def layers(args: argparse.Namespace) -> None:
     """Rank sets of layers to train by the error that their kernels predict, before training."""
-    from ntktune.linearized.layers import layer_sets, lora_of, ranked_sets, weight_grams
-    from ntktune.study.seeds import integer_seed
+    from ntktune.linearized.layers import layer_sets, lora_of
 
     texts, _ = file_texts(args)
-    rows, task = texts["rows"][0], texts["facts"]["task"]
+    found, _, backbone = _ranked(args, texts, texts["rows"][0], None)
+    print(_told(found, args.method))
+    if args.out:
+        best = layer_sets(backbone)[found[0]["layers"]]
+        _write_adapter(args, texts["facts"]["model"], lora_of(backbone, best, _lora(args)))
+
+
+def sets(args: argparse.Namespace) -> None:
+    """Compute each weight's own kernel, and what the kernels of sets of layers say of training."""
+    from ntktune.store.tensors import write_tensors
+
+    texts = task_texts(args)
+    rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"][0]
+    found, grams, _ = _ranked(args, texts, rows, args.sets)
+    facts = {key: texts["facts"][key] for key in ("task", "data_sha256", "model")}
+    write_tensors(args.out_grams, grams, record(args, **facts))
+    write_tables(args, {args.out: found}, **facts)
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Fine-tune sets of layers, each at the learning rate that the hold-out chooses for it."""
+    from ntktune.linearized.choice import tuned_sets
+
+    cell = read_cell(args, args.seeds)
+    rows = tuned_sets(
+        functools.partial(pretrained_model, args, cell),
+        *(cell.examples, cell.subsets, args.size, cell.settings, args.seed, args.sets),
+        rates=[factor * args.learning_rate for factor in args.rate_factors],
+        seeds=args.seeds,
+        progress=lambda whole: Progress(f"sets of layers of {args.task}", whole),
+    )
+    seeds = {"root": args.seed, "indices": list(range(args.seeds))}
+    write_tables(args, {args.out: rows}, **cell.facts, seeds=seeds)
+
+
+def hold(args: argparse.Namespace) -> None:
+    """Hold fine-tuning near its start by penalties: how linear it stays, and what that costs."""
+    from ntktune.linearized.held import held_seeds
+
+    cell = read_cell(args, args.seeds)
+    check_classes(cell.facts["task"])
+    found = held_seeds(
+        *(pretrained_model(args, cell), cell.examples, cell.subsets, args.size, args.seeds),
+        *(cell.settings, args.seed),
+        **{name: getattr(args, name) for name in ("shares", "test_rows", "radii", "radius_draws")},
+        progress=Progress(f"holding {args.task}, n={args.size}", args.seeds),
+    )
+    seeds = {"root": args.seed, "indices": list(range(args.seeds))}
+    outs = dict(zip((args.out, args.out_radius), found, strict=True))
+    write_tables(args, outs, **cell.facts, seeds=seeds)
+
+
+def _ranked(
+    args: argparse.Namespace,
+    texts: dict[str, Any],
+    rows: Sequence[int],
+    names: Sequence[str] | None,
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], nn.Module]:
+    """Return what sets of layers say of training on some rows; their kernels; and the backbone."""
+    from ntktune.linearized.layers import named_sets, ranked_sets, weight_grams
+    from ntktune.study.seeds import integer_seed
+
+    task = texts["facts"]["task"]
     outputs, function = kernel_function(task)
+    target = _target(task, texts["labels"]["label"].numpy()[rows], outputs)
     seed = integer_seed(args.seed, "kernel.head", task["name"], 0, 0)
     device = select_device(args.device)
     model = loaded(args, texts["folder"], None, outputs=outputs, head_seed=seed).to(device)
+    chosen = named_sets(model.backbone, names)
     grams, start = weight_grams(
         *(model, [texts["examples"][row] for row in rows], function),
         progress=Progress(f"kernels of {task['name']}'s layers", 1),
@@ -47,15 +129,10 @@ def layers(args: argparse.Namespace) -> None:
         dtype=torch_dtype(args.dtype),
         device=device,
     )
-    target = _target(task, texts["labels"]["label"].numpy()[rows], outputs)
     scale = target.var(axis=0).sum() ** 0.5  # so that the labels' variance is the unit
     lora = _lora(args) if args.method == "lora" else None
-    sets = layer_sets(model.backbone)
-    found = ranked_sets(model.backbone, grams, (target - start.numpy()) / scale, sets, lora)
-    print(_told(found, args.method))
-    if args.out:
-        best = sets[found[0]["layers"]]
-        _write_adapter(args, texts["facts"]["model"], lora_of(model.backbone, best, _lora(args)))
+    shift = (target - start.numpy()) / scale
+    return ranked_sets(model.backbone, grams, shift, chosen, lora), grams, model.backbone
 
 
 def _lora(args: argparse.Namespace) -> Lora:

@@ -24,6 +24,7 @@ _TRAINING = (
     "finetune.weight_decay finetune.batch_size finetune.max_epochs finetune.max_steps "
     "finetune.evaluate_every finetune.patience finetune.dtype finetune.checkpointing " + _PASSES
 )
+_LORA = " ".join(f"lora_{k}=finetune.lora.{k}" for k in ("rank", "alpha", "rslora"))
 _METHOD = " ".join(["method=finetune.methods", *(f"lora_{k}=finetune.lora.{k}" for k in LORA)])
 # Command -> its keys. The option is named for the key's last word, or as stands before "=".
 COMMANDS = {
@@ -55,15 +56,28 @@ COMMANDS = {
         f"theory.constant {_TRAINING}"
     ),
     "linearized layers": (
-        "method=finetune.methods lora_rank=finetune.lora.rank lora_alpha=finetune.lora.alpha "
-        "lora_rslora=finetune.lora.rslora kernel.rows model.max_tokens model.prefix_token "
+        f"method=linearized.method {_LORA} kernel.rows model.max_tokens model.prefix_token "
         + _KERNELS.replace("kernel.variant ", "")
+    ),
+    "linearized sets": f"linearized.sets method=linearized.method {_LORA} {_KERNELS}".replace(
+        "kernel.variant ", ""
+    ),
+    "linearized tune": (
+        f"linearized.size linearized.seeds linearized.sets method=linearized.method {_LORA} "
+        f"linearized.rate_factors {_TRAINING}"
+    ),
+    "linearized hold": (
+        "linearized.size linearized.seeds linearized.shares linearized.test_rows linearized.radii "
+        f"linearized.radius_draws {_TRAINING}"
     ),
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
 # A study takes these from its data or from other keys.
-_COUNTS = "kernel.rows kernel.learning_rows taskvectors.size theory.size finetune.rate_size"
+_COUNTS = (
+    "kernel.rows kernel.learning_rows taskvectors.size theory.size finetune.rate_size "
+    "linearized.size linearized.seeds"
+)
 _LISTS = "finetune.sizes finetune.learning_rates taskvectors.negated_coefficients"
 # Key, or command and option -> what its declaration differs in on the command line. An option
 # without default that cannot be null must be given.
@@ -97,12 +111,6 @@ OVERRIDES = {
         "description": "Rows drawn at random; null for 100, or all of a smaller file"
     },
     "linearized layers seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
-    "linearized layers method": {
-        "type": "string",
-        "enum": ("lora", "full"),
-        "default": "lora",
-        "description": "What is trained of the layers, beside the head: adapters, or all weights",
-    },
 }
 
 

@@ -26,6 +26,8 @@ RESERVED = {
     "tasks": "model packages",
     "taskvectors.tasks": "model packages addition negation disentanglement cosine overlap scores",
 }
+# Chapters that a study must ask for.
+CHOSEN_CHAPTERS = ("taskvectors", "theory", "linearized")
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
@@ -70,11 +72,16 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
 
 
 def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str) -> None:
-    """Raise UserError if the study's chapter theory cannot take a task's number of classes."""
+    """Raise UserError if what is watched of the study cannot take a task's number of classes."""
     if classes > 2 and "theory" in study["chapters"] and name in study["tasks"]:
         raise UserError(
             f"{where}: task {name!r} has {classes} classes, and the chapter theory takes scores or "
             "two classes; leave theory out of chapters, or the task out"
+        )
+    if classes > 2 and name in study["linearized"]["held"]:
+        raise UserError(
+            f"{where}: task {name!r} has {classes} classes, and linearized.held takes tasks of "
+            "scores or two classes; list others there, or none ([])"
         )
 
 
@@ -133,6 +140,8 @@ def _fill_from_keys(study: dict) -> None:
         ("taskvectors", "size", max(sizes)),
         ("taskvectors", "negated_coefficients", study["taskvectors"]["coefficients"]),
         ("theory", "size", min(sizes)),
+        ("linearized", "size", min(sizes)),
+        ("linearized", "seeds", study["finetune"]["seeds"]),
     ):
         if study[chapter][key] is None:
             study[chapter][key] = meant
@@ -148,6 +157,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
+        ("linearized.size", study["linearized"]["size"], study["linearized"]["tasks"]),
     ):
         for name in tasks:
             rows = known[name]
@@ -170,8 +180,13 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     model, vectors, theory = study["model"], study["taskvectors"], study["theory"]
     tasks, seeds = study["tasks"], study["finetune"]["seeds"]
     model["name"] = model["name"] or model_name(model["source"])
-    for chapter in {"taskvectors", "theory"} - {*study["chapters"]}:
+    for chapter in {*CHOSEN_CHAPTERS} - {*study["chapters"]}:
         study[chapter]["tasks"] = []
+    linear = study["linearized"]
+    if "linearized" not in study["chapters"]:
+        linear["held"] = []
+    elif linear["held"] is None:
+        linear["held"] = linear["tasks"]
     if vectors["tasks"] is None:
         vectors["tasks"] = tasks[:4] if len(tasks) > 1 else []
     elif len(vectors["tasks"]) == 1:
@@ -189,6 +204,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         ("taskvectors.seeds", used, least, few),
         ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
         ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
+        ("linearized.seeds", study["linearized"]["seeds"] or 1, "finetune.seeds", seeds),
     ):
         if count > most:
             raise UserError(f"{where}: {key} is {count}, but {limit} {most}; give at most {most}")
@@ -200,14 +216,15 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: finetune.methods begins with probe, which leaves the backbone as it is, so "
             "there are no task vectors; list another method first, or leave taskvectors out"
         )
-    if theory["tasks"] is None:
-        theory["tasks"] = tasks
-    for name in theory["tasks"]:
-        if name not in tasks:
-            raise UserError(
-                f"{where}: theory.tasks has {name!r}, which is none of the study's tasks "
-                f"({', '.join(tasks)}); only those are fine-tuned and watched"
-            )
+    for chapter, key in (("theory", "tasks"), ("linearized", "tasks"), ("linearized", "held")):
+        if study[chapter][key] is None:
+            study[chapter][key] = tasks
+        for name in study[chapter][key]:
+            if name not in tasks:
+                raise UserError(
+                    f"{where}: {chapter}.{key} has {name!r}, which is none of the study's tasks "
+                    f"({', '.join(tasks)}); only those are fine-tuned and watched"
+                )
     results = Path("results", study["study"])
     # of a study that was made elsewhere, an archive brings neither model nor texts
     made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
@@ -294,7 +311,7 @@ def choices(study: Mapping[str, Any], rows: Mapping[str, str] | None = None) -> 
     """Return in a few lines what a study makes, and the ``rows`` of :func:`check_own_files`."""
     model, tuning, kernel = study["model"], study["finetune"], study["kernel"]
     chapters = ", ".join(study["chapters"])
-    left_out = " and ".join(c for c in ("taskvectors", "theory") if c not in study["chapters"])
+    left_out = ", ".join(c for c in CHOSEN_CHAPTERS if c not in study["chapters"])
     blocks, first, there = "all blocks", model["blocks"], _all_blocks(study)
     if first and first != there:
         blocks = f"only the first {first}{f' of {there}' if there else ''} blocks"

@@ -9,7 +9,41 @@ import numpy as np
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import Examples, fine_tuned_repeats
 from ntktune.finetune.training import DivergedError, Settings
+from ntktune.linearized.layers import lora_of, named_sets
 from ntktune.network.models import TextModel
+
+
+def tuned_sets(
+    load: Callable[[], TextModel],
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    settings: Settings,
+    root_seed: int,
+    names: Sequence[str] | None,
+    *,
+    rates: Sequence[float],
+    seeds: int,
+    progress: Callable[[int], Callable[[float], None]],
+) -> list[dict[str, Any]]:
+    """Fine-tune sets of layers (:func:`ntktune.linearized.layers.named_sets`), one by one.
+
+    Returns the rows of :func:`tuned_set`, which explains the parameters, with ``layers``, the set's
+    name. ``progress`` is given the number of trainings, rates of all sets, and returns what is
+    called with those done.
+    """
+    sets, rows = named_sets(load().backbone, names), []
+    report = progress(len(sets) * len(rates))
+    for name, layers in sets.items():
+        before = len(rates) * len({row["layers"] for row in rows})
+        found = tuned_set(
+            *(load, examples, subsets, size, settings, root_seed, layers),
+            rates=rates,
+            seeds=seeds,
+            progress=lambda done, before=before: report(before + done),
+        )
+        rows += [{"layers": name} | row for row in found]
+    return rows
 
 
 def tuned_set(
@@ -37,11 +71,12 @@ def tuned_set(
     found = []
     for number, rate in enumerate(rates):
         how = dataclasses.replace(settings, learning_rate=rate)
+        model = load()
         if settings.method == "lora":
-            how = dataclasses.replace(how, lora=dataclasses.replace(how.lora, targets=layers))
+            how = dataclasses.replace(how, lora=lora_of(model.backbone, layers, how.lora))
         else:
             how = dataclasses.replace(how, layers=layers)
-        cell = (load(), examples, subsets, size, how, root_seed, range(seeds))
+        cell = (model, examples, subsets, size, how, root_seed, range(seeds))
         try:
             repeats = fine_tuned_repeats(*cell)
             found.append([repeat.row | {"learning_rate": rate} for repeat in repeats])

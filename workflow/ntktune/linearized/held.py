@@ -1,16 +1,23 @@
 """Does a penalty keep fine-tuning linear, and what does it cost? Trainings along λ, watched."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from ntktune.finetune.last_rows import last_rows_only
-from ntktune.finetune.repeats import Examples
+from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Settings, fine_tune, mean_loss
+from ntktune.kernel import gram
+from ntktune.linearized.curvature import jacobian_change, random_direction
 from ntktune.linearized.penalty import Penalty, distance_bound
 from ntktune.linearized.solution import logistic_weights, squared_weights
 from ntktune.network.models import TextModel
+from ntktune.network.tangent import LogitDifference, length
+from ntktune.study.seeds import generator
 from ntktune.theory.trajectory import Origin, begin_watch
 
 
@@ -68,6 +75,78 @@ def held_seed(
         rows += [found | row | solution for row in watcher.rows]
         watch.scalar.load_state_dict(origin.network.state_dict())
         progress((number + 1) / len(shares))
+    return rows
+
+
+def held_seeds(
+    model: TextModel,
+    examples: Examples,
+    subsets: Mapping,
+    size: int,
+    seeds: int,
+    settings: Settings,
+    root_seed: int,
+    *,
+    shares: Sequence[float],
+    test_rows: int,
+    radii: Sequence[float],
+    radius_draws: int,
+    progress: Callable[[float], None],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Hold the first seeds' trainings, by the penalty in every step and by the selective one.
+
+    Returns the rows of :func:`held_seed`, plain fine-tuning (share 0) among them once, and those of
+    :func:`radius_rows`, each with ``task``, ``kind``, ``n`` and ``seed``. ``progress`` is called
+    with the number of seeds done.
+    """
+    held, change = [], []
+    for seed in range(seeds):
+        cell = (model, examples, subsets, size, seed, settings, root_seed)
+        rows = []
+        for number, (every, selective) in enumerate((([0.0, *shares], False), (shares, True))):
+            rows += held_seed(
+                *cell,
+                shares=every,
+                selective=selective,
+                test_rows=test_rows,
+                progress=lambda done, n=number, seed=seed: progress(seed + 0.45 * (n + done)),
+            )
+        texts = [examples.ids[row] for row in start_seed(*cell).train]
+        scalar = LogitDifference(model) if examples.kind == "classification" else model
+        draws = generator(root_seed, "linearized.radius", examples.task, size, seed)
+        radius = radius_rows(scalar, texts, radii, radius_draws, draws)
+        address = {"task": examples.task, "kind": examples.kind, "n": size, "seed": seed}
+        held += [address | row for row in rows]
+        change += [address | row for row in radius]
+        progress(seed + 1)
+    return held, change
+
+
+def radius_rows(
+    model: nn.Module,
+    examples: Sequence[torch.Tensor],
+    radii: Sequence[float],
+    draws: int,
+    generator: np.random.Generator,
+) -> list[dict[str, float]]:
+    """Return how much the Jacobian changes at some distances, in random directions; one row each.
+
+    ``radius`` is ‖θ − θ_P‖/‖θ_P‖, of ``radii``; ``lipschitz`` is ‖J(θ) − J(θ_P)‖ over ‖θ − θ_P‖,
+    times ‖θ_P‖/‖J(θ_P)‖, so that it says by what share J changes per share of the weights.
+    """
+    norm, rows = length(dict(model.named_parameters())), []
+    kernel = gram(model, examples, dtype=next(model.parameters()).dtype, check=False).kernel
+    whole = float(torch.linalg.eigvalsh(kernel)[-1]) ** 0.5  # ‖J(θ_P)‖₂
+    for radius in radii:
+        for draw in range(draws):
+            step = random_direction(model, radius * norm, generator)
+            moved = copy.deepcopy(model)
+            with torch.no_grad():
+                for name, parameter in moved.named_parameters():
+                    parameter += step[name]
+            change = jacobian_change(model, moved, examples)
+            found = change / (radius * whole)
+            rows.append({"radius": radius, "draw": draw, "lipschitz": found})
     return rows
 
 

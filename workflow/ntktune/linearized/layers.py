@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from ntktune.errors import UserError
 from ntktune.finetune.methods import adapted_layers
 from ntktune.finetune.training import Lora
 from ntktune.kernel import gram
@@ -15,13 +16,14 @@ from ntktune.kernel.groups import parameter_group
 from ntktune.linearized.statistics import alignment, best_gcv, condition_number, log_evidence
 from ntktune.network.models import TextModel, block_list, linear_weights
 from ntktune.spectrum import centred_gram
+from ntktune.study.config import suggestion
 
 HEAD = "head"  # trained with every set
 
 
 def weight_grams(
     model: TextModel, examples: Sequence[torch.Tensor], outputs: str = "scalar", **how: Any
-) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return each parameter's own Gram, (N, N), by its name, and :data:`HEAD`'s; and f_0.
 
     Their sum is the kernel. The rest goes to :func:`ntktune.kernel.gram`, which takes one forward
@@ -30,7 +32,7 @@ def weight_grams(
     prefix = "backbone."
     how["groups"] = lambda name: name.removeprefix(prefix) if name.startswith(prefix) else HEAD
     found = gram(model, examples, outputs=outputs, **how)
-    return {name: part.numpy() for name, part in found.groups.items()}, found.outputs
+    return found.groups, found.outputs
 
 
 def layer_sets(backbone: nn.Module) -> dict[str, list[str]]:
@@ -60,12 +62,24 @@ def layer_sets(backbone: nn.Module) -> dict[str, list[str]]:
     return {name: names for name, names in sets.items() if name in different.values()}
 
 
+def named_sets(backbone: nn.Module, names: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return some of :func:`layer_sets`, None for all; raise UserError if there is no such set."""
+    sets = layer_sets(backbone)
+    for name in names or ():
+        if name not in sets:
+            raise UserError(
+                f"the model has no set of layers {name!r}; {suggestion(name, sets)} (it has "
+                f"{', '.join(sets)})"
+            )
+    return {name: sets[name] for name in names or sets}
+
+
 def set_kernel(
-    grams: Mapping[str, np.ndarray],
+    grams: Mapping[str, torch.Tensor],
     backbone: nn.Module,
     layers: Iterable[str],
     lora: Lora | None = None,
-) -> np.ndarray:
+) -> torch.Tensor:
     """Return the kernel of a network of which some layers and the head are trained, (N, N).
 
     ``grams`` are those of :func:`weight_grams`; of each layer its weight and its bias count. With
@@ -73,7 +87,7 @@ def set_kernel(
     draws of A: their B alone has a gradient, and E[K_LoRA] = s² r/(3 d_in) K_W of peft's A, uniform
     within ±1/√d_in, with s the adapters' scale. Biases are not adapted.
     """
-    weights, total = linear_weights(backbone), grams[HEAD].copy()
+    weights, total = linear_weights(backbone), grams[HEAD].clone()
     for name in layers:
         if lora is None:
             total += grams[f"{name}.weight"] + grams.get(f"{name}.bias", 0.0)
@@ -114,7 +128,7 @@ def set_statistics(kernel: ArrayLike, label: ArrayLike) -> dict[str, float]:
 
 def ranked_sets(
     backbone: nn.Module,
-    grams: Mapping[str, np.ndarray],
+    grams: Mapping[str, torch.Tensor],
     shift: ArrayLike,
     sets: Mapping[str, Sequence[str]],
     lora: Lora | None = None,
