@@ -97,6 +97,10 @@ FIGURES = {entry.name: entry for entry in (
           "ruled", RULES, needs="kernel"),
     Entry("linearisation", "linearisation_figure", "trajectory", "linearisation and drift",
           "watched", (0, 1)),
+    Entry("penalty", "penalty_figure", "held", "fine-tuning held near its start", "held",
+          (0, 1, 2)),
+    Entry("layersets", "sets_figure", "sets tuned", "sets of layers: kernel against score",
+          "layered", EACH),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (
@@ -110,9 +114,11 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table7", "sensitivity_table", "sensitivity", "sensitivity of the stopping time"),
     Entry("table8", "cosine_table", "cosine", "cosines"),
     Entry("table9", "negation_table", "negated", "negated models"),
+    Entry("table10", "held_table", "held radius", "fine-tuning held near its start"),
+    Entry("table11", "sets_table", "sets tuned", "sets of layers"),
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
           optional="stopping cosine merged negated radii slopes rules ridge trajectory "
-                   "trajectory_ridge stops baselines"),
+                   "trajectory_ridge stops baselines held sets tuned"),
 )}
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
@@ -121,6 +127,8 @@ LACKING = {
     "merged": "taskvectors.tasks is empty; name two tasks or more",
     "classified": "it draws the F1 score, and no task is a classification",
     "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
+    "layered": "linearized.tasks is empty; name tasks, or null for all",
+    "held": "linearized.held is empty; name tasks of scores or two classes",
     "watched": "theory.tasks is empty; name tasks, or null for all",
     "ruled": "no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows",
 }

@@ -125,7 +125,7 @@ Units = Mapping[str, Sample | Given]
 class Claim:
     """What is claimed of each unit.
 
-    The claim, its ``source`` in SR26, and the ``statistic`` that is held against ``bound``:
+    The claim, its ``source`` in a ``paper``, and the ``statistic`` that is held against ``bound``:
     ``side`` is ``"≤"``, ``"≥"``, or ``"="``, where the bound must lie in the interval, and the
     whole interval within ``tolerance`` of it. ``control`` is what the claim must do better than;
     ``group`` is :data:`SIMULATED` where none of the study's data is used; ``repeats`` is
@@ -145,6 +145,7 @@ class Claim:
     tolerance: float = np.inf
     ours: bool = True
     missing: str = ""
+    paper: str = "SR26"
 
     @property
     def threshold(self) -> str:
@@ -281,7 +282,7 @@ def _row(
     return {
         "group": claim.group,
         "claim": claim.claim,
-        "source": f"SR26 {claim.source}",
+        "source": f"{claim.paper} {claim.source}",
         "statistic": claim.statistic,
         **span._asdict(),
         "threshold": claim.threshold,

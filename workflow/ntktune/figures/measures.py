@@ -60,6 +60,11 @@ def of_task(metrics: pd.DataFrame, task: str) -> pd.DataFrame:
     return rows
 
 
+def along(rows: pd.DataFrame, column: str, by: str) -> pd.DataFrame:
+    """Return :func:`curve` of one column over another one than n, as over penalties."""
+    return curve(rows.assign(n=rows[by]), column)
+
+
 def curve(
     metrics: pd.DataFrame, column: str, samples: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
@@ -72,9 +77,9 @@ def curve(
     """
     known = metrics[metrics[column].notna()].groupby("n")[column]
     values = known.agg(["mean", "count"])
-    # without samples no two seeds share a row
     orders = np.array([seed["order"] for seed in samples["seeds"]] if samples else [[]])
-    halves = [half_width(own.to_numpy(), shared_rows(orders[:, :n])) for n, own in known]
+    shared = [shared_rows(orders[:, :n]) if samples else 0.0 for n in known.groups]
+    halves = [half_width(own, rho) for (_, own), rho in zip(known, shared, strict=True)]
     values["half"] = np.array(halves, dtype=float)
     if values.empty:
         task = metrics["task"].iloc[0]

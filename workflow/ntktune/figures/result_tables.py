@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.errors import UserError, check_names
+from ntktune.figures.choice import STATISTICS, scored_sets
 from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
 from ntktune.figures.measures import kinds, nearest_runs
 from ntktune.figures.needed import needed_size
@@ -32,6 +33,10 @@ NEGATED = ("coefficient", "score", "pretrained", "kept", "gap", "predicted_gap",
 ALONG = (
     *("eta", "distance", "linear_gap", "kernel_gap", "error", "drift", "drift_frobenius"),
     *("alignment", "exponent"),
+)
+HELD = (
+    *("ridge", "distance", "bound", "linear_gap", "drift", "error", "error_linear"),
+    *("error_solution", "start_error", "loss", "loss_linear", "loss_solution", "start_loss"),
 )
 STOPS = (
     *("step_size", "theory", "operator_crossing", "operator_minimiser", "kernel_holdout"),
@@ -243,6 +248,32 @@ def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
             row[f"{word}_{name}"] = some.median()
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def held_table(held: pd.DataFrame, radius: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 10: fine-tuning held near its start, a row per task, penalty and its kind.
+
+    Means over seeds at the hold-out's choice. ``beyond_bound`` is the largest ``distance`` over
+    ``bound`` of all evaluations looked at; ``lipschitz`` the mean and the largest over draws, at
+    the smallest radius.
+    """
+    rows = []
+    for (task, share, selective), own in held.groupby(["task", "share", "selective"], sort=False):
+        best = own[own["best"].astype(bool)]
+        row = {"task": task} | _first(own, "kind", "n") | {"share": share, "selective": selective}
+        row |= {"seeds": own["seed"].nunique()} | _means(best, HELD)
+        row["beyond_bound"] = (own["distance"] / own["bound"]).max()
+        near = radius[(radius["task"] == task) & (radius["radius"] == radius["radius"].min())]
+        row |= {"lipschitz": near["lipschitz"].mean(), "lipschitz_most": near["lipschitz"].max()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sets_table(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 11: sets of layers, what their kernels say before training, and their scores."""
+    columns = ["task", "layers", "metric", "seeds", "score", "score_sd", "learning_rate"]
+    columns += ["at_budget", *STATISTICS, "trace", "gcv_ridge"]
+    return scored_sets(sets, tuned)[columns]
 
 
 def cosine_table(cosine: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,18 @@ TABLES = {
     "stops": _of_task("theory/{task}/stops.parquet", "stops on one clock", "kind seed",
         "step_size theory operator_crossing operator_minimiser kernel_holdout network_holdout "
         "network_steps", lists="watched"),
+    "held": _of_task("linearized/{task}/hold.parquet", "trainings with a penalty",
+        "kind n seed selective best",
+        "share ridge step distance bound linear_gap drift error error_linear error_solution "
+        "start_error loss loss_linear loss_solution start_loss", lists="held"),
+    "radius": _of_task("linearized/{task}/radius.parquet", "the Jacobian's change by distance",
+        "kind n seed draw", "radius lipschitz", lists="held"),
+    "sets": _of_task("linearized/{task}/sets.parquet", "what kernels of sets of layers say",
+        "layers", "parameters condition largest trace gcv gcv_ridge evidence alignment",
+        lists="layered"),
+    "tuned": _of_task("linearized/{task}/tune.parquet", "trainings of sets of layers",
+        "kind metric method layers n seed at_budget",
+        f"{NUMBERS} learning_rate holdout_loss", lists="layered"),
     "cosine": Table("taskvectors/cosine.parquet", "cosines between task vectors",
         "pair task_a run_a task_b run_b group", "cosine shared", lists="merged"),
     "merged": Table("taskvectors/merged.parquet", "scores of merged models",

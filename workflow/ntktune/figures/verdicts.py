@@ -31,6 +31,7 @@ from ntktune.figures.claims import (
     ratio_sample,
 )
 from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
+from ntktune.figures.linearized_verdicts import linearized_rows
 from ntktune.figures.measures import kinds, learned, nearest_runs, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
@@ -438,6 +439,9 @@ def study_verdicts(
     trajectory_ridge: pd.DataFrame,
     stops: pd.DataFrame,
     baselines: pd.DataFrame,
+    held: pd.DataFrame,
+    sets: pd.DataFrame,
+    tuned: pd.DataFrame,
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
@@ -463,5 +467,6 @@ def study_verdicts(
         negation_hurts(negated),
         stopping_order(stopping, metrics, rates),
         *theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, seeds),
+        *linearized_rows(held, sets, tuned, seeds),
     ]
     return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")

@@ -1,0 +1,59 @@
+"""Sets of layers: their kernels' statistics before training beside their scores after it."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from ntktune.errors import UserError
+from ntktune.study.scores import ERRORS
+
+# statistic → its label, whether its axis is logarithmic, and whether more is better
+STATISTICS = {
+    "condition": ("condition number of the kernel", True, False),
+    "largest": ("largest eigenvalue", True, False),
+    "gcv": ("predicted error (GCV)", False, False),
+    "evidence": ("log evidence per text", False, True),
+    "alignment": ("alignment with the labels", False, True),
+    "parameters": ("trained weights", True, True),
+}
+
+
+def scores(tuned: pd.DataFrame) -> pd.Series:
+    """Return each training's test score in its task's metric, an error with its sign turned."""
+    found = pd.Series(np.nan, tuned.index)
+    for metric, rows in tuned.groupby("metric"):
+        found[rows.index] = -rows[metric] if metric in ERRORS else rows[metric]
+    return found
+
+
+def scored_sets(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """Return ``sets`` with ``score``, the mean over seeds, ``score_sd`` and ``learning_rate``.
+
+    Raises UserError if a set was trained whose kernel is not there.
+    """
+    keys = ["task", "layers"]
+    of_sets = tuned.assign(score=scores(tuned)).groupby(keys, sort=False)
+    found = of_sets.agg(
+        score=("score", "mean"),
+        score_sd=("score", "std"),
+        seeds=("seed", "nunique"),
+        learning_rate=("learning_rate", "first"),
+        at_budget=("at_budget", "sum"),
+        metric=("metric", "first"),
+    )
+    both = found.reset_index().merge(sets, on=keys, how="left", validate="one_to_one")
+    if len(lacking := both[both["parameters"].isna()]):
+        task, layers = lacking[keys].iloc[0]
+        raise UserError(f"the kernel of task {task!r} and layers {layers!r} is not there; make it")
+    return both
+
+
+def set_order(own: pd.DataFrame, statistic: str, score: str = "score") -> float:
+    """Return Kendall's τ of a statistic and the score over one task's sets; NaN with fewer than 3.
+
+    It is signed so that 1 is a statistic that orders the sets rightly.
+    """
+    if len(own) < 3:
+        return float("nan")
+    sign = 1 if STATISTICS[statistic][2] else -1
+    return float(kendalltau(sign * own[statistic], own[score]).statistic)
