@@ -24,7 +24,7 @@ TASK = {
     "train_rows": 200,
     "sources": [{"files": {"train": "mine.csv"}}],
 }
-EVERY = ["data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"]
+EVERY = ["data", "kernel", "spectrum", "finetune", "taskvectors", "theory", "figures"]  # of SR26
 
 
 @pytest.fixture
@@ -387,6 +387,23 @@ def test_a_chapter_for_two_classes_says_so_of_three(study):
     assert found["task_definitions"]["mine"]["classes"] == ["a", "b", "c"]
 
 
+def test_what_is_held_has_scores_or_two_classes(study):
+    three = {"kind": "classification", "classes": [*"abc"], "score_range": None}
+    config = {"chapters": ["data", "finetune", "linearized"], "tasks": ["mine", "yours"]}
+    with pytest.raises(UserError, match="task 'mine' has 3 classes, and linearized.held takes"):
+        study(config, **three)
+    found = study(config | {"linearized": {"held": []}}, **three)["linearized"]
+    assert (found["tasks"], found["held"]) == (["mine", "yours"], [])
+    assert found["seeds"] == 3
+    found = study(config | {"linearized": {"tasks": ["yours"]}})["linearized"]
+    assert found["held"] == ["yours"]
+    assert study(config | {"chapters": ["finetune"]})["linearized"]["held"] == []
+    with pytest.raises(UserError, match="linearized.held has 'other', which is none of the study"):
+        study(config | {"linearized": {"held": ["other"]}})
+    with pytest.raises(UserError, match=r"linearized.seeds is 9, but finetune.seeds 3; give at"):
+        study(config | {"linearized": {"seeds": 9}})
+
+
 def test_classes_that_the_data_tell_are_known_each_time_and_change_no_definition(study, tmp_path):
     (tmp_path / ".snakemake").mkdir()  # where Snakemake has run, what was read is kept
     own = {"kind": "classification", "classes": None, "score_range": None}
@@ -403,7 +420,7 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     said = choices(study(minimal, train_rows=None))
     for words in (
         "study my",
-        "data, kernel, spectrum, finetune, figures (not taskvectors and theory)",
+        "data, kernel, spectrum, finetune, figures (not taskvectors, theory, linearized)",
         "model: all blocks, no prefix token, texts cut to what the model takes",
         "examples: 100; draws: 3",
         "seeds: 3; head: probe; learning rate: 5e-05; epochs: at most 50; ",

@@ -307,6 +307,72 @@ def stops_of(task, seeds=2):
     return pd.DataFrame(rows)
 
 
+SHARES = (0.01, 1.0)  # penalties over the largest eigenvalue
+SETS = ("all", "attention", "mlp", "block0", "block1")
+
+
+def held_of(task, seeds=2):
+    """The gap is 2 without a penalty, and 0.1, 0.05 with one; a selective one leaves 1 of it.
+
+    Distances are half of their bound, and twice it with a selective penalty.
+    """
+    rows = []
+    for share, selective in [(0.0, False), *((s, kind) for kind in (False, True) for s in SHARES)]:
+        gap = 2.0 if share == 0 else 1.0 if selective else 0.1 if share < 1 else 0.05
+        bound = np.inf if share == 0 else 0.01 / share**0.5
+        for seed in range(seeds):
+            for step, best in ((4, False), (8, True)):
+                distance = 0.5 if share == 0 else bound * (2 if selective else 0.5)
+                row = {"n": 32, "seed": seed, "share": share, "selective": selective}
+                row |= {"ridge": 100 * share, "step": step, "best": best, "distance": distance}
+                row |= {"bound": bound, "linear_gap": gap * (1 + 0.01 * seed), "drift": gap / 2}
+                row |= {"error": 0.4 + 0.01 * seed, "error_linear": 0.45, "start_error": 1.0}
+                row |= {"loss": 0.4, "loss_linear": 0.45, "start_loss": 1.0}
+                solution = NAN if share == 0 else 0.5 + 0.1 * share
+                rows.append(row | {"error_solution": solution, "loss_solution": solution})
+    return pd.DataFrame(rows)
+
+
+def radius_of(task, seeds=2):
+    rows = [
+        {"n": 32, "seed": seed, "radius": radius, "draw": draw, "lipschitz": 1 + draw + radius}
+        for seed in range(seeds)
+        for radius in (0.01, 0.1)
+        for draw in range(2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def sets_of(task):
+    """Better conditioned from set to set; predicted errors fall, evidence and alignment rise."""
+    rows = [
+        {
+            "layers": name,
+            "parameters": 1000 * (1 + place % 3),
+            "condition": 1000.0 / 2**place,
+            "largest": 50.0 + place,
+            "trace": 100.0 + place,
+            "gcv": 0.9 - 0.1 * place,
+            "gcv_ridge": 1.0,
+            "evidence": -1.5 + 0.1 * place,
+            "alignment": 0.1 * (1 + place),
+        }
+        for place, name in enumerate(SETS)
+    ]
+    return pd.DataFrame(rows)
+
+
+def tuned_of(task, seeds=2):
+    """The later a set, the better; seeds are 0.01 apart."""
+    found = []
+    for place, name in enumerate(SETS):
+        rows = metrics_table(task, 32, seeds).assign(layers=name, learning_rate=1e-3, at_budget=0)
+        score, sign = metric_of(task), -1 if metric_of(task) == "mse" else 1
+        rows[score] = 0.5 + sign * 0.1 * place + 0.01 * rows["seed"]
+        found.append(rows.drop(columns=["task", "kind"]))
+    return pd.concat(found, ignore_index=True)
+
+
 def sensitivity_of(task, draws=3):
     rows = [
         {
@@ -589,6 +655,10 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("trajectory_ridge", solutions_of(task)),
             ("stops", stops_of(task)),
             ("sensitivity", sensitivity_of(task)),
+            ("held", held_of(task)),
+            ("radius", radius_of(task)),
+            ("sets", sets_of(task)),
+            ("tuned", tuned_of(task)),
             ("baselines", baselines_of(task)),
         ):
             wrote(name, folder / task / f"{name}.parquet", write_table, table, stated)

@@ -645,7 +645,8 @@ class TestStoppingOrder:
 
 def whole_table(metrics, fits, stopping, rates=None, **changed):
     lacking = ("radii", "slopes", "rules", "ridge", "trajectory", "trajectory_ridge", "stops")
-    arguments = {name: read_tables(name, [])[0] for name in (*lacking, "baselines")}
+    lacking += ("baselines", "held", "sets", "tuned")
+    arguments = {name: read_tables(name, [])[0] for name in lacking}
     arguments |= {
         "table1": rates_of(metrics, fits) if rates is None else rates.reset_index(),
         "summary": {task: summary_of(task, own) for task, own in fits.items()},

@@ -1,11 +1,16 @@
-"""``ntktune linearized layers``: which layers to train, from one file and a model folder."""
+"""Commands of the chapter linearized: from a file or a study to a ranking and to tables."""
 
+import numpy as np
 import pytest
 from peft import PeftConfig, get_peft_model
+from tiny_study import tuning_flags, write_task
+from tiny_study import write_model as write_tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from ntktune.__main__ import main
 from ntktune.data.pretrained import write_model
+from ntktune.store.records import read_table, write_json
+from ntktune.store.tensors import read_arrays
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +94,83 @@ def test_labels_that_are_all_alike_are_told(layers, folder):
     status, _, said = layers("--label-column", "stars", "--data", str(folder / "same.csv"))
     assert status == 1
     assert "all 16 rows have the same label" in said
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("linearized")
+    model = write_tiny_model(folder / "model")
+    for name, kind, classes in (
+        ("score", "regression", 2),
+        ("class", "classification", 2),
+        ("three", "classification", 3),
+    ):
+        write_task(folder, name, kind, model, classes=classes)
+        rows = {"draws": [list(range(12)), list(range(6, 18))]}
+        write_json(folder / f"{name}-draws.json", rows, {"data_sha256": f"data of {name}"})
+    return folder
+
+
+def run(study, verb, task, *more):
+    return main(["linearized", verb, *tuning_flags(study, task, seeds=2), *more])
+
+
+@pytest.mark.parametrize("task", ["score", "three"])
+def test_sets_are_those_of_the_first_draws_rows(study, task):
+    out, grams = study / "sets.parquet", study / "grams.safetensors"
+    words = ["--model", study / "model", "--tokens", study / f"{task}.safetensors", "--task", task]
+    words += ["--draws", study / f"{task}-draws.json", "--seed", 1, "--device", "cpu"]
+    words += ["--sets", "all", "mlp", "--out", out, "--out-grams", grams]
+    assert main(["linearized", "sets", *map(str, words)]) == 0
+    found, facts = read_table(out)
+    assert {*found["layers"]} == {"all", "mlp"}
+    assert facts["task"]["name"] == task
+    kernels, _ = read_arrays(str(grams))
+    assert {kernel.shape for kernel in kernels.values()} == {(12, 12)}
+    assert {"head", "layers.1.mlp.up_proj.weight"} < {*kernels}
+
+
+def test_a_set_that_the_model_lacks_is_told(study, capsys):
+    out = str(study / "none.parquet")
+    flags = ("--sets", "atention", "--rate-factors", "1", "--out", out)
+    assert run(study, "tune", "score", *flags) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "no set of layers 'atention'; did you mean 'attention'?" in told
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_each_set_has_a_row_per_seed(study, method):
+    out = study / f"{method}.parquet"
+    flags = ("--method", method, "--sets", "all", "block1", "--rate-factors", "0.5", "2")
+    assert run(study, "tune", "three", *flags, "--out", str(out)) == 0
+    found, facts = read_table(out)
+    assert found[["layers", "seed"]].to_numpy().tolist() == [
+        ["all", 0], ["all", 1], ["block1", 0], ["block1", 1],
+    ]  # fmt: skip
+    assert {*found["learning_rate"]} <= {0.005, 0.02}
+    assert {*found["method"]} == {method}
+    assert facts["seeds"] == {"root": 1, "indices": [0, 1]}
+
+
+@pytest.mark.parametrize("task", ["score", "class"])
+def test_held_trainings_have_a_row_per_penalty_and_evaluation(study, task):
+    outs = study / "hold.parquet", study / "radius.parquet"
+    flags = ["--shares", "0.1", "10", "--test-rows", "8", "--radii", "0.01", "0.1"]
+    flags += ["--radius-draws", "2", "--out", str(outs[0]), "--out-radius", str(outs[1])]
+    assert run(study, "hold", task, *flags) == 0
+    (held, facts), (radius, _) = map(read_table, outs)
+    assert facts["task"]["name"] == task
+    best = held[held["best"]]
+    kinds = best[["seed", "share", "selective"]].to_numpy().tolist()
+    every = [(0.0, False), (0.1, False), (10.0, False), (0.1, True), (10.0, True)]
+    assert kinds == [[seed, *kind] for seed in (0, 1) for kind in every]
+    most = held[~held["selective"]].groupby(["seed", "share"])["distance"].max()
+    assert (most.xs(10, level="share") < most.xs(0, level="share")).all()
+    assert radius[["seed", "radius", "draw"]].drop_duplicates().shape[0] == len(radius) == 8
+    assert np.isfinite(radius["lipschitz"]).all()
+
+
+def test_more_than_two_classes_are_not_held(study, capsys):
+    flags = ["--out", str(study / "no.parquet"), "--out-radius", str(study / "no2.parquet")]
+    assert run(study, "hold", "three", *flags) == 1
+    assert "task three has 3 classes" in capsys.readouterr().err

@@ -114,6 +114,13 @@ def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
     assert not {"finetune_run", "taskvectors_tune", "fig10", "data_fetch_task"} & set(jobs)
 
 
+def test_another_penalty_reruns_its_trainings_and_what_is_drawn_of_them(edited):
+    jobs = edited("config/smoke.yaml", "  shares: [1]", "  shares: [2]")
+    assert {k: v for k, v in jobs.items() if k not in ("all", "linearized")} == {
+        **{"linearized_hold": 1, "penalty": 1, "table10": 1, "verdicts": 1}
+    }
+
+
 def test_a_colour_redraws_its_figure_only(edited):
     jobs = edited("config/smoke.yaml", "  dpi: 100", '  dpi: 100\n  colors: {fig4: ["#000000"]}')
     assert {k: v for k, v in jobs.items() if k != "all"} == {"fig4": 1}

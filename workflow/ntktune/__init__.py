@@ -9,8 +9,8 @@ Public, and kept between minor versions:
 - the commands ``ntktune CHAPTER VERB``, a study's configuration, and the files of its results
 
 All else may change. Chapters are sub-packages, each importing only earlier ones: data, kernel,
-spectrum, finetune, taskvectors, theory, figures. They are pure libraries (tensors and tables in,
-tensors and tables out); files and command lines live in :mod:`ntktune.cli`.
+spectrum, finetune, taskvectors, theory, linearized, figures. They are pure libraries (tensors and
+tables in, tensors and tables out); files and command lines live in :mod:`ntktune.cli`.
 """
 
 __version__ = "0.1.0"

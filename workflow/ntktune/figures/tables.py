@@ -107,7 +107,7 @@ TABLES = {
         "layers", "parameters condition largest trace gcv gcv_ridge evidence alignment",
         lists="layered"),
     "tuned": _of_task("linearized/{task}/tune.parquet", "trainings of sets of layers",
-        "kind metric method layers n seed at_budget",
+        "metric method layers n seed at_budget",
         f"{NUMBERS} learning_rate holdout_loss", lists="layered"),
     "cosine": Table("taskvectors/cosine.parquet", "cosines between task vectors",
         "pair task_a run_a task_b run_b group", "cosine shared", lists="merged"),
