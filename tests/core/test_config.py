@@ -390,7 +390,7 @@ def test_a_chapter_for_two_classes_says_so_of_three(study):
 def test_what_is_held_has_scores_or_two_classes(study):
     three = {"kind": "classification", "classes": [*"abc"], "score_range": None}
     config = {"chapters": ["data", "finetune", "linearized"], "tasks": ["mine", "yours"]}
-    with pytest.raises(UserError, match="task 'mine' has 3 classes, and linearized.held takes"):
+    with pytest.raises(UserError, match=r"task 'mine' has 3 classes, and linearized.held takes"):
         study(config, **three)
     found = study(config | {"linearized": {"held": []}}, **three)["linearized"]
     assert (found["tasks"], found["held"]) == (["mine", "yours"], [])
@@ -398,7 +398,7 @@ def test_what_is_held_has_scores_or_two_classes(study):
     found = study(config | {"linearized": {"tasks": ["yours"]}})["linearized"]
     assert found["held"] == ["yours"]
     assert study(config | {"chapters": ["finetune"]})["linearized"]["held"] == []
-    with pytest.raises(UserError, match="linearized.held has 'other', which is none of the study"):
+    with pytest.raises(UserError, match=r"linearized.held has 'other', which is none of the study"):
         study(config | {"linearized": {"held": ["other"]}})
     with pytest.raises(UserError, match=r"linearized.seeds is 9, but finetune.seeds 3; give at"):
         study(config | {"linearized": {"seeds": 9}})

@@ -117,7 +117,10 @@ def test_editing_kernel_code_reruns_kernels_and_no_fine_tuning(edited):
 def test_another_penalty_reruns_its_trainings_and_what_is_drawn_of_them(edited):
     jobs = edited("config/smoke.yaml", "  shares: [1]", "  shares: [2]")
     assert {k: v for k, v in jobs.items() if k not in ("all", "linearized")} == {
-        **{"linearized_hold": 1, "penalty": 1, "table10": 1, "verdicts": 1}
+        "linearized_hold": 1,
+        "penalty": 1,
+        "table10": 1,
+        "verdicts": 1,
     }
 
 
