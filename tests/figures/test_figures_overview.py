@@ -104,7 +104,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     )
     assert "reviews, F1" not in best
     assert "interpolated between the sizes tried" in " ".join(" ".join(lines).split())
-    heading = lines.index("claims of Sun & Raskutti 2026 on this study:")
+    heading = lines.index("the papers' claims on this study:")
     assert lines[heading + 1] == "  reproduced     Short claim"
     assert "  2 claims not tested; see figures/verdicts.csv" in lines
     assert not any(word in line for line in lines for word in ("Other claim", "Untried"))

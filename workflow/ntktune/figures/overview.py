@@ -12,7 +12,7 @@ from ntktune.figures.style import count
 from ntktune.study.scores import ERRORS
 
 SIMPLE = {"regression": "mean", "classification": "majority"}
-CLAIMS = "claims of Sun & Raskutti 2026 on this study:"
+CLAIMS = "the papers' claims on this study:"
 MADE_UP = "of made-up networks and spectra, none of your data:"
 LEGEND = {
     "examples needed": f"labelled examples that reach {SHARE:.0%} of the best gain over predicting "
