@@ -161,7 +161,8 @@ def study(tmp_path, **changes):
     config = {
         "study": "planned",
         "device": "cpu",
-        "chapters": ["data", "finetune", "taskvectors", "theory"],
+        "chapters": ["data", "finetune", "taskvectors", "theory", "linearized"],
+        "linearized": {"held": ["smoke-regression"]},
         "model": {
             "name": "m",
             "source": {"hub": {"id": "a/b", "revision": "0" * 40}},
@@ -201,8 +202,10 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert "task vectors, n 64: 2 tasks x 3 seeds" in said
     assert "watched, n 32: 2 tasks x 1 seeds  steps 12 each" in said
     assert "descent, n 32: 2 tasks x 1 seeds  steps 16 each" in said
+    assert "each set of layers, n 32: 2 tasks x 6 seeds  steps 12 each" in said  # three rates
+    assert "penalties, n 32: 1 tasks x 22 seeds  steps 12 each" in said
     assert "kernels" not in said  # the study lists no such chapter
-    total = float(said.split("together ")[2].split()[0])
+    total = float(said.split("together ")[-1].split()[0])
     sizes = [line for line in said.splitlines() if " tasks x " in line]
     parts = [float(line.split("FLOPs ")[1].split()[0]) for line in sizes]
     assert total == pytest.approx(sum(parts), rel=0.01)
@@ -325,7 +328,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     said = capsys.readouterr().out
     assert "not made yet" not in said
     # 8 tokens each instead of 32: a quarter of the linear layers' work, less of attention's
-    flops = [float(text.split("together ")[2].split()[0]) for text in (said, longest)]
+    flops = [float(text.split("together ")[-1].split()[0]) for text in (said, longest)]
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (

@@ -316,6 +316,25 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
         descent["batch_tokens"] = min(tuning["batch_tokens"], one_batch)
         found.append((f"watched, n {size}", theory["tasks"], size, seeds, {"method": "full"}))
         found.append((f"descent, n {size}", theory["tasks"], size, seeds, descent))
+    return found + _linear_trainings(study["linearized"])
+
+
+def _linear_trainings(linear: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
+    """Return the trainings of the chapter linearized, as :func:`_study_trainings` does.
+
+    How many sets of layers a model has, where the study does not name them, is not known here.
+    """
+    found, size, seeds = [], linear["size"], linear["seeds"]
+    if linear["tasks"]:
+        sets = linear["sets"] or [""]
+        name = f"{len(sets)} sets of layers" if linear["sets"] else "each set of layers"
+        count = seeds * len(linear["rate_factors"]) * len(sets)
+        found.append(
+            (f"{name}, n {size}", linear["tasks"], size, count, {"method": linear["method"]})
+        )
+    if linear["held"]:
+        count = seeds * (1 + 2 * len(linear["shares"]))
+        found.append((f"penalties, n {size}", linear["held"], size, count, {"method": "full"}))
     return found
 
 
@@ -361,7 +380,7 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
     lora = Lora(**{key: tuning["lora"][key] for key in LORA})
     pooling = study["model"]["pooling"]
     shapes = dict.fromkeys(METHODS, architecture(config, autocast, weights, pooling=pooling))
-    if "lora" in tuning["methods"]:
+    if "lora" in {*tuning["methods"], study["linearized"]["method"]}:
         shapes["lora"] = architecture(config, autocast, weights, lora, pooling)
     return {method: (shapes[method], Settings(**plain, method=method)) for method in METHODS}
 
