@@ -308,7 +308,7 @@ def stops_of(task, seeds=2):
 
 
 SHARES = (0.01, 1.0)  # penalties over the largest eigenvalue
-SETS = ("all", "attention", "mlp", "block0", "block1")
+SETS = ("all", "attention", "mlp", *(f"block{n}" for n in range(7)), "first2", "last2")
 
 
 def held_of(task, seeds=2):
@@ -352,7 +352,7 @@ def sets_of(task):
             "condition": 1000.0 / 2**place,
             "largest": 50.0 + place,
             "trace": 100.0 + place,
-            "gcv": 0.9 - 0.1 * place,
+            "gcv": 0.9 - 0.05 * place,
             "gcv_ridge": 1.0,
             "evidence": -1.5 + 0.1 * place,
             "alignment": 0.1 * (1 + place),

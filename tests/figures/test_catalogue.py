@@ -28,6 +28,8 @@ LISTS = {
     "merged": ["a", "c"],
     "ruled": ["a"],
     "watched": ["b"],
+    "layered": ["a", "b"],
+    "held": ["b"],
     "method": ["full"],
     "compared": ["lora"],
     "size": [16, 32],

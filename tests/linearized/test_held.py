@@ -28,7 +28,6 @@ SETTINGS = Settings(
     batch_tokens=30,
 )
 SHARES = (0.0, 1e-3, 1.0, 1e12)
-HOW = {"selective": False, "test_rows": 6}
 
 
 @pytest.fixture(scope="module", params=["regression", "classification"])
@@ -39,7 +38,8 @@ def held(request):
     )
     before, shares = copy.deepcopy(model.backbone.state_dict()), []
     cell = (model, examples, SUBSETS, 16, 0, SETTINGS, 5)
-    rows = held_seed(*cell, shares=SHARES, progress=shares.append, **HOW)
+    penalties = [(share, False) for share in SHARES]
+    rows = held_seed(*cell, penalties=penalties, test_rows=6, progress=shares.append)
     assert shares == [0.25, 0.5, 0.75, 1]
     assert all(torch.equal(before[name], now) for name, now in model.backbone.state_dict().items())
     return cell, rows

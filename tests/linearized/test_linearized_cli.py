@@ -1,6 +1,7 @@
 """Commands of the chapter linearized: from a file or a study to a ranking and to tables."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from peft import PeftConfig, get_peft_model
 from tiny_study import tuning_flags, write_task
@@ -87,6 +88,19 @@ def test_peft_loads_the_best_sets_adapters(layers, folder, tmp_path):
     assert any(p.requires_grad for name, p in adapted.named_parameters() if "score" in name)
 
 
+def test_a_folder_with_other_files_is_kept(layers, folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for out, told in (
+        (tmp_path, "holds other files, which would be lost"),
+        (folder / "model", "would replace"),
+        (tmp_path / "thesis.txt", "is a file"),
+    ):
+        status, _, said = layers("--label-column", "stars", "--out", str(out))
+        assert status == 1
+        assert told in said
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_labels_that_are_all_alike_are_told(layers, folder):
     rows = (folder / "reviews.csv").read_text().splitlines()
     lines = [line if i == 0 else "3," + line.split(",", 1)[1] for i, line in enumerate(rows)]
@@ -106,7 +120,7 @@ def study(tmp_path_factory):
         ("three", "classification", 3),
     ):
         write_task(folder, name, kind, model, classes=classes)
-        rows = {"draws": [list(range(12)), list(range(6, 18))]}
+        rows = {"draws": [list(range(5, 17)), list(range(12))]}
         write_json(folder / f"{name}-draws.json", rows, {"data_sha256": f"data of {name}"})
     return folder
 
@@ -128,6 +142,11 @@ def test_sets_are_those_of_the_first_draws_rows(study, task):
     kernels, _ = read_arrays(str(grams))
     assert {kernel.shape for kernel in kernels.values()} == {(12, 12)}
     assert {"head", "layers.1.mlp.up_proj.weight"} < {*kernels}
+    # their sum is the kernel of the first draw
+    whole = ["kernel", "draws", *map(str, words[:10]), "--out", str(study / "whole.safetensors")]
+    assert main(whole) == 0
+    wanted = read_arrays(str(study / "whole.safetensors"))[0]["kernel"][0]
+    np.testing.assert_allclose(sum(kernels.values()), wanted, rtol=1e-4)
 
 
 def test_a_set_that_the_model_lacks_is_told(study, capsys):
@@ -152,6 +171,29 @@ def test_each_set_has_a_row_per_seed(study, method):
     assert facts["seeds"] == {"root": 1, "indices": [0, 1]}
 
 
+def test_a_killed_tuning_goes_on_from_its_finished_sets(study, monkeypatch):
+    from ntktune.linearized import choice
+
+    out, state = study / "again.parquet", str(study / "state")
+    flags = ["--sets", "all", "block1", "mlp", "--rate-factors", "1", "--state", state]
+    trained, own = [], choice.tuned_set
+
+    def dying(*cell, **how):
+        trained.append(cell)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return own(*cell, **how)
+
+    monkeypatch.setattr(choice, "tuned_set", dying)
+    assert run(study, "tune", "score", *flags, "--out", str(out)) == 130
+    assert run(study, "tune", "score", *flags, "--out", str(out)) == 0
+    assert len(trained) == 4  # two, the killed one, and that again
+    resumed = read_table(out)[0]
+    monkeypatch.setattr(choice, "tuned_set", own)
+    assert run(study, "tune", "score", *flags[:-2], "--out", str(out)) == 0
+    pd.testing.assert_frame_equal(resumed, read_table(out)[0])
+
+
 @pytest.mark.parametrize("task", ["score", "class"])
 def test_held_trainings_have_a_row_per_penalty_and_evaluation(study, task):
     outs = study / "hold.parquet", study / "radius.parquet"
@@ -162,7 +204,7 @@ def test_held_trainings_have_a_row_per_penalty_and_evaluation(study, task):
     assert facts["task"]["name"] == task
     best = held[held["best"]]
     kinds = best[["seed", "share", "selective"]].to_numpy().tolist()
-    every = [(0.0, False), (0.1, False), (10.0, False), (0.1, True), (10.0, True)]
+    every = [(0.0, False), (0.1, False), (0.1, True), (10.0, False), (10.0, True)]
     assert kinds == [[seed, *kind] for seed in (0, 1) for kind in every]
     most = held[~held["selective"]].groupby(["seed", "share"])["distance"].max()
     assert (most.xs(10, level="share") < most.xs(0, level="share")).all()

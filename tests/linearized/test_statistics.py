@@ -39,6 +39,45 @@ def test_gcv_has_its_known_value_and_its_centred_minimum():
     assert lowest <= min(tried) * (1 + 1e-3)
 
 
+def test_directions_without_a_signal_are_no_part_of_the_labels():
+    """Five texts, two of them equal: beside the constant vector a second eigenvalue is 0."""
+    draw = np.random.default_rng(5)
+    factor, label = draw.normal(size=(5, 9)), draw.normal(size=5)
+    factor[4] = factor[3]
+    kernel = factor @ factor.T
+    # what no kernel can tell apart stays wrong, however small the ridge
+    apart = (label[4] - label[3]) ** 2 / 2
+    for shift in (0.0, 300.0):  # the constant part moves nothing
+        error, ridge = best_gcv(kernel + shift, label)
+        left = np.linalg.inv(
+            kernel
+            - kernel.mean(0)
+            - kernel.mean(1)[:, None]
+            + kernel.mean()
+            + ridge * np.eye(5)
+            + 1e9 * np.ones((5, 5))
+        )
+        rest = left @ label
+        assert rest @ rest >= apart / ridge**2 * (1 - 1e-6)
+        trace = np.trace(left)
+        assert error == pytest.approx(4 * rest @ rest / trace**2, rel=1e-5)
+        assert error >= 4 * apart / ridge**2 / trace**2 * (1 - 1e-5)
+        assert condition_number(kernel + shift) == math.inf
+
+
+def test_nothing_is_read_below_the_kernels_own_precision():
+    draw = np.random.default_rng(6)
+    kernel, label = drawn(draw, 30, 10) + 1e4, draw.normal(size=30)  # 20 directions are noise
+    rough = kernel.astype(np.float32).astype(float)
+    rough = (rough + rough.T) / 2
+    precision = float(np.finfo(np.float32).eps)
+    assert condition_number(rough, precision=precision) == math.inf
+    error, ridge = best_gcv(rough, label, precision)
+    assert ridge >= 30 * precision * 1e4
+    smooth, _ = best_gcv(kernel, label, precision)
+    assert error == pytest.approx(smooth, rel=0.2)
+
+
 def test_the_evidence_has_its_known_values_and_is_that_of_the_normal_law():
     assert log_evidence(KERNEL, LABEL, ratio=1.0) == pytest.approx(-1.7375958664, abs=1e-10)
     assert log_evidence(KERNEL, LABEL, ratio=0.5) == pytest.approx(-1.7762941927, abs=1e-10)

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from ntktune.cli.options import LORA, option_flag, option_words
+from ntktune.cli.options import LORA, command_options, option_flag, option_words
 from ntktune.data.hub import ADAPTER_FILES, MODEL_FILES
 from ntktune.data.study import cell_seeds, learning_seeds, rate_factors, resolved_study
 from ntktune.errors import UserError
@@ -166,8 +166,8 @@ def of_command(command, **changed):
 def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
     tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
-    if method != "lora" and command != "linearized tune":
-        changed |= {f"lora_{key}": None for key in LORA}
+    if method != "lora":
+        changed |= {f"lora_{key}": None for key in LORA if f"lora_{key}" in command_options(command)}
     # 10 digits: 0.0003, not 0.00030000000000000003
     if command == "finetune choose":
         changed["learning_rates"] = [float(f"{factor * r:.10g}") for r in tuning["learning_rates"]]

@@ -63,6 +63,8 @@ rule linearized_tune:
     params:
         **of_training("linearized tune", LINEAR_METHOD),
         rates=chosen_rate,
+        # none of the outputs, which a failed job loses: a killed one goes on from here
+        state=f"{RESULTS}/state/linearized/{{task}}",
     shell:
         """
         python -m ntktune linearized tune \
@@ -70,6 +72,7 @@ rule linearized_tune:
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
+            --state {params.state:q} \
             {params.rates:q} \
             {params.options:q} \
             --out {output:q} \

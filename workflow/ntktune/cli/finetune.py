@@ -296,10 +296,7 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
         how, tasks = {"method": method}, study["tasks"]
         if grid:
             found += [(f"{method}, n {n}", tasks, n, count, how) for n, count in seeds.items()]
-        if rates := tuning["learning_rates"] if grid or merging["tasks"] or theory["tasks"] else []:
-            tasks, size = [*study["task_definitions"]], tuning["rate_size"]
-            name = f"{method}, {len(rates)} learning rates, n {size}"
-            found.append((name, tasks, size, tuning["seeds"] * len(rates), how))
+    found += _rate_trainings(study)
     if grid and tuning["fixed_epochs"]:
         size = tuning["fixed_size"]
         fixed = first | {"max_epochs": tuning["fixed_epochs"], "max_steps": None}
@@ -317,6 +314,18 @@ def _study_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, i
         found.append((f"watched, n {size}", theory["tasks"], size, seeds, {"method": "full"}))
         found.append((f"descent, n {size}", theory["tasks"], size, seeds, descent))
     return found + _linear_trainings(study["linearized"])
+
+
+def _rate_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
+    """Return the trainings that choose learning rates, as :func:`_study_trainings` does."""
+    tuning, linear, size = study["finetune"], study["linearized"], study["finetune"]["rate_size"]
+    grid = "finetune" in study["chapters"] or study["taskvectors"]["tasks"]
+    methods = [*tuning["methods"] * bool(grid or study["theory"]["tasks"])]
+    methods += [linear["method"]] * bool(linear["tasks"]) + ["full"] * bool(linear["held"])
+    count, tasks = len(tuning["learning_rates"] or ()), [*study["task_definitions"]]
+    name, seeds = f"{count} learning rates, n {size}", tuning["seeds"] * count
+    methods = dict.fromkeys(methods if count else ())
+    return [(f"{method}, {name}", tasks, size, seeds, {"method": method}) for method in methods]
 
 
 def _linear_trainings(linear: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:

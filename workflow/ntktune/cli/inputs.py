@@ -167,6 +167,21 @@ def _missing_folder_first(model: str) -> Iterator[None]:
         raise UserError(f"--model {model}: there is no such folder, and {error}") from None
 
 
+def check_new_folder(out: str, sources: Sequence[str], mark: str) -> None:
+    """Raise UserError if writing a folder would replace more than an earlier one with a ``mark``.
+
+    ``sources`` are read; the mark is a file that this command alone writes.
+    """
+    folder = Path(out).resolve()
+    for source in sources:
+        if folder == Path(source).resolve() or folder in Path(source).resolve().parents:
+            raise UserError(f"--out {out} would replace {source}, which is read; choose another")
+    if folder.is_file():
+        raise UserError(f"--out {out} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise UserError(f"--out {out} holds other files, which would be lost; choose another")
+
+
 def class_count(task: Mapping[str, Any]) -> int:
     """Return a task's number of classes; two where it names none, as before its data are read."""
     return len(task.get("classes") or (0, 1))

@@ -114,6 +114,11 @@ def task_texts(args: argparse.Namespace) -> dict[str, Any]:
 def draws(args: argparse.Namespace) -> None:
     """Compute the Neural Tangent Kernels of all of a task's draws."""
     texts = task_texts(args)
+    _compute(args, **texts, rows=read_draws(args, texts))
+
+
+def read_draws(args: argparse.Namespace, texts: Mapping[str, Any]) -> list[list[int]]:
+    """Return the rows of each draw of ``--draws``; raise UserError if they are not the texts'."""
     rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"]
     if len({len(draw) for draw in rows}) != 1:
         raise UserError(
@@ -127,7 +132,7 @@ def draws(args: argparse.Namespace) -> None:
                 f"draw {number} of {args.draws} has row {wrong[0]}, but {args.tokens} has "
                 f"rows 0 to {last}; draw again"
             )
-    _compute(args, **texts, rows=rows)
+    return rows
 
 
 def learning(args: argparse.Namespace) -> None:

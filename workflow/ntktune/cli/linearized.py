@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, model_options, optional
 from ntktune.cli.finetune import CHOSEN, TRAINED, pretrained_model, read_cell
-from ntktune.cli.inputs import check_classes, from_hub, read_samples
-from ntktune.cli.kernel import file_options, file_texts, kernel_function, loaded, task_texts
+from ntktune.cli.inputs import check_classes, check_new_folder, from_hub
+from ntktune.cli.kernel import (
+    file_options,
+    file_texts,
+    kernel_function,
+    loaded,
+    read_draws,
+    task_texts,
+)
+from ntktune.cli.options import command_options
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError
-from ntktune.network.device import select_device, torch_dtype
+from ntktune.network.device import machine_epsilon, select_device, torch_dtype
+from ntktune.store.code_digest import code_digest
+from ntktune.store.unfinished import finished_part, keep_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ntktune.finetune.training import Lora
+
+
+ADAPTER_FILE = "adapter_config.json"  # peft's
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -39,7 +52,12 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         out="parquet: one row per set of layers",
         out_grams="safetensors: each weight's own kernel",
     )
-    add_command(*(verbs, "tune", tune, *TRAINED), **CHOSEN, out="parquet: a row per set and seed")
+    add_command(
+        *(verbs, "tune", tune, *TRAINED),
+        **CHOSEN,
+        out="parquet: a row per set and seed",
+        state=optional("folder that keeps the sets that a killed run has trained"),
+    )
     add_command(
         *(verbs, "hold", hold, *TRAINED),
         **CHOSEN,
@@ -52,6 +70,8 @@ def layers(args: argparse.Namespace) -> None:
     """Rank sets of layers to train by the error that their kernels predict, before training."""
     from ntktune.linearized.layers import layer_sets, lora_of
 
+    if args.out:
+        check_new_folder(args.out, [args.model, args.data], ADAPTER_FILE)
     texts, _ = file_texts(args)
     found, _, backbone = _ranked(args, texts, texts["rows"][0], None)
     print(_told(found, args.method))
@@ -62,10 +82,11 @@ def layers(args: argparse.Namespace) -> None:
 
 def sets(args: argparse.Namespace) -> None:
     """Compute each weight's own kernel, and what the kernels of sets of layers say of training."""
+    from ntktune.linearized.layers import MOST_ROWS
     from ntktune.store.tensors import write_tensors
 
     texts = task_texts(args)
-    rows = read_samples(args.draws, args.tokens, texts["facts"], ["draws"])["draws"][0]
+    rows = read_draws(args, texts)[0][:MOST_ROWS]
     found, grams, _ = _ranked(args, texts, rows, args.sets)
     facts = {key: texts["facts"][key] for key in ("task", "data_sha256", "model")}
     write_tensors(args.out_grams, grams, record(args, **facts))
@@ -77,11 +98,17 @@ def tune(args: argparse.Namespace) -> None:
     from ntktune.linearized.choice import tuned_sets
 
     cell = read_cell(args, args.seeds)
+    names = command_options("linearized tune").keys() - {"sets"}
+    key = {"settings": {name: getattr(args, name) for name in sorted(names)}, "facts": cell.facts}
+    key |= {"code": code_digest("ntktune.cli.linearized:tune"), "subsets": cell.subsets}
+    kept = {"folder": args.state, "key": key}
     rows = tuned_sets(
         functools.partial(pretrained_model, args, cell),
         *(cell.examples, cell.subsets, args.size, cell.settings, args.seed, args.sets),
         rates=[factor * args.learning_rate for factor in args.rate_factors],
         seeds=args.seeds,
+        finished=lambda name: (finished_part(name=name, **kept) or {}).get("rows"),
+        keep=lambda name, rows: keep_part(name=name, content={"rows": rows}, **kept),
         progress=lambda whole: Progress(f"sets of layers of {args.task}", whole),
     )
     seeds = {"root": args.seed, "indices": list(range(args.seeds))}
@@ -131,8 +158,10 @@ def _ranked(
     )
     scale = target.var(axis=0).sum() ** 0.5  # so that the labels' variance is the unit
     lora = _lora(args) if args.method == "lora" else None
-    shift = (target - start.numpy()) / scale
-    return ranked_sets(model.backbone, grams, shift, chosen, lora), grams, model.backbone
+    # training starts at a mean output of 0, too
+    shift = (target - (start - start.mean(dim=0)).numpy()) / scale
+    how = (chosen, lora, machine_epsilon(args.dtype))
+    return ranked_sets(model.backbone, grams, shift, *how), grams, model.backbone
 
 
 def _lora(args: argparse.Namespace) -> Lora:
@@ -177,4 +206,4 @@ def _write_adapter(args: argparse.Namespace, model: dict[str, Any], lora: Lora) 
     config.base_model_name_or_path, config.revision = model["name"], model["revision"]
     with atomic_path(args.out) as folder:
         config.save_pretrained(folder)
-    print(f"wrote {args.out}/adapter_config.json", file=sys.stderr)
+    print(f"wrote {args.out}/{ADAPTER_FILE}", file=sys.stderr)

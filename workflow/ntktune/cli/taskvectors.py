@@ -23,7 +23,14 @@ from ntktune.cli.finetune import (
     repeats,
     seed_keys,
 )
-from ntktune.cli.inputs import from_hub, model_facts, model_manifest, read_samples, study_model
+from ntktune.cli.inputs import (
+    check_new_folder,
+    from_hub,
+    model_facts,
+    model_manifest,
+    read_samples,
+    study_model,
+)
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError, check_names
 from ntktune.network.device import select_device
@@ -294,22 +301,12 @@ def cosine(args: argparse.Namespace) -> None:
     write_tables(args, {args.out: cosine_rows(runs, found)}, **facts, parameters=parameters)
 
 
-def check_new_folder(out: str, sources: Sequence[str]) -> None:
-    """Raise UserError if writing a model to a folder would replace more than an earlier export."""
-    folder = Path(out).resolve()
-    for source in sources:
-        if folder == Path(source).resolve() or folder in Path(source).resolve().parents:
-            raise UserError(f"--out {out} would replace {source}, which is read; choose another")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MERGED).is_file():
-        raise UserError(f"--out {out} holds other files, which would be lost; choose another")
-
-
 def export(args: argparse.Namespace) -> None:
     """Write a merged model in Hugging Face format, in memory for a stretch of one tensor."""
     from ntktune.network.models import configuration
     from ntktune.taskvectors.arithmetic import check_counts, merged
 
-    check_new_folder(args.out, [args.model, *args.weights])
+    check_new_folder(args.out, [args.model, *args.weights], MERGED)
     with study_model(args) as model:
         base, read = read_tuned(args.weights, model, args.blocks)
         coefficients = args.coefficients or [1.0] * len(read)

@@ -149,6 +149,7 @@ def _fill_from_keys(study: dict) -> None:
 
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     """Check sample sizes against the numbers of rows that the tasks have."""
+    linear = study["linearized"]
     rated = study["task_definitions"] if study["finetune"]["learning_rates"] else ()
     for key, size, tasks in (
         ("finetune.sizes", max(study["finetune"]["sizes"]), study["tasks"]),
@@ -157,7 +158,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
-        ("linearized.size", study["linearized"]["size"], study["linearized"]["tasks"]),
+        ("linearized.size", study["linearized"]["size"], {*linear["tasks"], *linear["held"]}),
     ):
         for name in tasks:
             rows = known[name]

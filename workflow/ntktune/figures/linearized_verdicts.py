@@ -4,16 +4,19 @@
 study has none; ``shared`` is task → mean share of labelled examples that two seeds have in common.
 """
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from ntktune.figures.choice import scores, set_order
-from ntktune.figures.claims import DID_NOT_MOVE, Claim, Sample, judge, listed
+from ntktune.figures.claims import DID_NOT_MOVE, Claim, Given, Sample, Span, judge, listed
 
-LEAST_SETS = 5  # for an order
+LEAST_SETS = 12  # for an order
 NOT_HELD = "no training was held (linearized.held)"
 AFZ26 = {"paper": "Afz26"}
 # fmt: off
@@ -51,13 +54,30 @@ def condition_orders(sets: pd.DataFrame, tuned: pd.DataFrame, shared: Mapping[st
             name: np.array([set_order(rows, name) for rows in seeds])
             for name in ("condition", "parameters", "gcv", "evidence", "alignment")
         }
+        if not np.isfinite(found["condition"]).all():
+            units[task] = Sample(np.array([]), missing="the condition numbers are all alike")
+            continue
         beyond = found["condition"] - found["parameters"]
-        units[task] = Sample(found["condition"], beyond, shared.get(task, 0.0))
+        own_seeds = Sample(found["condition"], beyond, shared.get(task, 0.0))
+        span = partial(_order_span, own_seeds, own["layers"].nunique())
+        units[task] = Given(span, own_seeds.better, len(seeds))
         controls[task] = found["parameters"].mean()
         for name in ("gcv", "evidence", "alignment"):
             others.setdefault(name, {})[task] = found[name].mean()
     detail = "; ".join(f"τ of {name}: {listed(values)}" for name, values in others.items())
     return judge(CLAIMS["condition"], units, listed(controls), detail)
+
+
+def _order_span(seeds: Sample, sets: int, level: float) -> Span:
+    """Return the mean τ over seeds, and its interval over seeds or over sets, whichever is wider.
+
+    All seeds have one condition number per set, so they cannot tell whether another choice of sets
+    would have another order: of N unrelated numbers τ has the variance 2(2N + 5)/(9N(N − 1)).
+    """
+    found = seeds.span(level)
+    half = ndtri((1 + level) / 2) * math.sqrt(2 * (2 * sets + 5) / (9 * sets * (sets - 1)))
+    half = max(half, np.nan_to_num(found.high - found.value))
+    return Span(found.value, found.value - half, found.value + half)
 
 
 def penalty_linear(held: pd.DataFrame, shared: Mapping[str, float]) -> Row:

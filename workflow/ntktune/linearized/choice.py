@@ -24,24 +24,30 @@ def tuned_sets(
     *,
     rates: Sequence[float],
     seeds: int,
+    finished: Callable[[str], list[dict[str, Any]] | None],
+    keep: Callable[[str, list[dict[str, Any]]], None],
     progress: Callable[[int], Callable[[float], None]],
 ) -> list[dict[str, Any]]:
     """Fine-tune sets of layers (:func:`ntktune.linearized.layers.named_sets`), one by one.
 
     Returns the rows of :func:`tuned_set`, which explains the parameters, with ``layers``, the set's
-    name. ``progress`` is given the number of trainings, rates of all sets, and returns what is
-    called with those done.
+    name. A set whose rows are ``finished``, by name, is not trained again; ``keep`` is called with
+    each other's. ``progress`` is given the number of trainings, rates of all sets, and returns what
+    is called with those done.
     """
     sets, rows = named_sets(load().backbone, names), []
     report = progress(len(sets) * len(rates))
-    for name, layers in sets.items():
-        before = len(rates) * len({row["layers"] for row in rows})
-        found = tuned_set(
-            *(load, examples, subsets, size, settings, root_seed, layers),
-            rates=rates,
-            seeds=seeds,
-            progress=lambda done, before=before: report(before + done),
-        )
+    for number, (name, layers) in enumerate(sets.items()):
+        before, found = number * len(rates), finished(name)
+        if found is None:
+            found = tuned_set(
+                *(load, examples, subsets, size, settings, root_seed, layers),
+                rates=rates,
+                seeds=seeds,
+                progress=lambda done, before=before: report(before + done),
+            )
+            keep(name, found)
+        report(before + len(rates))
         rows += [{"layers": name} | row for row in found]
     return rows
 

@@ -6,13 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ntktune.network.tangent import (
-    Tangent,
-    difference,
-    directional_derivative,
-    length,
-    weighted_gradient,
-)
+from ntktune.network.tangent import Tangent, directional_derivative, length, weighted_gradient
 
 
 def random_direction(model: nn.Module, radius: float, generator: np.random.Generator) -> Tangent:
@@ -54,8 +48,3 @@ def jacobian_change(
         if abs(norm - former) <= tolerance * norm:
             break
     return norm
-
-
-def lipschitz(model: nn.Module, moved: nn.Module, examples: Sequence[torch.Tensor]) -> float:
-    """Return ‖J(θ) − J(θ_P)‖₂ / ‖θ − θ_P‖ of two copies of a network."""
-    return jacobian_change(model, moved, examples) / length(difference(moved, model))

@@ -1,6 +1,8 @@
 """Does a penalty keep fine-tuning linear, and what does it cost? Trainings along λ, watched."""
 
 import copy
+import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,23 +32,25 @@ def held_seed(
     settings: Settings,
     root_seed: int,
     *,
-    shares: Sequence[float],
-    selective: bool,
+    penalties: Sequence[tuple[float, bool]],
     test_rows: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[dict[str, Any]]:
     """Fine-tune from the same start with each penalty; return one row per evaluation looked at.
 
-    ``shares`` are λ/λ_max(K), K the kernel of the training rows at the start; 0 is plain
-    fine-tuning. λ belongs to R, half the sum of squared errors, or the sum of logistic losses of
-    two classes. The loss that is minimised is the mean, so its penalty is 2λ/n or λ/n. The other
-    parameters are those of :func:`ntktune.theory.trajectory.watched_seed`.
+    ``penalties`` are λ/λ_max(K), K the kernel of the training rows at the start, 0 for plain
+    fine-tuning, and whether it is selective (:class:`ntktune.linearized.penalty.Penalty`). Weights
+    do not decay, which would draw them to 0. λ belongs to R, half the sum of squared errors, or the
+    sum of logistic losses of two classes. The loss that is minimised is the mean, so its penalty is
+    2λ/n or λ/n. The other parameters are those of :func:`ntktune.theory.trajectory.watched_seed`.
 
     Rows are a watcher's (:class:`ntktune.theory.trajectory.Trajectory`) with ``share``, ``ridge``
     λ, ``selective``; ``bound`` on ``distance``, both over ‖θ_P‖; and of the linearised network that
-    is trained to the same objective, exact, ``error_solution`` and ``loss_solution`` on the test
-    rows (NaN without a penalty). In the end the model has its pretrained weights again.
+    minimises the loss with the penalty in every step, exact, ``error_solution`` and
+    ``loss_solution`` on the test rows (NaN without a penalty). In the end the model has its
+    pretrained weights again.
     """
+    settings = dataclasses.replace(settings, weight_decay=0.0)
     watch = begin_watch(
         *(model, examples, subsets, size, seed, settings, root_seed, test_rows, 1.0)
     )
@@ -55,7 +59,7 @@ def held_seed(
     texts = [examples.ids[row] for row in start.train]
     first = mean_loss(model, texts, start.targets[start.train], settings)
     largest = n * float(origin.descent.values[-1])
-    for number, share in enumerate(shares):
+    for number, (share, selective) in enumerate(penalties):
         ridge = share * largest
         weight = ridge / n * (2 if examples.kind == "regression" else 1)
         watcher = watch.watcher("adamw", 1.0)
@@ -74,7 +78,7 @@ def held_seed(
         found = {"share": share, "ridge": ridge, "selective": selective, "bound": bound}
         rows += [found | row | solution for row in watcher.rows]
         watch.scalar.load_state_dict(origin.network.state_dict())
-        progress((number + 1) / len(shares))
+        progress((number + 1) / len(penalties))
     return rows
 
 
@@ -102,19 +106,16 @@ def held_seeds(
     held, change = [], []
     for seed in range(seeds):
         cell = (model, examples, subsets, size, seed, settings, root_seed)
-        rows = []
-        for number, (every, selective) in enumerate((([0.0, *shares], False), (shares, True))):
-            rows += held_seed(
-                *cell,
-                shares=every,
-                selective=selective,
-                test_rows=test_rows,
-                progress=lambda done, n=number, seed=seed: progress(seed + 0.45 * (n + done)),
-            )
+        rows = held_seed(
+            *cell,
+            penalties=[(0.0, False), *itertools.product(shares, (False, True))],
+            test_rows=test_rows,
+            progress=lambda done, seed=seed: progress(seed + 0.9 * done),
+        )
         texts = [examples.ids[row] for row in start_seed(*cell).train]
         scalar = LogitDifference(model) if examples.kind == "classification" else model
         draws = generator(root_seed, "linearized.radius", examples.task, size, seed)
-        radius = radius_rows(scalar, texts, radii, radius_draws, draws)
+        radius = radius_rows(scalar, texts, radii, radius_draws, draws, settings.batch_tokens)
         address = {"task": examples.task, "kind": examples.kind, "n": size, "seed": seed}
         held += [address | row for row in rows]
         change += [address | row for row in radius]
@@ -128,6 +129,7 @@ def radius_rows(
     radii: Sequence[float],
     draws: int,
     generator: np.random.Generator,
+    batch_tokens: int,
 ) -> list[dict[str, float]]:
     """Return how much the Jacobian changes at some distances, in random directions; one row each.
 
@@ -135,7 +137,8 @@ def radius_rows(
     times ‖θ_P‖/‖J(θ_P)‖, so that it says by what share J changes per share of the weights.
     """
     norm, rows = length(dict(model.named_parameters())), []
-    kernel = gram(model, examples, dtype=next(model.parameters()).dtype, check=False).kernel
+    how = {"dtype": next(model.parameters()).dtype, "max_tokens": batch_tokens, "check": False}
+    kernel = gram(model, examples, **how).kernel
     whole = float(torch.linalg.eigvalsh(kernel)[-1]) ** 0.5  # ‖J(θ_P)‖₂
     for radius in radii:
         for draw in range(draws):
@@ -144,7 +147,7 @@ def radius_rows(
             with torch.no_grad():
                 for name, parameter in moved.named_parameters():
                     parameter += step[name]
-            change = jacobian_change(model, moved, examples)
+            change = jacobian_change(model, moved, examples, batch_tokens)
             found = change / (radius * whole)
             rows.append({"radius": radius, "draw": draw, "lipschitz": found})
     return rows

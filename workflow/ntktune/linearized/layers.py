@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
@@ -13,12 +12,19 @@ from ntktune.finetune.methods import adapted_layers
 from ntktune.finetune.training import Lora
 from ntktune.kernel import gram
 from ntktune.kernel.groups import parameter_group
-from ntktune.linearized.statistics import alignment, best_gcv, condition_number, log_evidence
+from ntktune.linearized.statistics import (
+    EPS,
+    alignment,
+    best_gcv,
+    centred_spectrum,
+    condition_number,
+    log_evidence,
+)
 from ntktune.network.models import TextModel, block_list, linear_weights
-from ntktune.spectrum import centred_gram
 from ntktune.study.config import suggestion
 
 HEAD = "head"  # trained with every set
+MOST_ROWS = 500  # of a draw: there is a kernel per parameter
 
 
 def weight_grams(
@@ -38,13 +44,15 @@ def weight_grams(
 def layer_sets(backbone: nn.Module) -> dict[str, list[str]]:
     """Return sets of a backbone's linear layers in blocks, by name: those that are compared.
 
-    ``all``, ``attention`` and ``mlp`` of all blocks, each ``block3``, and where there are more than
-    two blocks the ``first2`` and ``last2`` of them, and so on. Sets that hold the same layers are
-    one.
+    ``all``, ``attention`` and ``mlp`` of all blocks, each ``block3``, and where there are more
+    blocks the ``first2`` and ``last2`` of them, 4, 8 and so on. Sets that hold the same layers are
+    one. Layers that peft has no adapter for, such as routers of experts, are in none.
     """
     blocks = len(block_list(backbone))
     parts: dict[tuple[int, str], list[str]] = {}
     for name in linear_weights(backbone):
+        if not is_linear(backbone.get_submodule(name)):
+            continue
         block, _, part = parameter_group(backbone, f"{name}.weight").partition(".")
         if block.startswith("block") and part:
             parts.setdefault((int(block.removeprefix("block")), part), []).append(name)
@@ -56,10 +64,15 @@ def layer_sets(backbone: nn.Module) -> dict[str, list[str]]:
     sets = {"all": chosen(every)}
     sets |= {kind: chosen(every, [kind]) for kind in ("attention", "mlp")}
     sets |= {f"block{n}": chosen([n]) for n in every}
-    for count in range(2, blocks):
+    for count in (2**n for n in range(1, blocks.bit_length()) if 2**n < blocks):
         sets |= {f"first{count}": chosen(every[:count]), f"last{count}": chosen(every[-count:])}
     different = {frozenset(names): name for name, names in reversed(sets.items()) if names}
     return {name: names for name, names in sets.items() if name in different.values()}
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Return whether a layer is y = W x + b: ``nn.Linear``, or GPT-2's Conv1D."""
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
 
 
 def named_sets(backbone: nn.Module, names: Sequence[str] | None) -> dict[str, list[str]]:
@@ -106,17 +119,17 @@ def adapter_rank(layer: str, lora: Lora) -> int:
     return ends[0] if ends else lora.rank
 
 
-def set_statistics(kernel: ArrayLike, label: ArrayLike) -> dict[str, float]:
+def set_statistics(kernel: ArrayLike, label: ArrayLike, precision: float) -> dict[str, float]:
     """Return what a kernel at initialisation says of training: a row of a table.
 
     ``condition``, ``largest`` and ``trace`` of the centred kernel, ``gcv`` and ``gcv_ridge``
     (:func:`~ntktune.linearized.statistics.best_gcv`), ``evidence``, ``alignment``. ``label`` is y
-    less f_0, (N,) or (N, C).
+    less f_0, (N,) or (N, C); ``precision`` is eps of the kernel's.
     """
-    values = np.linalg.eigvalsh(centred_gram(kernel))
-    error, ridge = best_gcv(kernel, label)
+    values, *_ = centred_spectrum(kernel, precision)
+    error, ridge = best_gcv(kernel, label, precision)
     return {
-        "condition": condition_number(kernel),
+        "condition": condition_number(kernel, precision=precision),
         "largest": float(values[-1]),
         "trace": float(values.sum()),
         "gcv": error,
@@ -132,6 +145,7 @@ def ranked_sets(
     shift: ArrayLike,
     sets: Mapping[str, Sequence[str]],
     lora: Lora | None = None,
+    precision: float = EPS,
 ) -> list[dict[str, Any]]:
     """Return :func:`set_statistics` of each set, with ``layers`` and ``parameters``, best first.
 
@@ -139,7 +153,7 @@ def ranked_sets(
     """
     rows = [
         {"layers": name, "parameters": set_parameters(backbone, layers, lora)}
-        | set_statistics(set_kernel(grams, backbone, layers, lora), shift)
+        | set_statistics(set_kernel(grams, backbone, layers, lora), shift, precision)
         for name, layers in sets.items()
     ]
     return sorted(rows, key=lambda row: row["gcv"])

@@ -53,7 +53,7 @@ def distance_bound(loss: float, weight: float) -> float:
 
 
 def _pull(parameters: Sequence[nn.Parameter], start: Sequence[torch.Tensor]) -> float:
-    """Return ⟨∇L, θ − θ_P⟩."""
+    """Return ⟨∇L, θ − θ_P⟩; a GPU is waited for."""
     parts = [
         (parameter.grad * (parameter.detach() - before)).sum(dtype=torch.float64)
         for parameter, before in zip(parameters, start, strict=True)
@@ -77,7 +77,7 @@ def _draw_back(
     for parameter, before in zip(parameters, start, strict=True):
         group, state = groups[id(parameter)], stepper.state.get(parameter, {})
         if "exp_avg_sq" in state:
-            corrected = 1 - group["betas"][1] ** float(state["step"])
+            corrected = 1 - group["betas"][1] ** state["step"].double()  # where the weights are
             inner = (state["exp_avg_sq"] / corrected).sqrt_().add_(group["eps"])
             share = inner / (inner + group["lr"] * weight)
         else:

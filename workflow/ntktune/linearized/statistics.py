@@ -1,30 +1,46 @@
 """What a kernel at initialisation says of training on it, before any training.
 
 Kernels are K, (N, N), not divided by N; labels y, (N,), or (N, C) of several outputs, from which
-f_0 may have been taken. Centred means HKH with H = I − 11ᵀ/N: the mean is learned for nothing.
+f_0 may have been taken. Centred means HKH with H = I − 11ᵀ/N: the mean is learned for nothing, and
+N − 1 eigenvectors are left. ``precision`` is eps of the precision in which K was computed: what is
+below N·eps·λ_1 is noise, of which nothing is read.
 """
 
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import helmert
 from scipy.optimize import minimize_scalar
 
-from ntktune.spectrum import centred_gram
+from ntktune.finetune.regression import RIDGES
+from ntktune.spectrum import centred_gram, noise_level
 
-# Ridges that are tried, as shares of the largest eigenvalue.
-RIDGES = np.logspace(2, -9, 89)
+EPS = float(np.finfo(np.float64).eps)
 
 
-def condition_number(kernel: ArrayLike, ridge: float = 0.0) -> float:
-    """Return κ = (λ_1 + λ)/(λ_{N−1} + λ) of the centred kernel, without its eigenvalue of 0.
+def centred_spectrum(
+    kernel: ArrayLike, precision: float = EPS
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return eigenvalues, ascending, (N − 1,), and eigenvectors, (N, N − 1), of HKH; and the noise.
 
-    Infinite where the smallest is 0 up to rounding and ``ridge`` λ is 0.
+    They are taken among N − 1 contrasts, which are orthogonal to the constant vector: with many
+    eigenvalues of 0 that vector could not be told apart afterwards.
     """
-    values = np.linalg.eigvalsh(centred_gram(kernel))[1:]
-    floor = len(values) * np.finfo(float).eps * values[-1]
-    smallest = values[0] if values[0] > floor else 0.0
-    bottom = smallest + ridge
+    kernel = np.asarray(kernel, float)
+    contrasts = helmert(len(kernel)).T
+    values, vectors = np.linalg.eigh(contrasts.T @ kernel @ contrasts)
+    noise = noise_level(np.linalg.eigvalsh(kernel), precision)
+    return np.maximum(values, 0.0), contrasts @ vectors, noise
+
+
+def condition_number(kernel: ArrayLike, ridge: float = 0.0, precision: float = EPS) -> float:
+    """Return κ = (λ_1 + λ)/(λ_{N−1} + λ) of the centred kernel.
+
+    Infinite where the smallest eigenvalue is no more than noise and ``ridge`` λ is 0.
+    """
+    values, _, noise = centred_spectrum(kernel, precision)
+    bottom = (values[0] if values[0] > noise else 0.0) + ridge
     return float((values[-1] + ridge) / bottom) if bottom > 0 else math.inf
 
 
@@ -39,19 +55,19 @@ def gcv(kernel: ArrayLike, label: ArrayLike, ridge: float) -> float:
     return float(len(kernel) * np.sum((left @ label) ** 2) / np.trace(left) ** 2)
 
 
-def best_gcv(kernel: ArrayLike, label: ArrayLike) -> tuple[float, float]:
+def best_gcv(kernel: ArrayLike, label: ArrayLike, precision: float = EPS) -> tuple[float, float]:
     """Return the lowest :func:`gcv` of the centred kernel and labels, and its ridge δ.
 
-    The mean takes one degree of freedom: N − 1 eigenvectors are left. ``RIDGES`` are tried.
+    :data:`ntktune.finetune.regression.RIDGES` above the noise are tried, and the noise itself.
     """
     label = np.asarray(label, float).reshape(len(label), -1)
-    values, vectors = np.linalg.eigh(centred_gram(kernel))
-    along = np.sum((vectors.T @ (label - label.mean(axis=0)))[1:] ** 2, axis=1)
-    values = np.maximum(values[1:], 0.0)
-    left = 1 / (values + RIDGES[:, None] * values[-1])  # (R, N − 1)
+    values, vectors, noise = centred_spectrum(kernel, precision)
+    along = np.sum((vectors.T @ label) ** 2, axis=1)
+    ridges = np.append(RIDGES[RIDGES * values[-1] > noise] * values[-1], noise)
+    left = 1 / (values + ridges[:, None])  # (R, N − 1)
     errors = len(values) * (left**2 @ along) / left.sum(axis=1) ** 2
     best = int(np.argmin(errors))
-    return float(errors[best]), float(RIDGES[best] * values[-1])
+    return float(errors[best]), float(ridges[best])
 
 
 def log_evidence(kernel: ArrayLike, label: ArrayLike, ratio: float | None = None) -> float:
