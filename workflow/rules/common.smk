@@ -167,7 +167,9 @@ def of_training(command, method, **changed):
     """The same of a command that trains by a method: with its learning rates and its adapters."""
     tuning, factor = STUDY["finetune"], RATE_FACTORS[method]
     if method != "lora":
-        changed |= {f"lora_{key}": None for key in LORA if f"lora_{key}" in command_options(command)}
+        changed |= {
+            f"lora_{key}": None for key in LORA if f"lora_{key}" in command_options(command)
+        }
     # 10 digits: 0.0003, not 0.00030000000000000003
     if command == "finetune choose":
         changed["learning_rates"] = [float(f"{factor * r:.10g}") for r in tuning["learning_rates"]]
