@@ -53,12 +53,9 @@ def test_the_solution_is_that_of_the_explicit_jacobian(model, jacobian, label):
     elsewhere, other_rows = jacobian(OTHERS)
     cross = gram(model, OTHERS, TEXTS, dtype=torch.float64).kernel.numpy()
     for ridge in (1e-3, 1.0, 100.0):
-        # the smallest θ − θ_P of all that minimise ½‖y − f_0 − JΔ‖² + λ/2 ‖Δ‖²
-        many = len(rows[0])
-        system = np.concatenate([rows, np.sqrt(ridge) * np.eye(many)])
-        wanted, *_ = np.linalg.lstsq(
-            system, np.concatenate([label - start, np.zeros(many)]), rcond=None
-        )
+        # Δ that minimises ½‖y − f_0 − JΔ‖² + λ/2 ‖Δ‖²
+        system = rows.T @ rows + ridge * np.eye(len(rows[0]))
+        wanted = np.linalg.solve(system, rows.T @ (label - start))
         weights = squared_weights(descent, ridge)
         solution = weighted_gradient(model, torch.as_tensor(weights), TEXTS, 64)
         scale = np.linalg.norm(wanted)
