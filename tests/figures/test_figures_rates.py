@@ -8,6 +8,7 @@ from scipy.optimize import nnls
 from scipy.stats import linregress
 
 from ntktune.figures.claims import Span
+from ntktune.figures.measures import kendall_tau
 from ntktune.figures.rates import (
     EXPONENTS,
     curve_exponents,
@@ -16,7 +17,7 @@ from ntktune.figures.rates import (
     floor_fits,
     measured_exponent,
 )
-from ntktune.figures.verdicts import chance_of_order, kendall_tau, order_span
+from ntktune.figures.verdicts import chance_of_order, order_span
 
 
 def metrics_of(task, sizes=SIZES, **kwargs):

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny_network import made_up, text_model
+from tiny_network import SETTINGS, made_up, text_model
 
 from ntktune.errors import UserError
-from ntktune.finetune.training import Lora, Settings
+from ntktune.finetune.training import Lora
 from ntktune.linearized.choice import tuned_set
 from ntktune.linearized.layers import layer_sets
 
@@ -20,15 +20,8 @@ SUBSETS = {
     ],
     "test": list(range(22, 30)),
 }
-SETTINGS = Settings(
-    learning_rate=1.0,
-    weight_decay=0.0,
-    batch_size=4,
-    max_epochs=2,
-    evaluate_every=1,
-    patience=None,
-    batch_tokens=30,
-    lora=Lora(rank=2),
+SETTINGS = dataclasses.replace(
+    SETTINGS, learning_rate=1.0, weight_decay=0.0, max_epochs=2, lora=Lora(rank=2)
 )
 
 

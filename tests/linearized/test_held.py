@@ -1,32 +1,19 @@
 """Trainings along the penalty, watched."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from tiny_network import made_up, text_model
+from tiny_network import SETTINGS, SUBSETS, made_up, text_model
 
-from ntktune.finetune.training import Settings
 from ntktune.kernel import gram
 from ntktune.linearized.held import held_seed
 from ntktune.network.tangent import LogitDifference
 from ntktune.theory.trajectory import begin_watch, watched_seed
 
-SUBSETS = {
-    "holdout_fraction": 0.25,
-    "seeds": [{"order": list(range(20)), "holdout": [i % 4 == 0 for i in range(20)]}],
-    "test": list(range(20, 30)),
-}
-SETTINGS = Settings(
-    learning_rate=0.01,
-    weight_decay=0.0,
-    batch_size=4,
-    max_epochs=3,
-    evaluate_every=1,
-    patience=None,
-    batch_tokens=30,
-)
+SETTINGS = dataclasses.replace(SETTINGS, weight_decay=0.0)
 SHARES = (0.0, 1e-3, 1.0, 1e12)
 
 

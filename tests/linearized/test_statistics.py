@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 from ntktune.linearized import (
     alignment,
     best_gcv,
+    centred_spectrum,
     condition_number,
     gcv,
     log_evidence,
@@ -29,7 +30,7 @@ def drawn(draw, n, rank):
 
 def test_gcv_has_its_known_value_and_its_centred_minimum():
     assert gcv(KERNEL, LABEL, 0.5) == pytest.approx(2.2073885110, abs=1e-10)
-    lowest, ridge = best_gcv(KERNEL, LABEL)
+    lowest, ridge = best_gcv(centred_spectrum(KERNEL), LABEL)
     # the same of three orthogonal contrasts, which the mean leaves
     contrasts = np.linalg.qr(np.column_stack([np.ones(4), np.eye(4)[:, :3]]))[0][:, 1:]
     inner, along = contrasts.T @ KERNEL @ contrasts, contrasts.T @ LABEL
@@ -48,7 +49,7 @@ def test_directions_without_a_signal_are_no_part_of_the_labels():
     # what no kernel can tell apart stays wrong, however small the ridge
     apart = (label[4] - label[3]) ** 2 / 2
     for shift in (0.0, 300.0):  # the constant part moves nothing
-        error, ridge = best_gcv(kernel + shift, label)
+        error, ridge = best_gcv(centred_spectrum(kernel + shift), label)
         left = np.linalg.inv(
             kernel
             - kernel.mean(0)
@@ -62,7 +63,7 @@ def test_directions_without_a_signal_are_no_part_of_the_labels():
         trace = np.trace(left)
         assert error == pytest.approx(4 * rest @ rest / trace**2, rel=1e-5)
         assert error >= 4 * apart / ridge**2 / trace**2 * (1 - 1e-5)
-        assert condition_number(kernel + shift) == math.inf
+        assert condition_number(centred_spectrum(kernel + shift)) == math.inf
 
 
 def test_nothing_is_read_below_the_kernels_own_precision():
@@ -71,10 +72,10 @@ def test_nothing_is_read_below_the_kernels_own_precision():
     rough = kernel.astype(np.float32).astype(float)
     rough = (rough + rough.T) / 2
     precision = float(np.finfo(np.float32).eps)
-    assert condition_number(rough, precision=precision) == math.inf
-    error, ridge = best_gcv(rough, label, precision)
+    assert condition_number(centred_spectrum(rough, precision)) == math.inf
+    error, ridge = best_gcv(centred_spectrum(rough, precision), label)
     assert ridge >= 30 * precision * 1e4
-    smooth, _ = best_gcv(kernel, label, precision)
+    smooth, _ = best_gcv(centred_spectrum(kernel, precision), label)
     assert error == pytest.approx(smooth, rel=0.2)
 
 
@@ -108,10 +109,16 @@ def test_condition_and_alignment_are_of_the_centred_kernel():
     draw = np.random.default_rng(3)
     kernel = drawn(draw, 7, 20)
     values = np.linalg.eigvalsh(kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean())
-    assert condition_number(kernel) == pytest.approx(values[-1] / values[1], rel=1e-9)
-    assert condition_number(kernel, 2.0) == pytest.approx((values[-1] + 2) / (values[1] + 2))
-    assert condition_number(kernel + 50) == pytest.approx(condition_number(kernel), rel=1e-9)
-    assert condition_number(drawn(draw, 7, 3)) == math.inf
+    assert condition_number(centred_spectrum(kernel)) == pytest.approx(
+        values[-1] / values[1], rel=1e-9
+    )
+    assert condition_number(centred_spectrum(kernel), 2.0) == pytest.approx(
+        (values[-1] + 2) / (values[1] + 2)
+    )
+    assert condition_number(centred_spectrum(kernel + 50)) == pytest.approx(
+        condition_number(centred_spectrum(kernel)), rel=1e-9
+    )
+    assert condition_number(centred_spectrum(drawn(draw, 7, 3))) == math.inf
     label = draw.normal(size=7)
     own = np.outer(label, label)
     assert alignment(own, label) == pytest.approx(1, abs=1e-12)

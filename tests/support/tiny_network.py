@@ -4,7 +4,23 @@ import numpy as np
 import torch
 
 from ntktune.finetune.repeats import Examples
+from ntktune.finetune.training import Settings
 from ntktune.network.models import TextModel, described_configuration
+
+SUBSETS = {
+    "holdout_fraction": 0.25,
+    "seeds": [{"order": list(range(20)), "holdout": [i % 4 == 0 for i in range(20)]}],
+    "test": list(range(20, 30)),
+}
+SETTINGS = Settings(
+    learning_rate=0.01,
+    weight_decay=0.01,
+    batch_size=4,
+    max_epochs=3,
+    evaluate_every=1,
+    patience=None,
+    batch_tokens=30,
+)
 
 
 def text_model(outputs):

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_network import made_up, text_model
+from tiny_network import SETTINGS, SUBSETS, made_up, text_model
 
 from ntktune.errors import UserError
 from ntktune.finetune.repeats import fine_tuned_repeats, start_seed
-from ntktune.finetune.training import Settings, fine_tune
+from ntktune.finetune.training import fine_tune
 from ntktune.study.seeds import generator
 from ntktune.theory import trajectory
 from ntktune.theory.complexity import stopping_time
@@ -22,21 +22,7 @@ from ntktune.theory.trajectory import watched_seed
 SIZE, TEST_ROWS, STEPS = 16, 5, 9
 TRAIN = [i for i in range(SIZE) if i % 4]
 HOLDOUT = [i for i in range(SIZE) if i % 4 == 0]
-SUBSETS = {
-    "holdout_fraction": 0.25,
-    "seeds": [{"order": list(range(20)), "holdout": [i % 4 == 0 for i in range(20)]}],
-    "test": list(range(20, 30)),
-}
 TEST = sorted(generator(5, "theory.test", "toy").permutation(range(20, 30))[:TEST_ROWS].tolist())
-SETTINGS = Settings(
-    learning_rate=0.01,
-    weight_decay=0.01,
-    batch_size=4,
-    max_epochs=3,
-    evaluate_every=1,
-    patience=None,
-    batch_tokens=30,
-)
 
 
 @pytest.fixture(scope="module", params=["regression", "classification"])

@@ -158,7 +158,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         ("kernel.rows", study["kernel"]["rows"], study["tasks"]),
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
-        ("linearized.size", study["linearized"]["size"], {*linear["tasks"], *linear["held"]}),
+        ("linearized.size", linear["size"], {*linear["tasks"], *linear["held"]}),
     ):
         for name in tasks:
             rows = known[name]
@@ -184,9 +184,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     for chapter in {*CHOSEN_CHAPTERS} - {*study["chapters"]}:
         study[chapter]["tasks"] = []
     linear = study["linearized"]
-    if "linearized" not in study["chapters"]:
-        linear["held"] = []
-    elif linear["held"] is None:
+    if linear["held"] is None or "linearized" not in study["chapters"]:
         linear["held"] = linear["tasks"]
     if vectors["tasks"] is None:
         vectors["tasks"] = tasks[:4] if len(tasks) > 1 else []
@@ -205,7 +203,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
         ("taskvectors.seeds", used, least, few),
         ("taskvectors.merged_seeds", vectors["merged_seeds"], "taskvectors.seeds", used),
         ("theory.seeds", theory["seeds"], "finetune.seeds", seeds),
-        ("linearized.seeds", study["linearized"]["seeds"] or 1, "finetune.seeds", seeds),
+        ("linearized.seeds", linear["seeds"] or 1, "finetune.seeds", seeds),
     ):
         if count > most:
             raise UserError(f"{where}: {key} is {count}, but {limit} {most}; give at most {most}")

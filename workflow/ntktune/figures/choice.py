@@ -2,9 +2,9 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 from ntktune.errors import UserError
+from ntktune.figures.measures import kendall_tau
 from ntktune.study.scores import ERRORS
 
 # statistic → its label, whether its axis is logarithmic, and whether more is better
@@ -48,12 +48,10 @@ def scored_sets(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def set_order(own: pd.DataFrame, statistic: str, score: str = "score") -> float:
+def set_order(own: pd.DataFrame, statistic: str) -> float:
     """Return Kendall's τ of a statistic and the score over one task's sets; NaN with fewer than 3.
 
     It is signed so that 1 is a statistic that orders the sets rightly.
     """
-    if len(own) < 3:
-        return float("nan")
     sign = 1 if STATISTICS[statistic][2] else -1
-    return float(kendalltau(sign * own[statistic], own[score]).statistic)
+    return kendall_tau(sign * own[statistic], own["score"]) if len(own) > 2 else float("nan")

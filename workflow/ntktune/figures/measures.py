@@ -1,10 +1,11 @@
 """What is read from the fine-tuning metrics: errors, and their course over sample sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
 from ntktune.errors import UserError
 from ntktune.intervals import half_width, shared_rows
@@ -90,6 +91,11 @@ def curve(
 def kinds(metrics: pd.DataFrame, column: str = "kind") -> dict[str, str]:
     """Return task → its kind (or its metric, by ``column``), in the order of the rows."""
     return metrics.drop_duplicates("task").set_index("task")[column].to_dict()
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Kendall's τ-b of two lists of N numbers; NaN with fewer than two, or all equal."""
+    return float(kendalltau(a, b).statistic) if len(a) > 1 else float("nan")
 
 
 def nearest_size(sizes: pd.Series, n: int) -> int:

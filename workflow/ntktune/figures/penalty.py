@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntktune.errors import UserError
@@ -14,10 +13,6 @@ from ntktune.figures.style import DASHED, DOTTED, checked_color, styled, wrapped
 KINDS = {False: "the penalty in every step", True: "only where the loss pulls back"}
 PLAIN, SOLUTION = "plain fine-tuning", "the linearised network, exact"
 PRETRAINED = "the pretrained network"
-
-
-def _draw_level(axes: Axes, values: pd.Series, look: Mapping) -> object:
-    return axes.axhline(values.mean(), **look)
 
 
 def penalty_figure(
@@ -50,9 +45,9 @@ def penalty_figure(
                         entries[what] = draw_curve(axes, along(rows, column, "share"), color)
             once = penalised[~penalised["selective"].astype(bool)]
             entries[SOLUTION] = draw_curve(below, along(once, "error_solution", "share"), linear)
-            entries[PLAIN] = _draw_level(above, plain["linear_gap"], DASHED)
-            _draw_level(below, plain["error"], DASHED)
-            entries[PRETRAINED] = _draw_level(below, plain["start_error"], DOTTED)
+            entries[PLAIN] = above.axhline(plain["linear_gap"].mean(), **DASHED)
+            below.axhline(plain["error"].mean(), **DASHED)
+            entries[PRETRAINED] = below.axhline(plain["start_error"].mean(), **DOTTED)
             above.set(xscale="log", yscale="log")
             below.set(xscale="log", xlabel="penalty λ / λ_max(K)")
             above.set_title(wrapped(titles.get(task, task), 80 // above.get_gridspec().ncols))

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 from ntktune.figures.claims import (
     DID_NOT_MOVE,
@@ -32,7 +31,7 @@ from ntktune.figures.claims import (
 )
 from ntktune.figures.cosines import ALL, DIFFERENT, NULLS, whole_cosines
 from ntktune.figures.linearized_verdicts import linearized_rows
-from ntktune.figures.measures import kinds, learned, nearest_runs, of_task, with_error
+from ntktune.figures.measures import kendall_tau, kinds, learned, nearest_runs, of_task, with_error
 from ntktune.figures.needed import SHARE, needed_size
 from ntktune.figures.rates import RANGES, RATE, check_fits, measured_exponent
 from ntktune.figures.result_tables import (
@@ -94,11 +93,6 @@ CLAIMS = {
         missing="no task vector was negated"),
 }
 # fmt: on
-
-
-def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Kendall's τ-b of two lists of N numbers; NaN with fewer than two, or all equal."""
-    return float(kendalltau(a, b).statistic) if len(a) > 1 else float("nan")
 
 
 def order_span(a: Sequence[Span], b: Sequence[Span], open_pairs: frozenset = frozenset()) -> Span:

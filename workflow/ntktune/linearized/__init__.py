@@ -7,11 +7,19 @@ from ntktune.linearized.bounds import (
     weyl_bounds,
 )
 from ntktune.linearized.solution import descended, distance, logistic_weights, squared_weights
-from ntktune.linearized.statistics import alignment, best_gcv, condition_number, gcv, log_evidence
+from ntktune.linearized.statistics import (
+    alignment,
+    best_gcv,
+    centred_spectrum,
+    condition_number,
+    gcv,
+    log_evidence,
+)
 
 __all__ = [
     "alignment",
     "best_gcv",
+    "centred_spectrum",
     "condition_number",
     "descended",
     "distance",

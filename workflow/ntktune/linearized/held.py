@@ -18,7 +18,7 @@ from ntktune.linearized.curvature import jacobian_change, random_direction
 from ntktune.linearized.penalty import Penalty, distance_bound
 from ntktune.linearized.solution import logistic_weights, squared_weights
 from ntktune.network.models import TextModel
-from ntktune.network.tangent import LogitDifference, length
+from ntktune.network.tangent import LogitDifference, length, moved
 from ntktune.study.seeds import generator
 from ntktune.theory.trajectory import Origin, begin_watch
 
@@ -136,18 +136,15 @@ def radius_rows(
     ``radius`` is ‖θ − θ_P‖/‖θ_P‖, of ``radii``; ``lipschitz`` is ‖J(θ) − J(θ_P)‖ over ‖θ − θ_P‖,
     times ‖θ_P‖/‖J(θ_P)‖, so that it says by what share J changes per share of the weights.
     """
-    norm, rows = length(dict(model.named_parameters())), []
+    norm, other, rows = length(dict(model.named_parameters())), copy.deepcopy(model), []
     how = {"dtype": next(model.parameters()).dtype, "max_tokens": batch_tokens, "check": False}
     kernel = gram(model, examples, **how).kernel
     whole = float(torch.linalg.eigvalsh(kernel)[-1]) ** 0.5  # ‖J(θ_P)‖₂
     for radius in radii:
         for draw in range(draws):
             step = random_direction(model, radius * norm, generator)
-            moved = copy.deepcopy(model)
-            with torch.no_grad():
-                for name, parameter in moved.named_parameters():
-                    parameter += step[name]
-            change = jacobian_change(model, moved, examples, batch_tokens)
+            with moved(other, step):
+                change = jacobian_change(model, other, examples, batch_tokens)
             found = change / (radius * whole)
             rows.append({"radius": radius, "draw": draw, "lipschitz": found})
     return rows

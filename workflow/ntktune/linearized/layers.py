@@ -126,12 +126,12 @@ def set_statistics(kernel: ArrayLike, label: ArrayLike, precision: float) -> dic
     (:func:`~ntktune.linearized.statistics.best_gcv`), ``evidence``, ``alignment``. ``label`` is y
     less f_0, (N,) or (N, C); ``precision`` is eps of the kernel's.
     """
-    values, *_ = centred_spectrum(kernel, precision)
-    error, ridge = best_gcv(kernel, label, precision)
+    spectrum = centred_spectrum(kernel, precision)
+    error, ridge = best_gcv(spectrum, label)
     return {
-        "condition": condition_number(kernel, precision=precision),
-        "largest": float(values[-1]),
-        "trace": float(values.sum()),
+        "condition": condition_number(spectrum),
+        "largest": float(spectrum.values[-1]),
+        "trace": float(spectrum.values.sum()),
         "gcv": error,
         "gcv_ridge": ridge,
         "evidence": log_evidence(kernel, label),

@@ -7,6 +7,7 @@ below N·eps·λ_1 is noise, of which nothing is read.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,27 +20,33 @@ from ntktune.spectrum import centred_gram, noise_level
 EPS = float(np.finfo(np.float64).eps)
 
 
-def centred_spectrum(
-    kernel: ArrayLike, precision: float = EPS
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return eigenvalues, ascending, (N − 1,), and eigenvectors, (N, N − 1), of HKH; and the noise.
+class CentredSpectrum(NamedTuple):
+    """Of HKH: eigenvalues, ascending, (N − 1,), their vectors, (N, N − 1), and the noise level."""
 
-    They are taken among N − 1 contrasts, which are orthogonal to the constant vector: with many
-    eigenvalues of 0 that vector could not be told apart afterwards.
+    values: np.ndarray
+    vectors: np.ndarray
+    noise: float
+
+
+def centred_spectrum(kernel: ArrayLike, precision: float = EPS) -> CentredSpectrum:
+    """Return the spectrum of a centred kernel.
+
+    The eigenvectors are taken among N − 1 contrasts, which are orthogonal to the constant vector:
+    with many eigenvalues of 0 that vector could not be told apart afterwards.
     """
     kernel = np.asarray(kernel, float)
     contrasts = helmert(len(kernel)).T
     values, vectors = np.linalg.eigh(contrasts.T @ kernel @ contrasts)
     noise = noise_level(np.linalg.eigvalsh(kernel), precision)
-    return np.maximum(values, 0.0), contrasts @ vectors, noise
+    return CentredSpectrum(np.maximum(values, 0.0), contrasts @ vectors, noise)
 
 
-def condition_number(kernel: ArrayLike, ridge: float = 0.0, precision: float = EPS) -> float:
+def condition_number(spectrum: CentredSpectrum, ridge: float = 0.0) -> float:
     """Return κ = (λ_1 + λ)/(λ_{N−1} + λ) of the centred kernel.
 
     Infinite where the smallest eigenvalue is no more than noise and ``ridge`` λ is 0.
     """
-    values, _, noise = centred_spectrum(kernel, precision)
+    values, _, noise = spectrum
     bottom = (values[0] if values[0] > noise else 0.0) + ridge
     return float((values[-1] + ridge) / bottom) if bottom > 0 else math.inf
 
@@ -55,13 +62,13 @@ def gcv(kernel: ArrayLike, label: ArrayLike, ridge: float) -> float:
     return float(len(kernel) * np.sum((left @ label) ** 2) / np.trace(left) ** 2)
 
 
-def best_gcv(kernel: ArrayLike, label: ArrayLike, precision: float = EPS) -> tuple[float, float]:
+def best_gcv(spectrum: CentredSpectrum, label: ArrayLike) -> tuple[float, float]:
     """Return the lowest :func:`gcv` of the centred kernel and labels, and its ridge δ.
 
     :data:`ntktune.finetune.regression.RIDGES` above the noise are tried, and the noise itself.
     """
     label = np.asarray(label, float).reshape(len(label), -1)
-    values, vectors, noise = centred_spectrum(kernel, precision)
+    values, vectors, noise = spectrum
     along = np.sum((vectors.T @ label) ** 2, axis=1)
     ridges = np.append(RIDGES[RIDGES * values[-1] > noise] * values[-1], noise)
     left = 1 / (values + ridges[:, None])  # (R, N − 1)
