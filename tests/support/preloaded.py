@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,7 +152,19 @@ def _run(files: list[int], argv: list[str], environment: dict[str, str], folder:
         import torch
 
         torch.set_num_threads(int(threads))
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    # As the interpreter ends, without half a second for taking apart all that was imported.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def test_figures_are_redrawn_from_unpacked_results_without_model_and_data(smoke,
     unpacked.edit("config/smoke.yaml", "dpi: 100", "dpi: 101")
     jobs = unpacked.planned(*CONFIG, "--", "fig2")
     assert jobs["fig2"] == 1
-    assert "finetune_train" not in jobs
+    assert "finetune_run" not in jobs
 
 
 @pytest.mark.parametrize(
