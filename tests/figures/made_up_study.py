@@ -356,8 +356,25 @@ def sets_of(task):
             "gcv_ridge": 1.0,
             "evidence": -1.5 + 0.1 * place,
             "alignment": 0.1 * (1 + place),
+            "all_residual": 0.8,
+            "all_residual_low": 0.3,
+            "all_residual_high": 1.0,
+            "all_largest_low": 50.0 + place,
+            "all_largest_high": 90.0,
         }
         for place, name in enumerate(SETS)
+    ]
+    return pd.DataFrame(rows)
+
+
+def layers_of(task):
+    """Two blocks; the later a layer, the larger its kernel and its alignment."""
+    names = ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj")
+    cells = [(block, layer) for block in range(2) for layer in names]
+    rows = [
+        {"block": block, "layer": layer, "parameters": 100}
+        | {"trace": 1.0 + place, "alignment": 0.1 * place}
+        for place, (block, layer) in enumerate(cells)
     ]
     return pd.DataFrame(rows)
 
@@ -658,6 +675,7 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("held", held_of(task)),
             ("radius", radius_of(task)),
             ("sets", sets_of(task)),
+            ("layers", layers_of(task)),
             ("tuned", tuned_of(task)),
             ("baselines", baselines_of(task)),
         ):

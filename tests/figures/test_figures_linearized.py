@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import SETS, SHARES, TASKS, held_of, radius_of, sets_of, tuned_of
+from made_up_study import SETS, SHARES, TASKS, held_of, layers_of, radius_of, sets_of, tuned_of
 
 from ntktune.errors import UserError
 from ntktune.figures.choice import STATISTICS, set_order
 from ntktune.figures.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, UNTESTED
+from ntktune.figures.layermap import layer_map_figure
 from ntktune.figures.layersets import sets_figure
 from ntktune.figures.linearized_verdicts import linearized_rows
 from ntktune.figures.penalty import KINDS, penalty_figure
@@ -59,6 +60,22 @@ def test_the_sets_figure_shows_scores_about_their_mean(chosen):
     assert panels["largest"].get_title() == "τ = -1.00, -1.00"
     with pytest.raises(UserError, match="no sets of layers of task 'mrpc' were trained"):
         sets_figure(*chosen, ["mrpc"], COLORS)
+
+
+def test_the_layer_map_shows_shares_of_the_trace_and_alignments():
+    layers = of_tasks(layers_of)
+    layers.loc[layers["task"] == "rte", "trace"] *= 7  # a share is of its own task
+    figure = layer_map_figure(layers, ["rte", "stsb"], "viridis", {"rte": "RTE"})
+    above, stsb, below, _ = figure.axes[:4]
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["RTE", "stsb", "", ""]
+    for axes in (above, stsb):
+        shares = axes.collections[0].get_array()
+        np.testing.assert_allclose(shares, np.array([[1, 2, 3], [4, 5, 6]]) / 21)
+    np.testing.assert_allclose(below.collections[0].get_array(), [[0, 0.1, 0.2], [0.3, 0.4, 0.5]])
+    ticks = [label.get_text() for label in below.get_xticklabels()]
+    assert ticks == ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"]
+    with pytest.raises(UserError, match="the layers of task 'mrpc' have no kernels"):
+        layer_map_figure(layers, ["mrpc"], "viridis")
 
 
 def test_a_trained_set_needs_its_kernel(chosen):

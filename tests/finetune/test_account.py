@@ -211,6 +211,16 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert total == pytest.approx(sum(parts), rel=0.01)
 
 
+def test_the_rank_that_is_always_enough_is_told_for_adapters(tmp_path, capsys):
+    assert planned(study(tmp_path, finetune__methods=["lora"], finetune__lora={"rank": 4})) == 0
+    # 64 examples, and the difference of two classes' logits
+    assert (
+        "\nrank     4; from 11 on the linearised training of 64 examples" in capsys.readouterr().out
+    )
+    assert planned(study(tmp_path)) == 0
+    assert "\nrank" not in capsys.readouterr().out
+
+
 def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, capsys):
     own = study(tmp_path, finetune__test_rows=None)
     task = {"title": "Mine", "kind": "regression", "score_range": [0, 1], "metric": "mse"}

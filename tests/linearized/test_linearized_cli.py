@@ -131,10 +131,24 @@ def run(study, verb, task, *more):
 
 @pytest.mark.parametrize("task", ["score", "three"])
 def test_sets_are_those_of_the_first_draws_rows(study, task):
-    out, grams = study / "sets.parquet", study / "grams.safetensors"
+    out, grams, layers = (
+        study / f for f in ("sets.parquet", "grams.safetensors", "layers.parquet")
+    )
     words = ["--model", study / "model", "--tokens", study / f"{task}.safetensors", "--task", task]
     words += ["--draws", study / f"{task}-draws.json", "--seed", 1, "--device", "cpu"]
-    words += ["--sets", "all", "mlp", "--out", out, "--out-grams", grams]
+    words += [
+        "--method",
+        "full",
+        "--sets",
+        "all",
+        "mlp",
+        "--out",
+        out,
+        "--out-grams",
+        grams,
+        "--out-layers",
+        layers,
+    ]
     assert main(["linearized", "sets", *map(str, words)]) == 0
     found, facts = read_table(out)
     assert {*found["layers"]} == {"all", "mlp"}
@@ -142,6 +156,12 @@ def test_sets_are_those_of_the_first_draws_rows(study, task):
     kernels, _ = read_arrays(str(grams))
     assert {kernel.shape for kernel in kernels.values()} == {(12, 12)}
     assert {"head", "layers.1.mlp.up_proj.weight"} < {*kernels}
+    alone = read_table(layers)[0].set_index(["block", "layer"])
+    assert len(alone) == 14
+    own = kernels["layers.1.mlp.up_proj.weight"].astype(float)
+    row = alone.loc[1, "mlp.up_proj"]
+    assert row["trace"] == pytest.approx(np.trace(own) - own.mean() * len(own), rel=1e-5)
+    assert 0 < row["alignment"] < 1
     # their sum is the kernel of the first draw
     whole = ["kernel", "draws", *map(str, words[:10]), "--out", str(study / "whole.safetensors")]
     assert main(whole) == 0

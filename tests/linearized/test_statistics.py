@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from ntktune.linearized import (
+    addition,
     alignment,
     best_gcv,
     centred_spectrum,
@@ -149,6 +150,30 @@ def test_one_example_has_one_ratio():
     one, three = np.array([[1.0]]), np.array([[3.0]])
     assert residual_bounds(one, three, 1.0) == pytest.approx((0.4, 0.4))
     assert residual_norm_bound(one, three, 1.0) == pytest.approx(0.4)
+
+
+def test_what_more_layers_do_lies_within_its_bounds():
+    """For all labels, by which a constant in kernels and labels makes no difference."""
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        kernel, added = (x @ x.T for x in random.normal(size=(2, 6, random.integers(1, 9))))
+        label, ridge = random.normal(size=(6, 2)), 10 ** random.uniform(-3, 2)
+        found = addition(kernel, added, label, ridge)
+        assert 0 < found["residual_low"] * (1 - 1e-9) <= found["residual"]
+        assert found["residual"] <= found["residual_high"] * (1 + 1e-9) <= 1 + 1e-9
+        centred = np.eye(6) - 1 / 6
+        largest = np.linalg.eigvalsh(centred @ (kernel + added) @ centred)[-1]
+        assert found["largest_low"] <= largest * (1 + 1e-9)
+        assert largest <= found["largest_high"] * (1 + 1e-9)
+        y, inner = centred @ label, centred @ kernel @ centred + ridge * np.eye(6)
+        solved = [
+            np.sum(y * np.linalg.solve(m, y)) for m in (inner + centred @ added @ centred, inner)
+        ]
+        assert found["residual"] == pytest.approx(solved[0] / solved[1], rel=1e-8)
+        moved = addition(kernel + 3.0, added, label + 5.0, ridge)
+        assert moved == pytest.approx(found, rel=1e-6, abs=1e-9)
+    nothing = addition(kernel, 0 * kernel, label, 1.0)
+    assert [nothing[f"residual{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.0] * 3)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Chapter linearized: fine-tuning held near the pretrained weights, and which layers to train.
 
 Needs: per task data/<task>/tokens.safetensors, draws.json and subsets.json; data/model.
-Makes: linearized/<task>/sets.parquet (what the kernel of each set of layers says before training) and
-    grams.safetensors (each weight's own kernel, of which the sets' are sums); tune.parquet (test scores of
-    each set, trained at the learning rate that suits it); hold.parquet (fine-tuning with penalties
+Makes: linearized/<task>/sets.parquet (what the kernel of each set of layers says before training),
+    layers.parquet (what each layer's own says), and grams.safetensors (each weight's own kernel, of which the
+    others are sums); tune.parquet (test scores of each set, trained at the learning rate that suits it); hold.parquet (fine-tuning with penalties
     (lambda/2) |theta - theta_P|^2, beside its linearised twin; Afzal et al. 2026); and radius.parquet (how
     the Jacobian changes with the distance from the pretrained weights).
 """
@@ -17,6 +17,7 @@ rule linearized_sets:
         draws="<results>/data/{task}/draws.json",
     output:
         sets="<results>/linearized/{task}/sets.parquet",
+        layers="<results>/linearized/{task}/layers.parquet",
         grams="<results>/linearized/{task}/grams.safetensors",
     log:
         "<logs>/linearized/{task}-sets.log",
@@ -38,6 +39,7 @@ rule linearized_sets:
             --task {wildcards.task:q} \
             {params.options:q} \
             --out {output.sets:q} \
+            --out-layers {output.layers:q} \
             --out-grams {output.grams:q} \
             2>{log:q}
         """

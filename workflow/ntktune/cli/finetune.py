@@ -458,7 +458,9 @@ def _study_kernels(
 
 
 def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> str:
-    """Return what is counted, and what of it is not known yet."""
+    """Return what is counted, what of it is not known yet, and the rank that is always enough."""
+    from ntktune.linearized.bounds import smallest_rank
+
     unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
     untested = sorted({task for (task, _), (texts, _) in cells.items() if not texts["test"]})
     precision = "bfloat16 products of float32 weights" if mixed else study["finetune"]["dtype"]
@@ -471,6 +473,14 @@ def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> s
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")
+    tuning = study["finetune"]
+    if "lora" in tuning["methods"]:
+        classes, most = max(_classes(study, task) for task in study["tasks"]), max(tuning["sizes"])
+        outputs = classes if classes > 2 else 1  # the difference of two classes' logits
+        lines.append(
+            f"rank     {tuning['lora']['rank']}; from {smallest_rank(most, outputs)} on the "
+            f"linearised training of {most} examples has no spurious minimum (Jang, Lee & Ryu 2024)"
+        )
     return "\n".join(lines)
 
 

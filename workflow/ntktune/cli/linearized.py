@@ -50,6 +50,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         *(verbs, "sets", sets, "model", "tokens", "task"),
         draws="the task's draws.json; the kernels are of the first draw",
         out="parquet: one row per set of layers",
+        out_layers="parquet: one row per linear layer",
         out_grams="safetensors: each weight's own kernel",
     )
     add_command(
@@ -73,7 +74,7 @@ def layers(args: argparse.Namespace) -> None:
     if args.out:
         check_new_folder(args.out, [args.model, args.data], ADAPTER_FILE)
     texts, _ = file_texts(args)
-    found, _, backbone = _ranked(args, texts, texts["rows"][0], None)
+    found, _, _, backbone = _ranked(args, texts, texts["rows"][0], None)
     print(_told(found, args.method))
     if args.out:
         best = layer_sets(backbone)[found[0]["layers"]]
@@ -87,10 +88,10 @@ def sets(args: argparse.Namespace) -> None:
 
     texts = task_texts(args)
     rows = read_draws(args, texts)[0][:MOST_ROWS]
-    found, grams, _ = _ranked(args, texts, rows, args.sets)
+    found, alone, grams, _ = _ranked(args, texts, rows, args.sets)
     facts = {key: texts["facts"][key] for key in ("task", "data_sha256", "model")}
     write_tensors(args.out_grams, grams, record(args, **facts))
-    write_tables(args, {args.out: found}, **facts)
+    write_tables(args, {args.out: found, args.out_layers: alone}, **facts)
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -137,9 +138,9 @@ def _ranked(
     texts: dict[str, Any],
     rows: Sequence[int],
     names: Sequence[str] | None,
-) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], nn.Module]:
-    """Return what sets of layers say of training on some rows; their kernels; and the backbone."""
-    from ntktune.linearized.layers import named_sets, ranked_sets, weight_grams
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, torch.Tensor], nn.Module]:
+    """Return what sets of layers, and layers, say of training; weights' kernels; the backbone."""
+    from ntktune.linearized.layers import layer_rows, named_sets, ranked_sets, weight_grams
     from ntktune.study.seeds import integer_seed
 
     task = texts["facts"]["task"]
@@ -160,8 +161,9 @@ def _ranked(
     lora = _lora(args) if args.method == "lora" else None
     # training starts at a mean output of 0, too
     shift = (target - (start - start.mean(dim=0)).numpy()) / scale
-    how = (chosen, lora, machine_epsilon(args.dtype))
-    return ranked_sets(model.backbone, grams, shift, *how), grams, model.backbone
+    about = (model.backbone, grams, shift)
+    found = ranked_sets(*about, chosen, lora, machine_epsilon(args.dtype))
+    return found, layer_rows(*about, lora), grams, model.backbone
 
 
 def _lora(args: argparse.Namespace) -> Lora:

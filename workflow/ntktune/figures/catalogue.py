@@ -101,6 +101,8 @@ FIGURES = {entry.name: entry for entry in (
           (0, 1, 2)),
     Entry("layersets", "sets_figure", "sets tuned", "sets of layers: kernel against score",
           "layered", EACH),
+    Entry("layermap", "layer_map_figure", "layers", "kernels of layers", "layered",
+          colormap="sequential"),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (

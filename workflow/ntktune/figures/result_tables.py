@@ -273,6 +273,7 @@ def sets_table(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """Return Table 11: sets of layers, what their kernels say before training, and their scores."""
     columns = ["task", "layers", "metric", "seeds", "score", "score_sd", "learning_rate"]
     columns += ["at_budget", *STATISTICS, "trace", "gcv_ridge"]
+    columns += [name for name in sets if name.startswith("all_")]
     return scored_sets(sets, tuned)[columns]
 
 

@@ -1,6 +1,7 @@
 """The network linearised at its pretrained weights: its training, and which layers to train."""
 
 from ntktune.linearized.bounds import (
+    addition,
     residual_bounds,
     residual_norm_bound,
     smallest_rank,
@@ -17,6 +18,7 @@ from ntktune.linearized.statistics import (
 )
 
 __all__ = [
+    "addition",
     "alignment",
     "best_gcv",
     "centred_spectrum",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
@@ -12,6 +13,7 @@ from ntktune.finetune.methods import adapted_layers
 from ntktune.finetune.training import Lora
 from ntktune.kernel import gram
 from ntktune.kernel.groups import parameter_group
+from ntktune.linearized.bounds import addition
 from ntktune.linearized.statistics import (
     EPS,
     alignment,
@@ -21,6 +23,7 @@ from ntktune.linearized.statistics import (
     log_evidence,
 )
 from ntktune.network.models import TextModel, block_list, linear_weights
+from ntktune.spectrum import centred_gram
 from ntktune.study.config import suggestion
 
 HEAD = "head"  # trained with every set
@@ -150,13 +153,44 @@ def ranked_sets(
     """Return :func:`set_statistics` of each set, with ``layers`` and ``parameters``, best first.
 
     The best has the lowest error that kernel regression predicts (``gcv``); ``shift`` is y − f_0.
+    ``all_...`` is :func:`~ntktune.linearized.bounds.addition` of all other layers at ``gcv_ridge``.
     """
-    rows = [
-        {"layers": name, "parameters": set_parameters(backbone, layers, lora)}
-        | set_statistics(set_kernel(grams, backbone, layers, lora), shift, precision)
-        for name, layers in sets.items()
-    ]
+    whole, rows = set_kernel(grams, backbone, layer_sets(backbone)["all"], lora), []
+    for name, layers in sets.items():
+        kernel = set_kernel(grams, backbone, layers, lora)
+        row = set_statistics(kernel, shift, precision)
+        others = addition(kernel, whole - kernel, shift, row["gcv_ridge"])
+        row = {"layers": name, "parameters": set_parameters(backbone, layers, lora)} | row
+        rows.append(row | {f"all_{key}": value for key, value in others.items()})
     return sorted(rows, key=lambda row: row["gcv"])
+
+
+def layer_rows(
+    backbone: nn.Module,
+    grams: Mapping[str, torch.Tensor],
+    shift: ArrayLike,
+    lora: Lora | None = None,
+) -> list[dict[str, Any]]:
+    """Return what each linear layer in the blocks says alone: where the kernel is, and its use.
+
+    Rows have ``block``; ``layer``, the name within it; ``parameters``; and of the layer's own
+    centred kernel, without the head's, ``trace`` and ``alignment`` with ``shift``, y − f_0.
+    """
+    rows = []
+    for name in layer_sets(backbone)["all"]:
+        group = parameter_group(backbone, f"{name}.weight").partition(".")[0]
+        number = group.removeprefix("block")
+        kernel = (set_kernel(grams, backbone, [name], lora) - grams[HEAD]).numpy()
+        rows.append(
+            {
+                "block": int(number),
+                "layer": name.partition(f".{number}.")[2],
+                "parameters": set_parameters(backbone, [name], lora),
+                "trace": float(np.trace(centred_gram(kernel))),
+                "alignment": alignment(kernel, shift),
+            }
+        )
+    return rows
 
 
 def set_parameters(backbone: nn.Module, layers: Iterable[str], lora: Lora | None = None) -> int:
