@@ -387,6 +387,14 @@ def test_a_chapter_for_two_classes_says_so_of_three(study):
     assert found["task_definitions"]["mine"]["classes"] == ["a", "b", "c"]
 
 
+def test_linearised_training_to_disentangle_has_scores_or_two_classes(study):
+    three = {"kind": "classification", "classes": [*"abc"], "score_range": None}
+    config = {"chapters": ["taskvectors"], "tasks": ["mine", "yours"]}
+    with pytest.raises(UserError, match=r"'mine' has 3 classes, and taskvectors.tangent takes"):
+        study(config | {"taskvectors": {"tangent": True}}, **three)
+    assert not study(config, **three)["taskvectors"]["tangent"]
+
+
 def test_what_is_held_has_scores_or_two_classes(study):
     three = {"kind": "classification", "classes": [*"abc"], "score_range": None}
     config = {"chapters": ["data", "finetune", "linearized"], "tasks": ["mine", "yours"]}

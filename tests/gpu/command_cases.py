@@ -92,6 +92,7 @@ ONCE = ["--max-epochs", 1, "--evaluate-every", 99]
 TABLE = {"out": "out.parquet"}
 GRID = {"out_metrics": "metrics.parquet", "out_history": "history.parquet"}
 TRAJECTORY = {f"out_{name}": f"{name}.parquet" for name in ("evaluations", "ridge", "stops")}
+DISENTANGLED = ["--grid", -1, 1, "--rows", 3, "--tangent"]
 WATCHED = ["--max-epochs", 1, "--descent-steps", 1, "--test-rows", 3, "--seeds", 1]
 CASES = {
     "kernel draws": case(
@@ -130,7 +131,17 @@ CASES = {
         *("taskvectors", "negate", *swept("c", "b"), "--coefficients", 0.5), **TABLE, tolerance=1e-4
     ),
     "taskvectors disentangle": case(
-        *("taskvectors", "disentangle", *swept("a", "c"), "--grid", -1, 1, "--rows", 3),
+        *(
+            "taskvectors",
+            "disentangle",
+            *swept("a", "c"),
+            "--grid",
+            -1,
+            1,
+            "--rows",
+            3,
+            "--tangent",
+        ),
         **TABLE,
         tolerance=1e-4,
     ),

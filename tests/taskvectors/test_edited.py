@@ -1,5 +1,6 @@
 """A network moved along task vectors: exact weights, linear models with known answers."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 
 from ntktune.errors import UserError
+from ntktune.finetune.regression import RIDGES
 from ntktune.finetune.repeats import Examples
 from ntktune.network.models import TextModel
 from ntktune.taskvectors.disentanglement import disentanglement_rows, distance, evaluations
 from ntktune.taskvectors.edited import EditedModel, TunedTask
+from ntktune.taskvectors.linear import linear_vector
 from ntktune.taskvectors.sweeps import addition_sweep, negation_sweep
 
 DIMENSION = 4
@@ -179,6 +182,57 @@ class Bent(Lookup):
 
     def forward(self, input_ids, attention_mask):
         return types.SimpleNamespace(last_hidden_state=torch.tanh(self.table[input_ids]))
+
+
+def jacobian(task, table):
+    """Return the rows of df/dtable, (N, 20·D), by automatic differentiation."""
+    head = task.head_weight.double()
+    slope = head[0] * task.label_sd if len(head) == 1 else head[1] - head[0]
+    places = [int(ids[0]) for ids in task.examples.ids]
+    whole = torch.func.jacrev(lambda t: torch.tanh(t)[places] @ slope)(table.double())
+    return whole.reshape(len(places), -1).numpy()
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_linearised_training_is_ridge_regression_on_the_jacobian(kind):
+    """Against the ridge that is best on the hold-out, with an explicit Jacobian in float64."""
+    network = TextModel(Bent(torch.float64), 1, torch.Generator().manual_seed(0)).double().eval()
+    task = made_task("a", kind, [*range(16), *range(8)], 1, torch.float64)
+    train, holdout = list(range(8)), list(range(8, 12))
+    parts = {"validation": holdout, "test": range(16, 24)}
+    task = dataclasses.replace(task, parts=parts, train=train)
+    edited = EditedModel(network, 64)
+    table = edited.base["table"].clone()
+    found = linear_vector(edited.reader, task, 64)
+    assert list(found) == ["table"]
+
+    slopes, start = jacobian(task, table), exact(task, torch.tanh(table))
+    label = task.examples.label
+    shift = (label if kind == "regression" else 2 * label - 1) - start
+    kernel = slopes[train] @ slopes[train].T
+    tried = []
+    for share in RIDGES:
+        ridge = share * np.linalg.eigvalsh(kernel)[-1]
+        vector = slopes[train].T @ np.linalg.solve(kernel + ridge * np.eye(8), shift[train])
+        tried.append((np.mean((shift[holdout] - slopes[holdout] @ vector) ** 2), share, vector))
+    wanted = min(tried, key=lambda one: one[0])[2]
+    np.testing.assert_allclose(found["table"].numpy().ravel(), wanted, rtol=1e-8, atol=1e-12)
+
+    # in the linearised network the vectors add, and each moves the answers of rows it shares
+    rows = disentanglement_rows(edited, [found] * 2, [task] * 2, [0, 1], trained=[found, found])
+    errors = {row["arm"]: row for row in rows if row["alpha_a"] == row["alpha_b"] == 1}
+    assert set(errors) == {"standard", "linear", "tangent"}
+    alone, both = (start + times * slopes @ wanted for times in (1, 2))
+    error = distance(task, parts["test"], alone[16:], both[16:])
+    assert errors["tangent"]["error_a"] == pytest.approx(error)
+    assert errors["linear"]["error_a"] == pytest.approx(error)
+
+
+def test_linearised_training_of_more_classes_is_refused():
+    task = made_task("a", "classification", range(6), 1)
+    task = dataclasses.replace(task, examples=dataclasses.replace(task.examples, classes=3))
+    with pytest.raises(UserError, match="task a has 3 classes; --tangent takes scores or two"):
+        linear_vector(None, task, 64)
 
 
 def test_the_linear_arm_is_that_of_the_linearised_network():

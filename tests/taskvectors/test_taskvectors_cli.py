@@ -349,9 +349,11 @@ def test_from_overlap_and_sweeps_to_scores(study, tuned, capsys):
 
     out = study / "d.parquet"
     flags = [*inputs(study, tuned, "ac"), "--grid", -1, 0, 1, "--rows", 7, "--out", out]
-    assert run("taskvectors", "disentangle", *flags) == 0
+    assert run("taskvectors", "disentangle", *flags, "--tangent") == 0
     table = read_table(out)[0]
-    assert len(table) == 2 * 9
+    assert table["arm"].value_counts().to_dict() == dict.fromkeys(
+        ("standard", "linear", "tangent"), 9
+    )
     assert set(table["rows_a"]) == set(table["rows_b"]) == {7}
     assert (table.loc[table["alpha_b"] == 0, "error_a"] == 0).all()
     assert (table.loc[table["alpha_a"] == 0, "error_b"] == 0).all()

@@ -47,7 +47,9 @@ COMMANDS = {
     "taskvectors negate": (
         f"coefficients=taskvectors.negated_coefficients taskvectors.validation_rows {_PASSES}"
     ),
-    "taskvectors disentangle": f"taskvectors.grid rows=taskvectors.grid_rows {_PASSES}",
+    "taskvectors disentangle": (
+        f"taskvectors.grid rows=taskvectors.grid_rows taskvectors.tangent {_PASSES}"
+    ),
     "taskvectors score": "taskvectors.coefficient candidates=taskvectors.coefficients",
     "theory stopping": "theory.step_size_factor",
     "theory rules": "finetune.sizes theory.step_size_factor",

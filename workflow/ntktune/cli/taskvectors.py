@@ -472,7 +472,7 @@ def _tuned_task(
     parts = {"validation": holdout[:most], "test": drawn["test"][:tested]}
     head = (tuned.head_weight[...], tuned.head_bias[...])
     scale = {key: facts[key] for key in ("label_mean", "label_sd")}
-    return TunedTask(examples, parts, *head, **scale)
+    return TunedTask(examples, parts, *head, **scale, train=train)
 
 
 def _coefficients(args: argparse.Namespace) -> list[float]:
@@ -523,6 +523,7 @@ def disentangle(args: argparse.Namespace) -> None:
 
     from ntktune.taskvectors.arithmetic import direction
     from ntktune.taskvectors.disentanglement import disentanglement_rows, evaluations
+    from ntktune.taskvectors.linear import linear_vector
 
     if len(args.tasks) != 2:
         raise UserError(f"--tasks has {len(args.tasks)}; the error is that of two tasks")
@@ -530,7 +531,10 @@ def disentangle(args: argparse.Namespace) -> None:
 
     def rows(edited, base, files, tasks, seed, report):
         vectors = [direction(base, [tuned.backbone]) for tuned in files]
-        found = disentanglement_rows(edited, vectors, tasks, args.grid, report)
+        trained = [
+            linear_vector(edited.reader, task, args.batch_tokens) for task in tasks * args.tangent
+        ]
+        found = disentanglement_rows(edited, vectors, tasks, args.grid, report, trained)
         address = {"task_a": args.tasks[0], "task_b": args.tasks[1], "seed": seed}
         return pd.DataFrame([address | row for row in found])
 

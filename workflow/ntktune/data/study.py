@@ -78,6 +78,12 @@ def _check_classes(study: Mapping[str, Any], name: str, classes: int, where: str
             f"{where}: task {name!r} has {classes} classes, and the chapter theory takes scores or "
             "two classes; leave theory out of chapters, or the task out"
         )
+    merging = study["taskvectors"]
+    if classes > 2 and merging["tangent"] and name in (merging["tasks"] or ()):
+        raise UserError(
+            f"{where}: task {name!r} has {classes} classes, and taskvectors.tangent takes tasks of "
+            "scores or two classes; set it to false, or leave the task out"
+        )
     if classes > 2 and name in study["linearized"]["held"]:
         raise UserError(
             f"{where}: task {name!r} has {classes} classes, and linearized.held takes tasks of "

@@ -13,7 +13,7 @@ from ntktune.figures.style import WIDTH, check_colormap, laid_out, styled
 
 MOST_COLUMNS = 6
 # arm → what it is called
-ARMS = {"standard": "network", "linear": "linearised"}
+ARMS = {"standard": "network", "linear": "linearised", "tangent": "linearised training"}
 
 
 def disentanglement_figure(disentanglement: pd.DataFrame, colormap: str) -> Figure:

@@ -35,6 +35,7 @@ def disentanglement_rows(
     tasks: Sequence[TunedTask],
     grid: Sequence[float],
     progress: Callable[[float], None] = lambda done: None,
+    trained: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> list[dict[str, object]]:
     """Return ξ(α_a, α_b) of two task vectors on a grid (Ortiz-Jimenez et al. 2023, eq 5).
 
@@ -46,8 +47,9 @@ def disentanglement_rows(
     done. Raises UserError as :func:`distance` does.
 
     Rows, per arm and point: ``arm`` (``standard``: the network; ``linear``: the same vectors in
-    f_P + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network), ``alpha_a``, ``alpha_b``,
-    ``error_a``, ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
+    f_P + α_a Jτ_a + α_b Jτ_b, the post-hoc linearised network; ``tangent``: the same network with
+    the vectors ``trained`` in it, where there are), ``alpha_a``, ``alpha_b``, ``error_a``,
+    ``error_b``, their sum ``error``, ``rows_a`` and ``rows_b``.
     """
     tasks = [dataclasses.replace(task, parts={"test": task.parts["test"]}) for task in tasks]
     rows = [task.rows for task in tasks]
@@ -55,7 +57,11 @@ def disentanglement_rows(
         nothing = np.zeros(len(some))
         distance(task, some, nothing, nothing)  # refused before the work
     edited.point(vectors)
-    first, second = ([s for _, s in edited.linearised(tasks, v)] for v in edited.directions)
+    arms = {"linear": edited.directions} | ({"tangent": trained} if trained else {})
+    slopes = {
+        arm: [[slope for _, slope in edited.linearised(tasks, vector)] for vector in own]
+        for arm, own in arms.items()
+    }
     standard = {}
     points = list(itertools.product(sorted({0.0, *map(float, grid)}), repeat=2))
     for done, point in enumerate(points, start=1):
@@ -63,13 +69,14 @@ def disentanglement_rows(
         standard |= {(i, *point): found for i, found in enumerate(edited.answers(tasks))}
         progress(done)
     edited.restore()
-    linear = {
-        (i, *point): standard[i, 0.0, 0.0] + point[0] * first[i] + point[1] * second[i]
-        for i in range(len(tasks))
-        for point in points
-    }
-    found = []
-    for arm, answers in (("standard", standard), ("linear", linear)):
+    found, answered = [], {"standard": standard}
+    for arm, (first, second) in slopes.items():
+        answered[arm] = {
+            (i, *point): standard[i, 0.0, 0.0] + point[0] * first[i] + point[1] * second[i]
+            for i in range(len(tasks))
+            for point in points
+        }
+    for arm, answers in answered.items():
         for alpha, beta in itertools.product(map(float, grid), repeat=2):
             alone = [(alpha, 0.0), (0.0, beta)]
             errors = [

@@ -25,6 +25,7 @@ class TunedTask:
     head_bias: torch.Tensor  # (C,)
     label_mean: float  # what the regression targets were standardised with; of classes 0
     label_sd: float
+    train: Sequence[int] = ()  # the rows that it was fine-tuned on
 
     @property
     def rows(self) -> list[int]:
