@@ -202,7 +202,8 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     assert "task vectors, n 64: 2 tasks x 3 seeds" in said
     assert "watched, n 32: 2 tasks x 1 seeds  steps 12 each" in said
     assert "descent, n 32: 2 tasks x 1 seeds  steps 16 each" in said
-    assert "each set of layers, n 32: 2 tasks x 6 seeds  steps 12 each" in said  # three rates
+    # all, attention, mlp and two blocks, three rates, two seeds
+    assert "5 sets of layers, n 32: 2 tasks x 30 seeds  steps 12 each" in said
     assert "penalties, n 32: 1 tasks x 22 seeds  steps 12 each" in said
     assert "kernels" not in said  # the study lists no such chapter
     total = float(said.split("together ")[-1].split()[0])

@@ -329,18 +329,12 @@ def _rate_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, in
 
 
 def _linear_trainings(linear: dict[str, Any]) -> list[tuple[str, list[str], int, int, dict]]:
-    """Return the trainings of the chapter linearized, as :func:`_study_trainings` does.
-
-    How many sets of layers a model has, where the study does not name them, is not known here.
-    """
+    """Return the trainings of the chapter linearized, as :func:`_study_trainings` does."""
     found, size, seeds = [], linear["size"], linear["seeds"]
     if linear["tasks"]:
-        sets = linear["sets"] or [""]
-        name = f"{len(sets)} sets of layers" if linear["sets"] else "each set of layers"
-        count = seeds * len(linear["rate_factors"]) * len(sets)
-        found.append(
-            (f"{name}, n {size}", linear["tasks"], size, count, {"method": linear["method"]})
-        )
+        name = f"{len(linear['sets'])} sets of layers, n {size}"
+        count = seeds * len(linear["rate_factors"]) * len(linear["sets"])
+        found.append((name, linear["tasks"], size, count, {"method": linear["method"]}))
     if linear["held"]:
         count = seeds * (1 + 2 * len(linear["shares"]))
         found.append((f"penalties, n {size}", linear["held"], size, count, {"method": "full"}))
@@ -353,7 +347,9 @@ def plan(args: argparse.Namespace) -> None:
 
     from ntktune.data.study import resolved_study
     from ntktune.finetune.account import plan_text
+    from ntktune.linearized.layers import layer_sets
     from ntktune.network.matmul import measured_rate
+    from ntktune.network.models import skeleton
     from ntktune.study.config import load_yaml
 
     if not 0 < args.share <= 1:
@@ -364,6 +360,8 @@ def plan(args: argparse.Namespace) -> None:
     folder = args.results or f"results/{study['study']}"
     autocast = training_dtypes(study["finetune"]["dtype"])[1]
     config = _study_model(study, folder, args.config)
+    if study["linearized"]["sets"] is None and study["linearized"]["tasks"]:
+        study["linearized"]["sets"] = [*layer_sets(skeleton(config))]
     shapes = _study_shapes(study, config)
     # a study for a GPU may be planned where there is none
     here = "cpu" if study["device"] == "cpu" else "auto"
