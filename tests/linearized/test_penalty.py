@@ -87,6 +87,64 @@ def test_the_penalty_applies_where_the_loss_does_not_pull_away():
     assert way == [1.0, 3.0, 1.25, 0.625]
 
 
+class Factored(Quadratic):
+    """The same loss of 3 x 2 weights that an adapter moves: W + s B A."""
+
+    def __init__(self):
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        a, self.wanted = torch.randn(5, 2, generator=random).double().split([2, 3])
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(torch.zeros(3, 2).double())
+        self.scale = 1.7
+        del self.weight
+
+    def change(self):
+        return self.scale * self.b @ self.a
+
+    def descend(self, penalty, steps, rate, kind):
+        stepper = optimizer(self, rate, 0.0, kind)
+        take_step = penalty([self.a, self.b])
+        for n in range(steps):
+            stepper.zero_grad()
+            (self.curvature[:, None] * (self.change() - self.wanted) ** 2).sum().div(2).backward()
+            for group in stepper.param_groups:
+                group["lr"] = rate * (1 - n / steps)
+            take_step(stepper)
+        return self.change().detach()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("weight", [0.3, 20.0])
+def test_adapters_end_where_the_loss_with_the_merged_weights_distance_is_least(kind, weight):
+    model = Factored()
+    penalty = Penalty(weight, False, [(model.a, model.b, model.scale)])
+    found = model.descend(penalty, 6000, 0.005, kind)
+    curvature = model.curvature[:, None]  # of full rank: any change can be reached
+    wanted = curvature * model.wanted / (curvature + weight)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_adapters_with_an_infinite_penalty_stay(kind):
+    model = Factored()
+    penalty = Penalty(1e15, False, [(model.a, model.b, model.scale)])
+    assert model.descend(penalty, 50, 0.02, kind).norm() < 1e-9
+    model = Factored()
+    selective = Penalty(1e15, True, [(model.a, model.b, model.scale)])
+    assert model.descend(selective, 50, 0.02, kind).norm() > 0.05
+
+
+def test_the_loss_pulls_at_merged_weights_as_at_b():
+    """The condition of a selective penalty, ⟨∇_W L, s B A⟩, from what adapters have."""
+    model = Factored()
+    with torch.no_grad():
+        model.b += 0.3
+    gradient = model.curvature[:, None] * (model.change() - model.wanted)
+    pull = (gradient * model.change()).sum()
+    model.descend(Penalty(0.0), 1, 0.0, "sgd")  # leaves the gradients
+    assert (model.b.grad * model.b).sum().item() == pytest.approx(pull.item(), rel=1e-12)
+
+
 @pytest.fixture(scope="module")
 def tuned():
     """Return a function: a training's weights at the end, and how far from the start it was."""

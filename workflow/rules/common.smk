@@ -86,7 +86,7 @@ LEARNING_SIZES = [n for n in STUDY["finetune"]["sizes"] if n <= STUDY["kernel"][
 WATCHED = STUDY["theory"]["tasks"]
 # Tasks of the chapter linearized: sets of layers are compared, trainings are held near their start.
 LAYERED, HELD = STUDY["linearized"]["tasks"], STUDY["linearized"]["held"]
-LINEAR_METHOD = STUDY["linearized"]["method"]
+LINEAR_METHOD, HELD_METHOD = STUDY["linearized"]["method"], STUDY["linearized"]["held_method"]
 # Tasks with a kernel of training samples and test rows, in which rules can stop.
 RULED = STUDY["tasks"] * bool(LEARNING_SEEDS and LEARNING_SIZES)
 

@@ -86,7 +86,7 @@ rule linearized_hold:
     """Hold fine-tuning near its start by penalties: how linear it stays, and what that costs."""
     input:
         **TRAINED_ON,
-        rates=chosen_rates("full"),
+        rates=chosen_rates(HELD_METHOD),
     output:
         hold="<results>/linearized/{task}/hold.parquet",
         radius="<results>/linearized/{task}/radius.parquet",
@@ -101,7 +101,7 @@ rule linearized_hold:
         mem_mb=6000,
         runtime=480,
     params:
-        **of_command("linearized hold"),
+        **of_training("linearized hold", HELD_METHOD),
         rates=chosen_rate,
     shell:
         """

@@ -321,7 +321,8 @@ def _rate_trainings(study: dict[str, Any]) -> list[tuple[str, list[str], int, in
     tuning, linear, size = study["finetune"], study["linearized"], study["finetune"]["rate_size"]
     grid = "finetune" in study["chapters"] or study["taskvectors"]["tasks"]
     methods = [*tuning["methods"] * bool(grid or study["theory"]["tasks"])]
-    methods += [linear["method"]] * bool(linear["tasks"]) + ["full"] * bool(linear["held"])
+    methods += [linear["method"]] * bool(linear["tasks"])
+    methods += [linear["held_method"]] * bool(linear["held"])
     count, tasks = len(tuning["learning_rates"] or ()), [*study["task_definitions"]]
     name, seeds = f"{count} learning rates, n {size}", tuning["seeds"] * count
     methods = dict.fromkeys(methods if count else ())
@@ -337,7 +338,8 @@ def _linear_trainings(linear: dict[str, Any]) -> list[tuple[str, list[str], int,
         found.append((name, linear["tasks"], size, count, {"method": linear["method"]}))
     if linear["held"]:
         count = seeds * (1 + 2 * len(linear["shares"]))
-        found.append((f"penalties, n {size}", linear["held"], size, count, {"method": "full"}))
+        how = {"method": linear["held_method"]}
+        found.append((f"penalties, n {size}", linear["held"], size, count, how))
     return found
 
 
@@ -387,7 +389,8 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
     lora = Lora(**{key: tuning["lora"][key] for key in LORA})
     pooling = study["model"]["pooling"]
     shapes = dict.fromkeys(METHODS, architecture(config, autocast, weights, pooling=pooling))
-    if "lora" in {*tuning["methods"], study["linearized"]["method"]}:
+    linear = study["linearized"]
+    if "lora" in {*tuning["methods"], linear["method"], linear["held_method"]}:
         shapes["lora"] = architecture(config, autocast, weights, lora, pooling)
     return {method: (shapes[method], Settings(**plain, method=method)) for method in METHODS}
 

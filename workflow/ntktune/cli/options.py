@@ -69,8 +69,8 @@ COMMANDS = {
         f"linearized.rate_factors {_TRAINING}"
     ),
     "linearized hold": (
-        "linearized.size linearized.seeds linearized.shares linearized.test_rows linearized.radii "
-        f"linearized.radius_draws {_TRAINING}"
+        f"linearized.size linearized.seeds method=linearized.held_method {_LORA} linearized.shares "
+        f"linearized.test_rows linearized.radii linearized.radius_draws {_TRAINING}"
     ),
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",

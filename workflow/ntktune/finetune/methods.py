@@ -121,6 +121,17 @@ class Adapter:
         named = self.model.named_parameters()
         return ((name, weight.detach()) for name, weight in named if ".lora_" in name)
 
+    def factors(self) -> list[tuple[nn.Parameter, nn.Parameter, float]]:
+        """Return A, (r, d_in), B, (d_out, r), and s of each layer, to which s B A is added."""
+        found = []
+        for layer in self.model.modules():
+            for kind in ("lora_{}", "lora_embedding_{}"):
+                a, b = (getattr(layer, kind.format(end), {}) for end in "AB")
+                if ADAPTER in a:
+                    pair = (getattr(part[ADAPTER], "weight", part[ADAPTER]) for part in (a, b))
+                    found.append((*pair, layer.scaling[ADAPTER]))
+        return found
+
     def change(self) -> dict[str, torch.Tensor]:
         """Return what training has added to A and B of each layer, by peft's names."""
         return {name: weight - self.start[name] for name, weight in self._weights()}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ntktune.finetune.last_rows import last_rows_only
+from ntktune.finetune.methods import adapted_layers, trained_by
 from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Settings, fine_tune, mean_loss
 from ntktune.kernel import gram
@@ -19,7 +20,7 @@ from ntktune.linearized.penalty import Penalty, distance_bound
 from ntktune.linearized.solution import logistic_weights, squared_weights
 from ntktune.network.models import TextModel
 from ntktune.network.tangent import LogitDifference, length, moved
-from ntktune.study.seeds import generator
+from ntktune.study.seeds import generator, integer_seed
 from ntktune.theory.trajectory import Origin, begin_watch
 
 
@@ -42,7 +43,9 @@ def held_seed(
     fine-tuning, and whether it is selective (:class:`ntktune.linearized.penalty.Penalty`). Weights
     do not decay, which would draw them to 0. λ belongs to R, half the sum of squared errors, or the
     sum of logistic losses of two classes. The loss that is minimised is the mean, so its penalty is
-    2λ/n or λ/n. The other parameters are those of :func:`ntktune.theory.trajectory.watched_seed`.
+    2λ/n or λ/n. With adapters θ are the merged weights, and K is the kernel of the layers that have
+    one, and of the head. The other parameters are those of
+    :func:`ntktune.theory.trajectory.watched_seed`.
 
     Rows are a watcher's (:class:`ntktune.theory.trajectory.Trajectory`) with ``share``, ``ridge``
     λ, ``selective``; ``bound`` on ``distance``, both over ‖θ_P‖; and of the linearised network that
@@ -51,34 +54,42 @@ def held_seed(
     pretrained weights again.
     """
     settings = dataclasses.replace(settings, weight_decay=0.0)
+    lora = settings.method == "lora"
+    layers = adapted_layers(model.backbone, settings.lora) if lora else None
     watch = begin_watch(
-        *(model, examples, subsets, size, seed, settings, root_seed, test_rows, 1.0)
+        *(model, examples, subsets, size, seed, settings, root_seed, test_rows, 1.0, layers)
     )
     start, origin, rows = watch.start, watch.origin, []
+    head = copy.deepcopy(model.head.state_dict())
     n, order = len(start.train), start.order.bit_generator.state
     texts = [examples.ids[row] for row in start.train]
     first = mean_loss(model, texts, start.targets[start.train], settings)
     largest = n * float(origin.descent.values[-1])
-    for number, (share, selective) in enumerate(penalties):
-        ridge = share * largest
-        weight = ridge / n * (2 if examples.kind == "regression" else 1)
-        watcher = watch.watcher("adamw", 1.0)
-        start.order.bit_generator.state = order  # the same batches for all
-        with last_rows_only(model, examples.ids):
-            training = fine_tune(
-                *(model, examples.ids, start.targets, start.train, start.holdout),
-                *(settings, start.order),
-                on_evaluation=watcher,
-                looked_at=watch.test,
-                penalty=Penalty(weight, selective),
-            )
-        watcher.look(training.best, best=True)
-        solution = _solution(origin, examples.kind, ridge)
-        bound = distance_bound(first, weight) / origin.norm
-        found = {"share": share, "ridge": ridge, "selective": selective, "bound": bound}
-        rows += [found | row | solution for row in watcher.rows]
-        watch.scalar.load_state_dict(origin.network.state_dict())
-        progress((number + 1) / len(penalties))
+    moved = {*start.train, *start.holdout}
+    with trained_by(model, examples.ids, moved, {*watch.test}, settings) as (ids, again, adapter):
+        factors = adapter.factors() if adapter else ()
+        for number, (share, selective) in enumerate(penalties):
+            again(integer_seed(root_seed, "finetune.adapter", repeat=seed))
+            model.head.load_state_dict(head)
+            ridge = share * largest
+            weight = ridge / n * (2 if examples.kind == "regression" else 1)
+            watcher = watch.watcher("adamw", 1.0)
+            start.order.bit_generator.state = order  # the same batches for all
+            with last_rows_only(model, ids):
+                training = fine_tune(
+                    *(model, ids, start.targets, start.train, start.holdout, settings),
+                    start.order,
+                    on_evaluation=watcher,
+                    looked_at=watch.test,
+                    penalty=Penalty(weight, selective, factors),
+                )
+            watcher.look(training.best, best=True)
+            solution = _solution(origin, examples.kind, ridge)
+            bound = distance_bound(first, weight) / origin.norm
+            found = {"share": share, "ridge": ridge, "selective": selective, "bound": bound}
+            rows += [found | row | solution for row in watcher.rows]
+            progress((number + 1) / len(penalties))
+    watch.scalar.load_state_dict(origin.network.state_dict())
     return rows
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import reachable_rows
 from ntktune.finetune.last_rows import last_rows_only
+from ntktune.finetune.methods import plain_weights
 from ntktune.finetune.repeats import Examples, Start, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
@@ -75,8 +76,13 @@ class Origin:
         target: np.ndarray,
         batch_tokens: int,
         factor: float,
+        layers: Sequence[str] | None = None,
     ):
         self.network = copy.deepcopy(scalar)
+        if layers is not None:  # the kernel is of what is trained
+            self.network.backbone.requires_grad_(False)
+            for layer in layers:
+                self.network.backbone.get_submodule(layer).weight.requires_grad_(True)
         self.kind, self.batch_tokens = examples.kind, batch_tokens
         self.dtype = next(self.network.parameters()).dtype  # of weights and kernels
         rows = [row for part in parts for row in part]
@@ -137,7 +143,8 @@ class Watcher:
     def look(self, evaluation: Evaluation, *, best: bool) -> None:
         """Add a row; ``best`` says whether these weights are the hold-out's choice."""
         with torch.no_grad():
-            for kept, weight in zip(self.now.parameters(), self.scalar.parameters(), strict=True):
+            weights = (weight for _, weight in plain_weights(self.scalar))  # adapters added
+            for kept, weight in zip(self.now.parameters(), weights, strict=True):
                 if kept.shape == weight.shape:
                     kept.copy_(weight)
                 else:  # while training, the embedding has few rows
@@ -212,10 +219,12 @@ def begin_watch(
     root_seed: int,
     test_rows: int,
     step_size_factor: float,
+    layers: Sequence[str] | None = None,
 ) -> Watch:
     """Put a seed's head on a pretrained model and return what its trainings are compared with.
 
-    The parameters are those of :func:`watched_seed`.
+    The parameters are those of :func:`watched_seed`. Where no more than the weights of some linear
+    ``layers`` of the backbone and the head will move, the kernel is of these alone.
     """
     start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
     two = examples.kind == "classification"
@@ -225,7 +234,8 @@ def begin_watch(
     drawn = generator(root_seed, "theory.test", examples.task).permutation(subsets["test"])
     test = sorted(drawn[:test_rows].tolist())
     parts = [start.train, start.holdout, test]
-    origin = Origin(scalar, examples, parts, target, settings.batch_tokens, step_size_factor)
+    how = (settings.batch_tokens, step_size_factor, layers)
+    origin = Origin(scalar, examples, parts, target, *how)
     return Watch(start, scalar, target, test, origin)
 
 
