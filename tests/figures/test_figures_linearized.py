@@ -74,6 +74,14 @@ def test_the_layer_map_shows_shares_of_the_trace_and_alignments():
     np.testing.assert_allclose(below.collections[0].get_array(), [[0, 0.1, 0.2], [0.3, 0.4, 0.5]])
     ticks = [label.get_text() for label in below.get_xticklabels()]
     assert ticks == ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"]
+    many = pd.concat([layers_of(t).assign(task=t) for t in "abcdef"], ignore_index=True)
+    many = many[(many["block"] == 0) & ~((many["task"] == "b") & (many["layer"] == "mlp.up_proj"))]
+    many.loc[many["layer"] == "self_attn.q_proj", "alignment"] = np.nan  # of a kernel of zeros
+    figure = layer_map_figure(many, [*"abcdef"], "viridis")
+    assert len(figure.axes) == 2 * 6 + 2 * 2  # a colour bar per measure and row of tasks
+    cells = figure.axes[1].collections[0]  # of b: one block, a layer is missing
+    assert np.isnan(cells.get_array().filled(np.nan)).tolist() == [[False, True, False]]
+    assert cells.get_coordinates()[:, 0, 1].tolist() == [-0.5, 0.5]
     with pytest.raises(UserError, match="the layers of task 'mrpc' have no kernels"):
         layer_map_figure(layers, ["mrpc"], "viridis")
 

@@ -213,12 +213,12 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
 
 
 def test_the_rank_that_is_always_enough_is_told_for_adapters(tmp_path, capsys):
+    told = "\nrank     {} of LoRA; from {} on the linearised training of {} examples"
     assert planned(study(tmp_path, finetune__methods=["lora"], finetune__lora={"rank": 4})) == 0
-    # 64 examples, and the difference of two classes' logits
-    assert (
-        "\nrank     4; from 11 on the linearised training of 64 examples" in capsys.readouterr().out
-    )
-    assert planned(study(tmp_path)) == 0
+    assert told.format(4, 11, 64) in capsys.readouterr().out  # two classes: one logit difference
+    assert planned(study(tmp_path)) == 0  # sets of layers are trained with adapters
+    assert told.format(8, 8, 32) in capsys.readouterr().out
+    assert planned(study(tmp_path, linearized__method="full")) == 0
     assert "\nrank" not in capsys.readouterr().out
 
 

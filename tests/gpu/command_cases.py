@@ -93,6 +93,8 @@ TABLE = {"out": "out.parquet"}
 GRID = {"out_metrics": "metrics.parquet", "out_history": "history.parquet"}
 TRAJECTORY = {f"out_{name}": f"{name}.parquet" for name in ("evaluations", "ridge", "stops")}
 DISENTANGLED = ["--grid", -1, 1, "--rows", 3, "--tangent"]
+HELD = ["--max-epochs", 1, "--seeds", 1, "--shares", 0.1, "--test-rows", 3]
+HELD += ["--radii", 0.01, "--radius-draws", 1]
 WATCHED = ["--max-epochs", 1, "--descent-steps", 1, "--test-rows", 3, "--seeds", 1]
 CASES = {
     "kernel draws": case(
@@ -131,22 +133,23 @@ CASES = {
         *("taskvectors", "negate", *swept("c", "b"), "--coefficients", 0.5), **TABLE, tolerance=1e-4
     ),
     "taskvectors disentangle": case(
-        *(
-            "taskvectors",
-            "disentangle",
-            *swept("a", "c"),
-            "--grid",
-            -1,
-            1,
-            "--rows",
-            3,
-            "--tangent",
-        ),
-        **TABLE,
-        tolerance=1e-4,
+        *("taskvectors", "disentangle", *swept("a", "c"), *DISENTANGLED), **TABLE, tolerance=1e-4
     ),
     "theory trajectory": case(
         "theory", "trajectory", *trained("a"), *WATCHED, **TRAJECTORY, tolerance=1e-6
+    ),
+    "linearized sets": case(
+        *("linearized", "sets", *one_task("a"), "--seed", 5, "--draws", "a.draws.json"),
+        out="sets.parquet",
+        out_layers="layers.parquet",
+        out_grams="grams.safetensors",
+        tolerance=1e-4,
+    ),
+    "linearized hold, adapters": case(
+        *("linearized", "hold", *trained("c", "--method", "lora", "--dtype", "float64"), *HELD),
+        out="hold.parquet",
+        out_radius="radius.parquet",
+        tolerance=1e-6,
     ),
     "theory trajectory, two classes, checkpointed": case(
         *("theory", "trajectory", *trained("c"), "--checkpointing", *WATCHED),

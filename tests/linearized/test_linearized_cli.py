@@ -129,26 +129,15 @@ def run(study, verb, task, *more):
     return main(["linearized", verb, *tuning_flags(study, task, seeds=2, max_epochs=2), *more])
 
 
-@pytest.mark.parametrize("task", ["score", "three"])
-def test_sets_are_those_of_the_first_draws_rows(study, task):
+@pytest.mark.parametrize(("task", "method"), [("score", "full"), ("three", "lora")])
+def test_sets_are_those_of_the_first_draws_rows(study, task, method):
     out, grams, layers = (
         study / f for f in ("sets.parquet", "grams.safetensors", "layers.parquet")
     )
     words = ["--model", study / "model", "--tokens", study / f"{task}.safetensors", "--task", task]
     words += ["--draws", study / f"{task}-draws.json", "--seed", 1, "--device", "cpu"]
-    words += [
-        "--method",
-        "full",
-        "--sets",
-        "all",
-        "mlp",
-        "--out",
-        out,
-        "--out-grams",
-        grams,
-        "--out-layers",
-        layers,
-    ]
+    words += ["--method", method, "--sets", "all", "mlp"]
+    words += ["--out", out, "--out-grams", grams, "--out-layers", layers]
     assert main(["linearized", "sets", *map(str, words)]) == 0
     found, facts = read_table(out)
     assert {*found["layers"]} == {"all", "mlp"}
@@ -160,7 +149,8 @@ def test_sets_are_those_of_the_first_draws_rows(study, task):
     assert len(alone) == 14
     own = kernels["layers.1.mlp.up_proj.weight"].astype(float)
     row = alone.loc[1, "mlp.up_proj"]
-    assert row["trace"] == pytest.approx(np.trace(own) - own.mean() * len(own), rel=1e-5)
+    share = 1 if method == "full" else 8 / (3 * 16)  # (α/r)² r/(3 d_in)
+    assert row["trace"] == pytest.approx(share * (np.trace(own) - own.mean() * len(own)), rel=1e-5)
     assert 0 < row["alignment"] < 1
     # their sum is the kernel of the first draw
     whole = ["kernel", "draws", *map(str, words[:10]), "--out", str(study / "whole.safetensors")]
@@ -214,11 +204,20 @@ def test_a_killed_tuning_goes_on_from_its_finished_sets(study, monkeypatch):
     pd.testing.assert_frame_equal(resumed, read_table(out)[0])
 
 
-@pytest.mark.parametrize("task", ["score", "class"])
-def test_held_trainings_have_a_row_per_penalty_and_evaluation(study, task):
+@pytest.mark.parametrize(("task", "method"), [("score", "lora"), ("class", "full")])
+def test_held_trainings_have_a_row_per_penalty_and_evaluation(study, task, method):
     outs = study / "hold.parquet", study / "radius.parquet"
     flags = ["--shares", "0.1", "10", "--test-rows", "8", "--radii", "0.01", "0.1"]
-    flags += ["--radius-draws", "1", "--out", str(outs[0]), "--out-radius", str(outs[1])]
+    flags += [
+        "--method",
+        method,
+        "--radius-draws",
+        "1",
+        "--out",
+        str(outs[0]),
+        "--out-radius",
+        str(outs[1]),
+    ]
     assert run(study, "hold", task, *flags) == 0
     (held, facts), (radius, _) = map(read_table, outs)
     assert facts["task"]["name"] == task

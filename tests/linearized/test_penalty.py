@@ -134,15 +134,37 @@ def test_adapters_with_an_infinite_penalty_stay(kind):
     assert model.descend(selective, 50, 0.02, kind).norm() > 0.05
 
 
-def test_the_loss_pulls_at_merged_weights_as_at_b():
-    """The condition of a selective penalty, ⟨∇_W L, s B A⟩, from what adapters have."""
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_loss_pulls_at_merged_weights_as_at_b(sign):
+    """The condition of a selective penalty is ⟨∇_W L, s B A⟩ >= 0, which is ⟨∇_B L, B⟩ >= 0."""
     model = Factored()
+    stepper = optimizer(model, 1.0, 0.0, "sgd")
+    take_step = Penalty(2.0, True, [(model.a, model.b, model.scale)])([model.a, model.b])
+    take_step(stepper)  # the first: without a gradient nothing moves
     with torch.no_grad():
-        model.b += 0.3
-    gradient = model.curvature[:, None] * (model.change() - model.wanted)
-    pull = (gradient * model.change()).sum()
-    model.descend(Penalty(0.0), 1, 0.0, "sgd")  # leaves the gradients
-    assert (model.b.grad * model.b).sum().item() == pytest.approx(pull.item(), rel=1e-12)
+        model.b += torch.arange(6.0).view(3, 2) - 2
+    gradient = sign * torch.ones(3, 2).double() * model.change().detach()
+    (model.change() * gradient).sum().backward()  # ∇_W L is ± s B A
+    model.a.grad, before = None, model.b.detach().clone()
+    with torch.no_grad():
+        moved = before - model.b.grad
+        both = 2.0 * model.scale**2 * model.a @ model.a.T + torch.eye(2)
+    wanted = torch.linalg.solve(both, moved.T).T if sign > 0 else moved
+    take_step(stepper)
+    torch.testing.assert_close(model.b.detach(), wanted.detach())
+
+
+def test_a_weak_penalty_leaves_adapters_their_first_factor():
+    """AdamW has no measure of A yet in the first step, where only B has a gradient."""
+    model = Factored()
+    stepper = optimizer(model, 0.05, 0.0, "adamw")
+    take_step = Penalty(1e-3, False, [(model.a, model.b, model.scale)])([model.a, model.b])
+    start = model.a.detach().norm()
+    for _ in range(5):
+        stepper.zero_grad()
+        ((model.change() - model.wanted) ** 2).sum().backward()
+        take_step(stepper)
+        assert model.a.detach().norm() > 0.9 * start
 
 
 @pytest.fixture(scope="module")

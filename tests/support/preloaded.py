@@ -159,7 +159,8 @@ def _run(files: list[int], argv: list[str], environment: dict[str, str], folder:
         if not isinstance(end.code, int | None):
             raise
         code = end.code or 0
-    # As the interpreter ends, without half a second for taking apart all that was imported.
+    # As the interpreter ends, without half a second for taking apart all that was imported; what a
+    # command has left open is not flushed.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,5 +1,6 @@
 """What Snakemake plans, and what a mistake in the configuration prints."""
 
+import inspect
 import json
 import os
 import re
@@ -36,6 +37,16 @@ def test_the_default_study_lists_its_jobs(checkout):
     assert not {"epochs", "finetune_fixed"} & set(jobs)
     # kernels of 100 rows are one job each
     assert not {"kernel_draws_shard", "kernel_learning_shard", "kernel_gather"} & set(jobs)
+
+
+def test_the_limit_of_jobs_that_is_taken_off_is_snakemakes_own():
+    """run_state.smk: else its timers pile up, one more for each job that ends."""
+    from snakemake.cli import get_argument_parser
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    limit = get_argument_parser().get_default("max_jobs_per_timespan")
+    assert limit == "100/1s"
+    assert "job_rate_limiter" in inspect.getsource(JobScheduler.__init__)
 
 
 MODULE = """

@@ -117,7 +117,7 @@ onstart:
     remove_left_overs(RESULTS)  # half-written files that killed jobs left
     # Snakemake's own limit of 100 jobs a second never binds here, and while jobs wait it costs: each
     # job that ends adds a timer that wakes the scheduler every second for the rest of the run.
-    limiter = workflow.scheduler.job_rate_limiter
+    limiter = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
 

@@ -368,13 +368,14 @@ def plan(args: argparse.Namespace) -> None:
     # a study for a GPU may be planned where there is none
     here = "cpu" if study["device"] == "cpu" else "auto"
     device = torch.device("cuda") if args.device_name else select_device(here, lease=False)
-    pairs = {(task, size) for _, tasks, size, *_ in _study_trainings(study) for task in tasks}
+    trained = _study_trainings(study)
+    pairs = {(task, size) for _, tasks, size, *_ in trained for task in tasks}
     pairs |= {(task, max(study["finetune"]["sizes"])) for task in study["tasks"]}  # of kernels
     cells = {pair: _study_texts(study, folder, *pair) for pair in sorted(pairs)}
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
     mixed, speed = autocast is not None, None if args.device_name else measured_rate(device)
-    print(_about(study, cells, args.config, mixed=mixed))
+    print(_about(study, cells, trained, args.config, mixed=mixed))
     print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 
 
@@ -458,7 +459,7 @@ def _study_kernels(
     return found
 
 
-def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> str:
+def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mixed: bool) -> str:
     """Return what is counted, what of it is not known yet, and the rank that is always enough."""
     from ntktune.linearized.bounds import smallest_rank
 
@@ -474,13 +475,15 @@ def _about(study: dict[str, Any], cells: dict, config: str, *, mixed: bool) -> s
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")
-    tuning = study["finetune"]
-    if "lora" in tuning["methods"]:
-        classes, most = max(_classes(study, task) for task in study["tasks"]), max(tuning["sizes"])
+    trainings = [(size, tasks) for _, tasks, size, _, how in trained if how["method"] == "lora"]
+    if trainings:
+        most, tasks = max(trainings)
+        classes = max(_classes(study, task) for task in tasks)
         outputs = classes if classes > 2 else 1  # the difference of two classes' logits
+        rank, enough = study["finetune"]["lora"]["rank"], smallest_rank(most, outputs)
         lines.append(
-            f"rank     {tuning['lora']['rank']}; from {smallest_rank(most, outputs)} on the "
-            f"linearised training of {most} examples has no spurious minimum (Jang, Lee & Ryu 2024)"
+            f"rank     {rank} of LoRA; from {enough} on the linearised training of {most} examples "
+            "has no spurious minimum (Jang, Lee & Ryu 2024)"
         )
     return "\n".join(lines)
 

@@ -69,9 +69,9 @@ COMMANDS = {
         f"linearized.rate_factors {_TRAINING}"
     ),
     "linearized hold": (
-        f"linearized.size linearized.seeds method=linearized.held_method {_LORA} linearized.shares "
-        f"linearized.test_rows linearized.radii linearized.radius_draws {_TRAINING}"
-    ),
+        f"linearized.size linearized.seeds {_METHOD} linearized.shares linearized.test_rows "
+        f"linearized.radii linearized.radius_draws {_TRAINING}"
+    ).replace("finetune.methods", "linearized.held_method"),
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,8 +25,8 @@ def layer_map_figure(
 ) -> Figure:
     """Return the figure of each linear layer's own kernel: block against layer, per task.
 
-    Above the share of the trace of all of them, below the alignment with the labels, each with a
-    colour bar of its own for all tasks.
+    Above the share of the trace of all of them, below the alignment with the labels, each on one
+    scale of colours for all tasks.
     """
     check_colormap(colormap, "sequential", "YlGnBu, viridis")
     if missing := [task for task in tasks if task not in set(layers["task"])]:
@@ -32,16 +34,18 @@ def layer_map_figure(
     layers = layers[layers["task"].isin(tasks)]
     whole = layers.groupby("task")["trace"].transform("sum")
     layers = layers.assign(share=layers["trace"] / whole)
-    names = list(dict.fromkeys(layers["layer"]))
+    names, blocks = list(dict.fromkeys(layers["layer"])), int(layers["block"].max()) + 1
     with styled():
         figure, panels = panel_rows(tasks, len(MEASURES), MOST_COLUMNS, sharex=True, sharey=True)
         for place, (measure, label) in enumerate(MEASURES.items()):
-            norm, row = Normalize(0.0, layers[measure].max()), []
+            look = {"cmap": colormap, "norm": Normalize(0.0, layers[measure].max() or 1.0)}
+            bands: dict[int, list[Axes]] = {}
             for task in tasks:
                 own, axes = layers[layers["task"] == task], panels[task][place]
-                cells = own.pivot_table(measure, index="block", columns="layer")[names]
-                look = {"cmap": colormap, "norm": norm, "shading": "nearest", "rasterized": True}
-                mesh = axes.pcolormesh(range(len(names)), cells.index, cells.to_numpy(), **look)
+                cells = own.pivot(index="block", columns="layer", values=measure)
+                cells = cells.reindex(index=range(blocks), columns=names)
+                sides = (np.arange(count + 1) - 0.5 for count in (len(names), blocks))
+                mesh = axes.pcolormesh(*sides, cells.to_numpy(), **look, rasterized=True)
                 axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
                 axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
                 axes.grid(visible=False)
@@ -49,8 +53,9 @@ def layer_map_figure(
                     axes.set_ylabel("block")
                 if not place:
                     axes.set_title(wrapped(plain((titles or {}).get(task, task)), 24))
-                row.append(axes)
-            bar = figure.colorbar(mesh, ax=row, aspect=14, pad=0.02)
-            bar.set_label(label)
-            bar.ax.grid(visible=False)
+                bands.setdefault(axes.get_subplotspec().rowspan.start, []).append(axes)
+            for band in bands.values():
+                bar = figure.colorbar(mesh, ax=band, aspect=14, pad=0.02)
+                bar.set_label(label)
+                bar.ax.grid(visible=False)
         return laid_out(figure)

@@ -1,5 +1,6 @@
 """Does a penalty keep fine-tuning linear, and what does it cost? Trainings along λ, watched."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from ntktune.finetune.last_rows import last_rows_only
-from ntktune.finetune.methods import adapted_layers, trained_by
+from ntktune.finetune.methods import trained_by
 from ntktune.finetune.repeats import Examples, start_seed
 from ntktune.finetune.training import Settings, fine_tune, mean_loss
 from ntktune.kernel import gram
@@ -54,31 +55,37 @@ def held_seed(
     pretrained weights again.
     """
     settings = dataclasses.replace(settings, weight_decay=0.0)
-    lora = settings.method == "lora"
-    layers = adapted_layers(model.backbone, settings.lora) if lora else None
     watch = begin_watch(
-        *(model, examples, subsets, size, seed, settings, root_seed, test_rows, 1.0, layers)
+        *(model, examples, subsets, size, seed, settings, root_seed, test_rows, 1.0)
     )
     start, origin, rows = watch.start, watch.origin, []
-    head = copy.deepcopy(model.head.state_dict())
+    head, pretrained = copy.deepcopy(model.head.state_dict()), origin.network.state_dict()
     n, order = len(start.train), start.order.bit_generator.state
     texts = [examples.ids[row] for row in start.train]
     first = mean_loss(model, texts, start.targets[start.train], settings)
     largest = n * float(origin.descent.values[-1])
-    moved = {*start.train, *start.holdout}
-    with trained_by(model, examples.ids, moved, {*watch.test}, settings) as (ids, again, adapter):
-        factors = adapter.factors() if adapter else ()
+    adapter, factors = None, ()
+    with contextlib.ExitStack() as after:
+        after.callback(watch.scalar.load_state_dict, pretrained)
+        if settings.method == "lora":
+            rows_used = ({*start.train, *start.holdout}, {*watch.test})
+            how = trained_by(model, examples.ids, *rows_used, settings)
+            _, _, adapter = after.enter_context(how)
+            factors = adapter.factors()
         for number, (share, selective) in enumerate(penalties):
-            again(integer_seed(root_seed, "finetune.adapter", repeat=seed))
-            model.head.load_state_dict(head)
+            if adapter:
+                adapter.reset(integer_seed(root_seed, "finetune.adapter", repeat=seed))
+                model.head.load_state_dict(head)
+            else:
+                watch.scalar.load_state_dict(pretrained)
             ridge = share * largest
             weight = ridge / n * (2 if examples.kind == "regression" else 1)
             watcher = watch.watcher("adamw", 1.0)
             start.order.bit_generator.state = order  # the same batches for all
-            with last_rows_only(model, ids):
+            with last_rows_only(model, examples.ids):
                 training = fine_tune(
-                    *(model, ids, start.targets, start.train, start.holdout, settings),
-                    start.order,
+                    *(model, examples.ids, start.targets, start.train, start.holdout),
+                    *(settings, start.order),
                     on_evaluation=watcher,
                     looked_at=watch.test,
                     penalty=Penalty(weight, selective, factors),
@@ -89,7 +96,6 @@ def held_seed(
             found = {"share": share, "ridge": ridge, "selective": selective, "bound": bound}
             rows += [found | row | solution for row in watcher.rows]
             progress((number + 1) / len(penalties))
-    watch.scalar.load_state_dict(origin.network.state_dict())
     return rows
 
 

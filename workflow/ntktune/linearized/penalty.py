@@ -1,7 +1,7 @@
 """Fine-tuning held near the pretrained weights (Afzal et al. 2026)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class Penalty:
     A step is proximal: the optimiser's own, then the weights that are best for the penalty and the
     optimiser's measure of how far they went from there. So it is stable for any λ, and stationary
     where the penalised loss is, which AdamW's decoupled decay is not. Of adapters B is moved so,
-    and then A. While L + (λ/2)‖θ − θ_P‖² has
+    and then A, stationary up to the order of the learning rate. While L + (λ/2)‖θ − θ_P‖² has
     not risen above its start, ‖θ − θ_P‖ ≤ √(2 L(θ_P)/λ) (:func:`distance_bound`).
     """
 
@@ -46,14 +46,24 @@ class Penalty:
         # ⟨∇_W L, s B A⟩ = ⟨∇_B L, B⟩
         away = [*own, *(b for _, b, _ in self.adapters)]
         before = [*start, *(torch.zeros_like(b) for _, b, _ in self.adapters)]
+        # the factor that starts at 0 alone has a gradient in the first step: of the other, AdamW
+        # knows no measure yet, and it would fall to 0
+        zero = {id(f) for *pair, _ in self.adapters for f in pair if not f.detach().any()}
 
         def step(stepper: torch.optim.Optimizer) -> None:
+            nonlocal zero
             applies = not self.selective or _pull(away, before) >= 0
             stepper.step()
             if applies:
-                _draw_back(stepper, own, start, self.weight)
+                norm = _norm(stepper)
+                _draw_back(norm, own, start, self.weight)
                 for a, b, scale in self.adapters:
-                    _draw_back_adapter(stepper, a, b, self.weight * scale**2)
+                    how = (norm, self.weight * scale**2)
+                    if not zero or id(b) in zero:
+                        _draw_back_factor(b, a.T, *how, columns=False)
+                    if not zero or id(a) in zero:
+                        _draw_back_factor(a, b, *how, columns=True)
+            zero = set()
 
         return step
 
@@ -73,43 +83,55 @@ def _pull(parameters: Sequence[nn.Parameter], start: Sequence[torch.Tensor]) -> 
     return float(torch.stack(parts).sum()) if parts else 0.0
 
 
+def _norm(
+    stepper: torch.optim.Optimizer,
+) -> Callable[[nn.Parameter], tuple[torch.Tensor | float, float]]:
+    """Return what gives the diagonal of an optimiser's norm, and its learning rate η, by weight.
+
+    The norm is the plain one for gradient descent, and diag(√v̂ + ε) for AdamW.
+    """
+    groups = {id(p): group for group in stepper.param_groups for p in group["params"]}
+
+    def of(parameter: nn.Parameter) -> tuple[torch.Tensor | float, float]:
+        group, state = groups[id(parameter)], stepper.state.get(parameter, {})
+        if "exp_avg_sq" not in state:
+            return 1.0, group["lr"]
+        corrected = 1 - group["betas"][1] ** state["step"].double()  # where the weights are
+        return (state["exp_avg_sq"] / corrected).sqrt_().add_(group["eps"]), group["lr"]
+
+    return of
+
+
 @torch.no_grad()
 def _draw_back(
-    stepper: torch.optim.Optimizer,
+    norm: Callable[[nn.Parameter], tuple[torch.Tensor | float, float]],
     parameters: Sequence[nn.Parameter],
     start: Sequence[torch.Tensor],
     weight: float,
 ) -> None:
-    """Move weights to the minimum of λ/2 ‖θ − θ_P‖² + ‖θ − θ'‖²/(2η), in the optimiser's norm.
-
-    That norm is the plain one for gradient descent, and diag(√v̂ + ε) for AdamW.
-    """
+    """Move weights to the minimum of λ/2 ‖θ − θ_P‖² + ‖θ − θ'‖²/(2η), in the optimiser's norm."""
     for parameter, before in zip(parameters, start, strict=True):
-        inner, rate = _measure(stepper, parameter)
+        inner, rate = norm(parameter)
         parameter.sub_(before).mul_(inner / (inner + rate * weight)).add_(before)
 
 
-def _measure(stepper: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple[torch.Tensor, float]:
-    """Return the diagonal of an optimiser's norm, and its learning rate η."""
-    (group,) = (g for g in stepper.param_groups if any(p is parameter for p in g["params"]))
-    state = stepper.state.get(parameter, {})
-    if "exp_avg_sq" not in state:
-        return torch.ones_like(parameter), group["lr"]
-    corrected = 1 - group["betas"][1] ** state["step"].double()  # where the weights are
-    return (state["exp_avg_sq"] / corrected).sqrt_().add_(group["eps"]), group["lr"]
-
-
 @torch.no_grad()
-def _draw_back_adapter(
-    stepper: torch.optim.Optimizer, a: nn.Parameter, b: nn.Parameter, weight: float
+def _draw_back_factor(
+    factor: nn.Parameter,
+    other: torch.Tensor,
+    norm: Callable[[nn.Parameter], tuple[torch.Tensor | float, float]],
+    weight: float,
+    *,
+    columns: bool,
 ) -> None:
-    """Move B, and then A, to the minimum of λ/2 ‖B A‖² + ‖B − B'‖²/(2η), in the optimiser's norm.
+    """Move B to the minimum of λ/2 ‖B A‖² + ‖B − B'‖²/(2η) with A fixed, or A with B fixed.
 
-    Each row of B, or column of A, is a system of r equations; float64, for A Aᵀ may be singular.
+    ``factor`` is B, with ``other`` Aᵀ, (d_in, r); or A, whose ``columns`` are moved, with ``other``
+    B, (d_out, r). Each is a system of r equations; float64, for A Aᵀ may be singular.
     """
-    for factor, other in ((b, a.T), (a.T, b)):
-        inner, rate = _measure(stepper, b if factor is b else a)
-        inner = (inner if factor is b else inner.T).double()
-        both = other.double().T @ other.double()
-        left = torch.diag_embed(inner) + rate * weight * both
-        factor.copy_(torch.linalg.solve(left, inner * factor))
+    inner, rate = norm(factor)
+    inner = (inner * torch.ones_like(factor)).double()
+    rows, inner = (factor.T, inner.T) if columns else (factor, inner)
+    both = other.double().T @ other.double()
+    left = torch.diag_embed(inner) + rate * weight * both
+    rows.copy_(torch.linalg.solve_ex(left, inner * rows)[0])  # without waiting for a GPU

@@ -19,7 +19,7 @@ from torch import nn
 from ntktune.errors import UserError
 from ntktune.finetune.embedding import reachable_rows
 from ntktune.finetune.last_rows import last_rows_only
-from ntktune.finetune.methods import plain_weights
+from ntktune.finetune.methods import adapted_layers, plain_weights
 from ntktune.finetune.repeats import Examples, Start, start_seed
 from ntktune.finetune.training import Evaluation, Settings, Training, fine_tune, outputs
 from ntktune.kernel import gram
@@ -219,13 +219,14 @@ def begin_watch(
     root_seed: int,
     test_rows: int,
     step_size_factor: float,
-    layers: Sequence[str] | None = None,
 ) -> Watch:
     """Put a seed's head on a pretrained model and return what its trainings are compared with.
 
-    The parameters are those of :func:`watched_seed`. Where no more than the weights of some linear
-    ``layers`` of the backbone and the head will move, the kernel is of these alone.
+    The parameters are those of :func:`watched_seed`. Where adapters will be trained, the kernel is
+    of the layers that have one, and of the head.
     """
+    lora = settings.method == "lora"
+    layers = adapted_layers(model.backbone, settings.lora) if lora else None
     start = start_seed(model, examples, subsets, size, seed, settings, root_seed)
     two = examples.kind == "classification"
     scalar = tangent.LogitDifference(model) if two else model
