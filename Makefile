@@ -96,6 +96,7 @@ $(READY): envs/requirements.txt envs/cuda.txt pyproject.toml
 	@# half of the work, which pip does on one core; some files are for other Pythons
 	$(BIN)/python -m compileall -qq -j $(CORES:all=0) .venv/lib || true
 	@echo '$(TORCH_INDEX)' > $@
+	@echo "set up; source .venv/bin/activate to call ntktune and snakemake yourself"
 
 # Resolved for Linux, where torch asks for CUDA's packages; these go to a file of their own.
 lock: $(READY)

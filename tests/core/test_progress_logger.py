@@ -132,7 +132,25 @@ def test_a_running_jobs_own_log_says_how_long_it_takes(send, now, capsys, tmp_pa
             progress(done)
     job(send, 1, "kernel_draws", log=[tmp_path / "none.log", log], task="amazon")
     now.time += 300
-    assert send.handler._running(1) == "kernel_draws amazon (5:00, about 1200 s left)"
+    assert send.handler._running(1) == "kernel_draws amazon (5:00, about 20:00 left)"
+    with log.open("w") as early:
+        early.write("kernel of amazon:   4 %, 12 s, about 9999 s left\n")
+    assert send.handler._running(1) == "kernel_draws amazon (5:00)"
+
+
+def test_a_run_ends_no_earlier_than_the_jobs_that_run(send, now, capsys, tmp_path):
+    log = tmp_path / "job.log"
+    log.write_text("fine-tuning amazon:  25 %, 100 s, about 300 s left\n")
+    send(LogEvent.RUN_INFO, stats={"finetune_run": 4, "total": 4})
+    for number in range(3):
+        job(send, number, "finetune_run", task="amazon", size=str(number))
+        now.time += 10
+        send(LogEvent.JOB_FINISHED, job_id=number)
+    job(send, 3, "finetune_run", log=[log], task="amazon", size="3")
+    send.handler._print("running", state=True)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "[0:30] running  (3 of 4 done, about 5:00 left)"
+    )
 
 
 def test_a_job_is_named_by_its_wildcards(send, capsys):

@@ -175,6 +175,18 @@ def test_each_method_of_fine_tuning_has_a_curve(metrics):
     np.testing.assert_allclose(places, [1, 1.04, 1.04**2])
 
 
+def test_an_error_of_zero_is_shown_on_a_linear_axis(metrics):
+    easy = metrics[metrics["task"].isin(["rte", "amazon"])].copy()
+    assert set(easy["kind"]) == {"classification"}
+    easy.loc[(easy["task"] == "rte") & (easy["n"] > min(SIZES)), "accuracy"] = 1.0
+    rte, amazon = learning_curve_figure(easy, ["rte", "amazon"], COLORS).axes
+    assert (rte.get_yscale(), amazon.get_yscale()) == ("linear", "log")
+    low, high = rte.get_ylim()
+    line = rte.containers[0].lines[0]
+    assert line.get_ydata()[-1] == 0 > low
+    assert max(line.get_ydata()) < high
+
+
 def test_one_seed_and_one_size(metrics):
     single = metrics[(metrics["seed"] == 0) & (metrics["n"] == 64)]
     figure = learning_curve_figure(single, ["rte"], COLORS)

@@ -72,6 +72,17 @@ def test_the_sets_are_ranked_by_the_error_they_predict(layers, method, label):
     assert counts["all"] == 3 * (8 * (8 * 16 + 3 * (16 + 24)) if method == "lora" else 2176)
 
 
+def test_sets_that_do_not_differ_are_told():
+    from ntktune.cli.linearized import _told
+
+    row = {"parameters": 8, "evidence": -1.0, "alignment": 0.1, "condition": 9.0, "largest": 2.0}
+    alike, apart = ([row | {"layers": n, "gcv": e} for n, e in zip("ab", errors, strict=True)]
+                    for errors in ((0.5, 0.504), (0.5, 0.506)))  # fmt: skip
+    assert "differ by less than 1%" in _told(alike, "lora")
+    assert "differ" not in _told(apart, "lora")
+    assert "differ" not in _told(alike[:1], "lora")
+
+
 def test_peft_loads_the_best_sets_adapters(layers, folder, tmp_path):
     out = tmp_path / "best"
     options = ("--lora-rank", "4", "--lora-alpha", "6", "--lora-rslora", "--out", str(out))

@@ -29,11 +29,11 @@ EXPECTED = Counter(
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes
-TELLING = 0.05  # share of a run after which its speed says how long the rest takes
+TELLING = 0.05  # share of a run or a job after which its speed says how long the rest takes
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
-PROGRESS = re.compile(r" %, \d+ s, (about \d+ s left)$", re.MULTILINE)
+PROGRESS = re.compile(r"(\d+) %, \d+ s, about (\d+) s left$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 UNKNOWN = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) .*")
 STOPPING = (
@@ -160,10 +160,15 @@ class LogHandler(LogHandlerBase):
 
     def _running(self, job: int) -> str:
         """Return a running job's name with its time, and what its log says is left."""
-        _, name, logs = self.jobs[job]
         told = [clock(time.monotonic() - self.running[job])]
-        told += [left for log in logs for left in PROGRESS.findall(_text(log))[-1:]]
-        return f"{name} ({', '.join(told)})"
+        if (left := self._job_left(job)) is not None:
+            told.append(f"about {clock(left)} left")
+        return f"{self.jobs[job][1]} ({', '.join(told)})"
+
+    def _job_left(self, job: int) -> int | None:
+        """Return the seconds that a running job's log says are left, once its speed can tell."""
+        told = [found for log in self.jobs[job][2] for found in PROGRESS.findall(_text(log))[-1:]]
+        return max((int(s) for share, s in told if int(share) >= 100 * TELLING), default=None)
 
     def close(self) -> None:
         """Say that an interrupted run has ended; Snakemake closes its displays last."""
@@ -179,6 +184,8 @@ class LogHandler(LogHandlerBase):
             total, rest = self.whole.total(), +self.left  # without what is not in the plan
             done = f"{total - rest.total()} of {total} done"
             left = seconds_left(self.whole, rest, elapsed)
+            if left:  # not before the jobs that run
+                left = max([left, *filter(None, map(self._job_left, self.running))])
             text += f"  ({done}, about {clock(left)} left)" if left else f"  ({done})"
         print(f"[{clock(elapsed)}] {text}", file=sys.stderr, flush=True)
 

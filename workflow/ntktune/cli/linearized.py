@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 ADAPTER_FILE = "adapter_config.json"  # peft's
+ALIKE = 0.01  # sets whose predicted errors are within such a share are not told apart
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -152,7 +153,7 @@ def _ranked(
     chosen = named_sets(model.backbone, names)
     grams, start = weight_grams(
         *(model, [texts["examples"][row] for row in rows], function),
-        progress=Progress(f"kernels of {task['name']}'s layers", 1),
+        progress=Progress(f"kernels of layers, {task['name']}", 1),
         max_tokens=args.batch_tokens,
         dtype=torch_dtype(args.dtype),
         device=device,
@@ -193,10 +194,17 @@ def _told(found: list[dict[str, Any]], method: str) -> str:
         large = (f"{row[key]:.3g}" for key in ("condition", "largest"))
         lines.append([row["layers"], f"{row['parameters']:,}", *numbers, *large])
     how = "low-rank adapters" if method == "lora" else "all weights of these layers"
-    return (
+    said = (
         f"{how} and the head, by the error that kernel regression predicts (generalised "
         f"cross-validation, in units of the labels' variance):\n\n{plain_table(lines)}"
     )
+    errors = [row["gcv"] for row in found]
+    if len(found) > 1 and errors[-1] < (1 + ALIKE) * errors[0]:
+        said += (
+            f"\n\nThe predicted errors differ by less than {ALIKE:.0%}: beside the head's kernel "
+            "that of the layers hardly counts, and the order says nothing."
+        )
+    return said
 
 
 def _write_adapter(args: argparse.Namespace, model: dict[str, Any], lora: Lora) -> None:

@@ -97,7 +97,12 @@ def learning_curve_figure(
                 (handles["slope"],) = axes.plot(sizes, noise + fall, **look)
                 shown.append(max(noise + fall[-1], min(shown) * STEEPEST))  # it may leave the panel
             draw_size_axis(axes, list(values.index))
-            shown = [value for value in [*shown, constant] if value > 0]
+            shown.append(constant)
+            if min(shown) <= 0:  # no logarithm
+                axes.set_ylim(-0.05 * max(shown), 1.1 * max(shown))
+                if noise:
+                    handles["noise"] = axes.axhline(noise, **NOISE)
+                continue
             bottom, top = min(shown) / ROOM, max(shown) * ROOM
             if noise > bottom / NEAR:
                 bottom = min(bottom, noise / ROOM)
