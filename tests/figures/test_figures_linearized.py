@@ -56,6 +56,9 @@ def test_the_sets_figure_shows_scores_about_their_mean(chosen):
         for line in axes.lines[:2]:
             shown = sorted(line.get_ydata())
             np.testing.assert_allclose(shown, np.arange(-0.55, 0.6, 0.1), atol=1e-9)
+            assert sorted(line.get_xdata())[-1] <= len(
+                SETS
+            )  # ranks: tasks have scales of their own
     assert panels["condition"].get_title() == "τ = 1.00, 1.00"
     assert panels["largest"].get_title() == "τ = -1.00, -1.00"
     with pytest.raises(UserError, match="no sets of layers of task 'mrpc' were trained"):
@@ -73,7 +76,7 @@ def test_the_layer_map_shows_shares_of_the_trace_and_alignments():
         np.testing.assert_allclose(shares, np.array([[1, 2, 3], [4, 5, 6]]) / 21)
     np.testing.assert_allclose(below.collections[0].get_array(), [[0, 0.1, 0.2], [0.3, 0.4, 0.5]])
     ticks = [label.get_text() for label in below.get_xticklabels()]
-    assert ticks == ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"]
+    assert ticks == ["self_attn\nq_proj", "mlp\nup_proj", "mlp\ndown_proj"]
     many = pd.concat([layers_of(t).assign(task=t) for t in "abcdef"], ignore_index=True)
     many = many[(many["block"] == 0) & ~((many["task"] == "b") & (many["layer"] == "mlp.up_proj"))]
     many.loc[many["layer"] == "self_attn.q_proj", "alignment"] = np.nan  # of a kernel of zeros

@@ -7,14 +7,14 @@ from ntktune.errors import UserError
 from ntktune.figures.measures import kendall_tau
 from ntktune.study.scores import ERRORS
 
-# statistic → its label, whether its axis is logarithmic, and whether more is better
+# statistic → its label, and whether more is better
 STATISTICS = {
-    "condition": ("condition number of the kernel", True, False),
-    "largest": ("largest eigenvalue", True, False),
-    "gcv": ("predicted error (GCV)", False, False),
-    "evidence": ("log evidence per text", False, True),
-    "alignment": ("alignment with the labels", False, True),
-    "parameters": ("trained weights", True, True),
+    "condition": ("condition number of the kernel", False),
+    "largest": ("largest eigenvalue", False),
+    "gcv": ("predicted error (GCV)", False),
+    "evidence": ("log evidence per text", True),
+    "alignment": ("alignment with the labels", True),
+    "parameters": ("trained weights", True),
 }
 
 
@@ -53,5 +53,5 @@ def set_order(own: pd.DataFrame, statistic: str) -> float:
 
     It is signed so that 1 is a statistic that orders the sets rightly.
     """
-    sign = 1 if STATISTICS[statistic][2] else -1
+    sign = 1 if STATISTICS[statistic][1] else -1
     return kendall_tau(sign * own[statistic], own["score"]) if len(own) > 2 else float("nan")

@@ -35,6 +35,7 @@ def layer_map_figure(
     whole = layers.groupby("task")["trace"].transform("sum")
     layers = layers.assign(share=layers["trace"] / whole)
     names, blocks = list(dict.fromkeys(layers["layer"])), int(layers["block"].max()) + 1
+    told = [name.replace(".", "\n") for name in names]
     with styled():
         figure, panels = panel_rows(tasks, len(MEASURES), MOST_COLUMNS, sharex=True, sharey=True)
         for place, (measure, label) in enumerate(MEASURES.items()):
@@ -46,7 +47,7 @@ def layer_map_figure(
                 cells = cells.reindex(index=range(blocks), columns=names)
                 sides = (np.arange(count + 1) - 0.5 for count in (len(names), blocks))
                 mesh = axes.pcolormesh(*sides, cells.to_numpy(), **look, rasterized=True)
-                axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+                axes.set_xticks(range(len(names)), told, rotation=90, fontsize=5.5)
                 axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
                 axes.grid(visible=False)
                 if axes.get_subplotspec().is_first_col():

@@ -5,10 +5,11 @@ from itertools import cycle
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ntktune.errors import UserError
 from ntktune.figures.choice import STATISTICS, scored_sets, set_order
-from ntktune.figures.panels import draw_log_axis, finished
+from ntktune.figures.panels import finished
 from ntktune.figures.style import EDGED, MARKERS, REFERENCE, WIDTH, checked_color, plain, styled
 
 
@@ -22,8 +23,9 @@ def sets_figure(
     """Return the figure of six statistics before training against the test score after it.
 
     A point per task and set of layers: the mean score over seeds, less the task's mean over sets,
-    so that tasks compare. A panel's title has Kendall's τ of each task, signed so that 1 is a
-    statistic that orders the sets rightly. A colour and a marker per task.
+    against the statistic's rank among the task's sets, so that tasks compare. A panel's title has
+    Kendall's τ of each task, signed so that 1 is a statistic that orders the sets rightly. A colour
+    and a marker per task.
     """
     titles, scored = titles or {}, scored_sets(sets, tuned)
     if missing := [task for task in tasks if task not in set(scored["task"])]:
@@ -32,20 +34,23 @@ def sets_figure(
     with styled():
         figure = Figure(figsize=(WIDTH, 4.6))
         entries, grid = {}, figure.subplots(2, 3, sharey=True)
-        for axes, (name, (label, is_log, _)) in zip(grid.flat, STATISTICS.items(), strict=True):
+        for axes, (name, (label, _)) in zip(grid.flat, STATISTICS.items(), strict=True):
             orders = []
             for task in tasks:
                 own = scored[scored["task"] == task]
                 color, marker = looks[task]
                 look = {"color": color, "marker": marker, "linestyle": "none", **EDGED}
                 centred = own["score"] - own["score"].mean()
-                (entries[plain(titles.get(task, task))],) = axes.plot(own[name], centred, **look)
+                (entries[plain(titles.get(task, task))],) = axes.plot(
+                    own[name].rank(), centred, **look
+                )
                 orders.append(f"{set_order(own, name):.2f}")
             axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)
-            axes.set(xlabel=label, title=f"τ = {', '.join(orders[:4])}" + " …" * (len(orders) > 4))
-            if is_log:
-                axes.set_xscale("log")
-                draw_log_axis(axes.xaxis)
+            axes.set(
+                xlabel=f"rank of {label}",
+                title=f"τ = {', '.join(orders[:4])}" + " …" * (len(orders) > 4),
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel("test score − mean over sets")
         return finished(figure, entries)
