@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ntktune.__main__ import main
+from ntktune.cli import finetune as cli
 from ntktune.errors import UserError
 from ntktune.finetune.account import (
     Cost,
@@ -220,6 +221,20 @@ def test_the_rank_that_is_always_enough_is_told_for_adapters(tmp_path, capsys):
     assert told.format(8, 8, 32) in capsys.readouterr().out
     assert planned(study(tmp_path, linearized__method="full")) == 0
     assert "\nrank" not in capsys.readouterr().out
+
+
+def test_the_rank_is_that_of_the_training_that_needs_most(tmp_path, capsys, monkeypatch):
+    classes = {"smoke-classification": 6, "smoke-regression": 2}
+    monkeypatch.setattr(cli, "_classes", lambda study, task: classes[task])
+    path = study(tmp_path, finetune__methods=["lora"], finetune__sizes=[32], linearized__size=32)
+    config = json.loads(path.read_text())
+    config["tasks"] = ["smoke-classification", "smoke-regression"]
+    config["linearized"] |= {"tasks": ["smoke-regression"]}  # of as many examples
+    config["taskvectors"] = {"tasks": []}
+    path.write_text(json.dumps(config))
+    assert planned(path) == 0
+    # 32 examples, six outputs: 20 · 21/2 > 192
+    assert "8 of LoRA; from 20 on the linearised training of 32" in capsys.readouterr().out
 
 
 def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, capsys):

@@ -475,12 +475,13 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
         )
     if untested:
         lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")
-    trainings = [(size, tasks) for _, tasks, size, _, how in trained if how["method"] == "lora"]
-    if trainings:
-        most, tasks = max(trainings)
-        classes = max(_classes(study, task) for task in tasks)
-        outputs = classes if classes > 2 else 1  # the difference of two classes' logits
-        rank, enough = study["finetune"]["lora"]["rank"], smallest_rank(most, outputs)
+    adapted = [(size, tasks) for _, tasks, size, _, how in trained if how["method"] == "lora"]
+    ranks = []
+    for size, task in {(size, task) for size, tasks in adapted for task in tasks}:
+        classes = _classes(study, task)  # of two, the difference of the logits is one output
+        ranks.append((smallest_rank(size, classes if classes > 2 else 1), size))
+    if ranks:
+        rank, (enough, most) = study["finetune"]["lora"]["rank"], max(ranks)
         lines.append(
             f"rank     {rank} of LoRA; from {enough} on the linearised training of {most} examples "
             "has no spurious minimum (Jang, Lee & Ryu 2024)"
