@@ -116,6 +116,26 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert lines[-1].endswith(str(folder / "report.html"))
 
 
+def test_no_more_training_is_advised_where_all_is_right(folder, capsys):
+    table = folder / "figures/table4.csv"
+    scores = pd.read_csv(table)
+    scores.loc[:3, ["metric", "accuracy", "accuracy_sd"]] = ["accuracy", 1.0, 0.0]
+    scores.to_csv(table, index=False)
+    rates = pd.read_csv(folder / "figures/table1.csv")
+    rates.loc[0, ["metric", "needed_bound", "best_score"]] = ["accuracy", "least", 1.0]
+    rates.to_csv(folder / "figures/table1.csv", index=False)
+    for scale, advised in ((1.0, False), (0.9, True)):
+        for path, column in ((table, "accuracy"), (folder / "figures/table1.csv", "best_score")):
+            own = pd.read_csv(path)
+            own.loc[own["task"] == "film", column] *= scale
+            own.to_csv(path, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        told = capsys.readouterr().out
+        assert ("still improved" in told) == advised
+        film = told.split("film: best accuracy")[1].split("\nnews-intensity")[0]
+        assert ("larger sizes" in film) == advised
+
+
 def test_a_majority_below_chance_is_told_with_chance(folder, capsys):
     table = folder / "figures/table4.csv"
     own = {"task": "news-intensity", "metric": "accuracy", "method": "full", "n": 512}

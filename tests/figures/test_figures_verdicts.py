@@ -371,6 +371,31 @@ class TestErrorFalls:
         assert row["verdict"] == INCONCLUSIVE
         assert row["detail"].startswith("undecided: rte")
 
+    def test_errors_of_nothing(self, metrics):
+        """A ratio of errors is 0 or above; where the error starts at 0 there is none."""
+        small = metrics.copy()
+        own = (small["task"] == "rte") & (small["n"] == 256)
+        small.loc[own, "accuracy"] = 1 - 0.01 * (small["seed"] == 1)
+        row = error_falls(small[small["task"] == "rte"], {})
+        assert (row["low"], row["verdict"]) == (0, REPRODUCED)
+        small.loc[small["task"] == "rte", "accuracy"] = 1.0
+        with np.errstate(all="raise"):
+            row = error_falls(small, {})
+        assert row["verdict"] == INCONCLUSIVE
+        assert "no value: rte (the error at the smallest n is 0)" in row["detail"]
+
+    def test_one_seed_each(self, metrics):
+        """The mean over tasks is a mean of their ratios, not one task's."""
+        own = metrics[(metrics["seed"] == 1) & metrics["task"].isin(["rte", "mrpc"])].copy()
+        for task, few, many in (("rte", 0.5, 0.6), ("mrpc", 0.9, 0.92)):
+            for n, accuracy in ((own["n"].min(), few), (256, many)):
+                own.loc[(own["task"] == task) & (own["n"] == n), "accuracy"] = accuracy
+        found = error_falls(own, {})["value"]
+        reversed_tasks = own.sort_values("task", ascending=False)
+        assert found == pytest.approx(error_falls(reversed_tasks, {})["value"])
+        # errors fall by .1 and .02, from .5 and .1
+        assert found == pytest.approx(1 - 0.06 * (1 / 0.5 + 1 / 0.1) / 2)
+
     def test_one_size_or_no_step(self, metrics):
         row = error_falls(metrics[metrics["n"] == 64], {})
         assert row["verdict"] == UNTESTED

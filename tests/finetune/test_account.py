@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from ntktune.finetune.account import (
     memory,
     plan_text,
     training_cost,
+    training_rate,
 )
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
+from ntktune.finetune.training import Lora
 from ntktune.kernel.account import account as kernel_account
 from ntktune.network.models import TextModel, block_list, described_configuration, skeleton
 from ntktune.store.records import write_json
@@ -84,6 +87,24 @@ def test_flops_are_those_that_pytorch_counts(
     found = training_cost(architecture(config), train, holdout, test, tuning, CPU)
     assert found.steps == repeat.training.steps == 20
     assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_rate_of_steps_is_flops_by_time(kind, method, settings, monkeypatch):
+    """On a clock that PyTorch's own count of FLOPs drives, the rate is one FLOP per second."""
+    monkeypatch.setattr("ntktune.network.matmul.ONEDNN", None)
+    config = described_configuration(ARCHITECTURES[kind])
+    tuning = settings(method=method, batch_size=12, lora=Lora(rank=1))
+    with FlopCounterMode(display=False) as counter:
+        clock = SimpleNamespace(perf_counter=lambda: float(counter.get_total_flops()))
+        monkeypatch.setattr("ntktune.finetune.account.time", clock)
+        how = ([20] * 30, CPU, torch.float32)
+        assert training_rate(config, tuning, *how, 1e12) == pytest.approx(1, rel=0.25)
+    # where one text would take long, and for a head alone, nothing is timed
+    monkeypatch.setattr("ntktune.finetune.account.fine_tune", pytest.fail)
+    assert training_rate(config, tuning, *how, 10.0) == 10.0
+    assert training_rate(config, settings(method="probe"), *how, 1e12) == 1e12
 
 
 def test_flops_counted_by_hand():
@@ -267,11 +288,14 @@ def test_hours_are_those_of_the_studys_own_device(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "ntktune.network.matmul.measured_rate", lambda device: timed.append(device.type) or 1e12
     )
+    monkeypatch.setattr(
+        "ntktune.finetune.account.training_rate", lambda *how: timed.append(how[3].type) or 1e9
+    )
     path = study(tmp_path)
     for device in ("cpu", "auto"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"device": device}))
         assert planned(path, "--results", tmp_path) == 0
-    assert timed == ["cpu", "cuda"]
+    assert timed == ["cpu", "cpu", "cuda", "cuda"]
 
 
 def test_a_plan_is_of_the_studys_chapters_and_classes(tmp_path, capsys):
@@ -358,7 +382,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (
-        "min for the whole study on this machine at the speed of a large float32 product, "
+        "min for the whole study on this machine, where a few steps were timed, "
         in capsys.readouterr().out
     )
 

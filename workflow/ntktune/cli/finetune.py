@@ -350,7 +350,6 @@ def plan(args: argparse.Namespace) -> None:
     from ntktune.data.study import resolved_study
     from ntktune.finetune.account import plan_text
     from ntktune.linearized.layers import layer_sets
-    from ntktune.network.matmul import measured_rate
     from ntktune.network.models import skeleton
     from ntktune.study.config import load_yaml
 
@@ -374,7 +373,8 @@ def plan(args: argparse.Namespace) -> None:
     cells = {pair: _study_texts(study, folder, *pair) for pair in sorted(pairs)}
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
-    mixed, speed = autocast is not None, None if args.device_name else measured_rate(device)
+    mixed = autocast is not None
+    speed = None if args.device_name else _measured_rates(study, cells, shapes, device, config)
     print(_about(study, cells, trained, args.config, mixed=mixed))
     print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
 
@@ -394,6 +394,26 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
     if "lora" in {*tuning["methods"], linear["method"], linear["held_method"]}:
         shapes["lora"] = architecture(config, autocast, weights, lora, pooling)
     return {method: (shapes[method], Settings(**plain, method=method)) for method in METHODS}
+
+
+def _measured_rates(
+    study: dict[str, Any], cells: dict, shapes: dict, device: torch.device, config: Any
+) -> tuple[float, float]:
+    """Return this machine's FLOPs per second of kernels, and of a study's first training."""
+    import torch
+
+    from ntktune.finetune.account import training_rate
+    from ntktune.network.matmul import measured_rate
+
+    product, trained = measured_rate(device), _study_trainings(study)
+    if not trained:
+        return product, product
+    _, tasks, size, _, changes = trained[0]
+    lengths = cells[tasks[0], size][0]["train"]
+    weights, autocast = training_dtypes(study["finetune"]["dtype"])
+    settings, dtype = shapes[changes["method"]][1], autocast or weights
+    mixed = product if dtype == torch.float32 else measured_rate(device, dtype)
+    return product, training_rate(config, settings, lengths, device, weights, mixed)
 
 
 def _study_costs(

@@ -21,6 +21,7 @@ NOT_RUN = "not run"
 # why a unit has no value
 DID_NOT_MOVE = "fine-tuning chose step 0"
 NO_SCORE = "the score it is compared with may be 0"
+NO_ERROR = "the error at the smallest n is 0"
 MOST_NAMES = 4  # of units in a remark
 
 
@@ -176,7 +177,11 @@ def _pooled(units: Mapping[str, Sample]) -> Units:
     own = list(units.values())
     values, beyond = [unit.values for unit in own], [unit.beyond for unit in own]
     better = None if any(each is None for each in beyond) else np.concatenate(beyond)
-    return {"their mean": Sample(np.concatenate(values), better, 0.0, own[0].scale)}
+
+    def scale(value: float) -> float:  # each unit's is by its own denominator
+        return float(np.mean([unit.scale(value) for unit in own]))
+
+    return {"their mean": Sample(np.concatenate(values), better, 0.0, scale)}
 
 
 def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:

@@ -56,6 +56,10 @@ def _number(value: float, digits: int) -> str:
     return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
+def _perfect(metric: str) -> int:
+    return 0 if metric in ERRORS else 1
+
+
 def _score(value: float, deviation: float) -> str:
     spread = "" if pd.isna(deviation) else f" ± {deviation:.3f}"
     return f"{_number(value, 3)}{spread}"
@@ -91,7 +95,8 @@ def _best(row: dict[str, Any], chance: float | None) -> str:
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
-    if row["needed_bound"] == "least" and not row["shared_seeds"] > ALIKE:
+    better = row["best_score"] != _perfect(row["metric"])  # can be
+    if row["needed_bound"] == "least" and better and not row["shared_seeds"] > ALIKE:
         text += f"; {LARGER}"
     if row["needed_undecided"] is not True:
         return text
@@ -113,7 +118,7 @@ def _methods(scores: pd.DataFrame) -> list[str]:
             label = METRIC_LABELS.get(metric, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
         for method, own in rows.groupby("method", sort=False):
-            if cut := own["at_budget"].sum():
+            if cut := own.loc[own[metric] != _perfect(metric), "at_budget"].sum():
                 trained = own["seeds"].astype(str).str.split().str.len().sum()
                 name = METHOD_LABELS.get(method, method)
                 lines.append(f"{task}: {cut} of {trained} trainings of {name} {CUT}")

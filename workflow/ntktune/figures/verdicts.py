@@ -19,6 +19,7 @@ import pandas as pd
 
 from ntktune.figures.claims import (
     DID_NOT_MOVE,
+    NO_ERROR,
     NOT_RUN,
     UNMOVED,
     Claim,
@@ -272,10 +273,10 @@ def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> Row:
             (errors[many] - errors[few]).to_numpy(),
             baseline - errors[many].to_numpy(),
             shared.get(task, 0.0),
-            lambda value, start=start: 1 + value / start,
-            "" if learned(own) else DID_NOT_MOVE,
+            lambda value, start=start: max(1 + value / start, 0.0),  # errors are 0 or above
+            DID_NOT_MOVE if not learned(own) else "" if start else NO_ERROR,
         )
-        trivial[task] = baseline.mean() / errors[many].mean()
+        trivial[task] = baseline.mean() / errors[many].mean() if errors[many].any() else np.inf
     return judge(CLAIMS["error falls"], units, listed(trivial))
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,9 +16,16 @@ import torch
 
 from ntktune.errors import UserError
 from ntktune.finetune.devices import DEVICES
-from ntktune.finetune.last_rows import read_layers
+from ntktune.finetune.last_rows import last_rows_only, read_layers
 from ntktune.finetune.methods import Adapter
-from ntktune.finetune.training import Lora, Settings, batch_rows, expected_steps, passes
+from ntktune.finetune.training import (
+    Lora,
+    Settings,
+    batch_rows,
+    expected_steps,
+    fine_tune,
+    passes,
+)
 from ntktune.network import models
 from ntktune.network.loading import from_configuration, usable
 from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
@@ -27,6 +35,11 @@ if TYPE_CHECKING:
 
 PROBE_VOCABULARY = 64
 LONGEST_PROBE = 48  # tokens
+# forward, backward for activations and for weights; a head alone has no pass, and adapters' own
+# products, of a few in a hundred, are left out
+WORK = {"full": 3, "lora": 2, "probe": 0}
+TIMED_STEPS = 4
+TIMED_SECONDS = 0.5  # of a timed step, at the speed of a large product
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,12 @@ def _probe(config: PreTrainedConfig, blocks: int, dtype: torch.dtype) -> TextMod
         backbone = from_configuration(config).eval()
     backbone.config.use_cache = False
     return TextModel(backbone, 1, torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _adapt(probe: TextModel, lora: Lora) -> None:
+    """Give a model of a few blocks adapters: by the names of layers alone, in whichever block."""
+    ends = lora.targets and sorted({target.rpartition(".")[2] for target in lora.targets})
+    Adapter(probe.backbone, Lora(lora.rank, targets=ends))
 
 
 def _kept_bytes(model: TextModel, length: int, autocast: torch.dtype | None) -> int:
@@ -168,10 +187,8 @@ def _counted(
     if lora:
         Adapter(backbone, lora)
         adapters = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-        # in the probes' blocks by the names of layers alone
-        ends = lora.targets and sorted({target.rpartition(".")[2] for target in lora.targets})
         for probe in probes:
-            Adapter(probe.backbone, Lora(lora.rank, targets=ends))
+            _adapt(probe, lora)
     kept = np.array([[_kept_bytes(p, n, autocast) for n in lengths] for p in probes])
     # a block's own, without what is around them
     one = kept[-1] - (kept[0] if len(probes) > 1 else 0)
@@ -220,10 +237,8 @@ def training_cost(
     ``test_history`` the test rows are measured at every evaluation too; unless ``tested``, never.
     """
     forward = functools.partial(forward_flops, shape, outputs=outputs)
-    # forward, backward for activations and for weights, forward again where they are not kept; a
-    # head alone has no pass, and adapters' own products, of a few in a hundred, are left out
-    work = {"full": 3, "lora": 2, "probe": 0}[settings.method]
-    work += settings.checkpointing and work > 0
+    work = WORK[settings.method]
+    work += settings.checkpointing and work > 0  # forward again where activations are not kept
 
     def evaluated(lengths: Sequence[int]) -> float:
         batches = token_batches(lengths, settings.batch_tokens)
@@ -247,6 +262,44 @@ def training_cost(
     flops += evaluated(train) + (looks + (settings.head == "probe")) * evaluated(holdout)
     flops += (tested + looks * test_history) * evaluated(test)
     return Cost(steps, round(epochs * tokens), flops, largest)
+
+
+def training_rate(
+    config: PreTrainedConfig,
+    settings: Settings,
+    lengths: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    product: float,
+) -> float:
+    """Return the FLOPs per second of training steps on a device of this machine.
+
+    Steps are timed on the first blocks, two at most, with random weights and texts as long as the
+    mean of ``lengths``; with their optimiser they are slower than one large product. The speed of
+    that, ``product`` in FLOPs per second, bounds the batch that is timed. It is also what is
+    returned for a head alone, which has no such steps, and where a step of one text takes long.
+    """
+    work = WORK[settings.method]
+    few = min(2, len(block_list(models.skeleton(config))))
+    shape = architecture(models.cut_configuration(copy.deepcopy(config), few), dtype=dtype)
+    length = round(sum(lengths) / len(lengths))
+    one = work * forward_flops(shape, 1, length)
+    if not 0 < one < 4 * product * TIMED_SECONDS:
+        return product
+    model = _probe(config, few, dtype).to(device)
+    if settings.method == "lora":
+        _adapt(model, settings.lora)
+    count = min(settings.batch_size, len(lengths), max(1, int(product * TIMED_SECONDS / one)))
+    texts = [torch.arange(length) % (PROBE_VOCABULARY - 1) + 1] * (count + 1)
+    rows = (texts, torch.zeros(count + 1), range(count), [count])  # the last is the hold-out part
+    how = {"batch_size": count, "evaluate_every": None, "patience": None, "checkpointing": False}
+    for steps in (1, TIMED_STEPS):  # the first training is slower than those that follow
+        own = dataclasses.replace(settings, **how, max_steps=steps, learning_rate=1e-6)
+        started = time.perf_counter()
+        with last_rows_only(model, texts):
+            fine_tune(model, *rows, own, np.random.default_rng(0))
+        took = time.perf_counter() - started
+    return TIMED_STEPS * count * one / took
 
 
 def memory(
@@ -284,7 +337,7 @@ def plan_text(
     trainings: Sequence[tuple[str, int, Sequence[Cost]]],
     device_name: str | None,
     share: float,
-    measured: float | None,
+    measured: tuple[float, float] | None,
     mixed: bool,
 ) -> str:
     """Return a plan as lines of text.
@@ -292,8 +345,8 @@ def plan_text(
     ``held`` has each method's memory. ``trainings``, and kernels, of 0 steps, have a name, the
     number of seeds or draws, and the cost of one for each task. Hours are counted for
     ``device_name`` (a key of :data:`ntktune.finetune.devices.DEVICES`) at a ``share`` of its peak
-    speed, or for this machine at ``measured`` FLOPs per second; ``mixed`` products, of trainings
-    alone, are bfloat16.
+    speed, or for this machine at ``measured`` FLOPs per second of kernels and of trainings;
+    ``mixed`` products, of trainings alone, are bfloat16.
     """
     blocks = "1 block" if shape.blocks == 1 else f"{shape.blocks} blocks"
     lines = [f"model    {blocks}, {shape.parameters / 1e6:,.1f} million parameters"]
@@ -314,8 +367,8 @@ def plan_text(
         kernels, speed = share * 1e12 * exact, share * 1e12 * (rough if mixed else exact)
         where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
     else:
-        kernels, speed = measured, measured
-        where = "this machine at the speed of a large float32 product"
+        kernels, speed = measured
+        where = "this machine, where a few steps were timed"
     together, hours = 0.0, 0.0
     for name, seeds, costs in trainings:
         flops = seeds * sum(cost.flops for cost in costs)
@@ -330,7 +383,7 @@ def plan_text(
         )
     lines.append(
         f"together {together:.2e} FLOPs, {_time(hours)} for the whole study on {where}, "
-        f"{speed / 1e12:.2f} TFLOP/s; less where training stops early, "
+        f"{speed / 1e12:.3g} TFLOP/s; less where training stops early, "
         "more by the seconds that each job takes to start"
     )
     return "\n".join(lines)

@@ -149,11 +149,13 @@ class WideSoftmax(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def measured_rate(device: torch.device) -> float:
-    """Return the FLOPs per second of a large float32 product on a device of this machine."""
-    side = torch.randn(2_048, 2_048, device=device)
+def measured_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Return the FLOPs per second of a large product on a device of this machine."""
+    # a processor without instructions for bfloat16 is a hundred times slower in it
+    size = 2_048 if dtype == torch.float32 else 512
+    side = torch.randn(size, size, device=device).to(dtype)
     product_transposed(side, side).sum().item()  # the sum waits for a GPU
     started = time.perf_counter()
     for _ in range(4):
         product_transposed(side, side).sum().item()
-    return 4 * 2 * 2_048**3 / (time.perf_counter() - started)
+    return 4 * 2 * size**3 / (time.perf_counter() - started)
