@@ -354,6 +354,7 @@ def sets_of(task):
             "trace": 100.0 + place,
             "gcv": 0.9 - 0.05 * place,
             "gcv_ridge": 1.0,
+            "gcv_layers": 0.8 - 0.05 * place,
             "evidence": -1.5 + 0.1 * place,
             "alignment": 0.1 * (1 + place),
             "all_residual": 0.8,

@@ -51,7 +51,7 @@ def test_the_penalty_figure_shows_the_gap_and_the_error_by_penalty(held):
 
 def test_the_sets_figure_shows_scores_about_their_mean(chosen):
     figure = sets_figure(*chosen, ["stsb", "rte"], COLORS)
-    panels = dict(zip(STATISTICS, figure.axes, strict=True))
+    panels = dict(zip([name for name in STATISTICS if name != "gcv"], figure.axes, strict=True))
     for axes in panels.values():
         for line in axes.lines[:2]:
             shown = sorted(line.get_ydata())

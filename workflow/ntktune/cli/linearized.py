@@ -188,22 +188,21 @@ def _told(found: list[dict[str, Any]], method: str) -> str:
     """Return the table of sets, best first."""
     from ntktune.figures.overview import plain_table
 
-    lines = [["layers", "trained", "predicted error", "evidence", "alignment", "condition", "λ_1"]]
+    lines = [["layers", "trained", "predicted error", "with the head", "evidence", "alignment"]]
+    lines[0] += ["condition", "λ_1"]
     for row in found:
-        numbers = (f"{row[key]:.3f}" for key in ("gcv", "evidence", "alignment"))
+        numbers = (f"{row[key]:.3f}" for key in ("gcv_layers", "gcv", "evidence", "alignment"))
         large = (f"{row[key]:.3g}" for key in ("condition", "largest"))
         lines.append([row["layers"], f"{row['parameters']:,}", *numbers, *large])
     how = "low-rank adapters" if method == "lora" else "all weights of these layers"
     said = (
-        f"{how} and the head, by the error that kernel regression predicts (generalised "
-        f"cross-validation, in units of the labels' variance):\n\n{plain_table(lines)}"
+        f"{how}, by the error that regression on the layers' own kernel predicts (generalised "
+        f"cross-validation, in units of the labels' variance); the head is trained with each, and "
+        f"all that follows is with its kernel:\n\n{plain_table(lines)}"
     )
-    errors = [row["gcv"] for row in found]
+    errors = [row["gcv_layers"] for row in found]
     if len(found) > 1 and errors[-1] < (1 + ALIKE) * errors[0]:
-        said += (
-            f"\n\nThe predicted errors differ by less than {ALIKE:.0%}: beside the head's kernel "
-            "that of the layers hardly counts, and the order says nothing."
-        )
+        said += f"\n\nThe predicted errors differ by less than {ALIKE:.0%}: the order says nothing."
     return said
 
 

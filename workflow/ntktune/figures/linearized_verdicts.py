@@ -38,6 +38,7 @@ CLAIMS = {
         **AFZ26),
 }
 # fmt: on
+OTHERS = ("gcv", "gcv_layers", "evidence", "alignment")  # told beside the condition number
 Row = dict[str, Any]
 
 
@@ -52,7 +53,7 @@ def condition_orders(sets: pd.DataFrame, tuned: pd.DataFrame, shared: Mapping[st
         seeds = [rows for _, rows in own.groupby("seed")]
         found = {
             name: np.array([set_order(rows, name) for rows in seeds])
-            for name in ("condition", "parameters", "gcv", "evidence", "alignment")
+            for name in ("condition", "parameters", *OTHERS)
         }
         if not np.isfinite(found["condition"]).all():
             units[task] = Sample(np.array([]), missing="the condition numbers are all alike")
@@ -62,7 +63,7 @@ def condition_orders(sets: pd.DataFrame, tuned: pd.DataFrame, shared: Mapping[st
         span = partial(_order_span, own_seeds, own["layers"].nunique())
         units[task] = Given(span, own_seeds.better, len(seeds))
         controls[task] = found["parameters"].mean()
-        for name in ("gcv", "evidence", "alignment"):
+        for name in OTHERS:
             others.setdefault(name, {})[task] = found[name].mean()
     detail = "; ".join(f"τ of {name}: {listed(values)}" for name, values in others.items())
     return judge(CLAIMS["condition"], units, listed(controls), detail)

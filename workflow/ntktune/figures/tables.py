@@ -104,9 +104,9 @@ TABLES = {
     "radius": _of_task("linearized/{task}/radius.parquet", "the Jacobian's change by distance",
         "kind n seed draw", "radius lipschitz", lists="held"),
     "sets": _of_task("linearized/{task}/sets.parquet", "what kernels of sets of layers say",
-        "layers", "parameters condition largest trace gcv gcv_ridge evidence alignment "
-        "all_residual all_residual_low all_residual_high all_largest_low all_largest_high",
-        lists="layered"),
+        "layers", "parameters condition largest trace gcv gcv_ridge gcv_layers "
+        "evidence alignment all_residual all_residual_low all_residual_high all_largest_low "
+        "all_largest_high", lists="layered"),
     "layers": _of_task("linearized/{task}/layers.parquet", "what kernels of layers say",
         "block layer", "parameters trace alignment", lists="layered"),
     "tuned": _of_task("linearized/{task}/tune.parquet", "trainings of sets of layers",

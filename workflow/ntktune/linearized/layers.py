@@ -152,17 +152,21 @@ def ranked_sets(
 ) -> list[dict[str, Any]]:
     """Return :func:`set_statistics` of each set, with ``layers`` and ``parameters``, best first.
 
-    The best has the lowest error that kernel regression predicts (``gcv``); ``shift`` is y − f_0.
-    ``all_...`` is :func:`~ntktune.linearized.bounds.addition` of all other layers at ``gcv_ridge``.
+    The best has the lowest error that kernel regression predicts from these layers' own kernel
+    (``gcv_layers``): beside the head's, which is trained with each set, it often hardly counts.
+    ``shift`` is y − f_0. ``all_...`` is :func:`~ntktune.linearized.bounds.addition` of all other
+    layers at ``gcv_ridge``.
     """
     whole, rows = set_kernel(grams, backbone, layer_sets(backbone)["all"], lora), []
     for name, layers in sets.items():
         kernel = set_kernel(grams, backbone, layers, lora)
         row = set_statistics(kernel, shift, precision)
+        own = centred_spectrum(kernel - grams[HEAD], precision)
+        row["gcv_layers"] = best_gcv(own, shift)[0]
         others = addition(kernel, whole - kernel, shift, row["gcv_ridge"])
         row = {"layers": name, "parameters": set_parameters(backbone, layers, lora)} | row
         rows.append(row | {f"all_{key}": value for key, value in others.items()})
-    return sorted(rows, key=lambda row: row["gcv"])
+    return sorted(rows, key=lambda row: row["gcv_layers"])
 
 
 def layer_rows(
