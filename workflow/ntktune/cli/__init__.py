@@ -31,6 +31,7 @@ CHAPTERS = {
     "taskvectors": "task vectors: cosines; merged, negated and exported models",
     "theory": "stopping rules, linearisation, width, simulation",
     "linearized": "the linearised network, and which layers to train",
+    "selection": "which model to fine-tune, by a few fine-tunings or by none",
     "figures": "figures, tables and verdicts, from tables only",
     "results": "a study's results as a whole: check, pack",
 }
