@@ -86,7 +86,7 @@ def _power(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _line(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log L = intercept + slope · log D."""
+    """Return log L = intercept + slope · log D."""
     slopes = np.stack([np.ones_like(x), x], axis=-1)
     return parameters @ slopes.T, np.broadcast_to(slopes, (len(parameters), *slopes.shape))
 
