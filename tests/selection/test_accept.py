@@ -91,11 +91,19 @@ def made_up(folder, models=6):
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
-    out = {name: tmp_path / f"{name}.parquet" for name in ("out", "out_laws")}
-    words = ["--folder", str(made_up(tmp_path)), "--out", str(out["out"])]
-    assert main(["selection", "benchmark", *words, "--out-laws", str(out["out_laws"])]) == 0
+    out = {f"--{n}": tmp_path / f"{n}.parquet" for n in ("out", "out-laws", "out-extrapolated")}
+    words = [
+        "--folder",
+        str(made_up(tmp_path)),
+        *(str(word) for pair in out.items() for word in pair),
+    ]
+    assert main(["selection", "benchmark", *words]) == 0
     said = capsys.readouterr().out
-    methods, laws = (read_table(str(path))[0] for path in out.values())
+    methods, laws, further = (read_table(str(path))[0] for path in out.values())
+    # made as the rectified law has them: it predicts them, a line does not
+    own = further[further["share"] == 8].groupby("law")["error"].mean()
+    assert own["rectified"] < 0.01 < own["line"]
+    assert further.groupby("law")["covered"].mean().isna().sum() == 1  # AtS
     assert len(methods) == 3 * 7 * 4 * 2
     assert len(laws) == 3 * 2 * 6
     one = methods[(methods["data"] == "WMT19") & (methods["method"] == "AtS")]

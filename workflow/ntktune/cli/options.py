@@ -72,6 +72,8 @@ COMMANDS = {
         f"linearized.size linearized.seeds {_METHOD} linearized.shares linearized.test_rows "
         f"linearized.radii linearized.radius_draws {_TRAINING}"
     ).replace("finetune.methods", "linearized.held_method"),
+    "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
+    "finetune.batch_tokens device",
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
@@ -112,6 +114,10 @@ OVERRIDES = {
     "linearized layers rows": {
         "description": "Rows drawn at random; null for 100, or all of a smaller file"
     },
+    "selection rank rows": {
+        "description": "Rows drawn at random; null for 100, or all of a smaller file"
+    },
+    "selection rank seed": {"description": "Seed of the rows and of the folds", "default": 0},
     "linearized layers seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
 }
 

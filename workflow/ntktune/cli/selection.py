@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import add_command, optional
+from ntktune.cli import add_command, many, optional
+from ntktune.cli.inputs import class_count, from_hub
+from ntktune.cli.kernel import file_options, file_texts
 from ntktune.cli.record import write_tables
+from ntktune.errors import UserError
+from ntktune.network.device import select_device, torch_dtype
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,22 +27,107 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         "gigaword.csv",
         out=optional("parquet: how well each method selects at each budget"),
         out_laws=optional("parquet: how well two laws fit each model's losses"),
+        out_extrapolated=optional("parquet: how well laws predict the loss with all data"),
     )
+    add_command(
+        *(verbs, "rank", rank),
+        network=lambda args: any(from_hub(_of_model(args, name)) for name in args.models),
+        models=many("model folders, or ids of the Hugging Face hub (owner/name)", "MODEL"),
+        **file_options(),
+        out=optional("parquet: a row per model and pooling, with all scores"),
+    )
+
+
+def rank(args: argparse.Namespace) -> None:
+    """Rank models for the texts of one file by scores that need no training."""
+    from ntktune.selection.ranking import ranked
+
+    if repeated := [name for name, count in Counter(args.models).items() if count > 1]:
+        raise UserError(f"--models names {repeated[0]} more than once")
+    rows = ranked([row for name in args.models for row in _scored(_of_model(args, name))])
+    print(_ranking(rows))
+    if args.out:
+        write_tables(args, {args.out: rows})
+
+
+def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    """Return the arguments as of a command on one model."""
+    return argparse.Namespace(**vars(args) | {"model": name, "revision": None})
+
+
+def _scored(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the scores of one model, a row for each way to pool its states."""
+    import numpy as np
+
+    from ntktune.finetune.training import outputs
+    from ntktune.network.models import load_backbone
+    from ntktune.selection.ranking import POOLINGS, Pooled, check_labels, scored
+
+    started = time.monotonic()
+    texts, _ = file_texts(args)
+    task, rows = texts["facts"]["task"], texts["rows"][0]
+    classes = None if task["kind"] == "regression" else class_count(task)
+    label = texts["labels"]["label"].numpy()[rows].astype(int if classes else float)
+    check_labels(label, classes)
+    device = select_device(args.device)
+    backbone = load_backbone(texts["folder"], None, torch_dtype(args.dtype)).to(device).eval()
+    examples = [texts["examples"][row] for row in rows]
+    found = outputs(Pooled(backbone), examples, args.batch_tokens).double().numpy()
+    majority = max(np.bincount(label)) / len(label) if classes else None
+    about = {"metric": "accuracy" if classes else "Pearson r", "majority": majority}
+    about |= {"model": args.model, "weights": sum(p.numel() for p in backbone.parameters())}
+    tokens = sum(map(len, examples)) / len(examples)
+    return [
+        about
+        | {"pooling": pooling, "texts": len(rows), "tokens": tokens}
+        | scored(found[:, place], label, classes, args.seed)
+        | {"seconds": time.monotonic() - started}
+        for place, pooling in enumerate(POOLINGS)
+    ]
+
+
+def _ranking(rows: list[dict[str, Any]]) -> str:
+    """Return the table of models, best first."""
+    from ntktune.figures.overview import plain_table
+
+    lines = [
+        ["model", "pooling", "probe", "95 % interval", "GCV", "evidence", "weights", "seconds"]
+    ]
+    for row in rows:
+        numbers = [f"{row[key]:.3f}" for key in ("gcv", "evidence")]
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        lines.append([row["model"], row["pooling"], f"{row['probe']:.3f}", interval, *numbers])
+        lines[-1] += [f"{row['weights'] / 1e6:,.1f} M", f"{row['seconds']:.0f}"]
+    best = rows[0]
+    alike = {row["model"]: None for row in rows if row["high"] > best["low"]}
+    others = ", ".join(name for name in alike if name != best["model"])
+    simple = best["majority"]
+    guessing = "" if simple is None else f"; predicting the most frequent class has {simple:.3f}"
+    said = (
+        f"{best['texts']} texts; best first by a linear probe of the pretrained model, "
+        f"cross-validated ({best['metric']}{guessing}):\n\n{plain_table(lines)}"
+    )
+    if others:
+        said += (
+            f"\n\nThe intervals of {best['model']} and of {others} overlap: with other texts their "
+            "order may be another."
+        )
+    return said
 
 
 def benchmark(args: argparse.Namespace) -> None:
     """Repeat the model selection of Lin et al. 2024 on its 30 models; print ours beside theirs."""
-    from ntktune.selection.benchmark import law_errors, read_benchmark, selected
+    from ntktune.selection.benchmark import extrapolated, law_errors, read_benchmark, selected
 
     curves = read_benchmark(Path(args.folder))
-    methods, laws = selected(curves), law_errors(curves)
-    print(_told(methods, laws))
-    tables = {args.out: methods, args.out_laws: laws}
+    methods, laws, further = selected(curves), law_errors(curves), extrapolated(curves)
+    print(_told(methods, laws, further))
+    tables = {args.out: methods, args.out_laws: laws, args.out_extrapolated: further}
     write_tables(args, {path: table for path, table in tables.items() if path})
 
 
-def _told(methods: pd.DataFrame, laws: pd.DataFrame) -> str:
-    """Return how methods select, and how laws fit, beside the published numbers."""
+def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> str:
+    """Return how methods select, and how laws fit and predict, beside the published numbers."""
     from ntktune.figures.overview import plain_table
     from ntktune.selection.benchmark import PUBLISHED_ERRORS, SHARES, printed
 
@@ -50,6 +141,9 @@ def _told(methods: pd.DataFrame, laws: pd.DataFrame) -> str:
     same = sum(ats["value"].div(100).map(printed) == ats["published"])
     saved = ats.groupby("share")["saved"].first()
     costs = ", ".join(f"1/{share} {left:.1%}" for share, left in saved.items())
+    by_law = further.pivot_table(index="law", columns="share", values="error", sort=False)
+    ahead = [["law", *(f"1/{share}" for share in SHARES)]]
+    ahead += [[law, *(f"{error:.3f}" for error in own)] for law, own in by_law.iterrows()]
     errors = laws.groupby("law", sort=False)["rmsd"].mean()
     published = ", ".join(
         f"{law} {errors[law]:.5f} (published {value})" for law, value in PUBLISHED_ERRORS.items()
@@ -61,5 +155,8 @@ def _told(methods: pd.DataFrame, laws: pd.DataFrame) -> str:
             f"AtS as published: {same} of {len(ats)}. Of all fine-tunings' examples it saves, at a "
             f"budget of {costs}.",
             f"Root mean squared error of log L over 90 curves: {published}.",
+            "Mean |log error| of the loss with all data, predicted from a budget:",
+            "",
+            plain_table(ahead),
         ]
     )

@@ -7,8 +7,14 @@ import numpy as np
 import pandas as pd
 
 from ntktune.errors import UserError
-from ntktune.selection.accept import METHODS, Curves, correlation, relative_accuracy
-from ntktune.selection.laws import RECTIFIED, VANILLA, fitted
+from ntktune.selection.accept import (
+    METHODS,
+    Curves,
+    accept_then_stop,
+    correlation,
+    relative_accuracy,
+)
+from ntktune.selection.laws import LAWS, LINE, RECTIFIED, VANILLA, fitted, predicted
 
 FILES = {"FLAN": "flan", "WMT19": "wmt19", "GIGAWORD": "gigaword"}
 SHARES = (8, 16, 32, 64, 128, 256, 512)  # the budget is all data over such a number
@@ -101,4 +107,33 @@ def law_errors(curves: Mapping[str, tuple[pd.Index, Curves]]) -> pd.DataFrame:
             errors = fitted(law, known.sizes, known.losses).rmsd
             named = zip(models, errors, strict=True)
             rows += [{"data": name, "law": law.name, "model": m, "rmsd": e} for m, e in named]
+    return pd.DataFrame(rows)
+
+
+def extrapolated(curves: Mapping[str, tuple[pd.Index, Curves]]) -> pd.DataFrame:
+    """Return how far each law is off the loss with all data, fitted to what a budget allows.
+
+    A row per data set, budget and law, AtS and the line through the three largest sizes among them:
+    ``error``, the mean |log L̂ − log L| over models; ``correlation`` of L̂ and L over them; and
+    ``covered``, the share of models whose loss lies in the law's 95 % interval.
+    """
+    rows = []
+    for name, (_, known) in curves.items():
+        true, full = known.losses[:, -1], known.sizes[-1]
+        for share in SHARES:
+            part = known.up_to(full / share)
+            fits = {law.name: fitted(law, part.sizes, part.losses) for law in LAWS.values()}
+            fits["last three"] = fitted(LINE, part.sizes[-3:], part.losses[:, -3:])
+            found = {
+                law: [end[:, 0] for end in predicted(fit, [full])] for law, fit in fits.items()
+            }
+            ats = [accept_then_stop(part.sizes, own, full)[0] for own in part.losses]
+            found["AtS"] = [np.array(ats), np.full(len(ats), np.nan), np.full(len(ats), np.nan)]
+            for law, (value, low, high) in found.items():
+                covered = (
+                    np.mean((low < true) & (true < high)) if np.isfinite(low).any() else np.nan
+                )
+                rows.append({"data": name, "share": share, "law": law})
+                rows[-1] |= {"error": np.mean(np.abs(np.log(value / true))), "covered": covered}
+                rows[-1] |= {"correlation": correlation(value, true)}
     return pd.DataFrame(rows)

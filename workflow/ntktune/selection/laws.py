@@ -232,4 +232,5 @@ def predicted(
         spread = np.linalg.pinv(np.einsum("cnp,cnq->cpq", own, own), rcond=1e-12, hermitian=True)
         along = np.einsum("cmp,cpq,cmq->cm", slopes, spread, slopes)
         half = stdtrit(left, (1 + level) / 2) * np.sqrt(variance[:, None] * (1 + along))
-    return np.exp(value), np.exp(value - half), np.exp(value + half)
+    with np.errstate(over="ignore"):  # an end that is not known
+        return np.exp(value), np.exp(value - half), np.exp(value + half)
