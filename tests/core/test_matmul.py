@@ -192,3 +192,22 @@ def test_forward_mode_derivatives_are_the_plain_layers(moving, layer, calls):
     assert calls
     for part, plain in zip(found, expected, strict=True):
         assert close(part, plain)
+
+
+def test_the_seconds_of_work_are_those_of_one_thread_over_all(monkeypatch):
+    """Whatever runs beside it; and products have their threads again, also after a failure."""
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(matmul.time, "process_time", lambda: next(clock))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen = []
+        device = torch.device("cpu")
+        found = matmul.seconds_alone(lambda: seen.append(torch.get_num_threads()), device)
+        assert (found, seen, torch.get_num_threads()) == (2.0, [1], 3)
+        monkeypatch.setattr(matmul.time, "process_time", lambda: 0.0)
+        with pytest.raises(ZeroDivisionError):
+            matmul.seconds_alone(lambda: 1 / 0, device)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)

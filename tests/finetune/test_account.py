@@ -18,6 +18,7 @@ from ntktune.finetune.account import (
     Shape,
     architecture,
     forward_flops,
+    kernel_rate,
     memory,
     plan_text,
     training_cost,
@@ -26,7 +27,13 @@ from ntktune.finetune.account import (
 from ntktune.finetune.repeats import fine_tuned_repeats, seed_split
 from ntktune.finetune.training import Lora
 from ntktune.kernel.account import account as kernel_account
-from ntktune.network.models import TextModel, block_list, described_configuration, skeleton
+from ntktune.network.models import (
+    TextModel,
+    block_list,
+    cut_configuration,
+    described_configuration,
+    skeleton,
+)
 from ntktune.store.records import write_json
 from ntktune.store.tensors import write_tensors
 
@@ -97,14 +104,34 @@ def test_the_rate_of_steps_is_flops_by_time(kind, method, settings, monkeypatch)
     config = described_configuration(ARCHITECTURES[kind])
     tuning = settings(method=method, batch_size=12, lora=Lora(rank=1))
     with FlopCounterMode(display=False) as counter:
-        clock = SimpleNamespace(perf_counter=lambda: float(counter.get_total_flops()))
-        monkeypatch.setattr("ntktune.finetune.account.time", clock)
+        clock = SimpleNamespace(process_time=lambda: float(counter.get_total_flops()))
+        monkeypatch.setattr("ntktune.network.matmul.time", clock)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         how = ([20] * 30, CPU, torch.float32)
         assert training_rate(config, tuning, *how, 1e12) == pytest.approx(1, rel=0.25)
     # where one text would take long, and for a head alone, nothing is timed
     monkeypatch.setattr("ntktune.finetune.account.fine_tune", pytest.fail)
     assert training_rate(config, tuning, *how, 10.0) == 10.0
     assert training_rate(config, settings(method="probe"), *how, 1e12) == 1e12
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_rate_of_kernels_is_flops_by_time(kind, monkeypatch):
+    config, texts = described_configuration(ARCHITECTURES[kind]), []
+    monkeypatch.setattr(
+        "ntktune.finetune.account.gram", lambda model, some, check: texts.append(len(some))
+    )
+    monkeypatch.setattr(
+        "ntktune.finetune.account.seconds_alone", lambda work, device: work() or 2.0
+    )
+    rate = kernel_rate(config, [10, 14], CPU, 1e12)
+    probe = config.__class__(**config.to_dict() | {"vocab_size": 64})
+    backbone = skeleton(cut_configuration(probe, 2))
+    counted = kernel_account(backbone, block_list(backbone), [12] * 32).flops
+    assert texts == [2, 32]
+    assert rate == pytest.approx(counted / 2)
+    assert kernel_rate(config, [10, 14], CPU, 10.0) == 10.0  # two texts would take long
+    assert texts == [2, 32]
 
 
 def test_flops_counted_by_hand():
@@ -288,14 +315,18 @@ def test_hours_are_those_of_the_studys_own_device(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "ntktune.network.matmul.measured_rate", lambda device: timed.append(device.type) or 1e12
     )
-    monkeypatch.setattr(
-        "ntktune.finetune.account.training_rate", lambda *how: timed.append(how[3].type) or 1e9
-    )
+    for name in ("training_rate", "kernel_rate"):
+        monkeypatch.setattr(
+            f"ntktune.finetune.account.{name}",
+            lambda *how: (
+                timed.append(next(d.type for d in how if isinstance(d, torch.device))) or 1.0
+            ),
+        )
     path = study(tmp_path)
     for device in ("cpu", "auto"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"device": device}))
         assert planned(path, "--results", tmp_path) == 0
-    assert timed == ["cpu", "cpu", "cuda", "cuda"]
+    assert timed == [*["cpu"] * 3, *["cuda"] * 3]
 
 
 def test_a_plan_is_of_the_studys_chapters_and_classes(tmp_path, capsys):
@@ -382,7 +413,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (
-        "min for the whole study on this machine, where a few steps were timed, "
+        "min for the whole study on this machine with nothing beside it, by a few steps "
         in capsys.readouterr().out
     )
 

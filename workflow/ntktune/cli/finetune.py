@@ -399,21 +399,23 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
 def _measured_rates(
     study: dict[str, Any], cells: dict, shapes: dict, device: torch.device, config: Any
 ) -> tuple[float, float]:
-    """Return this machine's FLOPs per second of kernels, and of a study's first training."""
+    """Return this machine's FLOPs per second of a study's kernels, and of its first training."""
     import torch
 
-    from ntktune.finetune.account import training_rate
+    from ntktune.finetune.account import kernel_rate, training_rate
     from ntktune.network.matmul import measured_rate
 
     product, trained = measured_rate(device), _study_trainings(study)
+    texts = [length for parts, _ in cells.values() for length in parts["train"]]
+    kernels = kernel_rate(config, texts, device, product)
     if not trained:
-        return product, product
+        return kernels, product
     _, tasks, size, _, changes = trained[0]
     lengths = cells[tasks[0], size][0]["train"]
     weights, autocast = training_dtypes(study["finetune"]["dtype"])
     settings, dtype = shapes[changes["method"]][1], autocast or weights
     mixed = product if dtype == torch.float32 else measured_rate(device, dtype)
-    return product, training_rate(config, settings, lengths, device, weights, mixed)
+    return kernels, training_rate(config, settings, lengths, device, weights, mixed)
 
 
 def _study_costs(

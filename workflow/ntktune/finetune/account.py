@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +25,11 @@ from ntktune.finetune.training import (
     fine_tune,
     passes,
 )
+from ntktune.kernel.account import account as kernel_account
+from ntktune.kernel.engine import gram
 from ntktune.network import models
 from ntktune.network.loading import from_configuration, usable
+from ntktune.network.matmul import seconds_alone
 from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ LONGEST_PROBE = 48  # tokens
 # products, of a few in a hundred, are left out
 WORK = {"full": 3, "lora": 2, "probe": 0}
 TIMED_STEPS = 4
-TIMED_SECONDS = 0.5  # of a timed step, at the speed of a large product
+TIMED_SECONDS = 0.5  # of a timed step, and of a timed kernel, at the speed of a large product
+TIMED_TEXTS = 32  # of a timed kernel, at most
 
 
 @dataclass(frozen=True)
@@ -293,13 +296,35 @@ def training_rate(
     texts = [torch.arange(length) % (PROBE_VOCABULARY - 1) + 1] * (count + 1)
     rows = (texts, torch.zeros(count + 1), range(count), [count])  # the last is the hold-out part
     how = {"batch_size": count, "evaluate_every": None, "patience": None, "checkpointing": False}
-    for steps in (1, TIMED_STEPS):  # the first training is slower than those that follow
-        own = dataclasses.replace(settings, **how, max_steps=steps, learning_rate=1e-6)
-        started = time.perf_counter()
-        with last_rows_only(model, texts):
-            fine_tune(model, *rows, own, np.random.default_rng(0))
-        took = time.perf_counter() - started
-    return TIMED_STEPS * count * one / took
+    own = dataclasses.replace(settings, **how, max_steps=TIMED_STEPS, learning_rate=1e-6)
+    with last_rows_only(model, texts):
+        took = [
+            seconds_alone(lambda: fine_tune(model, *rows, own, np.random.default_rng(0)), device)
+            for _ in range(2)
+        ]
+    return TIMED_STEPS * count * one / min(took)  # the first is slower
+
+
+def kernel_rate(
+    config: PreTrainedConfig, lengths: Sequence[int], device: torch.device, product: float
+) -> float:
+    """Return the FLOPs per second of a kernel on a device of this machine, as it is counted.
+
+    Timed on two blocks and few texts as :func:`training_rate` times steps, with one output.
+    """
+    few = min(2, len(block_list(models.skeleton(config))))
+    model = _probe(config, few, torch.float32).to(device)
+    length, blocks = round(sum(lengths) / len(lengths)), block_list(model.backbone)
+
+    def flops(count: int) -> float:
+        return kernel_account(model.backbone, blocks, [length] * count).flops
+
+    count = min(TIMED_TEXTS, max(2, int(2 * product * TIMED_SECONDS / flops(2))))
+    if flops(count) > 4 * product * TIMED_SECONDS:
+        return product
+    texts = [torch.arange(length) % (PROBE_VOCABULARY - 1) + 1] * count
+    gram(model, texts[:2], check=False)  # the first is slower
+    return flops(count) / seconds_alone(lambda: gram(model, texts, check=False), device)
 
 
 def memory(
@@ -368,7 +393,7 @@ def plan_text(
         where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
     else:
         kernels, speed = measured
-        where = "this machine, where a few steps were timed"
+        where = "this machine with nothing beside it, by a few steps that were timed"
     together, hours = 0.0, 0.0
     for name, seeds, costs in trainings:
         flops = seeds * sum(cost.flops for cost in costs)

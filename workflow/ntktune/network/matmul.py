@@ -154,8 +154,29 @@ def measured_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> f
     # a processor without instructions for bfloat16 is a hundred times slower in it
     size = 2_048 if dtype == torch.float32 else 512
     side = torch.randn(size, size, device=device).to(dtype)
-    product_transposed(side, side).sum().item()  # the sum waits for a GPU
-    started = time.perf_counter()
-    for _ in range(4):
-        product_transposed(side, side).sum().item()
-    return 4 * 2 * size**3 / (time.perf_counter() - started)
+
+    def multiply() -> None:
+        product_transposed(side, side).sum().item()  # the sum waits for a GPU
+
+    multiply()
+    return 2 * size**3 / seconds_alone(multiply, device)
+
+
+def seconds_alone(work: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds that some work takes on a device with nothing beside it.
+
+    On a processor it is done on one thread, whose own time is divided by the threads of a product:
+    several threads wait for each other, up to a hundred times longer where other programs run.
+    """
+    if not is_processor(device):
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        started = time.process_time()
+        work()
+        return (time.process_time() - started) / threads
+    finally:
+        torch.set_num_threads(threads)
