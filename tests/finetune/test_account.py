@@ -97,12 +97,13 @@ def test_flops_are_those_that_pytorch_counts(
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("batch", [1, 12])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_the_rate_of_steps_is_flops_by_time(kind, method, settings, monkeypatch):
+def test_the_rate_of_steps_is_flops_by_time(kind, batch, method, settings, monkeypatch):
     """On a clock that PyTorch's own count of FLOPs drives, the rate is one FLOP per second."""
     monkeypatch.setattr("ntktune.network.matmul.ONEDNN", None)
     config = described_configuration(ARCHITECTURES[kind])
-    tuning = settings(method=method, batch_size=12, lora=Lora(rank=1))
+    tuning = settings(method=method, batch_size=batch, lora=Lora(rank=1))
     with FlopCounterMode(display=False) as counter:
         clock = SimpleNamespace(process_time=lambda: float(counter.get_total_flops()))
         monkeypatch.setattr("ntktune.network.matmul.time", clock)
@@ -413,7 +414,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (
-        "min for the whole study on this machine with nothing beside it, by a few steps "
+        "min for the whole study on this machine with nothing beside it, as timed now, "
         in capsys.readouterr().out
     )
 

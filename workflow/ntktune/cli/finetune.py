@@ -399,7 +399,10 @@ def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, 
 def _measured_rates(
     study: dict[str, Any], cells: dict, shapes: dict, device: torch.device, config: Any
 ) -> tuple[float, float]:
-    """Return this machine's FLOPs per second of a study's kernels, and of its first training."""
+    """Return this machine's FLOPs per second of a study's kernels, and of its first training.
+
+    A head alone takes next to no FLOPs, so that it is not timed.
+    """
     import torch
 
     from ntktune.finetune.account import kernel_rate, training_rate
@@ -408,9 +411,10 @@ def _measured_rates(
     product, trained = measured_rate(device), _study_trainings(study)
     texts = [length for parts, _ in cells.values() for length in parts["train"]]
     kernels = kernel_rate(config, texts, device, product)
-    if not trained:
+    steps = [training for training in trained if training[4]["method"] != "probe"]
+    if not steps:
         return kernels, product
-    _, tasks, size, _, changes = trained[0]
+    _, tasks, size, _, changes = steps[0]
     lengths = cells[tasks[0], size][0]["train"]
     weights, autocast = training_dtypes(study["finetune"]["dtype"])
     settings, dtype = shapes[changes["method"]][1], autocast or weights

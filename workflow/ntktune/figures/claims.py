@@ -93,10 +93,10 @@ def ratio_sample(
     mean, half = float(np.mean(whole)), float(half_width(whole, shared))
     least = max(1.96 / np.sqrt(rows), half if np.isfinite(half) else 0.0)
     return Sample(
-        part - bound * whole,
+        (part - bound * whole) / (mean or np.nan),
         beyond,
         shared,
-        lambda value: bound + value / mean if mean else np.nan,
+        lambda value: bound + value,
         "" if mean > least else NO_SCORE,
     )
 
@@ -173,15 +173,14 @@ class Claim:
 
 
 def _pooled(units: Mapping[str, Sample]) -> Units:
-    """Return one unit, the mean over units of one value each, whose scatter is their own."""
+    """Return one unit, the mean over units of one value each, whose scatter is their own.
+
+    All have the same scale: values are shares of a unit's own denominator.
+    """
     own = list(units.values())
     values, beyond = [unit.values for unit in own], [unit.beyond for unit in own]
     better = None if any(each is None for each in beyond) else np.concatenate(beyond)
-
-    def scale(value: float) -> float:  # each unit's is by its own denominator
-        return float(np.mean([unit.scale(value) for unit in own]))
-
-    return {"their mean": Sample(np.concatenate(values), better, 0.0, scale)}
+    return {"their mean": Sample(np.concatenate(values), better, 0.0, own[0].scale)}
 
 
 def _remedy(claim: Claim, unit: Sample | Given, repeats: str, together: float) -> str:

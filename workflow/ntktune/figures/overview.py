@@ -95,8 +95,8 @@ def _best(row: dict[str, Any], chance: float | None) -> str:
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
-    better = row["best_score"] != _perfect(row["metric"])  # can be
-    if row["needed_bound"] == "least" and better and not row["shared_seeds"] > ALIKE:
+    perfect = row["best_score"] == _perfect(row["metric"])
+    if row["needed_bound"] == "least" and not perfect and not row["shared_seeds"] > ALIKE:
         text += f"; {LARGER}"
     if row["needed_undecided"] is not True:
         return text

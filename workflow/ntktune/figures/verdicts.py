@@ -270,10 +270,10 @@ def error_falls(metrics: pd.DataFrame, shared: Mapping[str, float]) -> Row:
         errors, baseline = table["error"], table["baseline_error"][many].to_numpy()
         start = float(errors[few].mean())
         units[task] = Sample(
-            (errors[many] - errors[few]).to_numpy(),
+            (errors[many] - errors[few]).to_numpy() / (start or np.nan),
             baseline - errors[many].to_numpy(),
             shared.get(task, 0.0),
-            lambda value, start=start: max(1 + value / start, 0.0),  # errors are 0 or above
+            lambda value: max(1 + value, 0.0),  # errors are 0 or above
             DID_NOT_MOVE if not learned(own) else "" if start else NO_ERROR,
         )
         trivial[task] = baseline.mean() / errors[many].mean() if errors[many].any() else np.inf

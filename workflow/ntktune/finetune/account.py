@@ -28,6 +28,7 @@ from ntktune.finetune.training import (
 from ntktune.kernel.account import account as kernel_account
 from ntktune.kernel.engine import gram
 from ntktune.network import models
+from ntktune.network.device import free_bytes
 from ntktune.network.loading import from_configuration, usable
 from ntktune.network.matmul import seconds_alone
 from ntktune.network.models import TextModel, block_list, pad, positions, token_batches
@@ -280,14 +281,16 @@ def training_rate(
     Steps are timed on the first blocks, two at most, with random weights and texts as long as the
     mean of ``lengths``; with their optimiser they are slower than one large product. The speed of
     that, ``product`` in FLOPs per second, bounds the batch that is timed. It is also what is
-    returned for a head alone, which has no such steps, and where a step of one text takes long.
+    returned for a head alone, which has no such steps, and where a step of one text takes long or
+    has no room.
     """
     work = WORK[settings.method]
     few = min(2, len(block_list(models.skeleton(config))))
     shape = architecture(models.cut_configuration(copy.deepcopy(config), few), dtype=dtype)
     length = round(sum(lengths) / len(lengths))
     one = work * forward_flops(shape, 1, length)
-    if not 0 < one < 4 * product * TIMED_SECONDS:
+    held = 8 * shape.parameters * dtype.itemsize  # gradients, moments, copies
+    if not 0 < one < 4 * product * TIMED_SECONDS or held > free_bytes(device):
         return product
     model = _probe(config, few, dtype).to(device)
     if settings.method == "lora":
@@ -295,14 +298,15 @@ def training_rate(
     count = min(settings.batch_size, len(lengths), max(1, int(product * TIMED_SECONDS / one)))
     texts = [torch.arange(length) % (PROBE_VOCABULARY - 1) + 1] * (count + 1)
     rows = (texts, torch.zeros(count + 1), range(count), [count])  # the last is the hold-out part
-    how = {"batch_size": count, "evaluate_every": None, "patience": None, "checkpointing": False}
-    own = dataclasses.replace(settings, **how, max_steps=TIMED_STEPS, learning_rate=1e-6)
+    how = {"batch_size": count, "patience": None, "checkpointing": False, "learning_rate": 1e-6}
+    took = {}
     with last_rows_only(model, texts):
-        took = [
-            seconds_alone(lambda: fine_tune(model, *rows, own, np.random.default_rng(0)), device)
-            for _ in range(2)
-        ]
-    return TIMED_STEPS * count * one / min(took)  # the first is slower
+        for steps in (1, 1, 1 + TIMED_STEPS):  # the first training is slower than those that follow
+            own = dataclasses.replace(settings, **how, max_steps=steps, evaluate_every=steps)
+            train = functools.partial(fine_tune, model, *rows, own, np.random.default_rng(0))
+            took[steps] = seconds_alone(train, device)
+    further = took[1 + TIMED_STEPS] - took[1]  # without what a training does but once
+    return TIMED_STEPS * count * one / further if further > 0 else product
 
 
 def kernel_rate(
@@ -393,7 +397,7 @@ def plan_text(
         where = f"one {device_name} at {share:.0%} of its peak speed (a guess)"
     else:
         kernels, speed = measured
-        where = "this machine with nothing beside it, by a few steps that were timed"
+        where = "this machine with nothing beside it, as timed now"
     together, hours = 0.0, 0.0
     for name, seeds, costs in trainings:
         flops = seeds * sum(cost.flops for cost in costs)

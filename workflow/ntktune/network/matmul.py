@@ -152,7 +152,7 @@ class WideSoftmax(TorchFunctionMode):
 def measured_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Return the FLOPs per second of a large product on a device of this machine."""
     # a processor without instructions for bfloat16 is a hundred times slower in it
-    size = 2_048 if dtype == torch.float32 else 512
+    size = 512 if is_processor(device) and dtype != torch.float32 else 2_048
     side = torch.randn(size, size, device=device).to(dtype)
 
     def multiply() -> None:
