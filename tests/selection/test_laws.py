@@ -40,6 +40,12 @@ def test_a_curve_that_follows_a_law_gets_it_back():
     power = 3 * SIZES**-0.3 + 0.5
     for law in (POWER, VANILLA):
         assert fitted(law, SIZES, power).rmsd.max() < 1e-6
+    # whose floor is a power of E
+    for shape in (((0.5, 0.9, 8)), (0.5, 0.95, 5), (0.5, 9, 0.5)):
+        curve = (shape[0] * SIZES**-0.3 + shape[1]) ** shape[2]
+        assert fitted(VANILLA, SIZES, curve).rmsd.max() < 1e-8
+    for law in LAWS.values():  # losses in the units of prices
+        assert fitted(law, SIZES, 1e12 * SIZES**-0.1).rmsd.max() < 1e-6
     line = fitted(LINE, SIZES, 7 * SIZES**-0.25)
     np.testing.assert_allclose(line.parameters, [[np.log(7), -0.25]], rtol=1e-6)
     # with D_l given, a curve that has it

@@ -72,15 +72,23 @@ def test_models_are_ranked_by_what_they_tell(rank, tmp_path, label):
 
 
 def test_a_model_that_is_named_twice_is_told(rank):
-    status, _, said = rank("--label-column", "stars", models=("neo", "neo"))
-    assert (status, said.count("\n")) == (1, 1)
-    assert "more than once" in said
+    for again in ("neo", "./neo", "llama/../neo"):
+        status, _, said = rank("--label-column", "stars", models=("neo", again))
+        assert (status, said.count("\n")) == (1, 1)
+        assert "more than once" in said
+
+
+def test_a_missing_model_is_told_before_any_is_loaded(rank, folder):
+    (folder / "nothing").mkdir(exist_ok=True)
+    status, printed, said = rank("--label-column", "stars", models=("neo", "nothing"))
+    assert (status, printed, said.count("\n")) == (1, "", 1)
+    assert "is no model folder" in said
 
 
 def test_every_text_is_tested_once_by_a_probe_that_has_not_seen_it():
     label = np.repeat([0, 1, 2], [8, 12, 20])
     tested = []
-    for train, holdout, test in folds(label, 0, classes=True):
+    for train, holdout, test in folds(label, 0, stratified=True):
         assert sorted([*train, *holdout, *test]) == list(range(40))
         assert len(holdout) > 5
         tested += test
@@ -104,6 +112,16 @@ def test_the_cross_validated_score_is_that_of_new_texts():
     assert set(scored(told, line, None)) == set(scored(told, label, 3))
 
 
+def test_scores_that_features_do_not_tell_have_no_correlation():
+    """On average and in the interval: each fold's own mean would make it negative."""
+    rng = np.random.default_rng(1)
+    found = [
+        cross_validated(rng.normal(size=(100, 64)), rng.normal(size=100), None) for _ in range(60)
+    ]
+    assert abs(np.mean([score for score, *_ in found])) < 0.04  # three standard errors
+    assert sum(high < 0 for *_, high in found) <= 5
+
+
 def test_the_order_is_by_probe_then_gcv():
     rows = [{"probe": p, "gcv": g} for p, g in ((0.5, 0.1), (0.8, 0.9), (0.8, 0.2))]
     assert ranked(rows) == [rows[2], rows[1], rows[0]]
@@ -114,7 +132,8 @@ def test_the_order_is_by_probe_then_gcv():
     [
         (np.array([0] * 30 + [1]), 2, r"\[30, 1\] texts"),
         (np.arange(9.0), None, r"\[9\] texts"),
-        (np.ones(30), None, "the same label"),
+        (np.full(30, 0.1), None, "the same label"),  # whose standard deviation is not quite 0
+        (np.zeros(30, int), 1, "the same label"),
         (np.array([0, 1] * 4), 2, "10 in all"),
     ],
 )

@@ -63,6 +63,12 @@ def test_only_inner_products_count(name, data, request):
         assert OF_CLASSES[name](x[order], y[order]) == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["h_score", "nearest", "n_leep", "trans_rate", "sfda"])
+def test_the_unit_of_the_features_does_not_count(name, iris):
+    x, y = iris
+    assert OF_CLASSES[name](1e-3 * x, y) == pytest.approx(OF_CLASSES[name](x, y), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in OF_CLASSES if name != "nearest"])
 def test_classes_that_are_further_apart_score_more(name):
     rng = np.random.default_rng(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command, many, optional
-from ntktune.cli.inputs import class_count, from_hub
+from ntktune.cli.inputs import class_count, from_hub, located_model
 from ntktune.cli.kernel import file_options, file_texts
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
@@ -40,10 +40,14 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def rank(args: argparse.Namespace) -> None:
     """Rank models for the texts of one file by scores that need no training."""
+    from ntktune.network.models import configuration
     from ntktune.selection.ranking import ranked
 
-    if repeated := [name for name, count in Counter(args.models).items() if count > 1]:
+    places = Counter(str(Path(n).resolve()) if Path(n).is_dir() else n for n in args.models)
+    if repeated := [place for place, count in places.items() if count > 1]:
         raise UserError(f"--models names {repeated[0]} more than once")
+    for name in args.models:  # before the first is loaded
+        configuration(located_model(_of_model(args, name), ["config.json"])[0])
     rows = ranked([row for name in args.models for row in _scored(_of_model(args, name))])
     print(_ranking(rows))
     if args.out:
@@ -77,13 +81,15 @@ def _scored(args: argparse.Namespace) -> list[dict[str, Any]]:
     about = {"metric": "accuracy" if classes else "Pearson r", "majority": majority}
     about |= {"model": args.model, "weights": sum(p.numel() for p in backbone.parameters())}
     tokens = sum(map(len, examples)) / len(examples)
-    return [
-        about
-        | {"pooling": pooling, "texts": len(rows), "tokens": tokens}
-        | scored(found[:, place], label, classes, args.seed)
-        | {"seconds": time.monotonic() - started}
+    if not np.isfinite(found).all():
+        raise UserError(f"{args.model} gives features that are not finite; try --dtype float32")
+    about |= {"texts": len(rows), "tokens": tokens}
+    poolings = {
+        pooling: scored(found[:, place], label, classes, args.seed)
         for place, pooling in enumerate(POOLINGS)
-    ]
+    }
+    about["seconds"] = time.monotonic() - started
+    return [about | {"pooling": pooling} | own for pooling, own in poolings.items()]
 
 
 def _ranking(rows: list[dict[str, Any]]) -> str:
@@ -129,9 +135,9 @@ def benchmark(args: argparse.Namespace) -> None:
 def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> str:
     """Return how methods select, and how laws fit and predict, beside the published numbers."""
     from ntktune.figures.overview import plain_table
-    from ntktune.selection.benchmark import PUBLISHED_ERRORS, SHARES, printed
+    from ntktune.selection.benchmark import DIVISORS, PUBLISHED_ERRORS, printed
 
-    lines = [["data", "measure", "method", *(f"1/{share}" for share in SHARES)]]
+    lines = [["data", "measure", "method", *(f"1/{n}" for n in DIVISORS)]]
     for (name, measure, method), own in methods.groupby(["data", "measure", "method"], sort=False):
         values = [f"{printed(value / 100):.1f}" for value in own["value"]]
         lines.append([name, measure, method, *values])
@@ -139,10 +145,10 @@ def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> s
             lines.append([name, measure, "published", *(f"{v:.1f}" for v in own["published"])])
     ats = methods[methods["method"] == "AtS"]
     same = sum(ats["value"].div(100).map(printed) == ats["published"])
-    saved = ats.groupby("share")["saved"].first()
-    costs = ", ".join(f"1/{share} {left:.1%}" for share, left in saved.items())
-    by_law = further.pivot_table(index="law", columns="share", values="error", sort=False)
-    ahead = [["law", *(f"1/{share}" for share in SHARES)]]
+    cost = ats.groupby("divisor")["cost"].first()
+    costs = ", ".join(f"1/{n} {share:.1%}" for n, share in cost.items())
+    by_law = further.pivot_table(index="law", columns="divisor", values="error", sort=False)
+    ahead = [["law", *(f"1/{n}" for n in DIVISORS)]]
     ahead += [[law, *(f"{error:.3f}" for error in own)] for law, own in by_law.iterrows()]
     errors = laws.groupby("law", sort=False)["rmsd"].mean()
     published = ", ".join(
@@ -152,9 +158,9 @@ def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> s
         [
             plain_table(lines),
             "",
-            f"AtS as published: {same} of {len(ats)}. Of all fine-tunings' examples it saves, at a "
-            f"budget of {costs}.",
-            f"Root mean squared error of log L over 90 curves: {published}.",
+            f"AtS as published: {same} of {len(ats)}. Of the examples that training each model "
+            f"once on all data takes, it needs, at a budget of {costs}.",
+            f"Root mean squared error of log L over {len(laws) // 2} curves: {published}.",
             "Mean |log error| of the loss with all data, predicted from a budget:",
             "",
             plain_table(ahead),

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntktune.selection.laws import checked
+
 LEAST_KEPT = 3  # k
 OUTLIER = 5.0  # δ, in standard deviations of the line's residuals
 
@@ -26,9 +28,10 @@ def accept_then_stop(
     and so on, until the next smaller one is off the line by more than δ standard deviations of the
     p residuals: there the power phase begins (Lin et al. 2024, algorithm 1). As published, the
     deviation divides by p, not by p − 2; a curve that never leaves its line loses its smallest size
-    all the same; and up to k sizes are all kept.
+    all the same; and up to k sizes are all kept. Raises UserError as
+    :func:`ntktune.selection.laws.checked` does.
     """
-    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(losses, float))
+    x, (y,) = map(np.log, checked(sizes, losses))
 
     def line(count: int) -> np.ndarray:
         return np.polyfit(x[-count:], y[-count:], 1)
@@ -49,7 +52,7 @@ class Curves(NamedTuple):
     start: np.ndarray
     sizes: np.ndarray
     losses: np.ndarray
-    weights: np.ndarray
+    parameters: np.ndarray
 
     def up_to(self, most: float) -> "Curves":
         """Return what is known from fine-tuning on at most so many examples."""
@@ -66,7 +69,7 @@ METHODS: Mapping[str, Callable[[Curves, float], np.ndarray]] = {
     "AtS": _ats,
     "ZeroShot": lambda known, full: known.start,
     "SubTuning": lambda known, full: known.losses[:, -1],
-    "ModelSize": lambda known, full: -np.log(known.weights),
+    "ModelSize": lambda known, full: -np.log(known.parameters),
 }
 
 

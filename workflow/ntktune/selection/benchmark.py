@@ -8,17 +8,17 @@ import pandas as pd
 
 from ntktune.errors import UserError
 from ntktune.selection.accept import (
+    LEAST_KEPT,
     METHODS,
     Curves,
-    accept_then_stop,
     correlation,
     relative_accuracy,
 )
 from ntktune.selection.laws import LAWS, LINE, RECTIFIED, VANILLA, fitted, predicted
 
 FILES = {"FLAN": "flan", "WMT19": "wmt19", "GIGAWORD": "gigaword"}
-SHARES = (8, 16, 32, 64, 128, 256, 512)  # the budget is all data over such a number
-# Published, in percent, one per share: table 1 of the paper.
+DIVISORS = (8, 16, 32, 64, 128, 256, 512)  # a budget is all data over one of them
+# Published, in percent, one per divisor: table 1 of the paper.
 # fmt: off
 PUBLISHED = {
     ("FLAN", "PearCorr"): (90.9, 73.1, 65.5, 61.1, 52.2, 50.5, 45.6),
@@ -45,15 +45,24 @@ def read_curves(path: Path) -> tuple[pd.Index, Curves]:
         table = pd.read_csv(path, index_col=0)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    sizes = [name for name in table.columns if str(name).isdigit()]
+    sizes = [name for name in table.columns if str(name).isdecimal()]
     numbers = np.array([int(name) for name in sizes], float)
     losses = table[sizes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if len(sizes) < 3 or numbers[0] != 0 or not (np.diff(numbers) > 0).all():
         raise UserError(f"{path} has no columns 0, 200, 400 …, the numbers of examples, ascending")
-    if "size" not in table or not (np.isfinite(losses) & (losses > 0)).all():
-        raise UserError(f"{path} needs a loss above 0 in each column of a size, and a column size")
-    weights = pd.to_numeric(table["size"], errors="coerce").to_numpy(float)
-    return table.index, Curves(losses[:, 0], numbers[1:], losses[:, 1:], weights)
+    if np.sum(numbers[1:] <= numbers[-1] / DIVISORS[-1]) < LEAST_KEPT or len(table) < 2:
+        raise UserError(
+            f"{path} needs two models or more, and {LEAST_KEPT} sizes up to 1/{DIVISORS[-1]} of "
+            f"the largest, which is {numbers[-1]:.0f}"
+        )
+    parameters = pd.to_numeric(table.get("size"), errors="coerce")
+    above = [np.isfinite(found) & (found > 0) for found in (losses, np.asarray(parameters, float))]
+    if not all(part.all() for part in above):
+        raise UserError(
+            f"{path} needs a loss above 0 in each column of a size, and the column size: each "
+            "model's number of weights"
+        )
+    return table.index, Curves(losses[:, 0], numbers[1:], losses[:, 1:], parameters.to_numpy(float))
 
 
 def printed(share: float) -> float:
@@ -78,22 +87,22 @@ def read_benchmark(folder: Path) -> dict[str, tuple[pd.Index, Curves]]:
 def selected(curves: Mapping[str, tuple[pd.Index, Curves]]) -> pd.DataFrame:
     """Return how well each method selects: a row per data set, budget, method and measure.
 
-    ``value`` is in percent, ``published`` the paper's, of AtS; ``examples`` the largest size that
-    the budget allows; ``saved`` the share of all fine-tuning's examples that the method leaves out.
+    The budget is all data over ``divisor``. ``value`` is in percent, ``published`` the paper's, of
+    AtS; ``examples`` is the largest size that the budget allows; ``cost`` the examples that the
+    method trains each model on, over those of all data, which training each model once would take.
     """
     rows = []
     for name, (_, known) in curves.items():
         true, full = known.losses[:, -1], known.sizes[-1]
-        whole = known.sizes.sum()
-        for place, share in enumerate(SHARES):
-            part = known.up_to(full / share)
+        for place, divisor in enumerate(DIVISORS):
+            part = known.up_to(full / divisor)
             for method, score in METHODS.items():
                 found = score(part, full)
                 used = {"AtS": part.sizes.sum(), "SubTuning": part.sizes[-1]}.get(method, 0.0)
                 for measure, value in MEASURES.items():
-                    row = {"data": name, "share": share, "examples": part.sizes[-1]}
+                    row = {"data": name, "divisor": divisor, "examples": part.sizes[-1]}
                     row |= {"method": method, "measure": measure}
-                    row |= {"value": 100 * value(found, true), "saved": 1 - used / whole}
+                    row |= {"value": 100 * value(found, true), "cost": used / full}
                     published = PUBLISHED.get((name, measure)) if method == "AtS" else None
                     rows.append(row | {"published": published[place] if published else np.nan})
     return pd.DataFrame(rows)
@@ -120,20 +129,20 @@ def extrapolated(curves: Mapping[str, tuple[pd.Index, Curves]]) -> pd.DataFrame:
     rows = []
     for name, (_, known) in curves.items():
         true, full = known.losses[:, -1], known.sizes[-1]
-        for share in SHARES:
-            part = known.up_to(full / share)
+        for divisor in DIVISORS:
+            part = known.up_to(full / divisor)
             fits = {law.name: fitted(law, part.sizes, part.losses) for law in LAWS.values()}
             fits["last three"] = fitted(LINE, part.sizes[-3:], part.losses[:, -3:])
             found = {
                 law: [end[:, 0] for end in predicted(fit, [full])] for law, fit in fits.items()
             }
-            ats = [accept_then_stop(part.sizes, own, full)[0] for own in part.losses]
-            found["AtS"] = [np.array(ats), np.full(len(ats), np.nan), np.full(len(ats), np.nan)]
+            ats = METHODS["AtS"](part, full)
+            found["AtS"] = [ats, np.full_like(ats, np.nan), np.full_like(ats, np.nan)]
             for law, (value, low, high) in found.items():
                 covered = (
                     np.mean((low < true) & (true < high)) if np.isfinite(low).any() else np.nan
                 )
-                rows.append({"data": name, "share": share, "law": law})
+                rows.append({"data": name, "divisor": divisor, "law": law})
                 rows[-1] |= {"error": np.mean(np.abs(np.log(value / true))), "covered": covered}
                 rows[-1] |= {"correlation": correlation(value, true)}
     return pd.DataFrame(rows)

@@ -6,24 +6,31 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntktune.errors import UserError
+from ntktune.linearized.statistics import EPS
+from ntktune.spectrum import noise_level
 
 
 def remaining_error(
-    kernel: ArrayLike, shift: ArrayLike, time: float, step_size: float = 1.0
+    kernel: ArrayLike,
+    shift: ArrayLike,
+    time: float,
+    step_size: float = 1.0,
+    precision: float = EPS,
 ) -> float:
     """Return F(Θ, t) = ‖exp(−η Θ t)(f_0 − y)‖² of gradient flow on the linearised network.
 
     ``kernel`` is Θ, the NTK, (N, N), not divided by N; ``shift`` f_0 − y, (N,), or (N, C) of C
     outputs with one kernel; ``time`` t from 0 on, also infinite; ``step_size`` η. LENSLLM (2025)
-    has it in the place of D_l (:func:`ntktune.selection.laws.measured_start`).
+    has it in the place of D_l (:func:`ntktune.selection.laws.measured_start`). ``precision`` is eps
+    of the kernel's; along eigenvalues below N·eps·λ_1 nothing is ever learned. Raises UserError for
+    impossible times.
     """
     if not time >= 0 or not 0 < step_size < math.inf:
         raise UserError(f"time {time} must be 0 or above, and the step size {step_size} above 0")
     values, vectors = np.linalg.eigh(np.asarray(kernel, float))
     shift = np.asarray(shift, float)
     along = vectors.T @ shift.reshape(len(shift), -1)
-    # what the kernel cannot tell from 0 is never learned, also after an infinite time
-    values = np.where(values > len(values) * np.finfo(float).eps * values[-1], values, 0.0)
+    values = np.where(values > noise_level(values, precision), values, 0.0)
     with np.errstate(invalid="ignore"):  # 0 times an infinite time
         decay = np.where(values > 0, np.exp(-step_size * time * values), 1.0)
     return float(np.sum((decay[:, None] * along) ** 2))

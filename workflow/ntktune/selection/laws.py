@@ -18,12 +18,12 @@ from scipy.special import expit, stdtrit
 from ntktune.errors import UserError
 from ntktune.intervals import LEVEL
 
-ITERATIONS = 200
+ITERATIONS = 1_000
 TOLERANCE, PATIENCE = 1e-9, 5  # a fit has ended when no step of so many gains such a share
 SLOPES = (0.05, 0.2, 0.5, 1.0)  # β of the starts
 FLOORS = (1e-6, 0.5, 0.95)  # E of the starts, as a share of the smallest loss
 LEAST_FLOOR = 1e-9  # of the smallest loss: no different from 0
-FLATTEST, STEEPEST, MOST_POWER = 1e-4, 20.0, 20.0  # the smallest and the largest β; α
+FLATTEST, STEEPEST, MOST_POWER = 1e-4, 20.0, 1e3  # the smallest and the largest β; α
 
 # log L at parameters (M, P) and x (n,), and its derivatives: (M, n) and (M, n, P)
 Model = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -69,12 +69,13 @@ def _rectified(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _vanilla(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """L = (B D^−β + E)^α."""
+    """L = (B D^−β + E)^α, with B = exp(log_height) and E = exp(log_floor / α)."""
     height, log_slope, floor, log_power = (part[:, None] for part in parameters.T)
     slope, power = np.exp(log_slope), np.exp(log_power)
     above = height - slope * x
-    weight, within = expit(above - floor), np.logaddexp(above, floor)
-    parts = (power * weight, -power * weight * slope * x, power * (1 - weight), power * within)
+    weight, within = expit(above - floor / power), np.logaddexp(above, floor / power)
+    of_power = power * within - (1 - weight) * floor
+    parts = (power * weight, -power * weight * slope * x, 1 - weight, of_power)
     return power * within, np.stack(parts, axis=-1)
 
 
@@ -120,14 +121,17 @@ def _starts(law: Law, x: np.ndarray, curve: np.ndarray) -> np.ndarray:
 
     The height is such that the first loss is met.
     """
-    rows, span, lowest = [], np.ptp(x), math.exp(curve.min())
+    rows, span = [], np.ptp(x)
     for slope, floor, turn in product(SLOPES, FLOORS, (x[0] - span, x[0], x.mean(), x[-1])):
-        given = {"log_slope": math.log(slope), "log_floor": math.log(floor * lowest)}
+        given = {"log_slope": math.log(slope), "log_floor": curve.min() + math.log(floor)}
         given |= {"log_start": slope * turn}
         row = np.array([[given.get(name, 0.0) for name in law.parameters]])
         if law.parameters[0] == "log_height":
-            of_one = math.exp(law.model(row, x[:1])[0].item()) - floor * lowest
-            row[0, 0] = math.log((math.exp(curve[0]) - floor * lowest) / of_one)
+            bare = row.copy()
+            bare[0, law.parameters.index("log_floor")] = -1e9  # no floor
+            # a part of the first loss is above the floor
+            above = curve[0] + math.log1p(-floor * math.exp(curve.min() - curve[0]))
+            row[0, 0] = above - law.model(bare, x[:1])[0].item()
         rows.append(row[0])
     return np.unique(rows, axis=0)
 
@@ -159,10 +163,12 @@ def _descended(
     Levenberg-Marquardt of all starts at once. A parameter at its bound that would leave it stays
     there for the step.
     """
+    ended, total = parameters.copy(), np.empty(len(parameters))
+    left = np.arange(len(parameters))  # fits that have not ended
     damping = np.full(len(parameters), 1e-2)
+    still = np.zeros(len(parameters), int)  # steps in a row that gained next to nothing
     found, slopes = model(parameters, x)
     cost = np.sum((curves - found) ** 2, axis=1)
-    still = np.zeros(len(parameters), int)  # steps in a row that gained next to nothing
     for _ in range(ITERATIONS):
         gradient = np.einsum("mnp,mn->mp", slopes, curves - found)
         held = ((parameters <= low) & (gradient < 0)) | ((parameters >= high) & (gradient > 0))
@@ -177,14 +183,28 @@ def _descended(
         better = value < cost
         still = np.where(better & (value < (1 - TOLERANCE) * cost), 0, still + 1)
         damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e12)
-        parameters, found = (
-            np.where(better[:, None], new, old)
-            for new, old in ((tried, parameters), (there, found))
-        )
+        parameters = np.where(better[:, None], tried, parameters)
+        found = np.where(better[:, None], there, found)
         slopes, cost = np.where(better[:, None, None], turned, slopes), np.minimum(value, cost)
-        if (still > PATIENCE).all():
+        ended[left], total[left] = parameters, cost
+        going = still <= PATIENCE
+        if not going.any():
             break
-    return parameters, cost
+        left, damping, still, found, slopes, cost, parameters, curves, low, high = (
+            part[going]
+            for part in (left, damping, still, found, slopes, cost, parameters, curves, low, high)
+        )
+    return ended, total
+
+
+def checked(sizes: ArrayLike, losses: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return sizes, (n,), and losses, (C, n); raise UserError for what are no learning curves."""
+    x, curves = np.asarray(sizes, float), np.atleast_2d(np.asarray(losses, float))
+    if x.ndim != 1 or not (np.diff(x) > 0).all() or not (x > 0).all() or len(x) < 2:
+        raise UserError(f"sizes {x.tolist()}: give two or more, ascending and above 0")
+    if curves.shape[1:] != x.shape or not (np.isfinite(curves) & (curves > 0)).all():
+        raise UserError(f"losses of shape {curves.shape}: give one above 0 for each of {len(x)}")
+    return x, curves
 
 
 def fitted(law: Law, sizes: ArrayLike, losses: ArrayLike) -> Fit:
@@ -193,12 +213,7 @@ def fitted(law: Law, sizes: ArrayLike, losses: ArrayLike) -> Fit:
     ``sizes``, (n,), are ascending numbers of examples above 0; ``losses``, (C, n) or (n,), are
     above 0. Raises UserError for others. With fewer sizes than parameters the fit is one of many.
     """
-    x, curves = np.asarray(sizes, float), np.atleast_2d(np.asarray(losses, float))
-    if x.ndim != 1 or not (np.diff(x) > 0).all() or not (x > 0).all() or len(x) < 2:
-        raise UserError(f"sizes {x.tolist()}: give two or more, ascending and above 0")
-    if curves.shape[1:] != x.shape or not (np.isfinite(curves) & (curves > 0)).all():
-        raise UserError(f"losses of shape {curves.shape}: give one above 0 for each of {len(x)}")
-    x, curves = np.log(x), np.log(curves)
+    x, curves = map(np.log, checked(sizes, losses))
     starts = [_starts(law, x, curve) for curve in curves]
     many = len(starts[0])
     low, high = (

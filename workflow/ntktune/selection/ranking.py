@@ -1,5 +1,6 @@
 """Models ranked by what their pretrained features say of a task, without any training."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ntktune.finetune.regression import probe_head
 from ntktune.finetune.repeats import class_targets
 from ntktune.intervals import LEVEL
 from ntktune.linearized.statistics import alignment, best_gcv, centred_spectrum, log_evidence
+from ntktune.network.matmul import WideSoftmax
 from ntktune.network.models import last_tokens
 from ntktune.selection import scores
 
@@ -34,11 +36,14 @@ class Pooled(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return features of token ids of shape (N, T)."""
-        found = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-        )
+        wide = next(self.backbone.parameters()).dtype == torch.float64
+        with WideSoftmax() if wide else contextlib.nullcontext():
+            found = self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+            )
         hidden, real = found.last_hidden_state, attention_mask[:, :, None] > 0
-        blocks = [state for state in found.hidden_states[1:] if state.shape == hidden.shape]
+        states = [state for state in found.hidden_states[1:] if state.shape == hidden.shape]
+        blocks = states or [hidden]
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_tokens(attention_mask)]
         means = [
             state.where(real, 0).sum(dim=1) / real.sum(dim=1)
@@ -47,10 +52,13 @@ class Pooled(nn.Module):
         return torch.stack([last, *means], dim=1)
 
 
-def folds(label: np.ndarray, seed: int, *, classes: bool) -> Iterator[tuple[list, list, list]]:
-    """Yield training, hold-out and test places of each fold; classes are spread over the folds."""
+def folds(label: np.ndarray, seed: int, *, stratified: bool) -> Iterator[tuple[list, list, list]]:
+    """Yield places of texts: to train on, to hold out and to test, 64, 16 and 20 %, of each fold.
+
+    ``stratified`` spreads the classes over the folds.
+    """
     order = np.random.default_rng(seed).permutation(len(label))
-    if classes:
+    if stratified:
         order = order[np.argsort(label[order], kind="stable")]
     for fold in range(FOLDS):
         others = np.delete(order, np.s_[fold::FOLDS])
@@ -63,15 +71,17 @@ def cross_validated(
 ) -> tuple[float, float, float]:
     """Return a linear probe's score on texts that it was not fitted to, and a 95 % interval.
 
-    The probe is fitted to four fifths of the texts, (N, D), five times. The score is accuracy, with
-    Wilson's interval, or where ``classes`` is None Pearson's correlation with Fisher's; both are
-    for the number of texts and know nothing of how the probe varies with them.
+    The probe is fitted five times (:func:`folds`) to ``features``, (N, D). The score is accuracy,
+    with Wilson's interval, or where ``classes`` is None Pearson's correlation with Fisher's; both
+    are for the number of texts and know nothing of how the probe varies with them.
     """
     target = label.astype(float) if classes is None else class_targets(label, classes)
     found = np.empty_like(target)
-    for train, holdout, test in folds(label, seed, classes=classes is not None):
+    for train, holdout, test in folds(label, seed, stratified=classes is not None):
         weights, offset, _ = probe_head(features, target, train, holdout)
         found[test] = features[test] @ weights + offset
+        if classes is None:  # a fold's mean, and so its predictions, fall where its tests' rise
+            found[test] -= target[train].mean()
     if classes is None:
         score = pearsonr(found, label)
         return float(score.statistic), *map(float, score.confidence_interval(LEVEL))
@@ -120,7 +130,7 @@ def check_labels(label: np.ndarray, classes: int | None) -> None:
             f"{counts.tolist()} texts (of each class) are too few to tell models apart; draw more "
             f"rows, at least {least} of each and {2 * FOLDS} in all"
         )
-    if classes is None and label.std() == 0:
+    if np.ptp(label) == 0:
         raise UserError(f"all {len(label)} rows have the same label; no model can tell them apart")
 
 

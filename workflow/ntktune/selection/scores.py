@@ -14,19 +14,24 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.mixture import GaussianMixture
 
 from ntktune.errors import UserError
+from ntktune.linearized.statistics import EPS
+from ntktune.spectrum import noise_level
 
 RATE_NOISE = 1e-4  # ε of TransRate
 LEAST_VARIANCE = 1e-4  # of a class along a direction, in GBC
 GBC_DIRECTIONS = 64
 MIXTURE_VARIANCE = 0.8  # kept by N-LEEP's directions
 MIXTURE_PARTS = 5  # of N-LEEP's mixture, per class
-LEAST_SHRINKAGE = 1e-10  # of SFDA
 
 
-def coordinates(kernel: ArrayLike) -> np.ndarray:
-    """Return features whose inner products are a kernel, (N, N): (N, R), R its rank."""
+def coordinates(kernel: ArrayLike, precision: float = EPS) -> np.ndarray:
+    """Return features whose inner products are a kernel, (N, N): (N, R), R its rank.
+
+    ``precision`` is eps of the precision in which the kernel was computed: smaller eigenvalues than
+    N·eps·λ_1 are noise.
+    """
     values, vectors = np.linalg.eigh(np.asarray(kernel, float))
-    kept = values > len(values) * np.finfo(float).eps * values[-1]
+    kept = values > noise_level(values, precision)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
@@ -113,9 +118,10 @@ def n_leep(features: ArrayLike, classes: ArrayLike, seed: int = 0) -> float:
     """Return LEEP with a Gaussian mixture's parts in place of source classes (Li et al. 2021).
 
     The mixture has five spherical parts per class, fitted in the principal directions that hold
-    80 % of the variance; ``seed`` is that of its start.
+    80 % of the variance, of features of unit variance in all; ``seed`` is that of its start.
     """
     along, variances = _directions(features)
+    along = along / np.sqrt(variances.sum() / len(along))
     kept = np.searchsorted(np.cumsum(variances) / variances.sum(), MIXTURE_VARIANCE) + 1
     parts = min(MIXTURE_PARTS * (int(np.max(classes)) + 1), len(along) - 1)
     mixture = GaussianMixture(parts, covariance_type="spherical", random_state=seed)
@@ -143,7 +149,8 @@ def gaussian_overlap(features: ArrayLike, classes: ArrayLike) -> float:
     """Return GBC (Pándy et al. 2022): minus the overlap of the classes' Gaussians.
 
     −Σ_{i≠j} exp(−D_B), D_B the Bhattacharyya distance of spherical Gaussians, one variance per
-    class, in the 64 first principal directions.
+    class, in the 64 first principal directions. As published a variance is at least 1e-4, whatever
+    the unit of the features.
     """
     along, means = _directions(features)[0][:, :GBC_DIRECTIONS], _shares(classes)
     size, centres = along.shape[1], means @ along
@@ -175,8 +182,8 @@ def sfda(features: ArrayLike, classes: ArrayLike, dimension: int | None = None) 
 
     The mean log probability of each text's class by a shrunk linear discriminant, fitted again
     after each text was drawn towards the other classes' mean, the more the less it was sure. The
-    shrinkage is exp(−5 λ), λ the largest eigenvalue of the covariance within classes (the published
-    code takes three power iterations towards it), of features whose mean squared norm is 1.
+    shrinkage is exp(−5 λ), λ the largest eigenvalue of the covariance within classes, of features
+    whose mean squared norm is 1. These are the paper's steps; its code differs in details.
     ``dimension`` is as for :func:`h_score`.
     """
     features, classes = _centred(features), np.asarray(classes)
@@ -191,7 +198,7 @@ def sfda(features: ArrayLike, classes: ArrayLike, dimension: int | None = None) 
         within = own.T @ own / len(some)
         if shrinkage is None:
             largest = np.linalg.eigvalsh(within)[-1]
-            shrinkage = max(math.exp(-5 * largest), LEAST_SHRINKAGE)
+            shrinkage = math.exp(-5 * largest)
         mean = np.trace(within) / (dimension or len(within))
         shrunk = (1 - shrinkage) * within + shrinkage * mean * np.eye(len(within))
         weights = np.linalg.solve(shrunk, centres.T)
