@@ -133,9 +133,9 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> str:
-    """Return how methods select, and how laws fit and predict, beside the published numbers."""
+    """Return how methods select, beside the published numbers, and what laws do."""
     from ntktune.figures.overview import plain_table
-    from ntktune.selection.benchmark import DIVISORS, PUBLISHED_ERRORS, printed
+    from ntktune.selection.benchmark import DIVISORS, printed
 
     lines = [["data", "measure", "method", *(f"1/{n}" for n in DIVISORS)]]
     for (name, measure, method), own in methods.groupby(["data", "measure", "method"], sort=False):
@@ -147,22 +147,27 @@ def _told(methods: pd.DataFrame, laws: pd.DataFrame, further: pd.DataFrame) -> s
     same = sum(ats["value"].div(100).map(printed) == ats["published"])
     cost = ats.groupby("divisor")["cost"].first()
     costs = ", ".join(f"1/{n} {share:.1%}" for n, share in cost.items())
-    by_law = further.pivot_table(index="law", columns="divisor", values="error", sort=False)
-    ahead = [["law", *(f"1/{n}" for n in DIVISORS)]]
-    ahead += [[law, *(f"{error:.3f}" for error in own)] for law, own in by_law.iterrows()]
+    return (
+        f"{plain_table(lines)}\n\nAtS as published: {same} of {len(ats)}. Of the examples that "
+        "training each model once on all data takes, it needs, at a budget of "
+        f"{costs}.\n{_laws_told(laws, further)}"
+    )
+
+
+def _laws_told(laws: pd.DataFrame, further: pd.DataFrame) -> str:
+    """Return how laws fit, beside the published numbers, and how they predict."""
+    from ntktune.figures.overview import plain_table
+    from ntktune.selection.benchmark import PUBLISHED_ERRORS
+
     errors = laws.groupby("law", sort=False)["rmsd"].mean()
     published = ", ".join(
         f"{law} {errors[law]:.5f} (published {value})" for law, value in PUBLISHED_ERRORS.items()
     )
-    return "\n".join(
-        [
-            plain_table(lines),
-            "",
-            f"AtS as published: {same} of {len(ats)}. Of the examples that training each model "
-            f"once on all data takes, it needs, at a budget of {costs}.",
-            f"Root mean squared error of log L over {len(laws) // 2} curves: {published}.",
-            "Mean |log error| of the loss with all data, predicted from a budget:",
-            "",
-            plain_table(ahead),
-        ]
+    by_law = further.pivot_table(index="law", columns="divisor", values="error", sort=False)
+    lines = [["law", *(f"1/{divisor}" for divisor in by_law)]]
+    lines += [[law, *(f"{error:.3f}" for error in own)] for law, own in by_law.iterrows()]
+    return (
+        f"Root mean squared error of log L over {len(laws) // len(PUBLISHED_ERRORS)} curves: "
+        f"{published}.\nMean |log error| of the loss with all data, predicted from a budget:\n\n"
+        f"{plain_table(lines)}"
     )
