@@ -97,8 +97,7 @@ def test_flops_are_those_that_pytorch_counts(
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("batch", [1, 12])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "batch"), [("llama", 1), ("gpt_neo", 12)])
 def test_the_rate_of_steps_is_flops_by_time(kind, batch, method, settings, monkeypatch):
     """On a clock that PyTorch's own count of FLOPs drives, the rate is one FLOP per second."""
     monkeypatch.setattr("ntktune.network.matmul.ONEDNN", None)

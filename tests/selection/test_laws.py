@@ -56,13 +56,13 @@ def test_a_curve_that_follows_a_law_gets_it_back():
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 def test_no_other_start_finds_a_better_fit(law):
-    """Noisy curves, and SciPy from a hundred random starts."""
+    """A noisy curve, and SciPy from fifty random starts."""
     rng = np.random.default_rng(1)
-    curves = rectified(SIZES) * np.exp(0.02 * rng.normal(size=(2, len(SIZES))))
+    curves = rectified(SIZES) * np.exp(0.02 * rng.normal(size=(1, len(SIZES))))
     fit, x = fitted(law, SIZES, curves), np.log(SIZES)
     for curve, own in zip(np.log(curves), fit.rmsd, strict=True):
         best = np.inf
-        for _ in range(100):
+        for _ in range(50):
             start = fit.parameters[0] + rng.normal(scale=2, size=len(law.parameters))
             found = least_squares(
                 lambda p, curve=curve: np.nan_to_num(law.model(p[None], x)[0][0] - curve, nan=9.0),
