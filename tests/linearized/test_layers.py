@@ -143,3 +143,36 @@ def test_a_set_has_a_row_of_statistics(model, grams):
     ]
     assert np.isfinite([row[name] for name in row if name != "condition"]).all()
     assert row["trace"] >= row["largest"] > 0
+
+
+def test_linearised_adapters_are_adapters_whose_first_factor_is_frozen():
+    """LoRA-FA (Zhang et al. 2023): at B = 0 the first factor A has no gradient."""
+    model = llama(2)
+    label = np.random.default_rng(0).normal(size=len(TEXTS))
+    adapter = Adapter(model.backbone, Lora(rank=4, alpha=4.0))
+    adapter.reset(0)
+    names = [name for name, _ in model.named_parameters()]
+    second = {n for n in names if ".lora_B." in n or n.startswith("head.")}
+    kernel = alone(model, second)
+    both = alone(model, second | {n for n in names if ".lora_A." in n})
+    np.testing.assert_allclose(both, kernel, rtol=1e-12)
+
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    target, gaps = torch.as_tensor(label), []
+    for step in (2e-3, 1e-3):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(start[name]).requires_grad_(name in second)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for turn in range(4):
+            found = torch.stack([model(ids[None], torch.ones_like(ids)[None])[0] for ids in TEXTS])
+            if turn == 0:
+                first = found.detach().numpy()
+            gradient = torch.autograd.grad(((found - target) ** 2).sum() / 2, trained)
+            with torch.no_grad():
+                for parameter, part in zip(trained, gradient, strict=True):
+                    parameter.sub_(part, alpha=step * (turn < 3))
+        left = np.linalg.matrix_power(np.eye(len(TEXTS)) - step * kernel, 3) @ (label - first)
+        gaps.append(np.linalg.norm(found.detach().numpy() - (label - left)))
+        assert gaps[-1] < 0.05 * np.linalg.norm(found.detach().numpy() - first)
+    assert gaps[0] / gaps[1] == pytest.approx(4, rel=0.1)
