@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
+from scipy.stats import multivariate_normal, rankdata
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -174,3 +174,20 @@ def test_a_class_without_a_text_is_told(iris):
         for name in ("h_score", "gaussian_overlap", "sfda"):
             with pytest.raises(UserError, match=told):
                 OF_CLASSES[name](x, labels)
+
+
+def test_the_evidence_of_fewer_texts_than_features_is_the_normal_laws():
+    """There the published code's fixed point diverges: 5.37 in place of about −1."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(100, 576)), rng.normal(size=(100, 1))
+    kernel = x @ x.T
+    found = log_evidence(kernel, y)
+    padded = np.hstack([x, np.zeros((100, 100))])
+    assert log_evidence(padded @ padded.T, y) == pytest.approx(found, rel=1e-12)
+    best = max(
+        multivariate_normal(cov=a * kernel / 576 + b * np.eye(100)).logpdf(y[:, 0]) / 100
+        for a in np.logspace(-8, 0.5, 25)
+        for b in np.linspace(0.3, 1.6, 40)
+    )
+    assert best - 1e-9 <= found < best + 2e-3
+    assert -1.6 < found < -0.9
