@@ -12,7 +12,7 @@ STATISTICS = {
     "condition": ("condition number of the kernel", False),
     "largest": ("largest eigenvalue", False),
     "gcv": ("predicted error (GCV)", False),
-    "gcv_layers": ("predicted error without the head", False),
+    "gcv_layers": ("GCV without the head", False),
     "evidence": ("log evidence per text", True),
     "alignment": ("alignment with the labels", True),
     "parameters": ("trained weights", True),
