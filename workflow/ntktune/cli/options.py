@@ -107,16 +107,13 @@ OVERRIDES = {
     "kernel.variant": {"enum": ("sgd", "signgd", "asymmetric-signgd")},
     "kernel learning seeds": {"minimum": 1},
     # one file has no study
-    "kernel gram rows": {
-        "description": "Rows drawn at random; null for 100, or all of a smaller file"
+    **{
+        f"{command} rows": {
+            "description": "Rows drawn at random; null for 100, or all of a smaller file"
+        }
+        for command in ("kernel gram", "linearized layers", "selection rank")
     },
     "kernel gram seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
-    "linearized layers rows": {
-        "description": "Rows drawn at random; null for 100, or all of a smaller file"
-    },
-    "selection rank rows": {
-        "description": "Rows drawn at random; null for 100, or all of a smaller file"
-    },
     "selection rank seed": {"description": "Seed of the rows and of the folds", "default": 0},
     "linearized layers seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
 }

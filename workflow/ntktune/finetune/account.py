@@ -106,6 +106,10 @@ def _probe(config: PreTrainedConfig, blocks: int, dtype: torch.dtype) -> TextMod
     return TextModel(backbone, 1, torch.Generator().manual_seed(0)).to(dtype)
 
 
+def _few_blocks(config: PreTrainedConfig) -> int:
+    return min(2, len(block_list(models.skeleton(config))))
+
+
 def _adapt(probe: TextModel, lora: Lora) -> None:
     """Give a model of a few blocks adapters: by the names of layers alone, in whichever block."""
     ends = lora.targets and sorted({target.rpartition(".")[2] for target in lora.targets})
@@ -284,8 +288,7 @@ def training_rate(
     returned for a head alone, which has no such steps, and where a step of one text takes long or
     has no room.
     """
-    work = WORK[settings.method]
-    few = min(2, len(block_list(models.skeleton(config))))
+    work, few = WORK[settings.method], _few_blocks(config)
     shape = architecture(models.cut_configuration(copy.deepcopy(config), few), dtype=dtype)
     length = round(sum(lengths) / len(lengths))
     one = work * forward_flops(shape, 1, length)
@@ -316,8 +319,7 @@ def kernel_rate(
 
     Timed on two blocks and few texts as :func:`training_rate` times steps, with one output.
     """
-    few = min(2, len(block_list(models.skeleton(config))))
-    model = _probe(config, few, torch.float32).to(device)
+    model = _probe(config, _few_blocks(config), torch.float32).to(device)
     length, blocks = round(sum(lengths) / len(lengths)), block_list(model.backbone)
 
     def flops(count: int) -> float:

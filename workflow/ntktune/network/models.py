@@ -62,13 +62,20 @@ class Features(nn.Module):
         return features(self.backbone, input_ids, attention_mask)
 
 
+def hidden_states(
+    backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, **how: bool
+) -> Any:
+    """Return what a backbone returns of token ids of shape (N, T), with ``last_hidden_state``."""
+    wide = next(backbone.parameters()).dtype == torch.float64
+    with WideSoftmax() if wide else contextlib.nullcontext():
+        return backbone(input_ids=input_ids, attention_mask=attention_mask, **how)
+
+
 def last_hidden(
     backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
     """Return the last hidden states, (N, T, D), of token ids of shape (N, T)."""
-    wide = next(backbone.parameters()).dtype == torch.float64
-    with WideSoftmax() if wide else contextlib.nullcontext():
-        return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return hidden_states(backbone, input_ids, attention_mask).last_hidden_state
 
 
 def hidden_width(backbone: nn.Module) -> int:
@@ -199,7 +206,12 @@ def features(
     has the attribute ``pooling`` = ``mean`` (:func:`text_model`).
     """
     hidden = last_hidden(backbone, input_ids, attention_mask)
-    if getattr(backbone, "pooling", "last") == "mean":
+    return pooled(hidden, attention_mask, getattr(backbone, "pooling", "last"))
+
+
+def pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Return hidden states, (N, T, D), at the ``last`` real token or as their ``mean``, (N, D)."""
+    if pooling == "mean":
         real = attention_mask[:, :, None] > 0
         return hidden.where(real, 0).sum(dim=1) / real.sum(dim=1)
     last = last_tokens(attention_mask)

@@ -1,6 +1,5 @@
 """Models ranked by what their pretrained features say of a task, without any training."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +13,7 @@ from ntktune.finetune.regression import probe_head
 from ntktune.finetune.repeats import class_targets
 from ntktune.intervals import LEVEL
 from ntktune.linearized.statistics import alignment, best_gcv, centred_spectrum, log_evidence
-from ntktune.network.matmul import WideSoftmax
-from ntktune.network.models import last_tokens
+from ntktune.network.models import hidden_states, pooled
 from ntktune.selection import scores
 
 POOLINGS = ("last", "mean", "layers")
@@ -36,20 +34,12 @@ class Pooled(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return features of token ids of shape (N, T)."""
-        wide = next(self.backbone.parameters()).dtype == torch.float64
-        with WideSoftmax() if wide else contextlib.nullcontext():
-            found = self.backbone(
-                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-            )
-        hidden, real = found.last_hidden_state, attention_mask[:, :, None] > 0
-        states = [state for state in found.hidden_states[1:] if state.shape == hidden.shape]
-        blocks = states or [hidden]
-        last = hidden[torch.arange(len(hidden), device=hidden.device), last_tokens(attention_mask)]
-        means = [
-            state.where(real, 0).sum(dim=1) / real.sum(dim=1)
-            for state in (hidden, torch.stack(blocks).mean(dim=0))
-        ]
-        return torch.stack([last, *means], dim=1)
+        found = hidden_states(self.backbone, input_ids, attention_mask, output_hidden_states=True)
+        hidden = found.last_hidden_state
+        blocks = [state for state in found.hidden_states[1:] if state.shape == hidden.shape]
+        mean = torch.stack(blocks or [hidden]).mean(dim=0)
+        each = ((hidden, "last"), (hidden, "mean"), (mean, "mean"))
+        return torch.stack([pooled(state, attention_mask, how) for state, how in each], dim=1)
 
 
 def folds(label: np.ndarray, seed: int, *, stratified: bool) -> Iterator[tuple[list, list, list]]:

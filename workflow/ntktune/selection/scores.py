@@ -75,11 +75,9 @@ def h_score(features: ArrayLike, classes: ArrayLike, dimension: int | None = Non
     shrinkage = min(max(noise / spread, 0.0), 1.0) if spread > 0 else 1.0
     # m C_ρ⁻¹ m on the side of the texts
     values, vectors = np.linalg.eigh(kernel)
-    values = np.maximum(values, 0.0)
-    inverse = np.full_like(values, 0.0)
-    total = shrinkage * mean + (1 - shrinkage) * values / count
-    kept = values > count * np.finfo(float).eps * values[-1]
-    inverse[kept] = values[kept] / total[kept]
+    kept = values > noise_level(values, EPS)
+    values, vectors = values[kept], vectors[:, kept]
+    inverse = values / (shrinkage * mean + (1 - shrinkage) * values / count)
     along = (means @ vectors) ** 2 @ inverse
     return float((1 - shrinkage) / (count - 1) * np.sum((means > 0).sum(axis=1) * along))
 
@@ -190,7 +188,6 @@ def sfda(features: ArrayLike, classes: ArrayLike, dimension: int | None = None) 
     features = features / np.sqrt(np.mean(np.sum(features**2, axis=1)))
     means = _shares(classes)
     counts = (means > 0).sum(axis=1)
-    shrinkage = None
 
     def discriminant(some: np.ndarray, shrinkage: float | None) -> tuple[np.ndarray, float]:
         centres = means @ some
