@@ -59,7 +59,7 @@ reproduce: $(READY)
 plan: $(READY)
 	@: $(STUDY)
 	@$(SNAKEMAKE) --dry-run --logger ntktune
-	@$(BIN)/python -m ntktune finetune plan --config $(WORD) || :
+	@$(BIN)/python -m ntktune finetune plan --config $(WORD)
 
 setup: $(READY)
 

@@ -93,7 +93,7 @@ def test_defaults_fill_every_key(study):
         ({"model": {"source": {"folder": ""}}}, r"folder is ''"),
         ({"model": {"source": {"gguf": {"path": "model"}}}}, r"path is 'model', which is a folder"),
         ({"finetune": {"sizes": [500]}}, r"finetune.sizes asks for 500 rows, but the training set "
-         r"of task 'mine' has 200; choose at most 200"),
+         r"of task 'mine' has 200; choose 133 or less, so that the seeds"),
         ({"kernel": {"rows": 201}}, r"kernel.rows asks for 201 rows"),
         ({"taskvectors": {"tasks": ["mine", "yours"], "size": 999}}, r"taskvectors.size asks for"),
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},

@@ -14,6 +14,8 @@ import snakemake_logger_plugin_ntktune as plugin
 from ntktune.cli import Progress
 from ntktune.store.files import RESULTS_VARIABLE
 
+STOPPED = "stopped; what is done is kept, and the same command does the rest"
+
 
 @pytest.fixture
 def now(monkeypatch):
@@ -190,7 +192,7 @@ def test_ctrl_c_is_no_failure(send, capsys, tmp_path):
     assert capsys.readouterr().err.splitlines()[2:] == [waiting, stopped]
     send.handler.close()
     send.handler.close()  # Python closes what is left at its end, too
-    assert capsys.readouterr().err == "[0:00] stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == f"[0:00] {STOPPED}\n"
 
 
 def test_a_time_limits_signal_is_no_failure(send, capsys, tmp_path):
@@ -208,7 +210,7 @@ def test_a_time_limits_signal_is_no_failure(send, capsys, tmp_path):
     send.handler.close()
     waiting = "[0:00] interrupted: waiting for 1 running job to end"
     stopped = "[0:00] stopped   kernel_draws film"
-    end = "[0:00] stopped; the same command goes on from here"
+    end = f"[0:00] {STOPPED}"
     assert capsys.readouterr().err.splitlines()[2:] == [waiting, stopped, end]
 
 

@@ -340,8 +340,8 @@ def readme_study(checkout, rows=200):
     (checkout.folder / "my/tasks/config.json").write_text("{}")  # so it passes for a model's, too
     model = yaml.safe_load(study)["model"]["source"]["folder"]
     (checkout.folder / "my/study.yaml").write_text(study.replace(model, "my/model"))
-    settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 2, "num_heads": 2}
-    saved = random_model(settings | {"attention_types": [[["global", "local"], 1]]})
+    settings = {"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 6, "num_heads": 2}
+    saved = random_model(settings | {"attention_types": [[["global", "local"], 3]]})
     for part in saved:  # network and tokenizer
         part.save_pretrained(checkout.folder / "my/model")
     lines = [f'"text, {i}",{1 + i % 5}' for i in range(rows)]

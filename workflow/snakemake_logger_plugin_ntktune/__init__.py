@@ -174,7 +174,7 @@ class LogHandler(LogHandlerBase):
         """Say that an interrupted run has ended; Snakemake closes its displays last."""
         if self.interrupted:
             self.interrupted = False
-            self._print("stopped; the same command goes on from here")
+            self._print("stopped; what is done is kept, and the same command does the rest")
         super().close()
 
     def _print(self, text: str, *, state: bool = False) -> None:

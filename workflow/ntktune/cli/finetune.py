@@ -206,8 +206,8 @@ def repeats(
     return model, fine_tuned_repeats(model, *cell_is, args.seed, seeds, progress, **how)
 
 
-def _study_model(study: dict[str, Any], folder: str, given: str) -> Any:
-    """Return the configuration of a study's model: as fetched, in its own folder, or described."""
+def _study_model(study: dict[str, Any], folder: str) -> Any:
+    """Return the configuration of a study's model: fetched, of its folder, described, or None."""
     from ntktune.data.tokens import MOST_TOKENS
     from ntktune.network.models import configuration, described_configuration, positions, skeleton
 
@@ -224,11 +224,7 @@ def _study_model(study: dict[str, Any], folder: str, given: str) -> Any:
         settings = {key: value for key, value in described.items() if key != "seed"}
         found = described_configuration(settings, model["blocks"])
     else:
-        raise UserError(
-            f"hours are not known yet: the model {model['name']} is not fetched, and "
-            "model.architecture does not say what it is like; run `snakemake fetch --configfile "
-            f"{shlex.quote(given)} --cores 1` first, or describe it there"
-        )
+        return None
     most = positions(skeleton(found))
     if model["max_tokens"] is None:
         model["max_tokens"] = min(MOST_TOKENS, most or MOST_TOKENS)
@@ -360,7 +356,12 @@ def plan(args: argparse.Namespace) -> None:
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
     autocast = training_dtypes(study["finetune"]["dtype"])[1]
-    config = _study_model(study, folder, args.config)
+    config = _study_model(study, folder)
+    if config is None:
+        fetching = f"snakemake fetch --configfile {shlex.quote(args.config)} --cores 1"
+        name = study["model"]["name"]
+        print(f"hours    not known before model {name} is there: run `{fetching}`, then this again")
+        return
     if study["linearized"]["sets"] is None and study["linearized"]["tasks"]:
         study["linearized"]["sets"] = [*layer_sets(skeleton(config))]
     shapes = _study_shapes(study, config)
@@ -463,14 +464,10 @@ def _study_kernels(
     from ntktune.network.models import block_list, skeleton
 
     kernel, backbone, found = study["kernel"], skeleton(config), []
+    most = kernel["learning_rows"]
     for name, count, rows, columns in (
-        ("draws", kernel["draws"], kernel["rows"], None),
-        (
-            "learning curves",
-            learning_seeds(study),
-            kernel["learning_rows"],
-            kernel["learning_rows"],
-        ),
+        ("(kernel.draws)", kernel["draws"], kernel["rows"], None),
+        ("and all test rows (kernel.learning_seeds)", learning_seeds(study), most, most),
     ):
         costs = []
         for task in study["tasks"] if "kernel" in study["chapters"] else ():
@@ -481,7 +478,7 @@ def _study_kernels(
             cost = account(backbone, block_list(backbone), lengths, _classes(study, task), columns)
             costs.append(Cost(0, cost.tokens, cost.flops, (0, 0)))
         if costs and count:
-            found.append((f"kernels of {name}, {rows} texts", count, costs))
+            found.append((f"kernels of {rows} texts {name}", count, costs))
     return found
 
 
@@ -490,7 +487,7 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
     from ntktune.linearized.bounds import smallest_rank
 
     unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
-    untested = sorted({task for (task, _), (texts, _) in cells.items() if not texts["test"]})
+    tests = {task: len(texts["test"]) for (task, _), (texts, _) in cells.items()}
     precision = "bfloat16 products of float32 weights" if mixed else study["finetune"]["dtype"]
     lines = [f"study {study['study']}: {study['model']['name']}, {precision}"]
     if unknown:
@@ -499,8 +496,12 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
             f"a file that is here, else {study['model']['max_tokens']}, the most they can have; "
             f"`snakemake data --configfile {shlex.quote(config)} --cores 1` makes them"
         )
-    if untested:
-        lines.append(f"test     of {', '.join(untested)}: rows unknown, left out")
+    for task, rows in sorted(tests.items()):
+        scored = study["task_definitions"][task]["kind"] == "regression"
+        what, deviation = ("correlation", 1) if scored else ("share of right classes", 0.5)
+        wide = f"{what} to ±{1.96 * deviation / max(rows, 1) ** 0.5:.2f} or better (95 %)"
+        known = f"{rows} rows; they tell a {wide}" if rows else "rows unknown, left out"
+        lines.append(f"test     of {task}: {known}")
     adapted = [(size, tasks) for _, tasks, size, _, how in trained if how["method"] == "lora"]
     ranks = []
     for size, task in {(size, task) for size, tasks in adapted for task in tasks}:

@@ -169,10 +169,12 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         for name in tasks:
             rows = known[name]
             if rows is not None and size > rows:
-                fewer = ", or two thirds of that, so that seeds differ" * (key == "finetune.sizes")
+                choose = f"choose at most {rows}"
+                if key == "finetune.sizes":
+                    choose = f"choose {2 * rows // 3} or less, so that the seeds' samples differ"
                 raise UserError(
                     f"{key} asks for {size} rows, but the training set of task {name!r} has "
-                    f"{rows}; choose at most {rows}{fewer}"
+                    f"{rows}; {choose}"
                 )
 
 

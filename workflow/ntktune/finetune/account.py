@@ -406,9 +406,9 @@ def plan_text(
         together += flops
         took = flops / (speed if costs[0].steps else kernels) / 3600  # kernels are not mixed
         hours += took
-        each = f" seeds  steps {costs[0].steps} each" if costs[0].steps else ""
+        each = f" seeds  at most {costs[0].steps} steps each" if costs[0].steps else ""
         lines.append(
-            f"{name}: {len(costs)} tasks x {seeds}{each}  tokens "
+            f"{name}: {len(costs)} task{'s' * (len(costs) > 1)} x {seeds}{each}  tokens "
             f"{seeds * sum(cost.tokens for cost in costs):,}  FLOPs {flops:.2e}  "
             f"{_time(took)}"
         )
@@ -417,4 +417,9 @@ def plan_text(
         f"{speed / 1e12:.3g} TFLOP/s; less where training stops early, "
         "more by the seconds that each job takes to start"
     )
+    if not device_name and hours >= 1:
+        lines.append(
+            "less     fewer `model.blocks` save most (4: the model's first four); then smaller "
+            "`finetune.sizes`, fewer `finetune.max_steps`, and 1 for `kernel.draws`"
+        )
     return "\n".join(lines)
