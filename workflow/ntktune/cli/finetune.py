@@ -355,12 +355,9 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--results {args.results} is no folder; correct it, or leave it out")
     study = resolved_study(load_yaml(args.config), args.config)
     folder = args.results or f"results/{study['study']}"
-    autocast = training_dtypes(study["finetune"]["dtype"])[1]
-    config = _study_model(study, folder)
-    if config is None:
-        fetching = f"snakemake fetch --configfile {shlex.quote(args.config)} --cores 1"
-        name = study["model"]["name"]
-        print(f"hours    not known before model {name} is there: run `{fetching}`, then this again")
+    mixed = training_dtypes(study["finetune"]["dtype"])[1] is not None
+    if (config := _study_model(study, folder)) is None:
+        print(_not_fetched(study, args.config))
         return
     if study["linearized"]["sets"] is None and study["linearized"]["tasks"]:
         study["linearized"]["sets"] = [*layer_sets(skeleton(config))]
@@ -374,10 +371,15 @@ def plan(args: argparse.Namespace) -> None:
     cells = {pair: _study_texts(study, folder, *pair) for pair in sorted(pairs)}
     held, trainings = _study_costs(study, cells, shapes, device)
     trainings += _study_kernels(study, cells, config)
-    mixed = autocast is not None
     speed = None if args.device_name else _measured_rates(study, cells, shapes, device, config)
     print(_about(study, cells, trained, args.config, mixed=mixed))
     print(plan_text(shapes["full"][0], held, trainings, args.device_name, args.share, speed, mixed))
+
+
+def _not_fetched(study: dict[str, Any], config: str) -> str:
+    fetch = f"snakemake fetch --configfile {shlex.quote(config)} --cores 1"
+    name = study["model"]["name"]
+    return f"hours    not known before model {name} is there: run `{fetch}`, then this again"
 
 
 def _study_shapes(study: dict[str, Any], config: Any) -> dict[str, tuple[Shape, Settings]]:
