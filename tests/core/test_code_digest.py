@@ -424,7 +424,7 @@ def edit(root, file, function):
 
 
 KERNELS = {"kernel:draws", "kernel:learning", "theory:trajectory", "theory:width"}
-KERNELS |= {"linearized:hold", "linearized:sets", "taskvectors:disentangle"}
+KERNELS |= {"linearized:hold", "linearized:sets", "taskvectors:disentangle", "selection:score"}
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def test_defaults_fill_every_key(study):
         ({"model": {"source": {"folder": "nope"}}}, r"folder is .nope., which does not"),
         ({"model": {"source": {"gguf": {"path": "nope.gguf"}}}}, r"gguf.path is .nope.gguf."),
         ({"model": {"source": {"folder": "deep"}, "blocks": 5}}, r"blocks is 5, but .* has 2"),
+        ({"model": {"source": {"folder": "deep"}}, "selection": {"models": [{"name": "a",
+         "blocks": 5}]}}, r"selection.models.0.blocks is 5, but the model has 2"),
         ({"model": {"source": {"folder": "/no/m"}}}, r"not exist \(there is no folder /no\)$"),
         ({"model": {"name": "a"}}, r"my.yaml: model.source is missing: Where the weights"),
         ({"model": None}, r"my.yaml: model is missing: .* `source` says where"),
@@ -412,6 +414,34 @@ def test_what_is_held_has_scores_or_two_classes(study):
         study(config | {"linearized": {"seeds": 9}})
 
 
+def test_candidates_are_completed_and_checked(study):
+    def selection(**given):
+        config = {"chapters": ["data", "selection"], "tasks": ["mine", "yours"]}
+        return study(config | {"selection": given} | {"finetune": {"sizes": [16, 32]}})["selection"]
+
+    found = selection()
+    assert [(m["name"], m["source"]) for m in found["models"]] == [("model", None)]
+    assert (found["tasks"], found["sizes"], found["methods"]) == (
+        *(["mine", "yours"], [16, 32], ["full"]),
+    )
+    other = {"name": "other", "source": {"random": {"model_type": "gpt2"}}, "max_tokens": 9}
+    found = selection(tasks=["yours"], models=[{"name": "small", "blocks": 2}, other])
+    assert found["tasks"] == ["yours"]
+    assert [model["blocks"] for model in found["models"]] == [2, None]
+    assert found["models"][1]["max_tokens"] == 9
+    for wrong, told in (
+        ({"models": [other, other]}, r"models.1.name is 'other', as another's"),
+        ({"models": [{"name": "a", "max_tokens": 9}]}, r"models.0.max_tokens is 9, but this is"),
+        ({"models": [{"name": "a/b"}]}, r"models.0.name is 'a/b': A short name for files"),
+        ({"models": [{"name": "a", "source": {"folder": "no"}}]}, r"source.folder is .no., which"),
+        ({"tasks": ["other"]}, r"selection.tasks has 'other', which is none"),
+        ({"sizes": [500]}, r"selection.sizes asks for 500 rows, .* has 200"),
+        ({"poolings": ["max"]}, r"poolings.0 is 'max'"),
+    ):
+        with pytest.raises(UserError, match=told):
+            selection(**wrong)
+
+
 def test_classes_that_the_data_tell_are_known_each_time_and_change_no_definition(study, tmp_path):
     (tmp_path / ".snakemake").mkdir()  # where Snakemake has run, what was read is kept
     own = {"kind": "classification", "classes": None, "score_range": None}
@@ -428,7 +458,7 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     said = choices(study(minimal, train_rows=None))
     for words in (
         "study my",
-        "data, kernel, spectrum, finetune, figures (not taskvectors, theory, linearized)",
+        "spectrum, finetune, figures (not taskvectors, theory, linearized, selection)",
         "model: all blocks, no prefix token, texts cut to what the model takes",
         "examples: 100; draws: 3",
         "seeds: 3; head: probe; learning rate: 5e-05; epochs: at most 50; ",

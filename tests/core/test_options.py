@@ -18,6 +18,7 @@ from ntktune.cli.options import (
     declaration,
     option_words,
 )
+from ntktune.data.study import CHOSEN_CHAPTERS
 from ntktune.study.config import schema
 
 RULES = Path(__file__).parents[2] / "workflow/rules"
@@ -52,8 +53,8 @@ def test_every_key_is_an_option_of_a_command_or_tested_with_the_plan():
     planned |= {"finetune.large_size", "finetune.large_seeds", "finetune.probe_rate_factor"}
     planned |= {"finetune.lora.rate_factor"}
     planned |= {f"model.adapter.{name}" for name in ("hub.id", "hub.revision", "folder")}
-    planned |= {f"{chapter}.tasks" for chapter in ("taskvectors", "theory", "linearized")}
-    planned |= {"linearized.held"}
+    planned |= {f"{chapter}.tasks" for chapter in CHOSEN_CHAPTERS}
+    planned |= {"linearized.held", "selection.models"}
     planned |= {
         f"figures.{name}" for name in schema("config")["properties"]["figures"]["properties"]
     }

@@ -1,5 +1,6 @@
 """A small made-up study: every table that the figures read, with known numbers."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -391,6 +392,49 @@ def tuned_of(task, seeds=2):
     return pd.concat(found, ignore_index=True)
 
 
+CURVE_SIZES = (16, 32, 64, 128)
+MODELS = ("tiny", "small", "large")
+
+
+def loss_of(model, pooling, size):
+    """The rectified law with D_l = 40; the middle model's is the lowest, and the mean's."""
+    height = {"tiny": 60.0, "small": 30.0, "large": 50.0}[model] * (0.8 if pooling == "mean" else 1)
+    return height / (40 + size**1.2) + 0.05
+
+
+def candidates_of(task, seeds=2):
+    """The less the loss, the better; seeds are 0.01 apart, the larger the loss 0.001 more."""
+    rows = []
+    for model, pooling in product(MODELS, ("last", "mean")):
+        for size in CURVE_SIZES:
+            own = metrics_table(task, size, seeds).assign(model=model, pooling=pooling)
+            loss, score = loss_of(model, pooling, size), metric_of(task)
+            own[["mse_unit", "cross_entropy"]] = loss
+            own[score] = 0.9 - 0.5 * loss + own["seed"] * (0.01 + 0.001 * loss)
+            rows.append(own.assign(flops=1e9 * size * (1 + MODELS.index(model))))
+    return pd.concat(rows, ignore_index=True).drop(columns=["task", "kind"])
+
+
+def scores_of(task, seeds=2):
+    """Of the head's features the evidence orders rightly, GCV in reverse; F of the NTK is 40."""
+    rows = []
+    for model, pooling, kernel in product(MODELS, ("last", "mean"), ("head", "layers", "ntk")):
+        loss = loss_of(model, pooling, CURVE_SIZES[-1])
+        found = {"model": model, "pooling": pooling, "kernel": kernel, "texts": 128}
+        found |= {"weights": 1000 * (1 + MODELS.index(model)), "tokens": 10.0}
+        found |= dict.fromkeys(
+            ("alignment", "nearest", "parc", "probe", "low", "high", "remaining", "stop"), NAN
+        )
+        found |= dict.fromkeys(("h_score", "n_leep", "trans_rate", "gaussian_overlap", "sfda"), NAN)
+        found |= {"evidence": -loss, "gcv": -loss}
+        if kernel == "ntk":
+            found |= {"remaining": 40.0, "stop": 0.1}
+        else:
+            found |= {"probe": 0.5 - loss, "low": 0.4, "high": 0.6}
+        rows += [found | {"seed": seed} for seed in range(1 if kernel == "ntk" else seeds)]
+    return pd.DataFrame(rows)
+
+
 def sensitivity_of(task, draws=3):
     rows = [
         {
@@ -676,6 +720,8 @@ def write_study(folder: Path, tasks=tuple(TASKS), sizes=SIZES, seeds=SEEDS):
             ("held", held_of(task)),
             ("radius", radius_of(task)),
             ("sets", sets_of(task)),
+            ("curves", candidates_of(task)),
+            ("scores", scores_of(task)),
             ("layers", layers_of(task)),
             ("tuned", tuned_of(task)),
             ("baselines", baselines_of(task)),

@@ -30,6 +30,7 @@ LISTS = {
     "watched": ["b"],
     "layered": ["a", "b"],
     "held": ["b"],
+    "selected": ["a", "b"],
     "method": ["full"],
     "compared": ["lora"],
     "size": [16, 32],

@@ -668,7 +668,7 @@ class TestStoppingOrder:
 
 def whole_table(metrics, fits, stopping, rates=None, **changed):
     lacking = ("radii", "slopes", "rules", "ridge", "trajectory", "trajectory_ridge", "stops")
-    lacking += ("baselines", "held", "sets", "tuned")
+    lacking += ("baselines", "held", "sets", "tuned", "curves", "scores")
     arguments = {name: read_tables(name, [])[0] for name in lacking}
     arguments |= {
         "table1": rates_of(metrics, fits) if rates is None else rates.reset_index(),

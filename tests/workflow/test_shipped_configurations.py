@@ -64,7 +64,8 @@ def test_every_key_is_explained_in_the_configurations_readme():
     text = (REPOSITORY / "config/README.md").read_text()
     for name in ("config", "task"):
         for path, spec in objects(schema(name)):
-            if path.startswith((".model.source", ".sources[]")):
+            described = (".model.source", ".selection.models[].source", ".sources[]")
+            if path.startswith(described):
                 continue  # described by examples
             for key in spec["properties"]:
                 assert f"`{key}`" in text, f"{path}.{key} is missing in config/README.md"

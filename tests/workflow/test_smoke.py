@@ -124,6 +124,19 @@ def test_another_penalty_reruns_its_trainings_and_what_is_drawn_of_them(edited):
     }
 
 
+def test_another_candidate_trains_its_own_curves_only(edited):
+    jobs = edited(
+        "config/smoke.yaml", "{ name: whole }", "{ name: whole }\n    - { name: first, blocks: 1 }"
+    )
+    drawn = ["laws", "ranks", "regret", "table12", "table13", "table14", "verdicts"]
+    assert {k: v for k, v in jobs.items() if k not in ("all", "selection")} == {
+        "selection_score": 1,
+        "selection_run": 3,
+        "selection_gather": 1,
+        **dict.fromkeys(drawn, 1),
+    }
+
+
 def test_a_colour_redraws_its_figure_only(edited):
     jobs = edited("config/smoke.yaml", "  dpi: 100", '  dpi: 100\n  colors: {fig4: ["#000000"]}')
     assert {k: v for k, v in jobs.items() if k != "all"} == {"fig4": 1}

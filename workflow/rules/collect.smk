@@ -57,6 +57,12 @@ TARGETS = {
         collect("<results>/linearized/{task}/{table}.parquet", task=LAYERED, table=["sets", "tune"])
         + collect("<results>/linearized/{task}/hold.parquet", task=HELD),
     ),
+    "selection": (
+        "Candidate models: scores before training, and fine-tuning.",
+        collect(
+            "<results>/selection/{task}/{table}.parquet", task=SELECTED, table=["scores", "curves"]
+        ),
+    ),
     "figures": (
         "Every figure and table of the study's chapters.",
         collect("<results>/figures/{figure}.png", figure=FIGURES)

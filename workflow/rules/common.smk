@@ -22,6 +22,7 @@ from ntktune.figures.catalogue import (
 )
 from ntktune.network.device import has_nvidia_gpu, old_driver
 from ntktune.store.files import RESULTS_VARIABLE
+from ntktune.study.candidates import cells, score_file
 from ntktune.study.config import kernel_bands, merges, packages, schema, source_files, task_file
 from ntktune.study.yaml_files import load_yaml
 
@@ -42,7 +43,11 @@ MODEL_DEFINITION = {
 } | MODEL_SOURCE
 TASK_SOURCES = {name: task["sources"] for name, task in STUDY["task_definitions"].items()}
 ALL_TASK_SOURCES = [source for sources in TASK_SOURCES.values() for source in sources]
-PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE])
+# Models that are compared, by name; without a source, the study's own.
+CANDIDATES = {model["name"]: model for model in STUDY["selection"]["models"]}
+SELECTED, SELECTION = STUDY["selection"]["tasks"], STUDY["selection"]
+CANDIDATE_SOURCES = [m["source"] for m in CANDIDATES.values() if SELECTED and m["source"]]
+PACKAGES = packages([*ALL_TASK_SOURCES, MODEL_SOURCE, *CANDIDATE_SOURCES])
 # Only downloads are retried; other errors would only repeat.
 TASK_RETRIES = 3 * any("hub" in source for source in ALL_TASK_SOURCES)
 MODEL_RETRIES = 3 * ("hub" in MODEL_SOURCE or "hub" in (STUDY["model"]["adapter"] or ()))
@@ -102,6 +107,7 @@ LISTS = {
     "watched": WATCHED,
     "layered": LAYERED,
     "held": HELD,
+    "selected": SELECTED,
     "method": METHODS[:1],
     "compared": METHODS[1:],
     "size": STUDY["finetune"]["sizes"],
@@ -123,7 +129,7 @@ if "fig3" in ABSENT:
 if not FIGURES + TABLES:
     ABSENT.setdefault(
         "figures",
-        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors, theory or linearized",
+        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors, theory, linearized or selection",
     )
 FURTHER = {f"fig{number}": number - 3 for number in range(4 + len(STUDY["tasks"]), 10)}
 ABSENT |= {
@@ -178,6 +184,26 @@ def of_training(command, method, **changed):
     return of_command(command, method=method, **changed)
 
 
+def candidate_options(command, *keys):
+    """What gives a command its options, some of them a candidate's own."""
+
+    def options(wildcards):
+        own = {key: candidate(wildcards)[key] for key in keys}
+        return of_command(command, **own)["options"]
+
+    return options
+
+
+def candidate_training(command):
+    """What gives a command that trains a candidate its options."""
+
+    def options(wildcards):
+        how = {"blocks": candidate(wildcards)["blocks"], "pooling": wildcards.pooling}
+        return of_training(command, wildcards.method, **how)["options"]
+
+    return options
+
+
 def compact_json(value):
     """One value as JSON without line breaks, for a command line."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -188,14 +214,32 @@ def package_files(sources):
     return [f"{RESULTS}/data/packages/{archive}" for archive in packages(sources)]
 
 
-def model_files():
+def model_files(model=STUDY["model"]):
     """The files of the user's own model: another one at the same place is fetched anew."""
-    gguf, folder = MODEL_SOURCE.get("gguf", {}).get("path"), MODEL_SOURCE.get("folder")
+    source = model["source"]
+    gguf, folder = source.get("gguf", {}).get("path"), source.get("folder")
     found = [path for name in MODEL_FILES for path in Path(folder).glob(name)] if folder else []
     found += [Path(gguf)] if gguf else []
-    adapter = (STUDY["model"]["adapter"] or {}).get("folder")
+    adapter = (model.get("adapter") or {}).get("folder")
     found += [Path(adapter, name) for name in ADAPTER_FILES] if adapter else []
     return sorted(str(path) for path in found if path.is_file())
+
+
+def candidate(wildcards):
+    """A candidate model."""
+    return CANDIDATES[wildcards.candidate]
+
+
+def read_candidate(wildcards):
+    """What a job on a candidate reads: model, tokens and samples of rows."""
+    own = candidate(wildcards)["source"]
+    model = f"selection/models/{wildcards.candidate}" if own else "data/model"
+    tokens = (
+        f"selection/{wildcards.task}/{wildcards.candidate}" if own else f"data/{wildcards.task}"
+    )
+    found = {"model": model, "tokens": f"{tokens}/tokens.safetensors"}
+    found["subsets"] = f"data/{wildcards.task}/subsets.json"
+    return {name: f"{RESULTS}/{path}" for name, path in found.items()}
 
 
 def task_files(wildcards):

@@ -27,7 +27,6 @@ from ntktune.store.code_digest import code_digest
 from ntktune.store.unfinished import finished_part, keep_part
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import nn
 
@@ -141,12 +140,16 @@ def _ranked(
     names: Sequence[str] | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, torch.Tensor], nn.Module]:
     """Return what sets of layers, and layers, say of training; weights' kernels; the backbone."""
+    from ntktune.finetune.repeats import kernel_targets
     from ntktune.linearized.layers import layer_rows, named_sets, ranked_sets, weight_grams
     from ntktune.study.seeds import integer_seed
 
     task = texts["facts"]["task"]
     outputs, function = kernel_function(task)
-    target = _target(task, texts["labels"]["label"].numpy()[rows], outputs)
+    label = texts["labels"]["label"].numpy()[rows]
+    if len(set(label)) == 1:
+        raise UserError(f"all {len(rows)} rows have the same label; no layer can tell them apart")
+    target = kernel_targets(label, None if task["kind"] == "regression" else outputs)
     seed = integer_seed(args.seed, "kernel.head", task["name"], 0, 0)
     device = select_device(args.device)
     model = loaded(args, texts["folder"], None, outputs=outputs, head_seed=seed).to(device)
@@ -171,17 +174,6 @@ def _lora(args: argparse.Namespace) -> Lora:
     from ntktune.finetune.training import Lora
 
     return Lora(args.lora_rank, args.lora_alpha, rslora=args.lora_rslora)
-
-
-def _target(task: dict[str, Any], label: np.ndarray, outputs: int) -> np.ndarray:
-    """Return y: standardised scores, −1 and +1 of two classes, or a column per class."""
-    from ntktune.finetune.repeats import class_targets
-
-    if len(set(label)) == 1:
-        raise UserError(f"all {len(label)} rows have the same label; no layer can tell them apart")
-    if task["kind"] == "regression":
-        return (label - label.mean()) / label.std()
-    return 2 * label - 1 if outputs == 2 else class_targets(label, outputs)
 
 
 def _told(found: list[dict[str, Any]], method: str) -> str:

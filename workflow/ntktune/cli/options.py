@@ -74,6 +74,9 @@ COMMANDS = {
     ).replace("finetune.methods", "linearized.held_method"),
     "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
     "finetune.batch_tokens device",
+    "selection score": "seed finetune.seeds selection.sizes selection.poolings "
+    "selection.kernel_seeds kernel.rows model.blocks model.dtype kernel.batch_tokens device",
+    "selection gather": "selection.poolings selection.methods selection.sizes",
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }
@@ -82,7 +85,10 @@ _COUNTS = (
     "kernel.rows kernel.learning_rows taskvectors.size theory.size finetune.rate_size "
     "linearized.size linearized.seeds"
 )
-_LISTS = "finetune.sizes finetune.learning_rates taskvectors.negated_coefficients"
+_LISTS = (
+    "finetune.sizes finetune.learning_rates taskvectors.negated_coefficients selection.sizes "
+    "selection.methods"
+)
 # Key, or command and option -> what its declaration differs in on the command line. An option
 # without default that cannot be null must be given.
 OVERRIDES = {

@@ -8,15 +8,19 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import add_command, many, optional
-from ntktune.cli.inputs import class_count, from_hub, located_model
-from ntktune.cli.kernel import file_options, file_texts
+from ntktune.cli import Progress, add_command, many, optional
+from ntktune.cli.inputs import class_count, from_hub, located_model, model_facts, read_samples
+from ntktune.cli.kernel import file_options, file_texts, kernel_function
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
-from ntktune.network.device import select_device, torch_dtype
+from ntktune.network.device import machine_epsilon, select_device, torch_dtype
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    import torch
+
+    from ntktune.network.models import TextModel
 
 
 def add_commands(verbs: argparse._SubParsersAction) -> None:
@@ -36,6 +40,17 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         **file_options(),
         out=optional("parquet: a row per model and pooling, with all scores"),
     )
+    add_command(
+        *(verbs, "score", score, "model", "tokens", "subsets", "task"),
+        out="parquet: a row per seed, pooling, and what is scored",
+    )
+    add_command(
+        *(verbs, "gather", gather, "task"),
+        folder="folder of the task's candidates",
+        models=many("names of the candidates", "NAME"),
+        out_scores="parquet: the scores of all candidates",
+        out_curves="parquet: the fine-tunings of all candidates",
+    )
 
 
 def rank(args: argparse.Namespace) -> None:
@@ -52,6 +67,73 @@ def rank(args: argparse.Namespace) -> None:
     print(_ranking(rows))
     if args.out:
         write_tables(args, {args.out: rows})
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score a candidate on a task's largest samples, without training."""
+    from ntktune.cli.finetune import read_examples
+    from ntktune.selection.candidates import scored_candidates
+
+    model_is = model_facts(args.model)
+    examples, facts = read_examples(args.tokens, args.task, model_is)
+    subsets = read_samples(args.subsets, args.tokens, facts, seeds=args.seeds)
+    load, kernel = _network(args, facts["task"], examples.outputs)
+    rows = scored_candidates(
+        *(load, kernel, examples, subsets, max(args.sizes), args.poolings),
+        **{name: getattr(args, name) for name in ("seeds", "kernel_seeds", "batch_tokens")},
+        kernel_rows=args.rows,
+        precision=machine_epsilon(args.dtype),
+        progress=Progress(f"scores of {model_is['name']}, {args.task}", args.seeds),
+    )
+    stated = {"data_sha256": facts.get("data_sha256"), "model": model_is, "blocks": args.blocks}
+    write_tables(args, {args.out: rows}, task=facts["task"], **stated)
+
+
+def _network(args: argparse.Namespace, task: dict[str, Any], outputs: int) -> tuple[Any, Any]:
+    """Return what puts a pooling and a seed's head on the model, and what computes its kernel."""
+    import torch
+
+    from ntktune.kernel.engine import gram
+    from ntktune.network.models import text_model
+    from ntktune.study.seeds import integer_seed
+
+    device, dtype = select_device(args.device), torch_dtype(args.dtype)
+    how = {"outputs": outputs, "head_seed": 0, "blocks": args.blocks, "dtype": dtype}
+    model = text_model(args.model, **how).to(device).eval()
+
+    def load(pooling: str, seed: int) -> TextModel:
+        head = integer_seed(args.seed, "kernel.head", task["name"], 0, seed)
+        model.reset_head(torch.Generator().manual_seed(head))
+        model.backbone.pooling = pooling
+        return model
+
+    how = {"outputs": kernel_function(task)[1], "max_tokens": args.batch_tokens, "dtype": dtype}
+
+    def kernel(network: TextModel, texts: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        found = gram(network, texts, device=device, **how)
+        return found.kernel.numpy(), found.outputs.double().numpy()
+
+    return load, kernel
+
+
+def gather(args: argparse.Namespace) -> None:
+    """Put a task's candidates into one table of scores and one of learning curves."""
+    from ntktune.selection.candidates import gathered
+    from ntktune.store.records import read_table
+    from ntktune.study.candidates import cells
+
+    folder, facts = Path(args.folder), {}
+
+    def read(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        table, made = read_table(str(folder / name))
+        facts.setdefault("task", made["task"])
+        if made["task"]["name"] != args.task:
+            raise UserError(f"{folder / name} is of task {made['task']['name']}, not {args.task}")
+        return table, made
+
+    every = cells(args.models, args.poolings, args.methods, args.sizes)
+    curves, scores = gathered(every, read)
+    write_tables(args, {args.out_curves: curves, args.out_scores: scores}, **facts)
 
 
 def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:

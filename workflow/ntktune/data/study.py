@@ -23,11 +23,11 @@ from ntktune.study.yaml_files import load_yaml
 
 # Names in results/<study>/data and results/<study>/taskvectors that are no task's.
 RESERVED = {
-    "tasks": "model packages",
+    "tasks": "model models packages",
     "taskvectors.tasks": "model packages addition negation disentanglement cosine overlap scores",
 }
 # Chapters that a study must ask for.
-CHOSEN_CHAPTERS = ("taskvectors", "theory", "linearized")
+CHOSEN_CHAPTERS = ("taskvectors", "theory", "linearized", "selection")
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
@@ -148,6 +148,8 @@ def _fill_from_keys(study: dict) -> None:
         ("theory", "size", min(sizes)),
         ("linearized", "size", min(sizes)),
         ("linearized", "seeds", study["finetune"]["seeds"]),
+        ("selection", "sizes", sizes),
+        ("selection", "methods", study["finetune"]["methods"]),
     ):
         if study[chapter][key] is None:
             study[chapter][key] = meant
@@ -165,6 +167,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
         ("taskvectors.size", study["taskvectors"]["size"], study["taskvectors"]["tasks"]),
         ("theory.size", study["theory"]["size"], study["theory"]["tasks"]),
         ("linearized.size", linear["size"], {*linear["tasks"], *linear["held"]}),
+        ("selection.sizes", max(study["selection"]["sizes"]), study["selection"]["tasks"]),
     ):
         for name in tasks:
             rows = known[name]
@@ -223,7 +226,8 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: finetune.methods begins with probe, which leaves the backbone as it is, so "
             "there are no task vectors; list another method first, or leave taskvectors out"
         )
-    for chapter, key in (("theory", "tasks"), ("linearized", "tasks"), ("linearized", "held")):
+    chosen = [(chapter, "tasks") for chapter in ("theory", "linearized", "selection")]
+    for chapter, key in (*chosen, ("linearized", "held")):
         if study[chapter][key] is None:
             study[chapter][key] = tasks
         for name in study[chapter][key]:
@@ -232,6 +236,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
                     f"{where}: {chapter}.{key} has {name!r}, which is none of the study's tasks "
                     f"({', '.join(tasks)}); only those are fine-tuned and watched"
                 )
+    study["selection"]["models"] = candidates(study, where)
     results = Path("results", study["study"])
     # of a study that was made elsewhere, an archive brings neither model nor texts
     made = (results / "config.yaml").is_file() and not (results / "data/model").exists()
@@ -248,16 +253,29 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     rows = _fill_from_data(study, where)
     _fill_from_keys(study)
     _check_rows(study, rows)
+    compared = {
+        f"selection.models.{place}": candidate
+        for place, candidate in enumerate(study["selection"]["models"])
+    }
     there = _all_blocks(study)
-    if there and model["blocks"] and model["blocks"] > there:
-        raise UserError(
-            f"{where}: model.blocks is {model['blocks']}, but the model has {there}; give at most "
-            f"{there}, or leave it out for all"
-        )
-    source, told = model["source"], f"{where}: model.source"
+    own = {key: each for key, each in compared.items() if not each["source"]}
+    for key, each in ({"model": model} | own).items():
+        if there and each["blocks"] and each["blocks"] > there:
+            raise UserError(
+                f"{where}: {key}.blocks is {each['blocks']}, but the model has {there}; give at "
+                f"most {there}, or leave it out for all"
+            )
     if "folder" in (model["adapter"] or ()):
-        own = model["adapter"]["folder"]
-        check_path(f"{where}: model.adapter.folder is", own, Path.is_dir, optional=made)
+        adapter = model["adapter"]["folder"]
+        check_path(f"{where}: model.adapter.folder is", adapter, Path.is_dir, optional=made)
+    _check_source(model["source"], f"{where}: model.source", made=made)
+    for key, each in compared.items():
+        _check_source(each["source"] or {}, f"{where}: {key}.source", made=made)
+    return study
+
+
+def _check_source(source: Mapping[str, Any], told: str, *, made: bool) -> None:
+    """Check that what a model's source names is here; ``made`` elsewhere, it need not be."""
     if "folder" in source:
         check_path(f"{told}.folder is", source["folder"], Path.is_dir, optional=made)
         if not made:
@@ -266,7 +284,31 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             check_model_folder(source["folder"])
     elif "path" in source.get("gguf", ()):
         check_path(f"{told}.gguf.path is", source["gguf"]["path"], Path.is_file, optional=made)
-    return study
+
+
+def candidates(study: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the models that the chapter selection compares, complete.
+
+    Raises UserError if two have one name, or one of the study's own model says what is its own.
+    """
+    own, found = study["model"], []
+    given = study["selection"]["models"] or [
+        {"name": re.sub(r"[^A-Za-z0-9._-]", "-", own["name"]), "source": None}
+    ]
+    for place, model in enumerate(given):
+        told = f"{where}: selection.models.{place}"
+        if model["name"] in [other["name"] for other in found]:
+            raise UserError(f"{told}.name is {model['name']!r}, as another's; give each its own")
+        if not model["source"]:
+            for key in ("max_tokens", "prefix_token"):
+                if model.get(key) is not None:
+                    raise UserError(
+                        f"{told}.{key} is {model[key]!r}, but this is the study's own model, which "
+                        f"has model.{key}; leave it out, or give a source"
+                    )
+            model = model | {"blocks": model.get("blocks") or own["blocks"]}
+        found.append(model)
+    return found
 
 
 def _file_name(where: str) -> str:

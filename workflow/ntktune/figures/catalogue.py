@@ -103,6 +103,12 @@ FIGURES = {entry.name: entry for entry in (
           "layered", EACH),
     Entry("layermap", "layer_map_figure", "layers", "kernels of layers", "layered",
           colormap="sequential"),
+    Entry("laws", "laws_figure", "curves scores", "learning curves of candidates, and laws",
+          "selected", EACH),
+    Entry("ranks", "ranks_figure", "curves scores", "candidates: scores against truth", "selected",
+          EACH),
+    Entry("regret", "regret_figure", "curves scores", "what a choice loses, and what it costs",
+          "selected", EACH),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (
@@ -118,9 +124,12 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table9", "negation_table", "negated", "negated models"),
     Entry("table10", "held_table", "held radius", "fine-tuning held near its start"),
     Entry("table11", "sets_table", "sets tuned", "sets of layers"),
+    Entry("table12", "candidates_table", "curves scores", "candidates"),
+    Entry("table13", "choices_table", "curves scores", "ways to choose a model"),
+    Entry("table14", "laws_table", "curves scores", "laws of the loss"),
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
           optional="stopping cosine merged negated radii slopes rules ridge trajectory "
-                   "trajectory_ridge stops baselines held sets tuned"),
+                   "trajectory_ridge stops baselines held sets tuned curves scores"),
 )}
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
@@ -131,6 +140,7 @@ LACKING = {
     "fixed": "finetune.fixed_epochs is null; set it to a number of epochs without early stopping",
     "layered": "linearized.tasks is empty; name tasks, or null for all",
     "held": "linearized.held is empty; name tasks of scores or two classes",
+    "selected": "selection.tasks is empty; name tasks, or null for all",
     "watched": "theory.tasks is empty; name tasks, or null for all",
     "ruled": "no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows",
 }

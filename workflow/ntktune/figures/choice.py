@@ -49,10 +49,15 @@ def scored_sets(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def set_order(own: pd.DataFrame, statistic: str) -> float:
-    """Return Kendall's τ of a statistic and the score over one task's sets; NaN with fewer than 3.
+def order(own: pd.DataFrame, statistic: str, *, more: bool) -> float:
+    """Return Kendall's τ of a statistic and the score over one task's rows; NaN with fewer than 3.
 
-    It is signed so that 1 is a statistic that orders the sets rightly.
+    It is signed so that 1 is a statistic that orders them rightly; ``more`` of it is to be better.
     """
-    sign = 1 if STATISTICS[statistic][1] else -1
+    sign = 1 if more else -1
     return kendall_tau(sign * own[statistic], own["score"]) if len(own) > 2 else float("nan")
+
+
+def set_order(own: pd.DataFrame, statistic: str) -> float:
+    """Return :func:`order` of a statistic of sets of layers."""
+    return order(own, statistic, more=STATISTICS[statistic][1])

@@ -18,6 +18,7 @@ from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
 from ntktune.figures.measures import kinds, nearest_runs
 from ntktune.figures.needed import needed_size
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
+from ntktune.figures.selected import CANDIDATE, choices, law_errors, with_loss
 from ntktune.figures.tables import check_same_tasks
 from ntktune.intervals import shared_rows
 from ntktune.study.merges import FIXED, VALIDATED, full_coefficient, parts
@@ -275,6 +276,42 @@ def sets_table(sets: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     columns += ["at_budget", *STATISTICS, "trace", "gcv_ridge"]
     columns += [name for name in sets if name.startswith("all_")]
     return scored_sets(sets, tuned)[columns]
+
+
+def candidates_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 12: learning curves of candidates, a row per size, beside the head's scores."""
+    keys = ["task", "metric", "method", *CANDIDATE, "n"]
+    found = with_loss(curves).groupby(keys, sort=False, dropna=False)
+    table = found.agg(
+        seeds=("seed", "nunique"),
+        score=("score", "mean"),
+        score_sd=("score", "std"),
+        loss=("loss", "mean"),
+        at_budget=("at_budget", "sum"),
+        flops=("flops", "mean"),
+    ).reset_index()
+    of_head = scores[scores["kernel"] == "head"]
+    numbers = ["weights", "tokens", "probe", "gcv", "evidence"]
+    before = of_head.groupby(["task", *CANDIDATE], sort=False)[numbers].mean()
+    remaining = scores.groupby(["task", *CANDIDATE], sort=False)["remaining"].mean()
+    return table.join(before.join(remaining), on=["task", *CANDIDATE]).round(DECIMALS)
+
+
+def choices_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 13: :func:`~ntktune.figures.selected.choices`, rounded."""
+    return choices(curves, scores).round(DECIMALS)
+
+
+def laws_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 14: how far laws are off at larger sizes, mean and spread over candidates."""
+    found = law_errors(curves, scores)
+    if found.empty:
+        raise UserError("laws are fitted to two sizes or more; give selection.sizes three")
+    keys = ["task", "method", "sizes", "law"]
+    errors = found.groupby(keys, sort=False)["error"]
+    return (
+        errors.agg(candidates="count", error="mean", error_sd="std").reset_index().round(DECIMALS)
+    )
 
 
 def cosine_table(cosine: pd.DataFrame) -> pd.DataFrame:

@@ -112,6 +112,12 @@ TABLES = {
     "tuned": _of_task("linearized/{task}/tune.parquet", "trainings of sets of layers",
         "metric method layers n seed at_budget",
         f"{NUMBERS} learning_rate holdout_loss", lists="layered"),
+    "curves": _of_task("selection/{task}/curves.parquet", "fine-tunings of candidates",
+        "metric method model pooling n seed at_budget", f"{NUMBERS} flops", lists="selected"),
+    "scores": _of_task("selection/{task}/scores.parquet", "scores of candidates before training",
+        "model pooling kernel seed",
+        "texts weights tokens probe low high parc gcv evidence alignment nearest h_score n_leep "
+        "trans_rate gaussian_overlap sfda remaining stop", lists="selected"),
     "cosine": Table("taskvectors/cosine.parquet", "cosines between task vectors",
         "pair task_a run_a task_b run_b group", "cosine shared", lists="merged"),
     "merged": Table("taskvectors/merged.parquet", "scores of merged models",

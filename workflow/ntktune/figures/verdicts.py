@@ -41,6 +41,7 @@ from ntktune.figures.result_tables import (
     negated_fully,
     rules_table,
 )
+from ntktune.figures.selection_verdicts import selection_rows
 from ntktune.figures.theory_verdicts import by_seed, theory_rows
 from ntktune.intervals import LEVEL, half_width
 from ntktune.study.merges import FIXED, LEAST_KEPT, parts
@@ -437,6 +438,8 @@ def study_verdicts(
     held: pd.DataFrame,
     sets: pd.DataFrame,
     tuned: pd.DataFrame,
+    curves: pd.DataFrame,
+    scores: pd.DataFrame,
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
@@ -463,5 +466,6 @@ def study_verdicts(
         stopping_order(stopping, metrics, rates),
         *theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, seeds),
         *linearized_rows(held, sets, tuned, seeds),
+        *selection_rows(curves, scores, seeds),
     ]
     return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")

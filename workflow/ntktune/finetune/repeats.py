@@ -137,6 +137,16 @@ def class_targets(label: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes)[np.asarray(label).astype(int)] - 1 / classes
 
 
+def kernel_targets(label: np.ndarray, classes: int | None) -> np.ndarray:
+    """Return y of labels, (N,), for regression on a kernel; ``classes`` is None for scores.
+
+    Standardised scores, or −1 and +1 of two classes, (N,); or a column per class, (N, C).
+    """
+    if classes is None:
+        return (label - label.mean()) / label.std()
+    return 2.0 * label - 1 if classes == 2 else class_targets(label, classes)
+
+
 def put_probe(
     model: TextModel,
     examples: Examples,

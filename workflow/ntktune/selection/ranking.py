@@ -12,7 +12,7 @@ from ntktune.errors import UserError
 from ntktune.finetune.regression import probe_head
 from ntktune.finetune.repeats import class_targets
 from ntktune.intervals import LEVEL
-from ntktune.linearized.statistics import alignment, best_gcv, centred_spectrum, log_evidence
+from ntktune.linearized.statistics import EPS, alignment, best_gcv, centred_spectrum, log_evidence
 from ntktune.network.models import hidden_states, pooled
 from ntktune.selection import scores
 
@@ -90,23 +90,43 @@ def scored(
     better, and those of classes alone are NaN where ``classes`` is None.
     """
     features = np.asarray(features, float)
-    kernel = features @ features.T
-    standard = (label - label.mean()) / label.std() if classes is None else np.eye(classes)[label]
-    target = standard / np.sqrt(standard.var(axis=0).sum())
     probe, low, high = cross_validated(features, label, classes, seed)
     found = {"probe": probe, "low": low, "high": high}
-    found["gcv"] = best_gcv(centred_spectrum(kernel), target - target.mean(axis=0))[0]
+    found["parc"] = scores.parc(features, standard_targets(label, classes))
+    return found | kernel_scored(features @ features.T, label, classes, features.shape[1], seed)
+
+
+def standard_targets(label: np.ndarray, classes: int | None) -> np.ndarray:
+    """Return labels as regression takes them: standardised scores, (N,), or one-hot, (N, C)."""
+    return (label - label.mean()) / label.std() if classes is None else np.eye(classes)[label]
+
+
+def kernel_scored(
+    kernel: np.ndarray,
+    label: np.ndarray,
+    classes: int | None,
+    dimension: int,
+    seed: int = 0,
+    precision: float = EPS,
+) -> dict[str, float]:
+    """Return the scores of :func:`scored` that a kernel, (N, N), has: all but probe and PARC.
+
+    ``dimension`` is the number of its features, of an NTK that of weights; ``precision`` is eps of
+    the precision that the kernel was computed in.
+    """
+    standard = standard_targets(label, classes)
+    target = standard / np.sqrt(standard.var(axis=0).sum())
+    found = {"gcv": best_gcv(centred_spectrum(kernel), target - target.mean(axis=0))[0]}
     found["evidence"] = log_evidence(kernel, standard)
     found["alignment"] = alignment(kernel, standard)
-    found["nearest"] = scores.nearest(features, label)
-    found["parc"] = scores.parc(features, standard)
-    own, size = scores.coordinates(kernel), features.shape[1]
+    own = scores.coordinates(kernel, precision)
+    found["nearest"] = scores.nearest(own, label)
     of_classes = {
-        "h_score": lambda: scores.h_score(own, label, size),
+        "h_score": lambda: scores.h_score(own, label, dimension),
         "n_leep": lambda: scores.n_leep(own, label, seed),
         "trans_rate": lambda: scores.trans_rate(own, label),
         "gaussian_overlap": lambda: scores.gaussian_overlap(own, label),
-        "sfda": lambda: scores.sfda(own, label, size),
+        "sfda": lambda: scores.sfda(own, label, dimension),
     }
     return found | {n: np.nan if classes is None else score() for n, score in of_classes.items()}
 
