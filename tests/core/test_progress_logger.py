@@ -187,7 +187,7 @@ def test_ctrl_c_is_no_failure(send, capsys, tmp_path):
     ]
     for kind, facts in events:
         send(kind, **facts)
-    waiting = "[0:00] interrupted: waiting for 1 running job to end"
+    waiting = "[0:00] interrupted: stopping 1 running job"
     stopped = "[0:00] stopped   kernel_draws film"
     assert capsys.readouterr().err.splitlines()[2:] == [waiting, stopped]
     send.handler.close()
@@ -208,7 +208,7 @@ def test_a_time_limits_signal_is_no_failure(send, capsys, tmp_path):
     for kind, facts in events:
         send(kind, **facts)
     send.handler.close()
-    waiting = "[0:00] interrupted: waiting for 1 running job to end"
+    waiting = "[0:00] interrupted: 1 running job will end first, no other begins"
     stopped = "[0:00] stopped   kernel_draws film"
     end = f"[0:00] {STOPPED}"
     assert capsys.readouterr().err.splitlines()[2:] == [waiting, stopped, end]

@@ -72,7 +72,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
     assert cells[2] == [
         "news-intensity",
-        "at least 231? (40 or more)",  # whatever its upper end
+        "undecided (40 or more)",  # whatever its upper end
         "2.00",
         "0.900",
         "0.67",
@@ -99,8 +99,8 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     # of several methods, at the largest size
     assert (
         "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700 film: 5 of 6 trainings "
-        "of LoRA still improved at their last step: try a higher finetune.max_epochs (or "
-        "max_steps)" in best
+        "of LoRA still improved at their last step (n = 128, 256): try a higher "
+        "finetune.max_epochs (or max_steps)" in best
     )
     assert "reviews, F1" not in best
     assert "interpolated between the sizes tried" in " ".join(" ".join(lines).split())
@@ -114,6 +114,17 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert max(map(len, lines[:-2])) <= 95
     assert lines[-2].endswith(str(folder / "figures"))
     assert lines[-1].endswith(str(folder / "report.html"))
+
+
+def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
+    path = folder / "figures/table1.csv"
+    rates = pd.read_csv(path)
+    rates.loc[rates["task"] == "news-intensity", "shared_seeds"] = 0.67
+    rates.to_csv(path, index=False)
+    assert main(["figures", "show", "--folder", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "these rows are too few to tell; label more: two seeds' largest samples have 67%" in said
+    assert "add seeds" not in said
 
 
 def test_no_more_training_is_advised_where_all_is_right(folder, capsys):

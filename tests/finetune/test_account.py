@@ -383,7 +383,8 @@ def test_kernels_are_no_faster_for_mixed_trainings():
     said = plan_text(shape, {}, rows, "A100-80GB", 1.0, None, mixed=True).splitlines()
     assert [line.split("  ")[-1] for line in said[-3:-1]] == ["2.00 h", "2.00 h"]
     assert (
-        "FLOPs, 4.00 h for the whole study on one A100-80GB at 100% of its peak speed" in said[-1]
+        "FLOPs, 4.00 h for the whole study, what is made already included, on one A100-80GB at "
+        "100% of its peak speed" in said[-1]
     )
     for speed, advised in ((312e12, True), (313e13, False)):  # here: an hour each or less
         told = plan_text(shape, {}, rows, None, 1.0, (speed, speed), mixed=True)
@@ -417,8 +418,8 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
     assert 0.15 < flops[0] / flops[1] < 0.25
     assert planned(path, "--results", tmp_path) == 0
     assert (
-        "min for the whole study on this machine with nothing beside it, as timed now, "
-        in capsys.readouterr().out
+        "min for the whole study, what is made already included, on this machine with nothing "
+        "beside it, as timed now, " in capsys.readouterr().out
     )
 
 

@@ -29,17 +29,18 @@ EXPECTED = Counter(
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes
-TELLING = 0.05  # share of a run or a job after which its speed says how long the rest takes
+TELLING = 0.15  # share of a run or a job after which its speed says how long the rest takes
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
 PROGRESS = re.compile(r"(\d+) %, \d+ s, about (\d+) s left$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 UNKNOWN = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) .*")
-STOPPING = (
-    "Terminating processes on user request",  # Ctrl-C
-    "Will exit after finishing currently running jobs",  # the signal TERM, as of a time limit
-)
+STOPPING = {
+    "Terminating processes on user request": "stopping {}",  # Ctrl-C
+    # the signal TERM, as of a time limit
+    "Will exit after finishing currently running jobs": "{} will end first, no other begins",
+}
 
 
 def clock(seconds: float) -> str:
@@ -93,12 +94,13 @@ class LogHandler(LogHandlerBase):
     def _handle(self, record: logging.LogRecord) -> None:
         details, message = record.__dict__, record.getMessage()
         event = details.get("event")
-        if event is None and message.startswith(STOPPING):
+        if event is None and message.startswith(tuple(STOPPING)):
             self.interrupted = True
             if not self.waiting and (count := len(self.running)):
                 self.waiting = True  # the message may come again
                 jobs = f"{count} running job{'s' * (count > 1)}"
-                self._print(f"interrupted: waiting for {jobs} to end")
+                how = next(told for begin, told in STOPPING.items() if message.startswith(begin))
+                self._print(f"interrupted: {how.format(jobs)}")
         elif event == LogEvent.RUN_INFO and not (self.planning and self.whole):
             stats = details.get("stats") or {}
             self.whole = Counter({k: v for k, v in stats.items() if k not in ("total", "all")})

@@ -20,7 +20,7 @@ LEGEND = {
     "interval over seeds, where there are several",
     "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
     "or more": "no size is surely enough, or the largest is the best",
-    "?": "the seeds do not decide",
+    "?, undecided": "the seeds do not decide; in brackets what they leave open",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean, wider where seeds share examples. All are for the "
     "test rows at hand",
@@ -35,11 +35,16 @@ ALL_ALIKE = (
     "so end finetune.sizes at a smaller one"
 )
 MORE_ROWS = ", or labelled rows: two seeds' largest samples have {:.0%} of their rows in common"
-CUT = "still improved at their last step: try a higher finetune.max_epochs (or max_steps)"
+ROWS_ALONE = (
+    "how many are needed: these rows are too few to tell; label more: two seeds' largest samples "
+    "have {:.0%} of their rows in common, so that more seeds hardly help"
+)
+CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
+MOST = 0.5  # from where on further seeds hardly narrow them
 
 
 def plain_table(rows: list[list[str]]) -> str:
@@ -76,6 +81,8 @@ def _needed(row: dict[str, Any]) -> str:
     if low == "-":
         return text
     open_end = high == "inf" or row["needed_bound"] == "least"  # larger sizes may do better
+    if open_end and row["needed_undecided"] is True:
+        text = "undecided"  # whatever the mean over seeds is
     return f"{text} ({low} or more)" if open_end else f"{text} ({low} to {high})"
 
 
@@ -102,6 +109,8 @@ def _best(row: dict[str, Any], chance: float | None) -> str:
         return text
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
+    if row["shared_seeds"] > MOST:
+        return f"{text}; {ROWS_ALONE.format(row['shared_seeds'])}"
     alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > MANY else ""
     return f"{text}; {UNDECIDED}{alike}"
 
@@ -118,10 +127,13 @@ def _methods(scores: pd.DataFrame) -> list[str]:
             label = METRIC_LABELS.get(metric, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
         for method, own in rows.groupby("method", sort=False):
-            if cut := own.loc[own[metric] != _perfect(metric), "at_budget"].sum():
+            short = own[(own["at_budget"] > 0) & (own[metric] != _perfect(metric))]
+            if len(short):
                 trained = own["seeds"].astype(str).str.split().str.len().sum()
-                name = METHOD_LABELS.get(method, method)
-                lines.append(f"{task}: {cut} of {trained} trainings of {name} {CUT}")
+                name, sizes = METHOD_LABELS.get(method, method), short["n"].unique()
+                where = f" (n = {', '.join(map(str, sizes))})" if own["n"].nunique() > 1 else ""
+                of = f"{task}: {short['at_budget'].sum()} of {trained} trainings of {name}"
+                lines.append(f"{of} {CUT.format(where)}")
     return lines
 
 

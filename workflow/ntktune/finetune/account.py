@@ -413,7 +413,8 @@ def plan_text(
             f"{_time(took)}"
         )
     lines.append(
-        f"together {together:.2e} FLOPs, {_time(hours)} for the whole study on {where}, "
+        f"together {together:.2e} FLOPs, {_time(hours)} for the whole study, "
+        f"what is made already included, on {where}, "
         f"{speed / 1e12:.3g} TFLOP/s; less where training stops early, "
         "more by the seconds that each job takes to start"
     )
