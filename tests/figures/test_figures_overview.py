@@ -116,6 +116,16 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert lines[-1].endswith(str(folder / "report.html"))
 
 
+def test_a_cut_model_is_told(folder, capsys):
+    (folder / "data/model").mkdir(parents=True)
+    (folder / "data/model/model.json").write_text('{"blocks": 30}')
+    for blocks, told in ((4, True), (30, False), ("null", False)):
+        (folder / "config.yaml").write_text(f"model: {{blocks: {blocks}}}")
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        line = "all this is of the model's first 4 of 30 blocks; more may do better\n"
+        assert (line in capsys.readouterr().out) == told
+
+
 def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     path = folder / "figures/table1.csv"
     rates = pd.read_csv(path)

@@ -19,8 +19,9 @@ from ntktune.errors import not_there
 from ntktune.figures.catalogue import EACH, FIGURES, RESULT_TABLES, Entry, colors_of
 from ntktune.figures.tables import TABLES, read_tables
 from ntktune.store.files import atomic_path, file_sha256
-from ntktune.store.records import read_csv, write_csv, write_json
+from ntktune.store.records import read_csv, read_json, write_csv, write_json
 from ntktune.study.config import schema, with_defaults
+from ntktune.study.yaml_files import load_yaml
 
 
 def _made(entry: Entry, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -77,12 +78,23 @@ def show(args: argparse.Namespace) -> None:
         raise not_there(figures, "run the study first, or name its folder, as results/quickstart")
     if (figures / "verdicts.csv").is_file():  # made of table 1; a study need not have them
         rates, claims = (read_tables(n, [figures / f"{n}.csv"])[0] for n in ("table1", "verdicts"))
-        print(f"\n{overview(rates, read_csv(figures / 'table4.csv'), claims)}\n")
+        print(f"\n{overview(rates, read_csv(figures / 'table4.csv'), claims)}\n{_cut(folder)}")
     if (figures / "fig2.png").is_file():
         print(f"learning curves     {figures / 'fig2.png'}")
     print(f"figures and tables  {figures}")
     if (folder / "report.html").is_file():
         print(f"report              {folder / 'report.html'}")
+
+
+def _cut(folder: Path) -> str:
+    """Return a line on a study's model if only its first blocks were used; "" if it is whole."""
+    study, model = folder / "config.yaml", folder / "data/model/model.json"
+    if not (study.is_file() and model.is_file()):  # unpacked results have no model
+        return ""
+    used, there = load_yaml(study).get("model", {}).get("blocks"), read_json(model).get("blocks")
+    if not used or not there or used >= there:
+        return ""
+    return f"all this is of the model's first {used} of {there} blocks; more may do better\n"
 
 
 def _add_entries(

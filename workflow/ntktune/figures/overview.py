@@ -20,12 +20,15 @@ LEGEND = {
     "interval over seeds, where there are several",
     "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
     "or more": "no size is surely enough, or the largest is the best",
-    "?, undecided": "the seeds do not decide; in brackets what they leave open",
+    "?": "the seeds do not decide",
+    "undecided": "the seeds do not decide, and may need as few as the number in brackets, or more "
+    "than the largest size",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean, wider where seeds share examples. All are for the "
     "test rows at hand",
-    "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error, from eigenvalues ~ k^-a. "
-    "Measured: of a classification's error rate",
+    "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits",
+    "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
+    "the figure, so of a classification of the error rate, with which it compares loosely",
 }
 UNDECIDED = (
     "how many are needed: seeds are too few or too noisy to tell; add seeds (finetune.seeds)"
