@@ -3,10 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import CURVE_SIZES, MODELS, TASKS, candidates_of, loss_of, scores_of
+from made_up_study import (
+    CURVE_SIZES,
+    MODELS,
+    TASKS,
+    candidates_of,
+    loss_of,
+    scores_of,
+    subsets_of,
+)
 
 from ntktune.errors import UserError
-from ntktune.figures.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, UNTESTED
+from ntktune.figures.claims import CONTRADICTED, REPRODUCED, UNTESTED
 from ntktune.figures.laws import laws_figure
 from ntktune.figures.ranks import SHOWN, ranks_figure
 from ntktune.figures.regret import LEAST, regret_figure
@@ -46,17 +54,33 @@ def test_choices_against_the_truth(curves, scores):
         assert wrong["regret"] == pytest.approx(lost, abs=1e-3)
         assert wrong["low"] < wrong["regret"] < wrong["high"]
         large = found.loc[task, "ModelSize", ""]
-        assert large["chosen_model"] == "large"
+        # of a size, not of a pooling
+        assert tuple(large[["chosen_model", "chosen_pooling"]]) == ("large", "last mean")
+        both = (loss_of("large", "last", 128) + loss_of("large", "mean", 128)) / 2
+        assert large["regret"] == pytest.approx(
+            0.5 * (both - loss_of("small", "mean", 128)), abs=1e-3
+        )
         assert large["flops"] == 0
-        # 128 texts of 10 tokens, forward, six candidates; the NTK three times that
-        passes = 2 * 128 * 10 * 2 * 1000 * (1 + 2 + 3)
+        # 128 texts of 10 tokens, forward, three models; the NTK of six candidates three times that
+        passes = 2 * 128 * 10 * 1000 * (1 + 2 + 3)
         assert right["flops"] == pytest.approx(passes)
-        assert found.loc[task, "evidence", "ntk"]["flops"] == pytest.approx(3 * passes)
+        assert found.loc[task, "evidence", "ntk"]["flops"] == pytest.approx(3 * 2 * passes)
         # of all sizes below the largest, over the largest
         assert found.loc[task, "rectified", ""]["cost"] == pytest.approx((16 + 32 + 64) / 128)
         assert found.loc[task, "SubTuning", ""]["cost"] == pytest.approx(64 / 128)
         truth = [0.5 * loss_of(m, p, 128) for m in MODELS for p in ("last", "mean")]
         assert large["chance"] == pytest.approx(np.mean(truth) - min(truth), abs=1e-3)
+
+
+def test_intervals_are_wider_where_seeds_share_rows(curves, scores):
+    subsets = {task: subsets_of(task, 2) for task in BOTH}
+    for task in BOTH:
+        first = list(range(128))
+        subsets[task]["seeds"] = [{"order": first}, {"order": first[64:] + list(range(200, 264))}]
+    plain, wide = (choices(curves, scores, given) for given in (None, subsets))
+    lost = plain["regret"] > 0
+    ratio = (wide["high"] - wide["regret"])[lost] / (plain["high"] - plain["regret"])[lost]
+    np.testing.assert_allclose(ratio, np.sqrt(1.5 / 0.5))
 
 
 def test_a_choice_among_one_is_none(curves, scores):
@@ -76,9 +100,13 @@ def test_laws_from_few_sizes(curves, scores):
     assert "measured" not in set(unmeasured["law"])
     table = laws_table(curves, scores).set_index(["task", "sizes", "law"])
     assert table.loc[("rte", 3, "line"), "candidates"] == 6
-    short = curves[curves["n"] < 32]
-    with pytest.raises(UserError, match="two sizes or more; give"):
-        laws_table(short, scores)
+    for most in (16, 32):  # nothing to predict, or nothing to fit
+        short = curves[curves["n"] <= most]
+        assert len(laws_table(short, scores)) == 0
+        assert len(choices_table(short, scores, {})) > 0
+        laws_figure(short, scores, BOTH, COLORS)
+        ranks_figure(short, scores, BOTH, COLORS)
+        regret_figure(short, scores, {}, BOTH, COLORS)
 
 
 def test_the_tables_have_all_candidates(curves, scores):
@@ -87,7 +115,7 @@ def test_the_tables_have_all_candidates(curves, scores):
     one = table[(table["model"] == "tiny") & (table["n"] == 128) & (table["pooling"] == "last")]
     assert one["loss"].to_numpy() == pytest.approx(loss_of("tiny", "last", 128), abs=1e-4)
     assert (one["remaining"] == 40).all()
-    assert len(choices_table(curves, scores)) == len(choices(curves, scores))
+    assert len(choices_table(curves, scores, {})) == len(choices(curves, scores))
 
 
 def test_the_figures_show_all_candidates(curves, scores):
@@ -106,7 +134,7 @@ def test_the_figures_show_all_candidates(curves, scores):
     assert len(panels) == len(SHOWN)
     assert [axes.get_title() for axes in panels[:3]] == ["τ = 1.00, 1.00"] * 3
     assert panels[3].get_title() == "τ = -1.00, -1.00"
-    figure = regret_figure(curves, scores, BOTH, COLORS)
+    figure = regret_figure(curves, scores, {}, BOTH, COLORS)
     for axes in figure.axes:
         costs = [c.lines[0].get_xdata()[0] for c in axes.containers]
         assert min(costs) == LEAST
@@ -127,7 +155,7 @@ def test_verdicts(curves, scores):
     verdicts = [row["verdict"] for row in rows]
     assert [row["source"].split()[0] for row in rows] == ["Lens25", "Lin24", "Lin24", "You21"]
     assert verdicts[3] == REPRODUCED  # LogME finds the best, size does not
-    assert verdicts[2] in (REPRODUCED, INCONCLUSIVE)
+    assert verdicts[2] == REPRODUCED  # the losses are exact power laws with a floor
     turned = scores.assign(evidence=-scores["evidence"])
     against = selection_rows(curves, turned, {})[3]
     assert against["verdict"] == CONTRADICTED
@@ -135,5 +163,11 @@ def test_verdicts(curves, scores):
     assert without["verdict"] == UNTESTED
     assert "selection.kernel_seeds" in without["detail"]
     assert selection_rows(curves.iloc[:0], scores.iloc[:0], {}) == []
-    two = curves[curves["n"] > 32]
-    assert [r["verdict"] for r in selection_rows(two, scores, {})][:3] == [UNTESTED] * 3
+    large = curves["model"] == "large"
+    alike = scores.assign(evidence=np.where(scores["model"] == "large", 9.0, 0.0))
+    row = selection_rows(curves[large | (curves["model"] == "tiny")], alike, {})[3]
+    assert (row["verdict"], row["detail"]) == (UNTESTED, "it chooses the largest model")
+    for row in selection_rows(curves[curves["n"] > 32], scores, {})[:3]:
+        assert (row["verdict"], row["detail"].split("; ")[0]) == (
+            *(UNTESTED, "selection.sizes needs three or more"),
+        )

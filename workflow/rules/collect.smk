@@ -7,6 +7,10 @@ targets themselves.
 FETCHED = [
     "<results>/data/model",
     *collect("<results>/data/{task}/table.parquet", task=STUDY["task_definitions"]),
+    *collect(
+        "<results>/selection/models/{candidate}",
+        candidate=[name for name, model in CANDIDATES.items() if SELECTED and model["source"]],
+    ),
 ]
 # target -> what it is, and its files
 TARGETS = {

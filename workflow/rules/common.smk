@@ -184,12 +184,12 @@ def of_training(command, method, **changed):
     return of_command(command, method=method, **changed)
 
 
-def candidate_options(command, *keys):
+def candidate_options(command, *keys, **changed):
     """What gives a command its options, some of them a candidate's own."""
 
     def options(wildcards):
         own = {key: candidate(wildcards)[key] for key in keys}
-        return of_command(command, **own)["options"]
+        return of_command(command, **own, **changed)["options"]
 
     return options
 
@@ -199,6 +199,9 @@ def candidate_training(command):
 
     def options(wildcards):
         how = {"blocks": candidate(wildcards)["blocks"], "pooling": wildcards.pooling}
+        if candidate(wildcards)["source"]:  # whose layers have names of their own
+            named = ("targets", "exclude", "layers", "rank_pattern")
+            how |= {f"lora_{key}": None for key in named}
         return of_training(command, wildcards.method, **how)["options"]
 
     return options

@@ -63,7 +63,7 @@ rule selection_score:
         runtime=120,
     params:
         code=digest_of("ntktune.cli.selection:score"),
-        options=candidate_options("selection score", "blocks"),
+        options=candidate_options("selection score", "blocks", size=max(SELECTION["sizes"])),
     shell:
         """
         python -m ntktune selection score \

@@ -501,12 +501,13 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
     for task, rows in sorted(tests.items()):
         scored = study["task_definitions"][task]["kind"] == "regression"
         what, deviation = ("correlation", 1) if scored else ("share of right classes", 0.5)
-        wide = f"{what} to ±{1.96 * deviation / max(rows, 1) ** 0.5:.2f} or better (95 %)"
-        known = f"{rows} rows; they tell a {wide}" if rows else "rows unknown, left out"
-        lines.append(f"test     of {task}: {known}")
-    adapted = [(size, tasks) for _, tasks, size, _, how in trained if how["method"] == "lora"]
-    ranks = []
-    for size, task in {(size, task) for size, tasks in adapted for task in tasks}:
+        told = f"{what} to ±{1.96 * deviation / max(rows, 1) ** 0.5:.2f} or better (95 %)"
+        told = f"{rows} rows; they tell a {told}" if rows else "rows unknown, left out"
+        lines.append(f"test     of {task}: {told}")
+    if study["selection"]["tasks"]:
+        lines.append("left out the candidates of the chapter selection, which are not counted")
+    ranks, adapted = [], [each for each in trained if each[4]["method"] == "lora"]
+    for size, task in {(size, task) for _, tasks, size, *_ in adapted for task in tasks}:
         classes = _classes(study, task)  # of two, the difference of the logits is one output
         ranks.append((smallest_rank(size, classes if classes > 2 else 1), size))
     if ranks:

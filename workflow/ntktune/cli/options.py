@@ -74,7 +74,7 @@ COMMANDS = {
     ).replace("finetune.methods", "linearized.held_method"),
     "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
     "finetune.batch_tokens device",
-    "selection score": "seed finetune.seeds selection.sizes selection.poolings "
+    "selection score": "seed finetune.seeds size=selection.sizes selection.poolings "
     "selection.kernel_seeds kernel.rows model.blocks model.dtype kernel.batch_tokens device",
     "selection gather": "selection.poolings selection.methods selection.sizes",
     "theory width": "seed theory.widths seeds=theory.width_seeds",
@@ -112,6 +112,15 @@ OVERRIDES = {
     "model.dtype": {"enum": DTYPES},
     "kernel.variant": {"enum": ("sgd", "signgd", "asymmetric-signgd")},
     "kernel learning seeds": {"minimum": 1},
+    "selection score size": {
+        "type": "integer",
+        "items": None,
+        "minItems": None,
+        "uniqueItems": None,
+        "minimum": 10,
+        "default": None,
+        "description": "Labelled examples of a sample, hold-out included",
+    },
     # one file has no study
     **{
         f"{command} rows": {

@@ -21,8 +21,11 @@ LEFT_OUT = (
     "data/packages/*",
     "data/*/table.parquet",
     "data/*/tokens.safetensors",
+    "selection/models/*",
+    "selection/*/tokens.safetensors",
     "taskvectors/*/*.safetensors",
     "state/finetune/*",
+    "state/selection/*",
     "kernel/*/shards/*",  # the gathered kernel is there
     "*.damaged",
     "*.damaged/*",

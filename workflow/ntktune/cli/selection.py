@@ -79,7 +79,7 @@ def score(args: argparse.Namespace) -> None:
     subsets = read_samples(args.subsets, args.tokens, facts, seeds=args.seeds)
     load, kernel = _network(args, facts["task"], examples.outputs)
     rows = scored_candidates(
-        *(load, kernel, examples, subsets, max(args.sizes), args.poolings),
+        *(load, kernel, examples, subsets, args.size, args.poolings),
         **{name: getattr(args, name) for name in ("seeds", "kernel_seeds", "batch_tokens")},
         kernel_rows=args.rows,
         precision=machine_epsilon(args.dtype),

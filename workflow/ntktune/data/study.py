@@ -256,6 +256,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
     compared = {
         f"selection.models.{place}": candidate
         for place, candidate in enumerate(study["selection"]["models"])
+        if study["selection"]["tasks"]
     }
     there = _all_blocks(study)
     own = {key: each for key, each in compared.items() if not each["source"]}
@@ -289,12 +290,12 @@ def _check_source(source: Mapping[str, Any], told: str, *, made: bool) -> None:
 def candidates(study: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Return the models that the chapter selection compares, complete.
 
-    Raises UserError if two have one name, or one of the study's own model says what is its own.
+    Raises UserError if two have one name, one of the study's own model says what is its own, or
+    there is one candidate.
     """
     own, found = study["model"], []
-    given = study["selection"]["models"] or [
-        {"name": re.sub(r"[^A-Za-z0-9._-]", "-", own["name"]), "source": None}
-    ]
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", own["name"]).lstrip("-._") or "own"
+    given = study["selection"]["models"] or [{"name": name, "source": None}]
     for place, model in enumerate(given):
         told = f"{where}: selection.models.{place}"
         if model["name"] in [other["name"] for other in found]:
@@ -307,7 +308,15 @@ def candidates(study: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
                         f"has model.{key}; leave it out, or give a source"
                     )
             model = model | {"blocks": model.get("blocks") or own["blocks"]}
+        else:
+            model = model | {"max_tokens": model.get("max_tokens") or own["max_tokens"]}
         found.append(model)
+    selection = study["selection"]
+    if selection["tasks"] and len(found) * len(selection["poolings"]) < 2:
+        raise UserError(
+            f"{where}: selection compares one candidate, {found[0]['name']} with the pooling "
+            f"{selection['poolings'][0]}; list another in selection.models or selection.poolings"
+        )
     return found
 
 

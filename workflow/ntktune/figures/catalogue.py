@@ -107,8 +107,8 @@ FIGURES = {entry.name: entry for entry in (
           "selected", EACH),
     Entry("ranks", "ranks_figure", "curves scores", "candidates: scores against truth", "selected",
           EACH),
-    Entry("regret", "regret_figure", "curves scores", "what a choice loses, and what it costs",
-          "selected", EACH),
+    Entry("regret", "regret_figure", "curves scores subsets",
+          "what a choice loses, and what it costs", "selected", EACH),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (
@@ -125,7 +125,7 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table10", "held_table", "held radius", "fine-tuning held near its start"),
     Entry("table11", "sets_table", "sets tuned", "sets of layers"),
     Entry("table12", "candidates_table", "curves scores", "candidates"),
-    Entry("table13", "choices_table", "curves scores", "ways to choose a model"),
+    Entry("table13", "choices_table", "curves scores subsets", "ways to choose a model"),
     Entry("table14", "laws_table", "curves scores", "laws of the loss"),
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
           optional="stopping cosine merged negated radii slopes rules ridge trajectory "

@@ -21,7 +21,7 @@ from ntktune.figures.style import EDGED, MARKERS, REFERENCE, checked_color, styl
 from ntktune.selection.laws import RECTIFIED, measured_start
 
 LABELS = {
-    "regression": "test MSE / variance of labels",
+    "regression": "test MSE over that of the mean",
     "classification": "test cross entropy",
 }
 

@@ -25,7 +25,7 @@ def order_figure(
     label, and whether more is better; a row is one ``of`` some sets. A point per task and row: the
     score, less the task's mean, against the statistic's rank among the task's rows, so that tasks
     compare. A panel's title has Kendall's τ of each task, signed so that 1 is a statistic that
-    orders the rows rightly; tasks without a value are left out. A colour and a marker per task.
+    orders the rows rightly, – of a task without a value. A colour and a marker per task.
     """
     looks = dict(zip(tables, zip(cycle(map(checked_color, colors)), cycle(MARKERS)), strict=False))
     with styled():
@@ -37,14 +37,16 @@ def order_figure(
         for axes, (name, (label, more)) in zip(grid.flat, statistics.items(), strict=False):
             orders = []
             for task, rows_of in tables.items():
-                own = rows_of[rows_of[name].notna()]
+                centred = rows_of["score"] - rows_of["score"].mean()
+                known = rows_of[name].notna()
+                own = rows_of[known]
                 if own.empty:
+                    orders.append("–")
                     continue
                 color, marker = looks[task]
                 look = {"color": color, "marker": marker, "linestyle": "none", **EDGED}
-                centred = own["score"] - own["score"].mean()
                 (entries[plain(titles.get(task, task))],) = axes.plot(
-                    own[name].rank(), centred, **look
+                    own[name].rank(), centred[known], **look
                 )
                 orders.append(f"{order(own, name, more=more):.2f}")
             axes.axhline(0.0, color=REFERENCE, linewidth=0.8, zorder=1)

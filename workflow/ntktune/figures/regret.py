@@ -20,6 +20,7 @@ LEAST = 1e-3  # a cost that is drawn for a smaller one, or none at all
 def regret_figure(
     curves: pd.DataFrame,
     scores: pd.DataFrame,
+    subsets: Mapping[str, Any],
     tasks: Sequence[str],
     colors: Sequence[str],
     titles: Mapping[str, str] | None = None,
@@ -30,7 +31,7 @@ def regret_figure(
     line is the regret of a random choice. The cost of all candidates is over that of training all
     at the largest size.
     """
-    found = choices(curves[curves["task"].isin(tasks)], scores)
+    found = choices(curves[curves["task"].isin(tasks)], scores, subsets)
     found = found[found["method"] == curves["method"].iloc[0]]
     others = [name for name in (SIZE, SMALL, "AtS") if name in set(found["score"])]
     paints = dict(zip([*SHOWN, *others], cycle(map(checked_color, colors)), strict=False))

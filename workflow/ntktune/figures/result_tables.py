@@ -297,16 +297,18 @@ def candidates_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame
     return table.join(before.join(remaining), on=["task", *CANDIDATE]).round(DECIMALS)
 
 
-def choices_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def choices_table(
+    curves: pd.DataFrame, scores: pd.DataFrame, subsets: Mapping[str, Any]
+) -> pd.DataFrame:
     """Return Table 13: :func:`~ntktune.figures.selected.choices`, rounded."""
-    return choices(curves, scores).round(DECIMALS)
+    return choices(curves, scores, subsets).round(DECIMALS)
 
 
 def laws_table(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Return Table 14: how far laws are off at larger sizes, mean and spread over candidates."""
     found = law_errors(curves, scores)
-    if found.empty:
-        raise UserError("laws are fitted to two sizes or more; give selection.sizes three")
+    if found.empty:  # two sizes or fewer
+        found = pd.DataFrame(columns=["task", "method", "sizes", "law", "error"])
     keys = ["task", "method", "sizes", "law"]
     errors = found.groupby(keys, sort=False)["error"]
     return (

@@ -4,7 +4,7 @@
 a pooling; its truth is the test score at the largest size, a mean over seeds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +14,11 @@ from scipy.stats import weightedtau
 from ntktune.errors import UserError
 from ntktune.figures.choice import scores as test_scores
 from ntktune.figures.measures import kendall_tau, of_task
-from ntktune.intervals import half_width
+from ntktune.intervals import half_width, shared_rows
 from ntktune.selection.accept import METHODS, Curves
 from ntktune.selection.laws import LINE, POWER, RECTIFIED, fitted, measured_start, predicted
 
 CANDIDATE = ["model", "pooling"]
-LOSSES = {"regression": "mse_unit", "classification": "cross_entropy"}
 KERNELS = {"head": "head's features", "layers": "mean over blocks", "ntk": "NTK"}
 # score of a kernel → its label, and whether more is better
 SCORES = {
@@ -55,12 +54,12 @@ class Method(NamedTuple):
 def with_loss(curves: pd.DataFrame) -> pd.DataFrame:
     """Return ``curves`` with ``score`` (more is better) and ``loss``, on which laws are fitted.
 
-    That is the mean squared error over the labels' variance, or the cross entropy.
+    Both are of the test rows, as in Lin et al. 2024. The loss is the cross entropy, or the mean
+    squared error over that of predicting the training mean, one constant for a task.
     """
-    loss = pd.Series(np.nan, curves.index)
-    for kind, column in LOSSES.items():
-        rows = curves["kind"] == kind
-        loss[rows] = curves.loc[rows, column]
+    constant = curves.groupby("task")["baseline_mse"].transform("mean")
+    is_regression = curves["kind"] == "regression"
+    loss = (curves["mse"] / constant).where(is_regression, curves["cross_entropy"])
     return curves.assign(score=test_scores(curves), loss=loss)
 
 
@@ -88,9 +87,10 @@ def measured_sizes(scores: pd.DataFrame) -> pd.Series:
 
 
 def choosing(curves: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Method]:
-    """Yield what can be known of one task's candidates before the largest size is trained.
+    """Yield ways to choose among one task's candidates before the largest size is trained.
 
-    ``curves`` are :func:`with_loss`, of one task and one method of fine-tuning.
+    ``curves`` are :func:`with_loss`, of one task and one method of fine-tuning. Losses at smaller
+    sizes are of the test rows, which one who chooses would not have: it favours these ways.
     """
     candidates = by_seed(curves[curves["n"] == curves["n"].max()], "score").index
     weights = scores.groupby("model", sort=False)["weights"].first()
@@ -102,8 +102,11 @@ def choosing(curves: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Method]:
         if own.empty or name not in own or not np.isfinite(own[name]).any():
             continue
         sign = 1 if SCORES[name][1] else -1
-        cost = passes[own.index].groupby([own[c] for c in CANDIDATE]).mean().sum()
-        yield Method(name, kernel, sign * by_seed(own, name), PASSES[kernel] * cost)
+        # one pass has the features of all poolings; each has a kernel of its own
+        shared = CANDIDATE if kernel == "ntk" else CANDIDATE[:1]
+        cost = passes[own.index].groupby([own[c] for c in shared]).mean().sum()
+        times = PASSES[kernel] * (_kernels(curves) if kernel == "ntk" else 1)
+        yield Method(name, kernel, sign * by_seed(own, name), times * cost)
     sizes, losses = mean_curves(curves)
     if len(sizes) < 2:
         return
@@ -120,13 +123,28 @@ def choosing(curves: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Method]:
         yield Method(name, "", pd.DataFrame(-loss, losses.index, [0]), flops.sum())
 
 
-def choices(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def _kernels(curves: pd.DataFrame) -> int:
+    """Return how many kernels a task takes: one per class, of scores and two classes one."""
+    classes = 1 / curves["chance_accuracy"].iloc[0]
+    return round(classes) if classes > 2.5 else 1
+
+
+def chosen(said: pd.Series) -> list[tuple[str, str]]:
+    """Return the candidates of which most is said: several where it is said of all alike."""
+    return said.index[said == said.max()].tolist()
+
+
+def choices(
+    curves: pd.DataFrame, scores: pd.DataFrame, subsets: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Return how well each way to choose does: a row per task, method of fine-tuning and way.
 
     ``pearson``, ``kendall`` and ``weighted`` (Vigna 2015) compare what it says, a mean over seeds,
     with the truth; ``regret`` is the test score that its choice loses against the best candidate,
-    with a 95 % interval over seeds for these two; ``flops`` of all candidates, over those of
-    training all at the largest size in ``cost``. ``chance`` is the regret of a random choice.
+    with a 95 % interval over seeds for these two, widened for the rows that ``subsets``, task →
+    samples, share. Of candidates of which it says the same, the mean counts: of a size, that of all
+    poolings. ``flops`` are of all candidates, over those of training all at the largest size in
+    ``cost``. ``chance`` is the regret of a random choice.
     Raises UserError where there are fewer than two candidates.
     """
     rows = []
@@ -136,17 +154,19 @@ def choices(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         if len(truth) < 2:
             raise UserError(f"task {task!r} has one candidate; list more in selection.models")
         mean, whole = truth.mean(axis=1), final["flops"].groupby(final["seed"]).sum().mean()
-        best = mean.idxmax()
+        best, samples = mean.idxmax(), (subsets or {}).get(task, {}).get("seeds", ())
+        alike = shared_rows(np.array([s["order"][: final["n"].max()] for s in samples]))
         for way in choosing(own, scores[scores["task"] == task]):
             said = way.said.mean(axis=1).reindex(truth.index)
             known = said.notna()
-            chosen = said.idxmax()
-            lost = (truth.loc[best] - truth.loc[chosen]).to_numpy()
-            half = float(half_width(lost)) if chosen != best else 0.0
+            picked = chosen(said)
+            lost = (truth.loc[best] - truth.loc[picked].mean()).to_numpy()
+            half = float(half_width(lost, alike)) if picked != [best] else 0.0
             found = {"task": task, "method": tuned, "score": way.name, "kernel": way.kernel}
             found |= {"candidates": int(known.sum()), "seeds": truth.shape[1]}
             found |= _orders(said[known], mean[known])
-            found |= dict(zip(("chosen_model", "chosen_pooling"), chosen, strict=True))
+            for name, values in zip(CANDIDATE, zip(*picked, strict=True), strict=True):
+                found[f"chosen_{name}"] = " ".join(dict.fromkeys(values))
             found |= {"regret": lost.mean(), "low": lost.mean() - half, "high": lost.mean() + half}
             found |= {"chance": float(mean.max() - mean.mean())}
             rows.append(found | {"flops": way.flops, "cost": way.flops / whole})

@@ -4,7 +4,7 @@
 has none; ``shared`` is task → mean share of labelled examples that two seeds have in common.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ from ntktune.figures.selected import (
     SIZE,
     by_seed,
     choosing,
+    chosen,
     first_method,
     law_errors,
 )
 
 NOTHING = "no candidates were compared (selection.tasks)"
+FEW_SIZES = "selection.sizes needs three or more"
+DEPENDENT = "candidates share texts and tests, and some a backbone"
 # fmt: off
 CLAIMS = {
     "measured": Claim(
@@ -50,21 +53,26 @@ CLAIMS = {
 Row = dict[str, Any]
 
 
-def law_against(claim: str, law: str, other: str, control: str, errors: pd.DataFrame) -> Row:
+def law_against(
+    claim: str, law: str, other: str, control: str, errors: pd.DataFrame, tasks: Sequence[str]
+) -> Row:
     """Return the verdict on a law predicting better than another; ``errors``: ``law_errors``."""
     units, controls = {}, {}
-    for task, own in errors.groupby("task", sort=False):
+    for task in tasks:
+        own = errors[errors["task"] == task]
         found = own.pivot_table(index=[*CANDIDATE, "sizes"], columns="law", values="error")
-        if law not in found:
-            missing = "no NTK was computed (selection.kernel_seeds)"
-            units[task] = Sample(np.array([]), missing=missing)
+        if own.empty or law not in found:
+            missing = "no F(Θ, t) was measured (selection.kernel_seeds)"
+            units[task] = Sample(np.array([]), missing=FEW_SIZES if own.empty else missing)
             continue
         # numbers of sizes are no further candidates
         each = found.groupby(CANDIDATE, sort=False).mean()[[law, other, control]].dropna()
         gain = (each[other] - each[law]).to_numpy()
         units[task] = Sample(gain, (each[control] - each[law]).to_numpy())
         controls[task] = float(each[control].mean())
-    return judge(CLAIMS[claim], units, listed(controls))
+    known = sorted(set(errors["sizes"]))
+    detail = f"fitted to {', '.join(map(str, known))} sizes; {DEPENDENT}" if known else ""
+    return judge(CLAIMS[claim], units, listed(controls), detail)
 
 
 def choice_against_size(
@@ -81,16 +89,18 @@ def choice_against_size(
         own = first_method(curves, task)
         truth = by_seed(own[own["n"] == own["n"].max()], "score")
         ways = {
-            (way.name, way.kernel): way.said.mean(axis=1).reindex(truth.index).idxmax()
+            (way.name, way.kernel): chosen(way.said.mean(axis=1).reindex(truth.index))
             for way in choosing(own, scores[scores["task"] == task])
         }
-        if (name, kernel) not in ways:
-            units[task] = Sample(np.array([]), missing=f"{name} needs three sizes or more")
+        picked, largest = ways.get((name, kernel)), ways[SIZE, ""]
+        if picked is None or picked == largest:
+            missing = FEW_SIZES if picked is None else "it chooses the largest model"
+            units[task] = Sample(np.array([]), missing=missing)
             continue
-        chosen = truth.loc[ways[name, kernel]]
-        gain = chosen - truth.loc[ways[SIZE, ""]]
+        score = truth.loc[picked].mean()
+        gain = score - truth.loc[largest].mean()
         units[task] = Sample(
-            gain.to_numpy(), (chosen - truth.mean()).to_numpy(), shared.get(task, 0.0)
+            gain.to_numpy(), (score - truth.mean()).to_numpy(), shared.get(task, 0.0)
         )
         controls[task] = float((truth.mean(axis=1).max() - truth.mean()).mean())
     return judge(CLAIMS[claim], units, listed(controls))
@@ -102,13 +112,15 @@ def selection_rows(
     """Return the verdicts on choosing a model, a dict per claim; none if nothing was made."""
     if curves.empty:
         return []
-    errors = law_errors(curves, scores)
+    tasks = curves["task"].unique()
+    firsts = [first_method(curves, task) for task in tasks]
+    errors = law_errors(pd.concat(firsts, ignore_index=True), scores)
     if errors.empty:
         errors = pd.DataFrame(columns=["task", "law", "error", "sizes", *CANDIDATE])
     choice = (curves, scores, shared)
     return [
-        law_against("measured", MEASURED, "rectified", "power", errors),
-        law_against("law", "rectified", "power", "line", errors),
+        law_against("measured", MEASURED, "rectified", "power", errors, tasks),
+        law_against("law", "rectified", "power", "line", errors, tasks),
         choice_against_size("small", "AtS", "", *choice),
         choice_against_size("scores", "evidence", "head", *choice),
     ]

@@ -38,12 +38,11 @@ class Sample(NamedTuple):
 
 
 def sample_of(examples: Examples, subsets: Mapping, size: int, seed: int) -> Sample:
-    """Return a seed's sample of ``size`` rows; UserError if its labels cannot be told apart."""
+    """Return a seed's sample of ``size`` rows."""
     classes = examples.kind == "classification"
     train, holdout = training_subset(subsets, size, seed, examples.label if classes else None)
     rows = [*train, *holdout]
     label = examples.label[rows].astype(int if classes else float)
-    check_labels(label, examples.classes if classes else None)
     places = range(len(rows))
     return Sample(rows, label, [*places[: len(train)]], [*places[len(train) :]])
 
@@ -74,7 +73,7 @@ def scored_candidates(
 
     ``load`` returns the model with a pooling and a seed's fresh head; ``kernel`` its NTK on texts,
     (N, N), and f_0, (N,) or (N, C); ``precision`` is eps of that kernel. ``progress`` is called
-    with the number of seeds done.
+    with the number of seeds done. Raises UserError if a sample's labels cannot be told apart.
     """
     classes = examples.classes if examples.kind == "classification" else None
     found: list[dict[str, Any]] = []
@@ -83,10 +82,12 @@ def scored_candidates(
     everything = sum(weight.numel() for weight in backbone.parameters())
     for seed in range(seeds):
         sample = sample_of(examples, subsets, size, seed)
+        check_labels(sample.label, classes)
         texts = [examples.ids[row] for row in sample.rows]
         states = outputs(Pooled(backbone), texts, batch_tokens).double().cpu().numpy()
         tokens = sum(map(len, texts)) / len(texts)
         about = {"seed": seed, "texts": len(texts), "weights": weights, "tokens": tokens}
+        about |= {"remaining": np.nan, "stop": np.nan}
         of_states = functools.cache(
             lambda name, states=states, sample=sample, seed=seed: scored(
                 states[:, POOLINGS.index(name)], sample.label, classes, seed
@@ -129,7 +130,8 @@ def gathered(
     curves = []
     for cell in every:
         rows, made = read(cell.file)
-        seen = rows["steps"] * made["settings"]["batch_size"] * WORK[cell.method]
+        steps_of_epoch = np.ceil(rows["n_train"] / made["settings"]["batch_size"])
+        seen = rows["steps"] / steps_of_epoch * rows["n_train"] * WORK[cell.method]
         texts = seen if WORK[cell.method] else rows["n"]
         own = {"model": cell.model, "pooling": cell.pooling}
         curves.append(rows.assign(**own, flops=texts * per_text[cell.model]))

@@ -111,12 +111,17 @@ def kernel_scored(
 ) -> dict[str, float]:
     """Return the scores of :func:`scored` that a kernel, (N, N), has: all but probe and PARC.
 
+    Those of classes are NaN, too, where a class has no text.
+
     ``dimension`` is the number of its features, of an NTK that of weights; ``precision`` is eps of
     the precision that the kernel was computed in.
     """
     standard = standard_targets(label, classes)
+    if classes is not None:
+        standard = standard[:, np.unique(label)]  # a class without a text says nothing
     target = standard / np.sqrt(standard.var(axis=0).sum())
-    found = {"gcv": best_gcv(centred_spectrum(kernel), target - target.mean(axis=0))[0]}
+    spectrum = centred_spectrum(kernel, precision)
+    found = {"gcv": best_gcv(spectrum, target - target.mean(axis=0))[0]}
     found["evidence"] = log_evidence(kernel, standard)
     found["alignment"] = alignment(kernel, standard)
     own = scores.coordinates(kernel, precision)
@@ -128,7 +133,8 @@ def kernel_scored(
         "gaussian_overlap": lambda: scores.gaussian_overlap(own, label),
         "sfda": lambda: scores.sfda(own, label, dimension),
     }
-    return found | {n: np.nan if classes is None else score() for n, score in of_classes.items()}
+    lacking = classes is None or len(np.unique(label)) < classes
+    return found | {n: np.nan if lacking else score() for n, score in of_classes.items()}
 
 
 def check_labels(label: np.ndarray, classes: int | None) -> None:
