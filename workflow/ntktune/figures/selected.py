@@ -17,6 +17,7 @@ from ntktune.figures.measures import kendall_tau, of_task
 from ntktune.intervals import half_width, shared_rows
 from ntktune.selection.accept import METHODS, Curves
 from ntktune.selection.laws import LINE, POWER, RECTIFIED, fitted, measured_start, predicted
+from ntktune.study.candidates import PASS
 
 CANDIDATE = ["model", "pooling"]
 KERNELS = {"head": "head's features", "layers": "mean over blocks", "ntk": "NTK"}
@@ -39,7 +40,6 @@ FEW = (2, 3, 4)  # sizes that a law is fitted to
 LAWS = {"rectified": RECTIFIED, "power": POWER, "line": LINE}
 MEASURED = "measured"  # the rectified law with D_l = F
 PASSES = {"head": 1, "layers": 1, "ntk": 3}  # forward, and backward for the NTK
-PASS = 2  # FLOPs of a weight and token
 
 
 class Method(NamedTuple):

@@ -21,11 +21,7 @@ from ntktune.selection.ranking import (
     kernel_scored,
     scored,
 )
-from ntktune.study.candidates import Cell, score_file
-
-# What a score is of: the features that the head reads, their mean over blocks, or the NTK.
-KERNELS = ("head", "layers", "ntk")
-PASS = 2  # FLOPs of a weight and token in a forward pass
+from ntktune.study.candidates import PASS, Cell, score_file
 
 
 class Sample(NamedTuple):
@@ -64,8 +60,9 @@ def scored_candidates(
 ) -> list[dict[str, Any]]:
     """Return the scores of a model under some poolings: a row per seed, pooling and kernel.
 
-    Each seed has its own sample of ``size`` rows. Rows have ``seed``, ``pooling``, ``kernel`` (of
-    :data:`KERNELS`), ``texts``, ``weights`` (of linear layers), ``tokens`` (of a text, on average),
+    Each seed has its own sample of ``size`` rows. Rows have ``seed``, ``pooling``, ``kernel``
+    (``head``, what it reads; ``layers``, its mean over blocks; or ``ntk``), ``texts``,
+    ``weights`` (of linear layers), ``tokens`` (of a text, on average),
     and the scores of :func:`ntktune.selection.ranking.scored`, or for the NTK those that a kernel
     has. The NTK is of the first ``kernel_seeds`` seeds, and of the first ``kernel_rows`` rows of
     their samples; its rows also have ``remaining`` and ``stop``

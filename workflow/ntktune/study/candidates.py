@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
+PASS = 2  # FLOPs of a weight and token in a forward pass
+
 
 class Cell(NamedTuple):
     """Fine-tunings of a model under a pooling, one per seed."""
