@@ -67,8 +67,8 @@ def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "[0:00] 4 jobs: 4 kernel_draws"
     assert lines[1] == "[0:00] started   kernel_draws amazon"
-    took = plugin.clock(2 * kernel)  # the other half takes as long again
-    ended = f"finished  kernel_draws film in {took}  (2 of 4 done, about {took} left)"
+    took, again = plugin.clock(2 * kernel), plugin.time_left(2 * kernel)  # the other half
+    ended = f"finished  kernel_draws film in {took}  (2 of 4 done, {again})"
     assert lines[-1].endswith(ended)
 
 
@@ -93,6 +93,13 @@ def test_the_time_left_is_at_this_runs_speed_once_that_is_known():
     assert plugin.seconds_left(whole, plugin.Counter(), 1) == 0
     # it grows while a job outlasts its time
     assert plugin.seconds_left(whole, left, 4 * 90 * each) > slow
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(7.4, "0:07"), (64, "1:00"), (599, "10:00"), (2027, "34:00")]
+)
+def test_a_time_left_is_told_no_finer_than_it_is_known(seconds, told):
+    assert plugin.time_left(seconds) == f"about {told} left"
 
 
 def test_the_time_left_is_not_told_before_it_is_known(send, now, capsys):

@@ -49,14 +49,27 @@ def test_each_fate_is_counted_and_they_add_up():
     assert table["label"].tolist() == [1, 3, 4, 1, 1]
     assert table["split"].tolist() == ["train", "train", "test", "test", "test"]
     train = {"read": 11, "kept": 2, "empty": 2, "unlabelled": 3, "duplicated": 3, "leaked": 1}
-    assert {k: v for k, v in counts["train"].items() if v} == train | {"conflicting": 2}
+    named = {"empty": [6, 7], "duplicated": [2, 3, 5], "leaked": [11], "conflicting": [3, 11]}
+    train |= {"conflicting": 2, "rows": named}
+    assert {k: v for k, v in counts["train"].items() if v} == train
     assert counts["test"]["repeated"] == 1
     for split in counts.values():
         assert sum(split[fate] for fate in FATES) == split["read"]
     assert counts_line(counts) == (
-        "train 2 rows of 11 (2 empty, 3 unlabelled, 3 duplicated, 1 leaked, 2 conflicting); "
-        "test 3 rows of 3 (1 repeated)"
+        "train 2 rows of 11 (2 empty: rows 6, 7; 3 unlabelled; 3 duplicated: rows 2, 3, 5; "
+        "1 leaked: row 11; 2 conflicting: rows 3, 11); test 3 rows of 3 (1 repeated: row 3)"
     )
+
+
+def test_of_many_rows_in_error_the_first_few_are_named_as_they_stand_in_the_file():
+    frame = _frame(["a", "b", "c", "d", "e", "f", *"abcdef"], [*range(6)] * 2)
+    _, counts = task_table({"train": frame}, _task(test_fraction=0.3))
+    told = [row for split in counts.values() for row in split["rows"]["duplicated"]]
+    assert len(told) >= 5
+    assert set(told) <= set(range(7, 13))  # of either split, by their place in the one file
+    _, counts = task_table({"train": frame}, _task(), divide=False)
+    line = "train 6 rows of 12 (6 duplicated: rows 7, 8, 9, 10, 11, …)"
+    assert counts_line({"train": counts["train"]}) == line
 
 
 def test_a_text_of_the_test_split_is_removed_from_training_not_from_the_test():

@@ -131,9 +131,13 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     rates = pd.read_csv(path)
     rates.loc[rates["task"] == "news-intensity", "shared_seeds"] = 0.67
     rates.to_csv(path, index=False)
+    scores = pd.read_csv(folder / "figures/table4.csv")
+    scores.loc[4, ["task", "n"]] = ["news-intensity", 67]
+    scores.to_csv(folder / "figures/table4.csv", index=False)
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "these rows are too few to tell; label more: two seeds' largest samples have 67%" in said
+    less = "end finetune.sizes at 50, or label about 34 more"  # the samples have 67 of 100 rows
+    assert f"too few to tell; {less}: two seeds' largest samples have 67% of their rows" in said
     assert "add seeds" not in said
 
 

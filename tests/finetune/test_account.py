@@ -303,6 +303,13 @@ def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, cap
         told.append(capsys.readouterr().out)
     assert told[0] == told[1] != told[2]
     assert "of mine: 30 rows; they tell a correlation to ±0.36 or better (95 %)\n" in told[0]
+    shared = "two seeds' samples of 64 share 80% and may leave open how many are needed"
+    less = "end finetune.sizes at 40, or label about 48 more"
+    assert f"rows     of mine: 80 for training, so that {shared}; {less}\n" in told[0]
+    config["finetune"]["sizes"] = [32, 40]
+    own.write_text(json.dumps(config))
+    assert planned(own, "--device-name", "A100-80GB", "--results", tmp_path) == 0
+    assert "rows     of mine" not in capsys.readouterr().out
     # two seeds, four passes over 24 texts of 11 tokens, not of 32, as they may be
     assert f"n 32: 1 task x 2 seeds  at most 12 steps each  tokens {2 * 4 * 24 * 11:,}  " in told[0]
 

@@ -51,6 +51,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def time_left(seconds: float) -> str:
+    """Return a time left as ``about m:ss``, no finer than such an estimate can be."""
+    step = 60 if seconds >= 600 else 10 if seconds >= 60 else 1
+    return f"about {clock(step * round(seconds / step))} left"
+
+
 def seconds_left(whole: Counter, left: Counter, elapsed: float) -> float | None:
     """Return the seconds to the end of a run that began ``elapsed`` seconds ago.
 
@@ -165,7 +171,7 @@ class LogHandler(LogHandlerBase):
         """Return a running job's name with its time, and what its log says is left."""
         told = [clock(time.monotonic() - self.running[job])]
         if (left := self._job_left(job)) is not None:
-            told.append(f"about {clock(left)} left")
+            told.append(time_left(left))
         return f"{self.jobs[job][1]} ({', '.join(told)})"
 
     def _job_left(self, job: int) -> int | None:
@@ -189,7 +195,7 @@ class LogHandler(LogHandlerBase):
             left = seconds_left(self.whole, rest, elapsed)
             if left:  # not before the jobs that run
                 left = max([left, *filter(None, map(self._job_left, self.running))])
-            text += f"  ({done}, about {clock(left)} left)" if left else f"  ({done})"
+            text += f"  ({done}, {time_left(left)})" if left else f"  ({done})"
         print(f"[{clock(elapsed)}] {text}", file=sys.stderr, flush=True)
 
     def _heartbeat(self) -> None:

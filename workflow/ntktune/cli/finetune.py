@@ -486,6 +486,8 @@ def _study_kernels(
 
 def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mixed: bool) -> str:
     """Return what is counted, what of it is not known yet, and the rank that is always enough."""
+    from ntktune.data.sampling import fewer_shared
+    from ntktune.data.study import own_rows
     from ntktune.linearized.bounds import smallest_rank
 
     unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
@@ -504,6 +506,15 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
         told = f"{what} to ±{1.96 * deviation / max(rows, 1) ** 0.5:.2f} or better (95 %)"
         told = f"{rows} rows; they tell a {told}" if rows else "rows unknown, left out"
         lines.append(f"test     of {task}: {told}")
+    most = max(study["finetune"]["sizes"])
+    for task in study["tasks"] if "finetune" in study["chapters"] else ():
+        own = own_rows(study, task)
+        if own and study["finetune"]["seeds"] > 1 and most > own.train / 2:
+            lines.append(
+                f"rows     of {task}: {own.train} for training, so that two seeds' samples of "
+                f"{most} share {most / own.train:.0%} and may leave open how many are needed; "
+                f"{fewer_shared(most, own.train)}"
+            )
     if study["selection"]["tasks"]:
         lines.append("left out the candidates of the chapter selection, which are not counted")
     ranks, adapted = [], [each for each in trained if each[4]["method"] == "lora"]

@@ -14,6 +14,7 @@ from ntktune.errors import UserError
 COLUMNS = ["id", "text_a", "text_b", "label", "label_noise", "split"]
 # every row that was read is counted in exactly one of these
 FATES = ("kept", "empty", "unlabelled", "neutral", "duplicated", "leaked", "beyond_limit")
+NAMED = 5  # so many rows that a file has in error are named
 # How programs write that there is no label.
 MISSING = ("nan", "na", "n/a", "null", "none")
 
@@ -195,14 +196,14 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
             )
         key = "" if fate == "empty" else normalised(text_a, text_b)
         group = text_or_none(row.get("group")) or key
-        rows.append((name, text_a, text_b, label, noise, split, fate, key, group))
+        rows.append((name, text_a, text_b, label, noise, split, fate, key, group, i + 1))
     if wrong:
         raise UserError(_wrong_labels(wrong, len(rows), definition, scores))
-    return pd.DataFrame(rows, columns=[*COLUMNS, "fate", "key", "group"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "fate", "key", "group", "number"])
 
 
 def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[pd.Series, pd.Series]:
-    """Set the fate of repeated rows in place; count conflicting and repeated ones, by split."""
+    """Set the fate of repeated rows in place; return which rows conflict and which are repeated."""
     # test rows of a published split stay: others report scores on it
     kept = rows[rows["fate"] == "kept"]
     tested = kept["split"] == "test"
@@ -215,7 +216,7 @@ def _drop_duplicates(rows: pd.DataFrame, published_test: bool) -> tuple[pd.Serie
     leaked = kept[~tested & ~again & kept["key"].isin(labels.index)]
     rows.loc[leaked.index, "fate"] = "leaked"
     conflicting[leaked.index] = leaked["label"].to_numpy() != labels.loc[leaked["key"]].to_numpy()
-    return conflicting.groupby(kept["split"]).sum(), repeated.groupby(kept["split"]).sum()
+    return conflicting, repeated
 
 
 def task_table(
@@ -224,7 +225,7 @@ def task_table(
     *,
     beyond: dict[str, int] | None = None,
     divide: bool = True,
-) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Return a task's clean table and what became of the rows that were read.
 
     ``frames`` has rows by split, ``train`` and perhaps ``test``: columns text_a and label, perhaps
@@ -237,6 +238,8 @@ def task_table(
     means the same text again in the split, leaked a training row whose text is in the test split.
     conflicting: how many of the duplicated, leaked and repeated rows had another label than the
     first row of that text. repeated: kept rows of a published test split that repeat a text.
+    rows: for each of empty, duplicated, leaked, conflicting and repeated that there is, the numbers
+    of the first few such rows, counted from 1 as they were read.
 
     Raises UserError if a score is out of range, a label cannot be used, a split is empty, a class
     has no training row (of two classes: or no test row), or fewer rows are left than stated.
@@ -259,8 +262,16 @@ def task_table(
         counts[split] = {fate: int(fates.get(fate, 0)) for fate in FATES}
         counts[split]["beyond_limit"] += (beyond or {}).get(split, 0)
         counts[split]["read"] = sum(counts[split].values())
-        counts[split]["conflicting"] = int(conflicting.get(split, 0))
-        counts[split]["repeated"] = int(repeated.get(split, 0))
+        own = rows[rows["split"] == split]
+        found = {fate: own["fate"] == fate for fate in ("empty", "duplicated", "leaked")}
+        for name, those in (("conflicting", conflicting), ("repeated", repeated)):
+            found[name] = those.reindex(own.index, fill_value=False)
+            counts[split][name] = int(found[name].sum())
+        counts[split]["rows"] = {
+            name: own.loc[those, "number"].head(NAMED).tolist()
+            for name, those in found.items()
+            if those.any()
+        }
     kept = rows.loc[rows["fate"] == "kept", COLUMNS]
     table = pd.concat([kept[kept["split"] == split] for split in counts], ignore_index=True)
     _check_table(table, definition, counts)
@@ -301,12 +312,17 @@ def _check_table(table: pd.DataFrame, definition: dict, counts: dict) -> None:
                 )
 
 
-def counts_line(counts: dict[str, dict[str, int]]) -> str:
+def counts_line(counts: dict[str, dict[str, Any]]) -> str:
     """Return the counts as one line for people; zeros are left out."""
     lines = []
     for split, count in counts.items():
-        lost = {fate: n for fate, n in count.items() if n and fate not in ("read", "kept")}
-        lost = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in lost.items())
+        lost = []
+        for fate, n in count.items():
+            if n and fate not in ("read", "kept", "rows"):
+                named = ", ".join(map(str, count["rows"].get(fate, ())))
+                named = named and f": row{'s' * (n > 1)} {named}{', …' * (n > NAMED)}"
+                lost.append(f"{n} {fate.replace('_', ' ')}{named}")
+        lost = "; ".join(lost)
         lines.append(f"{split} {count['kept']} rows of {count['read']}{lost and f' ({lost})'}")
     return "; ".join(lines)
 

@@ -187,6 +187,11 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     return int(np.max(needed)) + 1 if all(len(place) for place in needed) else None
 
 
+def fewer_shared(size: int, rows: int) -> str:
+    """Return what makes two seeds' samples of ``size`` of ``rows`` rows share but half of them."""
+    return f"end finetune.sizes at {rows // 2}, or label about {2 * size - rows} more"
+
+
 def chosen_sizes(rows: int, smallest: int = FIRST) -> list[int]:
     """Return sample sizes: ``smallest`` (at least 16), each about twice the last, all ``rows``."""
     most, first = min(rows, MOST), max(smallest, FIRST)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ntktune.data.sampling import fewer_shared
 from ntktune.figures.claims import SIMULATED, UNTESTED
 from ntktune.figures.measures import BASELINES, METRIC_LABELS
 from ntktune.figures.needed import SHARE
@@ -24,8 +25,8 @@ LEGEND = {
     "undecided": "the seeds do not decide, and may need as few as the number in brackets, or more "
     "than the largest size",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
-    "in figures are 95 % intervals of the mean, wider where seeds share examples. All are for the "
-    "test rows at hand",
+    "in figures are 95 % intervals of the mean: of three seeds 2.5 standard deviations each way, "
+    "and more where seeds share examples. All are for the test rows at hand",
     "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits",
     "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
     "the figure, so of a classification of the error rate, with which it compares loosely",
@@ -39,8 +40,8 @@ ALL_ALIKE = (
 )
 MORE_ROWS = ", or labelled rows: two seeds' largest samples have {:.0%} of their rows in common"
 ROWS_ALONE = (
-    "how many are needed: these rows are too few to tell; label more: two seeds' largest samples "
-    "have {:.0%} of their rows in common, so that more seeds hardly help"
+    "how many are needed: these rows are too few to tell; {}: two seeds' largest samples have "
+    "{:.0%} of their rows in common, so that more seeds hardly help"
 )
 CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
@@ -89,10 +90,11 @@ def _needed(row: dict[str, Any]) -> str:
     return f"{text} ({low} or more)" if open_end else f"{text} ({low} to {high})"
 
 
-def _best(row: dict[str, Any], chance: float | None) -> str:
+def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str:
     """Return a task's best score, and whether its seeds tell how many examples it needs.
 
-    ``chance`` is the accuracy of guessing among the classes, told where the majority has less.
+    ``largest`` is the largest sample's number of examples, None if none was trained, ``chance`` the
+    accuracy of guessing among the classes, told where the majority has less.
     """
     if pd.isna(row["best_score"]):
         return f"{row['task']}: no score to compare sizes by"
@@ -113,7 +115,8 @@ def _best(row: dict[str, Any], chance: float | None) -> str:
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
     if row["shared_seeds"] > MOST:
-        return f"{text}; {ROWS_ALONE.format(row['shared_seeds'])}"
+        less = fewer_shared(largest, round(largest / row["shared_seeds"]))
+        return f"{text}; {ROWS_ALONE.format(less, row['shared_seeds'])}"
     alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > MANY else ""
     return f"{text}; {UNDECIDED}{alike}"
 
@@ -162,11 +165,13 @@ def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) 
     best, indented = [], {"width": 95, "subsequent_indent": "  "}
     known = "chance_accuracy" in scores  # where there are classes
     chances = dict(zip(scores["task"], scores["chance_accuracy"], strict=True)) if known else {}
+    largest = scores.groupby("task")["n"].max()
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
         rows.append([row["task"], _needed(row), *numbers])
-        best.append(textwrap.fill(_best(row, chances.get(row["task"])), **indented))
+        told = _best(row, largest.get(row["task"]), chances.get(row["task"]))
+        best.append(textwrap.fill(told, **indented))
     methods = [textwrap.fill(line, **indented) for line in _methods(scores)]
     how = {"width": 95, "subsequent_indent": " " * 19}
     legend = "\n".join(textwrap.fill(f"{name:<17}  {what}", **how) for name, what in LEGEND.items())
