@@ -486,8 +486,6 @@ def _study_kernels(
 
 def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mixed: bool) -> str:
     """Return what is counted, what of it is not known yet, and the rank that is always enough."""
-    from ntktune.data.sampling import fewer_shared
-    from ntktune.data.study import own_rows
     from ntktune.linearized.bounds import smallest_rank
 
     unknown = sorted({task for (task, _), (_, reached) in cells.items() if reached is None})
@@ -500,6 +498,28 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
             f"a file that is here, else {study['model']['max_tokens']}, the most they can have; "
             f"`snakemake data --configfile {shlex.quote(config)} --cores 1` makes them"
         )
+    lines += _rows_about(study, tests)
+    if study["selection"]["tasks"]:
+        lines.append("left out the candidates of the chapter selection, which are not counted")
+    ranks, adapted = [], [each for each in trained if each[4]["method"] == "lora"]
+    for size, task in {(size, task) for _, tasks, size, *_ in adapted for task in tasks}:
+        classes = _classes(study, task)  # of two, the difference of the logits is one output
+        ranks.append((smallest_rank(size, classes if classes > 2 else 1), size))
+    if ranks:
+        rank, (enough, most) = study["finetune"]["lora"]["rank"], max(ranks)
+        lines.append(
+            f"rank     {rank} of LoRA; from {enough} on the linearised training of {most} examples "
+            "has no spurious minimum (Jang, Lee & Ryu 2024)"
+        )
+    return "\n".join(lines)
+
+
+def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
+    """Return what a study's rows can tell; ``tests`` has the number of test rows by task."""
+    from ntktune.data.sampling import fewer_shared
+    from ntktune.data.study import own_rows
+
+    lines = []
     for task, rows in sorted(tests.items()):
         scored = study["task_definitions"][task]["kind"] == "regression"
         what, deviation = ("correlation", 1) if scored else ("share of right classes", 0.5)
@@ -515,19 +535,7 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
                 f"{most} share {most / own.train:.0%} and may leave open how many are needed; "
                 f"{fewer_shared(most, own.train)}"
             )
-    if study["selection"]["tasks"]:
-        lines.append("left out the candidates of the chapter selection, which are not counted")
-    ranks, adapted = [], [each for each in trained if each[4]["method"] == "lora"]
-    for size, task in {(size, task) for _, tasks, size, *_ in adapted for task in tasks}:
-        classes = _classes(study, task)  # of two, the difference of the logits is one output
-        ranks.append((smallest_rank(size, classes if classes > 2 else 1), size))
-    if ranks:
-        rank, (enough, most) = study["finetune"]["lora"]["rank"], max(ranks)
-        lines.append(
-            f"rank     {rank} of LoRA; from {enough} on the linearised training of {most} examples "
-            "has no spurious minimum (Jang, Lee & Ryu 2024)"
-        )
-    return "\n".join(lines)
+    return lines
 
 
 def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
