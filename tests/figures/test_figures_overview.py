@@ -138,6 +138,8 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     said = " ".join(capsys.readouterr().out.split())
     less = "end finetune.sizes at 50, or label about 34 more"  # the samples have 67 of 100 rows
     assert f"too few to tell; {less}: two seeds' largest samples have 67% of their rows" in said
+    assert "news-intensity: best" in said
+    assert "larger sizes may do better" not in said  # of which the advice is the opposite
     assert "add seeds" not in said
 
 

@@ -108,9 +108,11 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
     perfect = row["best_score"] == _perfect(row["metric"])
-    if row["needed_bound"] == "least" and not perfect and not row["shared_seeds"] > ALIKE:
+    undecided = row["needed_undecided"] is True
+    few = row["shared_seeds"] > (MOST if undecided else ALIKE)  # of which larger samples help little
+    if row["needed_bound"] == "least" and not perfect and not few:
         text += f"; {LARGER}"
-    if row["needed_undecided"] is not True:
+    if not undecided:
         return text
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
