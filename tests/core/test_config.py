@@ -93,7 +93,7 @@ def test_defaults_fill_every_key(study):
         ({"model": {"source": {"folder": ""}}}, r"folder is ''"),
         ({"model": {"source": {"gguf": {"path": "model"}}}}, r"path is 'model', which is a folder"),
         ({"finetune": {"sizes": [500]}}, r"finetune.sizes asks for 500 rows, but the training set "
-         r"of task 'mine' has 200; choose 133 or less, so that the seeds"),
+         r"of task 'mine' has 200; choose 100 or less, so that the seeds"),
         ({"kernel": {"rows": 201}}, r"kernel.rows asks for 201 rows"),
         ({"taskvectors": {"tasks": ["mine", "yours"], "size": 999}}, r"taskvectors.size asks for"),
         ({"model": {"source": {"folder": "x", "hub": {"id": "a", "revision": "b"}}}},
@@ -307,10 +307,10 @@ def test_what_a_study_does_not_say_is_nobodys_in_particular(study, source, name)
     assert found["chapters"] == ["data", "kernel", "spectrum", "finetune", "figures"]
     assert (found["taskvectors"]["tasks"], found["theory"]["tasks"]) == ([], [])
     tuning = found["finetune"]
-    # four fifths of the file's 400 rows are to train on, two thirds of these the largest size
-    assert len(tuning["sizes"]) == 5
+    # four fifths of the file's 400 rows are to train on, half of these the largest size
+    assert len(tuning["sizes"]) == 4
     assert tuning["sizes"][0] == 16
-    assert 200 < tuning["sizes"][-1] < 227
+    assert 150 < tuning["sizes"][-1] < 170
     assert found["kernel"]["rows"] == 100
     assert (tuning["test_rows"], tuning["evaluate_every"]) == (None, None)
     assert tuning["patience"] < tuning["max_epochs"] == 50
@@ -329,7 +329,7 @@ def test_sizes_of_a_task_that_must_be_fetched_first_are_asked_for(study):
     hub = [{"hub": {"id": "a/b", "revision": "main"}}]
     with pytest.raises(UserError, match=r"my.yaml: finetune.sizes is missing, and how many rows"):
         study({"finetune": None}, sources=hub, train_rows=None)
-    assert study({"finetune": None}, sources=hub)["finetune"]["sizes"][-1] == 133
+    assert study({"finetune": None}, sources=hub)["finetune"]["sizes"][-1] == 100
     alone = study({"finetune": {"seeds": 1}, "taskvectors": None, "theory": None}, sources=hub)
     assert alone["finetune"]["sizes"][-1] == 200  # one seed shares its rows with none
 

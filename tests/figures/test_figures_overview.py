@@ -136,11 +136,33 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     scores.to_csv(folder / "figures/table4.csv", index=False)
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    less = "end finetune.sizes at 50, or label about 34 more"  # the samples have 67 of 100 rows
-    assert f"too few to tell; {less}: two seeds' largest samples have 67% of their rows" in said
+    more = "label about 34 more for training"  # the samples have 67 of 100 rows
+    assert f"too few to tell; {more}: two seeds' largest samples have 67% of their rows" in said
     assert "news-intensity: best" in said
-    assert "larger sizes may do better" not in said  # of which the advice is the opposite
+    assert "larger sizes may do better" not in said  # they would share still more rows
     assert "add seeds" not in said
+    rates["needed_bound"] = ""
+    rates.to_csv(path, index=False)
+    assert main(["figures", "show", "--folder", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"end earlier, with `finetune: {{sizes: [16, 28, 50]}}`, or {more}: two" in said
+
+
+def test_what_is_no_better_than_guessing_needs_no_more_labels(folder, capsys):
+    path, table = folder / "figures/table1.csv", folder / "figures/table4.csv"
+    rates, scores = pd.read_csv(path), pd.read_csv(table)
+    news = rates["task"] == "news-intensity"
+    scores.loc[4, ["task", "metric", "n", "chance_accuracy"]] = ["news-intensity", "f1", 512, 0.25]
+    scores.to_csv(table, index=False)
+    nothing = "nothing was learned: guessing is as good. Before labelling more, try"
+    for score, gain, learned in ((0.244, 0.077, False), (0.24, -0.01, False), (0.3, 0.1, True)):
+        rates.loc[news, ["best_score", "best_gain"]] = [score, gain]
+        rates.to_csv(path, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert (nothing in said) != learned
+        assert ("news-intensity none enough" in said) != learned
+        assert ("seeds are too few or too noisy" in said) == learned
 
 
 def test_no_more_training_is_advised_where_all_is_right(folder, capsys):

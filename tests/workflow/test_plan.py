@@ -353,7 +353,7 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     readme_study(checkout)
     jobs = checkout.planned("--configfile", "my/study.yaml")
     assert jobs["data_fetch_task"] == jobs["kernel_draws"] == jobs["fig4"] == 1
-    assert jobs["finetune_run"] == 4  # 16 to all of the 160 training rows or so
+    assert jobs["finetune_run"] == 3  # 16 to half of the 160 training rows or so
     assert {"fig2", "table1", "verdicts"} <= set(jobs)
     # one regression: nothing to merge, no F1, and nothing of the quickstart's tasks
     assert not {"taskvectors_tune", "fig3", "table3", "fig10", "data_fetch_package"} & set(jobs)
@@ -365,7 +365,7 @@ def test_the_readmes_own_study_is_planned_whole(checkout):
     assert re.fullmatch(
         r"  data +reviews: train 1[56]\d rows of 1[56]\d; test \d+ rows of \d+", told[5]
     )
-    assert re.match(r"\[0:\d\d\] \d+ jobs: .*4 finetune_run", told[6])
+    assert re.match(r"\[0:\d\d\] \d+ jobs: .*3 finetune_run", told[6])
     assert len(told) == 7
 
 

@@ -517,7 +517,7 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
 def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
     """Return what a study's rows can tell; ``tests`` has the number of test rows by task."""
     from ntktune.data.sampling import fewer_shared
-    from ntktune.data.study import own_rows
+    from ntktune.data.study import cell_seeds, own_rows
 
     lines = []
     for task, rows in sorted(tests.items()):
@@ -527,9 +527,10 @@ def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
         told = f"{rows} rows; they tell a {told}" if rows else "rows unknown, left out"
         lines.append(f"test     of {task}: {told}")
     most = max(study["finetune"]["sizes"])
-    for task in study["tasks"] if "finetune" in study["chapters"] else ():
+    several = "finetune" in study["chapters"] and cell_seeds(study, most) > 1
+    for task in study["tasks"] if several else ():
         own = own_rows(study, task)
-        if own and study["finetune"]["seeds"] > 1 and most > own.train / 2:
+        if own and own.train / 2 < most <= own.train:
             lines.append(
                 f"rows     of {task}: {own.train} for training, so that two seeds' samples of "
                 f"{most} share {most / own.train:.0%} and may leave open how many are needed; "

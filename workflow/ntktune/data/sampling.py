@@ -187,9 +187,15 @@ def smallest_sample(classes: np.ndarray, holdout_fraction: float) -> int | None:
     return int(np.max(needed)) + 1 if all(len(place) for place in needed) else None
 
 
-def fewer_shared(size: int, rows: int) -> str:
-    """Return what makes two seeds' samples of ``size`` of ``rows`` rows share but half of them."""
-    return f"end finetune.sizes at {rows // 2}, or label about {2 * size - rows} more"
+def fewer_shared(size: int, rows: int, *, shorter: bool = True) -> str:
+    """Return advice, so that two seeds' samples of ``size`` rows share at most half of them.
+
+    ``rows`` are there for training; unless ``shorter``, a smaller largest size is no advice.
+    """
+    more = f"label about {2 * size - rows} more for training"
+    if rows // 2 < FIRST or not shorter:
+        return more
+    return f"end earlier, with `finetune: {{sizes: {chosen_sizes(rows // 2)}}}`, or {more}"
 
 
 def chosen_sizes(rows: int, smallest: int = FIRST) -> list[int]:

@@ -66,7 +66,7 @@ def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
                 f"rows; a study needs {least} or more"
             )
         # of all rows the seeds' samples would be one and the same, and tell nothing of the spread
-        most = min(counts) if tuning["seeds"] == 1 else max(2 * min(counts) // 3, smallest, least)
+        most = min(counts) if tuning["seeds"] == 1 else max(min(counts) // 2, smallest, least)
         tuning["sizes"] = chosen_sizes(min(most, *counts), smallest)
     return rows
 
@@ -174,7 +174,7 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
             if rows is not None and size > rows:
                 choose = f"choose at most {rows}"
                 if key == "finetune.sizes":
-                    choose = f"choose {2 * rows // 3} or less, so that the seeds' samples differ"
+                    choose = f"choose {rows // 2} or less, so that the seeds' samples differ"
                 raise UserError(
                     f"{key} asks for {size} rows, but the training set of task {name!r} has "
                     f"{rows}; {choose}"

@@ -31,6 +31,10 @@ LEGEND = {
     "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
     "the figure, so of a classification of the error rate, with which it compares loosely",
 }
+NOTHING = (
+    "nothing was learned: guessing is as good. Before labelling more, try `model.pooling: mean`, "
+    "more `model.blocks`, or another model"
+)
 UNDECIDED = (
     "how many are needed: seeds are too few or too noisy to tell; add seeds (finetune.seeds)"
 )
@@ -48,7 +52,7 @@ LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled ro
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
-MOST = 0.5  # from where on further seeds hardly narrow them
+MOST = 0.55  # from where on further seeds hardly narrow them
 
 
 def plain_table(rows: list[list[str]]) -> str:
@@ -74,7 +78,22 @@ def _score(value: float, deviation: float) -> str:
     return f"{_number(value, 3)}{spread}"
 
 
-def _needed(row: dict[str, Any]) -> str:
+def _baseline(row: dict[str, Any]) -> float:
+    """Return what predicting the training mean or majority scores."""
+    return row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
+
+
+def _learned(row: dict[str, Any], chance: float | None) -> bool:
+    """Return whether a task's best score is better than guessing; ``chance`` as :func:`_best`."""
+    if row["metric"] not in BASELINES or pd.isna(row["best_gain"]):
+        return True  # as far as is known
+    guessed = chance is not None and row["metric"] == "accuracy" and row["best_score"] <= chance
+    return row["best_gain"] > 0 and not guessed
+
+
+def _needed(row: dict[str, Any], chance: float | None) -> str:
+    if not _learned(row, chance):
+        return "none enough"
     if pd.isna(row["needed"]):
         return "unknown"
     text = _number(row["needed"], 0)
@@ -103,13 +122,16 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     text = f"{row['task']}: best {metric} {score} ({count(int(row['seeds']), 'seed')})"
     text += f", at n = {row['best_size']:.0f}"
     if row["metric"] in BASELINES:
-        simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
+        simple = _baseline(row)
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
+    if not _learned(row, chance):
+        return f"{text}; {NOTHING}"
     perfect = row["best_score"] == _perfect(row["metric"])
     undecided = row["needed_undecided"] is True
-    few = row["shared_seeds"] > (MOST if undecided else ALIKE)  # of which larger samples help little
+    # of rows that seeds share, larger samples help little
+    few = row["shared_seeds"] > (MOST if undecided else ALIKE)
     if row["needed_bound"] == "least" and not perfect and not few:
         text += f"; {LARGER}"
     if not undecided:
@@ -117,7 +139,8 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     if row["shared_seeds"] > ALIKE:
         return f"{text}; {ALL_ALIKE}"
     if row["shared_seeds"] > MOST:
-        less = fewer_shared(largest, round(largest / row["shared_seeds"]))
+        rises = row["needed_bound"] == "least"
+        less = fewer_shared(largest, round(largest / row["shared_seeds"]), shorter=not rises)
         return f"{text}; {ROWS_ALONE.format(less, row['shared_seeds'])}"
     alike = MORE_ROWS.format(row["shared_seeds"]) if row["shared_seeds"] > MANY else ""
     return f"{text}; {UNDECIDED}{alike}"
@@ -171,7 +194,7 @@ def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) 
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
-        rows.append([row["task"], _needed(row), *numbers])
+        rows.append([row["task"], _needed(row, chances.get(row["task"])), *numbers])
         told = _best(row, largest.get(row["task"]), chances.get(row["task"]))
         best.append(textwrap.fill(told, **indented))
     methods = [textwrap.fill(line, **indented) for line in _methods(scores)]
