@@ -176,7 +176,8 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
     rows, wrong = [], []
     for i, row in enumerate(frame.to_dict("records")):
         name = text_or_none(row.get("id")) or f"{split}-{i}"
-        where = f"row {i + 1} of {split} (id {name})"
+        place = frame.index[i] + 1  # limits may have left out rows before it
+        where = f"row {place} of {split} (id {name})"
         text_a = text_or_none(row["text_a"])
         text_b = text_or_none(row.get("text_b")) if pairs else None
         noise = number(row.get("label_noise")) if scored else math.nan
@@ -196,7 +197,7 @@ def _read_rows(frame: pd.DataFrame, split: str, definition: dict) -> pd.DataFram
             )
         key = "" if fate == "empty" else normalised(text_a, text_b)
         group = text_or_none(row.get("group")) or key
-        rows.append((name, text_a, text_b, label, noise, split, fate, key, group, i + 1))
+        rows.append((name, text_a, text_b, label, noise, split, fate, key, group, place))
     if wrong:
         raise UserError(_wrong_labels(wrong, len(rows), definition, scores))
     return pd.DataFrame(rows, columns=[*COLUMNS, "fate", "key", "group", "number"])
