@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_study import tuning_flags, write_task
@@ -73,7 +74,7 @@ def command(study, task="score", **changes):
     }
     words = ["finetune", "run"]
     for key, value in (options | changes).items():
-        values = value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list | tuple) else [value]
         words += ["--" + key.replace("_", "-"), *map(str, values)]
     return words
 
@@ -90,7 +91,7 @@ def test_run_writes_metrics_and_history(study, capsys, task):
     assert metrics["seed"].tolist() == [0, 1]
     assert (metrics["task"] == task).all()
     history, _ = read_table(study / "history.parquet")
-    columns = ["seed", "step", "epoch", "sum_learning_rate", "train_loss", "holdout_loss"]
+    columns = ["n", "seed", "step", "epoch", "sum_learning_rate", "train_loss", "holdout_loss"]
     assert list(history) == columns
     for _, row in metrics.iterrows():
         own = history[history["seed"] == row["seed"]]
@@ -105,7 +106,7 @@ def test_run_writes_metrics_and_history(study, capsys, task):
     assert facts["seeds"] == {"root": 5, "indices": [0, 1], "resumed_at": [0, 1]}
     assert (facts["dtype"], facts["device"], facts["blocks"]) == ("float32", "cpu", None)
     assert facts["settings"]["learning_rate"] == 0.01
-    assert f"fine-tuning {task}, n=20, 2 seeds: 100 %" in capsys.readouterr().err
+    assert f"fine-tuning {task}, n=20, 2 trainings: 100 %" in capsys.readouterr().err
 
 
 def test_test_metrics_at_every_evaluation_change_no_step(study):
@@ -195,16 +196,16 @@ def test_a_killed_command_goes_on_from_its_last_finished_seed(study):
     for name in undisturbed:
         (study / f"{name}.parquet").unlink()
 
-    state = study / "state"
+    state, kept_in = study / "state", study / "state/n20"
     job = subprocess.Popen([sys.executable, "-m", "ntktune", *command(study, state=state, **long)])
     deadline = time.monotonic() + 120
-    while not (state / "seed1.json").is_file() and time.monotonic() < deadline:
+    while not (kept_in / "seed1.json").is_file() and time.monotonic() < deadline:
         assert job.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL
     assert not (study / "metrics.parquet").exists()
-    kept = {file.name: file.stat().st_mtime_ns for file in state.glob("seed*.json")}
+    kept = {file.name: file.stat().st_mtime_ns for file in kept_in.glob("seed*.json")}
     assert {"seed0.json", "seed1.json"} <= kept.keys() < {f"seed{i}.json" for i in range(4)}
 
     assert run(study, state=state, **long) == 0
@@ -212,7 +213,7 @@ def test_a_killed_command_goes_on_from_its_last_finished_seed(study):
         found, facts = read_table(study / f"{name}.parquet")
         assert found.equals(expected)
         assert facts["seeds"]["resumed_at"] == list(range(len(kept), 4))
-    assert all((state / name).stat().st_mtime_ns == when for name, when in kept.items())
+    assert all((kept_in / name).stat().st_mtime_ns == when for name, when in kept.items())
 
 
 def test_finished_seeds_of_other_settings_or_damaged_do_not_count(study, capsys):
@@ -220,7 +221,7 @@ def test_finished_seeds_of_other_settings_or_damaged_do_not_count(study, capsys)
     assert run(study, state=state) == 0
     whole = read_table(study / "metrics.parquet")[0]
     capsys.readouterr()
-    (state / "seed0.json").write_text("{")
+    (state / "n20/seed0.json").write_text("{")
     assert run(study, state=state) == 0
     assert "seeds 1 were finished before" in capsys.readouterr().err
     assert read_table(study / "metrics.parquet")[0].equals(whole)
@@ -258,7 +259,7 @@ def test_finished_seeds_of_other_settings_or_damaged_do_not_count(study, capsys)
     write_json(study / "score.json", subsets, {"data_sha256": "score"})
     assert run(study, state=state, out_history=study / "other.parquet") == 0
     assert "seeds 0, 1 were finished before" in capsys.readouterr().err
-    assert json.loads((state / "seed2.json").read_text())["content"]["row"]["seed"] == 2
+    assert json.loads((state / "n20/seed2.json").read_text())["content"]["row"]["seed"] == 2
 
 
 def baselines(study, *flags, task="score"):
@@ -386,8 +387,9 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", ["score", "class"])
 def test_every_method_goes_on_where_it_was_killed(study, capsys, method, task):
-    state, how = study / "state", METHODS[method] | {"method": method}
-    assert run(study, task, state=state, **how) == 0
+    how = METHODS[method] | {"method": method, "state": study / "state"}
+    state = study / "state/n20"
+    assert run(study, task, **how) == 0
     metrics, facts = read_table(study / "metrics.parquet")
     assert list(metrics) == METRICS
     assert (metrics["method"] == method).all()
@@ -395,16 +397,64 @@ def test_every_method_goes_on_where_it_was_killed(study, capsys, method, task):
     capsys.readouterr()
     (state / "seed0.json").unlink()  # as if it had been killed in the second seed
     (state / "seed1.json").rename(state / "kept")
-    assert run(study, task, state=state, **how) == 0
+    assert run(study, task, **how) == 0
     assert read_table(study / "metrics.parquet")[0].equals(metrics)
     (state / "seed1.json").unlink()
     (state / "kept").rename(state / "seed1.json")
     (state / "seed0.json").unlink()
-    assert run(study, task, state=state, **how) == 0
+    assert run(study, task, **how) == 0
     assert "seeds 1 were finished before" in capsys.readouterr().err
     assert read_table(study / "metrics.parquet")[0].equals(metrics)
     assert run(study, task, state=state) == 0  # of all weights
     assert "finished before" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "probe"])
+def test_several_sizes_give_what_each_gives_alone(study, capsys, method):
+    how = METHODS.get(method, {}) | {"method": method, "patience": 99}
+    alone = []
+    for size in (15, 20):
+        assert run(study, size=size, **how) == 0
+        alone.append([read_table(study / f"{n}.parquet")[0] for n in ("metrics", "history")])
+    how |= {"size": (15, 20), "state": study / "state"}
+    tables = ("metrics", "history")
+    assert run(study, **how) == 0
+    together = [read_table(study / f"{name}.parquet")[0] for name in tables]
+    # features are of other batches, and so differ in their last digits
+    close = {"rtol": 1e-4 if method == "probe" else 1e-6}
+    for found, one, two in zip(together, *alone, strict=True):
+        pd.testing.assert_frame_equal(found, pd.concat([one, two], ignore_index=True), **close)
+    (study / "state/n15/seed1.json").unlink()
+    capsys.readouterr()
+    assert run(study, **how) == 0
+    assert "n=15: seeds 0 were finished before\n" in (said := capsys.readouterr().err)
+    assert "n=20: seeds 0, 1 were finished before\n" in said
+    for name, found in zip(tables, together, strict=True):
+        assert read_table(study / f"{name}.parquet")[0].equals(found)
+    # features of another largest size are of other batches
+    assert run(study, **how | {"size": 15}) == 0
+    assert ("n=15: seeds 0, 1 were finished" in capsys.readouterr().err) == (method != "probe")
+    how |= {"seeds": (2, 1), "state": study / "other"}
+    assert run(study, **how) == 0
+    few = read_table(study / "metrics.parquet")[0]
+    assert few.equals(together[0].iloc[:3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": (20, 20)}, "--size has a number twice: 20 20"),
+        ({"size": (15, 20), "seeds": (1, 1, 1)}, "--seeds has 3 numbers; give one for each --size"),
+        ({"size": (15, 20), "seeds": (2, 0)}, "--seeds is 0; give 1 or more"),
+        (
+            {"size": (15, 20), "method": "lora", "adapters": "a"},
+            "--adapters takes one --size",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told(study, capsys, changes, message):
+    assert run(study, **changes) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_adapters_are_kept_and_made_again_where_they_are_missing(study, capsys):

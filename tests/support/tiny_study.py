@@ -97,4 +97,5 @@ def tuning_flags(study, task, **changes):
         "task": task,
     }
     settings |= {key.replace("_", "-"): value for key, value in changes.items()}
-    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    several = {key: v if isinstance(v, tuple) else [v] for key, v in settings.items()}
+    return [part for key, values in several.items() for part in (f"--{key}", *map(str, values))]

@@ -131,7 +131,7 @@ def test_another_candidate_trains_its_own_curves_only(edited):
     drawn = ["laws", "ranks", "regret", "table12", "table13", "table14", "verdicts"]
     assert {k: v for k, v in jobs.items() if k not in ("all", "selection")} == {
         "selection_score": 1,
-        "selection_run": 3,
+        "selection_run": 1,
         "selection_gather": 1,
         **dict.fromkeys(drawn, 1),
     }

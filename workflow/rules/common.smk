@@ -141,10 +141,10 @@ with sentence_only():
     check_colors(STUDY["figures"]["colors"], [*DRAWN, *FURTHER])
 
 
-def few_seeds(size):
+def few_seeds(sizes):
     """The option that trains fewer seeds on large samples, where the study asks for that."""
-    seeds = cell_seeds(STUDY, size)
-    return ["--seeds", seeds] if seeds < STUDY["finetune"]["seeds"] else []
+    seeds = [cell_seeds(STUDY, size) for size in sizes]
+    return ["--seeds", *seeds] if min(seeds) < STUDY["finetune"]["seeds"] else []
 
 
 def flag(option, files):

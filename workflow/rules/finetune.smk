@@ -70,8 +70,9 @@ rule finetune_run:
         options=lambda wildcards: of_training("finetune run", wildcards.method)["options"],
         rates=chosen_rate,
         # none of the outputs, which a failed job loses: a killed one goes on from here
-        state=f"{STATE}/{{method}}/n{{size}}",
-        seeds=lambda wildcards: few_seeds(int(wildcards.size)),
+        state=f"{STATE}/{{method}}",
+        size=lambda wildcards: [int(wildcards.size)],
+        seeds=lambda wildcards: few_seeds([int(wildcards.size)]),
     shell:
         """
         python -m ntktune finetune run \
@@ -79,7 +80,7 @@ rule finetune_run:
             --tokens {input.tokens:q} \
             --subsets {input.subsets:q} \
             --task {wildcards.task:q} \
-            --size {wildcards.size:q} \
+            --size {params.size:q} \
             --state {params.state:q} \
             {params.seeds:q} \
             {params.rates:q} \
@@ -112,7 +113,7 @@ use rule finetune_run as finetune_fixed with:
             patience=None,
         )["options"]
         + ["--test-history"],
-        state=f"{STATE}/fixed/n{{size}}",
+        state=f"{STATE}/fixed",
         seeds=[],
 
 

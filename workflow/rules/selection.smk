@@ -3,7 +3,7 @@
 Needs: data/model, and per task data/<task>/table.parquet, tokens.safetensors and subsets.json.
 Makes: selection/models/<candidate>, a model with a source of its own, and its tokens; per task and candidate
     selection/<task>/<candidate>/scores.parquet (training-free scores of features and of the NTK) and
-    .../<pooling>/<method>/n<size>/metrics.parquet (its learning curve); per task selection/<task>/scores.parquet
+    .../<pooling>/<method>/metrics.parquet (its learning curve); per task selection/<task>/scores.parquet
     and curves.parquet, these of all candidates (Lin et al. 2024; LENSLLM 2025).
 """
 
@@ -96,7 +96,7 @@ use rule finetune_choose as selection_choose with:
 
 
 use rule finetune_run as selection_run with:
-    """Fine-tune a candidate on one task and sample size, all seeds in one process."""
+    """Fine-tune a candidate on one task, all sizes and seeds in one process."""
     input:
         unpack(read_candidate),
         rates=[
@@ -104,15 +104,21 @@ use rule finetune_run as selection_run with:
         ]
         * bool(STUDY["finetune"]["learning_rates"]),
     output:
-        metrics="<results>/selection/{task}/{candidate}/{pooling}/{method}/n{size}/metrics.parquet",
-        history="<results>/selection/{task}/{candidate}/{pooling}/{method}/n{size}/history.parquet",
+        metrics="<results>/selection/{task}/{candidate}/{pooling}/{method}/metrics.parquet",
+        history="<results>/selection/{task}/{candidate}/{pooling}/{method}/history.parquet",
     log:
-        "<logs>/selection/{task}/{candidate}-{pooling}-{method}-n{size}.log",
+        "<logs>/selection/{task}/{candidate}-{pooling}-{method}.log",
     benchmark:
-        "<benchmarks>/selection/{task}/{candidate}-{pooling}-{method}-n{size}.tsv"
+        "<benchmarks>/selection/{task}/{candidate}-{pooling}-{method}.tsv"
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=720,
     params:
         options=candidate_training("finetune run"),
-        state=f"{RESULTS}/state/selection/{{task}}/{{candidate}}/{{pooling}}/{{method}}/n{{size}}",
+        size=SELECTION["sizes"],
+        seeds=few_seeds(SELECTION["sizes"]),
+        state=f"{RESULTS}/state/selection/{{task}}/{{candidate}}/{{pooling}}/{{method}}",
 
 
 rule selection_gather:
@@ -120,9 +126,7 @@ rule selection_gather:
     input:
         [
             f"<results>/selection/{{task}}/{cell.file}"
-            for cell in cells(
-                CANDIDATES, *(SELECTION[k] for k in ("poolings", "methods", "sizes"))
-            )
+            for cell in cells(CANDIDATES, SELECTION["poolings"], SELECTION["methods"])
         ],
         [f"<results>/selection/{{task}}/{score_file(name)}" for name in CANDIDATES],
     output:

@@ -34,7 +34,7 @@ rule taskvectors_tune:
         again=lambda wildcards, output: flag("--out-again", output.again),
         rates=chosen_rate,
         # finetune_run takes the results of the same trainings from this folder
-        state=f"{STATE}/{METHODS[0]}/n{VECTOR_SIZE}",
+        state=f"{STATE}/{METHODS[0]}",
     shell:
         """
         python -m ntktune taskvectors tune \

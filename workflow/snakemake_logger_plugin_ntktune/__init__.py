@@ -26,7 +26,7 @@ EXPECTED = Counter(
     | {"finetune_choose": 290, "finetune_fixed": 96, "finetune_baselines": 20}
     | {"taskvectors_tune": 114, "taskvectors_cosine": 16, "taskvectors_add": 62}
     | {"taskvectors_negate": 134, "taskvectors_disentangle": 46}
-    | {"selection_run": 96, "selection_choose": 290, "selection_score": 57}
+    | {"selection_run": 290, "selection_choose": 290, "selection_score": 57}
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import Progress, add_command, optional
+from ntktune.cli import Progress, add_command, many, optional
 from ntktune.cli.inputs import class_count, model_facts, model_manifest, read_samples, read_tokens
 from ntktune.cli.options import LORA, command_options
 from ntktune.cli.record import record, write_tables
@@ -57,10 +57,14 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     add_command(
         *(verbs, "run", run, *TRAINED),
         **CHOSEN,
-        out_metrics="parquet: one row per seed",
+        out_metrics="parquet: one row per size and seed",
         out_history="parquet: one row per evaluation",
-        size={"type": int, "help": "labelled examples, the hold-out included"},
-        seeds=optional("train only so many seeds, from the first (default: all)", type=int),
+        size=many("labelled examples, the hold-out included", "N") | {"type": int},
+        seeds=optional(
+            "train only so many seeds, from the first, of each size (default: all)",
+            type=int,
+            nargs="+",
+        ),
         state=optional("folder that keeps a killed run's finished seeds, and taskvectors tune's"),
         adapters=optional("of lora: folder for each seed's adapters and head, in peft's format"),
         test_history=optional(
@@ -114,7 +118,7 @@ def read_examples(tokens: str, task: str, model: dict[str, Any]) -> tuple[Exampl
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One cell of the grid, a task at one sample size; ``facts`` are for the provenance."""
+    """What a fine-tuning command works on; ``facts`` are for the provenance."""
 
     settings: Settings
     examples: Examples
@@ -191,19 +195,30 @@ def pretrained_model(args: argparse.Namespace, cell: Cell) -> TextModel:
 def repeats(
     args: argparse.Namespace,
     cell: Cell,
+    size: int,
     seeds: Sequence[int],
     *,
-    test_history: bool = False,
     samples: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
+    test_history: bool = False,
 ) -> tuple[TextModel, Iterator[Repeat]]:
-    """Return the model and each seed's outcome; at its turn the model holds that seed's weights."""
+    """Return the model and each seed's outcome; at its turn the model holds that seed's weights.
+
+    ``size`` is the largest of ``sizes``, which every seed has by default.
+    """
     from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
 
-    cell_is = (cell.examples, cell.subsets, args.size, cell.settings)
-    steps = all_steps(*cell_is, samples or seeds)
-    progress = Progress(f"fine-tuning {args.task}, n={args.size}, {len(seeds)} seeds", steps)
-    model, how = pretrained_model(args, cell), {"test_history": test_history, "samples": samples}
-    return model, fine_tuned_repeats(model, *cell_is, args.seed, seeds, progress, **how)
+    sizes = sizes or [size] * len(seeds)
+    steps = sum(
+        all_steps(cell.examples, cell.subsets, n, cell.settings, [sample])
+        for n, sample in zip(sizes, samples or seeds, strict=True)
+    )
+    ns = " ".join(map(str, dict.fromkeys(sizes)))
+    progress = Progress(f"fine-tuning {args.task}, n={ns}, {len(seeds)} trainings", steps)
+    model, cell_is = pretrained_model(args, cell), (cell.examples, cell.subsets, size)
+    how = {"samples": samples, "sizes": sizes, "test_history": test_history}
+    run = (cell.settings, args.seed, seeds, progress)
+    return model, fine_tuned_repeats(model, *cell_is, *run, **how)
 
 
 def _study_model(study: dict[str, Any], folder: str) -> Any:
@@ -539,8 +554,14 @@ def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
     return lines
 
 
-def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
-    """Return what each seed's result in the grid depends on."""
+def seed_keys(
+    args: argparse.Namespace, cell: Cell, size: int, largest: int | None = None
+) -> list[dict[str, Any]]:
+    """Return what each seed's result at one size depends on.
+
+    That of a head alone also does on ``largest``, as the features of all sizes come from the same
+    batches: in their last digits.
+    """
     from importlib.metadata import version
 
     settings = {name: getattr(args, name) for name in command_options("finetune run")}
@@ -548,7 +569,7 @@ def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
         "code": code_digest("ntktune.cli.finetune:run"),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         # any GPU of a machine does
-        "settings": settings | {"device": cell.device.type, "size": args.size},
+        "settings": settings | {"device": cell.device.type, "size": size, "largest": largest},
         "test_history": getattr(args, "test_history", False),
         "facts": cell.facts | {"device": cell.device.type},
         "model_files": model_manifest(args.model).get("files"),
@@ -556,7 +577,12 @@ def seed_keys(args: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
         "test": cell.subsets["test"],
     }
     parts, seeds = ("order", "holdout"), cell.subsets["seeds"]
-    return [shared | {"rows": [seed[part][: args.size] for part in parts]} for seed in seeds]
+    return [shared | {"rows": [seed[part][:size] for part in parts]} for seed in seeds]
+
+
+def seed_part(size: int, seed: int) -> str:
+    """Return the name under which a seed's result at one size is kept."""
+    return f"n{size}/seed{seed}"
 
 
 def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[str, Any]:
@@ -567,7 +593,7 @@ def keep_seed(state: str | None, key: dict[str, Any], repeat: Repeat) -> dict[st
         for evaluation, metrics in zip(repeat.training.history, tested, strict=True)
     ]
     found = {"row": repeat.row, "history": history}
-    keep_part(state, f"seed{repeat.seed}", key, found)
+    keep_part(state, seed_part(repeat.row["n"], repeat.seed), key, found)
     return found
 
 
@@ -578,7 +604,7 @@ def choose(args: argparse.Namespace) -> None:
     rates = args.learning_rates
     args.learning_rate = rates[0]  # each takes its turn
     cell = read_cell(args)
-    key = {"seeds": seed_keys(args, cell)}
+    key = {"seeds": seed_keys(args, cell, args.size)}
     parts = {rate: finished_part(args.state, f"rate{rate:g}", key) for rate in rates}
     known = {rate: row for rate, row in parts.items() if row}
     progress = Progress(f"{len(rates)} learning rates of {args.task}", len(rates))
@@ -608,35 +634,54 @@ def _holds(folder: Path, key: dict[str, Any]) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fine-tune a task at one sample size with all its seeds, and measure the test error."""
+    """Fine-tune a task at some sample sizes with all its seeds, and measure the test error."""
     from ntktune.finetune.methods import save_adapter
 
-    if args.seeds is not None and args.seeds < 1:
-        raise UserError(f"--seeds is {args.seeds}; give 1 or more")
-    cell = read_cell(args, args.seeds or 0)
-    seeds = range(args.seeds or len(cell.subsets["seeds"]))
-    keys = seed_keys(args, cell)
-    done = {seed: finished_part(args.state, f"seed{seed}", keys[seed]) for seed in seeds}
-    kept = {seed: Path(args.adapters or "", f"seed{seed}") for seed in seeds}
+    cell, runs = _runs(args)
+    largest = max(args.size) if args.method == "probe" else None
+    keys = {(n, seed): seed_keys(args, cell, n, largest)[seed] for n, seed in runs}
+    done = {run: finished_part(args.state, seed_part(*run), keys[run]) for run in runs}
+    kept = {run: Path(args.adapters or "", f"seed{run[1]}") for run in runs}
     if args.adapters:
-        if args.method != "lora":
-            raise UserError(f"--adapters is for --method lora, not {args.method}")
-        done = {s: found if _holds(kept[s], keys[s]) else None for s, found in done.items()}
-    left = [seed for seed in seeds if done[seed] is None]
-    if len(left) < len(seeds):
-        ready = ", ".join(str(seed) for seed in seeds if seed not in left)
-        print(f"{args.task}, n={args.size}: seeds {ready} were finished before", file=sys.stderr)
+        done = {run: found if _holds(kept[run], keys[run]) else None for run, found in done.items()}
+    left = [run for run in runs if done[run] is None]
+    for size in args.size:
+        if ready := ", ".join(str(s) for n, s in runs if n == size and (n, s) not in left):
+            print(f"{args.task}, n={size}: seeds {ready} were finished before", file=sys.stderr)
     if left:
-        model, found = repeats(args, cell, left, test_history=args.test_history)
-        for repeat in found:
+        sizes, seeds = zip(*left, strict=True)
+        how = {"sizes": sizes, "test_history": args.test_history}
+        model, found = repeats(args, cell, max(args.size), seeds, **how)
+        for repeat, run in zip(found, left, strict=True):
             if args.adapters:
-                about = (kept[repeat.seed], cell.facts["model"], json_checksum(keys[repeat.seed]))
+                about = (kept[run], cell.facts["model"], json_checksum(keys[run]))
                 save_adapter(repeat.adapter, model.head, *about)
-            done[repeat.seed] = keep_seed(args.state, keys[repeat.seed], repeat)
-    stated = {"root": args.seed, "indices": list(seeds), "resumed_at": left}
-    history = [{"seed": seed} | row for seed in seeds for row in done[seed]["history"]]
-    tables = {args.out_metrics: [done[seed]["row"] for seed in seeds], args.out_history: history}
+            done[run] = keep_seed(args.state, keys[run], repeat)
+    stated = {"root": args.seed, "indices": sorted({seed for _, seed in runs})}
+    stated["resumed_at"] = sorted({seed for _, seed in left})
+    history = [{"n": n, "seed": s} | row for n, s in runs for row in done[n, s]["history"]]
+    tables = {args.out_metrics: [done[run]["row"] for run in runs], args.out_history: history}
     write_tables(args, tables, **cell.facts, seeds=stated)
+
+
+def _runs(args: argparse.Namespace) -> tuple[Cell, list[tuple[int, int]]]:
+    """Return what a run works on, and the sizes and seeds of its trainings."""
+    if args.adapters and args.method != "lora":
+        raise UserError(f"--adapters is for --method lora, not {args.method}")
+    if args.adapters and len(args.size) > 1:
+        raise UserError(f"--adapters takes one --size, not {len(args.size)}")
+    if len({*args.size}) < len(args.size):
+        raise UserError(f"--size has a number twice: {' '.join(map(str, args.size))}")
+    counts = args.seeds or [0]
+    if args.seeds and min(counts) < 1:
+        raise UserError(f"--seeds is {min(counts)}; give 1 or more")
+    if len(counts) not in (1, len(args.size)):
+        raise UserError(f"--seeds has {len(counts)} numbers; give one for each --size, or one")
+    cell = read_cell(args, max(counts))
+    every = len(cell.subsets["seeds"])
+    counts = counts * len(args.size) if len(counts) == 1 else counts
+    sizes = zip(args.size, counts, strict=True)
+    return cell, [(n, seed) for n, count in sizes for seed in range(count or every)]
 
 
 def baselines(args: argparse.Namespace) -> None:

@@ -76,7 +76,7 @@ COMMANDS = {
     "finetune.batch_tokens device",
     "selection score": "seed finetune.seeds size=selection.sizes selection.poolings "
     "selection.kernel_seeds kernel.rows model.blocks model.dtype kernel.batch_tokens device",
-    "selection gather": "selection.poolings selection.methods selection.sizes",
+    "selection gather": "selection.poolings selection.methods",
     "theory width": "seed theory.widths seeds=theory.width_seeds",
     "theory simulate": "seed sizes=theory.simulation_sizes repeats=theory.simulation_repeats",
 }

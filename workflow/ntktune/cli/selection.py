@@ -131,7 +131,7 @@ def gather(args: argparse.Namespace) -> None:
             raise UserError(f"{folder / name} is of task {made['task']['name']}, not {args.task}")
         return table, made
 
-    every = cells(args.models, args.poolings, args.methods, args.sizes)
+    every = cells(args.models, args.poolings, args.methods)
     curves, scores = gathered(every, read)
     write_tables(args, {args.out_curves: curves, args.out_scores: scores}, **facts)
 

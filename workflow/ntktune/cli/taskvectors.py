@@ -252,11 +252,12 @@ def tune(args: argparse.Namespace) -> None:
         raise UserError("--method probe leaves the backbone as it is: it gives no task vector")
     # a file of --out each; --out-again needs the samples of two
     cell = read_cell(args, max(len(args.out), 2 * bool(args.out_again)))
-    keys = seed_keys(args, cell)
+    keys = seed_keys(args, cell, args.size)
     # file, name, seed of head and order, seed of the sample
     runs = [(path, str(seed), seed, seed) for seed, path in enumerate(args.out)]
     runs += [(args.out_again, AGAIN, 0, 1)] * bool(args.out_again)
-    model, found = repeats(args, cell, [r[2] for r in runs], samples=[r[3] for r in runs])
+    seeds, samples = [run[2] for run in runs], [run[3] for run in runs]
+    model, found = repeats(args, cell, args.size, seeds, samples=samples)
     base = pretrained_weights(args.model) if args.store == "bfloat16" else None
     for repeat, (path, run, seed, sample) in zip(found, runs, strict=True):
         if seed == sample:

@@ -1,4 +1,4 @@
-"""One cell of the grid: a task at one sample size, repeated over seeds."""
+"""Fine-tunings of one task, repeated over seeds, and over sizes of its sample."""
 
 import dataclasses
 import json
@@ -258,6 +258,7 @@ def fine_tuned_repeats(
     *,
     test_history: bool = False,
     samples: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
     tested: bool = True,
 ) -> Iterator[Repeat]:
     """Fine-tune from the same pretrained weights once per seed; yield each outcome.
@@ -269,9 +270,10 @@ def fine_tuned_repeats(
     ``subsets`` has nested samples (:func:`seed_split`) and ``test``, the test rows; ``size`` is n,
     hold-out included; ``root_seed`` the study's; ``seeds`` are indices, all by default; ``samples``
     says for each of them which seed's sample to train on, by default its own (head and order still
-    come from the seed itself). ``progress`` is called with the steps done over all seeds
-    (:func:`all_steps`). With ``test_history`` the test rows are measured at every evaluation, which
-    changes no step and no choice; unless ``tested`` they are not measured at all.
+    come from the seed itself), and ``sizes`` on how many of its rows: by default ``size``, else
+    that many or fewer. ``progress`` is called with the steps done over all seeds. With
+    ``test_history`` the test rows are measured at every evaluation, which changes no step and no
+    choice; unless ``tested`` they are not measured at all.
 
     Raises UserError if there are no test rows, and as :func:`seed_split`, :func:`label_scale` and
     :func:`ntktune.finetune.training.fine_tune` do.
@@ -280,6 +282,7 @@ def fine_tuned_repeats(
         raise UserError(f"task {examples.task} has no test rows; the test error cannot be measured")
     seeds = range(len(subsets["seeds"])) if seeds is None else seeds
     samples = seeds if samples is None else samples
+    sizes = [size] * len(seeds) if sizes is None else sizes
     # of all seeds: what is computed of them together must not depend on which are asked for
     rows = {row for seed in subsets["seeds"] for row in seed["order"][:size]}
     measured = {*subsets["test"]} if tested or test_history else set()
@@ -287,10 +290,10 @@ def fine_tuned_repeats(
     how = trained_by(model, examples.ids, rows, measured, settings)
     with how as (ids, again, adapter), last_rows_only(model, ids):
         examples = dataclasses.replace(examples, ids=ids)
-        for seed, sample in zip(seeds, samples, strict=True):
+        for seed, sample, n in zip(seeds, samples, sizes, strict=True):
             # alike in all tasks and sizes: else the adapters' own task vectors would not compare
             again(integer_seed(root_seed, "finetune.adapter", repeat=seed))
-            start = start_seed(model, examples, subsets, size, seed, settings, root_seed, sample)
+            start = start_seed(model, examples, subsets, n, seed, settings, root_seed, sample)
             test = partial(
                 measured_metrics, model, examples, subsets["test"], start.train, settings
             )
@@ -312,7 +315,7 @@ def fine_tuned_repeats(
                 "kind": examples.kind,
                 "metric": examples.metric,
                 "method": settings.method,
-                "n": size,
+                "n": n,
                 "seed": seed,
                 "n_train": len(start.train),
                 "n_holdout": len(start.holdout),

@@ -8,24 +8,21 @@ PASS = 2  # FLOPs of a weight and token in a forward pass
 
 
 class Cell(NamedTuple):
-    """Fine-tunings of a model under a pooling, one per seed."""
+    """Fine-tunings of a model under a pooling, one per size and seed."""
 
     model: str
     pooling: str
     method: str
-    size: int
 
     @property
     def file(self) -> str:
         """Their table."""
-        return f"{self.model}/{self.pooling}/{self.method}/n{self.size}/metrics.parquet"
+        return f"{self.model}/{self.pooling}/{self.method}/metrics.parquet"
 
 
-def cells(
-    models: Sequence[str], poolings: Sequence[str], methods: Sequence[str], sizes: Sequence[int]
-) -> list[Cell]:
+def cells(models: Sequence[str], poolings: Sequence[str], methods: Sequence[str]) -> list[Cell]:
     """Return all fine-tunings of a task."""
-    return [Cell(*each) for each in product(models, poolings, methods, sizes)]
+    return [Cell(*each) for each in product(models, poolings, methods)]
 
 
 def score_file(model: str) -> str:
