@@ -148,6 +148,22 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     assert f"end earlier, with `finetune: {{sizes: [16, 28, 50]}}`, or {more}: two" in said
 
 
+def test_where_the_largest_size_is_the_best_the_interval_alone_is_told(folder, capsys):
+    path = folder / "figures/table1.csv"
+    rates = pd.read_csv(path)
+    rates.loc[rates["task"] == "news-intensity", ["needed_undecided", "needed_high"]] = [False, 300]
+    for shared, advice in (
+        (0.3, "add some to finetune.sizes"),
+        (0.5, "label more, as seeds share"),
+    ):
+        rates.loc[rates["task"] == "news-intensity", "shared_seeds"] = shared
+        rates.to_csv(path, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "news-intensity 40 or more 2.00" in said  # not "at least 231 (40 or more)"
+        assert f"larger sizes may do better: {advice}" in said
+
+
 def test_what_is_no_better_than_guessing_needs_no_more_labels(folder, capsys):
     path, table = folder / "figures/table1.csv", folder / "figures/table4.csv"
     rates, scores = pd.read_csv(path), pd.read_csv(table)

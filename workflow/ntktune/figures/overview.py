@@ -49,9 +49,11 @@ ROWS_ALONE = (
 )
 CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
+LARGER_ROWS = "larger sizes may do better: label more, as seeds share {:.0%} of the largest samples"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
+NEAR = 0.4  # from where on a larger size makes that most of them
 MOST = 0.55  # from where on further seeds hardly narrow them
 
 
@@ -104,9 +106,10 @@ def _needed(row: dict[str, Any], chance: float | None) -> str:
     if low == "-":
         return text
     open_end = high == "inf" or row["needed_bound"] == "least"  # larger sizes may do better
-    if open_end and row["needed_undecided"] is True:
-        text = "undecided"  # whatever the mean over seeds is
-    return f"{text} ({low} or more)" if open_end else f"{text} ({low} to {high})"
+    if not open_end:
+        return f"{text} ({low} to {high})"
+    # whatever the mean over seeds is: the interval may begin far below it
+    return f"undecided ({low} or more)" if row["needed_undecided"] is True else f"{low} or more"
 
 
 def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str:
@@ -133,7 +136,8 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     # of rows that seeds share, larger samples help little
     few = row["shared_seeds"] > (MOST if undecided else ALIKE)
     if row["needed_bound"] == "least" and not perfect and not few:
-        text += f"; {LARGER}"
+        shared = row["shared_seeds"]
+        text += f"; {LARGER_ROWS.format(shared) if shared > NEAR else LARGER}"
     if not undecided:
         return text
     if row["shared_seeds"] > ALIKE:
