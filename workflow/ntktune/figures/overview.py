@@ -80,11 +80,6 @@ def _score(value: float, deviation: float) -> str:
     return f"{_number(value, 3)}{spread}"
 
 
-def _baseline(row: dict[str, Any]) -> float:
-    """Return what predicting the training mean or majority scores."""
-    return row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
-
-
 def _learned(row: dict[str, Any], chance: float | None) -> bool:
     """Return whether a task's best score is better than guessing; ``chance`` as :func:`_best`."""
     if row["metric"] not in BASELINES or pd.isna(row["best_gain"]):
@@ -125,7 +120,7 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     text = f"{row['task']}: best {metric} {score} ({count(int(row['seeds']), 'seed')})"
     text += f", at n = {row['best_size']:.0f}"
     if row["metric"] in BASELINES:
-        simple = _baseline(row)
+        simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
         text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
