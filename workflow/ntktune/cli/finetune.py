@@ -639,7 +639,8 @@ def run(args: argparse.Namespace) -> None:
 
     cell, runs = _runs(args)
     largest = max(args.size) if args.method == "probe" else None
-    keys = {(n, seed): seed_keys(args, cell, n, largest)[seed] for n, seed in runs}
+    by_size = {n: seed_keys(args, cell, n, largest) for n in args.size}
+    keys = {(n, seed): by_size[n][seed] for n, seed in runs}
     done = {run: finished_part(args.state, seed_part(*run), keys[run]) for run in runs}
     kept = {run: Path(args.adapters or "", f"seed{run[1]}") for run in runs}
     if args.adapters:
