@@ -8,6 +8,7 @@ import pytest
 
 from ntktune.data.cleaning import (
     FATES,
+    classes_line,
     content_sha256,
     counts_line,
     found_classes,
@@ -70,6 +71,17 @@ def test_of_many_rows_in_error_the_first_few_are_named_as_they_stand_in_the_file
     _, counts = task_table({"train": frame}, _task(), divide=False)
     line = "train 6 rows of 12 (6 duplicated: rows 7, 8, 9, 10, 11, …)"
     assert counts_line({"train": counts["train"]}) == line
+
+
+def test_the_rows_of_each_class_are_counted_by_split():
+    texts = (list("abcd"), ["no", "no", "yes", "no"]), (list("xyz"), ["yes", "no", "yes"])
+    definition = _task(kind="classification")
+    table, _ = _two(*texts, definition)
+    assert classes_line(table, definition["classes"]) == (
+        "classes in train: no 3, yes 1; in test: no 1, yes 2"
+    )
+    many = pd.DataFrame({"split": "train", "label": [0.0] * 5 + [*range(6)]})
+    assert classes_line(many, list("abcdefg")) == "classes in train: 7, of 0 to 6 rows each"
 
 
 def test_a_text_of_the_test_split_is_removed_from_training_not_from_the_test():

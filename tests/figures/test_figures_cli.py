@@ -152,7 +152,7 @@ def test_tables_and_verdicts(study, figures, tmp_path):
     stops = pd.read_csv(tmp_path / "table2.csv", index_col="task")
     assert stops.loc["semrel", "eta"] == pytest.approx(122)
     scores = pd.read_csv(tmp_path / "table4.csv").set_index(["method", "task", "n"])
-    assert len(scores) == 2 * 6 * len(SIZES)
+    assert len(scores) == 2 * 6 * len(SIZES) + 3 * 6 * 2  # fine-tuned, and predictions without
     assert scores.loc[("full", "stsb", 64), "pearson"] == pytest.approx(1 - 4**-0.4, rel=1e-5)
     errors = scores["mse"].dropna()
     assert errors["lora"].to_numpy() == pytest.approx(0.9 * errors["full"].to_numpy(), rel=1e-4)

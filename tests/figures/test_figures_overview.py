@@ -19,6 +19,7 @@ RATES = pd.DataFrame(
         "kind": ["regression", "classification", "regression", "classification"],
         "best_gain": [0.71234, 0.15, None, 0.4],
         "shared_seeds": [0.3, 0.3, 0.3, 0.3],
+        "test_rows": [400, 100, None, 30],
         "metric": ["pearson", "accuracy", "mse", "f1"],
         "seeds": [3, 2, 2, 1],
         "best_score": [0.71234, 0.8, None, 0.5],
@@ -37,18 +38,19 @@ VERDICTS = pd.DataFrame(
         "verdict": ["reproduced", "not tested", "inconclusive", "not tested"],
     }
 )
+UNTUNED = ("linear-probe", "kernel-ridge", "kernel-descent")
 SCORES = pd.DataFrame(
     {
-        "task": ["film"] * 4 + ["reviews"],
-        "metric": ["pearson"] * 4 + ["f1"],
-        "method": ["full", "lora", "full", "lora", "full"],
-        "n": [128, 128, 256, 256, 64],
-        "seeds": ["0 1 2"] * 4 + [0],
-        "pearson": [0.6, 0.5, 0.71234, 0.7, None],
-        "pearson_sd": [0.1, 0.1, 0.0321, None, None],
-        "f1": [None] * 4 + [0.5],
+        "task": ["film"] * 4 + ["reviews"] + ["film"] * 3,
+        "metric": ["pearson"] * 4 + ["f1"] + ["pearson"] * 3,
+        "method": ["full", "lora", "full", "lora", "full", *UNTUNED],
+        "n": [128, 128, 256, 256, 64, 256, 256, 128],
+        "seeds": ["0 1 2"] * 4 + [0] + ["0 1 2"] * 3,
+        "pearson": [0.6, 0.5, 0.71234, 0.7, None, 0.8, 0.6, 0.9],
+        "pearson_sd": [0.1, 0.1, 0.0321, None, None, 0.01, 0.1, 0.1],
+        "f1": [None] * 4 + [0.5] + [None] * 3,
         "f1_sd": None,
-        "at_budget": [0, 3, 0, 2, 0],
+        "at_budget": [0, 3, 0, 2, 0, None, None, None],
     }
 )
 
@@ -85,22 +87,24 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
         "seeds are too few or too noisy to tell; add seeds (finetune.seeds), or labelled rows: two "
         "seeds' largest samples have 30% of their rows in common"
     )
-    first = lines.index("film: best Pearson r 0.712 ± 0.032 (3 seeds), at n = 256")
+    first = lines.index(
+        "film: best Pearson r 0.712 ± 0.032 (3 seeds, 400 test rows: ±0.10), at n = 256"
+    )
     best = " ".join(line.strip() for line in lines[first + 1 :][:12])
     assert best.startswith(
-        "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds), at n = 512, where "
+        "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds, 100 test rows: ±0.10), at n = 512, "
     )
     assert "where predicting the training majority has 0.650; larger sizes may do better: " in best
     assert "finetune.sizes, or labelled rows; how many are needed: seeds are" in best
     assert (
-        f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed)"
-        in best
+        f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed, "
+        "30 test rows), at n = 64" in best
     )
-    # of several methods, at the largest size
+    # of several methods, at the largest size, and of what needs no fine-tuning
     assert (
-        "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700 film: 5 of 6 trainings "
-        "of LoRA still improved at their last step (n = 128, 256): try a higher "
-        "finetune.max_epochs (or max_steps)" in best
+        "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700; a linear probe 0.800 "
+        "± 0.010 film: 5 of 6 trainings of LoRA still improved at their last step (n = 128, 256): "
+        "try a higher finetune.max_epochs (or max_steps)" in best
     )
     assert "reviews, F1" not in best
     assert "interpolated between the sizes tried" in " ".join(" ".join(lines).split())
@@ -136,7 +140,8 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     scores.to_csv(folder / "figures/table4.csv", index=False)
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    more = "label about 34 more for training"  # the samples have 67 of 100 rows
+    # the samples have 67 of 100 rows
+    more = "label about 34 more for training (those for testing come on top)"
     assert f"too few to tell; {more}: two seeds' largest samples have 67% of their rows" in said
     assert "news-intensity: best" in said
     assert "larger sizes may do better" not in said  # they would share still more rows

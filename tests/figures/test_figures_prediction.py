@@ -162,3 +162,10 @@ def test_scores_by_hand():
     assert not {"accuracy", "accuracy_sd", "f1", "baseline_f1"} & set(table)  # no task has them
     assert table["at_start"].tolist() == [1, 1]
     assert table["at_budget"].tolist() == [1, 0]
+    untuned = runs.drop(columns=["best_step", "at_budget"]).assign(method="linear-probe", mse=7.0)
+    both = score_table(runs, None, untuned)
+    pd.testing.assert_frame_equal(both[: len(table)], table, check_dtype=False)
+    own = both[len(table) :]
+    assert own["method"].tolist() == ["linear-probe"] * 2
+    assert own["mse"].tolist() == [7.0, 7.0]
+    assert own[["at_start", "at_budget"]].isna().all(axis=None)  # nothing was trained

@@ -84,7 +84,15 @@ def test_table1_row_by_hand(summaries, metrics):
         "best_size": 256,
         "needed_undecided": False,
         "needed_bound": "least",
+        "test_rows": len(SUBSETS["stsb"]["test"]),
     }
+
+
+def test_table1_counts_the_rows_that_the_largest_samples_trained_on_share(summaries, metrics):
+    for left_out, shared in ((1, 0), (2, 8 / 256)):
+        fewer = metrics[(metrics["n"] < 256) | (metrics["seed"] != left_out)]
+        table = study_table({"stsb": summaries["stsb"]}, fewer, SUBSETS)
+        assert table.loc[0, "shared_seeds"] == pytest.approx(shared)
 
 
 def test_table1_has_a_row_per_task_in_order_and_depends_on_no_other_task(summaries, metrics):

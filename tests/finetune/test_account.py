@@ -304,7 +304,8 @@ def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, cap
     assert told[0] == told[1] != told[2]
     assert "of mine: 30 rows; they tell a correlation to ±0.36 or better (95 %)\n" in told[0]
     shared = "two seeds' samples of 64 share 80% and may leave open how many are needed"
-    less = "end earlier, with `finetune: {sizes: [16, 40]}`, or label about 48 more for training"
+    less = "end earlier, with `finetune: {sizes: [16, 40]}`, or label about 48 more for training "
+    less += "(those for testing come on top)"
     assert f"rows     of mine: 80 for training, so that {shared}; {less}\n" in told[0]
     config["finetune"]["sizes"] = [32, 40]
     own.write_text(json.dumps(config))

@@ -47,6 +47,15 @@ def mean_interval(
     return mean - half, mean + half
 
 
+def most_half_width(rows: int, *, scored: bool) -> float:
+    """Return the most that a test score's 95 % interval goes each way, for so many test rows.
+
+    Of a correlation if ``scored``, whose standard error is at most 1/√m, else of the share of right
+    classes: at most 1/(2√m).
+    """
+    return 1.96 * (1 if scored else 0.5) / rows**0.5
+
+
 def count_that_decides(
     values: np.ndarray, distance: float, shared: float = 0.0, level: float = LEVEL
 ) -> int | None:

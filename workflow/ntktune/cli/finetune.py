@@ -533,13 +533,15 @@ def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
     """Return what a study's rows can tell; ``tests`` has the number of test rows by task."""
     from ntktune.data.sampling import fewer_shared
     from ntktune.data.study import cell_seeds, own_rows
+    from ntktune.intervals import most_half_width
 
     lines = []
     for task, rows in sorted(tests.items()):
         scored = study["task_definitions"][task]["kind"] == "regression"
-        what, deviation = ("correlation", 1) if scored else ("share of right classes", 0.5)
-        told = f"{what} to ±{1.96 * deviation / max(rows, 1) ** 0.5:.2f} or better (95 %)"
-        told = f"{rows} rows; they tell a {told}" if rows else "rows unknown, left out"
+        told, what = "rows unknown, left out", "correlation" if scored else "share of right classes"
+        if rows:
+            half = most_half_width(rows, scored=scored)
+            told = f"{rows} rows; they tell a {what} to ±{half:.2f} or better (95 %)"
         lines.append(f"test     of {task}: {told}")
     most = max(study["finetune"]["sizes"])
     several = "finetune" in study["chapters"] and cell_seeds(study, most) > 1

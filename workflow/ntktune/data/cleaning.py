@@ -328,6 +328,18 @@ def counts_line(counts: dict[str, dict[str, Any]]) -> str:
     return "; ".join(lines)
 
 
+def classes_line(table: pd.DataFrame, classes: Sequence[Any]) -> str:
+    """Return how many rows each class has in each split, in words; of many the extremes."""
+    lines = []
+    for split, labels in table.groupby("split", sort=False)["label"]:
+        counts = np.bincount(labels.astype(int), minlength=len(classes))
+        told = ", ".join(f"{name} {n}" for name, n in zip(classes, counts, strict=True))
+        if len(classes) > NAMED:
+            told = f"{len(classes)}, of {counts.min()} to {counts.max()} rows each"
+        lines.append(f"in {split}: {told}")
+    return f"classes {'; '.join(lines)}"
+
+
 def content_sha256(table: pd.DataFrame) -> str:
     """Return the SHA-256 of a task's content: split, texts, label and noise, in order."""
     digest = hashlib.sha256()

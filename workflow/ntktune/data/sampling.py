@@ -192,7 +192,7 @@ def fewer_shared(size: int, rows: int, *, shorter: bool = True) -> str:
 
     ``rows`` are there for training; unless ``shorter``, a smaller largest size is no advice.
     """
-    more = f"label about {2 * size - rows} more for training"
+    more = f"label about {2 * size - rows} more for training (those for testing come on top)"
     if rows // 2 < FIRST or not shorter:
         return more
     return f"end earlier, with `finetune: {{sizes: {chosen_sizes(rows // 2)}}}`, or {more}"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ntktune.data.archives import archive_files, check_fetched
 from ntktune.data.cleaning import (
+    classes_line,
     counts_line,
     found_classes,
     hash_order,
@@ -204,4 +205,7 @@ def cleaned_rows(definition: dict, name: str, columns_advice: str) -> tuple[pd.D
     """Return the clean table of a task's first source, and its counts of rows in words."""
     rows = read_sources(definition, name, columns_advice=columns_advice)
     table, counts = source_table(rows, definition, name)
-    return table, counts_line(counts)
+    told = counts_line(counts)
+    if definition["kind"] == "classification":
+        told += f"; {classes_line(table, definition['classes'])}"
+    return table, told

@@ -115,7 +115,7 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table1", "study_table", "summary metrics subsets", "decay rates"),
     Entry("table2", "stopping_table", "stopping metrics", "stopping times"),
     Entry("table3", "merging_table", "cosine merged overlap", "merged models"),
-    Entry("table4", "score_table", "metrics", "test scores", optional="compared"),
+    Entry("table4", "score_table", "metrics", "test scores", optional="compared baselines"),
     Entry("table5", "rules_table", "rules ridge", "stopping rules and ridge", needs="kernel"),
     Entry("table6", "linear_table", "trajectory trajectory_ridge stops",
           "linearisation, drift and stops"),

@@ -10,15 +10,16 @@ from ntktune.figures.claims import SIMULATED, UNTESTED
 from ntktune.figures.measures import BASELINES, METRIC_LABELS
 from ntktune.figures.needed import SHARE
 from ntktune.figures.style import count
+from ntktune.intervals import most_half_width
 from ntktune.study.scores import ERRORS
 
 SIMPLE = {"regression": "mean", "classification": "majority"}
 CLAIMS = "the papers' claims on this study:"
 MADE_UP = "of made-up networks and spectra, none of your data:"
 LEGEND = {
-    "examples needed": f"labelled examples that reach {SHARE:.0%} of the best gain over predicting "
-    "the training mean or majority, interpolated between the sizes tried; in brackets the 95 % "
-    "interval over seeds, where there are several",
+    "examples needed": "labelled examples, the hold-out's included, that reach "
+    f"{SHARE:.0%} of the best gain over predicting the training mean or majority, interpolated "
+    "between the sizes tried; in brackets the 95 % interval over seeds, where there are several",
     "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
     "or more": "no size is surely enough, or the largest is the best",
     "?": "the seeds do not decide",
@@ -26,7 +27,8 @@ LEGEND = {
     "than the largest size",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean: of three seeds 2.5 standard deviations each way, "
-    "and more where seeds share examples. All are for the test rows at hand",
+    "and more where seeds share examples. All are for the test rows at hand; others of their "
+    "number would move an accuracy or a correlation by up to what stands in brackets (95 %)",
     "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits",
     "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
     "the figure, so of a classification of the error rate, with which it compares loosely",
@@ -50,7 +52,13 @@ ROWS_ALONE = (
 CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
 LARGER_ROWS = "larger sizes may do better: label more, as seeds share {:.0%} of the largest samples"
-METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
+METHOD_LABELS = {
+    "full": "all weights",
+    "lora": "LoRA",
+    "probe": "the head alone",
+    "linear-probe": "a linear probe",
+    "kernel-descent": "predicted by the NTK",
+}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
 NEAR = 0.4  # from where on a larger size makes that most of them
@@ -117,7 +125,13 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
         return f"{row['task']}: no score to compare sizes by"
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     score = _score(row["best_score"], row["best_score_sd"])
-    text = f"{row['task']}: best {metric} {score} ({count(int(row['seeds']), 'seed')})"
+    tested = ""
+    if row["test_rows"] > 0:
+        tested = f", {count(int(row['test_rows']), 'test row')}"
+        if row["metric"] in ("accuracy", "pearson", "spearman"):
+            scored = row["kind"] == "regression"
+            tested += f": ±{most_half_width(row['test_rows'], scored=scored):.2f}"
+    text = f"{row['task']}: best {metric} {score} ({count(int(row['seeds']), 'seed')}{tested})"
     text += f", at n = {row['best_size']:.0f}"
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
@@ -151,8 +165,8 @@ def _methods(scores: pd.DataFrame) -> list[str]:
     for task, rows in scores.groupby("task", sort=False):
         size, metric, parts = rows["n"].max(), rows["metric"].iloc[0], []
         for row in rows[rows["n"] == size].to_dict("records"):
-            name = METHOD_LABELS.get(row["method"], row["method"])
-            parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}")
+            if name := METHOD_LABELS.get(row["method"]):
+                parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}")
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
@@ -160,9 +174,9 @@ def _methods(scores: pd.DataFrame) -> list[str]:
             short = own[(own["at_budget"] > 0) & (own[metric] != _perfect(metric))]
             if len(short):
                 trained = own["seeds"].astype(str).str.split().str.len().sum()
-                name, sizes = METHOD_LABELS.get(method, method), short["n"].unique()
+                name, sizes = METHOD_LABELS[method], short["n"].unique()
                 where = f" (n = {', '.join(map(str, sizes))})" if own["n"].nunique() > 1 else ""
-                of = f"{task}: {short['at_budget'].sum()} of {trained} trainings of {name}"
+                of = f"{task}: {short['at_budget'].sum():.0f} of {trained} trainings of {name}"
                 lines.append(f"{of} {CUT.format(where)}")
     return lines
 

@@ -92,10 +92,12 @@ def study_table(
         row |= {f"predicted_{name}": rate[name] for name in ("low", "high")}
         if task in kind:
             runs = metrics[metrics["task"] == task]
-            samples = [seed["order"][: runs["n"].max()] for seed in subsets[task]["seeds"]]
+            largest = runs[runs["n"] == runs["n"].max()]
+            seeds = [subsets[task]["seeds"][seed] for seed in largest["seed"]]
+            samples = [seed["order"][: runs["n"].max()] for seed in seeds]
             shared = shared_rows(np.array(samples))
             row |= {"shared_seeds": shared} | measured_exponent(runs, shared)
-            row |= needed_size(runs, shared)
+            row |= needed_size(runs, shared) | {"test_rows": len(subsets[task]["test"])}
         else:
             row["reason"] = "the task was not fine-tuned"
         rows.append(row)
@@ -151,20 +153,27 @@ def merging_table(
     return pd.DataFrame(rows).round(DECIMALS)
 
 
-def score_table(metrics: pd.DataFrame, compared: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return Table 4: the test scores of every task, method of fine-tuning and sample size.
+def score_table(
+    metrics: pd.DataFrame,
+    compared: pd.DataFrame | None = None,
+    baselines: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Return Table 4: the test scores of every task, method and sample size.
 
+    The methods of fine-tuning come first, then the ``baselines``, which are not fine-tuned.
     ``baseline_`` is the training mean's error, or the training majority's score; ``chance_`` that
     of guessing among the classes.
     """
-    rows, every = [], metrics if compared is None else pd.concat([metrics, compared])
+    rows, every = [], pd.concat([metrics, compared, baselines])
     own = {*every["metric"]}  # others are of the other kind of tasks
     scores = [name for name in SCORES if name in own or every[name].notna().any()]
     for (task, method, n), runs in every.groupby(["task", "method", "n"], sort=False, dropna=False):
         row = {"task": task} | _first(runs, "kind", "metric") | {"method": method, "n": n}
         row["seeds"] = " ".join(str(seed) for seed in sorted(runs["seed"]))
         row |= _spread(runs, scores)
-        row |= {"at_start": (runs["best_step"] == 0).sum(), "at_budget": runs["at_budget"].sum()}
+        if runs["at_budget"].notna().all():  # fine-tuned
+            row |= {"at_start": (runs["best_step"] == 0).sum()}
+            row |= {"at_budget": runs["at_budget"].sum()}
         rows.append(row)
     return pd.DataFrame(rows)
 

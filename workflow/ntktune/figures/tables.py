@@ -149,7 +149,7 @@ TABLES = {
         "task kind metric error_measure sizes seeds needed_undecided needed_bound",
         "shared_draws exponent exponent_low exponent_high r_squared predicted_rate predicted_low "
         "predicted_high shared_seeds measured_exponent measured_low measured_high slope_exponent "
-        "needed needed_low needed_high best_gain best_score best_score_sd best_size"),
+        "needed needed_low needed_high best_gain best_score best_score_sd best_size test_rows"),
     "verdicts": Table("figures/verdicts.csv", "the verdicts", "group claim verdict"),
 }
 # fmt: on
