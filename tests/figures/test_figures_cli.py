@@ -63,13 +63,30 @@ def outputs(folder, name):
     return [folder / f"{name}.{ending}" for ending in endings]
 
 
-# Draws what it is told, as a fresh process; prints the statuses and what it imported.
+# Draws what it is told, as a fresh process; prints the statuses, what it imported, and the titles
+# and labels of axes that leave their figure.
 FRESH = """
 import json, sys
 from ntktune.__main__ import main
+from ntktune.figures import style
+cut, seen, figure_bytes = [], [], style.figure_bytes
+
+def watched(figure, *how):
+    low, high = -1, figure.bbox.size + 1
+    new = figure not in seen  # afterwards places are those of another resolution
+    seen.append(figure)
+    for axes in filter(lambda axes: new and axes.get_visible(), figure.axes):
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            box = text.get_window_extent()
+            if text.get_text() and ((box.min < low) | (box.max > high)).any():
+                cut.append(text.get_text())
+    return figure_bytes(figure, *how)
+
+style.figure_bytes = watched
 statuses = [main(["figures", *arguments]) for arguments in json.load(sys.stdin)]
 heavy = {"torch", "transformers", "safetensors", "matplotlib.pyplot"}
 print(statuses, sorted(heavy & set(sys.modules)))
+print(cut)
 """
 
 
@@ -103,6 +120,10 @@ def test_figures_are_written_in_three_formats(drawn):
         content = path.read_bytes()
         assert content.startswith(STARTS[path.suffix[1:]])
         assert len(content) > 4000
+
+
+def test_no_title_or_label_leaves_its_figure(fresh):
+    assert fresh[0].stdout.splitlines()[1] == "[]"
 
 
 def test_vector_files_hold_text_and_no_date(drawn):
@@ -193,7 +214,7 @@ def test_a_fresh_process_imports_no_torch_and_draws_the_same_bytes(fresh, study,
     names its parts by hashes.
     """
     done, folder = fresh
-    assert done.stdout.endswith("] []\n")
+    assert done.stdout.splitlines()[0].endswith("] []")
     figures = [", ".join(map(str, outputs(folder / verb, verb))) for verb in FIGURES]
     assert done.stderr.splitlines() == [f"wrote {files}" for files in figures]
     for verb in ("decay", "fig2", "fig3", "negation", "width"):

@@ -17,7 +17,7 @@ from ntktune.errors import UserError
 from ntktune.figures.claims import CONTRADICTED, REPRODUCED, UNTESTED
 from ntktune.figures.laws import laws_figure
 from ntktune.figures.ranks import SHOWN, ranks_figure
-from ntktune.figures.regret import LEAST, regret_figure
+from ntktune.figures.regret import ASIDE, LEAST, apart, regret_figure
 from ntktune.figures.result_tables import candidates_table, choices_table, laws_table
 from ntktune.figures.selected import choices, law_errors
 from ntktune.figures.selection_verdicts import selection_rows
@@ -137,8 +137,39 @@ def test_the_figures_show_all_candidates(curves, scores):
     figure = regret_figure(curves, scores, {}, BOTH, COLORS)
     for axes in figure.axes:
         costs = [c.lines[0].get_xdata()[0] for c in axes.containers]
-        assert min(costs) == LEAST
+        assert min(costs) < 2 * LEAST < max(costs)
         assert len(costs) == 2 + 3 + 3 + 3  # probe, GCV, LogME by kernel; three others
+
+
+def test_the_axis_of_losses_is_that_of_what_was_measured(curves, scores):
+    """A law may fall to 1e-9 beyond the sizes that it was fitted to."""
+    own = curves["task"] == "rte"
+    steep = curves[own & (curves["model"] == "tiny")].copy()
+    fall = {n: 1 / 3**place for place, n in enumerate(CURVE_SIZES[:-1])}
+    steep["cross_entropy"] = steep["n"].map(fall | {CURVE_SIZES[-1]: 1 / 9})
+    axes = laws_figure(steep, scores, ["rte"], COLORS).axes[0]
+    drawn = min(line.get_ydata().min() for line in axes.lines)
+    low, high = axes.get_ylim()
+    assert drawn < low < 1 / 9
+    assert 1 < high < 2
+
+
+def test_models_beyond_the_colours_are_hollow(curves, scores):
+    axes = laws_figure(curves, scores, ["rte"], COLORS[:2]).axes[0]
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    looks = {(line.get_color(), line.get_markerfacecolor()) for line in points}
+    first, second = COLORS[:2]
+    assert looks == {(first, first), (second, second), (first, "white")}
+
+
+def test_points_of_one_cost_stand_side_by_side():
+    assert apart([0.0, 0.1, 1.0]) == pytest.approx([LEAST, 0.1, 1.0])
+    places = apart([0.5, 3.0, 0.505, 0.5])
+    assert places[1] == pytest.approx(3.0)
+    alike = sorted([places[0], places[2], places[3]])
+    assert np.divide(alike[1:], alike[:-1]) == pytest.approx(ASIDE)
+    assert places[2] == max(alike)
+    assert np.prod(alike) == pytest.approx(0.5 * 0.505 * 0.5)
 
 
 def test_a_regression_has_no_scores_of_classes(curves, scores):

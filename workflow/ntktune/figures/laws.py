@@ -20,8 +20,9 @@ from ntktune.figures.selected import (
 from ntktune.figures.style import EDGED, MARKERS, REFERENCE, checked_color, styled
 from ntktune.selection.laws import RECTIFIED, measured_start
 
+ROOM = 1.25  # of the axis below and above what was measured, as a factor
 LABELS = {
-    "regression": "test MSE over that of the mean",
+    "regression": "test MSE over\nthat of the mean",
     "classification": "test cross entropy",
 }
 
@@ -35,16 +36,19 @@ def laws_figure(
 ) -> Figure:
     """Return the figure of candidates' losses over n, a panel per task, first method.
 
-    A colour per model, a marker per pooling. Lines are fitted to the smallest sizes, three or as
-    many as there are less one: the rectified law (dashed), and the same with D_l = F(Θ, t) measured
-    (dotted).
+    A colour per model, hollow where colours come again, and a marker per pooling. Lines are fitted
+    to the smallest sizes, three or as many as there are less one: the rectified law (dashed), and
+    the same with D_l = F(Θ, t) measured (dotted). They leave the panel where they go far beyond all
+    losses.
     """
     known = curves[curves["task"].isin(tasks)]
     kind = kinds(known)
     paints = dict(zip(known["model"].unique(), cycle(map(checked_color, colors)), strict=False))
+    hollow = {"markerfacecolor": "white"}
+    faces = {model: hollow if place >= len(colors) else EDGED for place, model in enumerate(paints)}
     markers = dict(zip(known["pooling"].unique(), MARKERS, strict=False))
     entries: dict[str, Any] = {
-        model: Line2D([], [], color=color, linestyle="none", marker="o")
+        model: Line2D([], [], color=color, linestyle="none", marker="o", **faces[model])
         for model, color in paints.items()
     }
     entries |= {
@@ -60,7 +64,7 @@ def laws_figure(
             axes.set_yscale("log")
             for (model, pooling), curve in losses.iterrows():
                 look = {"color": paints[model], "linewidth": 1.0, "zorder": 2}
-                points = look | {"linestyle": "none", "marker": markers[pooling], **EDGED}
+                points = look | {"linestyle": "none", "marker": markers[pooling], **faces[model]}
                 axes.plot(sizes, curve, **points)
                 few = min(FEW[1], len(sizes) - 1)
                 if few < FEW[0]:
@@ -73,5 +77,6 @@ def laws_figure(
                     axes.plot(sizes, told, linestyle=style, **look)
                     entries[name] = Line2D([], [], color=REFERENCE, linestyle=style)
             draw_size_axis(axes, [int(n) for n in sizes])
+            axes.set_ylim(losses.min(axis=None) / ROOM, losses.max(axis=None) * ROOM)
             draw_log_axis(axes.yaxis)
         return finished(figure, entries)

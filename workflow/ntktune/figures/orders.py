@@ -56,5 +56,5 @@ def order_figure(
             )
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if axes.get_subplotspec().is_first_col():
-                axes.set_ylabel(f"test score − mean over {of}")
+                axes.set_ylabel(f"test score −\nmean over {of}")
         return finished(figure, entries)

@@ -15,6 +15,22 @@ from ntktune.figures.style import DASHED, EDGED, MARKERS, REFERENCE, checked_col
 
 SHOWN = ("probe", "gcv", "evidence")
 LEAST = 1e-3  # a cost that is drawn for a smaller one, or none at all
+ASIDE = 1.25  # factor between points that would hide each other
+
+
+def apart(costs: Sequence[float]) -> list[float]:
+    """Return where costs are drawn on a logarithmic axis: at themselves, alike ones side by side.
+
+    Alike are those of a row in which each is less than :data:`ASIDE` times the one before; their
+    middle stays where it is.
+    """
+    logs = np.log(np.maximum(costs, LEAST))
+    order = np.argsort(logs, kind="stable")
+    ends = np.flatnonzero(np.diff(logs[order]) >= np.log(ASIDE)) + 1
+    for row in np.split(order, ends):
+        steps = np.arange(len(row)) - (len(row) - 1) / 2
+        logs[row] = logs[row].mean() + steps * np.log(ASIDE)
+    return np.exp(logs).tolist()
 
 
 def regret_figure(
@@ -55,11 +71,11 @@ def regret_figure(
         figure, panels = task_panels(named, every, {"all": "test score lost"}, None)
         for task, axes in panels.items():
             own = found[(found["task"] == task) & found["score"].isin(paints)]
-            for row in own.itertuples():
+            for cost, row in zip(apart(own["cost"].tolist()), own.itertuples(), strict=True):
                 look = {"color": paints[row.score], "marker": marks[row.kernel], **EDGED}
+                look |= {"elinewidth": 1.0, "capsize": 2.2}
                 half = np.nan_to_num(row.high - row.regret)
-                place = max(row.cost, LEAST), row.regret
-                axes.errorbar(*place, yerr=half, linestyle="none", capsize=2.2, **look)
+                axes.errorbar(cost, row.regret, yerr=half, linestyle="none", **look)
             entries["random choice"] = axes.axhline(own["chance"].iloc[0], **DASHED)
             axes.set(xscale="log", xlabel="cost over training all")
         return finished(figure, entries)
