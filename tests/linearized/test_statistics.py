@@ -41,6 +41,16 @@ def test_gcv_has_its_known_value_and_its_centred_minimum():
     assert lowest <= min(tried) * (1 + 1e-3)
 
 
+def test_two_equal_texts_with_one_label_hide_no_error():
+    """Their difference is told exactly by every ridge, and as δ → 0 nothing else counts."""
+    draw = np.random.default_rng(0)
+    factor, label = draw.normal(size=(60, 90)) * np.arange(1, 91) ** -0.5, draw.normal(size=60)
+    alone, _ = best_gcv(centred_spectrum(factor @ factor.T), label)
+    factor, label = np.vstack([factor, factor[:1]]), np.append(label, label[0])
+    twice, _ = best_gcv(centred_spectrum(factor @ factor.T), label)
+    assert twice == pytest.approx(alone, rel=0.1)
+
+
 def test_directions_without_a_signal_are_no_part_of_the_labels():
     """Five texts, two of them equal: beside the constant vector a second eigenvalue is 0."""
     draw = np.random.default_rng(5)

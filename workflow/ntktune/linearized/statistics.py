@@ -18,6 +18,7 @@ from ntktune.finetune.regression import RIDGES
 from ntktune.spectrum import centred_gram, noise_level
 
 EPS = float(np.finfo(np.float64).eps)
+GUARD = 0.5  # share of the directions that an error must be the mean of
 
 
 class CentredSpectrum(NamedTuple):
@@ -65,15 +66,20 @@ def gcv(kernel: ArrayLike, label: ArrayLike, ridge: float) -> float:
 def best_gcv(spectrum: CentredSpectrum, label: ArrayLike) -> tuple[float, float]:
     """Return the lowest :func:`gcv` of the centred kernel and labels, and its ridge δ.
 
-    :data:`ntktune.finetune.regression.RIDGES` above the noise are tried, and the noise itself.
+    Tried are :data:`ntktune.finetune.regression.RIDGES` above the noise, and the noise itself:
+    those whose error is the mean of at least half of the directions, (tr Q²)²/tr Q⁴ with
+    Q = (K + δI)⁻¹. A smaller ridge leaves the error to the few smallest eigenvalues: with two equal
+    texts of one label it would be 0.
     """
     label = np.asarray(label, float).reshape(len(label), -1)
     values, vectors, noise = spectrum
     along = np.sum((vectors.T @ label) ** 2, axis=1)
     ridges = np.append(RIDGES[RIDGES * values[-1] > noise] * values[-1], noise)
     left = 1 / (values + ridges[:, None])  # (R, N − 1)
-    errors = len(values) * (left**2 @ along) / left.sum(axis=1) ** 2
-    best = int(np.argmin(errors))
+    squares = left**2
+    errors = len(values) * (squares @ along) / left.sum(axis=1) ** 2
+    directions = squares.sum(axis=1) ** 2 / np.sum(squares**2, axis=1)
+    best = int(np.argmin(np.where(directions >= GUARD * len(values), errors, np.inf)))
     return float(errors[best]), float(ridges[best])
 
 
