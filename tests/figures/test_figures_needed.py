@@ -39,6 +39,17 @@ def test_gain_is_the_score_above_what_needs_no_learning(metric):
     assert found["best_gain"] == pytest.approx(gain.groupby("n")["gain"].mean().max())
 
 
+def test_a_majority_that_changes_with_the_sample_moves_no_gain():
+    """Of classes as frequent as each other the majority is chance, and may test at 1/3 or 1/6."""
+    metrics = metrics_of("rte")
+    sizes = sorted(metrics["n"].unique())
+    changing = metrics.assign(
+        baseline_accuracy=metrics["n"].eq(sizes[-1]).map({True: 0.4, False: 0.6})
+    )
+    steady = metrics.assign(baseline_accuracy=0.6 - 0.2 / len(sizes))
+    assert needed_size(changing) == pytest.approx(needed_size(steady), nan_ok=True)
+
+
 def test_interval_over_seeds():
     metrics = metrics_of("stsb")
     random = np.random.default_rng(1)

@@ -241,10 +241,9 @@ def test_a_study_is_planned_before_anything_is_fetched(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("study planned: m, float32\n")
     assert "model    2 blocks, " in said
-    unknown = "texts    of smoke-classification, smoke-regression: not made yet, so about a token"
-    assert unknown in said
+    assert "lengths  of the texts of smoke-classification, smoke-regression: a guess, 4 " in said
     assert (
-        f"else 32, the most they can have; `snakemake data --configfile {tmp_path}/config" in said
+        f"else 32 tokens, the most there can be; `snakemake data --configfile {tmp_path}/" in said
     )
     assert "less than the 74.5 GiB of one A100-80GB" in said
     assert "n 32: 2 tasks x 2 seeds  at most 12 steps each" in said
@@ -302,7 +301,8 @@ def test_rows_and_lengths_of_a_file_are_known_before_it_is_fetched(tmp_path, cap
         assert planned(own, "--device-name", "A100-80GB", "--results", tmp_path) == 0
         told.append(capsys.readouterr().out)
     assert told[0] == told[1] != told[2]
-    assert "of mine: 30 rows; they tell a correlation to ±0.36 or better (95 %)\n" in told[0]
+    tells = "of mine: 30 rows; they tell a correlation to ±0.36 or better (95 %); a test file"
+    assert tells in told[0]
     shared = "two seeds' samples of 64 share 80% and may leave open how many are needed"
     less = "end earlier, with `finetune: {sizes: [16, 40]}`, or label about 48 more for training "
     less += "(those for testing come on top)"
@@ -420,7 +420,7 @@ def test_a_study_whose_data_are_there_is_planned_with_its_texts(tmp_path, capsys
         write_json(folder / "subsets.json", drawn, {"data_sha256": task})
     assert planned(path, "--results", tmp_path, "--device-name", "H100") == 0
     said = capsys.readouterr().out
-    assert "not made yet" not in said
+    assert "lengths  of" not in said
     # 8 tokens each instead of 32: a quarter of the linear layers' work, less of attention's
     flops = [float(text.split("together ")[-1].split()[0]) for text in (said, longest)]
     assert 0.15 < flops[0] / flops[1] < 0.25
@@ -466,7 +466,7 @@ def test_an_unknown_architecture(tmp_path, capsys):
     assert planned(path, "--results", tmp_path) == 1
     assert "the configuration {'model_type': 'nothing'} cannot be read" in capsys.readouterr().err
     assert planned(study(tmp_path, model__max_tokens=None), "--results", tmp_path) == 0
-    assert "else 64, the most they can have; " in capsys.readouterr().out
+    assert "else 64 tokens, the most there can be; " in capsys.readouterr().out
     path = study(tmp_path, model__max_tokens=65)
     assert planned(path, "--results", tmp_path) == 1
     assert "max_tokens is 65, but the model has 64 positions" in capsys.readouterr().err

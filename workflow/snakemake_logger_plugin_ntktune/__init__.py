@@ -30,7 +30,7 @@ EXPECTED = Counter(
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes
-TELLING = 0.15  # share of a run or a job after which its speed says how long the rest takes
+TELLING = 0.3  # share of a run or a job after which its speed says how long the rest takes
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.

@@ -509,9 +509,9 @@ def _about(study: dict[str, Any], cells: dict, trained: list, config: str, *, mi
     lines = [f"study {study['study']}: {study['model']['name']}, {precision}"]
     if unknown:
         lines.append(
-            f"texts    of {', '.join(unknown)}: not made yet, so about a token per 4 characters of "
-            f"a file that is here, else {study['model']['max_tokens']}, the most they can have; "
-            f"`snakemake data --configfile {shlex.quote(config)} --cores 1` makes them"
+            f"lengths  of the texts of {', '.join(unknown)}: a guess, 4 characters a token where "
+            f"their file is here, else {study['model']['max_tokens']} tokens, the most there can "
+            f"be; `snakemake data --configfile {shlex.quote(config)} --cores 1` counts them"
         )
     lines += _rows_about(study, tests)
     if study["selection"]["tasks"]:
@@ -542,6 +542,7 @@ def _rows_about(study: dict[str, Any], tests: dict[str, int]) -> list[str]:
         if rows:
             half = most_half_width(rows, scored=scored)
             told = f"{rows} rows; they tell a {what} to ±{half:.2f} or better (95 %)"
+            told += "; a test file or a larger test_fraction tells more" * (half > 0.1)
         lines.append(f"test     of {task}: {told}")
     most = max(study["finetune"]["sizes"])
     several = "finetune" in study["chapters"] and cell_seeds(study, most) > 1

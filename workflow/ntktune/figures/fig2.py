@@ -86,10 +86,8 @@ def learning_curve_figure(
                     banded[UNTUNED[method][2]] = None
                     handles["band"] = axes.fill_between(found.index, low, high, **look)
                 shown += list(found["mean"])
-            constant, noise = curve(rows[task], "baseline_error")["mean"], 0.0
-            reach = [values.index[0] / 2, *values.index, values.index[-1] * 2]  # across the panel
-            level = [constant.iloc[0], *constant, constant.iloc[-1]]
-            (handles["baseline"],) = axes.plot(reach, level, **DASHED)
+            constant, noise = rows[task]["baseline_error"].mean(), 0.0
+            handles["baseline"] = axes.axhline(constant, **DASHED)
             if kind[task] == "regression" and rows[task]["noise_variance"].notna().any():
                 noise = curve(rows[task], "noise_variance")["mean"].iloc[-1]
             rate = (summary or {}).get(task, {}).get("predicted_rate", {}).get("mean")
@@ -100,7 +98,7 @@ def learning_curve_figure(
                 (handles["slope"],) = axes.plot(sizes, noise + fall, **look)
                 shown.append(max(noise + fall[-1], min(shown) * STEEPEST))  # it may leave the panel
             draw_size_axis(axes, list(values.index))
-            shown += level
+            shown.append(constant)
             if min(shown) <= 0:  # no logarithm
                 axes.set_ylim(-0.05 * max(shown), 1.1 * max(shown))
                 if noise:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntktune.figures.measures import gains
+from ntktune.figures.measures import BASELINES, gains
 from ntktune.figures.rates import by_seed
 from ntktune.intervals import LEVEL, half_width
 
@@ -13,8 +13,14 @@ SHARE = 0.95
 
 
 def gain_points(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return ``n``, ``seed`` and ``gain`` of one task: see :func:`measures.gains`."""
-    points = metrics.assign(gain=gains(metrics))
+    """Return ``n``, ``seed`` and ``gain`` of one task: see :func:`measures.gains`.
+
+    What needs no learning is its mean over sizes and seeds: where classes are as frequent as each
+    other, the majority of one sample is another's minority.
+    """
+    level = BASELINES.get(metrics["metric"].iloc[0])
+    constant = {level: metrics[level].mean()} if level else {}
+    points = metrics.assign(gain=gains(metrics.assign(**constant)))
     return points.loc[points["gain"].notna(), ["n", "seed", "gain"]]
 
 

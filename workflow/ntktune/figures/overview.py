@@ -1,5 +1,6 @@
 """A study's results in a few lines of plain text, for a terminal."""
 
+import math
 import textwrap
 from typing import Any
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from ntktune.data.sampling import fewer_shared
 from ntktune.figures.claims import SIMULATED, UNTESTED
+from ntktune.figures.fig2 import UNTUNED
 from ntktune.figures.measures import BASELINES, METRIC_LABELS
 from ntktune.figures.needed import SHARE
 from ntktune.figures.style import count
@@ -20,11 +22,10 @@ LEGEND = {
     "examples needed": "labelled examples, the hold-out's included, that reach "
     f"{SHARE:.0%} of the best gain over predicting the training mean or majority, interpolated "
     "between the sizes tried; in brackets the 95 % interval over seeds, where there are several",
-    "at least, at most": "only a bound: the largest size is the best, or the smallest is enough",
-    "or more": "no size is surely enough, or the largest is the best",
-    "?": "the seeds do not decide",
-    "undecided": "the seeds do not decide, and may need as few as the number in brackets, or more "
-    "than the largest size",
+    "or more, at most": "only a bound: no size is surely enough, or the largest is the best, so "
+    "that more may be needed; or the smallest is enough",
+    "surely": "the lower end of the 95 % interval: with fewer the score is surely lower",
+    "?, undecided": "the seeds do not decide",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean: of three seeds 2.5 standard deviations each way, "
     "and more where seeds share examples. All are for the test rows at hand; others of their "
@@ -51,14 +52,13 @@ ROWS_ALONE = (
 )
 CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
-LARGER_ROWS = "larger sizes may do better: label more, as seeds share {:.0%} of the largest samples"
-METHOD_LABELS = {
-    "full": "all weights",
-    "lora": "LoRA",
-    "probe": "the head alone",
-    "linear-probe": "a linear probe",
-    "kernel-descent": "predicted by the NTK",
-}
+LARGER_ROWS = (
+    "larger sizes may do better: for n = {}, {}, as two seeds' samples of {} have {:.0%} of their "
+    "rows in common already"
+)
+NO_BETTER = "fine-tuning is no better here than what needs none"
+METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
+METHOD_LABELS |= {method: label for method, (_, _, label) in UNTUNED.items()}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
 MANY = 0.1  # from where on that share widens intervals by a tenth or more
 NEAR = 0.4  # from where on a larger size makes that most of them
@@ -102,17 +102,15 @@ def _needed(row: dict[str, Any], chance: float | None) -> str:
     if pd.isna(row["needed"]):
         return "unknown"
     text = _number(row["needed"], 0)
-    if isinstance(row["needed_bound"], str) and row["needed_bound"]:
-        text = f"at {row['needed_bound']} {text}"
-    text += "?" * (row["needed_undecided"] is True)
     low, high = (_number(row[key], 0) for key in ("needed_low", "needed_high"))
-    if low == "-":
-        return text
-    open_end = high == "inf" or row["needed_bound"] == "least"  # larger sizes may do better
-    if not open_end:
-        return f"{text} ({low} to {high})"
-    # whatever the mean over seeds is: the interval may begin far below it
-    return f"undecided ({low} or more)" if row["needed_undecided"] is True else f"{low} or more"
+    # larger sizes may do better
+    open_end = high == "inf" or row["needed_bound"] == "least"
+    if open_end and low != "-":  # the interval may begin far below the mean over seeds
+        undecided = row["needed_undecided"] is True
+        return f"{'undecided' if undecided else f'{text} or more'} (surely {low} or more)"
+    text = f"at most {text}" if row["needed_bound"] == "most" else text
+    text += " or more" * open_end + "?" * (row["needed_undecided"] is True)
+    return text if low == "-" else f"{text} ({low} to {high})"
 
 
 def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str:
@@ -145,8 +143,11 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     # of rows that seeds share, larger samples help little
     few = row["shared_seeds"] > (MOST if undecided else ALIKE)
     if row["needed_bound"] == "least" and not perfect and not few:
-        shared = row["shared_seeds"]
-        text += f"; {LARGER_ROWS.format(shared) if shared > NEAR else LARGER}"
+        shared, told = row["shared_seeds"], LARGER
+        if shared > NEAR:
+            more = fewer_shared(2 * largest, round(largest / shared), shorter=False)
+            told = LARGER_ROWS.format(2 * largest, more, largest, shared)
+        text += f"; {told}"
     if not undecided:
         return text
     if row["shared_seeds"] > ALIKE:
@@ -163,13 +164,18 @@ def _methods(scores: pd.DataFrame) -> list[str]:
     """Return what several methods reach at a task's largest size, and trainings cut short."""
     lines = []
     for task, rows in scores.groupby("task", sort=False):
-        size, metric, parts = rows["n"].max(), rows["metric"].iloc[0], []
+        size, metric, parts, best = rows["n"].max(), rows["metric"].iloc[0], [], {}
+        sign = -1 if metric in ERRORS else 1
         for row in rows[rows["n"] == size].to_dict("records"):
             if name := METHOD_LABELS.get(row["method"]):
-                parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}")
+                alone = " (1 seed)" * (len(str(row["seeds"]).split()) == 1)
+                parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}{alone}")
+                tuned = row["method"] not in UNTUNED
+                best[tuned] = max(sign * row[metric], best.get(tuned, -math.inf))
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
-            lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}")
+            enough = f"; {NO_BETTER}" * (best.get(False, -math.inf) >= best.get(True, math.inf))
+            lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}{enough}")
         for method, own in rows.groupby("method", sort=False):
             short = own[(own["at_budget"] > 0) & (own[metric] != _perfect(metric))]
             if len(short):
