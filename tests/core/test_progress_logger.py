@@ -83,7 +83,7 @@ def test_the_time_left_is_at_this_runs_speed_once_that_is_known():
     whole, each = plugin.Counter(kernel_draws=100), plugin.EXPECTED["kernel_draws"]
     # a few jobs, or many short ones, say nothing of the rest
     assert plugin.seconds_left(whole, whole, 0) is None
-    assert plugin.seconds_left(whole, plugin.Counter(kernel_draws=95), 500) is None
+    assert plugin.seconds_left(whole, plugin.Counter(kernel_draws=75), 500) is None
     short = whole + plugin.Counter(fig2=30)
     assert plugin.seconds_left(short, whole, 30 * plugin.SHORT) is None
     # as slow as it was so far

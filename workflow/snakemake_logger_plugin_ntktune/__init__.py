@@ -30,7 +30,8 @@ EXPECTED = Counter(
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes
-TELLING = 0.3  # share of a run or a job after which its speed says how long the rest takes
+# Share after which a speed says how long the rest takes: of a job, and of a run, whose jobs differ.
+JOB_TELLING, RUN_TELLING = 0.15, 0.3
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
@@ -65,7 +66,7 @@ def seconds_left(whole: Counter, left: Counter, elapsed: float) -> float | None:
     """
     total, rest = (sum(EXPECTED.get(k, SHORT) * n for k, n in c.items()) for c in (whole, left))
     done = total - rest
-    return rest * elapsed / done if done > TELLING * total else None
+    return rest * elapsed / done if done > RUN_TELLING * total else None
 
 
 class LogHandler(LogHandlerBase):
@@ -177,7 +178,7 @@ class LogHandler(LogHandlerBase):
     def _job_left(self, job: int) -> int | None:
         """Return the seconds that a running job's log says are left, once its speed can tell."""
         told = [found for log in self.jobs[job][2] for found in PROGRESS.findall(_text(log))[-1:]]
-        return max((int(s) for share, s in told if int(share) >= 100 * TELLING), default=None)
+        return max((int(s) for share, s in told if int(share) >= 100 * JOB_TELLING), default=None)
 
     def close(self) -> None:
         """Say that an interrupted run has ended; Snakemake closes its displays last."""
