@@ -1,0 +1,183 @@
+"""The error at any number of examples, against known answers and simulated texts."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ntktune.advise.risk import (
+    Risk,
+    accuracy,
+    correlation,
+    estimated_risk,
+    examples_for,
+    known_risk,
+    predicted,
+    threshold,
+)
+from ntktune.errors import UserError
+from ntktune.linearized.statistics import gcv
+
+EIGENVALUES, COEFFICIENTS = [1, 1 / 2, 1 / 4, 1 / 8], [1, 1 / 4, 1 / 16, 0]
+KERNEL = np.array([[4, 2, 1, 0], [2, 3, 1, 1], [1, 1, 2, 0], [0, 1, 0, 1.0]])
+LABEL = np.array([1, -1, 2, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("count", "ridge", "kappa", "factor", "test", "train"),
+    [
+        (2, 0.0, 0.3535533906, 2.2955940092, 0.5338800834, 0.0),
+        (2, 0.1, 0.4553166914, 1.8486360911, 0.5189491852, 0.0062580309),
+        (3, 0.5, 0.4284356212, 1.4755942860, 0.3956382027, 0.0598721116),
+    ],
+)
+def test_a_known_kernels_error(count, ridge, kappa, factor, test, train):
+    found = threshold(EIGENVALUES, count, ridge)
+    risk = known_risk(EIGENVALUES, COEFFICIENTS, 0.1, found)
+    assert found == pytest.approx(kappa, abs=6e-11)
+    assert count / (count - risk.d2[0]) == pytest.approx(factor, abs=6e-11)
+    error = count * risk.squared[0] / (count - risk.d2[0])
+    assert error == pytest.approx(test, abs=6e-11)
+    assert (ridge / (count * found)) ** 2 * error == pytest.approx(train, abs=6e-11)
+    assert risk.d1[0] + ridge / found == pytest.approx(count, rel=1e-12)  # conservation
+
+
+def test_what_is_learned_of_a_known_target():
+    for count, ridge, learned in ((2, 0, 0.6941951102), (2, 0.1, 0.6401032337)):
+        risk = known_risk(EIGENVALUES, COEFFICIENTS, 0.1, threshold(EIGENVALUES, count, ridge))
+        share = (risk.variance - risk.linear[0]) / sum(COEFFICIENTS)
+        assert share == pytest.approx(learned, abs=6e-11)
+
+
+def test_four_hundred_eigenvalues():
+    ranks = np.arange(1, 401.0)
+    kappa = threshold(ranks**-1.5, 60, 0.05)
+    risk = known_risk(ranks**-1.5, ranks**-2, 0.05, kappa)
+    error = 60 * risk.squared[0] / (60 - risk.d2[0])
+    assert error == pytest.approx(0.1205834, abs=5e-8)
+    assert (0.05 / (60 * kappa)) ** 2 * error == pytest.approx(0.0018495, abs=5e-8)
+
+
+def test_a_matrix_by_hand():
+    risk = estimated_risk(KERNEL, LABEL, [0.5], centred=False)
+    wanted = (0.4414682540, 2.8674157303, 1.3428176911, 1.4663584250, 1.5714285714)
+    assert [float(array[0]) for array in risk[:5]] == pytest.approx(wanted, abs=6e-11)
+    error = 4 * risk.squared[0] / (4 - risk.d2[0])
+    assert error == pytest.approx(2.2073885110, abs=6e-11)
+    assert error == pytest.approx(gcv(KERNEL, LABEL, 0.5), rel=1e-12)
+
+
+def test_at_the_pilots_own_number_the_error_is_that_of_cross_validation():
+    """Generalised cross-validation of the centred kernel, whatever the labels' level or scale."""
+    middle = np.eye(4) - 0.25
+    contrasts = np.linalg.svd(middle)[0][:, :3]
+    centred, label = contrasts.T @ KERNEL @ contrasts, contrasts.T @ LABEL
+    for ridge in (0.1, 1.0, 10.0):
+        risk = estimated_risk(KERNEL, LABEL, [ridge])
+        own = predicted(risk, 4)
+        assert own.error == pytest.approx(gcv(centred, label, ridge), rel=1e-10)
+        assert own.ridge == pytest.approx(ridge, rel=1e-8)
+        moved = predicted(estimated_risk(KERNEL + 3.0, 2 * LABEL + 5, [ridge]), 4)
+        assert moved.error == pytest.approx(4 * own.error, rel=1e-8)
+
+
+def test_columns_of_labels_add_up():
+    label = np.stack([LABEL, LABEL**2], axis=1)
+    both, *each = (estimated_risk(KERNEL, own, [0.3]) for own in (label, *label.T))
+    for name in ("squared", "linear", "variance"):
+        total = sum(getattr(one, name) for one in each)
+        assert getattr(both, name) == pytest.approx(total, rel=1e-12)
+    assert both.d1 == pytest.approx(each[0].d1)
+
+
+def _random_risk(random):
+    size = random.integers(5, 60)
+    values = np.sort(random.exponential(size=size) ** random.uniform(1, 4))[::-1]
+    kappa = values[0] * np.logspace(2, -6, 50)
+    return known_risk(values, random.exponential(size=size) ** 2, random.uniform(0, 1), kappa)
+
+
+def test_the_number_for_an_error_is_the_smallest_that_reaches_it():
+    random = np.random.default_rng(0)
+    for _ in range(1000):
+        risk = _random_risk(random)
+        error = random.uniform(risk.squared.min() * 0.9, risk.variance)
+        found = examples_for(risk, error)
+        if error <= risk.squared.min():
+            assert found == math.inf
+            continue
+        assert predicted(risk, found * (1 + 1e-9)).error <= error * (1 + 1e-9)
+        fewer = np.linspace(0, found * (1 - 1e-9), 200)[1:]
+        assert (predicted(risk, fewer).error > error).all()
+
+
+def test_the_error_falls_and_ends_at_the_variance():
+    risk = _random_risk(np.random.default_rng(1))
+    errors = predicted(risk, np.arange(1, 2000)).error
+    assert (np.diff(errors) <= 1e-12).all()
+    assert predicted(risk, 1e-9).error == risk.variance  # no threshold learns so little
+    told = predicted(risk, [1, 1e9]).limited.tolist()
+    assert told == [False, True]
+
+
+def _joined(found):
+    arrays = (np.concatenate([one[place] for one in found]) for place in range(6))
+    return Risk(*arrays, found[0].variance)
+
+
+@pytest.mark.parametrize(
+    ("decay", "source", "slope", "noisy"),
+    [(1.5, 0.5, -1.519, -0.594), (1.2, 0.25, -0.638, -0.386), (2, 0.5, -2.001, -0.657)],
+)
+def test_rates_of_power_laws(decay, source, slope, noisy):
+    """Theory has 2 a r without noise, and 2 a r/(1 + 2 a r) with much (Cui et al. 2021)."""
+    counts, ranks = np.array([512, 2048]), np.arange(1, 200_001.0)
+    values, squares = ranks**-decay, ranks ** -(1 + 2 * decay * source)
+    clean = _joined([known_risk(values, squares, 0, threshold(values, n)) for n in counts])
+    errors = counts * clean.squared / (counts - clean.d2)
+    assert np.log(errors[1] / errors[0]) / np.log(4) == pytest.approx(slope, abs=0.003)
+    few = (values[:20_000], squares[:20_000])
+    risk = _joined([known_risk(*few, 2.0, kappa) for kappa in np.logspace(0.5, -4, 200)])
+    errors = predicted(risk, counts).error - 2.0
+    assert np.log(errors[1] / errors[0]) / np.log(4) == pytest.approx(noisy, abs=0.01)
+
+
+def test_a_pilot_estimates_the_population():
+    """100 texts of Gaussian features, a = 1.2, r = 1/4, σ² = .3, and their error at 50 to 400."""
+    random, ranks = np.random.default_rng(0), np.arange(1, 1001.0)
+    values, squares = ranks**-1.2, ranks**-1.6
+    squares /= squares.sum()
+    kappa, counts = np.array([0.3, 0.1, 0.05, 0.02]), np.array([50, 100, 200])
+    known = known_risk(values, squares, 0.3, kappa)
+    fine = known_risk(values, squares, 0.3, values[0] * np.logspace(1, -4, 300))
+    populations, errors = [], []
+    for _ in range(100):
+        features = random.standard_normal((100, len(ranks)))
+        signs = random.choice([-1, 1], len(ranks))
+        label = features @ (signs * np.sqrt(squares)) + random.normal(0, 0.3**0.5, 100)
+        risk = estimated_risk((features * values) @ features.T, label)
+        logs = -np.log(risk.kappa)  # ascending
+        populations.append([np.interp(-np.log(kappa), logs, array) for array in risk[1:5]])
+        errors.append(predicted(risk.guarded(), counts).error)
+    wanted, error = np.array(known[1:5]), np.std(populations, axis=0) / 10  # of 100 pilots' mean
+    # at given thresholds within 1 %; the lowest over thresholds is a little too low
+    assert (np.abs(np.mean(populations, axis=0) - wanted) < 4 * error + 0.01 * wanted).all()
+    assert (error < 0.02 * wanted).all()
+    truth = predicted(fine, counts).error
+    assert np.mean(errors, axis=0) == pytest.approx(truth, rel=0.08)
+    assert (np.std(errors, axis=0) < 0.2 * truth).all()
+
+
+def test_without_noise_all_is_told_by_the_correlation():
+    risk = known_risk([1.0, 1.0], [0.5, 0.5], 0.0, [1e-9])
+    learned = predicted(risk, 100)
+    assert correlation(learned, risk.variance) == pytest.approx(1)
+    assert accuracy(learned) == pytest.approx(1)
+    nothing = predicted(known_risk([1.0], [0.0], 1.0, [1e9]), 5)
+    assert correlation(nothing, 1.0) == pytest.approx(0, abs=1e-6)
+    assert accuracy(nothing) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_more_examples_than_directions_need_a_ridge():
+    with pytest.raises(UserError, match="without a ridge 4 examples fit all 4 directions"):
+        threshold(EIGENVALUES, 4)

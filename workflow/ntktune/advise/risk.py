@@ -1,0 +1,210 @@
+"""The error of kernel ridge regression at any number of examples, from one kernel matrix.
+
+The test error of n examples and ridge δ depends on the kernel's eigenvalues λ_i and the target's
+coefficients v_i through a threshold κ alone (Jacot et al. 2020; Bordelon, Canatar & Pehlevan 2020;
+Simon et al. 2023), which solves Σ λ_i/(λ_i + κ) + δ/κ = n:
+
+    error = n S(κ)/(n − d2(κ)),  S(κ) = Σ v_i² (κ/(λ_i + κ))² + σ²,  d_k(κ) = Σ (λ_i/(λ_i + κ))^k
+
+S, d1 and d2 belong to the population of texts, not to n. A pilot's N texts estimate them at each of
+its ridges, with Q = (K + δI)⁻¹: κ = 1/tr Q, d1 = N − δ tr Q, d2 = N − (tr Q)²/tr Q², and
+S = yᵀQ²y/tr Q², R = yᵀQy/tr Q; n S/(n − d2) at n = N is generalised cross-validation. So one
+matrix predicts the error at any n.
+
+Eigenvalues are those of K, not of K/n. The mean is learned too: kernels and labels are centred, and
+n examples have n − 1 degrees of freedom. Errors are summed over the columns of labels.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
+from ntktune.errors import UserError
+from ntktune.linearized.statistics import EPS, centred_spectrum
+
+RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
+GUARD = 0.5  # share of a pilot's directions that an S must be averaged over
+
+
+class Risk(NamedTuple):
+    """What the error at any n is made of, at some thresholds κ: arrays of the shape (G,).
+
+    ``squared`` is S, ``linear`` R(κ) = Σ v_i² κ/(λ_i + κ) + σ². ``directions`` is
+    (tr Q²)²/tr Q⁴, of how many directions S is the mean: its relative standard deviation is about
+    √(2/directions) for Gaussian labels. ``variance`` is that of the labels. ``free`` is how many
+    examples the mean takes: 1 of centred labels.
+    """
+
+    kappa: np.ndarray
+    d1: np.ndarray
+    d2: np.ndarray
+    squared: np.ndarray
+    linear: np.ndarray
+    directions: np.ndarray
+    variance: float
+    free: int = 0
+
+    def guarded(self, share: float = GUARD) -> "Risk":
+        """Return the thresholds at which S is the mean of at least this share of all directions.
+
+        As the ridge falls to 0, S hangs on the few smallest eigenvalues, and the lowest error over
+        all ridges on their luck.
+        """
+        kept = self.directions >= share * self.directions.max()
+        arrays = (array[kept] for array in self[:6])
+        return Risk(*arrays, self.variance, self.free)
+
+
+class Prediction(NamedTuple):
+    """What is predicted of a number of examples, at its best ridge; arrays of n's shape.
+
+    ``error`` is the mean squared error of noisy labels; ``ridge`` δ, of K; ``learned`` the
+    covariance of prediction and label; ``limited`` whether the pilot's smallest threshold was
+    taken, beyond which it has no more to say.
+    """
+
+    error: np.ndarray
+    ridge: np.ndarray
+    learned: np.ndarray
+    limited: np.ndarray
+
+
+def threshold(eigenvalues: ArrayLike, count: int, ridge: float = 0.0) -> float:
+    """Return κ > 0 with Σ λ_i/(λ_i + κ) + δ/κ = n, for ``count`` n and ``ridge`` δ.
+
+    Raises UserError where there is none: without a ridge n must be below the number of eigenvalues.
+    """
+    values = np.asarray(eigenvalues, float)
+    values = values[values > 0]
+    if ridge <= 0 and count >= len(values):
+        raise UserError(
+            f"without a ridge {count} examples fit all {len(values)} directions of the kernel; "
+            "give a ridge above 0"
+        )
+
+    def beyond(log: float) -> float:
+        return np.sum(values / (values + math.exp(log))) + ridge * math.exp(-log) - count
+
+    high = math.log((values.sum() + ridge) / count)  # where the sum is n at most
+    low = high - 1
+    while beyond(low) < 0:
+        low -= 1
+    return math.exp(brentq(beyond, low, high, xtol=1e-15))
+
+
+def known_risk(
+    eigenvalues: ArrayLike, coefficients: ArrayLike, noise: float, kappa: ArrayLike
+) -> Risk:
+    """Return the :class:`Risk` of a known kernel and target at thresholds ``kappa``, (G,).
+
+    ``coefficients`` are v_i², one for each eigenvalue; ``noise`` is σ².
+    """
+    values, squares = np.asarray(eigenvalues, float), np.asarray(coefficients, float)
+    kappa = np.atleast_1d(np.asarray(kappa, float))
+    learned = values / (values + kappa[:, None])
+    return Risk(
+        kappa,
+        learned.sum(axis=1),
+        np.sum(learned**2, axis=1),
+        (1 - learned) ** 2 @ squares + noise,
+        (1 - learned) @ squares + noise,
+        np.full(len(kappa), np.inf),
+        float(squares.sum() + noise),
+    )
+
+
+def estimated_risk(
+    kernel: ArrayLike,
+    label: ArrayLike,
+    ridges: ArrayLike | None = None,
+    *,
+    centred: bool = True,
+    precision: float = EPS,
+) -> Risk:
+    """Return the :class:`Risk` that a pilot's kernel, (N, N), and labels, (N,) or (N, C), show.
+
+    ``ridges`` are δ; None for :data:`RIDGES` of the largest eigenvalue, above what is noise in the
+    ``precision`` that the kernel was computed in. Unless ``centred``, kernel and labels are taken
+    as they are.
+    """
+    label = np.asarray(label, float).reshape(len(label), -1)
+    if centred:
+        values, vectors, noise = centred_spectrum(kernel, precision)
+        label = label - label.mean(axis=0)
+    else:
+        values, vectors = np.linalg.eigh(np.asarray(kernel, float))
+        noise = len(values) * precision * values[-1]
+    if ridges is None:
+        ridges = RIDGES * values[-1]
+        ridges = ridges[ridges > noise]
+    squares = np.sum((vectors.T @ label) ** 2, axis=1)
+    ridges = np.asarray(ridges, float)
+    inverse = 1 / (values + ridges[:, None])  # Q's eigenvalues, (G, N)
+    first, second = inverse.sum(axis=1), np.sum(inverse**2, axis=1)
+    return Risk(
+        1 / first,
+        len(values) - ridges * first,
+        len(values) - first**2 / second,
+        inverse**2 @ squares / second,
+        inverse @ squares / first,
+        second**2 / np.sum(inverse**4, axis=1),
+        float(squares.sum() / len(values)),
+        int(centred),
+    )
+
+
+def predicted(risk: Risk, count: ArrayLike) -> Prediction:
+    """Return what is predicted for ``count`` examples n, of any shape, at each n's best ridge.
+
+    error(n) = min over κ with d1(κ) ≤ n of n S(κ)/(n − d2(κ)), and δ = κ (n − d1(κ)). Where no κ
+    has d1 ≤ n, the error is the labels' variance.
+    """
+    n = np.asarray(count, float)[..., None] - risk.free
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.where((risk.d1 <= n) & (risk.d2 < n), n * risk.squared / (n - risk.d2), np.inf)
+    best = errors.argmin(axis=-1)
+    error = np.take_along_axis(errors, best[..., None], axis=-1)[..., 0]
+    none = ~np.isfinite(error)
+    ridge = risk.kappa[best] * (n[..., 0] - risk.d1[best])
+    return Prediction(
+        np.where(none, risk.variance, error),
+        np.where(none, np.inf, ridge),
+        np.where(none, 0.0, risk.variance - risk.linear[best]),
+        ~none & (best == risk.kappa.argmin()),
+    )
+
+
+def examples_for(risk: Risk, error: float) -> float:
+    """Return the smallest number of examples whose predicted error is ``error`` at most.
+
+    n* = min over κ with S(κ) < ε of max(d1(κ), d2(κ) ε/(ε − S(κ))); infinite where no κ has that.
+    """
+    below = risk.squared < error
+    if not below.any():
+        return math.inf
+    d1, d2, squared = (array[below] for array in (risk.d1, risk.d2, risk.squared))
+    return float(np.maximum(d1, d2 * error / (error - squared)).min()) + risk.free
+
+
+def correlation(prediction: Prediction, variance: float) -> np.ndarray:
+    """Return Pearson's correlation of predictions and labels of a variance."""
+    spread = prediction.error - variance + 2 * prediction.learned  # variance of the predictions
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = prediction.learned / np.sqrt(variance * spread)
+    return np.where(spread > 0, np.clip(found, -1, 1), 0.0)
+
+
+def accuracy(prediction: Prediction) -> np.ndarray:
+    """Return the share of right classes of two that are as frequent, labels being −1 and 1.
+
+    Φ(ℓ/√(error − 1 + 2ℓ − ℓ²)): predictions of each class are taken as normal, about ±ℓ.
+    """
+    learned = prediction.learned
+    spread = prediction.error - 1 + 2 * learned - learned**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = ndtr(learned / np.sqrt(spread))
+    return np.where(spread > 0, found, np.where(learned > 0, 1.0, 0.5))
