@@ -1,1 +1,29 @@
 """How many labels, when to stop, what to train: predicted from a pilot's kernel."""
+
+from ntktune.advise.pilot import Forecast, forecast, repeated
+from ntktune.advise.risk import (
+    Prediction,
+    Risk,
+    accuracy,
+    correlation,
+    estimated_risk,
+    examples_for,
+    known_risk,
+    predicted,
+    threshold,
+)
+
+__all__ = [
+    "Forecast",
+    "Prediction",
+    "Risk",
+    "accuracy",
+    "correlation",
+    "estimated_risk",
+    "examples_for",
+    "forecast",
+    "known_risk",
+    "predicted",
+    "repeated",
+    "threshold",
+]

@@ -24,10 +24,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from ntktune.errors import UserError
-from ntktune.linearized.statistics import EPS, centred_spectrum
+from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum
 
 RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
-GUARD = 0.5  # share of a pilot's directions that an S must be averaged over
 
 
 class Risk(NamedTuple):

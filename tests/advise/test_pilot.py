@@ -1,0 +1,96 @@
+"""What a pilot predicts of larger samples."""
+
+import numpy as np
+import pytest
+
+from ntktune.advise import Forecast, forecast, repeated
+from ntktune.errors import UserError
+from ntktune.linearized.statistics import best_gcv, centred_spectrum
+
+
+def task(count, random, noise=0.3, decay=1.2):
+    """Texts of Gaussian features: the kernel, labels, and features to test with."""
+    ranks = np.arange(1, 401.0)
+    weights = random.choice([-1, 1], len(ranks)) * ranks**-0.8
+    weights /= np.linalg.norm(weights)
+    features = random.standard_normal((count, len(ranks)))
+    label = features @ weights + random.normal(0, noise**0.5, count)
+    return (features * ranks**-decay) @ features.T, label
+
+
+def true_error(kernel, label, count, tests, random, draws=20):
+    """The error of the best ridge at n, of texts drawn from many."""
+    errors = []
+    for _ in range(draws):
+        order = random.permutation(len(label))
+        train, test = order[:count], order[-tests:]
+        own = kernel[np.ix_(train, train)]
+        values, vectors = np.linalg.eigh(own - own.mean(0) - own.mean(1)[:, None] + own.mean())
+        across = kernel[np.ix_(test, train)]
+        across = across - own.mean(0) - across.mean(1)[:, None] + own.mean()
+        mean = label[train].mean()
+        along = vectors.T @ (label[train] - mean)
+        found = [
+            np.mean(
+                (across @ vectors @ (along / (np.maximum(values, 0) + d)) + mean - label[test]) ** 2
+            )
+            for d in np.logspace(-3, 2, 26)
+        ]
+        errors.append(min(found))
+    return np.mean(errors)
+
+
+def test_a_pilots_forecast_holds_on_average():
+    random = np.random.default_rng(0)
+    ratios = []
+    counts = np.array([100, 200, 400])
+    for _ in range(12):
+        kernel, label = task(1000, random)
+        truth = np.array([true_error(kernel, label, n, 400, random, 3) for n in counts])
+        some = np.arange(100)
+        found = forecast(kernel[np.ix_(some, some)], label[some], counts)
+        assert isinstance(found, Forecast)
+        assert (found.low < found.error).all()
+        assert (found.error < found.high).all()
+        ratios.append(found.error / truth)
+    assert np.exp(np.abs(np.log(ratios)).mean()) < 1.2
+    assert np.exp(np.log(ratios).mean(axis=0)) == pytest.approx([1, 1, 1], rel=0.15)
+
+
+def test_a_forecast_needs_no_order_and_scales_with_its_labels():
+    random = np.random.default_rng(1)
+    kernel, label = task(60, random)
+    found = forecast(kernel, label, [60, 120])
+    order = random.permutation(60)
+    moved = forecast(7 * kernel[np.ix_(order, order)] + 3, 10 * label[order] - 4, [60, 120])
+    assert moved.error == pytest.approx(100 * found.error, rel=1e-6)
+    assert moved.law == pytest.approx(100 * found.law, rel=0.1)  # of other sub-samples
+    twice = forecast(kernel, np.stack([label, label], axis=1), [60, 120])
+    assert twice.error == pytest.approx(2 * found.error, rel=1e-8)
+
+
+def test_at_the_pilots_own_number_both_ways_are_cross_validation():
+    kernel, label = task(80, np.random.default_rng(2))
+    found = forecast(kernel, label, 80)
+    known = best_gcv(centred_spectrum(kernel), label - label.mean())[0]
+    assert found.error == pytest.approx(known, rel=0.01)  # on other ridges
+    assert found.law == pytest.approx(known, rel=0.15)  # a line through four sizes
+
+
+def test_equal_texts_count_once():
+    random = np.random.default_rng(3)
+    kernel, label = task(40, random)
+    rows = np.append(np.arange(40), [0, 0, 7])
+    assert repeated(kernel[np.ix_(rows, rows)]).tolist() == rows.tolist()
+    twice = forecast(kernel[np.ix_(rows, rows)], label[rows], [40, 80])
+    for name, value in forecast(kernel, label, [40, 80])._asdict().items():
+        np.testing.assert_array_equal(getattr(twice, name), value)
+
+
+def test_what_no_forecast_can_be_made_of():
+    kernel, label = task(11, np.random.default_rng(4))
+    with pytest.raises(UserError, match="11 different texts are too few for a forecast"):
+        forecast(kernel, label, 100)
+    kernel, _ = task(12, np.random.default_rng(4))
+    with pytest.raises(UserError, match="all 12 texts have the same label"):
+        forecast(kernel, np.ones(12), 100)
