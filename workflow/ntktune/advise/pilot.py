@@ -14,7 +14,7 @@ from ntktune.selection.laws import predicted as by_law
 
 LEAST = 12  # texts of a pilot: fewer have no sub-samples
 LEVEL = 0.8  # of the interval
-LEFT_OUT = 0.2  # of the pilot, in each sub-sample that the interval comes from
+LEFT_OUT = 0.5  # of the pilot, in each sub-sample that the interval comes from
 SUBSETS = 20
 ALIKE = 1e-6  # cosine of two texts' gradients below 1 by so much: the same text
 
@@ -101,8 +101,8 @@ def forecast(
 
     ``kernel`` is K, (N, N), not divided by N; ``label`` is (N,) or (N, C), an error their sum over
     columns; texts that the kernel cannot tell apart (:func:`repeated`) count once. The interval
-    comes from sub-samples that leave out a fifth (delete-d jackknife): it is for other pilots of
-    this size, not for labels of another kind. Raises UserError for fewer than :data:`LEAST`
+    comes from sub-samples of half (delete-d jackknife): it is for other pilots of this size from
+    the same texts. Raises UserError for fewer than :data:`LEAST`
     different texts, or labels that are all alike.
     """
     kernel, label = np.asarray(kernel, float), np.asarray(label, float).reshape(len(kernel), -1)
