@@ -178,6 +178,12 @@ def test_without_noise_all_is_told_by_the_correlation():
     assert accuracy(nothing) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_kernel_that_tells_no_texts_apart():
+    for kernel in (np.zeros((5, 5)), np.full((5, 5), 3.0)):
+        with pytest.raises(UserError, match="the centred kernel is zero but for rounding"):
+            estimated_risk(kernel, np.arange(5.0))
+
+
 def test_more_examples_than_directions_need_a_ridge():
     with pytest.raises(UserError, match="without a ridge 4 examples fit all 4 directions"):
         threshold(EIGENVALUES, 4)

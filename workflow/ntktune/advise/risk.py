@@ -128,7 +128,7 @@ def estimated_risk(
 
     ``ridges`` are δ; None for :data:`RIDGES` of the largest eigenvalue, above what is noise in the
     ``precision`` that the kernel was computed in. Unless ``centred``, kernel and labels are taken
-    as they are.
+    as they are. Raises UserError for a kernel that tells no texts apart.
     """
     label = np.asarray(label, float).reshape(len(label), -1)
     if centred:
@@ -140,6 +140,10 @@ def estimated_risk(
     if ridges is None:
         ridges = RIDGES * values[-1]
         ridges = ridges[ridges > noise]
+    if not len(ridges):
+        raise UserError(
+            "the centred kernel is zero but for rounding: its texts are all alike to it"
+        )
     squares = np.sum((vectors.T @ label) ** 2, axis=1)
     ridges = np.asarray(ridges, float)
     inverse = 1 / (values + ridges[:, None])  # Q's eigenvalues, (G, N)
