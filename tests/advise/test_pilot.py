@@ -42,7 +42,7 @@ def true_error(kernel, label, count, tests, random, draws=20):
 
 def test_a_pilots_forecast_holds_on_average():
     random = np.random.default_rng(0)
-    ratios = []
+    ratios, held = [], []
     counts = np.array([100, 200, 400])
     for _ in range(12):
         kernel, label = task(1000, random)
@@ -53,6 +53,8 @@ def test_a_pilots_forecast_holds_on_average():
         assert (found.low < found.error).all()
         assert (found.error < found.high).all()
         ratios.append(found.error / truth)
+        held.append((found.low < truth) & (truth < found.high))
+    assert 0.7 < np.mean(held) < 1  # of an 80 % interval
     assert np.exp(np.abs(np.log(ratios)).mean()) < 1.2
     assert np.exp(np.log(ratios).mean(axis=0)) == pytest.approx([1, 1, 1], rel=0.15)
 
@@ -89,8 +91,41 @@ def test_equal_texts_count_once():
 
 def test_what_no_forecast_can_be_made_of():
     kernel, label = task(11, np.random.default_rng(4))
-    with pytest.raises(UserError, match="11 different texts are too few for a forecast"):
+    with pytest.raises(
+        UserError, match="11 of 11 texts are left once equal ones count once; a fore"
+    ):
         forecast(kernel, label, 100)
     kernel, _ = task(12, np.random.default_rng(4))
     with pytest.raises(UserError, match="all 12 texts have the same label"):
         forecast(kernel, np.ones(12), 100)
+
+
+def test_a_rare_class_leaves_no_number_out():
+    kernel, _ = task(60, np.random.default_rng(5))
+    for rare in (1, 3, 9):
+        label = np.arange(60) < rare
+        found = forecast(kernel, label, [60, 120])
+        assert all(np.isfinite(part).all() for part in found)
+        assert found.law[0] > found.law[1] or rare == 1
+
+
+def test_a_constant_of_the_kernel_makes_no_texts_alike():
+    kernel, label = task(60, np.random.default_rng(6))
+    plain, moved = (forecast(kernel + c, label, [60, 120]) for c in (0.0, 1e6))
+    assert moved.error == pytest.approx(plain.error, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "label", "counts", "told"),
+    [
+        (np.eye(20), np.zeros(19), [20], r"shape \(20, 20\) and labels of shape \(19,\)"),
+        (np.eye(20)[:, :19], np.zeros(20), [20], r"shape \(20, 19\)"),
+        (np.full((20, 20), np.nan), np.zeros(20), [20], "must be finite"),
+        (np.eye(20), np.full(20, np.nan), [20], "must be finite"),
+        (np.eye(20), np.arange(20), [np.inf], "must be finite"),
+        (np.eye(20), np.arange(20), [0], "counts 1 or more"),
+    ],
+)
+def test_what_is_no_pilot(kernel, label, counts, told):
+    with pytest.raises(UserError, match=told):
+        forecast(kernel, label, counts)

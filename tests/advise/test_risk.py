@@ -111,6 +111,12 @@ def test_the_number_for_an_error_is_the_smallest_that_reaches_it():
         assert (predicted(risk, fewer).error > error).all()
 
 
+def test_the_variance_needs_the_mean_alone():
+    risk = estimated_risk(KERNEL, LABEL)
+    for factor in (1.0, 10.0):
+        assert examples_for(risk, factor * risk.variance) == 1
+
+
 def test_the_error_falls_and_ends_at_the_variance():
     risk = _random_risk(np.random.default_rng(1))
     errors = predicted(risk, np.arange(1, 2000)).error

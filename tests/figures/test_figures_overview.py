@@ -103,7 +103,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     # of several methods, at the largest size, and of what needs no fine-tuning
     assert (
         "film, Pearson r at n = 256: all weights 0.712 ± 0.032; LoRA 0.700; linear probe 0.800 ± "
-        "0.010; fine-tuning is no better here than what needs none film: 5 of 6 trainings of LoRA "
+        "0.010; fine-tuning was no better here than what needs none film: 5 of 6 trainings of LoRA "
         "still improved at their last step (n = 128, 256): try a higher finetune.max_epochs (or "
         "max_steps)" in best
     )
@@ -158,7 +158,7 @@ def test_where_the_largest_size_is_the_best_the_interval_alone_is_told(folder, c
     path, table = folder / "figures/table1.csv", folder / "figures/table4.csv"
     rates, scores = pd.read_csv(path), pd.read_csv(table)
     scores.loc[4, ["task", "n"]] = ["news-intensity", 512]
-    scores.to_csv(table, index=False)
+    pd.concat([scores, scores[4:5].assign(n=16)]).to_csv(table, index=False)
     rates.loc[rates["task"] == "news-intensity", ["needed_undecided", "needed_high"]] = [False, 300]
     for shared, advice in (
         (0.3, "add some to finetune.sizes"),
@@ -170,6 +170,31 @@ def test_where_the_largest_size_is_the_best_the_interval_alone_is_told(folder, c
         said = " ".join(capsys.readouterr().out.split())
         assert "news-intensity 231 or more (surely 40 or more) 2.00" in said
         assert f"larger sizes may do better: {advice}" in said
+
+
+def test_nothing_is_sure_of_fewer_than_the_smallest_size(folder, capsys):
+    path, table = folder / "figures/table1.csv", folder / "figures/table4.csv"
+    scores = pd.read_csv(table)
+    scores.loc[4, ["task", "n"]] = ["news-intensity", 40]
+    scores.to_csv(table, index=False)
+    rates = pd.read_csv(path)
+    for low, told in ((40.0, "undecided 2.00"), (41.0, "undecided (surely 41 or more) 2.00")):
+        rates.loc[rates["task"] == "news-intensity", "needed_low"] = low
+        rates.to_csv(path, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        assert f"news-intensity {told}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_probe_is_compared_over_the_seeds_that_were_fine_tuned(folder, capsys):
+    table = folder / "figures/table4.csv"
+    said = "fine-tuning was no better here than what needs none"
+    for seeds, score, told in (("0 1 2", 0.72, True), ("0 1", 0.72, False), ("0 1 2", 0.71, False)):
+        scores = SCORES.copy()
+        probe = scores["method"] == "linear-probe"
+        scores.loc[probe, ["seeds", "pearson"]] = [seeds, score]
+        scores.to_csv(table, index=False)
+        assert main(["figures", "show", "--folder", str(folder)]) == 0
+        assert (said in " ".join(capsys.readouterr().out.split())) == told
 
 
 def test_what_is_no_better_than_guessing_needs_no_more_labels(folder, capsys):

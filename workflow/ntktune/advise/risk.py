@@ -184,8 +184,11 @@ def predicted(risk: Risk, count: ArrayLike) -> Prediction:
 def examples_for(risk: Risk, error: float) -> float:
     """Return the smallest number of examples whose predicted error is ``error`` at most.
 
-    n* = min over κ with S(κ) < ε of max(d1(κ), d2(κ) ε/(ε − S(κ))); infinite where no κ has that.
+    n* = min over κ with S(κ) < ε of max(d1(κ), d2(κ) ε/(ε − S(κ))). Infinite where no κ has that:
+    of a pilot, where it cannot tell. Errors just above its smallest S are far beyond it.
     """
+    if error >= risk.variance:
+        return float(risk.free)  # the mean alone
     below = risk.squared < error
     if not below.any():
         return math.inf

@@ -1,6 +1,5 @@
 """A study's results in a few lines of plain text, for a terminal."""
 
-import math
 import textwrap
 from typing import Any
 
@@ -24,12 +23,13 @@ LEGEND = {
     "between the sizes tried; in brackets the 95 % interval over seeds, where there are several",
     "or more, at most": "only a bound: no size is surely enough, or the largest is the best, so "
     "that more may be needed; or the smallest is enough",
-    "surely": "the lower end of the 95 % interval: with fewer the score is surely lower",
+    "surely": "the lower end of the 95 % interval: with fewer the score is surely lower; left out "
+    "where that is the smallest size tried",
     "?, undecided": "the seeds do not decide",
     "best": "mean ± standard deviation over seeds: how far one training may lie from another. Bars "
     "in figures are 95 % intervals of the mean: of three seeds 2.5 standard deviations each way, "
-    "and more where seeds share examples. All are for the test rows at hand; others of their "
-    "number would move an accuracy or a correlation by up to what stands in brackets (95 %)",
+    "and more where seeds share examples. All are for the test rows at hand; what stands after "
+    "their number is how far the score on all such rows may lie from it (95 %)",
     "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits",
     "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
     "the figure, so of a classification of the error rate, with which it compares loosely",
@@ -56,7 +56,7 @@ LARGER_ROWS = (
     "larger sizes may do better: for n = {}, {}, as two seeds' samples of {} have {:.0%} of their "
     "rows in common already"
 )
-NO_BETTER = "fine-tuning is no better here than what needs none"
+NO_BETTER = "fine-tuning was no better here than what needs none"
 METHOD_LABELS = {"full": "all weights", "lora": "LoRA", "probe": "the head alone"}
 METHOD_LABELS |= {method: label for method, (_, _, label) in UNTUNED.items()}
 ALIKE = 0.99  # share of rows that two seeds' largest samples have in common
@@ -96,7 +96,7 @@ def _learned(row: dict[str, Any], chance: float | None) -> bool:
     return row["best_gain"] > 0 and not guessed
 
 
-def _needed(row: dict[str, Any], chance: float | None) -> str:
+def _needed(row: dict[str, Any], chance: float | None, smallest: float) -> str:
     if not _learned(row, chance):
         return "none enough"
     if pd.isna(row["needed"]):
@@ -106,8 +106,8 @@ def _needed(row: dict[str, Any], chance: float | None) -> str:
     # larger sizes may do better
     open_end = high == "inf" or row["needed_bound"] == "least"
     if open_end and low != "-":  # the interval may begin far below the mean over seeds
-        undecided = row["needed_undecided"] is True
-        return f"{'undecided' if undecided else f'{text} or more'} (surely {low} or more)"
+        text = "undecided" if row["needed_undecided"] is True else f"{text} or more"
+        return f"{text} (surely {low} or more)" if row["needed_low"] > 1.001 * smallest else text
     text = f"at most {text}" if row["needed_bound"] == "most" else text
     text += " or more" * open_end + "?" * (row["needed_undecided"] is True)
     return text if low == "-" else f"{text} ({low} to {high})"
@@ -160,21 +160,29 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     return f"{text}; {UNDECIDED}{alike}"
 
 
+def _no_better(rows: pd.DataFrame, metric: str) -> bool:
+    """Return whether no fine-tuning beats a prediction without, on average over the same seeds."""
+    sign = -1 if metric in ERRORS else 1
+    untuned = rows["method"].isin(list(UNTUNED))
+    tuned = rows[rows["at_budget"].notna() & rows[metric].notna()]
+    others = rows[untuned & rows["seeds"].isin(tuned["seeds"])]
+    best, other = ((sign * own[metric]).max() for own in (tuned, others))
+    return bool(other >= best)  # False where one is missing
+
+
 def _methods(scores: pd.DataFrame) -> list[str]:
     """Return what several methods reach at a task's largest size, and trainings cut short."""
     lines = []
     for task, rows in scores.groupby("task", sort=False):
-        size, metric, parts, best = rows["n"].max(), rows["metric"].iloc[0], [], {}
-        sign = -1 if metric in ERRORS else 1
+        tuned = rows[rows["at_budget"].notna()]
+        size, metric, parts = tuned["n"].max(), rows["metric"].iloc[0], []
         for row in rows[rows["n"] == size].to_dict("records"):
             if name := METHOD_LABELS.get(row["method"]):
                 alone = " (1 seed)" * (len(str(row["seeds"]).split()) == 1)
                 parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}{alone}")
-                tuned = row["method"] not in UNTUNED
-                best[tuned] = max(sign * row[metric], best.get(tuned, -math.inf))
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
-            enough = f"; {NO_BETTER}" * (best.get(False, -math.inf) >= best.get(True, math.inf))
+            enough = f"; {NO_BETTER}" * _no_better(rows[rows["n"] == size], metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}{enough}")
         for method, own in rows.groupby("method", sort=False):
             short = own[(own["at_budget"] > 0) & (own[metric] != _perfect(metric))]
@@ -209,11 +217,13 @@ def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) 
     best, indented = [], {"width": 95, "subsequent_indent": "  "}
     known = "chance_accuracy" in scores  # where there are classes
     chances = dict(zip(scores["task"], scores["chance_accuracy"], strict=True)) if known else {}
-    largest = scores.groupby("task")["n"].max()
+    sizes = scores[scores["at_budget"].notna()].groupby("task")["n"]  # that were fine-tuned
+    smallest, largest = sizes.min(), sizes.max()
     for row in rates.to_dict("records"):
         digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
-        rows.append([row["task"], _needed(row, chances.get(row["task"])), *numbers])
+        needed = _needed(row, chances.get(row["task"]), smallest.get(row["task"], 0.0))
+        rows.append([row["task"], needed, *numbers])
         told = _best(row, largest.get(row["task"]), chances.get(row["task"]))
         best.append(textwrap.fill(told, **indented))
     methods = [textwrap.fill(line, **indented) for line in _methods(scores)]

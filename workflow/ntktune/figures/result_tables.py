@@ -173,7 +173,7 @@ def score_table(
         row |= _spread(runs, scores)
         if runs["at_budget"].notna().all():  # fine-tuned
             row |= {"at_start": (runs["best_step"] == 0).sum()}
-            row |= {"at_budget": runs["at_budget"].sum()}
+            row |= {"at_budget": int(runs["at_budget"].sum())}  # of one row a bool
         rows.append(row)
     return pd.DataFrame(rows)
 
