@@ -24,7 +24,8 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from ntktune.errors import UserError
-from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum
+from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum, directions
+from ntktune.spectrum import noise_level
 
 RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
 
@@ -136,7 +137,7 @@ def estimated_risk(
         label = label - label.mean(axis=0)
     else:
         values, vectors = np.linalg.eigh(np.asarray(kernel, float))
-        noise = len(values) * precision * values[-1]
+        noise = noise_level(values, precision)
     if ridges is None:
         ridges = RIDGES * values[-1]
         ridges = ridges[ridges > noise]
@@ -154,7 +155,7 @@ def estimated_risk(
         len(values) - first**2 / second,
         inverse**2 @ squares / second,
         inverse @ squares / first,
-        second**2 / np.sum(inverse**4, axis=1),
+        directions(inverse),
         float(squares.sum() / len(values)),
         int(centred),
     )

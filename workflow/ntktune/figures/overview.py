@@ -174,15 +174,15 @@ def _methods(scores: pd.DataFrame) -> list[str]:
     """Return what several methods reach at a task's largest size, and trainings cut short."""
     lines = []
     for task, rows in scores.groupby("task", sort=False):
-        tuned = rows[rows["at_budget"].notna()]
-        size, metric, parts = tuned["n"].max(), rows["metric"].iloc[0], []
-        for row in rows[rows["n"] == size].to_dict("records"):
+        size = rows.loc[rows["at_budget"].notna(), "n"].max()  # that was fine-tuned
+        last, metric, parts = rows[rows["n"] == size], rows["metric"].iloc[0], []
+        for row in last.to_dict("records"):
             if name := METHOD_LABELS.get(row["method"]):
                 alone = " (1 seed)" * (len(str(row["seeds"]).split()) == 1)
                 parts.append(f"{name} {_score(row[metric], row[f'{metric}_sd'])}{alone}")
         if len(parts) > 1:
             label = METRIC_LABELS.get(metric, metric)
-            enough = f"; {NO_BETTER}" * _no_better(rows[rows["n"] == size], metric)
+            enough = f"; {NO_BETTER}" * _no_better(last, metric)
             lines.append(f"{task}, {label} at n = {size}: {'; '.join(parts)}{enough}")
         for method, own in rows.groupby("method", sort=False):
             short = own[(own["at_budget"] > 0) & (own[metric] != _perfect(metric))]

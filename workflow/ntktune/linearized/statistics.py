@@ -63,6 +63,14 @@ def gcv(kernel: ArrayLike, label: ArrayLike, ridge: float) -> float:
     return float(len(kernel) * np.sum((left @ label) ** 2) / np.trace(left) ** 2)
 
 
+def directions(inverse: np.ndarray) -> np.ndarray:
+    """Return of how many directions a predicted error is the mean: (tr Q²)²/tr Q⁴, (R,).
+
+    ``inverse`` are the eigenvalues of Q = (K + δI)⁻¹ at R ridges, (R, N).
+    """
+    return np.sum(inverse**2, axis=1) ** 2 / np.sum(inverse**4, axis=1)
+
+
 def best_gcv(spectrum: CentredSpectrum, label: ArrayLike) -> tuple[float, float]:
     """Return the lowest :func:`gcv` of the centred kernel and labels, and its ridge δ.
 
@@ -76,10 +84,8 @@ def best_gcv(spectrum: CentredSpectrum, label: ArrayLike) -> tuple[float, float]
     along = np.sum((vectors.T @ label) ** 2, axis=1)
     ridges = np.append(RIDGES[RIDGES * values[-1] > noise] * values[-1], noise)
     left = 1 / (values + ridges[:, None])  # (R, N − 1)
-    squares = left**2
-    errors = len(values) * (squares @ along) / left.sum(axis=1) ** 2
-    directions = squares.sum(axis=1) ** 2 / np.sum(squares**2, axis=1)
-    best = int(np.argmin(np.where(directions >= GUARD * len(values), errors, np.inf)))
+    errors = len(values) * (left**2 @ along) / left.sum(axis=1) ** 2
+    best = int(np.argmin(np.where(directions(left) >= GUARD * len(values), errors, np.inf)))
     return float(errors[best]), float(ridges[best])
 
 
