@@ -65,7 +65,7 @@ def test_it_says_what_runs_how_far_it_is_and_how_long_it_takes(send, now, capsys
     send(LogEvent.JOB_FINISHED, job_id=1)
     send(LogEvent.JOB_FINISHED, job_id=2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "[0:00] 4 jobs: 4 kernel_draws"
+    assert lines[0] == "[0:00] 4 jobs: 4 kernel_draws (snakemake --list says what each does)"
     assert lines[1] == "[0:00] started   kernel_draws amazon"
     took, again = plugin.clock(2 * kernel), plugin.time_left(2 * kernel)  # the other half
     ended = f"finished  kernel_draws film in {took}  (2 of 4 done, {again})"
@@ -178,7 +178,10 @@ def test_a_dry_run_says_what_would_run_once_and_starts_nothing(send, capsys):
     for _ in range(2):  # Snakemake tells the numbers of jobs at the begin and at the end
         send(LogEvent.RUN_INFO, stats={"kernel_draws": 4, "total": 4})
     job(send, 1, "kernel_draws", task="film")
-    assert capsys.readouterr().err == "[0:00] 4 jobs: 4 kernel_draws\n"
+    assert (
+        capsys.readouterr().err
+        == "[0:00] 4 jobs: 4 kernel_draws (snakemake --list says what each does)\n"
+    )
 
 
 def test_ctrl_c_is_no_failure(send, capsys, tmp_path):

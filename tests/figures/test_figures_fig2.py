@@ -96,7 +96,7 @@ def test_a_long_legend_stays_inside_the_figure(metrics):
     legend = figure.legends[0].get_window_extent()
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
     assert 0 <= legend.y0 < legend.y1 < figure.axes[-1].get_window_extent().y0
-    assert len(legend_texts(figure)) == 6
+    assert len(legend_texts(figure)) == 5
 
 
 def test_regressions_stand_in_the_first_row_and_classifications_in_the_second(metrics):

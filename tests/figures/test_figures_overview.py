@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -29,6 +30,8 @@ RATES = pd.DataFrame(
         "r_squared": [0.98765, 0.9, 1.0, 1.0],
         "predicted_rate": [0.5524, 2 / 3, 0.5, 0.5],
         "measured_exponent": [0.41, None, 0.3, 0.3],
+        "measured_low": [0.123, None, -np.inf, 0.2],
+        "measured_high": [0.6, None, 0.456, np.inf],
     }
 )
 VERDICTS = pd.DataFrame(
@@ -71,7 +74,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     cells = [re.split(r"\s{2,}", line) for line in lines[1:6]]
     assert cells[0][:2] == ["task", "examples needed"]
-    assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41"]
+    assert cells[1] == ["film", "131 (99 to 201)", "1.23", "0.988", "0.55", "0.41 (0.12 to 0.60)"]
     assert cells[2] == [
         "news-intensity",
         "undecided (surely 40 or more)",  # whatever its upper end
@@ -80,8 +83,9 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
         "0.67",
         "-",
     ]
-    assert cells[3][:2] == ["tweets", "unknown"]
+    assert (cells[3][:2], cells[3][-1]) == (["tweets", "unknown"], "0.30 (≤ 0.46)")
     assert cells[4][:2] == ["reviews", "at most 16 (16 to 17)"]
+    assert cells[4][-1] == "0.30 (≥ 0.20)"
     assert sum(line.startswith("examples needed    labelled examples") for line in lines) == 1
     undecided = (
         "seeds are too few or too noisy to tell; add seeds (finetune.seeds), or labelled rows: two "
@@ -127,7 +131,10 @@ def test_a_cut_model_is_told(folder, capsys):
     for blocks, told in ((4, True), (30, False), ("null", False)):
         (folder / "config.yaml").write_text(f"model: {{blocks: {blocks}}}")
         assert main(["figures", "show", "--folder", str(folder)]) == 0
-        line = "all this is of the model's first 4 of 30 blocks; more may do better\n"
+        line = (
+            "all this is of the model's first 4 of 30 blocks; model.blocks: 8 may do better,\n"
+            "in about 2 times the time\n"
+        )
         assert (line in capsys.readouterr().out) == told
 
 

@@ -60,19 +60,14 @@ def test_a_task_without_a_number_is_left_out(rates):
 
 
 def test_an_interval_that_may_go_on_has_an_arrow(rates):
-    rates = rates.assign(sizes=[4, 3, 3, 4, 3, 4])
-    rates["measured_low"] = [0.005, -3.0, 0.005, 0.01, 0.2, 0.2]
-    rates["measured_high"] = [2.0, 2.9, 2.0, 3.0, 3.0, 2.0]
+    rates["measured_low"] = [-np.inf, -np.inf, 0.005, 0.01, 0.2, 0.2]
+    rates["measured_high"] = [2.0, 2.9, 2.0, np.inf, np.inf, 2.0]
     rates["needed_high"] = [np.inf, 900, 900, 900, 900, 900]
     figure = prediction_figure(rates, COLORS)
     left, right = ([(*text.xy, *text.xyann) for text in axes.texts] for axes in figure.axes)
-    x = rates["predicted_rate"]
-    assert left == [
-        (x[0], 0.0, x[0], 0.005),
-        (x[1], 0.0, x[1], -3.0),
-        (x[3], 1.0, x[3], 3.0),
-        (x[4], 1.0, x[4], 3.0),
-    ]
+    x, y = rates["predicted_rate"], rates["measured_exponent"]
+    ends = {0: 0.0, 1: 0.0, 3: 1.0, 4: 1.0}  # task → the axis's end that it goes on to
+    assert left == [(x[task], end, x[task], y[task]) for task, end in ends.items()]
     assert right == [(rates["exponent"][0], 1.0, rates["exponent"][0], rates["needed"][0])]
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[-1] == "the interval goes on"

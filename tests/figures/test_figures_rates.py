@@ -135,6 +135,14 @@ def test_what_limits_the_exponent_is_said():
     assert measured(step)["reason"] == "the exponent is at the largest that is tried, 3"
 
 
+def test_an_end_beyond_the_exponents_tried_is_infinite():
+    noise = np.random.default_rng(0).uniform(-0.4, 0.4, size=12)
+    for sizes in ([16, 32, 64], None):
+        flat = metrics_of("rte", seeds=2, **({"sizes": sizes} if sizes else {}))
+        found = measured(flat.assign(accuracy=0.5 + noise[: len(flat)]))
+        assert (found["measured_low"], found["measured_high"]) == (-np.inf, np.inf)
+
+
 def test_a_seed_that_lacks_a_size_does_not_count_in_the_interval():
     whole = metrics_of("rte")
     lacking = whole[(whole["seed"] != 1) | (whole["n"] < whole["n"].max())]

@@ -198,7 +198,7 @@ def test_memory_of_weights_and_their_copies(settings):
     found = memory(shape, (2, 5), rows=20, settings=settings())
     trained = 1000 - 300 + 20 * 10
     assert (found.weights, found.gradients, found.optimizer) == (4000, 4 * trained, 8 * trained)
-    assert (found.best, found.pretrained) == (4 * trained, 4 * trained)
+    assert (found.best_weights, found.start_weights) == (4 * trained, 4 * trained)
     assert found.activations == 2 * (8 + 2 * 10 + 2 * 25)
     assert found.together == 4000 + 20 * trained + found.activations
     # no more rows than the table has

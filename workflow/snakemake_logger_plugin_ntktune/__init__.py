@@ -114,7 +114,7 @@ class LogHandler(LogHandlerBase):
             self.whole = Counter({k: v for k, v in stats.items() if k not in ("total", "all")})
             self.left = self.whole.copy()
             jobs = ", ".join(f"{v} {k}" for k, v in self.whole.items())
-            self._print(f"{self.whole.total()} jobs: {jobs}")
+            self._print(f"{self.whole.total()} jobs: {jobs} (snakemake --list says what each does)")
         elif event == LogEvent.JOB_INFO and not self.planning:
             wildcards = ", ".join(
                 f"{'n' if name == 'size' else name}={value}" if str(value).isdigit() else str(value)

@@ -39,7 +39,7 @@ def f1_figure(
             values = curve(rows[task], "f1", (subsets or {}).get(task))
             seeds.extend(values["count"])
             line = draw_curve(axes, values, color, most=1.0)
-            baseline = axes.axhline(curve(rows[task], "baseline_f1")["mean"].iloc[-1], **DASHED)
+            baseline = axes.axhline(rows[task]["baseline_f1"].mean(), **DASHED)
             draw_size_axis(axes, list(values.index))
             axes.set_ylim(-0.03, 1.03)
         fine_tuned = seeds_label("fine-tuned", seeds)

@@ -62,7 +62,7 @@ def learning_curve_figure(
             named[task] += f", scores {low} to {high}"
     with styled():
         figure, panels = task_panels(named, kind, ERROR_LABELS, subsets)
-        seeds, handles, banded = [], {}, {}
+        seeds, handles = [], {}
         for task, axes in panels.items():
             samples = (subsets or {}).get(task)
             values = curve(rows[task], "error", samples)
@@ -80,11 +80,6 @@ def learning_curve_figure(
                 found = curve(some, "error", samples)
                 look = {"color": drawn, "linestyle": style, "linewidth": 1.0}
                 (handles[method],) = axes.plot(found.index, found["mean"], **look)
-                low, high = found["mean"] - found["half"], found["mean"] + found["half"]
-                if found["half"].notna().any():
-                    look = {"color": drawn, "alpha": 0.12, "linewidth": 0}
-                    banded[UNTUNED[method][2]] = None
-                    handles["band"] = axes.fill_between(found.index, low, high, **look)
                 shown += list(found["mean"])
             constant, noise = rows[task]["baseline_error"].mean(), 0.0
             handles["baseline"] = axes.axhline(constant, **DASHED)
@@ -120,7 +115,6 @@ def learning_curve_figure(
             first: seeds_label(tuned[first], seeds),
             **{method: tuned[method] for method in methods},
             **{method: label for method, (_, _, label) in UNTUNED.items()},
-            "band": f"95 % interval of {' or '.join(banded)}",
             "slope": "slope predicted by the kernel's decay",
             "baseline": f"predicting the training {predicted}",
             "noise": "variance of the label noise",

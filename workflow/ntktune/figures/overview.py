@@ -30,9 +30,11 @@ LEGEND = {
     "in figures are 95 % intervals of the mean: of three seeds 2.5 standard deviations each way, "
     "and more where seeds share examples. All are for the test rows at hand; what stands after "
     "their number is how far the score on all such rows may lie from it (95 %)",
-    "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits",
-    "rates b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
-    "the figure, so of a classification of the error rate, with which it compares loosely",
+    "decay a, R²": "eigenvalues of the kernel ~ k^-a, and how well that fits: R² is 1 where they "
+    "are a power law, and the lower it is, the less a and the predicted b say",
+    "b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
+    "the figure, so of a classification of the error rate, with which it compares loosely; in "
+    "brackets the 95 % interval, which holds the predicted one where both agree",
 }
 NOTHING = (
     "nothing was learned: guessing is as good. Before labelling more, try `model.pooling: mean`, "
@@ -111,6 +113,16 @@ def _needed(row: dict[str, Any], chance: float | None, smallest: float) -> str:
     text = f"at most {text}" if row["needed_bound"] == "most" else text
     text += " or more" * open_end + "?" * (row["needed_undecided"] is True)
     return text if low == "-" else f"{text} ({low} to {high})"
+
+
+def _measured(row: dict[str, Any]) -> str:
+    """Return the learning curve's exponent with its interval, which may have no end."""
+    value, low, high = (_number(row[f"measured_{key}"], 2) for key in ("exponent", "low", "high"))
+    if low == "-" or (low == "-inf" and high == "inf"):
+        return value if low == "-" else f"{value} (any)"
+    if low == "-inf":
+        return f"{value} (≤ {high})"
+    return f"{value} (≥ {low})" if high == "inf" else f"{value} ({low} to {high})"
 
 
 def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str:
@@ -213,17 +225,17 @@ def _claims(verdicts: pd.DataFrame, tasks: int) -> str:
 
 def overview(rates: pd.DataFrame, scores: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """Return what tables 1 and 4 and the verdicts say as text."""
-    rows = [["task", "examples needed", "decay a", "R²", "predicted rate", "measured rate"]]
+    rows = [["task", "examples needed", "decay a", "R²", "predicted b", "measured b"]]
     best, indented = [], {"width": 95, "subsequent_indent": "  "}
     known = "chance_accuracy" in scores  # where there are classes
     chances = dict(zip(scores["task"], scores["chance_accuracy"], strict=True)) if known else {}
     sizes = scores[scores["at_budget"].notna()].groupby("task")["n"]  # that were fine-tuned
     smallest, largest = sizes.min(), sizes.max()
     for row in rates.to_dict("records"):
-        digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2, "measured_exponent": 2}
+        digits = {"exponent": 2, "r_squared": 3, "predicted_rate": 2}
         numbers = (_number(row[key], n) for key, n in digits.items())
         needed = _needed(row, chances.get(row["task"]), smallest.get(row["task"], 0.0))
-        rows.append([row["task"], needed, *numbers])
+        rows.append([row["task"], needed, *numbers, _measured(row)])
         told = _best(row, largest.get(row["task"]), chances.get(row["task"]))
         best.append(textwrap.fill(told, **indented))
     methods = [textwrap.fill(line, **indented) for line in _methods(scores)]

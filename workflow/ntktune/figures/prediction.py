@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 
 from ntktune.figures.needed import SHARE
 from ntktune.figures.panels import draw_log_axis
-from ntktune.figures.rates import EXPONENTS, LEAST_SIZES
 from ntktune.figures.style import EDGED, REFERENCE, WIDTH, checked_color, laid_out, plain, styled
 
 # number → what the names of its interval's ends begin with, if not with its own
@@ -33,22 +32,17 @@ def _draw_points(
         for side, name in (("xerr", x), ("yerr", y)):
             low, high = (row[f"{STEMS.get(name, name)}_{end}"] for end in ("low", "high"))
             ends = [max(row[name] - low, 0.0), max(high - row[name], 0.0)]
-            if np.isfinite(low):  # an interval may have no upper end
+            if not np.isnan(low):  # an interval may have no end
                 bars[side] = [[end if np.isfinite(end) else 0.0] for end in ends]
         marker, color = looks[row["task"]]
         look = {"marker": marker, "markersize": 6, "color": color, "linestyle": "none", "zorder": 3}
         look |= {"elinewidth": 0.8, "capsize": 2.0} | EDGED | bars
         found[row["task"]] = axes.errorbar([row[x]], [row[y]], **look)
-        ends = {0.0: (low, False), 1.0: (high, np.isinf(high))}
-        if y == "measured_exponent":  # an exponent beyond those tried is not known
-            lowest = EXPONENTS[0] if row["sizes"] >= LEAST_SIZES else -EXPONENTS[-1]
-            ends = {0.0: (low, low <= lowest), 1.0: (high, high >= EXPONENTS[-1])}
         arrow = {"arrowstyle": "->", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
         units = {"xycoords": ("data", "axes fraction"), "textcoords": "data", "arrowprops": arrow}
-        for edge, (end, is_open) in ends.items():
-            if is_open and np.isfinite(low):
-                start = (row[x], end if np.isfinite(end) else row[y])
-                axes.annotate("", (row[x], edge), start, **units)
+        for edge, end in ((0.0, low), (1.0, high)):
+            if np.isinf(end):
+                axes.annotate("", (row[x], edge), (row[x], row[y]), **units)
     return found
 
 

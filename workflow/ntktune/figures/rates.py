@@ -166,7 +166,8 @@ def measured_exponent(
     ``metrics`` are as for :func:`curve_points`, ``shared`` and ``level`` as for
     :func:`ntktune.intervals.half_width`. Keys are columns of table 1: ``measured_exponent`` and
     ``floor`` (:func:`curve_exponents` of the mean errors); ``measured_low``, ``measured_high``
-    (:func:`exponent_interval` over seeds; NaN with one); ``slope_exponent`` and ``slope_stderr``,
+    (:func:`exponent_interval` over seeds; infinite where it has no end among the exponents tried,
+    NaN with one seed); ``slope_exponent`` and ``slope_stderr``,
     over all (n, seed); ``sizes``, ``seeds``, the facts of :func:`curve_points`, and ``reason``.
     """
     points, facts = curve_points(metrics)
@@ -186,6 +187,11 @@ def measured_exponent(
     # where E must not be negative, the fit may lie beyond what the seeds alone say
     found["measured_low"] = min(ends[0], found["measured_exponent"])
     found["measured_high"] = max(ends[1], found["measured_exponent"])
+    lowest = EXPONENTS[0] if sizes >= LEAST_SIZES else -EXPONENTS[-1]
+    if found["measured_low"] <= lowest:  # what lies beyond was not tried
+        found["measured_low"] = -np.inf
+    if found["measured_high"] >= EXPONENTS[-1]:
+        found["measured_high"] = np.inf
     if found["measured_exponent"] >= EXPONENTS[-1]:
         found["reason"] = f"the exponent is at the largest that is tried, {EXPONENTS[-1]:g}"
     elif found["measured_exponent"] == 0:

@@ -83,8 +83,8 @@ class Memory:
     weights: int
     gradients: int  # of the embedding rows in use only, as the next three
     optimizer: int  # AdamW's two moments
-    best: int  # a copy of the best hold-out weights
-    pretrained: int  # a copy of what the next seed starts from; adapters are drawn anew
+    best_weights: int  # a copy of the best on the hold-out
+    start_weights: int  # a copy of what the next seed starts from; adapters are drawn anew
     activations: int  # kept by the largest pass, with the weights' copies in products' precision
 
     @property
@@ -386,7 +386,9 @@ def plan_text(
         lines.append(f"         {part:.0%} of them in experts, whose FLOPs are not counted")
     capacity = DEVICES[device_name][2] * 1e9 if device_name else 0.0
     for method, own in held.items():
-        parts = "  ".join(f"{name} {value / 2**30:.2f}" for name, value in vars(own).items())
+        parts = "  ".join(
+            f"{name.replace('_', ' ')} {value / 2**30:.2f}" for name, value in vars(own).items()
+        )
         lines.append(f"memory   {method}: {parts}  together {own.together / 2**30:.2f} GiB")
         if device_name:
             lines[-1] += (
