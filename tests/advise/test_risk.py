@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from ntktune.advise.risk import (
+    Prediction,
     Risk,
     accuracy,
     correlation,
@@ -178,10 +180,39 @@ def test_without_noise_all_is_told_by_the_correlation():
     risk = known_risk([1.0, 1.0], [0.5, 0.5], 0.0, [1e-9])
     learned = predicted(risk, 100)
     assert correlation(learned, risk.variance) == pytest.approx(1)
-    assert accuracy(learned) == pytest.approx(1)
+    assert accuracy(learned, risk.variance, [0.3, 0.7]) == pytest.approx(1)
     nothing = predicted(known_risk([1.0], [0.0], 1.0, [1e9]), 5)
     assert correlation(nothing, 1.0) == pytest.approx(0, abs=1e-6)
-    assert accuracy(nothing) == pytest.approx(0.5, abs=1e-3)
+    assert accuracy(nothing, 1.0, [0.5, 0.5]) == pytest.approx(0.5, abs=1e-3)
+    assert accuracy(nothing, 1.0, [0.2, 0.1, 0.7]) == pytest.approx(0.7)  # the most frequent
+
+
+def test_of_two_classes_the_accuracy_is_that_of_normal_predictions():
+    learned, error, share = np.array([0.2, 0.5, 0.7]), np.array([0.9, 0.6, 0.4]), 0.3
+    prediction = Prediction(error, error, learned, error > 1)
+    spread = error - 1 + 2 * learned - learned**2
+    known = norm.cdf(learned / np.sqrt(spread))
+    assert accuracy(prediction, 1.0, [0.5, 0.5]) == pytest.approx(known, abs=1e-6)
+    # labels −1 and 1 that are not as frequent: each class's mean, and where it is right
+    variance = 4 * share * (1 - share)
+    some = Prediction(variance * error, error, variance * learned, error > 1)
+    mean, sd = 2 * share - 1, np.sqrt(variance * spread)
+    right = share * norm.cdf((mean + learned * (1 - mean)) / sd)
+    right += (1 - share) * norm.cdf(-(mean + learned * (-1 - mean)) / sd)
+    assert accuracy(some, variance, [1 - share, share]) == pytest.approx(right, abs=1e-6)
+
+
+def test_of_many_classes_the_accuracy_is_that_of_simulated_predictions():
+    random, shares = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
+    label = random.choice(4, 40_000, p=shares)
+    target = np.eye(4)[label] - shares
+    variance = 1 - np.sum(shares**2)
+    learned, noise = 0.4, 0.3
+    drawn = random.standard_normal(target.shape) * np.sqrt(shares * (1 - shares) * 4 / 3 * noise)
+    found = np.mean(np.argmax(shares + learned * target + drawn, axis=1) == label)
+    error = variance * (noise + 1 - 2 * learned + learned**2)
+    prediction = Prediction(*np.array([error, error, learned * variance, 0.0]))
+    assert accuracy(prediction, variance, shares) == pytest.approx(found, abs=0.006)
 
 
 def test_a_kernel_that_tells_no_texts_apart():

@@ -1,6 +1,7 @@
 """How many labels, when to stop, what to train: predicted from a pilot's kernel."""
 
-from ntktune.advise.pilot import Forecast, forecast, repeated
+from ntktune.advise.advice import advice, curve_counts
+from ntktune.advise.pilot import Forecast, forecast, interval, repeated
 from ntktune.advise.risk import (
     Prediction,
     Risk,
@@ -18,10 +19,13 @@ __all__ = [
     "Prediction",
     "Risk",
     "accuracy",
+    "advice",
     "correlation",
+    "curve_counts",
     "estimated_risk",
     "examples_for",
     "forecast",
+    "interval",
     "known_risk",
     "predicted",
     "repeated",

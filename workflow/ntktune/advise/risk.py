@@ -19,6 +19,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial.hermite import hermgauss
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import ndtr
@@ -28,6 +29,7 @@ from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum, directio
 from ntktune.spectrum import noise_level
 
 RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
+QUADRATURE = 32  # places of Gauss and Hermite's rule
 
 
 class Risk(NamedTuple):
@@ -205,13 +207,25 @@ def correlation(prediction: Prediction, variance: float) -> np.ndarray:
     return np.where(spread > 0, np.clip(found, -1, 1), 0.0)
 
 
-def accuracy(prediction: Prediction) -> np.ndarray:
-    """Return the share of right classes of two that are as frequent, labels being −1 and 1.
+def accuracy(prediction: Prediction, variance: float, shares: ArrayLike) -> np.ndarray:
+    """Return the share of texts whose class has the largest predicted label.
 
-    Φ(ℓ/√(error − 1 + 2ℓ − ℓ²)): predictions of each class are taken as normal, about ±ℓ.
+    ``shares`` p_c are those of the C classes among the labels, (C,); ``variance`` is that of the
+    labels: one of two values, or a column per class that marks it. A label's prediction is taken
+    as its mean plus a = ℓ/variance of its distance from there, plus normal noise that is shared
+    out by p_c (1 − p_c). Of two classes that are as frequent, with labels −1 and 1, this is
+    Φ(ℓ/√(error − 1 + 2ℓ − ℓ²)).
     """
-    learned = prediction.learned
-    spread = prediction.error - 1 + 2 * learned - learned**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = ndtr(learned / np.sqrt(spread))
-    return np.where(spread > 0, found, np.where(learned > 0, 1.0, 0.5))
+    shares = np.asarray(shares, float)
+    shares = shares[shares > 0]
+    learned = np.clip(prediction.learned / variance, 0, 1)[..., None, None, None]
+    noise = prediction.error / variance - 1 + 2 * prediction.learned / variance
+    noise = np.maximum(noise[..., None, None, None] - learned**2, 1e-12)
+    many, (places, weights) = len(shares), hermgauss(QUADRATURE)
+    deviation = np.sqrt(noise * shares * (1 - shares) * many / (many - 1))  # (..., 1, 1, C)
+    ahead = learned + (1 - learned) * (shares[:, None] - shares)  # of class c before j: (…, C, C)
+    # of class c at each place of its own noise: (..., places, C)
+    reached = np.sqrt(2) * places[:, None, None] * np.swapaxes(deviation, -1, -2)
+    before = ndtr((ahead + reached) / deviation)
+    before[..., np.arange(many), np.arange(many)] = 1.0
+    return np.prod(before, axis=-1) @ shares @ (weights / np.sqrt(np.pi))

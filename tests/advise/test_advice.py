@@ -1,0 +1,153 @@
+"""From a forecast to advice: how many labels, whether to go on, which training."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ntktune.advise import Forecast, advice, curve_counts
+from ntktune.advise.advice import (
+    crossings,
+    curve,
+    gain,
+    labels_for,
+    labels_for_share,
+    needed,
+)
+from ntktune.advise.pilot import interval
+from ntktune.errors import UserError
+from ntktune.figures.advice import advice_figure, labels_range, number, told
+
+
+def forecast_of(counts, score, spread=0.01, base=0.5, texts=100, limit=math.inf):
+    """A forecast whose sub-samples lie up and down by ``spread``."""
+    score = np.asarray(score, float)
+    scores = score + spread * np.array([[-1.0], [1.0]])
+    rest = {"errors": 1 - scores, "low": 1 - score, "high": 1 - score, "law": 1 - score}
+    limited = np.asarray(counts) > limit
+    return Forecast(
+        error=1 - score, score=score, scores=scores, limited=limited, base=base, texts=texts, **rest
+    )
+
+
+def test_a_curve_has_the_pilot_its_doublings_and_its_end():
+    counts = curve_counts(100)
+    assert {100, 200, 400, 800} <= {*counts}
+    assert (counts[0], counts[-1]) == (25, 800)
+    assert (np.diff(counts) > 0).all()
+    assert curve_counts(100, 150)[-1] == 200  # the next hundred labels are always told
+    with pytest.raises(UserError, match="the most labels are 100; give more than the 100"):
+        curve_counts(100, 100)
+
+
+def test_labels_for_a_score_are_interpolated_in_log_n():
+    counts, score = np.array([10, 100, 1000]), np.array([0.5, 0.7, 0.9])
+    assert needed(counts, score, 0.8) == pytest.approx(10**2.5)
+    assert needed(counts, score, 0.7) == pytest.approx(100)
+    assert (needed(counts, score, 0.3), needed(counts, score, 0.95)) == (10, math.inf)
+    # where the curve falls for a while, the first number that has it
+    assert needed(counts, np.array([0.5, 0.8, 0.6]), 0.7) < 100
+    assert needed(counts, np.full(3, np.nan), 0.7) == math.inf
+
+
+def test_an_interval_is_the_half_samples_scatter():
+    parts = np.array([[-1.0, 0.0], [1.0, np.inf]])
+    low, high = interval(np.array([5.0, 1.0]), parts)
+    assert (low[0], high[0]) == pytest.approx((5 - 1.2816 * 2**0.5, 5 + 1.2816 * 2**0.5), rel=1e-4)
+    assert (low[1], high[1]) == (-np.inf, np.inf)
+
+
+def test_numbers_of_labels_lie_between_the_curves_ends():
+    counts = np.array([100, 200, 400, 800])
+    found = forecast_of(counts, [0.6, 0.7, 0.8, 0.9])
+    low, value, high = labels_for(counts, found, 0.8)
+    assert low < value < high < 800
+    assert value == pytest.approx(400)
+    shift = 1.2816 * 2**0.5 * 0.01 / 0.1  # of the band, in doublings
+    assert (low, high) == pytest.approx((400 * 2**-shift, 400 * 2**shift), rel=1e-3)
+    assert labels_for(counts, found, 0.9)[1:] == (pytest.approx(800), math.inf)
+    # 95 % of 0.9 − 0.5 is 0.88
+    assert labels_for_share(counts, found)[1] == pytest.approx(400 * 2**0.8)
+    # a level that is up or down changes no gain
+    assert gain(counts, found, 100, 200) == pytest.approx((0.1, 0.1, 0.1))
+    assert curve(counts, found)[200] == pytest.approx(
+        (0.7 - 0.1 * shift, 0.7, 0.7 + 0.1 * shift), rel=1e-4
+    )
+
+
+def test_curves_that_cross():
+    counts = np.array([10, 20, 40, 80])
+    assert crossings(counts, np.array([1, 2, 3, 4]), np.array([2, 3, 2, 5])) == [40, 80]
+    assert crossings(counts, np.arange(4), np.arange(4)) == []
+
+
+def advised(first, second, **how):
+    counts = curve_counts(100)
+    place = np.log2(counts / 100)
+    curves = {"probe": first(place), "lora": second(place)}
+    return advice(counts, {n: forecast_of(counts, own) for n, own in curves.items()}, **how)
+
+
+def test_advice_names_the_method_that_is_ahead_and_where_another_is():
+    found = advised(lambda x: 0.7 + 0.02 * x, lambda x: 0.68 + 0.04 * x, targets=[0.72, 0.99])
+    assert found["method"] == "probe"
+    assert found["crossings"]["lora"] == pytest.approx([200], rel=0.1)
+    assert found["n_for"]["0.72"][1] == pytest.approx(200)
+    assert found["n_for"]["0.99"][1] == math.inf
+    assert found["doubling"] == pytest.approx((0.02, 0.02, 0.02))
+    assert (found["stop_labelling"], found["alike"], found["warnings"]) == (False, [], [])
+    text = told(found, "accuracy", 2.5)
+    assert "by the head alone, which is ahead at 100 labels:" in text
+    assert "accuracy 0.72: 200 (" in text
+    assert "accuracy 0.99: more than 800 labels" in text
+    assert "the next 100 labels, for 250: +0.020" in text
+    assert "go on labelling: twice as many bring +0.020" in text
+    assert "LoRA: ahead from about" in text
+    assert "cannot tell" not in text
+
+
+def test_advice_says_when_to_stop():
+    found = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.002 * x)
+    assert found["stop_labelling"]
+    assert found["alike"] == []
+    assert "stop labelling: twice as many bring +0.004" in told(found, "accuracy")
+    alike = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.0039 * x)
+    assert "LoRA: no different, within 0.005" in told(alike, "accuracy")
+
+
+def test_what_makes_a_forecast_doubtful_is_told():
+    counts = curve_counts(40)
+    place = np.log2(counts / 40)
+    few = forecast_of(counts, 0.6 + 0.1 * place, texts=40, limit=100)
+    found = advice(counts, {"full": few}, texts=43, class_counts={f"c{n}": n for n in range(12)})
+    text = told(found, "accuracy")
+    assert "warning: 3 of 43 texts repeat an earlier one" in text
+    assert "warning: 40 texts are too few to rely on this" in text
+    assert "c0 (0), c1 (1), " in text
+    assert "c7 (7) and 2 more" in text
+    assert "c10" not in text
+    assert f"beyond about {number(found['limit_of_pilot'], 320)} labels these texts" in text
+    flat = advice(counts, {"full": forecast_of(counts, 0.5 + 0 * counts, texts=100)})
+    assert any("predicts nothing better" in line for line in flat["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [(7.4, "7"), (42.4, "42"), (123.0, "120"), (4567.0, "4,600"), (0.2, "0")]
+)
+def test_numbers_of_labels_have_two_digits(labels, shown):
+    assert number(labels, 9000) == shown
+    assert number(math.inf, 9000) == "more than 9,000"
+    assert labels_range((labels,) * 3, 9000) == shown
+
+
+def test_the_figure_has_a_curve_for_each_method_and_the_pilots_limit():
+    counts = curve_counts(100)
+    rising = 0.6 + 0.05 * np.log2(counts / 25)
+    curves = {n: forecast_of(counts, rising, limit=300) for n in ("probe", "lora", "full")}
+    figure = advice_figure(advice(counts, curves), "accuracy")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [
+        *("the head alone", "LoRA", "all weights", "without learning", "labels now"),
+        "beyond what the labels can tell",
+    ]
+    assert figure.axes[0].get_ylabel() == "predicted accuracy"

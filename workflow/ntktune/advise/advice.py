@@ -1,0 +1,163 @@
+"""What to do next with a pilot's forecast: how many labels, whether to go on, how to train."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ntktune.advise.pilot import LEVEL, Forecast, interval
+from ntktune.errors import UserError
+
+MOST = 8  # times as many labels as the pilot has: how far a forecast goes
+POINTS = 48  # numbers of labels in a curve
+SHARE = 0.95  # of the gain that the most labels bring
+LEAST_GAIN = 0.01  # of the score, by twice the labels: with less, labelling stops
+NEXT = 100  # labels
+ALIKE = 0.005  # scores within so much are no different
+FEW = 50  # texts: with fewer a forecast says little
+FEW_OF_CLASS = 10
+
+Triple = tuple[float, float, float]  # lower end, value, upper end
+
+
+def curve_counts(texts: int, most: int | None = None) -> np.ndarray:
+    """Return the numbers of labels n of a curve, ascending, for a pilot of some texts.
+
+    From a quarter of the pilot to ``most`` n (None: :data:`MOST` pilots), with the pilot itself,
+    :data:`NEXT` more, and its doublings. Raises UserError for less than the pilot.
+    """
+    most = MOST * texts if most is None else most
+    if most <= texts:
+        raise UserError(f"the most labels are {most}; give more than the {texts} of the pilot")
+    doublings = texts * 2 ** np.arange(math.floor(math.log2(most / texts)) + 1)
+    steps = np.geomspace(max(texts // 4, 4), most, POINTS).round().astype(int)
+    counts = np.unique([*steps, *doublings, texts + NEXT, most])
+    return counts[counts <= max(most, texts + NEXT)]
+
+
+def needed(counts: np.ndarray, score: np.ndarray, target: float) -> float:
+    """Return the number of labels whose score is ``target``, interpolated in log n.
+
+    Infinite where no count has it; the smallest count where that has it already.
+    """
+    rising = np.maximum.accumulate(score)
+    place = int(np.searchsorted(rising, target))
+    if place == len(counts) or not target <= rising[-1]:
+        return math.inf
+    if place == 0:
+        return float(counts[0])
+    ends = slice(place - 1, place + 1)
+    return float(np.exp(np.interp(target, rising[ends], np.log(counts[ends]))))
+
+
+def curve(counts: np.ndarray, found: Forecast) -> dict[int, Triple]:
+    """Return the score of each number of labels, between both ends of its interval."""
+    low, high = interval(found.score, found.scores)
+    ends = zip(low, found.score, high, strict=True)
+    return {int(n): tuple(map(float, own)) for n, own in zip(counts, ends, strict=True)}
+
+
+def labels_for(counts: np.ndarray, found: Forecast, target: float) -> Triple:
+    """Return how many labels a score takes: where the curve has it, and both of its ends."""
+    low, high = interval(found.score, found.scores)
+    return tuple(needed(counts, curve, target) for curve in (high, found.score, low))
+
+
+def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) -> Triple:
+    """Return how many labels bring a share of the gain that the largest number of them brings."""
+
+    def of(score: np.ndarray) -> float:
+        return math.log(needed(counts, score, found.base + share * (score[-1] - found.base)))
+
+    value = of(found.score)
+    low, high = interval(value, np.array([of(score) for score in found.scores]))
+    return tuple(float(np.clip(np.exp(n), counts[0], counts[-1])) for n in (low, value, high))
+
+
+def gain(counts: np.ndarray, found: Forecast, start: int, end: int) -> Triple:
+    """Return what the score gains from one number of labels to another."""
+    first, last = np.searchsorted(counts, (start, end))
+    value = found.score[last] - found.score[first]
+    low, high = interval(value, found.scores[:, last] - found.scores[:, first])
+    return tuple(map(float, (low, value, high)))
+
+
+def crossings(counts: np.ndarray, first: np.ndarray, second: np.ndarray) -> list[int]:
+    """Return the numbers of labels from which on the other of two curves is ahead."""
+    ahead = np.sign(second - first)
+    return [int(n) for n in counts[1:][ahead[1:] * ahead[:-1] < 0]]
+
+
+def advice(
+    counts: np.ndarray,
+    forecasts: Mapping[str, Forecast],
+    *,
+    targets: Sequence[float] = (),
+    least_gain: float = LEAST_GAIN,
+    class_counts: Mapping[str, int] | None = None,
+    texts: int | None = None,
+) -> dict[str, Any]:
+    """Return the advice that follows from forecasts of one pilot at ``counts`` n, (n,).
+
+    ``forecasts`` are by method of training. ``targets`` are scores; ``class_counts`` says how many
+    texts each class has; ``texts`` how many there were before equal ones were taken together. All
+    intervals are of 80 %. The method is that of the highest score at the pilot's own number.
+    """
+    pilot = next(iter(forecasts.values())).texts
+    now = int(np.searchsorted(counts, pilot))
+    method = max(forecasts, key=lambda name: forecasts[name].score[now])
+    found = forecasts[method]
+    twice = gain(counts, found, pilot, 2 * pilot) if 2 * pilot <= counts[-1] else None
+    known = counts[~found.limited]
+    others = [name for name in forecasts if name != method]
+    return {
+        "texts": pilot,
+        "method": method,
+        "level": LEVEL,
+        "base": found.base,
+        "n_for": {f"{target:g}": labels_for(counts, found, target) for target in targets},
+        "n_for_share": {f"{SHARE:g}": labels_for_share(counts, found)},
+        "at": {name: curve(counts, own) for name, own in forecasts.items()},
+        "next": {str(NEXT): gain(counts, found, pilot, pilot + NEXT)},
+        "doubling": twice,
+        "limit_of_pilot": int(known[-1]) if len(known) else 0,
+        # the upper end of an interval of 80 % is passed with 10 %
+        "stop_labelling": bool(twice and twice[2] < least_gain),
+        "least_gain": least_gain,
+        "crossings": {
+            name: crossings(counts, found.score, forecasts[name].score) for name in others
+        },
+        "alike": [
+            name
+            for name in others
+            if np.abs(forecasts[name].score - found.score)[now:].max() < ALIKE
+        ],
+        "calibrated": None,
+        "warnings": warnings(found, texts or pilot, class_counts or {}),
+    }
+
+
+def warnings(found: Forecast, texts: int, class_counts: Mapping[str, int]) -> list[str]:
+    """Return what makes a forecast doubtful, as sentences."""
+    told = []
+    if texts > found.texts:
+        told.append(
+            f"{texts - found.texts} of {texts} texts repeat an earlier one; they were left out"
+        )
+    if found.texts < FEW:
+        told.append(
+            f"{found.texts} texts are too few to rely on this: label {FEW} or more, and ask again"
+        )
+    if few := [f"{name} ({count})" for name, count in class_counts.items() if count < FEW_OF_CLASS]:
+        told.append(
+            f"classes with fewer than {FEW_OF_CLASS} texts, of which little is known: "
+            + ", ".join(few[:8])
+            + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+        )
+    if not (found.score > found.base).any():
+        told.append(
+            "the kernel predicts nothing better than the most frequent class or the mean; try "
+            "another model or pooling before labelling more"
+        )
+    return told

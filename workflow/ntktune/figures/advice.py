@@ -1,0 +1,119 @@
+"""Advice as text for a terminal, as a figure, and as one page that opens without a network."""
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ntktune.advise.advice import ALIKE, NEXT, Triple
+from ntktune.figures.overview import METHOD_LABELS, plain_table
+from ntktune.figures.panels import draw_size_axis, finished
+from ntktune.figures.style import DASHED, WIDTH, styled
+
+COLORS = ("#0072B2", "#D55E00", "#009E73")  # of three ways to train
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
+pre{{white-space:pre-wrap}}img{{max-width:100%}}</style></head>
+<body><h1>{title}</h1><img alt="predicted learning curves" src="data:image/png;base64,{image}">
+<pre>{text}</pre></body></html>
+"""
+
+
+def number(labels: float, most: int) -> str:
+    """Return a number of labels, rounded to two digits; ``more than most`` if it is infinite."""
+    if not math.isfinite(labels):
+        return f"more than {most:,}"
+    digits = max(int(math.log10(max(labels, 1))) - 1, 0)
+    return f"{round(labels / 10**digits) * 10**digits:,}"
+
+
+def labels_range(triple: Triple, most: int) -> str:
+    """Return a number of labels with its interval."""
+    low, value, high = (number(labels, most) for labels in triple)
+    return value if low == value == high else f"{value} ({low} to {high})"
+
+
+def score_range(triple: Triple, sign: str = "") -> str:
+    """Return a score, or what it gains, with its interval."""
+    low, value, high = (f"{end:{sign}.3f}" for end in triple)
+    return f"{value} ({low} to {high})"
+
+
+def shown_counts(counts: Sequence[int], pilot: int) -> list[int]:
+    """Return the numbers of labels that a table shows: the pilot's, the next, its doublings."""
+    doublings = [pilot * 2**power for power in range(12)]
+    return [n for n in counts if n in {*doublings, pilot + NEXT, counts[-1]}]
+
+
+def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> str:
+    """Return advice (:func:`ntktune.advise.advice`) in a dozen lines."""
+    at, pilot, method = found["at"], found["texts"], found["method"]
+    counts, most = list(at[method]), max(at[method])
+    lines = [["labels", *(METHOD_LABELS[name] for name in at)]]
+    for n in shown_counts(counts, pilot):
+        here = f"{n:,}" + " (now)" * (n == pilot)
+        lines.append([here, *(score_range(own[n]) for own in at.values())])
+    text = [
+        f"{metric} that the kernel predicts, with 80 % intervals; nothing was trained, and real",
+        "trainings may differ; of texts like these",
+        "",
+        plain_table(lines),
+        "",
+        f"by {METHOD_LABELS[method]}, which is ahead at {pilot:,} labels:",
+    ]
+    for share, labels in found["n_for_share"].items():
+        of = f"{float(share):.0%} of what {most:,} labels bring"
+        text.append(f"  {of}: {labels_range(labels, most)} labels")
+    for target, labels in found["n_for"].items():
+        text.append(f"  {metric} {target}: {labels_range(labels, most)} labels")
+    gained = found["next"][str(NEXT)]
+    price = f", for {NEXT * cost:,.0f}" if cost is not None else ""
+    text.append(f"  the next {NEXT} labels{price}: {score_range(gained, '+')}")
+    if twice := found["doubling"]:
+        why = f"twice as many bring {score_range(twice, '+')}"
+        least = found["least_gain"]
+        stop = f"stop labelling: {why}, less than {least:g}"
+        text.append(f"  {stop if found['stop_labelling'] else f'go on labelling: {why}'}")
+    for name, places in found["crossings"].items():
+        overtakes = [n for n in places if n > pilot]
+        label = METHOD_LABELS[name]
+        if name in found["alike"]:
+            text.append(f"  {label}: no different, within {ALIKE:g}, at any number of labels")
+        elif overtakes:
+            text.append(f"  {label}: ahead from about {number(overtakes[0], most)} labels on")
+    if found["limit_of_pilot"] < most:
+        limit = number(found["limit_of_pilot"], most)
+        text.append(f"  beyond about {limit} labels these texts cannot tell: scores may yet rise")
+    text += [f"warning: {line}" for line in found["warnings"]]
+    return "\n".join(text)
+
+
+def advice_figure(found: Mapping[str, Any], metric: str) -> Figure:
+    """Return the figure of the predicted learning curves, with their bands."""
+    with styled():
+        figure = Figure(figsize=(WIDTH, 3.2))
+        axes, handles = figure.subplots(), {}
+        for (name, own), color in zip(found["at"].items(), COLORS, strict=True):
+            low, value, high = zip(*own.values(), strict=True)
+            (handles[METHOD_LABELS[name]],) = axes.plot(list(own), value, color=color)
+            axes.fill_between(list(own), low, high, color=color, alpha=0.12, linewidth=0)
+        counts = list(own)
+        handles["without learning"] = axes.axhline(found["base"], **DASHED)
+        handles["labels now"] = axes.axvline(found["texts"], color="black", linewidth=0.8)
+        if found["limit_of_pilot"] < counts[-1]:
+            shaded = axes.axvspan(found["limit_of_pilot"], counts[-1], color="#EEEEEE", zorder=0)
+            handles["beyond what the labels can tell"] = shaded
+        draw_size_axis(axes, shown_counts(counts, found["texts"]))
+        axes.set_xlim(counts[0], counts[-1])
+        axes.set_ylabel(f"predicted {metric}")
+        return finished(figure, handles)
+
+
+def page(title: str, text: str, image: bytes) -> str:
+    """Return an HTML page with all of it: ``image`` is a PNG."""
+    shown = {"title": html.escape(title), "text": html.escape(text)}
+    return PAGE.format(image=base64.b64encode(image).decode(), **shown)
