@@ -180,7 +180,6 @@ def test_arrows_between_rooms_run_one_way():
     """cli → figures → … → data → network, study → store; a later chapter imports earlier ones."""
     rooms = ["errors", "intervals", "store", "study", "network", *CHAPTERS, "cli", "__main__"]
     rooms.remove("results")
-    rooms.insert(rooms.index("figures"), "advise")  # which has no commands yet
     package = Path(finetune.__file__).parents[1]
     for file in package.rglob("*.py"):
         own = file.relative_to(package).with_suffix("").parts[0]

@@ -85,7 +85,11 @@ def _run(argv: list[str] | None) -> int:
         if argv and argv[0] == name:
             how |= {"dest": "_verb", "metavar": "COMMAND", "title": "commands"}
             verbs = chapter.add_subparsers(**how)
-            importlib.import_module(f"ntktune.cli.{name}").add_commands(verbs)
+            commands = importlib.import_module(f"ntktune.cli.{name}")
+            commands.add_commands(verbs)
+            usual = getattr(commands, "USUAL", None)  # a chapter's command that needs no name
+            if usual and (not argv[1:] or argv[1].startswith("-")):
+                argv = [name, usual, *argv[1:]]
     if not argv:
         parser.print_help()
         return 0

@@ -32,6 +32,7 @@ CHAPTERS = {
     "theory": "stopping rules, linearisation, width, simulation",
     "linearized": "the linearised network, and which layers to train",
     "selection": "which model to fine-tune, by a few fine-tunings or by none",
+    "advise": "how many labels a task needs, before labelling or training",
     "figures": "figures, tables and verdicts, from tables only",
     "results": "a study's results as a whole: check, pack",
 }

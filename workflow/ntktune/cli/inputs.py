@@ -120,6 +120,11 @@ def from_hub(args: argparse.Namespace) -> bool:
     return True
 
 
+def of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    """Return the arguments of a command on several models as of one on this model."""
+    return argparse.Namespace(**vars(args) | {"model": name, "revision": None})
+
+
 def located_model(
     args: argparse.Namespace, files: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:

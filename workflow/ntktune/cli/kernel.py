@@ -154,8 +154,11 @@ def of_file(args: argparse.Namespace) -> None:
     _compute(args, **texts, words=_word_ids(args, encode))
 
 
-def file_texts(args: argparse.Namespace) -> tuple[dict[str, Any], Callable]:
-    """Return the arguments of ``_compute`` of a file's texts, and what turns a text into tokens."""
+def file_texts(args: argparse.Namespace, usual: int = 100) -> tuple[dict[str, Any], Callable]:
+    """Return the arguments of ``_compute`` of a file's texts, and what turns a text into tokens.
+
+    Without ``--rows`` the ``usual`` number is drawn.
+    """
     import torch
 
     from ntktune.data.cleaning import content_sha256
@@ -171,7 +174,7 @@ def file_texts(args: argparse.Namespace) -> tuple[dict[str, Any], Callable]:
     ids, overlong = row_tokens(*texts, limit, vocabulary, args.prefix_token)
     if overlong:
         print(f"{task}: {overlong} rows were cut to {limit} tokens", file=sys.stderr)
-    rows = _file_rows(args, task, len(table))
+    rows = _file_rows(args, task, len(table), usual)
     labels = {name: torch.tensor(table[name].to_numpy(float)) for name in ("label", "label_noise")}
     about = {"name": task} | {key: definition[key] for key in SUMMARY}
     facts = {"task": about, "data_sha256": content_sha256(table), "model": model_is}
@@ -219,12 +222,12 @@ def _file_table(args: argparse.Namespace, task: str, definition: dict) -> pd.Dat
     return table
 
 
-def _file_rows(args: argparse.Namespace, task: str, available: int) -> list[list[int]]:
+def _file_rows(args: argparse.Namespace, task: str, available: int, usual: int) -> list[list[int]]:
     import numpy as np
 
     from ntktune.data.sampling import kernel_draws
 
-    size = min(100, available) if args.rows is None else args.rows
+    size = min(usual, available) if args.rows is None else args.rows
     if not 2 <= size <= available:
         raise UserError(
             f"--rows is {size}, but {args.data} has {available} rows that can be used; a kernel "

@@ -74,11 +74,12 @@ def layers(args: argparse.Namespace) -> None:
     if args.out:
         check_new_folder(args.out, [args.model, args.data], ADAPTER_FILE)
     texts, _ = file_texts(args)
-    found, _, _, backbone = _ranked(args, texts, texts["rows"][0], None)
+    found, _, _, backbone = ranked_layers(args, texts, texts["rows"][0], None)
     print(_told(found, args.method))
     if args.out:
         best = layer_sets(backbone)[found[0]["layers"]]
-        _write_adapter(args, texts["facts"]["model"], lora_of(backbone, best, _lora(args)))
+        write_adapter(args.out, texts["facts"]["model"], lora_of(backbone, best, adapters(args)))
+        print(f"wrote {args.out}/{ADAPTER_FILE}", file=sys.stderr)
 
 
 def sets(args: argparse.Namespace) -> None:
@@ -88,7 +89,7 @@ def sets(args: argparse.Namespace) -> None:
 
     texts = task_texts(args)
     rows = read_draws(args, texts)[0][:MOST_ROWS]
-    found, alone, grams, _ = _ranked(args, texts, rows, args.sets)
+    found, alone, grams, _ = ranked_layers(args, texts, rows, args.sets)
     facts = {key: texts["facts"][key] for key in ("task", "data_sha256", "model")}
     write_tensors(args.out_grams, grams, record(args, **facts))
     write_tables(args, {args.out: found, args.out_layers: alone}, **facts)
@@ -133,7 +134,7 @@ def hold(args: argparse.Namespace) -> None:
     write_tables(args, outs, **cell.facts, seeds=seeds)
 
 
-def _ranked(
+def ranked_layers(
     args: argparse.Namespace,
     texts: dict[str, Any],
     rows: Sequence[int],
@@ -162,7 +163,7 @@ def _ranked(
         device=device,
     )
     scale = target.var(axis=0).sum() ** 0.5  # so that the labels' variance is the unit
-    lora = _lora(args) if args.method == "lora" else None
+    lora = adapters(args) if args.method == "lora" else None
     # training starts at a mean output of 0, too
     shift = (target - (start - start.mean(dim=0)).numpy()) / scale
     about = (model.backbone, grams, shift)
@@ -170,7 +171,8 @@ def _ranked(
     return found, layer_rows(*about, lora), grams, model.backbone
 
 
-def _lora(args: argparse.Namespace) -> Lora:
+def adapters(args: argparse.Namespace) -> Lora:
+    """Return what adapters are, by the options."""
     from ntktune.finetune.training import Lora
 
     return Lora(args.lora_rank, args.lora_alpha, rslora=args.lora_rslora)
@@ -198,13 +200,13 @@ def _told(found: list[dict[str, Any]], method: str) -> str:
     return said
 
 
-def _write_adapter(args: argparse.Namespace, model: dict[str, Any], lora: Lora) -> None:
+def write_adapter(out: str, model: dict[str, Any], lora: Lora) -> None:
+    """Write the folder of peft's configuration of some adapters on a model."""
     from ntktune.finetune.methods import lora_config
     from ntktune.store.files import atomic_path
 
     config = lora_config(lora.targets, lora)
     config.task_type = "SEQ_CLS"  # so that peft trains and keeps the head too
     config.base_model_name_or_path, config.revision = model["name"], model["revision"]
-    with atomic_path(args.out) as folder:
+    with atomic_path(out) as folder:
         config.save_pretrained(folder)
-    print(f"wrote {args.out}/{ADAPTER_FILE}", file=sys.stderr)

@@ -72,6 +72,8 @@ COMMANDS = {
         f"linearized.size linearized.seeds {_METHOD} linearized.shares linearized.test_rows "
         f"linearized.radii linearized.radius_draws {_TRAINING}"
     ).replace("finetune.methods", "linearized.held_method"),
+    "advise pilot": f"{_LORA} kernel.rows model.max_tokens model.prefix_token "
+    + _KERNELS.replace("kernel.variant ", ""),
     "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
     "finetune.batch_tokens device",
     "selection score": "seed finetune.seeds size=selection.sizes selection.poolings "
@@ -128,6 +130,8 @@ OVERRIDES = {
         }
         for command in ("kernel gram", "linearized layers", "selection rank")
     },
+    "advise pilot rows": {"description": "Rows drawn at random; null for 400, or all of less"},
+    "advise pilot seed": {"description": "Seed of rows, head and sub-samples", "default": 0},
     "kernel gram seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
     "selection rank seed": {"description": "Seed of the rows and of the folds", "default": 0},
     "linearized layers seed": {"description": "Seed of the rows and of a fresh head", "default": 0},

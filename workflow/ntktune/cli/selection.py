@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, many, optional
-from ntktune.cli.inputs import class_count, from_hub, located_model, model_facts, read_samples
+from ntktune.cli.inputs import (
+    class_count,
+    from_hub,
+    located_model,
+    model_facts,
+    of_model,
+    read_samples,
+)
 from ntktune.cli.kernel import file_options, file_texts, kernel_function
 from ntktune.cli.record import write_tables
 from ntktune.errors import UserError
@@ -35,7 +42,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     )
     add_command(
         *(verbs, "rank", rank),
-        network=lambda args: any(from_hub(_of_model(args, name)) for name in args.models),
+        network=lambda args: any(from_hub(of_model(args, name)) for name in args.models),
         models=many("model folders, or ids of the Hugging Face hub (owner/name)", "MODEL"),
         **file_options(),
         out=optional("parquet: a row per model and pooling, with all scores"),
@@ -62,8 +69,8 @@ def rank(args: argparse.Namespace) -> None:
     if repeated := [place for place, count in places.items() if count > 1]:
         raise UserError(f"--models names {repeated[0]} more than once")
     for name in args.models:  # before the first is loaded
-        configuration(located_model(_of_model(args, name), ["config.json"])[0])
-    rows = ranked([row for name in args.models for row in _scored(_of_model(args, name))])
+        configuration(located_model(of_model(args, name), ["config.json"])[0])
+    rows = ranked([row for name in args.models for row in _scored(of_model(args, name))])
     print(_ranking(rows))
     if args.out:
         write_tables(args, {args.out: rows})
@@ -134,11 +141,6 @@ def gather(args: argparse.Namespace) -> None:
     every = cells(args.models, args.poolings, args.methods)
     curves, scores = gathered(every, read)
     write_tables(args, {args.out_curves: curves, args.out_scores: scores}, **facts)
-
-
-def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
-    """Return the arguments as of a command on one model."""
-    return argparse.Namespace(**vars(args) | {"model": name, "revision": None})
 
 
 def _scored(args: argparse.Namespace) -> list[dict[str, Any]]:
