@@ -162,6 +162,24 @@ def test_a_run_ends_no_earlier_than_the_jobs_that_run(send, now, capsys, tmp_pat
     )
 
 
+def test_what_running_jobs_have_done_counts_for_the_run(send, now, capsys, tmp_path):
+    log = tmp_path / "job.log"
+    log.write_text("fine-tuning amazon:  75 %, 30 s, about 10 s left\n")
+    send(LogEvent.RUN_INFO, stats={"finetune_run": 4, "total": 4})
+    for number in (0, 1):
+        job(send, number, "finetune_run", task="amazon", size=str(number))
+    for number in (2, 3):
+        job(send, number, "finetune_run", log=[log], task="amazon", size=str(number))
+    now.time += 30
+    for number in (0, 1):
+        send(LogEvent.JOB_FINISHED, job_id=number)
+    send.handler._print("running", state=True)
+    # of four jobs 2 + 2 x .75 are done in 30 s: half of a job is left, not two
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "[0:30] running  (2 of 4 done, about 0:10 left)"
+    )
+
+
 def test_a_job_is_named_by_its_wildcards(send, capsys):
     send(LogEvent.RUN_INFO, stats={"kernel_draws_shard": 1, "finetune_run": 1, "total": 2})
     job(send, 1, "finetune_run", task="reviews", size="116")

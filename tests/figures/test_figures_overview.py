@@ -98,7 +98,7 @@ def test_rates_verdicts_and_places_are_printed(folder, capsys):
     assert best.startswith(
         "news-intensity: best accuracy 0.800 ± 0.200 (2 seeds, 100 test rows: ±0.10), at n = 512, "
     )
-    assert "where predicting the training majority has 0.650; larger sizes may do better: " in best
+    assert "training majority has 0.650 (over all n); larger sizes may do better: " in best
     assert "finetune.sizes, or labelled rows; how many are needed: seeds are" in best
     assert (
         f"{undecided} tweets: no score to compare sizes by reviews: best F1 score 0.500 (1 seed, "
@@ -150,7 +150,8 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     said = " ".join(capsys.readouterr().out.split())
     # the samples have 67 of 100 rows
     more = "label about 34 more for training (those for testing come on top)"
-    assert f"too few to tell; {more}: two seeds' largest samples have 67% of their rows" in said
+    assert f"too few to tell; {more}: then two seeds' largest samples share half" in said
+    assert "now 67%, so that more seeds hardly help" in said
     assert "news-intensity: best" in said
     assert "larger sizes may do better" not in said  # they would share still more rows
     assert "add seeds" not in said
@@ -158,7 +159,7 @@ def test_more_seeds_are_not_advised_where_they_share_most_rows(folder, capsys):
     rates.to_csv(path, index=False)
     assert main(["figures", "show", "--folder", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"end earlier, with `finetune: {{sizes: [16, 28, 50]}}`, or {more}: two" in said
+    assert f"end earlier, with `finetune: {{sizes: [16, 28, 50]}}`, or {more}: then" in said
 
 
 def test_where_the_largest_size_is_the_best_the_interval_alone_is_told(folder, capsys):
@@ -251,8 +252,10 @@ def test_a_majority_below_chance_is_told_with_chance(folder, capsys):
         pd.concat([SCORES, scores]).to_csv(table, index=False)
         assert main(["figures", "show", "--folder", str(folder)]) == 0
         said[chance] = " ".join(capsys.readouterr().out.split())
-    assert "majority has 0.650 and guessing among the classes 0.700; larger" in said[0.7]
-    assert "majority has 0.650; larger" in said[0.6]
+    assert (
+        "majority has 0.650 (over all n) and guessing among the classes 0.700; larger" in said[0.7]
+    )
+    assert "majority has 0.650 (over all n); larger" in said[0.6]
     assert said[0.7].count("guessing among") == 1  # not of the F1 score
 
 

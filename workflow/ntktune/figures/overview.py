@@ -34,7 +34,8 @@ LEGEND = {
     "are a power law, and the lower it is, the less a and the predicted b say",
     "b": "error ~ n^-b. Predicted: a/(a+1), of the squared error. Measured: of the error in "
     "the figure, so of a classification of the error rate, with which it compares loosely; in "
-    "brackets the 95 % interval, which holds the predicted one where both agree",
+    "brackets the 95 % interval, which holds the predicted one where both agree; (any) excludes "
+    "none",
 }
 NOTHING = (
     "nothing was learned: guessing is as good. Before labelling more, try `model.pooling: mean`, "
@@ -49,8 +50,8 @@ ALL_ALIKE = (
 )
 MORE_ROWS = ", or labelled rows: two seeds' largest samples have {:.0%} of their rows in common"
 ROWS_ALONE = (
-    "how many are needed: these rows are too few to tell; {}: two seeds' largest samples have "
-    "{:.0%} of their rows in common, so that more seeds hardly help"
+    "how many are needed: these rows are too few to tell; {}: then two seeds' largest samples "
+    "share half of their rows; now {:.0%}, so that more seeds hardly help"
 )
 CUT = "still improved at their last step{}: try a higher finetune.max_epochs (or max_steps)"
 LARGER = "larger sizes may do better: add some to finetune.sizes, or labelled rows"
@@ -145,7 +146,9 @@ def _best(row: dict[str, Any], largest: int | None, chance: float | None) -> str
     text += f", at n = {row['best_size']:.0f}"
     if row["metric"] in BASELINES:
         simple = row["best_score"] + row["best_gain"] * (1 if row["metric"] in ERRORS else -1)
-        text += f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f}"
+        text += (
+            f", where predicting the training {SIMPLE[row['kind']]} has {simple:.3f} (over all n)"
+        )
         if row["metric"] == "accuracy" and chance is not None and simple < chance:
             text += f" and guessing among the classes {chance:.3f}"
     if not _learned(row, chance):
