@@ -106,6 +106,14 @@ def test_advice_names_the_method_that_is_ahead_and_where_another_is():
     assert "cannot tell" not in text
 
 
+def test_a_kernel_that_tells_fewer_texts_apart_moves_no_number_of_labels():
+    counts = curve_counts(100)
+    curves = {n: forecast_of(counts, 0.6 + 0.0 * counts, texts=n) for n in (99, 100)}
+    found = advice(counts, {"probe": curves[99], "full": curves[100]})
+    assert found["texts"] == 100
+    assert found["at"]["probe"][100][1] == pytest.approx(0.6)
+
+
 def test_advice_says_when_to_stop():
     found = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.002 * x)
     assert found["stop_labelling"]

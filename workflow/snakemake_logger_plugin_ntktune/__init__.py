@@ -180,14 +180,19 @@ class LogHandler(LogHandlerBase):
         told = [found for log in self.jobs[job][2] for found in PROGRESS.findall(_text(log))[-1:]]
         return max((int(s) for share, s in told if int(share) >= 100 * JOB_TELLING), default=None)
 
-    def _unfinished(self) -> Counter:
-        """Return the jobs that are left, by rule; a running one counts as what it has to do yet."""
-        rest = +self.left
+    def _left(self, elapsed: float) -> float | None:
+        """Return the seconds to the run's end: not before its running jobs', as far as is known.
+
+        A running job counts as what it has to do yet.
+        """
+        rest, told = +self.left, []
         for job, begun in self.running.items():
             if (left := self._job_left(job)) is not None:
                 spent = time.monotonic() - begun
                 rest[self.jobs[job][0]] -= spent / (spent + left) if spent else 0
-        return rest
+                told.append(left)
+        left = seconds_left(self.whole, rest, elapsed)
+        return left and max([left, *told])
 
     def close(self) -> None:
         """Say that an interrupted run has ended; Snakemake closes its displays last."""
@@ -202,9 +207,7 @@ class LogHandler(LogHandlerBase):
         if state and self.whole:
             total, rest = self.whole.total(), +self.left  # without what is not in the plan
             done = f"{total - rest.total()} of {total} done"
-            left = seconds_left(self.whole, self._unfinished(), elapsed)
-            if left:  # not before the jobs that run
-                left = max([left, *filter(None, map(self._job_left, self.running))])
+            left = self._left(elapsed)
             text += f"  ({done}, {time_left(left)})" if left else f"  ({done})"
         print(f"[{clock(elapsed)}] {text}", file=sys.stderr, flush=True)
 

@@ -61,7 +61,7 @@ def curve(counts: np.ndarray, found: Forecast) -> dict[int, Triple]:
 def labels_for(counts: np.ndarray, found: Forecast, target: float) -> Triple:
     """Return how many labels a score takes: where the curve has it, and both of its ends."""
     low, high = interval(found.score, found.scores)
-    return tuple(needed(counts, curve, target) for curve in (high, found.score, low))
+    return tuple(needed(counts, score, target) for score in (high, found.score, low))
 
 
 def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) -> Triple:
@@ -104,7 +104,7 @@ def advice(
     texts each class has; ``texts`` how many there were before equal ones were taken together. All
     intervals are of 80 %. The method is that of the highest score at the pilot's own number.
     """
-    pilot = next(iter(forecasts.values())).texts
+    pilot = max(own.texts for own in forecasts.values())  # a kernel may tell fewer apart
     now = int(np.searchsorted(counts, pilot))
     method = max(forecasts, key=lambda name: forecasts[name].score[now])
     found = forecasts[method]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import add_command, optional
-from ntktune.cli.inputs import check_new_folder, class_count, from_hub, located_model, of_model
+from ntktune.cli.inputs import check_models, check_new_folder, class_count, from_hub, of_model
 from ntktune.cli.kernel import file_options, file_texts
 from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
 from ntktune.cli.record import record
-from ntktune.errors import UserError
 from ntktune.network.device import machine_epsilon
 
 if TYPE_CHECKING:
@@ -48,13 +46,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def pilot(args: argparse.Namespace) -> None:
     """Predict from labelled texts how many more are needed, and how to train, without training."""
-    places = Counter(str(Path(n).resolve()) if Path(n).is_dir() else n for n in args.model)
-    if repeated := [place for place, count in places.items() if count > 1]:
-        raise UserError(f"--model names {repeated[0]} more than once")
     if args.out:
         check_new_folder(args.out, [*args.model, args.data], ADVICE)
-    for name in args.model:  # before the first is loaded
-        located_model(of_model(args, name), ["config.json"])
+    check_models(args, args.model, "--model")
     found = [_advice(of_model(args, name)) for name in args.model]
     print("\n\n".join(one["text"] for one in found))
     best = max(found, key=lambda one: one["at"][one["method"]][one["texts"]][1])
@@ -77,8 +71,8 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
     kernels, about = _kernels(args, texts, rows)
     how = {"classes": classes is not None, "seed": args.seed}
     how["precision"] = machine_epsilon(args.dtype)
-    different = {*repeated(kernels["full"], how["precision"]).tolist()}
-    counts, target = curve_counts(len(different), args.most), kernel_targets(label, classes)
+    different = max(len({*repeated(own, how["precision"])}) for own in kernels.values())
+    counts, target = curve_counts(different, args.most), kernel_targets(label, classes)
     found = advice(
         *(counts, {name: forecast(own, target, counts, **how) for name, own in kernels.items()}),
         targets=args.target,

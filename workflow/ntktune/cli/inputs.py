@@ -7,6 +7,7 @@ import contextlib
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,20 @@ def from_hub(args: argparse.Namespace) -> bool:
 def of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
     """Return the arguments of a command on several models as of one on this model."""
     return argparse.Namespace(**vars(args) | {"model": name, "revision": None})
+
+
+def check_models(args: argparse.Namespace, names: Sequence[str], option: str) -> None:
+    """Raise UserError if an option names a model twice, or one that cannot be read.
+
+    Before the first is loaded, which may take minutes.
+    """
+    from ntktune.network.models import configuration
+
+    places = Counter(str(Path(n).resolve()) if Path(n).is_dir() else n for n in names)
+    if repeated := [place for place, count in places.items() if count > 1]:
+        raise UserError(f"{option} names {repeated[0]} more than once")
+    for name in names:
+        configuration(located_model(of_model(args, name), ["config.json"])[0])
 
 
 def located_model(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, many, optional
 from ntktune.cli.inputs import (
+    check_models,
     class_count,
     from_hub,
-    located_model,
     model_facts,
     of_model,
     read_samples,
@@ -62,14 +61,9 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def rank(args: argparse.Namespace) -> None:
     """Rank models for the texts of one file by scores that need no training."""
-    from ntktune.network.models import configuration
     from ntktune.selection.ranking import ranked
 
-    places = Counter(str(Path(n).resolve()) if Path(n).is_dir() else n for n in args.models)
-    if repeated := [place for place, count in places.items() if count > 1]:
-        raise UserError(f"--models names {repeated[0]} more than once")
-    for name in args.models:  # before the first is loaded
-        configuration(located_model(of_model(args, name), ["config.json"])[0])
+    check_models(args, args.models, "--models")
     rows = ranked([row for name in args.models for row in _scored(of_model(args, name))])
     print(_ranking(rows))
     if args.out:

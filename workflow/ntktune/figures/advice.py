@@ -82,7 +82,7 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         overtakes = [n for n in places if n > pilot]
         label = METHOD_LABELS[name]
         if name in found["alike"]:
-            text.append(f"  {label}: no different, within {ALIKE:g}, at any number of labels")
+            text.append(f"  {label}: no different, within {ALIKE:g}, from here on")
         elif overtakes:
             text.append(f"  {label}: ahead from about {number(overtakes[0], most)} labels on")
     if found["limit_of_pilot"] < most:

@@ -119,10 +119,10 @@ def _needed(row: dict[str, Any], chance: float | None, smallest: float) -> str:
 def _measured(row: dict[str, Any]) -> str:
     """Return the learning curve's exponent with its interval, which may have no end."""
     value, low, high = (_number(row[f"measured_{key}"], 2) for key in ("exponent", "low", "high"))
-    if low == "-" or (low == "-inf" and high == "inf"):
-        return value if low == "-" else f"{value} (any)"
+    if low == "-":
+        return value
     if low == "-inf":
-        return f"{value} (≤ {high})"
+        return f"{value} (any)" if high == "inf" else f"{value} (≤ {high})"
     return f"{value} (≥ {low})" if high == "inf" else f"{value} ({low} to {high})"
 
 
