@@ -59,13 +59,17 @@ def test_scores_two_and_three_classes_are_advised(advise, label, metric):
 
 def test_the_folder_holds_all_of_it(advise, folder, tmp_path):
     out = tmp_path / "advice"
-    status, printed, said = advise("--label-column", "stars", "--out", str(out), "--most", "90")
+    status, printed, said = advise(
+        "--label-column", "stars", "--out", str(out), "--most", "90", "--target", "2"
+    )
     assert status == 0, said
     assert f"wrote {out}" in said
     assert {path.name for path in out.iterdir()} == {
         *("advice.json", "advice.png", "advice.html", "adapter")
     }
-    found = json.loads((out / "advice.json").read_text())["models"][0]
+    text = (out / "advice.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)["models"][0]  # no Infinity
+    assert found["n_for"] == {"2": [None] * 3}
     assert found["texts"] == 40
     assert {*found["at"]} == {"probe", "lora", "full"}
     assert max(map(int, found["at"]["full"])) == 140  # the next hundred

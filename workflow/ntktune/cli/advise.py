@@ -116,6 +116,11 @@ def _write(args: argparse.Namespace, found: list[dict[str, Any]], best: dict[str
 
     image = figure_bytes(advice_figure(best, best["metric"]), "png", 200)
     kept = [{k: v for k, v in one.items() if k not in ("adapters", "text")} for one in found]
+    for one in kept:  # JSON has no infinity: more labels than the curve has
+        one["n_for"] = {
+            target: [n if n < float("inf") else None for n in labels]
+            for target, labels in one["n_for"].items()
+        }
     with atomic_path(args.out) as folder:
         folder.mkdir()
         write_json(folder / ADVICE, {"models": kept}, record(args, task=best["task"]))
