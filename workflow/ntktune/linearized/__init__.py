@@ -1,5 +1,7 @@
 """The network linearised at its pretrained weights: its training, and which layers to train."""
 
+from typing import TYPE_CHECKING, Any
+
 from ntktune.linearized.bounds import (
     addition,
     residual_bounds,
@@ -7,7 +9,6 @@ from ntktune.linearized.bounds import (
     smallest_rank,
     weyl_bounds,
 )
-from ntktune.linearized.solution import descended, distance, logistic_weights, squared_weights
 from ntktune.linearized.statistics import (
     alignment,
     best_gcv,
@@ -16,6 +17,9 @@ from ntktune.linearized.statistics import (
     gcv,
     log_evidence,
 )
+
+if TYPE_CHECKING:
+    from ntktune.linearized.solution import descended, distance, logistic_weights, squared_weights
 
 __all__ = [
     "addition",
@@ -34,3 +38,12 @@ __all__ = [
     "squared_weights",
     "weyl_bounds",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch when a solution is asked for: what kernels say needs none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ntktune.linearized import solution
+
+    return getattr(solution, name)
