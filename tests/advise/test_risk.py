@@ -13,12 +13,14 @@ from ntktune.advise.risk import (
     correlation,
     estimated_risk,
     examples_for,
+    exponents,
     known_risk,
+    left_out,
     predicted,
     threshold,
 )
 from ntktune.errors import UserError
-from ntktune.linearized.statistics import gcv
+from ntktune.linearized.statistics import centred_spectrum, gcv
 
 EIGENVALUES, COEFFICIENTS = [1, 1 / 2, 1 / 4, 1 / 8], [1, 1 / 4, 1 / 16, 0]
 KERNEL = np.array([[4, 2, 1, 0], [2, 3, 1, 1], [1, 1, 2, 0], [0, 1, 0, 1.0]])
@@ -224,3 +226,37 @@ def test_a_kernel_that_tells_no_texts_apart():
 def test_more_examples_than_directions_need_a_ridge():
     with pytest.raises(UserError, match="without a ridge 4 examples fit all 4 directions"):
         threshold(EIGENVALUES, 4)
+
+
+def test_answers_to_texts_left_out_are_those_of_training_on_all_others():
+    random = np.random.default_rng(0)
+    features = random.standard_normal((14, 30))
+    label, ridge = random.standard_normal((14, 2)), 3.0
+    found = left_out(centred_spectrum(features @ features.T), label, ridge)
+    for place in range(14):
+        others = np.delete(np.arange(14), place)
+        mean, x = label[others].mean(axis=0), features[others] - features[others].mean(axis=0)
+        weights = np.linalg.solve(x.T @ x + ridge * np.eye(30), x.T @ (label[others] - mean))
+        answer = (features[place] - features[others].mean(axis=0)) @ weights + mean
+        assert found[place] == pytest.approx(answer, abs=1e-10)
+
+
+@pytest.mark.parametrize(("decay", "source"), [(1.5, 0.5), (1.2, 0.25)])
+def test_decay_and_source_are_read_from_a_known_kernel_and_from_texts(decay, source):
+    ranks = np.arange(1, 2001.0)
+    values, squares = ranks**-decay, ranks ** -(1 + 2 * decay * source)
+    squares /= squares.sum()
+    fast = 2 * decay * source
+    random = np.random.default_rng(0)
+    features = random.standard_normal((200, len(ranks)))
+    signs = random.choice([-1, 1], len(ranks))
+    label = features @ (signs * squares**0.5) + random.normal(0, 0.3**0.5, 200)
+    known = known_risk(values, squares, 0.3, np.logspace(-0.5, -2.5, 60))
+    texts = estimated_risk((features * values) @ features.T, label).guarded()
+    for risk in (known, texts):
+        found = exponents(risk)
+        assert found.decay == pytest.approx(decay, rel=0.15)
+        assert found.source == pytest.approx(source, rel=0.3)
+        assert found.rate == pytest.approx(fast / (1 + fast), abs=0.06)
+    with pytest.raises(UserError, match="of more texts"):
+        exponents(known_risk(values, squares, 0.3, [10, 20]))

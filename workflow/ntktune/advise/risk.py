@@ -25,10 +25,18 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from ntktune.errors import UserError
-from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum, directions
+from ntktune.linearized.statistics import (
+    EPS,
+    GUARD,
+    CentredSpectrum,
+    centred_spectrum,
+    directions,
+)
+from ntktune.selection.laws import POWER, fitted
 from ntktune.spectrum import noise_level
 
 RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
+LEAST_LEARNED = 2  # d1 above which the eigenvalues' law is read
 QUADRATURE = 32  # places of Gauss and Hermite's rule
 
 
@@ -73,6 +81,18 @@ class Prediction(NamedTuple):
     ridge: np.ndarray
     learned: np.ndarray
     limited: np.ndarray
+
+
+class Exponents(NamedTuple):
+    """The decay a of eigenvalues λ_i ~ i^(−a), and the source r of a target, v_i² ~ i^(−1−2ar).
+
+    ``rate`` is the exponent of the noisy error at the best ridge, 2a min(r, 1)/(1 + 2a min(r, 1))
+    (Cui et al. 2021): a/(a + 1), as in SR26, where r is ½.
+    """
+
+    decay: float
+    source: float
+    rate: float
 
 
 def threshold(eigenvalues: ArrayLike, count: int, ridge: float = 0.0) -> float:
@@ -135,11 +155,22 @@ def estimated_risk(
     """
     label = np.asarray(label, float).reshape(len(label), -1)
     if centred:
-        values, vectors, noise = centred_spectrum(kernel, precision)
-        label = label - label.mean(axis=0)
-    else:
-        values, vectors = np.linalg.eigh(np.asarray(kernel, float))
-        noise = noise_level(values, precision)
+        return spectral_risk(
+            centred_spectrum(kernel, precision), label - label.mean(axis=0), ridges, free=1
+        )
+    values, vectors = np.linalg.eigh(np.asarray(kernel, float))
+    spectrum = CentredSpectrum(values, vectors, noise_level(values, precision))
+    return spectral_risk(spectrum, label, ridges)
+
+
+def spectral_risk(
+    spectrum: CentredSpectrum, label: np.ndarray, ridges: ArrayLike | None = None, free: int = 0
+) -> Risk:
+    """Return :func:`estimated_risk` from a kernel's spectrum; ``label`` y is (N, C).
+
+    Of a centred kernel y is centred too, and ``free`` is 1.
+    """
+    values, vectors, noise = spectrum
     if ridges is None:
         ridges = RIDGES * values[-1]
         ridges = ridges[ridges > noise]
@@ -159,8 +190,21 @@ def estimated_risk(
         inverse @ squares / first,
         directions(inverse),
         float(squares.sum() / len(values)),
-        int(centred),
+        free,
     )
+
+
+def left_out(spectrum: CentredSpectrum, label: np.ndarray, ridge: float) -> np.ndarray:
+    """Return what kernel ridge regression on all other texts answers to each text, (N, C).
+
+    The mean is learned too: ``spectrum`` is of the centred kernel, ``label`` is y, (N, C). It is
+    y_i − r_i/(1 − H_ii) with the residuals r and the diagonal of the smoother H.
+    """
+    values, vectors, _ = spectrum
+    shrunk, mean = values / (values + ridge), label.mean(axis=0)
+    residuals = label - mean - vectors @ (shrunk[:, None] * (vectors.T @ (label - mean)))
+    leverage = 1 / len(label) + vectors**2 @ shrunk
+    return label - residuals / (1 - leverage)[:, None]
 
 
 def predicted(risk: Risk, count: ArrayLike) -> Prediction:
@@ -182,6 +226,28 @@ def predicted(risk: Risk, count: ArrayLike) -> Prediction:
         np.where(none, 0.0, risk.variance - risk.linear[best]),
         ~none & (best == risk.kappa.argmin()),
     )
+
+
+def exponents(risk: Risk) -> Exponents:
+    """Return the exponents of a kernel and its task, and the rate that follows from both.
+
+    d1 ~ κ^(−1/a) and S − σ² ~ κ^(2r), where the kernel learns :data:`LEAST_LEARNED` directions or
+    more. Of a pilot take the :meth:`Risk.guarded` thresholds. Raises UserError for fewer than three
+    of them.
+    """
+    order = np.argsort(-risk.kappa)
+    order = order[risk.d1[order] >= LEAST_LEARNED]
+    if len(order) < 3:
+        raise UserError(
+            f"the kernel learns {LEAST_LEARNED} directions at {len(order)} thresholds; exponents "
+            "need three, of more texts"
+        )
+    small = 1 / risk.kappa[order]
+    decay = 1 / np.polyfit(np.log(small), np.log(risk.d1[order]), 1)[0]
+    law = fitted(POWER, small, risk.squared[order])
+    source = math.exp(law.parameters[0, law.law.parameters.index("log_slope")]) / 2
+    fast = 2 * decay * min(source, 1)
+    return Exponents(float(decay), source, fast / (1 + fast))
 
 
 def examples_for(risk: Risk, error: float) -> float:
