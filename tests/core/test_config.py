@@ -460,7 +460,7 @@ def test_a_run_says_what_the_study_chose(study, tmp_path):
     said = choices(study(minimal, train_rows=None))
     for words in (
         "study my",
-        "spectrum, finetune, figures (not taskvectors, theory, linearized, selection)",
+        "spectrum, finetune, figures (not taskvectors, theory, linearized, selection, advise)",
         "model: all blocks, no prefix token, texts cut to what the model takes",
         "examples: 100; draws: 3",
         "seeds: 3; head: probe; learning rate: 5e-05; epochs: at most 50; ",

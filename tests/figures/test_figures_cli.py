@@ -233,8 +233,10 @@ def test_a_rule_reruns_for_its_own_figure_only(name):
     made |= {"decay"} & own if name == "decays" else set()  # means over draws
     assert own & {*VERBS, "result_tables"} == made
     chapters = {m.split(".")[1] for m in modules}
-    laws = {"selection"} if "curves" in (FIGURES | RESULT_TABLES)[name].tables else set()
-    assert chapters <= {"figures", "intervals", "study"} | laws
+    read = {*(FIGURES | RESULT_TABLES)[name].tables}
+    others = {"selection"} if read & {"curves", "benchmark"} else set()  # laws, ways to choose
+    others |= {"advise"} if "benchmark" in read else set()
+    assert chapters <= {"figures", "intervals", "study"} | others
 
 
 class TestMistakes:

@@ -9,6 +9,7 @@ from made_up_study import (
     TASKS,
     cosine_of,
     eigenvalue_table,
+    exponents_of,
     fit_table,
     merged_of,
     metrics_table,
@@ -43,6 +44,7 @@ from ntktune.figures.verdicts import (
     paper_order,
     power_law,
     predicted_rate,
+    source_rate,
     stopping_order,
     study_verdicts,
 )
@@ -407,6 +409,20 @@ class TestErrorFalls:
         assert row["detail"].startswith("no value: rte (fine-tuning chose step 0)")
 
 
+class TestSourceRate:
+    def row(self, metrics, rates, change=0.0):
+        own = [exponents_of(task).assign(task=task) for task in TASKS]
+        exponents = pd.concat(own, ignore_index=True)
+        return source_rate(exponents.assign(rate=exponents["rate"] + change), rates, metrics)
+
+    def test_rates_that_are_the_curves_own_and_others(self, metrics, rates):
+        row = self.row(metrics, rates)
+        assert row["source"] == "Cui21 table 1"
+        assert f"2ar/(1+2ar) in the interval of {len(TASKS)} of {len(TASKS)} tasks" in row["detail"]
+        assert row["value"] == pytest.approx(0, abs=0.15)
+        assert self.row(metrics, rates, 0.4)["verdict"] == CONTRADICTED
+
+
 class TestPredictedRate:
     def row(self, metrics, fits):
         return predicted_rate(rates_of(metrics, fits).set_index("task"), fits, metrics)
@@ -668,7 +684,7 @@ class TestStoppingOrder:
 
 def whole_table(metrics, fits, stopping, rates=None, **changed):
     lacking = ("radii", "slopes", "rules", "ridge", "trajectory", "trajectory_ridge", "stops")
-    lacking += ("baselines", "held", "sets", "tuned", "curves", "scores")
+    lacking += ("baselines", "held", "sets", "tuned", "curves", "scores", "exponents")
     arguments = {name: read_tables(name, [])[0] for name in lacking}
     arguments |= {
         "table1": rates_of(metrics, fits) if rates is None else rates.reset_index(),

@@ -67,6 +67,10 @@ TARGETS = {
             "<results>/selection/{task}/{table}.parquet", task=SELECTED, table=["scores", "curves"]
         ),
     ),
+    "advise": (
+        "What pilots, some labelled texts, predict of larger samples.",
+        collect("<results>/advise/{task}/benchmark.parquet", task=STUDY["advise"]["tasks"]),
+    ),
     "figures": (
         "Every figure and table of the study's chapters.",
         collect("<results>/figures/{figure}.png", figure=FIGURES)

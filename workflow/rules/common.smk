@@ -108,6 +108,7 @@ LISTS = {
     "layered": LAYERED,
     "held": HELD,
     "selected": SELECTED,
+    "advised": STUDY["advise"]["tasks"],
     "method": METHODS[:1],
     "compared": METHODS[1:],
     "size": STUDY["finetune"]["sizes"],
@@ -129,7 +130,7 @@ if "fig3" in ABSENT:
 if not FIGURES + TABLES:
     ABSENT.setdefault(
         "figures",
-        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors, theory, linearized or selection",
+        "`chapters` lists nothing that can be drawn; add spectrum, finetune, taskvectors, theory, linearized, selection or advise",
     )
 FURTHER = {f"fig{number}": number - 3 for number in range(4 + len(STUDY["tasks"]), 10)}
 ABSENT |= {

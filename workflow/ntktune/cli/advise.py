@@ -7,11 +7,18 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli import add_command, optional
-from ntktune.cli.inputs import check_models, check_new_folder, class_count, from_hub, of_model
+from ntktune.cli import Progress, add_command, optional
+from ntktune.cli.inputs import (
+    check_models,
+    check_new_folder,
+    class_count,
+    from_hub,
+    of_model,
+    read_kernels,
+)
 from ntktune.cli.kernel import file_options, file_texts
 from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
-from ntktune.cli.record import record
+from ntktune.cli.record import record, write_tables
 from ntktune.network.device import machine_epsilon
 
 if TYPE_CHECKING:
@@ -27,6 +34,11 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     models = "model folders, or ids of the Hugging Face hub (owner/name); several are compared"
     targets = "scores of which to say how many labels they take, as .9"
     out = f"folder: {ADVICE}, the figure, a page with both, and adapters for peft"
+    add_command(
+        *(verbs, "benchmark", benchmark, "gram"),
+        out="parquet: a row per pilot, way to predict and number of labels",
+        out_exponents="parquet: decay and source, a row per draw",
+    )
     add_command(
         *(verbs, USUAL, pilot),
         network=lambda args: any(from_hub(of_model(args, name)) for name in args.model),
@@ -56,6 +68,38 @@ def pilot(args: argparse.Namespace) -> None:
         print(f"\nmodel: {best['model']['name']} has the highest predicted score now")
     if args.out:
         _write(args, found, best)
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Predict from pilots of a kernel's texts what larger samples of them reach."""
+    import pandas as pd
+
+    from ntktune.advise.benchmark import kernel_cases, whole_exponents
+    from ntktune.finetune.repeats import kernel_targets
+    from ntktune.study.seeds import generator
+
+    tensors, facts = read_kernels(args.gram, ["kernel", "label"])
+    task = facts["task"]
+    classes = None if task["kind"] == "regression" else class_count(task)
+    labels = [kernel_targets(own, classes).reshape(len(own), -1) for own in tensors["label"]]
+    precision = machine_epsilon(facts["dtype"])
+    every = {"all": tensors["kernel"], "head": tensors.get("group/head")}
+    found = []
+    for name, kernels in every.items():
+        if kernels is None:
+            continue
+        rows = kernel_cases(
+            *(kernels, labels),
+            *(args.pilots, args.sizes, generator(args.seed, "advise.pilots", task["name"])),
+            repeats=args.repeats,
+            classes=classes is not None,
+            precision=precision,
+            progress=Progress(f"pilots of {task['name']}", len(args.pilots) * args.repeats),
+        )
+        found.append(pd.DataFrame(rows).assign(kernel=name))
+    tables = {args.out: pd.concat(found, ignore_index=True)}
+    tables[args.out_exponents] = whole_exponents(tensors["kernel"], labels, precision)
+    write_tables(args, tables, **facts)
 
 
 def _advice(args: argparse.Namespace) -> dict[str, Any]:

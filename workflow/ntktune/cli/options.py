@@ -72,6 +72,7 @@ COMMANDS = {
         f"linearized.size linearized.seeds {_METHOD} linearized.shares linearized.test_rows "
         f"linearized.radii linearized.radius_draws {_TRAINING}"
     ).replace("finetune.methods", "linearized.held_method"),
+    "advise benchmark": "seed advise.pilots advise.repeats finetune.sizes",
     "advise pilot": f"{_LORA} kernel.rows model.max_tokens model.prefix_token "
     + _KERNELS.replace("kernel.variant ", ""),
     "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
@@ -89,6 +90,7 @@ _COUNTS = (
 )
 _LISTS = (
     "finetune.sizes finetune.learning_rates taskvectors.negated_coefficients selection.sizes "
+    "advise.pilots "
     "selection.methods"
 )
 # Key, or command and option -> what its declaration differs in on the command line. An option

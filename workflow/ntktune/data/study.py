@@ -27,7 +27,7 @@ RESERVED = {
     "taskvectors.tasks": "model packages addition negation disentanglement cosine overlap scores",
 }
 # Chapters that a study must ask for.
-CHOSEN_CHAPTERS = ("taskvectors", "theory", "linearized", "selection")
+CHOSEN_CHAPTERS = ("taskvectors", "theory", "linearized", "selection", "advise")
 
 
 def _fill_from_data(study: dict, where: str) -> dict[str, int | None]:
@@ -150,6 +150,7 @@ def _fill_from_keys(study: dict) -> None:
         ("linearized", "seeds", study["finetune"]["seeds"]),
         ("selection", "sizes", sizes),
         ("selection", "methods", study["finetune"]["methods"]),
+        ("advise", "pilots", sorted(sizes)[:-1] or sizes),
     ):
         if study[chapter][key] is None:
             study[chapter][key] = meant
@@ -226,7 +227,7 @@ def resolved_study(config: Mapping, where: str = "configuration") -> dict:
             f"{where}: finetune.methods begins with probe, which leaves the backbone as it is, so "
             "there are no task vectors; list another method first, or leave taskvectors out"
         )
-    chosen = [(chapter, "tasks") for chapter in ("theory", "linearized", "selection")]
+    chosen = [(chapter, "tasks") for chapter in ("theory", "linearized", "selection", "advise")]
     for chapter, key in (*chosen, ("linearized", "held")):
         if study[chapter][key] is None:
             study[chapter][key] = tasks

@@ -109,6 +109,8 @@ FIGURES = {entry.name: entry for entry in (
           EACH),
     Entry("regret", "regret_figure", "curves scores subsets",
           "what a choice loses, and what it costs", "selected", EACH),
+    Entry("advised", "advised_figure", "benchmark metrics", "how far pilots' predictions are off",
+          colors=EACH, optional="compared"),
     Entry("width", "width_figure", "width slopes", "networks of several widths", colors=(5, 0, 1)),
 )}
 RESULT_TABLES = {entry.name: entry for entry in (
@@ -127,9 +129,11 @@ RESULT_TABLES = {entry.name: entry for entry in (
     Entry("table12", "candidates_table", "curves scores", "candidates"),
     Entry("table13", "choices_table", "curves scores subsets", "ways to choose a model"),
     Entry("table14", "laws_table", "curves scores", "laws of the loss"),
+    Entry("table15", "pilots_table", "benchmark metrics", "pilots' predictions",
+          optional="compared"),
     Entry("verdicts", "study_verdicts", "table1 summary decay metrics", "verdicts",
           optional="stopping cosine merged negated radii slopes rules ridge trajectory "
-                   "trajectory_ridge stops baselines held sets tuned curves scores"),
+                   "trajectory_ridge stops baselines held sets tuned curves scores exponents"),
 )}
 # fmt: on
 # list of a study → why a figure or table that needs it is not made where it is empty
@@ -141,6 +145,7 @@ LACKING = {
     "layered": "linearized.tasks is empty; name tasks, or null for all",
     "held": "linearized.held is empty; name tasks of scores or two classes",
     "selected": "selection.tasks is empty; name tasks, or null for all",
+    "advised": "advise.tasks is empty; name tasks, or null for all",
     "watched": "theory.tasks is empty; name tasks, or null for all",
     "ruled": "no kernel predicts a sample; raise kernel.learning_seeds or kernel.learning_rows",
 }

@@ -118,6 +118,11 @@ TABLES = {
         "model pooling kernel seed",
         "texts weights tokens probe low high parc gcv evidence alignment nearest h_score n_leep "
         "trans_rate gaussian_overlap sfda remaining stop", lists="selected"),
+    "benchmark": _of_task("advise/{task}/benchmark.parquet", "what pilots predict",
+        "kernel way draw repeat", "pilot n base error error_low error_high true score score_low "
+        "score_high", lists="advised"),
+    "exponents": _of_task("advise/{task}/exponents.parquet", "exponents of a kernel and its task",
+        "draw", "decay source rate", lists="advised"),
     "cosine": Table("taskvectors/cosine.parquet", "cosines between task vectors",
         "pair task_a run_a task_b run_b group", "cosine shared", lists="merged"),
     "merged": Table("taskvectors/merged.parquet", "scores of merged models",

@@ -73,6 +73,11 @@ CLAIMS = {
         "eq 30", "largest distance over tasks of measured exponent and a/(a+1)",
         0, "=", "the exponent 1/2 for every task", tolerance=0.15,
         missing="no task has an exponent; it needs two sizes"),
+    "source": Claim(
+        "The error falls as n^(−2ar/(1+2ar)), with the kernel's decay a and the task's source r",
+        "table 1", "largest distance over tasks of measured exponent and 2ar/(1+2ar)",
+        0, "=", "the exponent 1/2 for every task", tolerance=0.15, paper="Cui21",
+        missing="no task has an exponent; it needs two sizes"),
     "merging": Claim(
         "The sum of two task vectors keeps most of what each reaches alone",
         "section 5.2, eqs 22-25; figure 3",
@@ -288,8 +293,39 @@ def predicted_rate(
 
     The prediction reaches over its interval and over the ranges of ranks that a is fitted to.
     """
-    claim, units, at_half = CLAIMS["rate"], {}, 0
     decay, means = _exponent_spans(fits, rates["shared_draws"]), _fit_means(fits)
+
+    def spans(task: str) -> Spans:
+        def span(level: float) -> Span:
+            a, fitted = decay[task](level), means[task][np.isfinite(means[task])]
+            low = _rate(max(np.min([a.low, *fitted]), 0.0))
+            return Span(_rate(a.value), low, _rate(np.max([a.high, *fitted])))
+
+        return span
+
+    return _rate_row(CLAIMS["rate"], "a/(a+1)", {t: spans(t) for t in decay}, rates, metrics)
+
+
+def source_rate(exponents: pd.DataFrame, rates: pd.DataFrame, metrics: pd.DataFrame) -> Row:
+    """Return the verdict on 2ar/(1+2ar) being the exponent of the learning curve."""
+    shared = rates["shared_draws"]
+    predicted = {
+        task: Sample(own["rate"].to_numpy(float), shared=shared.get(task, 0.0)).span
+        for task, own in exponents.groupby("task", sort=False)
+    }
+    some = rates[rates.index.isin(predicted)]
+    return _rate_row(CLAIMS["source"], "2ar/(1+2ar)", predicted, some, metrics)
+
+
+def _rate_row(
+    claim: Claim,
+    formula: str,
+    predicted: Mapping[str, Spans],
+    rates: pd.DataFrame,
+    metrics: pd.DataFrame,
+) -> Row:
+    """Return the verdict on a predicted exponent of the learning curve, task → its span."""
+    units, at_half = {}, 0
     for task, row in rates[rates.index.isin(kinds(metrics))].iterrows():
         own = of_task(metrics, task)
         if not learned(own):
@@ -298,11 +334,9 @@ def predicted_rate(
 
         @cache
         def span(level: float, task=task, own=own, row=row) -> Span:
-            measured = _fall_span(own, row["shared_seeds"], level)
-            a, fitted = decay[task](level), means[task][np.isfinite(means[task])]
-            low = _rate(max(np.min([a.low, *fitted]), 0.0))
-            high = _rate(np.max([a.high, *fitted]))
-            return Span(measured.value - _rate(a.value), measured.low - high, measured.high - low)
+            measured, rate = _fall_span(own, row["shared_seeds"], level), predicted[task](level)
+            apart = measured.low - rate.high, measured.high - rate.low
+            return Span(measured.value - rate.value, *apart)
 
         inside = row["measured_low"] <= 0.5 <= row["measured_high"]
         at_half += inside
@@ -311,7 +345,7 @@ def predicted_rate(
     if not spans:
         return judge(claim, units)
     holding = sum(span.low <= 0 <= span.high for span in spans)
-    detail = f"a/(a+1) in the interval of {holding} of {len(spans)} tasks"
+    detail = f"{formula} in the interval of {holding} of {len(spans)} tasks"
     if (rates["error_measure"] == RATE).any():
         detail += "; it is about squared error, and classifications have the error rate"
     return judge(claim, units, f"in the interval of {at_half} of {len(spans)} tasks", detail)
@@ -440,6 +474,7 @@ def study_verdicts(
     tuned: pd.DataFrame,
     curves: pd.DataFrame,
     scores: pd.DataFrame,
+    exponents: pd.DataFrame,
 ) -> pd.DataFrame:
     """Return the verdicts, one row per claim, with :func:`ntktune.figures.claims.judge`'s columns.
 
@@ -467,5 +502,6 @@ def study_verdicts(
         *theory_rows(each_rules, each_linear, baselines, metrics, radii, slopes, seeds),
         *linearized_rows(held, sets, tuned, seeds),
         *selection_rows(curves, scores, seeds),
+        *([] if exponents.empty else [source_rate(exponents, rates, metrics)]),
     ]
     return pd.DataFrame(rows).sort_values("group", ascending=False, kind="stable")

@@ -1,0 +1,123 @@
+"""How predictions are judged: known answers of each part."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ntktune.advise.benchmark import (
+    CALIBRATED,
+    OURS,
+    SHRINKAGE,
+    asked_for,
+    by_scores,
+    kernel_cases,
+    measured_errors,
+    paired,
+    score_cases,
+)
+from ntktune.errors import UserError
+from ntktune.figures.pilots import links
+
+SIZES = np.array([32, 64, 128, 256])
+
+
+def test_measured_errors_are_those_of_ridge_regression_on_the_features():
+    random = np.random.default_rng(0)
+    features = random.standard_normal((60, 12)) * np.arange(12, 0, -1)
+    label = features[:, :2] @ [[0.1, 0.2], [0.3, -0.1]] + random.standard_normal((60, 2))
+    found = measured_errors(
+        features @ features.T, label, [30], np.random.default_rng(1), splits=1, tested=np.arange(9)
+    )
+    order = np.arange(9, 60)[np.random.default_rng(1).permutation(51)[:30]]
+    mean, x = label[order].mean(axis=0), features[order] - features[order].mean(axis=0)
+    errors = []
+    for share in SHRINKAGE:
+        ridge = share * np.linalg.eigvalsh(x @ x.T)[-1]
+        weights = np.linalg.solve(x.T @ x + ridge * np.eye(12), x.T @ (label[order] - mean))
+        answers = (features[:9] - features[order].mean(axis=0)) @ weights + mean
+        errors.append(np.mean(np.sum((answers - label[:9]) ** 2, axis=1)))
+    assert found == pytest.approx([min(errors)], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("way", "curve"),
+    [
+        ("a + b log n", lambda n: 0.2 + 0.05 * np.log(n)),
+        ("power law", lambda n: 1 - 0.9 * n**-0.3),
+        ("power law, last three", lambda n: 1 - 0.9 * n**-0.3),
+        ("x^p", lambda n: 0.5 + 0.5 * (np.log2(n) / np.log2(5000)) ** 0.7),
+        ("last score", lambda n: np.full(np.shape(n), 0.7)),
+    ],
+)
+def test_each_way_predicts_its_own_curve(way, curve):
+    wanted = np.array([512, 1024])
+    assert by_scores(SIZES, curve(SIZES), wanted, 0.5)[way] == pytest.approx(
+        curve(wanted), abs=2e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_calibrated_kernel_needs_the_curves_shape_alone(kind):
+    link, back = links(kind)
+    score = pd.Series(np.linspace(0.4, 0.7, 4), SIZES)
+    ends = {"score_low": score.to_numpy() - 0.1, "score_high": score.to_numpy() + 0.1}
+    kernel = pd.DataFrame({"n": SIZES, "score": score.to_numpy(), "base": 0.3, "pilot": 64} | ends)
+    true = back(link(score) + 0.5)
+    trained = pd.DataFrame({"n": SIZES, "score": true, "seed": 0})
+    found = score_cases(kernel.assign(repeat=0), trained, link, back)
+    own = found.set_index(["way", "n"])
+    assert own.loc[CALIBRATED, "predicted"].tolist() == pytest.approx(true[[128, 256]].tolist())
+    assert own.loc[OURS, "predicted"].tolist() == score[[128, 256]].tolist()
+    assert own.loc[(OURS, 128), "low"] == pytest.approx(score[128] - 0.1)
+
+
+def test_what_is_asked_for_missed_and_wasted():
+    true = np.array([0.5, 0.625, 0.75])
+    ways = {"right": true, "low": true - 0.125, "high": true + 0.125}
+    cases = pd.DataFrame(
+        {"pilot": 32, "repeat": 0, "way": way, "n": n, "predicted": p, "true": t, "sd": 0.01}
+        for way, values in ways.items()
+        for n, p, t in zip((64, 128, 256), values, true, strict=True)
+    )
+    found = asked_for(cases).set_index(["way", "n"])
+    assert found.loc["right", "asked"].tolist() == pytest.approx([64, 128, 256])
+    assert found.loc["right", ["missed", "wasted"]].to_numpy() == pytest.approx(0)
+    assert found.loc["low", "never"].tolist() == [False, False, True]
+    assert found.loc["low", "wasted"].tolist() == pytest.approx([1, 1, 0])
+    assert found.loc["high", "asked"].tolist() == pytest.approx([64, 64, 128])
+    assert found.loc["high", "missed"].tolist() == pytest.approx([0, 0.125, 0.125])
+    assert found["steep"].all()
+
+
+def test_differences_are_paired_by_task():
+    table = pd.DataFrame(
+        {"task": task, "way": way, "off": hard + (way == "b") * 0.1}
+        for task, hard in (("x", 0.1), ("y", 0.9), ("z", 0.5))
+        for way in ("a", "b")
+    )
+    found = paired(table, "off", "a")
+    assert found.loc["b", "above"] == pytest.approx(0.1)
+    assert found.loc["b", ["low", "high"]].tolist() == pytest.approx([0.1, 0.1])
+    assert found.loc["a", "mean"] == pytest.approx(0.5)
+    found = paired(table.assign(off=table["off"].where(table["way"] == "a")), "off", "a")
+    assert found.loc["b"].isna().tolist() == [True, True, False, True, True]  # it counts no task
+
+
+def test_pilots_are_judged_where_the_kernel_has_texts_left():
+    random = np.random.default_rng(0)
+    features = random.standard_normal((80, 200)) * np.arange(1, 201.0) ** -0.7
+    label = np.sign(features[:, :1] + 0.3 * random.standard_normal((80, 1)))
+    some = (features @ features.T, label)
+    how = {"repeats": 2, "classes": True}
+    rows = kernel_cases([some[0]] * 2, [label] * 2, [16, 100], [24], random, **how)
+    found = pd.DataFrame(rows)
+    assert set(found["pilot"]) == {16}  # the other is larger than the kernel
+    assert sorted(found["n"].unique()) == [16, 24, 32, 64, 128, 256]
+    known = found.dropna(subset="true")
+    assert sorted(known["n"].unique()) == [16, 32]  # 20 texts are left to measure on
+    ours = known[known["way"] == OURS]
+    assert (ours["error_low"] < ours["error"]).all()
+    assert ours["error"].to_numpy() == pytest.approx(ours["true"].to_numpy(), rel=0.6)
+    assert sorted(found["draw"].unique()) == [0, 1]
+    with pytest.raises(UserError, match="80 texts, fewer than the smallest pilot, 100; raise"):
+        kernel_cases([some[0]], [label], [100], [24], random, **how)
