@@ -117,3 +117,15 @@ def test_the_usual_command_needs_no_name(capsys):
             main(words)
         assert ended.value.code == 0
         assert "--target" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", [["stars"], ["kind", "--classes"]])
+def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_path):
+    words = ["--label-column", *label, "--calibrate", "lora", "--learning-rate", "0.01"]
+    status, printed, said = advise(*words, "--out", str(tmp_path / "advice"), data="repeated.csv")
+    assert status == 0, said
+    assert "LoRA, trained on halves of 15 labels: " in printed  # of 30 different texts
+    assert "--calibrate tries some" not in printed
+    found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]["calibrated"]
+    assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 15, 2)
+    assert {"trained", "kernel", "shift", "spread", "equivalent"} <= {*found}

@@ -15,8 +15,8 @@ from ntktune.advise.benchmark import (
     paired,
     score_cases,
 )
+from ntktune.advise.calibration import links
 from ntktune.errors import UserError
-from ntktune.figures.pilots import links
 
 SIZES = np.array([32, 64, 128, 256])
 
@@ -58,13 +58,14 @@ def test_each_way_predicts_its_own_curve(way, curve):
 
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_calibrated_kernel_needs_the_curves_shape_alone(kind):
-    link, back = links(kind)
+    classes = kind == "classification"
+    link, back = links(classes=classes)
     score = pd.Series(np.linspace(0.4, 0.7, 4), SIZES)
     ends = {"score_low": score.to_numpy() - 0.1, "score_high": score.to_numpy() + 0.1}
     kernel = pd.DataFrame({"n": SIZES, "score": score.to_numpy(), "base": 0.3, "pilot": 64} | ends)
     true = back(link(score) + 0.5)
     trained = pd.DataFrame({"n": SIZES, "score": true, "seed": 0})
-    found = score_cases(kernel.assign(repeat=0), trained, link, back)
+    found = score_cases(kernel.assign(repeat=0), trained, classes=classes)
     own = found.set_index(["way", "n"])
     assert own.loc[CALIBRATED, "predicted"].tolist() == pytest.approx(true[[128, 256]].tolist())
     assert own.loc[OURS, "predicted"].tolist() == score[[128, 256]].tolist()

@@ -129,3 +129,13 @@ def test_a_constant_of_the_kernel_makes_no_texts_alike():
 def test_what_is_no_pilot(kernel, label, counts, told):
     with pytest.raises(UserError, match=told):
         forecast(kernel, label, counts)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_where_nothing_can_be_learned_the_score_is_that_of_the_mean(classes):
+    """Not below: the mean of all other texts is low where a label is high."""
+    random = np.random.default_rng(0)
+    features, label = random.standard_normal((80, 60)), random.standard_normal(80)
+    label = np.sign(label) if classes else label
+    found = forecast(features @ features.T, label, [80, 160], classes=classes)
+    assert (found.score > found.base - 0.2).all()

@@ -97,12 +97,14 @@ def advice(
     least_gain: float = LEAST_GAIN,
     class_counts: Mapping[str, int] | None = None,
     texts: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the advice that follows from forecasts of one pilot at ``counts`` n, (n,).
 
     ``forecasts`` are by method of training. ``targets`` are scores; ``class_counts`` says how many
-    texts each class has; ``texts`` how many there were before equal ones were taken together. All
-    intervals are of 80 %. The method is that of the highest score at the pilot's own number.
+    texts each class has; ``texts`` how many there were before equal ones were taken together;
+    ``calibration`` what trainings showed, whose shift the forecasts have. All intervals are of
+    80 %. The method is that of the highest score at the pilot's own number.
     """
     pilot = max(own.texts for own in forecasts.values())  # a kernel may tell fewer apart
     now = int(np.searchsorted(counts, pilot))
@@ -133,7 +135,7 @@ def advice(
             for name in others
             if np.abs(forecasts[name].score - found.score)[now:].max() < ALIKE
         ],
-        "calibrated": None,
+        "calibrated": calibration,
         "warnings": warnings(found, texts or pilot, class_counts or {}),
     }
 

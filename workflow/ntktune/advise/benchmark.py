@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.advise.advice import needed
+from ntktune.advise.calibration import links
 from ntktune.advise.pilot import forecast, guard, interval, sizes_within, sub_sample, subset_errors
 from ntktune.advise.risk import estimated_risk, exponents
 from ntktune.errors import UserError
@@ -186,15 +187,13 @@ def by_scores(
     return ways
 
 
-def score_cases(
-    predicted: pd.DataFrame, trained: pd.DataFrame, link: Callable, back: Callable
-) -> pd.DataFrame:
+def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool) -> pd.DataFrame:
     """Return what is predicted of the scores of one task's trainings, a row per pilot, way and n.
 
     ``predicted`` are the rows of :func:`kernel_cases` of the whole kernel; ``trained`` has ``n``,
-    ``score`` and ``seed``. A pilot knows the trainings of samples no larger than it; ``link`` is
-    what scores are added in, ``back`` its inverse.
+    ``score`` and ``seed``. A pilot knows the trainings of samples no larger than it.
     """
+    link, back = links(classes=classes)
     truth = trained.groupby("n")["score"].agg(["mean", "std"])
     rows = []
     for (pilot, repeat), own in predicted.groupby(["pilot", "repeat"]):

@@ -16,10 +16,6 @@ LEAST = 12  # texts of a pilot: fewer have no sub-samples
 LEVEL = 0.8  # of the interval
 LEFT_OUT = 0.5  # of the pilot, in each sub-sample that the interval comes from
 SUBSETS = 20
-# Share of the difference between the score that is predicted of the pilot's own number of texts and
-# that of its texts when each is left out, by which all scores are shifted. Measured: of .5, .75 and
-# 1 this was best on nine sets of real texts, for pilots of 48 to 192.
-ANCHORED = 0.75
 ALIKE = 1e-6  # of the mean squared distance of two texts' gradients: the same text
 
 
@@ -210,11 +206,22 @@ def _by_matrix(
     if classes:
         score = accuracy(found, risk.variance, class_shares(label))
     else:
-        score = correlation(found, risk.variance)
-    here = answered(left_out(spectrum, label, found.ridge[-1]), label, classes=classes)
-    score = np.clip(score + ANCHORED * (here - score[-1]), -1, 1)
+        score = np.maximum(correlation(found, risk.variance), 0.0)
+    here = _own_score(left_out(spectrum, label, found.ridge[-1]), label, classes=classes)
+    score = np.clip(score + here - score[-1], 0, 1)
     parts = (found.error, score, found.limited)
     return tuple(part[:-1].reshape(counts.shape) for part in parts)
+
+
+def _own_score(answers: np.ndarray, label: np.ndarray, *, classes: bool) -> float:
+    """Return the score of answers to texts that were left out, (N, C).
+
+    Of scores it is √(1 − error/variance), which is Pearson's correlation at the best ridge: that of
+    the answers themselves is anything where next to nothing is learned.
+    """
+    if classes:
+        return answered(answers, label, classes=True)
+    return max(1 - np.mean((answers - label) ** 2) / label.var(), 0.0) ** 0.5
 
 
 def answered(answers: np.ndarray, label: np.ndarray, *, classes: bool) -> float:

@@ -197,14 +197,17 @@ def spectral_risk(
 def left_out(spectrum: CentredSpectrum, label: np.ndarray, ridge: float) -> np.ndarray:
     """Return what kernel ridge regression on all other texts answers to each text, (N, C).
 
-    The mean is learned too: ``spectrum`` is of the centred kernel, ``label`` is y, (N, C). It is
-    y_i − r_i/(1 − H_ii) with the residuals r and the diagonal of the smoother H.
+    ``spectrum`` is of the centred kernel, ``label`` is y, (N, C). The answer is
+    y_i − r_i/(1 − H_ii) with the residuals r and the diagonal of the smoother H, which learns the
+    mean too. The mean of all texts takes the place of that of the others, which is low where y_i is
+    high: else answers that learned nothing would be the opposite of the labels.
     """
     values, vectors, _ = spectrum
     shrunk, mean = values / (values + ridge), label.mean(axis=0)
     residuals = label - mean - vectors @ (shrunk[:, None] * (vectors.T @ (label - mean)))
     leverage = 1 / len(label) + vectors**2 @ shrunk
-    return label - residuals / (1 - leverage)[:, None]
+    answers = label - residuals / (1 - leverage)[:, None]
+    return answers + (label - mean) / (len(label) - 1)
 
 
 def predicted(risk: Risk, count: ArrayLike) -> Prediction:

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ntktune.cli import Progress, add_command, optional
+from ntktune.cli.finetune import SETTINGS
 from ntktune.cli.inputs import (
     check_models,
     check_new_folder,
@@ -16,14 +17,20 @@ from ntktune.cli.inputs import (
     of_model,
     read_kernels,
 )
-from ntktune.cli.kernel import file_options, file_texts
+from ntktune.cli.kernel import file_options, file_texts, loaded
 from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
+from ntktune.cli.options import declaration
 from ntktune.cli.record import record, write_tables
-from ntktune.network.device import machine_epsilon
+from ntktune.network.device import machine_epsilon, select_device, training_dtypes
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ntktune.advise import Forecast
+    from ntktune.finetune.repeats import Examples
+    from ntktune.finetune.training import Settings
+
+METHODS = ("full", "lora", "probe")
 USUAL = "pilot"
 MOST_ROWS = 400  # of a file: a kernel per parameter is kept
 ADVICE = "advice.json"
@@ -50,6 +57,13 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
             "of the score, by twice the labels: with less, stop labelling (default: .01)",
             type=float,
             default=0.01,
+        ),
+        calibrate=optional(
+            "train twice on half the texts, by this method, and shift its scores by what comes out",
+            choices=METHODS,
+        ),
+        learning_rate=optional(
+            "of --calibrate (default: that of a study, for the method)", type=float
         ),
         cost_per_label=optional("in any currency", type=float),
         out=optional(out),
@@ -117,17 +131,101 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
     how["precision"] = machine_epsilon(args.dtype)
     different = max(len({*repeated(own, how["precision"])}) for own in kernels.values())
     counts, target = curve_counts(different, args.most), kernel_targets(label, classes)
+    forecasts = {name: forecast(own, target, counts, **how) for name, own in kernels.items()}
+    known = None
+    if name := args.calibrate:
+        forecasts[name], known = _calibrated(
+            *(args, texts, rows, kernels[name], target), counts, forecasts[name]
+        )
     found = advice(
-        *(counts, {name: forecast(own, target, counts, **how) for name, own in kernels.items()}),
+        *(counts, forecasts),
         targets=args.target,
         least_gain=args.least_gain,
         class_counts=Counter(task["classes"][int(place)] for place in label) if classes else {},
         texts=len(rows),
+        calibration=known,
     )
     metric = "accuracy" if classes else "Pearson r"
     title = f"{task['name']}: {len(rows)} labelled texts, {texts['facts']['model']['name']}"
     found |= {"model": texts["facts"]["model"], "task": task, "metric": metric, "title": title}
     return found | about | {"text": f"{title}\n{told(found, metric, args.cost_per_label)}"}
+
+
+def _calibrated(
+    args: argparse.Namespace,
+    texts: dict[str, Any],
+    rows: list[int],
+    kernel: np.ndarray,
+    target: np.ndarray,
+    counts: np.ndarray,
+    found: Forecast,
+) -> tuple[Forecast, dict[str, Any]]:
+    """Return the forecast shifted by what trainings on halves reach, and what they reached."""
+    import numpy as np
+
+    from ntktune.advise import repeated
+    from ntktune.advise.calibration import calibrated, compared
+
+    task, precision = texts["facts"]["task"], machine_epsilon(args.dtype)
+    classes = None if task["kind"] == "regression" else class_count(task)
+    place = np.flatnonzero(repeated(kernel, precision) == np.arange(len(rows)))
+    trained, steps = _trained_halves(args, texts, [rows[i] for i in place], classes)
+    own = (kernel[np.ix_(place, place)], target.reshape(len(rows), -1)[place])
+    how = {"classes": classes is not None}
+    found, known = calibrated(
+        counts, found, compared(*own, *trained, **how, precision=precision), **how
+    )
+    if not np.isfinite(known.equivalent):  # JSON has no infinity
+        known = known._replace(equivalent=None)
+    return found, {"method": args.calibrate, "steps": steps} | known._asdict()
+
+
+def _trained_halves(
+    args: argparse.Namespace, texts: dict[str, Any], rows: list[int], classes: int | None
+) -> tuple[tuple[list[tuple[list[int], list[int]]], list[float]], list[int]]:
+    """Train on each half of the texts; return the halves, and their scores on the other; and steps.
+
+    A half is the places of its texts among ``rows``, and of the other's. Its hold-out stops it.
+    """
+    from ntktune.advise.calibration import pilot_halves
+    from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
+
+    examples, settings = _examples(texts, rows, classes), _settings(args)
+    halves = pilot_halves(examples.label if classes else None, len(rows), args.seed)
+    size = len(halves[0]["seeds"][0]["order"])
+    steps = [all_steps(examples, half, size, settings) for half in halves]
+    progress, found = Progress(f"training on halves of {len(rows)} texts", sum(steps)), []
+    for half in halves:
+        model = loaded(args, texts["folder"], None, outputs=examples.outputs, head_seed=0)
+        model, before = model.to(select_device(args.device)), sum(steps[: len(found)])
+        how = (settings, args.seed, None, lambda step, before=before: progress(before + step))
+        found += [repeat.row for repeat in fine_tuned_repeats(model, examples, half, size, *how)]
+    places = [(half["seeds"][0]["order"], half["test"]) for half in halves]
+    scores = [row["accuracy" if classes else "pearson"] for row in found]
+    return (places, scores), [row["best_step"] for row in found]
+
+
+def _examples(texts: dict[str, Any], rows: list[int], classes: int | None) -> Examples:
+    """Return the file's labelled texts as a task's examples."""
+    from ntktune.finetune.repeats import Examples
+
+    task = texts["facts"]["task"]
+    label, noise = (texts["labels"][name].numpy()[rows] for name in ("label", "label_noise"))
+    ids = [texts["examples"][row] for row in rows]
+    about = {"label": label, "label_noise": noise, "classes": classes or 2}
+    return Examples(task=task["name"], kind=task["kind"], ids=ids, **about)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """Return how ``--calibrate`` trains: as a study does without settings of its own."""
+    from ntktune.finetune.training import Settings
+
+    how = {name: declaration(f"finetune.{name}")["default"] for name in SETTINGS}
+    factors = {"lora": "finetune.lora.rate_factor", "probe": "finetune.probe_rate_factor"}
+    factor = declaration(factors[args.calibrate])["default"] if args.calibrate in factors else 1
+    how["learning_rate"] = args.learning_rate or factor * how["learning_rate"]
+    autocast = training_dtypes(args.dtype)[1]
+    return Settings(**how, method=args.calibrate, lora=adapters(args), autocast=autocast)
 
 
 def _kernels(

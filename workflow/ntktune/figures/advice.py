@@ -49,6 +49,18 @@ def shown_counts(counts: Sequence[int], pilot: int) -> list[int]:
     return [n for n in counts if n in {*doublings, pilot + NEXT, counts[-1]}]
 
 
+def calibration_told(known: Mapping[str, Any]) -> str:
+    """Return what trainings on halves of the pilot showed."""
+    steps = f"{min(known['steps'])} to {max(known['steps'])}"
+    counts = known["equivalent"]
+    worth = f"; a label counts for {counts:.2g} of the kernel's" if counts else ""
+    return (
+        f"trainings may differ. {METHOD_LABELS[known['method']]}, trained on halves of "
+        f"{known['labels']} labels: {known['trained']:.3f},\nwhere its kernel has "
+        f"{known['kernel']:.3f}; its scores are shifted by that{worth}; stopped after {steps} steps"
+    )
+
+
 def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> str:
     """Return advice (:func:`ntktune.advise.advice`) in a dozen lines."""
     at, pilot, method = found["at"], found["texts"], found["method"]
@@ -57,9 +69,11 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
     for n in shown_counts(counts, pilot):
         here = f"{n:,}" + " (now)" * (n == pilot)
         lines.append([here, *(score_range(own[n]) for own in at.values())])
+    known = found["calibrated"]
+    differ = calibration_told(known) if known else "trainings may differ (--calibrate tries some)"
     text = [
-        f"{metric} that the kernel predicts, with 80 % intervals; nothing was trained, and real",
-        "trainings may differ; of texts like these",
+        f"{metric} that the kernel predicts, with 80 % intervals, of texts like these; real",
+        differ,
         "",
         plain_table(lines),
         "",

@@ -6,19 +6,10 @@ methods' metrics.
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 
 from ntktune.advise.benchmark import CALIBRATED, OURS, asked_for, paired, score_cases
 
 KERNEL = "kernel"  # the truth that is no training's
-MOST_SCORE = 0.99  # of a link
-
-
-def links(kind: str) -> tuple:
-    """Return what scores of a kind of task are added in, and its inverse."""
-    if kind == "regression":
-        return (lambda r: np.arctanh(np.clip(r, -MOST_SCORE, MOST_SCORE))), np.tanh
-    return (lambda p: logit(np.clip(p, 1 - MOST_SCORE, MOST_SCORE))), expit
 
 
 def kernel_errors(benchmark: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +39,9 @@ def score_errors(
     for (task, method), own in trained.groupby(["task", "method"], sort=False):
         kernel = "head" if method == "probe" else "all"
         rows = benchmark[(benchmark["task"] == task) & (benchmark["way"] == OURS)]
-        cases = score_cases(rows[rows["kernel"] == kernel], own, *links(own["kind"].iloc[0]))
+        cases = score_cases(
+            rows[rows["kernel"] == kernel], own, classes=own["kind"].iloc[0] != "regression"
+        )
         if len(cases):
             found.append(asked_for(cases).assign(task=task, truth=method))
     if not found:

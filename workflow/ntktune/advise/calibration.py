@@ -1,0 +1,122 @@
+"""A forecast shifted by what short trainings on the pilot's halves reached, beside the kernel."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, logit
+
+from ntktune.advise.advice import needed
+from ntktune.advise.pilot import Forecast, answered, guard
+from ntktune.advise.risk import predicted, spectral_risk
+from ntktune.data.sampling import nested_order
+from ntktune.linearized.statistics import EPS, centred_spectrum
+
+HELD_OUT = 0.2  # of a half, to stop the training by
+MOST = 0.99  # of a score, whose log-odds are added
+
+Link = Callable[[np.ndarray], np.ndarray]
+
+
+class Calibration(NamedTuple):
+    """What trainings on halves of a pilot reached, each tested on the other half.
+
+    ``labels`` are those of a half; ``trained`` and ``kernel`` the mean scores of the trainings and
+    of the kernel on the same halves; ``shift`` is their mean difference in :func:`links`, and
+    ``spread`` its standard error over the halves. ``equivalent`` γ is how many labels each counts
+    for: the kernel has the trainings' score at γ times their labels; infinite beyond its curve.
+    """
+
+    labels: int
+    trained: float
+    kernel: float
+    shift: float
+    spread: float
+    equivalent: float = np.nan
+
+
+def links(*, classes: bool) -> tuple[Link, Link]:
+    """Return what scores are added in, and its inverse: log-odds of accuracies, artanh of r."""
+    if classes:
+        return (lambda share: logit(np.clip(share, 1 - MOST, MOST))), expit
+    return (lambda r: np.arctanh(np.clip(r, -MOST, MOST))), np.tanh
+
+
+def answers_to(
+    kernel: np.ndarray,
+    label: np.ndarray,
+    train: Sequence[int],
+    test: Sequence[int],
+    precision: float = EPS,
+) -> np.ndarray:
+    """Return what kernel ridge regression with a mean, trained on some texts, answers to others.
+
+    ``kernel`` is (N, N), ``label`` (N, C); the ridge is that of the lowest predicted error. Returns
+    (T, C).
+    """
+    some, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
+    values, vectors, _ = spectrum = centred_spectrum(some, precision)
+    mean = label[train].mean(axis=0)
+    centred = label[train] - mean
+    risk = spectral_risk(spectrum, centred, free=1)
+    ridge = float(predicted(risk.guarded(guard(len(train))), len(train)).ridge)
+    means = some.mean(axis=0)
+    across = across - across.mean(axis=1)[:, None] - means + means.mean()
+    return across @ vectors @ ((vectors.T @ centred) / (values + ridge)[:, None]) + mean
+
+
+def compared(
+    kernel: np.ndarray,
+    label: np.ndarray,
+    halves: Sequence[tuple[Sequence[int], Sequence[int]]],
+    trained: Sequence[float],
+    *,
+    classes: bool,
+    precision: float = EPS,
+) -> Calibration:
+    """Return how trainings' scores compare with the kernel's on the same halves.
+
+    ``halves`` are each training's texts and those it was tested on; ``trained`` its test score.
+    """
+    link, _ = links(classes=classes)
+    own = [
+        answered(answers_to(kernel, label, *half, precision), label[list(half[1])], classes=classes)
+        for half in halves
+    ]
+    shifts = link(np.array(trained)) - link(np.array(own))
+    spread = shifts.std(ddof=1) / len(shifts) ** 0.5
+    about = (len(halves[0][0]), float(np.mean(trained)), float(np.mean(own)))
+    return Calibration(*about, float(shifts.mean()), float(spread))
+
+
+def calibrated(
+    counts: np.ndarray, found: Forecast, calibration: Calibration, *, classes: bool
+) -> tuple[Forecast, Calibration]:
+    """Return a forecast at ``counts`` n with shifted scores, and the calibration with its γ.
+
+    Sub-samples are shifted up and down by the spread too, in turn, which widens intervals by it.
+    """
+    link, back = links(classes=classes)
+    signs = calibration.spread * (-1.0) ** np.arange(len(found.scores))
+    score = back(link(found.score) + calibration.shift)
+    scores = back(link(found.scores) + calibration.shift + signs[:, None])
+    here = np.interp(np.log(calibration.labels), np.log(counts), score)
+    as_many = needed(counts, found.score, float(here)) / calibration.labels
+    return found._replace(score=score, scores=scores), calibration._replace(equivalent=as_many)
+
+
+def pilot_halves(label: np.ndarray | None, texts: int, seed: int) -> list[dict]:
+    """Return both halves of a pilot as samples to train on, the other half being the test.
+
+    ``label`` has the class of each text, (N,), None for scores: halves are as balanced as the
+    whole. They are as :func:`ntktune.data.sampling.training_subsets` has them, and of one size.
+    """
+    classes = None if label is None else label.astype(int)
+    how = {"size": texts, "holdout_fraction": HELD_OUT, "random": np.random.default_rng(seed)}
+    order, holdout = nested_order(np.arange(texts), classes, **how)
+    half, found = texts // 2, []
+    for own, other in ((slice(half), slice(half, 2 * half)), (slice(half, 2 * half), slice(half))):
+        sample = {"order": order[own].tolist(), "holdout": holdout[own].tolist()}
+        about = {"holdout_fraction": HELD_OUT, "seeds": [sample]}
+        found.append(about | {"test": order[other].tolist()})
+    return found
