@@ -103,7 +103,7 @@ def test_advice_names_the_method_that_is_ahead_and_where_another_is():
     assert "the next 100 labels, for 250: +0.020" in text
     assert "go on labelling: twice as many bring +0.020" in text
     assert "LoRA: ahead from about" in text
-    assert "cannot tell" not in text
+    assert "too low" not in text
 
 
 def test_a_kernel_that_tells_fewer_texts_apart_moves_no_number_of_labels():
@@ -134,7 +134,9 @@ def test_what_makes_a_forecast_doubtful_is_told():
     assert "c0 (0), c1 (1), " in text
     assert "c7 (7) and 2 more" in text
     assert "c10" not in text
-    assert f"beyond about {number(found['limit_of_pilot'], 320)} labels these texts" in text
+    assert (
+        f"beyond about {number(found['limit_of_pilot'], 320)} labels scores may be too low" in text
+    )
     flat = advice(counts, {"full": forecast_of(counts, 0.5 + 0 * counts, texts=100)})
     assert any("predicts nothing better" in line for line in flat["warnings"])
 
@@ -156,6 +158,14 @@ def test_the_figure_has_a_curve_for_each_method_and_the_pilots_limit():
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [
         *("the head alone", "LoRA", "all weights", "without learning", "labels now"),
-        "beyond what the labels can tell",
+        "scores may be too low",
     ]
     assert figure.axes[0].get_ylabel() == "predicted accuracy"
+
+
+def test_no_score_is_below_0_or_above_1():
+    counts = curve_counts(100)
+    score = np.linspace(0.05, 0.98, len(counts))
+    ends = curve(counts, forecast_of(counts, score, spread=0.2)).values()
+    assert all(0 <= low <= value <= high <= 1 for low, value, high in ends)
+    assert max(high for *_, high in ends) == 1

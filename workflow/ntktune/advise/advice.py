@@ -51,17 +51,22 @@ def needed(counts: np.ndarray, score: np.ndarray, target: float) -> float:
     return float(np.exp(np.interp(target, rising[ends], np.log(counts[ends]))))
 
 
+def _score_ends(found: Forecast) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the scores between both ends of their intervals, none beyond 0 and 1."""
+    low, high = interval(found.score, found.scores)
+    return np.maximum(low, 0), found.score, np.minimum(high, 1)
+
+
 def curve(counts: np.ndarray, found: Forecast) -> dict[int, Triple]:
     """Return the score of each number of labels, between both ends of its interval."""
-    low, high = interval(found.score, found.scores)
-    ends = zip(low, found.score, high, strict=True)
+    ends = zip(*_score_ends(found), strict=True)
     return {int(n): tuple(map(float, own)) for n, own in zip(counts, ends, strict=True)}
 
 
 def labels_for(counts: np.ndarray, found: Forecast, target: float) -> Triple:
     """Return how many labels a score takes: where the curve has it, and both of its ends."""
-    low, high = interval(found.score, found.scores)
-    return tuple(needed(counts, score, target) for score in (high, found.score, low))
+    low, value, high = _score_ends(found)
+    return tuple(needed(counts, score, target) for score in (high, value, low))
 
 
 def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) -> Triple:

@@ -101,7 +101,10 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
             text.append(f"  {label}: ahead from about {number(overtakes[0], most)} labels on")
     if found["limit_of_pilot"] < most:
         limit = number(found["limit_of_pilot"], most)
-        text.append(f"  beyond about {limit} labels these texts cannot tell: scores may yet rise")
+        text += [
+            f"  beyond about {limit} labels scores may be too low: so few texts do not show what",
+            "  takes more of them to learn",
+        ]
     text += [f"warning: {line}" for line in found["warnings"]]
     return "\n".join(text)
 
@@ -120,7 +123,7 @@ def advice_figure(found: Mapping[str, Any], metric: str) -> Figure:
         handles["labels now"] = axes.axvline(found["texts"], color="black", linewidth=0.8)
         if found["limit_of_pilot"] < counts[-1]:
             shaded = axes.axvspan(found["limit_of_pilot"], counts[-1], color="#EEEEEE", zorder=0)
-            handles["beyond what the labels can tell"] = shaded
+            handles["scores may be too low"] = shaded
         draw_size_axis(axes, shown_counts(counts, found["texts"]))
         axes.set_xlim(counts[0], counts[-1])
         axes.set_ylabel(f"predicted {metric}")
