@@ -122,3 +122,5 @@ def test_pilots_are_judged_where_the_kernel_has_texts_left():
     assert sorted(found["draw"].unique()) == [0, 1]
     with pytest.raises(UserError, match="80 texts, fewer than the smallest pilot, 100; raise"):
         kernel_cases([some[0]], [label], [100], [24], random, **how)
+    with pytest.raises(UserError, match="all 80 texts of a draw have the same label"):
+        kernel_cases([some[0]], [0 * label], [16], [24], random, **how)

@@ -135,6 +135,8 @@ def kernel_cases(
             f"the kernel has {many} texts, fewer than the smallest pilot, {min(pilots)}; "
             "raise kernel.rows, or give smaller advise.pilots"
         )
+    if not all(np.ptp(label, axis=0).any() for label in labels):
+        raise UserError(f"all {many} texts of a draw have the same label; raise kernel.rows")
     known = sorted({k * n for n in fitting for k in MULTIPLES if k * n <= (1 - TESTED) * many})
     truths = [
         dict(zip(known, measured_errors(*both, known, random, precision=precision), strict=True))

@@ -80,7 +80,7 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         f"by {METHOD_LABELS[method]}, which is ahead at {pilot:,} labels:",
     ]
     for share, labels in found["n_for_share"].items():
-        of = f"{float(share):.0%} of what {most:,} labels bring"
+        of = f"{100 * float(share):.0f} % of what {most:,} labels bring"
         text.append(f"  {of}: {labels_range(labels, most)} labels")
     for target, labels in found["n_for"].items():
         text.append(f"  {metric} {target}: {labels_range(labels, most)} labels")
