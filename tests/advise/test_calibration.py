@@ -71,6 +71,7 @@ def test_a_training_that_does_as_its_kernel_shifts_nothing(texts):
     assert found.kernel == found.trained == pytest.approx(np.mean(own))
     better = compared(kernel, label, halves, [0.95, 0.97], classes=True)
     assert better.shift > 0
+    assert np.isfinite(compared(kernel, label, halves, [np.nan, 0.9], classes=False).shift)
     assert better.spread > 0
 
 

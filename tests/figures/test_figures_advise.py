@@ -5,6 +5,7 @@ import pytest
 from made_up_study import SIZES, TASKS, metrics_table, pilots_of
 
 from ntktune.advise.benchmark import CALIBRATED, OURS
+from ntktune.errors import UserError
 from ntktune.figures.advised import advised_figure
 from ntktune.figures.result_tables import pilots_table
 
@@ -41,3 +42,10 @@ def test_the_figure_has_a_panel_for_the_kernel_and_one_for_each_method(tables):
     ours = [line for line in figure.axes[0].lines if line.get_linewidth() > 2]
     assert [line.get_ydata().tolist() for line in ours] == [[0, 0]]
     assert OURS in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_pilots_with_nothing_beyond_them_are_one_line(tables):
+    benchmark, metrics = tables
+    alone = benchmark[(benchmark["pilot"] == 64) & (benchmark["n"] <= 64)]
+    with pytest.raises(UserError, match=r"no pilot is judged: .*; give smaller advise.pilots"):
+        pilots_table(alone, metrics[metrics["n"] <= 64])

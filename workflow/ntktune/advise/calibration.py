@@ -76,14 +76,16 @@ def compared(
 ) -> Calibration:
     """Return how trainings' scores compare with the kernel's on the same halves.
 
-    ``halves`` are each training's texts and those it was tested on; ``trained`` its test score.
+    ``halves`` are each training's texts and those it was tested on; ``trained`` its test score,
+    NaN, which counts as 0, of answers that are all alike.
     """
     link, _ = links(classes=classes)
+    trained = np.nan_to_num(trained)
     own = [
         answered(answers_to(kernel, label, *half, precision), label[list(half[1])], classes=classes)
         for half in halves
     ]
-    shifts = link(np.array(trained)) - link(np.array(own))
+    shifts = link(trained) - link(np.array(own))
     spread = shifts.std(ddof=1) / len(shifts) ** 0.5
     about = (len(halves[0][0]), float(np.mean(trained)), float(np.mean(own)))
     return Calibration(*about, float(shifts.mean()), float(spread))

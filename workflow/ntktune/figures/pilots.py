@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ntktune.advise.benchmark import CALIBRATED, OURS, asked_for, paired, score_cases
+from ntktune.errors import UserError
 
 KERNEL = "kernel"  # the truth that is no training's
 
@@ -55,8 +56,16 @@ def score_errors(
 def all_errors(
     benchmark: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return the predictions of kernels and of trainings, the kernel's first."""
+    """Return the predictions of kernels and of trainings, the kernel's first.
+
+    Raises UserError if there are none.
+    """
     parts = [kernel_errors(benchmark), score_errors(benchmark, metrics, compared)]
+    if not any(map(len, parts)):
+        raise UserError(
+            "no pilot is judged: no sample of finetune.sizes is larger than a pilot, and "
+            "three quarters of kernel.rows are less than twice that; give smaller advise.pilots"
+        )
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
