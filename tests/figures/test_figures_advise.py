@@ -8,6 +8,7 @@ from ntktune.advise.benchmark import CALIBRATED, OURS
 from ntktune.errors import UserError
 from ntktune.figures.advised import advised_figure
 from ntktune.figures.result_tables import pilots_table
+from ntktune.figures.tables import read_tables
 
 COLORS = ["#000000", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#E69F00"]
 
@@ -49,3 +50,9 @@ def test_pilots_with_nothing_beyond_them_are_one_line(tables):
     alone = benchmark[(benchmark["pilot"] == 64) & (benchmark["n"] <= 64)]
     with pytest.raises(UserError, match=r"no pilot is judged: .*; give smaller advise.pilots"):
         pilots_table(alone, metrics[metrics["n"] <= 64])
+
+
+def test_a_study_of_one_method_has_no_other_trainings(tables):
+    benchmark, metrics = tables
+    alone = pilots_table(benchmark, metrics, read_tables("compared", [])[0])
+    pd.testing.assert_frame_equal(alone, pilots_table(benchmark, metrics))
