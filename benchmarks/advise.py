@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import statistics
@@ -27,10 +28,8 @@ WAYS = {"kernel": [], "calibrated": ["--calibrate", "lora"]}
 
 def advised(case: dict) -> dict:
     """Run the command on one case in this process; return what it took."""
-    import peft  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-
+    for name in ("peft", "torch", "transformers"):
+        importlib.import_module(name)
     from ntktune.__main__ import main
 
     words = ["advise", "pilot", *case["words"], "--rows", str(case["rows"]), *WAYS[case["way"]]]

@@ -6,9 +6,9 @@ import pytest
 from ntktune.advise import Forecast
 from ntktune.advise.calibration import (
     Calibration,
-    answers_to,
     calibrated,
     compared,
+    half_answers,
     links,
     pilot_halves,
 )
@@ -36,7 +36,7 @@ def test_links_have_an_inverse(classes):
 def test_answers_are_those_of_ridge_regression_on_the_features(texts):
     features, label = texts
     train, test = np.arange(40), np.arange(40, 60)
-    found = answers_to(features @ features.T, label, train, test)
+    found = half_answers(features @ features.T, label, train, test)
     mean, x = features[train].mean(axis=0), features[train] - features[train].mean(axis=0)
     errors = []
     for ridge in np.logspace(-3, 4, 400):
@@ -63,7 +63,7 @@ def test_a_training_that_does_as_its_kernel_shifts_nothing(texts):
     features, label = texts
     kernel, halves = features @ features.T, [(range(30), range(30, 60)), (range(30, 60), range(30))]
     own = [
-        np.mean(np.sign(answers_to(kernel, label, *half)) == label[list(half[1])])
+        np.mean(np.sign(half_answers(kernel, label, *half)) == label[list(half[1])])
         for half in halves
     ]
     found = compared(kernel, label, halves, own, classes=True)

@@ -12,14 +12,21 @@ import numpy as np
 import pandas as pd
 
 from ntktune.advise.advice import needed
-from ntktune.advise.calibration import links
-from ntktune.advise.pilot import forecast, guard, interval, sizes_within, sub_sample, subset_errors
+from ntktune.advise.calibration import answers_to, links
+from ntktune.advise.pilot import (
+    forecast,
+    guard,
+    interval,
+    law_through,
+    sizes_within,
+    sub_sample,
+    subset_errors,
+)
 from ntktune.advise.risk import estimated_risk, exponents
 from ntktune.errors import UserError
 from ntktune.intervals import half_width
 from ntktune.linearized.statistics import EPS, centred_spectrum
-from ntktune.selection.laws import LINE, POWER, Law, fitted
-from ntktune.selection.laws import predicted as by_law
+from ntktune.selection.laws import LINE, POWER
 
 TRUTHS = 20  # splits that a kernel's error is the mean of
 TESTED = 0.25  # of a kernel's texts, at least, that an error is measured on
@@ -53,14 +60,9 @@ def measured_errors(
         for _ in range(splits):
             order = others[sub_sample(label[others], count, random)]
             train, test = order[:count], order[count:] if tested is None else tested
-            some, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
-            values, vectors, _ = centred_spectrum(some, precision)
-            means = some.mean(axis=0)
-            across = (across - across.mean(axis=1)[:, None] - means + means.mean()) @ vectors
-            mean = label[train].mean(axis=0)
-            along = vectors.T @ (label[train] - mean)  # (n − 1, C)
-            inverse = 1 / (values + SHRINKAGE[:, None] * values[-1])
-            answers = np.einsum("tk,gk,kc->gtc", across, inverse, along, optimize=True) + mean
+            spectrum = centred_spectrum(kernel[np.ix_(train, train)], precision)
+            ridges = SHRINKAGE * spectrum.values[-1]
+            answers = answers_to(kernel, label, train, test, spectrum, ridges)
             errors += np.mean(np.sum((answers - label[test]) ** 2, axis=2), axis=1) / splits
         found.append(errors.min())
     return np.array(found)
@@ -75,13 +77,6 @@ def whole_exponents(
     ]
     guarded = [risk.guarded(guard(len(labels[0]))) for risk in risks]
     return [{"draw": draw} | exponents(risk)._asdict() for draw, risk in enumerate(guarded)]
-
-
-def law_through(law: Law, sizes: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return a law's errors at ``counts`` n, fitted to errors at sizes; NaN where none goes."""
-    if len(sizes) < 2 or not (np.isfinite(errors) & (errors > 0)).all():
-        return np.full(len(counts), np.nan)
-    return by_law(fitted(law, sizes, errors), counts)[0][0]
 
 
 def other_ways(

@@ -10,7 +10,7 @@ from ntktune.advise.advice import needed
 from ntktune.advise.pilot import Forecast, answered, guard
 from ntktune.advise.risk import predicted, spectral_risk
 from ntktune.data.sampling import nested_order
-from ntktune.linearized.statistics import EPS, centred_spectrum
+from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
 
 HELD_OUT = 0.2  # of a half, to stop the training by
 MOST = 0.99  # of a score, whose log-odds are added
@@ -47,22 +47,34 @@ def answers_to(
     label: np.ndarray,
     train: Sequence[int],
     test: Sequence[int],
-    precision: float = EPS,
+    spectrum: CentredSpectrum,
+    ridges: np.ndarray,
 ) -> np.ndarray:
     """Return what kernel ridge regression with a mean, trained on some texts, answers to others.
 
-    ``kernel`` is (N, N), ``label`` (N, C); the ridge is that of the lowest predicted error. Returns
-    (T, C).
+    ``kernel`` is (N, N), ``label`` (N, C); ``spectrum`` is that of the texts ``train``, and
+    ``ridges`` δ are (G,). Returns (G, T, C).
     """
     some, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
-    values, vectors, _ = spectrum = centred_spectrum(some, precision)
-    mean = label[train].mean(axis=0)
-    centred = label[train] - mean
-    risk = spectral_risk(spectrum, centred, free=1)
-    ridge = float(predicted(risk.guarded(guard(len(train))), len(train)).ridge)
-    means = some.mean(axis=0)
-    across = across - across.mean(axis=1)[:, None] - means + means.mean()
-    return across @ vectors @ ((vectors.T @ centred) / (values + ridge)[:, None]) + mean
+    means, mean = some.mean(axis=0), label[train].mean(axis=0)
+    across = (across - across.mean(axis=1)[:, None] - means + means.mean()) @ spectrum.vectors
+    along = spectrum.vectors.T @ (label[train] - mean)  # (n − 1, C)
+    inverse = 1 / (spectrum.values + np.reshape(ridges, (-1, 1)))
+    return np.einsum("tk,gk,kc->gtc", across, inverse, along, optimize=True) + mean
+
+
+def half_answers(
+    kernel: np.ndarray,
+    label: np.ndarray,
+    train: Sequence[int],
+    test: Sequence[int],
+    precision: float = EPS,
+) -> np.ndarray:
+    """Return :func:`answers_to` at the ridge of the lowest predicted error, (T, C)."""
+    spectrum = centred_spectrum(kernel[np.ix_(train, train)], precision)
+    risk = spectral_risk(spectrum, label[train] - label[train].mean(axis=0), free=1)
+    ridge = predicted(risk.guarded(guard(len(train))), len(train)).ridge
+    return answers_to(kernel, label, train, test, spectrum, ridge)[0]
 
 
 def compared(
@@ -82,8 +94,8 @@ def compared(
     link, _ = links(classes=classes)
     trained = np.nan_to_num(trained)
     own = [
-        answered(answers_to(kernel, label, *half, precision), label[list(half[1])], classes=classes)
-        for half in halves
+        answered(half_answers(kernel, label, train, test, precision), label[test], classes=classes)
+        for train, test in halves
     ]
     shifts = link(trained) - link(np.array(own))
     spread = shifts.std(ddof=1) / len(shifts) ** 0.5

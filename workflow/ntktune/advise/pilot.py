@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from ntktune.advise.risk import accuracy, correlation, left_out, predicted, spectral_risk
 from ntktune.errors import UserError
 from ntktune.linearized.statistics import EPS, GUARD, best_gcv, centred_spectrum
-from ntktune.selection.laws import LINE, fitted
+from ntktune.selection.laws import LINE, Law, fitted
 from ntktune.selection.laws import predicted as by_law
 
 LEAST = 12  # texts of a pilot: fewer have no sub-samples
@@ -119,6 +119,16 @@ def sizes_within(texts: int) -> np.ndarray:
     return np.unique(np.geomspace(max(texts // 8, LEAST), texts, 4).round().astype(int))
 
 
+def law_through(law: Law, sizes: np.ndarray, errors: np.ndarray, counts: ArrayLike) -> np.ndarray:
+    """Return a law's errors at ``counts`` n, of any shape, fitted to errors at sizes, (S,).
+
+    NaN where no law goes through them: there is one size, or an error of 0.
+    """
+    if len(sizes) < 2 or not (np.isfinite(errors) & (errors > 0)).all():
+        return np.full(np.shape(counts), np.nan)
+    return by_law(fitted(law, sizes, errors), np.ravel(counts))[0].reshape(np.shape(counts))
+
+
 def law_errors(
     kernel: np.ndarray,
     label: np.ndarray,
@@ -128,15 +138,11 @@ def law_errors(
 ) -> np.ndarray:
     """Return the errors at ``counts`` n, by a power law through those of the pilot's sub-samples.
 
-    NaN where no law goes through them: there is one size, or an error of 0.
     The sub-samples are of an eighth of the pilot (:data:`LEAST` texts at least) to all of it.
     """
     sizes = sizes_within(len(label))
     errors = subset_errors(kernel, label, sizes, random, precision=precision)
-    if len(sizes) < 2 or not (errors > 0).all():
-        return np.full(np.shape(counts), np.nan)
-    flat = by_law(fitted(LINE, sizes, errors), np.ravel(counts))[0]
-    return flat.reshape(np.shape(counts))
+    return law_through(LINE, sizes, errors, counts)
 
 
 def forecast(

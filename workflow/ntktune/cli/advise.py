@@ -19,7 +19,7 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.kernel import file_options, file_texts, loaded
 from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
-from ntktune.cli.options import declaration
+from ntktune.cli.options import OVERRIDES, declaration
 from ntktune.cli.record import record, write_tables
 from ntktune.network.device import machine_epsilon, select_device, training_dtypes
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ntktune.finetune.repeats import Examples
     from ntktune.finetune.training import Settings
 
-METHODS = ("full", "lora", "probe")
 USUAL = "pilot"
 MOST_ROWS = 400  # of a file: a kernel per parameter is kept
 ADVICE = "advice.json"
@@ -60,7 +59,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         ),
         calibrate=optional(
             "train twice on half the texts, by this method, and shift its scores by what comes out",
-            choices=METHODS,
+            choices=OVERRIDES["finetune.methods"]["enum"],
         ),
         learning_rate=optional(
             "of --calibrate (default: that of a study, for the method)", type=float

@@ -33,9 +33,7 @@ def score_errors(
 
     And what :func:`~ntktune.advise.benchmark.asked_for` adds. A method's ``truth`` is its name.
     """
-    trained = metrics
-    if compared is not None and len(compared):  # columns of an empty table are of no type
-        trained = pd.concat([metrics, compared], ignore_index=True)
+    trained = metrics if compared is None else pd.concat([metrics, compared], ignore_index=True)
     regression = trained["kind"] == "regression"  # a kernel predicts these scores, whatever metric
     trained = trained.assign(score=trained["pearson"].where(regression, trained["accuracy"]))
     found = []

@@ -239,7 +239,9 @@ def read_tables(
         tables.append(table)
     if spec.file.endswith(".json"):
         return documents, facts
-    every = tables or [pd.DataFrame(columns=[*spec.columns, *["task"] * spec.of_task])]
+    types = dict.fromkeys(spec.numbers.split(), float) | dict.fromkeys({"n"} & {*spec.columns}, int)
+    none = pd.DataFrame(columns=[*spec.columns, *["task"] * spec.of_task])
+    every = tables or [none.astype(types)]
     return pd.concat(every, ignore_index=True), facts
 
 
