@@ -23,7 +23,7 @@ def forecast_of(counts, score, spread=0.01, base=0.5, texts=100, limit=math.inf)
     """A forecast whose sub-samples lie up and down by ``spread``."""
     score = np.asarray(score, float)
     scores = score + spread * np.array([[-1.0], [1.0]])
-    rest = {"errors": 1 - scores, "low": 1 - score, "high": 1 - score, "law": 1 - score}
+    rest = {"low": 1 - score, "high": 1 - score}
     limited = np.asarray(counts) > limit
     return Forecast(
         error=1 - score, score=score, scores=scores, limited=limited, base=base, texts=texts, **rest

@@ -6,10 +6,13 @@ import pytest
 
 from ntktune.advise.benchmark import (
     CALIBRATED,
+    LAST_TIME,
     OURS,
     SHRINKAGE,
     asked_for,
+    asked_for_gain,
     by_scores,
+    curve_cases,
     kernel_cases,
     measured_errors,
     paired,
@@ -67,19 +70,25 @@ def test_a_calibrated_kernel_needs_the_curves_shape_alone(kind):
     trained = pd.DataFrame({"n": SIZES, "score": true, "seed": 0})
     found = score_cases(kernel.assign(repeat=0), trained, classes=classes)
     own = found.set_index(["way", "n"])
-    assert own.loc[CALIBRATED, "predicted"].tolist() == pytest.approx(true[[128, 256]].tolist())
-    assert own.loc[OURS, "predicted"].tolist() == score[[128, 256]].tolist()
+    assert own.loc[CALIBRATED, "predicted"].tolist() == pytest.approx(true.tolist())
+    assert own.loc[OURS, "predicted"].tolist() == score.tolist()
+    assert own.loc["last score", "predicted"].tolist() == [*true[:2], true[64], true[64]]
     assert own.loc[(OURS, 128), "low"] == pytest.approx(score[128] - 0.1)
+
+
+def cases_of(ways, true, task="x", pilot=32, base=0.25, sizes=(64, 128, 256)):
+    """A task's cases: what ways predict of true scores."""
+    about = {"task": task, "pilot": pilot, "repeat": 0, "base": base, "sd": 0.01}
+    return pd.DataFrame(
+        about | {"way": way, "n": n, "predicted": p, "true": t}
+        for way, values in ways.items()
+        for n, p, t in zip(sizes, values, true, strict=True)
+    )
 
 
 def test_what_is_asked_for_missed_and_wasted():
     true = np.array([0.5, 0.625, 0.75])
-    ways = {"right": true, "low": true - 0.125, "high": true + 0.125}
-    cases = pd.DataFrame(
-        {"pilot": 32, "repeat": 0, "way": way, "n": n, "predicted": p, "true": t, "sd": 0.01}
-        for way, values in ways.items()
-        for n, p, t in zip((64, 128, 256), values, true, strict=True)
-    )
+    cases = cases_of({"right": true, "low": true - 0.125, "high": true + 0.125}, true)
     found = asked_for(cases).set_index(["way", "n"])
     assert found.loc["right", "asked"].tolist() == pytest.approx([64, 128, 256])
     assert found.loc["right", ["missed", "wasted"]].to_numpy() == pytest.approx(0)
@@ -87,7 +96,54 @@ def test_what_is_asked_for_missed_and_wasted():
     assert found.loc["low", "wasted"].tolist() == pytest.approx([1, 1, 0])
     assert found.loc["high", "asked"].tolist() == pytest.approx([64, 64, 128])
     assert found.loc["high", "missed"].tolist() == pytest.approx([0, 0.125, 0.125])
-    assert found["steep"].all()
+    # whether 256 is too many cannot be told: nothing larger was trained
+    assert found["steep"].unstack().to_numpy().tolist() == [[True, True, False]] * 3
+
+
+def test_a_score_that_the_pilot_has_is_no_case():
+    cases = cases_of({"right": [0.5, 0.6, 0.7]}, [0.5, 0.6, 0.7], pilot=64)
+    assert asked_for(cases)["n"].tolist() == [128, 256]
+
+
+def test_what_is_asked_for_most_of_the_gain():
+    """Of 0.5 more than the base, 0.475 are wanted: 0.725, at 2^(8 - 0.2) of 256 examples."""
+    true = np.array([0.5, 0.625, 0.75])
+    flat, quick = np.array([0.5, 0.5, 0.5]), np.array([0.5, 0.75, 0.76])
+    ways = {"right": true, "flat": flat, "quick": quick}
+    every = [cases_of(ways, true)]
+    every += [cases_of({"right": quick}, quick, task=task) for task in ("y", "z")]
+    every += [cases_of({"right": flat}, flat, task="learned nothing", base=0.49)]
+    found = asked_for_gain(pd.concat(every))
+    assert set(found["task"]) == {"x", "y", "z"}
+    own = found[found["task"] == "x"].set_index("way")
+    assert own["needs"].tolist() == pytest.approx([2**7.8] * 4)
+    assert own.loc["right", ["missed", "wasted"]].tolist() == pytest.approx([0, 0])
+    assert own.loc["flat", "asked"] == 64
+    assert own.loc["flat", "missed"] == pytest.approx(0.225)
+    n = 2 ** (6 + (0.25 + 0.95 * 0.51 - 0.5) / 0.25)
+    assert own.loc[["quick", LAST_TIME], "asked"].tolist() == pytest.approx([n, n])
+    assert not own["never"].any()
+    assert set(asked_for_gain(every[0])["way"]) == set(ways)  # there is no other task
+
+
+def test_curves_that_were_measured_are_predicted_from_their_smaller_samples():
+    sizes = np.array([50, 100, 200, 400, 800])
+    curves = pd.DataFrame(
+        {"model": model, "task": task, "n": [0, *sizes], "score": [0.1, *(1 - height * law)]}
+        for height, model, task in ((0.8, "a", "x"), (0.9, "a", "y"), (0.8, "b", "x"))
+        for law in (sizes**-0.2,)
+    ).explode(["n", "score"], ignore_index=True)
+    curves = curves.astype({"n": int, "score": float})
+    found = curve_cases(curves, [100, 400, 800])
+    assert set(found["pilot"]) == {100, 400}  # nothing is larger than 800
+    assert (found["base"] == 0.1).all()
+    law = found[found["way"] == "power law"]
+    assert law["predicted"].to_numpy() == pytest.approx(law["true"].to_numpy(), abs=1e-6)
+    assert (law.groupby(["model", "task", "pilot"]).size() == len(sizes)).all()
+    asked = asked_for(found)
+    assert asked[asked["way"] == "power law"]["wasted"].to_numpy() == pytest.approx(0, abs=1e-4)
+    gain = asked_for_gain(found)
+    assert set(gain.loc[gain["way"] == LAST_TIME, "model"]) == {"a"}  # b has one task
 
 
 def test_differences_are_paired_by_task():
@@ -124,3 +180,13 @@ def test_pilots_are_judged_where_the_kernel_has_texts_left():
         kernel_cases([some[0]], [label], [100], [24], random, **how)
     with pytest.raises(UserError, match="all 80 texts of a draw have the same label"):
         kernel_cases([some[0]], [0 * label], [16], [24], random, **how)
+
+
+def test_a_pilot_with_one_text_of_a_class_is_judged():
+    """The part that is held out must leave the text that is unlike all others in the training."""
+    random = np.random.default_rng(0)
+    features = random.standard_normal((40, 30))
+    label = np.where(np.arange(40) == 7, 1.0, -1.0)[:, None]
+    how = {"repeats": 3, "classes": True, "precision": 1e-15, "progress": lambda done: None}
+    found = kernel_cases([features @ features.T], [label], [20], [], random, **how)
+    assert found

@@ -79,7 +79,7 @@ def test_a_training_that_does_as_its_kernel_shifts_nothing(texts):
 def test_a_shift_moves_scores_and_its_spread_widens_their_interval(classes):
     score = np.array([0.5, 0.6, 0.7, 0.8])
     scores = score + 0.01 * np.resize([[-1], [1], [1], [-1]], (20, 1))
-    rest = dict.fromkeys(("error", "errors", "low", "high", "limited", "law"))
+    rest = dict.fromkeys(("error", "low", "high", "limited"))
     before = Forecast(score=score, scores=scores, base=0.5, texts=100, **rest)
     link, back = links(classes=classes)
     shift = float(link(0.7) - link(0.6))

@@ -66,17 +66,15 @@ def test_a_forecast_needs_no_order_and_scales_with_its_labels():
     order = random.permutation(60)
     moved = forecast(7 * kernel[np.ix_(order, order)] + 3, 10 * label[order] - 4, [60, 120])
     assert moved.error == pytest.approx(100 * found.error, rel=1e-6)
-    assert moved.law == pytest.approx(100 * found.law, rel=0.1)  # of other sub-samples
     twice = forecast(kernel, np.stack([label, label], axis=1), [60, 120])
     assert twice.error == pytest.approx(2 * found.error, rel=1e-8)
 
 
-def test_at_the_pilots_own_number_both_ways_are_cross_validation():
+def test_at_the_pilots_own_number_an_error_is_cross_validation():
     kernel, label = task(80, np.random.default_rng(2))
     found = forecast(kernel, label, 80)
     known = best_gcv(centred_spectrum(kernel), label - label.mean())[0]
     assert found.error == pytest.approx(known, rel=0.01)  # on other ridges
-    assert found.law == pytest.approx(known, rel=0.15)  # a line through four sizes
 
 
 def test_equal_texts_count_once():
@@ -106,7 +104,6 @@ def test_a_rare_class_leaves_no_number_out():
         label = np.arange(60) < rare
         found = forecast(kernel, label, [60, 120])
         assert all(np.isfinite(part).all() for part in found)
-        assert found.law[0] > found.law[1] or rare == 1
 
 
 def test_a_constant_of_the_kernel_makes_no_texts_alike():

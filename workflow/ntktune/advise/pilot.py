@@ -8,9 +8,7 @@ from scipy.special import ndtri
 
 from ntktune.advise.risk import accuracy, correlation, left_out, predicted, spectral_risk
 from ntktune.errors import UserError
-from ntktune.linearized.statistics import EPS, GUARD, best_gcv, centred_spectrum
-from ntktune.selection.laws import LINE, Law, fitted
-from ntktune.selection.laws import predicted as by_law
+from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum
 
 LEAST = 12  # texts of a pilot: fewer have no sub-samples
 LEVEL = 0.8  # of the interval
@@ -23,22 +21,18 @@ class Forecast(NamedTuple):
     """What is predicted of numbers of examples n: arrays of n's shape.
 
     ``error`` is the mean squared error, read from the whole matrix
-    (:func:`ntktune.advise.risk.predicted`); ``score`` Pearson's correlation, or of classes the
-    accuracy. ``errors`` and ``scores`` are those of P sub-samples, (P, ...), for
-    :func:`interval`. ``low`` and ``high`` are the ends of the error's. ``limited`` marks n at which
-    the matrix has no more to say. ``law`` is a second opinion of the error (:func:`law_errors`).
-    ``base`` is the score of predicting the mean, or the most frequent class; ``texts`` counts
-    different ones.
+    (:func:`ntktune.advise.risk.predicted`), between ``low`` and ``high``; ``score`` Pearson's
+    correlation, or of classes the accuracy. ``scores`` are those of P sub-samples, (P, ...), for
+    :func:`interval`. ``limited`` marks n at which the matrix has no more to say. ``base`` is the
+    score of predicting the mean, or the most frequent class; ``texts`` counts different ones.
     """
 
     error: np.ndarray
     score: np.ndarray
-    errors: np.ndarray
     scores: np.ndarray
     low: np.ndarray
     high: np.ndarray
     limited: np.ndarray
-    law: np.ndarray
     base: float
     texts: int
 
@@ -61,9 +55,9 @@ def interval(
 def guard(texts: int) -> float:
     """Return the share of the directions that a predicted error must be the mean of.
 
-    Fewer let the minimum over ridges pick the luck of the smallest eigenvalues, more keep it from
-    what larger samples learn. Measured: with as many as here the error on nine sets of real texts
-    was predicted best, of pilots of 48 to 192.
+    With a smaller share the minimum over ridges is ruled by noise in the smallest eigenvalues; a
+    larger one hides what larger samples learn. Measured: with this share the error on nine sets of
+    real texts was predicted best, of pilots of 48 to 192.
     """
     return float(np.clip(GUARD + 0.1 * np.log2(texts / 64), 0.4, 0.7))
 
@@ -71,8 +65,8 @@ def guard(texts: int) -> float:
 def repeated(kernel: ArrayLike, precision: float = EPS) -> np.ndarray:
     """Return for each text the first one that the kernel cannot tell from it, (N,): itself or not.
 
-    Such texts are counted once in a forecast, with the first one's label: they would be tested on
-    what they were trained on.
+    Such texts are counted once in a forecast, with the first one's label: otherwise leaving one out
+    would test on a text that was trained on.
     """
     kernel = np.asarray(kernel, float)
     lengths = np.diag(kernel)
@@ -81,68 +75,22 @@ def repeated(kernel: ArrayLike, precision: float = EPS) -> np.ndarray:
     return (apart <= ALIKE * apart.mean() + noise).argmax(axis=1)
 
 
+def distinct(kernel: ArrayLike, precision: float = EPS) -> np.ndarray:
+    """Return the places of the texts that repeat no earlier one (:func:`repeated`), ascending."""
+    return np.flatnonzero(repeated(kernel, precision) == np.arange(len(kernel)))
+
+
 def sub_sample(label: np.ndarray, least: int, random: np.random.Generator) -> np.ndarray:
-    """Return texts in random order, (N,), whose first ``least`` have more than one label."""
+    """Return texts in random order, (N,), whose first ``least`` have more than one label.
+
+    Raises UserError if all labels are alike.
+    """
+    if not np.ptp(label, axis=0).any():
+        raise UserError(f"all {len(label)} texts have the same label; there is nothing to learn")
     while True:
         order = random.permutation(len(label))
         if np.ptp(label[order[:least]], axis=0).any():
             return order
-
-
-def subset_errors(
-    kernel: np.ndarray,
-    label: np.ndarray,
-    sizes: ArrayLike,
-    random: np.random.Generator,
-    *,
-    subsets: int = SUBSETS,
-    precision: float = EPS,
-) -> np.ndarray:
-    """Return the error of sub-samples by generalised cross-validation, (S,): geometric means.
-
-    All labels train, where a hold-out part would take some away. ``sizes`` are n, (S,), ascending;
-    each sub-sample has more than one label.
-    """
-    found = np.empty((subsets, len(sizes)))
-    for row in found:
-        order = sub_sample(label, sizes[0], random)
-        for place, size in enumerate(sizes):
-            some = order[:size]
-            own = label[some] - label[some].mean(axis=0)
-            row[place] = best_gcv(centred_spectrum(kernel[np.ix_(some, some)], precision), own)[0]
-    with np.errstate(divide="ignore"):
-        return np.exp(np.log(found).mean(axis=0))
-
-
-def sizes_within(texts: int) -> np.ndarray:
-    """Return the sizes of a pilot's sub-samples that a law is fitted to, ascending."""
-    return np.unique(np.geomspace(max(texts // 8, LEAST), texts, 4).round().astype(int))
-
-
-def law_through(law: Law, sizes: np.ndarray, errors: np.ndarray, counts: ArrayLike) -> np.ndarray:
-    """Return a law's errors at ``counts`` n, of any shape, fitted to errors at sizes, (S,).
-
-    NaN where no law goes through them: there is one size, or an error of 0.
-    """
-    if len(sizes) < 2 or not (np.isfinite(errors) & (errors > 0)).all():
-        return np.full(np.shape(counts), np.nan)
-    return by_law(fitted(law, sizes, errors), np.ravel(counts))[0].reshape(np.shape(counts))
-
-
-def law_errors(
-    kernel: np.ndarray,
-    label: np.ndarray,
-    counts: np.ndarray,
-    random: np.random.Generator,
-    precision: float = EPS,
-) -> np.ndarray:
-    """Return the errors at ``counts`` n, by a power law through those of the pilot's sub-samples.
-
-    The sub-samples are of an eighth of the pilot (:data:`LEAST` texts at least) to all of it.
-    """
-    sizes = sizes_within(len(label))
-    errors = subset_errors(kernel, label, sizes, random, precision=precision)
-    return law_through(LINE, sizes, errors, counts)
 
 
 def forecast(
@@ -170,15 +118,13 @@ def forecast(
     if not all(np.isfinite(given).all() for given in (kernel, label, counts)) or (counts < 1).any():
         raise UserError("kernel, labels and counts must be finite numbers, and counts 1 or more")
     label = label.reshape(len(kernel), -1)
-    first = np.flatnonzero(repeated(kernel, precision) == np.arange(len(kernel)))
+    first = distinct(kernel, precision)
     if len(first) < LEAST:
         raise UserError(
             f"{len(first)} of {len(kernel)} texts are left once equal ones count once; a forecast "
             f"needs {LEAST}"
         )
     kernel, label = kernel[np.ix_(first, first)], label[first]
-    if not np.ptp(label, axis=0).any():
-        raise UserError(f"all {len(label)} texts have the same label; there is nothing to learn")
     random = np.random.default_rng(seed)
     kept = round((1 - LEFT_OUT) * len(label))
     some = [sub_sample(label, kept, random)[:kept] for _ in range(SUBSETS)]
@@ -189,11 +135,8 @@ def forecast(
     errors, scores = (np.array([part[place] for part in parts]) for place in (0, 1))
     with np.errstate(divide="ignore"):
         low, high = (np.exp(end) for end in interval(np.log(error), np.log(errors)))
-    law = law_errors(kernel, label, counts, random, precision)
     base = class_shares(label).max() if classes else 0.0
-    return Forecast(
-        *(error, score, errors, scores, low, high, limited, law, float(base), len(label))
-    )
+    return Forecast(error, score, scores, low, high, limited, float(base), len(label))
 
 
 def class_shares(label: np.ndarray) -> np.ndarray:
@@ -223,7 +166,7 @@ def _own_score(answers: np.ndarray, label: np.ndarray, *, classes: bool) -> floa
     """Return the score of answers to texts that were left out, (N, C).
 
     Of scores it is √(1 − error/variance), which is Pearson's correlation at the best ridge: that of
-    the answers themselves is anything where next to nothing is learned.
+    the answers themselves is unreliable where little is learned.
     """
     if classes:
         return answered(answers, label, classes=True)

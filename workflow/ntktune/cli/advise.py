@@ -21,6 +21,7 @@ from ntktune.cli.kernel import file_options, file_texts, loaded
 from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
 from ntktune.cli.options import OVERRIDES, declaration
 from ntktune.cli.record import record, write_tables
+from ntktune.errors import UserError
 from ntktune.network.device import machine_epsilon, select_device, training_dtypes
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         *(verbs, "benchmark", benchmark, "gram"),
         out="parquet: a row per pilot, way to predict and number of labels",
         out_exponents="parquet: decay and source, a row per draw",
+    )
+    add_command(
+        *(verbs, "curves", curves),
+        data="CSV: columns model, task, n, and score (at most 1) or loss; n = 0: without training",
+        out=optional("parquet: a row per pilot and way to predict"),
     )
     add_command(
         *(verbs, USUAL, pilot),
@@ -113,6 +119,28 @@ def benchmark(args: argparse.Namespace) -> None:
     tables = {args.out: pd.concat(found, ignore_index=True)}
     tables[args.out_exponents] = whole_exponents(tensors["kernel"], labels, precision)
     write_tables(args, tables, **facts)
+
+
+def curves(args: argparse.Namespace) -> None:
+    """Judge on measured learning curves how far laws through their smaller samples are off."""
+    from ntktune.advise.benchmark import curve_cases, read_curves
+    from ntktune.figures.overview import plain_table
+    from ntktune.figures.pilots import judged_scores
+
+    cases = curve_cases(read_curves(args.data), args.pilots)
+    if cases.empty:
+        raise UserError(
+            f"{args.data}: no curve has samples up to and beyond one of --pilots {args.pilots}"
+        )
+    found = judged_scores(cases, "last score")
+    print(plain_table([[*found], *(_cells(row) for row in found.itertuples(index=False))]))
+    if args.out:
+        write_tables(args, {args.out: found})
+
+
+def _cells(row: tuple[Any, ...]) -> list[str]:
+    """Return a row's values as a table for people has them."""
+    return [f"{one:.3g}" if isinstance(one, float) else str(one) for one in row]
 
 
 def _advice(args: argparse.Namespace) -> dict[str, Any]:

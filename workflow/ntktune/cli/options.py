@@ -72,6 +72,7 @@ COMMANDS = {
         f"linearized.size linearized.seeds {_METHOD} linearized.shares linearized.test_rows "
         f"linearized.radii linearized.radius_draws {_TRAINING}"
     ).replace("finetune.methods", "linearized.held_method"),
+    "advise curves": "advise.pilots",
     "advise benchmark": "seed advise.pilots advise.repeats finetune.sizes",
     "advise pilot": f"{_LORA} kernel.rows model.max_tokens model.prefix_token "
     + _KERNELS.replace("kernel.variant ", ""),

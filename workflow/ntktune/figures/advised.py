@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ntktune.advise.benchmark import CALIBRATED, OURS
 from ntktune.figures.panels import draw_size_axis, finished
-from ntktune.figures.pilots import KERNEL, all_errors, judged
+from ntktune.figures.pilots import KERNEL, judged
 from ntktune.figures.style import MARKERS, WIDTH, checked_color, styled
 
 
@@ -23,7 +23,8 @@ def advised_figure(
     A panel for the kernel's error and one for each method's test score; a line per way to predict,
     the kernel's own thicker.
     """
-    found = judged(all_errors(benchmark, metrics, compared))
+    found = judged(benchmark, metrics, compared)
+    found = found[found["off"].notna()]
     truths, paints = found["truth"].unique(), [*map(checked_color, colors)]
     every = product(MARKERS, paints)  # a second marker where there are more ways than colours
     looks = {way: next(every) for way in found["way"].unique()}

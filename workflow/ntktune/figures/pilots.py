@@ -7,7 +7,14 @@ methods' metrics.
 import numpy as np
 import pandas as pd
 
-from ntktune.advise.benchmark import CALIBRATED, OURS, asked_for, paired, score_cases
+from ntktune.advise.benchmark import (
+    CALIBRATED,
+    OURS,
+    asked_for,
+    asked_for_gain,
+    paired,
+    score_cases,
+)
 from ntktune.errors import UserError
 
 KERNEL = "kernel"  # the truth that is no training's
@@ -26,12 +33,12 @@ def kernel_errors(benchmark: pd.DataFrame) -> pd.DataFrame:
     return own.assign(truth=KERNEL, off=off, covered=covered)
 
 
-def score_errors(
+def training_cases(
     benchmark: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return the predictions of trainings' scores beyond the pilot, with ``off`` and ``covered``.
+    """Return :func:`~ntktune.advise.benchmark.score_cases` of all tasks and methods.
 
-    And what :func:`~ntktune.advise.benchmark.asked_for` adds. A method's ``truth`` is its name.
+    A method's ``truth`` is its name.
     """
     trained = metrics if compared is None else pd.concat([metrics, compared], ignore_index=True)
     regression = trained["kind"] == "regression"  # a kernel predicts these scores, whatever metric
@@ -43,52 +50,79 @@ def score_errors(
         cases = score_cases(
             rows[rows["kernel"] == kernel], own, classes=own["kind"].iloc[0] != "regression"
         )
-        if len(cases):
-            found.append(asked_for(cases).assign(task=task, truth=method))
-    if not found:
-        return pd.DataFrame()
-    every = pd.concat(found, ignore_index=True)
-    inside = every["low"].le(every["true"]) & every["true"].le(every["high"])
-    off = (every["predicted"] / every["true"] - 1).abs()
-    return every.assign(off=off, covered=inside.astype(float).where(every["low"].notna()))
+        found.append(cases.assign(task=task, truth=method))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def all_errors(
+def judged(
     benchmark: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return the predictions of kernels and of trainings, the kernel's first.
+    """Return what became of predictions, a row per truth, pilot and way to predict.
 
-    Raises UserError if there are none.
+    The kernel's own error comes first, then each method's test score (:func:`judged_scores`).
+    ``off`` is the mean |relative error| over tasks; ``above`` by how much it is above the kernel's
+    (of trainings, the calibrated kernel's), with a 95 % interval over tasks. Raises UserError if
+    there are no predictions.
     """
-    parts = [kernel_errors(benchmark), score_errors(benchmark, metrics, compared)]
-    if not any(map(len, parts)):
+    kernels, cases = kernel_errors(benchmark), training_cases(benchmark, metrics, compared)
+    parts = [_summary(kernels, OURS).assign(truth=KERNEL)] if len(kernels) else []
+    for truth, own in cases.groupby("truth", sort=False) if len(cases) else ():
+        parts.append(judged_scores(own, CALIBRATED).assign(truth=truth))
+    if not parts:
         raise UserError(
             "no pilot is judged: no sample of finetune.sizes is larger than a pilot, and "
             "three quarters of kernel.rows are less than twice that; give smaller advise.pilots"
         )
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+    found = pd.concat(parts, ignore_index=True)
+    return found[["truth", *found.columns.drop("truth")]]
 
 
-def judged(every: pd.DataFrame) -> pd.DataFrame:
-    """Return what became of predictions, a row per truth, pilot and way to predict.
+def judged_scores(cases: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return what became of predictions of scores, a row per pilot and way to predict.
 
-    ``off`` is the mean |relative error| over tasks; ``above`` by how much it is above the kernel's
-    (of trainings, the calibrated kernel's), with a 95 % interval over tasks.
+    ``cases`` are of :func:`training_cases`; ``above`` is above the way ``against``. ``missed``,
+    ``wasted``, ``octaves`` and so on are what comes of asking for as many examples as a score
+    takes, those with ``gain_`` for 95 % of what the largest n gains.
     """
+    every = asked_for(cases)
+    off = (every["predicted"] / every["true"] - 1).abs()
+    if "low" in every:
+        inside = every["low"].le(every["true"]) & every["true"].le(every["high"])
+        every["covered"] = inside.astype(float).where(every["low"].notna())
+    found = _summary(every.assign(off=off), against)
+    steep = every[every["steep"]].rename(columns={"n": "needs"})
+    found = found.merge(_regrets(every), how="left").merge(_octaves(steep), how="left")
+    gain = asked_for_gain(cases)
+    if gain.empty:
+        return found
+    both = _regrets(gain).merge(_octaves(gain))
+    named = {name: f"gain_{name}" for name in both.columns.drop(["pilot", "way"])}
+    return found.merge(both.rename(columns=named), how="outer", sort=False)
+
+
+def _summary(every: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return how far predictions are off, and the share of intervals with the truth, by way."""
     rows = []
-    for (truth, pilot), own in every.groupby(["truth", "pilot"], sort=False):
-        table = paired(own, "off", OURS if truth == KERNEL else CALIBRATED)
+    for pilot, own in every.groupby("pilot"):
+        table = paired(own, "off", against)
         for way, some in own.groupby("way", sort=False):
-            row = {"truth": truth, "pilot": int(pilot), "way": way, "tasks": table["tasks"][way]}
+            row = {"pilot": int(pilot), "way": way, "tasks": table["tasks"][way]}
             row |= {"off": table["mean"][way], "above": table["above"][way]}
             row |= {"above_low": table["low"][way], "above_high": table["high"][way]}
-            row["covered"] = some["covered"].mean()
-            if "asked" in some and some["asked"].notna().any():
-                by_task = some.groupby("task")[["missed", "wasted", "never"]].mean()
-                row |= by_task.mean().to_dict()
-                steep = some[some["steep"].astype(bool)]
-                octaves = np.log2(steep["asked"] / steep["n"]).abs()
-                row |= {"steep": len(steep), "octaves": octaves.median()}
-                row["within_two"] = octaves.le(1).mean() if len(steep) else np.nan
-            rows.append(row)
+            rows.append(row | ({"covered": some["covered"].mean()} if "covered" in some else {}))
     return pd.DataFrame(rows)
+
+
+def _regrets(asked: pd.DataFrame) -> pd.DataFrame:
+    """Return what is missed and wasted, and how often no number is asked for: means over tasks."""
+    values = ["missed", "wasted", "never"]
+    by_task = asked.groupby(["pilot", "way", "task"], sort=False)[values].mean()
+    return by_task.groupby(["pilot", "way"], sort=False).mean().reset_index()
+
+
+def _octaves(asked: pd.DataFrame) -> pd.DataFrame:
+    """Return by how many doublings numbers are off: how many, their median, share within two."""
+    octaves = np.log2(asked["asked"] / asked["needs"]).abs()
+    by_way = asked.assign(octaves=octaves, near=octaves.le(1)).groupby(["pilot", "way"], sort=False)
+    found = {"cases": by_way.size(), "octaves": by_way["octaves"].median()}
+    return pd.DataFrame(found | {"within_two": by_way["near"].mean()}).reset_index()

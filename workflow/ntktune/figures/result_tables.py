@@ -17,7 +17,7 @@ from ntktune.figures.choice import STATISTICS, scored_sets
 from ntktune.figures.cosines import DIFFERENT, cosine_summary, whole_cosines
 from ntktune.figures.measures import kinds, nearest_runs
 from ntktune.figures.needed import needed_size
-from ntktune.figures.pilots import all_errors, judged
+from ntktune.figures.pilots import judged
 from ntktune.figures.rates import SENSITIVITY, measured_exponent
 from ntktune.figures.selected import CANDIDATE, choices, law_errors, with_loss
 from ntktune.figures.tables import check_same_tasks
@@ -330,7 +330,7 @@ def pilots_table(
     benchmark: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Return Table 15: :func:`~ntktune.figures.pilots.judged`, rounded."""
-    return judged(all_errors(benchmark, metrics, compared)).round(DECIMALS)
+    return judged(benchmark, metrics, compared).round(DECIMALS)
 
 
 def cosine_table(cosine: pd.DataFrame) -> pd.DataFrame:
