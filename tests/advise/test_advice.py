@@ -13,6 +13,7 @@ from ntktune.advise.advice import (
     labels_for,
     labels_for_share,
     needed,
+    stops,
 )
 from ntktune.advise.pilot import interval
 from ntktune.errors import UserError
@@ -36,6 +37,8 @@ def test_a_curve_has_the_pilot_its_doublings_and_its_end():
     assert (counts[0], counts[-1]) == (25, 800)
     assert (np.diff(counts) > 0).all()
     assert curve_counts(100, 150)[-1] == 200  # the next hundred labels are always told
+    assert curve_counts(100, 150)[-2] < 200
+    assert {20, 40, 80, 120} <= {*curve_counts(20, 30)}
     with pytest.raises(UserError, match="the most labels are 100; give more than the 100"):
         curve_counts(100, 100)
 
@@ -79,6 +82,7 @@ def test_curves_that_cross():
     counts = np.array([10, 20, 40, 80])
     assert crossings(counts, np.array([1, 2, 3, 4]), np.array([2, 3, 2, 5])) == [40, 80]
     assert crossings(counts, np.arange(4), np.arange(4)) == []
+    assert crossings(counts, np.array([1, 2, 3, 4]), np.array([2, 2, 2, 5])) == [40, 80]
 
 
 def advised(first, second, **how):
@@ -118,7 +122,8 @@ def test_advice_says_when_to_stop():
     found = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.002 * x)
     assert found["stop_labelling"]
     assert found["alike"] == []
-    assert "stop labelling: twice as many bring +0.004" in told(found, "accuracy")
+    text = told(found, "accuracy")
+    assert "stop labelling: twice as many bring +0.004 (+0.004 to +0.004), less than 0.01" in text
     alike = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.0039 * x)
     assert "LoRA: no different, within 0.005" in told(alike, "accuracy")
 
@@ -169,3 +174,65 @@ def test_no_score_is_below_0_or_above_1():
     ends = curve(counts, forecast_of(counts, score, spread=0.2)).values()
     assert all(0 <= low <= value <= high <= 1 for low, value, high in ends)
     assert max(high for *_, high in ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("gained", "limited", "stop"),
+    [
+        ((0.001, 0.004, 0.008), False, True),
+        ((0.001, 0.004, 0.008), True, None),  # it may be more than the pilot shows
+        ((-0.02, 0.004, 0.03), False, None),
+        ((0.001, 0.02, 0.03), False, False),
+        ((0.001, 0.02, 0.03), True, False),
+        (None, False, None),
+    ],
+)
+def test_labelling_stops_where_so_little_is_sure(gained, limited, stop):
+    assert stops(gained, 0.01, limited=limited) is stop
+
+
+def test_what_is_not_sure_is_told_as_that():
+    counts = curve_counts(100)
+    place = np.log2(counts / 100)
+    found = forecast_of(counts, 0.7 + 0.004 * place)
+    scatter = np.array([[-1.0], [1.0]]) * 0.02 * place
+    found = found._replace(scores=found.score + scatter)
+    text = told(advice(counts, {"probe": found}), "accuracy")
+    assert "whether to go on is not sure: twice as many bring +0.004 (-" in text
+    assert "labelling:" not in text
+
+
+def test_a_curve_that_gains_nothing_needs_no_labels():
+    counts = curve_counts(100)
+    flat = forecast_of(counts, 0.45 + 0 * counts)
+    found = advice(counts, {"probe": flat})
+    assert found["n_for_share"] == {"0.95": None}
+    assert "95 % of what 800 labels bring: they bring nothing" in told(found, "accuracy")
+    scores = np.stack([flat.score, 0.6 + 0 * counts])  # one sub-sample learns nothing
+    rising = forecast_of(counts, 0.6 + 0.1 * np.log2(counts / 25))._replace(scores=scores)
+    low, value, high = labels_for_share(counts, rising)
+    assert counts[0] <= low <= value <= high <= counts[-1]
+
+
+def test_a_score_that_the_fewest_labels_have_is_no_number():
+    counts = curve_counts(100)
+    found = forecast_of(counts, 0.7 + 0.02 * np.log2(counts / 100), spread=0.0)
+    text = told(advice(counts, {"probe": found}, targets=[0.6]), "accuracy")
+    assert "accuracy 0.6: 25 or fewer labels" in text
+
+
+def test_a_method_that_was_tried_is_advised_and_compared_as_it_was():
+    counts = curve_counts(100)
+    place = np.log2(counts / 100)
+    curves = {"probe": forecast_of(counts, 0.7 + 0.02 * place)}
+    curves["lora"] = forecast_of(counts, 0.68 + 0.04 * place)
+    shifted = curves["lora"]._replace(score=curves["lora"].score - 0.3)
+    known = {"steps": [3, 9], "equivalent": None, "method": "lora", "labels": 50}
+    known |= {"trained": 0.3, "kernel": 0.6}
+    found = advice(counts, curves, calibrated=("lora", shifted, known))
+    assert found["method"] == "lora"
+    assert found["at"]["lora"][100][1] == pytest.approx(0.38)
+    assert found["crossings"] == {"probe": pytest.approx([200], rel=0.1)}
+    text = told(found, "accuracy")
+    assert "by LoRA, which was tried:" in text
+    assert "stopped after 3 to 9 steps" in text

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from peft import PeftConfig
 
@@ -18,8 +19,11 @@ def folder(tmp_path_factory):
     for name in ("model", "other"):
         write_model({"name": name, "random": random}, folder / name)
     words = ["good", "bad", "fine", "dull", "sharp", "slow"]
-    rows = [f"{i % 6},a {words[i % 6]} text of number {i},{words[i % 3]},same" for i in range(40)]
-    head = "stars,review,kind,alike"
+    rows = [
+        f"{i % 6},a {words[i % 6]} text of number {i},{words[i % 3]},same,{i < 1}"
+        for i in range(40)
+    ]
+    head = "stars,review,kind,alike,rare"
     (folder / "reviews.csv").write_text("\n".join([head, *rows]))
     (folder / "repeated.csv").write_text("\n".join([head, *rows[:30], *rows[:8]]))
     return folder
@@ -55,12 +59,13 @@ def test_scores_two_and_three_classes_are_advised(advise, label, metric):
     assert "the head alone" in lines[4]
     assert any(line.startswith(f"  {metric} 0.999: ") for line in lines)
     assert any("too few to rely on this" in line for line in lines)
+    assert any(line.startswith("  LoRA's layers: ") for line in lines)
 
 
 def test_the_folder_holds_all_of_it(advise, folder, tmp_path):
     out = tmp_path / "advice"
     status, printed, said = advise(
-        "--label-column", "stars", "--out", str(out), "--most", "90", "--target", "2"
+        "--label-column", "stars", "--out", str(out), "--most", "90", "--target", ".999"
     )
     assert status == 0, said
     assert f"wrote {out}" in said
@@ -69,7 +74,7 @@ def test_the_folder_holds_all_of_it(advise, folder, tmp_path):
     }
     text = (out / "advice.json").read_text()
     found = json.loads(text, parse_constant=pytest.fail)["models"][0]  # no Infinity
-    assert found["n_for"] == {"2": [None] * 3}
+    assert found["n_for"]["0.999"][-1] is None
     assert found["texts"] == 40
     assert {*found["at"]} == {"probe", "lora", "full"}
     assert max(map(int, found["at"]["full"])) == 140  # the next hundred
@@ -129,3 +134,86 @@ def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_pat
     found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]["calibrated"]
     assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 15, 2)
     assert {"trained", "kernel", "shift", "spread", "equivalent"} <= {*found}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--target", "90"], "--target 90: give a score above 0, and 1 at most"),
+        (["--target", "nan"], "--target nan: give"),
+        (["--least-gain", "0"], "--least-gain 0: give"),
+        (["--cost-per-label", "-1"], "--cost-per-label -1: give 0 or more"),
+        (["--learning-rate", ".1"], "--learning-rate is that of --calibrate, which is missing"),
+        (["--calibrate", "lora", "--learning-rate", "-1"], "--learning-rate is -1.0"),
+        (["--rows", "11"], "11 labelled texts; give 12 or more"),
+        (["--most", "40"], "the most labels are 40; give more than the 40"),
+        (
+            ["--calibrate", "lora", "--classes"],
+            "half of the 40 texts would train on one label alone",
+        ),
+    ],
+)
+def test_what_cannot_be_advised_is_told_before_the_kernel(advise, words, told, monkeypatch):
+    monkeypatch.setattr("ntktune.cli.advise._kernels", pytest.fail)
+    label = "rare" if "--classes" in words else "stars"
+    status, _, said = advise("--label-column", label, *words)
+    assert status == 1
+    assert told in said
+    assert said.splitlines()[-1].startswith("ntktune advise pilot: error: ")
+
+
+def test_classes_without_a_text_are_told(advise):
+    words = ["--label-column", "kind", "--classes", "good", "bad", "fine"]
+    status, printed, said = advise(*words, "--rows", "20")
+    assert status == 0, said
+    assert "classes with fewer than 10 texts" in printed
+
+
+@pytest.fixture
+def curves(tmp_path, capsys):
+    """Write a CSV of measured curves and judge them; return the status, and what is said."""
+
+    def run(text, *more):
+        path = tmp_path / "curves.csv"
+        path.write_text(text)
+        status = main(["advise", "curves", "--data", str(path), "--pilots", "100", *more])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("value", ["score", "loss"])
+def test_measured_curves_are_judged(curves, value, tmp_path):
+    sizes = (50, 100, 200, 400, 800)
+    rows = [
+        f"m,{task},{n},{loss if value == 'loss' else 1 - loss:.5f}"
+        for task, slope in (("x", 0.2), ("y", 0.3))
+        for n, loss in ((0, 1.0), *((n, n**-slope) for n in sizes))
+    ]
+    out = tmp_path / "judged.parquet"
+    text = "\n".join([f"model,task,n,{value}", *rows])
+    status, printed, said = curves(text, "--out", str(out))
+    assert status == 0, said
+    table = pd.read_parquet(out).set_index("way")
+    assert table.loc["power law", "off"] == pytest.approx(0, abs=1e-4)
+    assert table.loc["last score", "off"] > 0.1
+    assert table.loc["last score", "gain_octaves"] > 1
+    lines = printed.splitlines()
+    assert lines[0].split()[:3] == ["pilot", "way", "tasks"]
+    assert any("power law" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model,task,n\nm,x,1", "has no column score; it has model, task, n"),
+        ("model,task,n,score\nm,x,100,.5\nm,x,200,2", "row 3: "),
+        ("model,task,n,score\nm,x,100,.5\nm,x,many,.6", "row 3: "),
+        ("model,task,n,score\nm,x,100,.5\nm,x,100,.6", "row 3: this n of this curve has stood"),
+        ("model,task,n,score\nm,x,200,.5\nm,x,400,.6", "no curve has samples up to and beyond"),
+    ],
+)
+def test_what_are_no_curves(curves, text, told):
+    status, _, said = curves(text)
+    assert (status, said.count("\n")) == (1, 1)
+    assert told in said

@@ -100,6 +100,14 @@ def test_what_is_asked_for_missed_and_wasted():
     assert found["steep"].unstack().to_numpy().tolist() == [[True, True, False]] * 3
 
 
+def test_doublings_are_infinite_where_a_score_is_never_reached():
+    true = np.array([0.5, 0.625, 0.75])
+    found = asked_for(cases_of({"low": true - 0.125, "high": true + 0.125}, true))
+    octaves = found.set_index(["way", "n"])["octaves"]
+    assert octaves["low"].tolist() == pytest.approx([1, 1, np.inf])
+    assert octaves["high"].tolist() == pytest.approx([0, 1, 1])
+
+
 def test_a_score_that_the_pilot_has_is_no_case():
     cases = cases_of({"right": [0.5, 0.6, 0.7]}, [0.5, 0.6, 0.7], pilot=64)
     assert asked_for(cases)["n"].tolist() == [128, 256]
@@ -140,6 +148,12 @@ def test_curves_that_were_measured_are_predicted_from_their_smaller_samples():
     law = found[found["way"] == "power law"]
     assert law["predicted"].to_numpy() == pytest.approx(law["true"].to_numpy(), abs=1e-6)
     assert (law.groupby(["model", "task", "pilot"]).size() == len(sizes)).all()
+    off = (found["predicted"] / found["true"] - 1).abs()
+    assert found["off"].tolist() == off.tolist()
+    loss = curve_cases(curves, [100], losses=True)
+    off = ((1 - loss["predicted"]) / (1 - loss["true"]) - 1).abs()
+    assert loss["off"].tolist() == off.tolist()
+    assert loss["off"].max() > 0.1
     asked = asked_for(found)
     assert asked[asked["way"] == "power law"]["wasted"].to_numpy() == pytest.approx(0, abs=1e-4)
     gain = asked_for_gain(found)

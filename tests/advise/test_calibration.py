@@ -31,6 +31,7 @@ def test_links_have_an_inverse(classes):
     scores = np.array([0.02, 0.5, 0.97])
     assert back(link(scores)) == pytest.approx(scores)
     assert np.isfinite(link(np.array([0.0, 1.0]))).all()
+    assert back(link(np.array([0.995]))) == pytest.approx(0.995)
 
 
 def test_answers_are_those_of_ridge_regression_on_the_features(texts):
@@ -94,3 +95,5 @@ def test_a_shift_moves_scores_and_its_spread_widens_their_interval(classes):
     assert (most - least > 1.5 * (high - low)).all()
     _, known = calibrated(COUNTS, before, Calibration(100, 0.9, 0.6, 5.0, 0.0), classes=classes)
     assert known.equivalent == np.inf
+    _, known = calibrated(COUNTS, before, Calibration(100, 0.4, 0.6, -2.0, 0.0), classes=classes)
+    assert np.isnan(known.equivalent)

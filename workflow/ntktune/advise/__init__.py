@@ -1,7 +1,7 @@
 """How many labels, when to stop, what to train: predicted from a pilot's kernel."""
 
 from ntktune.advise.advice import advice, curve_counts
-from ntktune.advise.pilot import Forecast, forecast, interval, repeated
+from ntktune.advise.pilot import Forecast, distinct, forecast, guard, interval, repeated
 from ntktune.advise.risk import (
     Prediction,
     Risk,
@@ -23,10 +23,12 @@ __all__ = [
     "advice",
     "correlation",
     "curve_counts",
+    "distinct",
     "estimated_risk",
     "examples_for",
     "exponents",
     "forecast",
+    "guard",
     "interval",
     "known_risk",
     "predicted",

@@ -24,16 +24,17 @@ Triple = tuple[float, float, float]  # lower end, value, upper end
 def curve_counts(texts: int, most: int | None = None) -> np.ndarray:
     """Return the numbers of labels n of a curve, ascending, for a pilot of some texts.
 
-    From a quarter of the pilot to ``most`` n (None: :data:`MOST` pilots), with the pilot itself,
-    :data:`NEXT` more, and its doublings. Raises UserError for less than the pilot.
+    From a quarter of the pilot to ``most`` n (None: :data:`MOST` pilots; at least :data:`NEXT`
+    more than the pilot), with the pilot itself, :data:`NEXT` more, and its doublings. Raises
+    UserError if ``most`` is not more than the pilot.
     """
     most = MOST * texts if most is None else most
     if most <= texts:
         raise UserError(f"the most labels are {most}; give more than the {texts} of the pilot")
+    most = max(most, texts + NEXT)
     doublings = texts * 2 ** np.arange(math.floor(math.log2(most / texts)) + 1)
     steps = np.geomspace(max(texts // 4, 4), most, POINTS).round().astype(int)
-    counts = np.unique([*steps, *doublings, texts + NEXT, most])
-    return counts[counts <= max(most, texts + NEXT)]
+    return np.unique([*steps, *doublings, texts + NEXT, most])
 
 
 def needed(counts: np.ndarray, score: np.ndarray, target: float) -> float:
@@ -69,12 +70,19 @@ def labels_for(counts: np.ndarray, found: Forecast, target: float) -> Triple:
     return tuple(needed(counts, score, target) for score in (high, value, low))
 
 
-def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) -> Triple:
-    """Return how many labels bring a share of the gain that the largest number of them brings."""
+def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) -> Triple | None:
+    """Return how many labels bring a share of the gain that the largest number of them brings.
+
+    None if it brings none.
+    """
 
     def of(score: np.ndarray) -> float:
-        return math.log(needed(counts, score, found.base + share * (score[-1] - found.base)))
+        gained = score[-1] - found.base
+        most = needed(counts, score, found.base + share * gained) if gained > 0 else counts[-1]
+        return math.log(most)
 
+    if found.score[-1] <= found.base:
+        return None
     value = of(found.score)
     low, high = interval(value, np.array([of(score) for score in found.scores]))
     return tuple(float(np.clip(np.exp(n), counts[0], counts[-1])) for n in (low, value, high))
@@ -91,7 +99,21 @@ def gain(counts: np.ndarray, found: Forecast, start: int, end: int) -> Triple:
 def crossings(counts: np.ndarray, first: np.ndarray, second: np.ndarray) -> list[int]:
     """Return the numbers of labels from which on the other of two curves is ahead."""
     ahead = np.sign(second - first)
-    return [int(n) for n in counts[1:][ahead[1:] * ahead[:-1] < 0]]
+    counts, ahead = counts[ahead != 0], ahead[ahead != 0]
+    return [int(n) for n in counts[1:][ahead[1:] != ahead[:-1]]]
+
+
+def stops(gained: Triple | None, least: float, *, limited: bool) -> bool | None:
+    """Return whether so little is gained that labelling stops; None if that cannot be told.
+
+    ``gained`` has an interval of 80 %, whose upper end is passed with 10 %. It is a lower bound
+    where the pilot is ``limited``.
+    """
+    if gained is None:
+        return None
+    if gained[1] >= least:
+        return False
+    return True if gained[2] < least and not limited else None
 
 
 def advice(
@@ -102,19 +124,21 @@ def advice(
     least_gain: float = LEAST_GAIN,
     class_counts: Mapping[str, int] | None = None,
     texts: int | None = None,
-    calibration: Mapping[str, Any] | None = None,
+    calibrated: tuple[str, Forecast, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the advice that follows from forecasts of one pilot at ``counts`` n, (n,).
 
     ``forecasts`` are by method of training. ``targets`` are scores; ``class_counts`` says how many
     texts each class has; ``texts`` how many there were before equal ones were taken together;
-    ``calibration`` what trainings showed, whose shift the forecasts have. All intervals are of
-    80 %. The method is that of the highest score at the pilot's own number.
+    ``calibrated`` has a method, its forecast shifted by trainings, and what these showed. All
+    intervals are of 80 %. The method is the calibrated one, or else that of the highest score at
+    the pilot's own number; methods are compared by forecasts that are not shifted.
     """
     pilot = max(own.texts for own in forecasts.values())  # a kernel may tell fewer apart
     now = int(np.searchsorted(counts, pilot))
-    method = max(forecasts, key=lambda name: forecasts[name].score[now])
-    found = forecasts[method]
+    ahead = max(forecasts, key=lambda name: forecasts[name].score[now])
+    method, found, known_of = calibrated or (ahead, forecasts[ahead], None)
+    plain, shown = forecasts[method], {**forecasts, method: found}
     twice = gain(counts, found, pilot, 2 * pilot) if 2 * pilot <= counts[-1] else None
     known = counts[~found.limited]
     others = [name for name in forecasts if name != method]
@@ -125,22 +149,23 @@ def advice(
         "base": found.base,
         "n_for": {f"{target:g}": labels_for(counts, found, target) for target in targets},
         "n_for_share": {f"{SHARE:g}": labels_for_share(counts, found)},
-        "at": {name: curve(counts, own) for name, own in forecasts.items()},
+        "at": {name: curve(counts, own) for name, own in shown.items()},
         "next": {str(NEXT): gain(counts, found, pilot, pilot + NEXT)},
         "doubling": twice,
         "limit_of_pilot": int(known[-1]) if len(known) else 0,
-        # the upper end of an interval of 80 % is passed with 10 %
-        "stop_labelling": bool(twice and twice[2] < least_gain),
+        "stop_labelling": stops(
+            twice, least_gain, limited=bool(found.limited[counts <= 2 * pilot].any())
+        ),
         "least_gain": least_gain,
         "crossings": {
-            name: crossings(counts, found.score, forecasts[name].score) for name in others
+            name: crossings(counts, plain.score, forecasts[name].score) for name in others
         },
         "alike": [
             name
             for name in others
-            if np.abs(forecasts[name].score - found.score)[now:].max() < ALIKE
+            if np.abs(forecasts[name].score - plain.score)[now:].max() < ALIKE
         ],
-        "calibrated": calibration,
+        "calibrated": known_of,
         "warnings": warnings(found, texts or pilot, class_counts or {}),
     }
 

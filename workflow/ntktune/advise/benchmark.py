@@ -230,8 +230,8 @@ def by_scores(
     return ways
 
 
-def read_curves(path: str) -> pd.DataFrame:
-    """Read learning curves for :func:`curve_cases` from a CSV with score, or a loss: 1 − score.
+def read_curves(path: str) -> tuple[pd.DataFrame, bool]:
+    """Read learning curves for :func:`curve_cases` from a CSV; whether it has losses: 1 − score.
 
     Raises UserError if a column is missing, a number is none, or a curve has n twice.
     """
@@ -255,7 +255,7 @@ def read_curves(path: str) -> pd.DataFrame:
     if (twice := table.duplicated(["model", "task", "n"])).any():
         place = int(twice.to_numpy().argmax())
         raise UserError(f"{path}, row {place + 2}: this n of this curve has stood before")
-    return table
+    return table, value == "loss"
 
 
 def known_ways(scores: pd.Series, known: int, base: float) -> dict[str, np.ndarray]:
@@ -265,11 +265,14 @@ def known_ways(scores: pd.Series, known: int, base: float) -> dict[str, np.ndarr
     return {way: np.append(values[:known], beyond) for way, beyond in ways.items()}
 
 
-def curve_cases(curves: pd.DataFrame, pilots: Sequence[int]) -> pd.DataFrame:
+def curve_cases(
+    curves: pd.DataFrame, pilots: Sequence[int], *, losses: bool = False
+) -> pd.DataFrame:
     """Return what the smaller samples of measured curves predict of larger ones, as score_cases.
 
     ``curves`` have ``model``, ``task``, ``n`` and ``score``, one of each; the score without
     training is that of n = 0, or of the smallest n. A pilot knows the scores of all n up to it.
+    A relative error is of the score, or with ``losses`` of 1 − score.
     """
     found = []
     for (model, task), own in curves.groupby(["model", "task"], sort=False):
@@ -283,7 +286,11 @@ def curve_cases(curves: pd.DataFrame, pilots: Sequence[int]) -> pd.DataFrame:
             for way, values in known_ways(scores, known, base).items():
                 row = about | {"way": way, "predicted": values, "true": scores, "sd": 0.0}
                 found.append(pd.DataFrame(row).reset_index())
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    if not found:
+        return pd.DataFrame()
+    every = pd.concat(found, ignore_index=True)
+    predicted, true = (1 - every[key] if losses else every[key] for key in ("predicted", "true"))
+    return every.assign(off=(predicted / true - 1).abs())
 
 
 def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool) -> pd.DataFrame:
@@ -292,7 +299,7 @@ def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool
     ``predicted`` are the rows of :func:`kernel_cases` of the whole kernel; ``trained`` has ``n``,
     ``score`` and ``seed``. A pilot knows the trainings of samples no larger than it, and is judged
     if there are any, and larger ones. At n that it knows, ways that go by trainings predict their
-    scores, the kernel its own.
+    scores, the kernel its own. ``off`` is the |relative error|.
     """
     link, back = links(classes=classes)
     truth = trained.groupby("n")["score"].agg(["mean", "std"])
@@ -310,18 +317,20 @@ def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool
         for way, values in ways.items():
             about = {"pilot": pilot, "repeat": repeat, "way": way, "base": own["base"].iloc[0]}
             about |= {"predicted": values, "true": truth["mean"], "sd": truth["std"]}
+            about["off"] = (values / truth["mean"] - 1).abs()
             found.append(pd.DataFrame(about | (ends if way == OURS else {})).reset_index())
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def asked_for(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return how many examples each way asks for, where a training of n reached some score.
+    r"""Return how many examples each way asks for, where a training of n reached some score.
 
     ``cases`` are of :func:`score_cases`, of one task. Adds ``asked``, the examples by whose
     predicted curve the score of n is reached, at most the largest n; ``never``, whether it is not;
-    ``missed``, the score lost at ``asked``; ``wasted``, asked/n less 1 where it is more; and
-    ``steep``, whether the score moves by more than two standard deviations as n doubles, and n is
-    at most half the largest, so that asking for too many can be told from asking for n.
+    ``missed``, the score lost at ``asked``; ``wasted``, asked/n less 1 where it is more;
+    ``octaves``, the doublings between ``asked`` and n, infinite where it is never
+    reached; and ``steep``, whether the score moves by more than two standard deviations as n
+    doubles, and n is at most half the largest, so that asking for too many can be told.
     """
     rows = []
     for _, own in cases.groupby([*_of_model(cases), "task", "pilot", "repeat", "way"]):
@@ -342,7 +351,8 @@ def _regret(curve: pd.DataFrame, asked: float, needs: float) -> dict[str, Any]:
     never, asked = not math.isfinite(asked), min(asked, float(curve["n"].iloc[-1]))
     lost = np.interp(math.log(needs), sizes, truth) - np.interp(math.log(asked), sizes, truth)
     found = {"asked": asked, "never": never, "missed": max(lost, 0.0)}
-    return found | {"wasted": max(asked / needs - 1, 0.0)}
+    octaves = math.inf if never else abs(math.log2(asked / needs))
+    return found | {"wasted": max(asked / needs - 1, 0.0), "octaves": octaves}
 
 
 def asked_for_gain(cases: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from ntktune.data.sampling import nested_order
 from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
 
 HELD_OUT = 0.2  # of a half, to stop the training by
-MOST = 0.99  # of a score, whose log-odds are added
+MOST = 0.99  # of a score that is compared: so few texts tell no more
+EDGE = 1e-6  # of 0 and 1, where log-odds end
 
 Link = Callable[[np.ndarray], np.ndarray]
 
@@ -24,7 +25,8 @@ class Calibration(NamedTuple):
     ``labels`` are those of a half; ``trained`` and ``kernel`` the mean scores of the trainings and
     of the kernel on the same halves; ``shift`` is their mean difference in :func:`links`, and
     ``spread`` its standard error over the halves. ``equivalent`` γ is how many labels each counts
-    for: the kernel has the trainings' score at γ times their labels; infinite beyond its curve.
+    for: the kernel has the trainings' score at γ times their labels; infinite beyond its curve,
+    NaN before its begin.
     """
 
     labels: int
@@ -38,8 +40,8 @@ class Calibration(NamedTuple):
 def links(*, classes: bool) -> tuple[Link, Link]:
     """Return what scores are added in, and its inverse: log-odds of accuracies, artanh of r."""
     if classes:
-        return (lambda share: logit(np.clip(share, 1 - MOST, MOST))), expit
-    return (lambda r: np.arctanh(np.clip(r, -MOST, MOST))), np.tanh
+        return (lambda share: logit(np.clip(share, EDGE, 1 - EDGE))), expit
+    return (lambda r: np.arctanh(np.clip(r, EDGE - 1, 1 - EDGE))), np.tanh
 
 
 def answers_to(
@@ -97,7 +99,8 @@ def compared(
         answered(half_answers(kernel, label, train, test, precision), label[test], classes=classes)
         for train, test in halves
     ]
-    shifts = link(trained) - link(np.array(own))
+    ends = (1 - MOST if classes else -MOST), MOST
+    shifts = link(np.clip(trained, *ends)) - link(np.clip(own, *ends))
     spread = shifts.std(ddof=1) / len(shifts) ** 0.5
     about = (len(halves[0][0]), float(np.mean(trained)), float(np.mean(own)))
     return Calibration(*about, float(shifts.mean()), float(spread))
@@ -116,6 +119,8 @@ def calibrated(
     scores = back(link(found.scores) + calibration.shift + signs[:, None])
     here = np.interp(np.log(calibration.labels), np.log(counts), score)
     as_many = needed(counts, found.score, float(here)) / calibration.labels
+    if here <= found.score[0]:
+        as_many = np.nan
     return found._replace(score=score, scores=scores), calibration._replace(equivalent=as_many)
 
 

@@ -18,7 +18,7 @@ from ntktune.cli.inputs import (
     read_kernels,
 )
 from ntktune.cli.kernel import file_options, file_texts, loaded
-from ntktune.cli.linearized import adapters, ranked_layers, write_adapter
+from ntktune.cli.linearized import adapters, differ, ranked_layers, write_adapter
 from ntktune.cli.options import OVERRIDES, declaration
 from ntktune.cli.record import record, write_tables
 from ntktune.errors import UserError
@@ -39,6 +39,8 @@ ADVICE = "advice.json"
 def add_commands(verbs: argparse._SubParsersAction) -> None:
     """Add the chapter's verbs."""
     models = "model folders, or ids of the Hugging Face hub (owner/name); several are compared"
+    least = "of the score, by twice the labels: with less, stop labelling (default: .01)"
+    tried = "train twice on half the texts, by this method, and shift its scores by what comes out"
     targets = "scores of which to say how many labels they take, as .9"
     out = f"folder: {ADVICE}, the figure, a page with both, and adapters for peft"
     add_command(
@@ -58,18 +60,8 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         **file_options(),
         target=optional(targets, nargs="+", type=float, default=[]),
         most=optional("labels at most (default: 8 times those of the file)", type=int),
-        least_gain=optional(
-            "of the score, by twice the labels: with less, stop labelling (default: .01)",
-            type=float,
-            default=0.01,
-        ),
-        calibrate=optional(
-            "train twice on half the texts, by this method, and shift its scores by what comes out",
-            choices=OVERRIDES["finetune.methods"]["enum"],
-        ),
-        learning_rate=optional(
-            "of --calibrate (default: that of a study, for the method)", type=float
-        ),
+        least_gain=optional(least, type=float, default=0.01),
+        calibrate=optional(tried, choices=OVERRIDES["finetune.methods"]["enum"]),
         cost_per_label=optional("in any currency", type=float),
         out=optional(out),
     )
@@ -77,6 +69,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
 
 def pilot(args: argparse.Namespace) -> None:
     """Predict from labelled texts how many more are needed, and how to train, without training."""
+    _check_wishes(args)
     if args.out:
         check_new_folder(args.out, [*args.model, args.data], ADVICE)
     check_models(args, args.model, "--model")
@@ -87,6 +80,18 @@ def pilot(args: argparse.Namespace) -> None:
         print(f"\nmodel: {best['model']['name']} has the highest predicted score now")
     if args.out:
         _write(args, found, best)
+
+
+def _check_wishes(args: argparse.Namespace) -> None:
+    """Raise UserError for what no advice can be given on."""
+    shares = [*(("--target", one) for one in args.target), ("--least-gain", args.least_gain)]
+    for flag, score in shares:
+        if not 0 < score <= 1:
+            raise UserError(f"{flag} {score:g}: give a score above 0, and 1 at most")
+    if args.cost_per_label is not None and not 0 <= args.cost_per_label < float("inf"):
+        raise UserError(f"--cost-per-label {args.cost_per_label:g}: give 0 or more")
+    if args.learning_rate and not args.calibrate:
+        raise UserError("--learning-rate is that of --calibrate, which is missing")
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -127,7 +132,8 @@ def curves(args: argparse.Namespace) -> None:
     from ntktune.figures.overview import plain_table
     from ntktune.figures.pilots import judged_scores
 
-    cases = curve_cases(read_curves(args.data), args.pilots)
+    table, losses = read_curves(args.data)
+    cases = curve_cases(table, args.pilots, losses=losses)
     if cases.empty:
         raise UserError(
             f"{args.data}: no curve has samples up to and beyond one of --pilots {args.pilots}"
@@ -145,7 +151,7 @@ def _cells(row: tuple[Any, ...]) -> list[str]:
 
 def _advice(args: argparse.Namespace) -> dict[str, Any]:
     """Return the advice of one model, with its text and its layers."""
-    from ntktune.advise import advice, curve_counts, forecast, repeated
+    from ntktune.advise import advice, curve_counts, distinct, forecast
     from ntktune.figures.advice import told
     from ntktune.finetune.repeats import kernel_targets
 
@@ -153,58 +159,78 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
     task, rows = texts["facts"]["task"], texts["rows"][0]
     classes = None if task["kind"] == "regression" else class_count(task)
     label = texts["labels"]["label"].numpy()[rows]
+    _check_texts(args, label, classes)
     kernels, about = _kernels(args, texts, rows)
     how = {"classes": classes is not None, "seed": args.seed}
     how["precision"] = machine_epsilon(args.dtype)
-    different = max(len({*repeated(own, how["precision"])}) for own in kernels.values())
+    different = max(len(distinct(own, how["precision"])) for own in kernels.values())
     counts, target = curve_counts(different, args.most), kernel_targets(label, classes)
     forecasts = {name: forecast(own, target, counts, **how) for name, own in kernels.items()}
-    known = None
-    if name := args.calibrate:
-        forecasts[name], known = _calibrated(
-            *(args, texts, rows, kernels[name], target), counts, forecasts[name]
-        )
+    of_class = Counter(label)
     found = advice(
         *(counts, forecasts),
         targets=args.target,
         least_gain=args.least_gain,
-        class_counts=Counter(task["classes"][int(place)] for place in label) if classes else {},
+        class_counts={name: of_class[place] for place, name in enumerate(task["classes"] or ())},
         texts=len(rows),
-        calibration=known,
+        calibrated=_calibrated(args, texts, kernels, counts, forecasts) if args.calibrate else None,
     )
     metric = "accuracy" if classes else "Pearson r"
     title = f"{task['name']}: {len(rows)} labelled texts, {texts['facts']['model']['name']}"
     found |= {"model": texts["facts"]["model"], "task": task, "metric": metric, "title": title}
-    return found | about | {"text": f"{title}\n{told(found, metric, args.cost_per_label)}"}
+    found |= about
+    return found | {"text": f"{title}\n{told(found, metric, args.cost_per_label)}"}
+
+
+def _check_texts(args: argparse.Namespace, label: np.ndarray, classes: int | None) -> None:
+    """Raise UserError for labelled texts that no advice can be given on, before their kernel."""
+    import numpy as np
+
+    from ntktune.advise import curve_counts
+    from ntktune.advise.calibration import pilot_halves
+    from ntktune.advise.pilot import LEAST
+
+    if len(label) < LEAST:
+        raise UserError(f"--data {args.data}: {len(label)} labelled texts; give {LEAST} or more")
+    curve_counts(len(label), args.most)
+    if not args.calibrate:
+        return
+    for half in pilot_halves(label if classes else None, len(label), args.seed):
+        order, holdout = (np.array(half["seeds"][0][name]) for name in ("order", "holdout"))
+        for part, rows in (("train on", order[~holdout]), ("be tested on", half["test"])):
+            if len({*label[rows]}) == 1:
+                raise UserError(
+                    f"--calibrate {args.calibrate}: half of the {len(label)} texts would {part} "
+                    "one label alone; label more texts, or leave it out"
+                )
 
 
 def _calibrated(
     args: argparse.Namespace,
     texts: dict[str, Any],
-    rows: list[int],
-    kernel: np.ndarray,
-    target: np.ndarray,
+    kernels: dict[str, np.ndarray],
     counts: np.ndarray,
-    found: Forecast,
-) -> tuple[Forecast, dict[str, Any]]:
-    """Return the forecast shifted by what trainings on halves reach, and what they reached."""
+    forecasts: dict[str, Forecast],
+) -> tuple[str, Forecast, dict[str, Any]]:
+    """Return the method, its forecast shifted by trainings on halves, and what these reached."""
     import numpy as np
 
-    from ntktune.advise import repeated
+    from ntktune.advise import distinct
     from ntktune.advise.calibration import calibrated, compared
+    from ntktune.finetune.repeats import kernel_targets
 
-    task, precision = texts["facts"]["task"], machine_epsilon(args.dtype)
+    name, task, precision = args.calibrate, texts["facts"]["task"], machine_epsilon(args.dtype)
     classes = None if task["kind"] == "regression" else class_count(task)
-    place = np.flatnonzero(repeated(kernel, precision) == np.arange(len(rows)))
-    trained, steps = _trained_halves(args, texts, [rows[i] for i in place], classes)
-    own = (kernel[np.ix_(place, place)], target.reshape(len(rows), -1)[place])
-    how = {"classes": classes is not None}
-    found, known = calibrated(
-        counts, found, compared(*own, *trained, **how, precision=precision), **how
-    )
+    place = distinct(kernels[name], precision)
+    rows = [texts["rows"][0][i] for i in place]
+    trained, steps = _trained_halves(args, texts, rows, classes)
+    target = kernel_targets(texts["labels"]["label"].numpy()[rows], classes)
+    own, how = kernels[name][np.ix_(place, place)], {"classes": classes is not None}
+    known = compared(own, target.reshape(len(rows), -1), *trained, **how, precision=precision)
+    found, known = calibrated(counts, forecasts[name], known, **how)
     if not np.isfinite(known.equivalent):  # JSON has no infinity
         known = known._replace(equivalent=None)
-    return found, {"method": args.calibrate, "steps": steps} | known._asdict()
+    return name, found, {"method": name, "steps": steps} | known._asdict()
 
 
 def _trained_halves(
@@ -266,13 +292,15 @@ def _kernels(
 
     args.method, lora = "lora", adapters(args)
     sets, _, grams, backbone = ranked_layers(args, texts, rows, None)
-    every, best = layer_sets(backbone), sets[0]["layers"]
+    every, stands_out = layer_sets(backbone), differ(sets)
+    best = sets[0]["layers"] if stands_out else "all"
     kernels = {
         "probe": grams[HEAD],
         "lora": set_kernel(grams, backbone, every["all"], lora),
         "full": sum(grams.values()),
     }
-    about = {"layers": best, "adapters": lora_of(backbone, every[best], lora)}
+    about = {"layers": best, "layers_differ": stands_out}
+    about["adapters"] = lora_of(backbone, every[best], lora)
     return {name: kernel.numpy() for name, kernel in kernels.items()}, about
 
 

@@ -178,6 +178,12 @@ def adapters(args: argparse.Namespace) -> Lora:
     return Lora(args.lora_rank, args.lora_alpha, rslora=args.lora_rslora)
 
 
+def differ(found: list[dict[str, Any]]) -> bool:
+    """Return whether the predicted errors of sets of layers, best first, differ at all."""
+    errors = [row["gcv_layers"] for row in found]
+    return errors[-1] >= (1 + ALIKE) * errors[0]
+
+
 def _told(found: list[dict[str, Any]], method: str) -> str:
     """Return the table of sets, best first."""
     from ntktune.figures.overview import plain_table
@@ -194,8 +200,7 @@ def _told(found: list[dict[str, Any]], method: str) -> str:
         f"cross-validation, in units of the labels' variance); the head is trained with each, and "
         f"all that follows is with its kernel:\n\n{plain_table(lines)}"
     )
-    errors = [row["gcv_layers"] for row in found]
-    if len(found) > 1 and errors[-1] < (1 + ALIKE) * errors[0]:
+    if len(found) > 1 and not differ(found):
         said += f"\n\nThe predicted errors differ by less than {ALIKE:.0%}: the order says nothing."
     return said
 

@@ -74,8 +74,8 @@ COMMANDS = {
     ).replace("finetune.methods", "linearized.held_method"),
     "advise curves": "advise.pilots",
     "advise benchmark": "seed advise.pilots advise.repeats finetune.sizes",
-    "advise pilot": f"{_LORA} kernel.rows model.max_tokens model.prefix_token "
-    + _KERNELS.replace("kernel.variant ", ""),
+    "advise pilot": f"{_LORA} finetune.learning_rate kernel.rows model.max_tokens "
+    "model.prefix_token " + _KERNELS.replace("kernel.variant ", ""),
     "selection rank": "kernel.rows seed model.max_tokens model.prefix_token model.dtype "
     "finetune.batch_tokens device",
     "selection score": "seed finetune.seeds size=selection.sizes selection.poolings "
@@ -134,6 +134,11 @@ OVERRIDES = {
         for command in ("kernel gram", "linearized layers", "selection rank")
     },
     "advise pilot rows": {"description": "Rows drawn at random; null for 400, or all of less"},
+    "advise pilot learning_rate": {
+        "type": ("number", "null"),
+        "default": None,
+        "description": "Of --calibrate; null for that of a study, by the method",
+    },
     "advise pilot seed": {"description": "Seed of rows, head and sub-samples", "default": 0},
     "kernel gram seed": {"description": "Seed of the rows and of a fresh head", "default": 0},
     "selection rank seed": {"description": "Seed of the rows and of the folds", "default": 0},

@@ -23,17 +23,22 @@ pre{{white-space:pre-wrap}}img{{max-width:100%}}</style></head>
 """
 
 
-def number(labels: float, most: int) -> str:
-    """Return a number of labels, rounded to two digits; ``more than most`` if it is infinite."""
+def number(labels: float, most: int, least: int = 0) -> str:
+    """Return a number of labels, rounded to two digits, between a curve's ends.
+
+    ``more than most`` if it is infinite, ``least or fewer`` if it is at most the least.
+    """
     if not math.isfinite(labels):
         return f"more than {most:,}"
+    if labels <= least:
+        return f"{least:,} or fewer"
     digits = max(int(math.log10(max(labels, 1))) - 1, 0)
     return f"{round(labels / 10**digits) * 10**digits:,}"
 
 
-def labels_range(triple: Triple, most: int) -> str:
+def labels_range(triple: Triple, most: int, least: int = 0) -> str:
     """Return a number of labels with its interval."""
-    low, value, high = (number(labels, most) for labels in triple)
+    low, value, high = (number(labels, most, least) for labels in triple)
     return value if low == value == high else f"{value} ({low} to {high})"
 
 
@@ -64,7 +69,8 @@ def calibration_told(known: Mapping[str, Any]) -> str:
 def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> str:
     """Return advice (:func:`ntktune.advise.advice`) in a dozen lines."""
     at, pilot, method = found["at"], found["texts"], found["method"]
-    counts, most = list(at[method]), max(at[method])
+    ends = max(at[method]), min(at[method])
+    counts, most = list(at[method]), ends[0]
     lines = [["labels", *(METHOD_LABELS[name] for name in at)]]
     for n in shown_counts(counts, pilot):
         here = f"{n:,}" + " (now)" * (n == pilot)
@@ -77,21 +83,27 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         "",
         plain_table(lines),
         "",
-        f"by {METHOD_LABELS[method]}, which is ahead at {pilot:,} labels:",
+        f"by {METHOD_LABELS[method]}, which "
+        + ("was tried" if known else f"is ahead at {pilot:,} labels")
+        + ":",
     ]
     for share, labels in found["n_for_share"].items():
         of = f"{100 * float(share):.0f} % of what {most:,} labels bring"
-        text.append(f"  {of}: {labels_range(labels, most)} labels")
+        many = f"{labels_range(labels, *ends)} labels" if labels else "they bring nothing"
+        text.append(f"  {of}: {many}")
     for target, labels in found["n_for"].items():
-        text.append(f"  {metric} {target}: {labels_range(labels, most)} labels")
+        text.append(f"  {metric} {target}: {labels_range(labels, *ends)} labels")
     gained = found["next"][str(NEXT)]
     price = f", for {NEXT * cost:,.0f}" if cost is not None else ""
     text.append(f"  the next {NEXT} labels{price}: {score_range(gained, '+')}")
     if twice := found["doubling"]:
-        why = f"twice as many bring {score_range(twice, '+')}"
-        least = found["least_gain"]
-        stop = f"stop labelling: {why}, less than {least:g}"
-        text.append(f"  {stop if found['stop_labelling'] else f'go on labelling: {why}'}")
+        why, least = f"twice as many bring {score_range(twice, '+')}", f"{found['least_gain']:g}"
+        verdicts = {
+            True: f"stop labelling: {why}, less than {least}",
+            False: f"go on labelling: {why}",
+            None: f"whether to go on is not sure: {why}, which may be more than {least} or less",
+        }
+        text.append(f"  {verdicts[found['stop_labelling']]}")
     for name, places in found["crossings"].items():
         overtakes = [n for n in places if n > pilot]
         label = METHOD_LABELS[name]
@@ -99,10 +111,17 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
             text.append(f"  {label}: no different, within {ALIKE:g}, from here on")
         elif overtakes:
             text.append(f"  {label}: ahead from about {number(overtakes[0], most)} labels on")
+    if "layers" in found:
+        on, rank = found["layers"], found["adapters"].rank
+        why = (
+            "the lowest predicted error" if found["layers_differ"] else "no set of them stands out"
+        )
+        text.append(f"  LoRA's layers: {on}, rank {rank} ({why})")
     if found["limit_of_pilot"] < most:
-        limit = number(found["limit_of_pilot"], most)
+        limit = found["limit_of_pilot"]
+        where = f"beyond about {number(limit, most)} labels" if limit else "at any number of labels"
         text += [
-            f"  beyond about {limit} labels scores may be too low: so few texts do not show what",
+            f"  {where} scores may be too low: so few texts do not show what",
             "  takes more of them to learn",
         ]
     text += [f"warning: {line}" for line in found["warnings"]]

@@ -4,7 +4,6 @@
 methods' metrics.
 """
 
-import numpy as np
 import pandas as pd
 
 from ntktune.advise.benchmark import (
@@ -85,11 +84,10 @@ def judged_scores(cases: pd.DataFrame, against: str) -> pd.DataFrame:
     takes, those with ``gain_`` for 95 % of what the largest n gains.
     """
     every = asked_for(cases)
-    off = (every["predicted"] / every["true"] - 1).abs()
     if "low" in every:
         inside = every["low"].le(every["true"]) & every["true"].le(every["high"])
         every["covered"] = inside.astype(float).where(every["low"].notna())
-    found = _summary(every.assign(off=off), against)
+    found = _summary(every, against)
     steep = every[every["steep"]].rename(columns={"n": "needs"})
     found = found.merge(_regrets(every), how="left").merge(_octaves(steep), how="left")
     gain = asked_for_gain(cases)
@@ -121,8 +119,12 @@ def _regrets(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def _octaves(asked: pd.DataFrame) -> pd.DataFrame:
-    """Return by how many doublings numbers are off: how many, their median, share within two."""
-    octaves = np.log2(asked["asked"] / asked["needs"]).abs()
-    by_way = asked.assign(octaves=octaves, near=octaves.le(1)).groupby(["pilot", "way"], sort=False)
-    found = {"cases": by_way.size(), "octaves": by_way["octaves"].median()}
+    """Return how many numbers are asked for, the median of doublings off, share within a factor 2.
+
+    ``cases`` counts the true numbers, which pilots of one size share.
+    """
+    known = [name for name in ("model", "task", "needs") if name in asked]
+    asked = asked.assign(near=asked["octaves"].le(1), case=asked.groupby(known).ngroup())
+    by_way = asked.groupby(["pilot", "way"], sort=False)
+    found = {"cases": by_way["case"].nunique(), "octaves": by_way["octaves"].median()}
     return pd.DataFrame(found | {"within_two": by_way["near"].mean()}).reset_index()
