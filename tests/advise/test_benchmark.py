@@ -180,9 +180,8 @@ def test_pilots_are_judged_where_the_kernel_has_texts_left():
     label = np.sign(features[:, :1] + 0.3 * random.standard_normal((80, 1)))
     some = (features @ features.T, label)
     how = {"repeats": 2, "classes": True}
-    rows = kernel_cases([some[0]] * 2, [label] * 2, [16, 100], [24], random, **how)
+    rows = kernel_cases([some[0]] * 2, [label] * 2, [16], [24], random, **how)
     found = pd.DataFrame(rows)
-    assert set(found["pilot"]) == {16}  # the other is larger than the kernel
     assert sorted(found["n"].unique()) == [16, 24, 32, 64, 128, 256]
     known = found.dropna(subset="true")
     assert sorted(known["n"].unique()) == [16, 32]  # 20 texts are left to measure on
@@ -190,8 +189,8 @@ def test_pilots_are_judged_where_the_kernel_has_texts_left():
     assert (ours["error_low"] < ours["error"]).all()
     assert ours["error"].to_numpy() == pytest.approx(ours["true"].to_numpy(), rel=0.6)
     assert sorted(found["draw"].unique()) == [0, 1]
-    with pytest.raises(UserError, match="80 texts, fewer than the smallest pilot, 100; raise"):
-        kernel_cases([some[0]], [label], [100], [24], random, **how)
+    with pytest.raises(UserError, match="80 texts, fewer than a pilot of 100; raise"):
+        kernel_cases([some[0]], [label], [16, 100], [24], random, **how)
     with pytest.raises(UserError, match="all 80 texts of a draw have the same label"):
         kernel_cases([some[0]], [0 * label], [16], [24], random, **how)
 

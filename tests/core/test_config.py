@@ -415,6 +415,22 @@ def test_what_is_held_has_scores_or_two_classes(study):
         study(config | {"linearized": {"seeds": 9}})
 
 
+def test_pilots_fit_in_the_kernels_texts(study):
+    def pilots(sizes, rows=50, **given):
+        config = {"chapters": ["data", "advise"], "tasks": ["mine", "yours"], "advise": given}
+        config |= {"kernel": {"rows": rows}, "finetune": {"sizes": sizes}}
+        return study(config)["advise"]["pilots"]
+
+    assert pilots([8, 16, 32, 64, 100]) == [16, 32]
+    assert pilots([16, 32], pilots=[20, 50]) == [20, 50]
+    for sizes, given in (([8, 16], {}), ([64, 100], {}), ([16, 32], {"pilots": [20, 51]})):
+        with pytest.raises(
+            UserError, match=r"advise.pilots is .*; a pilot has at most the 50 texts"
+        ):
+            pilots(sizes, **given)
+    assert pilots([8, 16], tasks=[]) == []
+
+
 def test_candidates_are_completed_and_checked(study):
     def selection(**given):
         config = {"chapters": ["data", "selection"], "tasks": ["mine", "yours"]}

@@ -167,21 +167,20 @@ def kernel_cases(
     by the whole kernel, error and score at ``counts`` n with their intervals.
     """
     many = len(kernels[0])
-    fitting = [pilot for pilot in pilots if pilot <= many]
-    if not fitting:
+    if max(pilots) > many:
         raise UserError(
-            f"the kernel has {many} texts, fewer than the smallest pilot, {min(pilots)}; "
+            f"the kernel has {many} texts, fewer than a pilot of {max(pilots)}; "
             "raise kernel.rows, or give smaller advise.pilots"
         )
     if not all(np.ptp(label, axis=0).any() for label in labels):
         raise UserError(f"all {many} texts of a draw have the same label; raise kernel.rows")
-    known = sorted({k * n for n in fitting for k in MULTIPLES if k * n <= (1 - TESTED) * many})
+    known = sorted({k * n for n in pilots for k in MULTIPLES if k * n <= (1 - TESTED) * many})
     truths = [
         dict(zip(known, measured_errors(*both, known, random, precision=precision), strict=True))
         for both in zip(kernels, labels, strict=True)
     ]
     rows, done = [], 0
-    for pilot in fitting:
+    for pilot in pilots:
         wanted = np.array(sorted({k * pilot for k in MULTIPLES} | {*counts}))
         for repeat in range(repeats):
             draw = repeat % len(kernels)

@@ -138,6 +138,8 @@ def own_rows(study: Mapping[str, Any], name: str) -> Rows | None:
 def _fill_from_keys(study: dict) -> None:
     """Put in what null means where other keys of the study say it."""
     sizes = study["finetune"]["sizes"]
+    least = schema("config")["properties"]["advise"]["properties"]["pilots"]["items"]["minimum"]
+    fitting = [n for n in sorted(sizes)[:-1] if least <= n <= study["kernel"]["rows"]]
     for chapter, key, meant in (
         ("kernel", "learning_rows", max(sizes)),
         ("finetune", "fixed_size", min(sizes)),
@@ -150,7 +152,7 @@ def _fill_from_keys(study: dict) -> None:
         ("linearized", "seeds", study["finetune"]["seeds"]),
         ("selection", "sizes", sizes),
         ("selection", "methods", study["finetune"]["methods"]),
-        ("advise", "pilots", sorted(sizes)[:-1] or sizes),
+        ("advise", "pilots", fitting),
     ):
         if study[chapter][key] is None:
             study[chapter][key] = meant
@@ -158,6 +160,12 @@ def _fill_from_keys(study: dict) -> None:
 
 def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     """Check sample sizes against the numbers of rows that the tasks have."""
+    texts, pilots = study["kernel"]["rows"], study["advise"]["pilots"]
+    if study["advise"]["tasks"] and not 0 < max(pilots, default=0) <= texts:
+        raise UserError(
+            f"advise.pilots is {pilots}; a pilot has at most the {texts} texts of kernel.rows: give "
+            "such advise.pilots, or raise kernel.rows"
+        )
     linear = study["linearized"]
     rated = study["task_definitions"] if study["finetune"]["learning_rates"] else ()
     for key, size, tasks in (
