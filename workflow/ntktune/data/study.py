@@ -163,8 +163,8 @@ def _check_rows(study: dict, known: dict[str, int | None]) -> None:
     texts, pilots = study["kernel"]["rows"], study["advise"]["pilots"]
     if study["advise"]["tasks"] and not 0 < max(pilots, default=0) <= texts:
         raise UserError(
-            f"advise.pilots is {pilots}; a pilot has at most the {texts} texts of kernel.rows: give "
-            "such advise.pilots, or raise kernel.rows"
+            f"advise.pilots is {pilots}; a pilot has at most the {texts} texts of kernel.rows: "
+            "give such advise.pilots, or raise kernel.rows"
         )
     linear = study["linearized"]
     rated = study["task_definitions"] if study["finetune"]["learning_rates"] else ()
