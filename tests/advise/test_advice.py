@@ -235,4 +235,4 @@ def test_a_method_that_was_tried_is_advised_and_compared_as_it_was():
     assert found["crossings"] == {"probe": pytest.approx([200], rel=0.1)}
     text = told(found, "accuracy")
     assert "by LoRA, which was tried:" in text
-    assert "stopped after 3 to 9 steps" in text
+    assert "best after 3 to 9 steps" in text

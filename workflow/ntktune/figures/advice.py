@@ -62,7 +62,7 @@ def calibration_told(known: Mapping[str, Any]) -> str:
     return (
         f"trainings may differ. {METHOD_LABELS[known['method']]}, trained on halves of "
         f"{known['labels']} labels: {known['trained']:.3f},\nwhere its kernel has "
-        f"{known['kernel']:.3f}; its scores are shifted by that{worth}; stopped after {steps} steps"
+        f"{known['kernel']:.3f}; its scores are shifted by that{worth}; best after {steps} steps"
     )
 
 
