@@ -136,3 +136,13 @@ def test_where_nothing_can_be_learned_the_score_is_that_of_the_mean(classes):
     label = np.sign(label) if classes else label
     found = forecast(features @ features.T, label, [80, 160], classes=classes)
     assert (found.score > found.base - 0.2).all()
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_no_larger_sample_scores_lower(classes):
+    counts = np.array([320, 40, 10, 80, 160])
+    for seed in range(8):
+        kernel, label = task(40, np.random.default_rng(seed), noise=1.0)
+        found = forecast(kernel, np.sign(label) if classes else label, counts, classes=classes)
+        assert (np.diff(found.score[counts.argsort()]) >= 0).all()
+        assert (np.diff(found.scores[:, counts.argsort()]) >= 0).all()

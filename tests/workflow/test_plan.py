@@ -344,8 +344,8 @@ def readme_study(checkout, rows=200):
     saved = random_model(settings | {"attention_types": [[["global", "local"], 3]]})
     for part in saved:  # network and tokenizer
         part.save_pretrained(checkout.folder / "my/model")
-    lines = [f'"text, {i}",{1 + i % 5}' for i in range(rows)]
-    (checkout.folder / "my/reviews.csv").write_text("\n".join(["review,stars", *lines]))
+    lines = [f'"text, {i}",{1 + i % 5},{"bad" if i % 5 < 3 else "good"}' for i in range(rows)]
+    (checkout.folder / "my/reviews.csv").write_text("\n".join(["review,stars,verdict", *lines]))
     return yaml.safe_load(study)
 
 

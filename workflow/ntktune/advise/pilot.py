@@ -148,14 +148,19 @@ def class_shares(label: np.ndarray) -> np.ndarray:
 def _by_matrix(
     kernel: np.ndarray, label: np.ndarray, counts: np.ndarray, classes: bool, precision: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return errors and scores at ``counts`` n, and at which the matrix has no more to say."""
+    """Return errors and scores at ``counts`` n, and at which the matrix has no more to say.
+
+    At its best ridge no larger sample scores lower, though the estimates may say so.
+    """
     spectrum = centred_spectrum(kernel, precision)
     risk = spectral_risk(spectrum, label - label.mean(axis=0), free=1)
-    found = predicted(risk.guarded(guard(len(label))), np.append(counts.ravel(), len(label)))
+    every = np.append(counts.ravel(), len(label))
+    found, rising = predicted(risk.guarded(guard(len(label))), every), every.argsort()
     if classes:
         score = accuracy(found, risk.variance, class_shares(label))
     else:
         score = np.maximum(correlation(found, risk.variance), 0.0)
+    score[rising] = np.maximum.accumulate(score[rising])
     here = _own_score(left_out(spectrum, label, found.ridge[-1]), label, classes=classes)
     score = np.clip(score + here - score[-1], 0, 1)
     parts = (found.error, score, found.limited)
