@@ -232,7 +232,9 @@ def test_a_method_that_was_tried_is_advised_and_compared_as_it_was():
     found = advice(counts, curves, calibrated=("lora", shifted, known))
     assert found["method"] == "lora"
     assert found["at"]["lora"][100][1] == pytest.approx(0.38)
-    assert found["crossings"] == {"probe": pytest.approx([200], rel=0.1)}
+    assert (found["ahead"], found["crossings"]["lora"]) == ("probe", pytest.approx([200], rel=0.1))
     text = told(found, "accuracy")
     assert "by LoRA, which was tried:" in text
-    assert "best after 3 to 9 steps" in text
+    assert "the hold-out was best after 3 to 9 steps" in text
+    assert "the head alone, by the kernels: ahead at 100 labels" in text
+    assert "LoRA, by the kernels: ahead from about" in text

@@ -97,3 +97,6 @@ def test_a_shift_moves_scores_and_its_spread_widens_their_interval(classes):
     assert known.equivalent == np.inf
     _, known = calibrated(COUNTS, before, Calibration(100, 0.4, 0.6, -2.0, 0.0), classes=classes)
     assert np.isnan(known.equivalent)
+    flat = before._replace(score=np.array([0.5, 0.6, 0.6, 0.6]))
+    _, known = calibrated(COUNTS, flat, Calibration(150, 0.6, 0.6, 0.0, 0.0), classes=classes)
+    assert known.equivalent == pytest.approx(1)

@@ -131,20 +131,22 @@ def advice(
     ``forecasts`` are by method of training. ``targets`` are scores; ``class_counts`` says how many
     texts each class has; ``texts`` how many there were before equal ones were taken together;
     ``calibrated`` has a method, its forecast shifted by trainings, and what these showed. All
-    intervals are of 80 %. The method is the calibrated one, or else that of the highest score at
-    the pilot's own number; methods are compared by forecasts that are not shifted.
+    intervals are of 80 %. The method is the calibrated one, or else the one that is ``ahead``: that
+    of the highest score at the pilot's own number. Methods are compared with that one, by forecasts
+    that are not shifted.
     """
     pilot = max(own.texts for own in forecasts.values())  # a kernel may tell fewer apart
     now = int(np.searchsorted(counts, pilot))
     ahead = max(forecasts, key=lambda name: forecasts[name].score[now])
     method, found, known_of = calibrated or (ahead, forecasts[ahead], None)
-    plain, shown = forecasts[method], {**forecasts, method: found}
+    plain, shown = forecasts[ahead], {**forecasts, method: found}
     twice = gain(counts, found, pilot, 2 * pilot) if 2 * pilot <= counts[-1] else None
     known = counts[~found.limited]
-    others = [name for name in forecasts if name != method]
+    others = [name for name in forecasts if name != ahead]
     return {
         "texts": pilot,
         "method": method,
+        "ahead": ahead,
         "level": LEVEL,
         "base": found.base,
         "n_for": {f"{target:g}": labels_for(counts, found, target) for target in targets},

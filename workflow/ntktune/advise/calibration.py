@@ -14,6 +14,7 @@ from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
 
 HELD_OUT = 0.2  # of a half, to stop the training by
 MOST = 0.99  # of a score that is compared: so few texts tell no more
+SAME = 1e-9  # scores that differ by rounding
 EDGE = 1e-6  # of 0 and 1, where log-odds end
 
 Link = Callable[[np.ndarray], np.ndarray]
@@ -25,8 +26,8 @@ class Calibration(NamedTuple):
     ``labels`` are those of a half; ``trained`` and ``kernel`` the mean scores of the trainings and
     of the kernel on the same halves; ``shift`` is their mean difference in :func:`links`, and
     ``spread`` its standard error over the halves. ``equivalent`` γ is how many labels each counts
-    for: the kernel has the trainings' score at γ times their labels; infinite beyond its curve,
-    NaN before its begin.
+    for: the kernel has the trainings' score at γ times their labels; of several γ the one nearest
+    to 1. It is infinite beyond the kernel's curve, and NaN before its begin.
     """
 
     labels: int
@@ -118,8 +119,9 @@ def calibrated(
     score = back(link(found.score) + calibration.shift)
     scores = back(link(found.scores) + calibration.shift + signs[:, None])
     here = np.interp(np.log(calibration.labels), np.log(counts), score)
-    as_many = needed(counts, found.score, float(here)) / calibration.labels
-    if here <= found.score[0]:
+    ends = (needed(counts, found.score, float(here) + off) for off in (-SAME, SAME))
+    as_many = np.clip(calibration.labels, *ends) / calibration.labels
+    if here < found.score[0] - SAME:
         as_many = np.nan
     return found._replace(score=score, scores=scores), calibration._replace(equivalent=as_many)
 

@@ -62,7 +62,8 @@ def calibration_told(known: Mapping[str, Any]) -> str:
     return (
         f"trainings may differ. {METHOD_LABELS[known['method']]}, trained on halves of "
         f"{known['labels']} labels: {known['trained']:.3f},\nwhere its kernel has "
-        f"{known['kernel']:.3f}; its scores are shifted by that{worth}; best after {steps} steps"
+        f"{known['kernel']:.3f}; its scores are shifted by that{worth};\n"
+        f"the hold-out was best after {steps} steps"
     )
 
 
@@ -104,9 +105,12 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
             None: f"whether to go on is not sure: {why}, which may be more than {least} or less",
         }
         text.append(f"  {verdicts[found['stop_labelling']]}")
+    if known:
+        label = METHOD_LABELS[found["ahead"]]
+        text.append(f"  {label}, by the kernels: ahead at {pilot:,} labels")
     for name, places in found["crossings"].items():
         overtakes = [n for n in places if n > pilot]
-        label = METHOD_LABELS[name]
+        label = METHOD_LABELS[name] + ", by the kernels" * bool(known)
         if name in found["alike"]:
             text.append(f"  {label}: no different, within {ALIKE:g}, from here on")
         elif overtakes:
