@@ -118,7 +118,7 @@ def test_the_stop_is_where_the_holdout_is_lowest(outputs):
     kernel, train, holdout = features_ @ features_.T, [*range(10)], [*range(10, 14)]
     left, stop = stopped_error(kernel, shift, train, holdout)
     inside = kernel[:10, :10]
-    times = TIMES / np.linalg.eigvalsh(inside)[-1]
+    times = TIMES / np.linalg.eigh(inside)[0][-1]  # eigvalsh differs in the last bit
     assert stop in times
     gone = [shift[:10] - expm(-t * inside) @ shift[:10] for t in times]
     errors = [
