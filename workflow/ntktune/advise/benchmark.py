@@ -322,14 +322,14 @@ def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool
 
 
 def asked_for(cases: pd.DataFrame) -> pd.DataFrame:
-    r"""Return how many examples each way asks for, where a training of n reached some score.
+    """Return how many examples each way asks for, where a training of n reached some score.
 
-    ``cases`` are of :func:`score_cases`, of one task. Adds ``asked``, the examples by whose
-    predicted curve the score of n is reached, at most the largest n; ``never``, whether it is not;
-    ``missed``, the score lost at ``asked``; ``wasted``, asked/n less 1 where it is more;
-    ``octaves``, the doublings between ``asked`` and n, infinite where it is never
-    reached; and ``steep``, whether the score moves by more than two standard deviations as n
-    doubles, and n is at most half the largest, so that asking for too many can be told.
+    ``cases`` are of :func:`score_cases` or :func:`curve_cases`. Adds ``asked``, the examples by
+    whose predicted curve the score of n is reached, at most the largest n; ``never``, whether it is
+    not; ``missed``, the score lost at ``asked``; ``wasted``, asked/n less 1 where it is more;
+    ``octaves``, the doublings between ``asked`` and n, infinite where it is never reached; and
+    ``steep``, whether the score moves by more than two standard deviations as n doubles, and n is
+    at most half the largest, so that asking for too many can be told.
     """
     rows = []
     for _, own in cases.groupby([*_of_model(cases), "task", "pilot", "repeat", "way"]):

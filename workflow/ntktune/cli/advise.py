@@ -12,7 +12,7 @@ from ntktune.cli.finetune import SETTINGS
 from ntktune.cli.inputs import (
     check_models,
     check_new_folder,
-    class_count,
+    classes_of,
     from_hub,
     of_model,
     read_kernels,
@@ -104,7 +104,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
     tensors, facts = read_kernels(args.gram, ["kernel", "label"])
     task = facts["task"]
-    classes = None if task["kind"] == "regression" else class_count(task)
+    classes = classes_of(task)
     labels = [kernel_targets(own, classes).reshape(len(own), -1) for own in tensors["label"]]
     precision = machine_epsilon(facts["dtype"])
     every = {"all": tensors["kernel"], "head": tensors.get("group/head")}
@@ -157,7 +157,7 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
 
     texts, _ = file_texts(args, MOST_ROWS)
     task, rows = texts["facts"]["task"], texts["rows"][0]
-    classes = None if task["kind"] == "regression" else class_count(task)
+    classes = classes_of(task)
     label = texts["labels"]["label"].numpy()[rows]
     _check_texts(args, label, classes)
     kernels, about = _kernels(args, texts, rows)
@@ -220,7 +220,7 @@ def _calibrated(
     from ntktune.finetune.repeats import kernel_targets
 
     name, task, precision = args.calibrate, texts["facts"]["task"], machine_epsilon(args.dtype)
-    classes = None if task["kind"] == "regression" else class_count(task)
+    classes = classes_of(task)
     place = distinct(kernels[name], precision)
     rows = [texts["rows"][0][i] for i in place]
     trained, steps = _trained_halves(args, texts, rows, classes)

@@ -202,6 +202,11 @@ def check_new_folder(out: str, sources: Sequence[str], mark: str) -> None:
         raise UserError(f"--out {out} holds other files, which would be lost; choose another")
 
 
+def classes_of(task: Mapping[str, Any]) -> int | None:
+    """Return the number of a task's classes, None for a regression."""
+    return None if task["kind"] == "regression" else class_count(task)
+
+
 def class_count(task: Mapping[str, Any]) -> int:
     """Return a task's number of classes; two where it names none, as before its data are read."""
     return len(task.get("classes") or (0, 1))

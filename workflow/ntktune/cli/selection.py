@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ntktune.cli import Progress, add_command, many, optional
 from ntktune.cli.inputs import (
     check_models,
-    class_count,
+    classes_of,
     from_hub,
     model_facts,
     of_model,
@@ -148,7 +148,7 @@ def _scored(args: argparse.Namespace) -> list[dict[str, Any]]:
     started = time.monotonic()
     texts, _ = file_texts(args)
     task, rows = texts["facts"]["task"], texts["rows"][0]
-    classes = None if task["kind"] == "regression" else class_count(task)
+    classes = classes_of(task)
     label = texts["labels"]["label"].numpy()[rows].astype(int if classes else float)
     check_labels(label, classes)
     device = select_device(args.device)
