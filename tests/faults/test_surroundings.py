@@ -36,6 +36,7 @@ def test_a_kernel_beyond_a_limit_of_memory_goes_on_with_less_at_once(study):
         ("      hidden_size: 32\n", "      hidden_size: 32\n      intermediate_size: 60000\n"),
         ("  draws: 2\n", "  draws: 1\n"),
         ("  rows: 40\n", "  rows: 16\n"),
+        ("  pilots: [12, 32]\n", "  pilots: [12]\n"),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)

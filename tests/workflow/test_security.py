@@ -95,7 +95,8 @@ def test_names_paths_and_values_of_a_configuration_are_never_run(checkout):
     study["kernel"] = {"rows": 10, "draws": 1}
     study["finetune"] |= {"sizes": [16], "test_rows": 10}
     study["taskvectors"] = {"tasks": []}
-    study["theory"] = study["linearized"] = study["selection"] = {"tasks": []}
+    for chapter in ("theory", "linearized", "selection", "advise"):
+        study[chapter] = {"tasks": []}
     (checkout.folder / "evil $(touch pwned).yaml").write_text(yaml.safe_dump(study))
     before = set(checkout.folder.rglob("*"))
     done = checkout.snakemake(
