@@ -119,8 +119,10 @@ def test_a_constant_of_the_kernel_makes_no_texts_alike():
         (np.eye(20)[:, :19], np.zeros(20), [20], r"shape \(20, 19\)"),
         (np.full((20, 20), np.nan), np.zeros(20), [20], "must be finite"),
         (np.eye(20), np.full(20, np.nan), [20], "must be finite"),
-        (np.eye(20), np.arange(20), [np.inf], "must be finite"),
-        (np.eye(20), np.arange(20), [0], "counts 1 or more"),
+        (np.eye(20), np.full(20, 1e160), [20], "must be finite"),
+        (np.triu(np.ones((20, 20))), np.arange(20), [20], "must be symmetric"),
+        (np.eye(20), np.arange(20), [np.inf], "counts of examples must be finite"),
+        (np.eye(20), np.arange(20), [0], "1 or more"),
     ],
 )
 def test_what_is_no_pilot(kernel, label, counts, told):
@@ -128,14 +130,49 @@ def test_what_is_no_pilot(kernel, label, counts, told):
         forecast(kernel, label, counts)
 
 
-@pytest.mark.parametrize("classes", [False, True])
-def test_where_nothing_can_be_learned_the_score_is_that_of_the_mean(classes):
-    """Not below: the mean of all other texts is low where a label is high."""
-    random = np.random.default_rng(0)
-    features, label = random.standard_normal((80, 60)), random.standard_normal(80)
-    label = np.sign(label) if classes else label
-    found = forecast(features @ features.T, label, [80, 160], classes=classes)
-    assert (found.score > found.base - 0.2).all()
+def test_one_column_marks_two_classes_at_most():
+    kernel, _ = task(30, np.random.default_rng(7))
+    with pytest.raises(UserError, match="has 3 values; give two, or a column per class"):
+        forecast(kernel, np.arange(30) % 3, 60, classes=True)
+    assert forecast(kernel, np.arange(30) % 2, 60, classes=True).base == 0.5
+
+
+@pytest.mark.parametrize("shares", [None, (0.5, 0.5), (0.2, 0.8), (0.2, 0.3, 0.5)])
+def test_of_noise_no_score_is_predicted(shares):
+    """Neither below that of learning nothing: the mean of all other texts is low where y is high.
+
+    Nor a high one, where the estimate of what is learned is not that of the error.
+    """
+    beyond = []
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        features, label = random.standard_normal((60, 90)), random.standard_normal(60)
+        if shares:
+            label = np.eye(len(shares))[random.choice(len(shares), 60, p=shares)]
+        found = forecast(features @ features.T, label, [60, 480], classes=bool(shares))
+        assert (found.score >= found.base).all()
+        assert (found.scores >= 0).all()
+        beyond.append(found.score[-1] - found.base)
+    assert np.median(beyond) < 0.1
+    assert max(beyond) < 0.6
+
+
+@pytest.mark.parametrize("shares", [None, (0.5, 0.5), (0.2, 0.3, 0.5)])
+def test_scores_need_no_other_count_no_scale_and_one_variance_per_column(shares):
+    random, counts = np.random.default_rng(1), np.array([10, 40, 45, 80, 320])
+    for noise in (0.3, 3.0):
+        kernel, label = task(40, random, noise=noise)
+        if shares:
+            order = np.searchsorted(np.cumsum(shares)[:-1] * 40, label.argsort().argsort(), "right")
+            label = np.eye(len(shares))[order]
+        how = {"classes": bool(shares)}
+        whole = forecast(kernel, label, counts, **how)
+        for n, score in zip(counts, whole.score, strict=True):
+            alone = forecast(3e-9 * kernel, label, n, **how)
+            assert alone.score == pytest.approx(score, abs=1e-9)
+    if not shares:  # columns at other levels are as many tasks of the same score
+        both = forecast(kernel, np.stack([label, label + 50], axis=1), counts)
+        assert both.score == pytest.approx(whole.score, abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [False, True])
@@ -144,5 +181,5 @@ def test_no_larger_sample_scores_lower(classes):
     for seed in range(8):
         kernel, label = task(40, np.random.default_rng(seed), noise=1.0)
         found = forecast(kernel, np.sign(label) if classes else label, counts, classes=classes)
-        assert (np.diff(found.score[counts.argsort()]) >= 0).all()
-        assert (np.diff(found.scores[:, counts.argsort()]) >= 0).all()
+        assert (np.diff(found.score[counts.argsort()]) >= -1e-12).all()
+        assert (np.diff(found.scores[:, counts.argsort()]) >= -1e-12).all()

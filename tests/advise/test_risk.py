@@ -7,12 +7,11 @@ import pytest
 from scipy.stats import norm
 
 from ntktune.advise.risk import (
-    Prediction,
     Risk,
     accuracy,
-    correlation,
     estimated_risk,
     examples_for,
+    explained,
     exponents,
     known_risk,
     left_out,
@@ -178,43 +177,70 @@ def test_a_pilot_estimates_the_population():
     assert (np.std(errors, axis=0) < 0.2 * truth).all()
 
 
-def test_without_noise_all_is_told_by_the_correlation():
-    risk = known_risk([1.0, 1.0], [0.5, 0.5], 0.0, [1e-9])
-    learned = predicted(risk, 100)
-    assert correlation(learned, risk.variance) == pytest.approx(1)
-    assert accuracy(learned, risk.variance, [0.3, 0.7]) == pytest.approx(1)
-    nothing = predicted(known_risk([1.0], [0.0], 1.0, [1e9]), 5)
-    assert correlation(nothing, 1.0) == pytest.approx(0, abs=1e-6)
-    assert accuracy(nothing, 1.0, [0.5, 0.5]) == pytest.approx(0.5, abs=1e-3)
-    assert accuracy(nothing, 1.0, [0.2, 0.1, 0.7]) == pytest.approx(0.7)  # the most frequent
+@pytest.mark.parametrize(("decay", "source"), [(1.5, 0.5), (1.2, 0.25), (1.5, 1), (1.2, 0.05)])
+def test_at_the_best_ridge_the_error_tells_the_correlation(decay, source):
+    ranks = np.arange(1, 20_001.0)
+    squares = ranks ** -(1 + 2 * decay * source)
+    for noise in (0.1, 0.5, 2.0):
+        risk = known_risk(ranks**-decay, squares / squares.sum(), noise, np.logspace(1, -5, 300))
+        found = predicted(risk, [50, 200, 1000])
+        spread = found.error - risk.variance + 2 * found.learned  # variance of the predictions
+        correlation = found.learned / np.sqrt(risk.variance * spread)
+        assert explained(found, risk.variance) ** 0.5 == pytest.approx(correlation, abs=0.003)
+
+
+def test_what_is_explained_ends_at_nothing_and_at_all():
+    learned = predicted(known_risk([1.0, 1.0], [0.5, 0.5], 0.0, [1e-9]), 100)
+    assert explained(learned, 1.0) == pytest.approx(1)
+    worse = learned._replace(error=np.array(1.3))
+    assert explained(worse, 1.0) == 0
+
+
+def test_the_ends_of_the_accuracy():
+    assert accuracy(1.0, [0.3, 0.7]) == pytest.approx(1)
+    assert accuracy(0.0, [0.5, 0.5]) == pytest.approx(0.5, abs=1e-3)
+    assert accuracy(0.0, [0.2, 0.1, 0.7]) == pytest.approx(0.7)  # the most frequent
+    rising = accuracy(np.linspace(0, 1, 200), [0.2, 0.1, 0.7])
+    assert (np.diff(rising) > -1e-9).all()
 
 
 def test_of_two_classes_the_accuracy_is_that_of_normal_predictions():
-    learned, error, share = np.array([0.2, 0.5, 0.7]), np.array([0.9, 0.6, 0.4]), 0.3
-    prediction = Prediction(error, error, learned, error > 1)
-    spread = error - 1 + 2 * learned - learned**2
-    known = norm.cdf(learned / np.sqrt(spread))
-    assert accuracy(prediction, 1.0, [0.5, 0.5]) == pytest.approx(known, abs=1e-6)
+    learned, share = np.array([0.05, 0.2, 0.5, 0.7]), 0.3
+    known = norm.cdf(np.sqrt(learned / (1 - learned)))
+    assert accuracy(learned, [0.5, 0.5]) == pytest.approx(known, abs=1e-6)
     # labels −1 and 1 that are not as frequent: each class's mean, and where it is right
-    variance = 4 * share * (1 - share)
-    some = Prediction(variance * error, error, variance * learned, error > 1)
-    mean, sd = 2 * share - 1, np.sqrt(variance * spread)
+    mean, sd = 2 * share - 1, np.sqrt(4 * share * (1 - share) * learned * (1 - learned))
     right = share * norm.cdf((mean + learned * (1 - mean)) / sd)
     right += (1 - share) * norm.cdf(-(mean + learned * (-1 - mean)) / sd)
-    assert accuracy(some, variance, [1 - share, share]) == pytest.approx(right, abs=1e-6)
+    assert accuracy(learned, [1 - share, share]) == pytest.approx(right, abs=1e-6)
 
 
 def test_of_many_classes_the_accuracy_is_that_of_simulated_predictions():
     random, shares = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
     label = random.choice(4, 40_000, p=shares)
-    target = np.eye(4)[label] - shares
-    variance = 1 - np.sum(shares**2)
-    learned, noise = 0.4, 0.3
-    drawn = random.standard_normal(target.shape) * np.sqrt(shares * (1 - shares) * 4 / 3 * noise)
+    target, learned = np.eye(4)[label] - shares, 0.4
+    noise = shares * (1 - shares) * 4 / 3 * learned * (1 - learned)
+    drawn = random.standard_normal(target.shape) * np.sqrt(noise)
     found = np.mean(np.argmax(shares + learned * target + drawn, axis=1) == label)
-    error = variance * (noise + 1 - 2 * learned + learned**2)
-    prediction = Prediction(*np.array([error, error, learned * variance, 0.0]))
-    assert accuracy(prediction, variance, shares) == pytest.approx(found, abs=0.006)
+    assert accuracy(learned, shares) == pytest.approx(found, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "label", "ridges", "told"),
+    [
+        (np.eye(5), np.arange(4.0), None, r"shape \(5, 5\) and labels of shape \(4,\)"),
+        (np.eye(5)[:, :4], np.arange(5.0), None, r"shape \(5, 4\)"),
+        (np.full((5, 5), np.nan), np.arange(5.0), None, "finite numbers below"),
+        (np.eye(5), [0, 1, 2, np.inf, 4], None, "finite numbers"),
+        (np.eye(5), [0, 1, 2, 1e160, 4], None, "finite numbers below"),
+        (np.triu(np.ones((5, 5))), np.arange(5.0), None, "must be symmetric"),
+        (np.eye(5), np.arange(5.0), [1.0, 0.0], "ridges must be above 0; there is 0"),
+        (np.eye(5), np.arange(5.0), [-1.0], "there is -1"),
+    ],
+)
+def test_what_is_no_kernel_no_label_and_no_ridge(kernel, label, ridges, told):
+    with pytest.raises(UserError, match=told):
+        estimated_risk(kernel, label, ridges)
 
 
 def test_a_kernel_that_tells_no_texts_apart():

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ntktune.advise.advice import SHARE, needed
-from ntktune.advise.calibration import answers_to, links
+from ntktune.advise.calibration import answers_to
 from ntktune.advise.pilot import (
     LEAST,
     SUBSETS,
@@ -21,6 +21,7 @@ from ntktune.advise.pilot import (
     forecast,
     guard,
     interval,
+    links,
     sub_sample,
 )
 from ntktune.advise.risk import estimated_risk, exponents

@@ -1,13 +1,12 @@
 """A forecast shifted by what short trainings on the pilot's halves reached, beside the kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
 
 from ntktune.advise.advice import needed
-from ntktune.advise.pilot import Forecast, answered, guard
+from ntktune.advise.pilot import Forecast, answered, guard, links
 from ntktune.advise.risk import predicted, spectral_risk
 from ntktune.data.sampling import nested_order
 from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
@@ -15,9 +14,6 @@ from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
 HELD_OUT = 0.2  # of a half, to stop the training by
 MOST = 0.99  # of a score that is compared: so few texts tell no more
 SAME = 1e-9  # scores that differ by rounding
-EDGE = 1e-6  # of 0 and 1, where log-odds end
-
-Link = Callable[[np.ndarray], np.ndarray]
 
 
 class Calibration(NamedTuple):
@@ -36,13 +32,6 @@ class Calibration(NamedTuple):
     shift: float
     spread: float
     equivalent: float = np.nan
-
-
-def links(*, classes: bool) -> tuple[Link, Link]:
-    """Return what scores are added in, and its inverse: log-odds of accuracies, artanh of r."""
-    if classes:
-        return (lambda share: logit(np.clip(share, EDGE, 1 - EDGE))), expit
-    return (lambda r: np.arctanh(np.clip(r, EDGE - 1, 1 - EDGE))), np.tanh
 
 
 def answers_to(

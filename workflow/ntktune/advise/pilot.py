@@ -1,12 +1,13 @@
 """What a pilot's kernel and labels predict of larger samples, by two ways, with an interval."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
+from scipy.special import expit, logit, ndtri
 
-from ntktune.advise.risk import accuracy, correlation, left_out, predicted, spectral_risk
+from ntktune.advise.risk import accuracy, checked, explained, left_out, predicted, spectral_risk
 from ntktune.errors import UserError
 from ntktune.linearized.statistics import EPS, GUARD, centred_spectrum
 
@@ -14,7 +15,11 @@ LEAST = 12  # texts of a pilot: fewer have no sub-samples
 LEVEL = 0.8  # of the interval
 LEFT_OUT = 0.5  # of the pilot, in each sub-sample that the interval comes from
 SUBSETS = 20
+EDGE = 1e-6  # of 0 and 1, where log-odds end
 ALIKE = 1e-6  # of the mean squared distance of two texts' gradients: the same text
+
+
+Link = Callable[[np.ndarray], np.ndarray]
 
 
 class Forecast(NamedTuple):
@@ -110,14 +115,15 @@ def forecast(
     the kernel was computed in. Raises UserError for fewer than :data:`LEAST` different texts,
     labels that are all alike, and what is no kernel, label or count.
     """
-    kernel, label, counts = (np.asarray(given, float) for given in (kernel, label, counts))
-    if kernel.ndim != 2 or kernel.shape != (len(label),) * 2:
+    kernel, label = checked(kernel, label)
+    counts = np.asarray(counts, float)
+    if not np.isfinite(counts).all() or (counts < 1).any():
+        raise UserError("counts of examples must be finite, and 1 or more")
+    if classes and label.shape[1] == 1 and len(np.unique(label)) > 2:
         raise UserError(
-            f"a kernel of shape {kernel.shape} and labels of shape {label.shape}; give (N, N) and N"
+            f"one column of labels has {len(np.unique(label))} values; give two, or a column per "
+            "class that marks it"
         )
-    if not all(np.isfinite(given).all() for given in (kernel, label, counts)) or (counts < 1).any():
-        raise UserError("kernel, labels and counts must be finite numbers, and counts 1 or more")
-    label = label.reshape(len(kernel), -1)
     first = distinct(kernel, precision)
     if len(first) < LEAST:
         raise UserError(
@@ -150,32 +156,46 @@ def _by_matrix(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return errors and scores at ``counts`` n, and at which the matrix has no more to say.
 
-    At its best ridge no larger sample scores lower, though the estimates may say so.
+    Scores follow the error, and are shifted (:func:`links`) to what answers to texts that were left
+    out have at the pilot's own number. None is below that of learning nothing.
     """
     spectrum = centred_spectrum(kernel, precision)
     risk = spectral_risk(spectrum, label - label.mean(axis=0), free=1)
-    every = np.append(counts.ravel(), len(label))
-    found, rising = predicted(risk.guarded(guard(len(label))), every), every.argsort()
-    if classes:
-        score = accuracy(found, risk.variance, class_shares(label))
-    else:
-        score = np.maximum(correlation(found, risk.variance), 0.0)
-    score[rising] = np.maximum.accumulate(score[rising])
-    here = _own_score(left_out(spectrum, label, found.ridge[-1]), label, classes=classes)
-    score = np.clip(score + here - score[-1], 0, 1)
-    parts = (found.error, score, found.limited)
+    found = predicted(risk.guarded(guard(len(label))), np.append(counts.ravel(), len(label)))
+    share = explained(found, risk.variance)
+    score = accuracy(share, class_shares(label)) if classes else share**0.5
+    base = class_shares(label).max() if classes else 0.0
+    if share[-1] > 0:
+        link, back = links(classes=classes)
+        own = _own_score(left_out(spectrum, label, found.ridge[-1]), label, classes=classes)
+        score = back(link(score) + link(max(own, base)) - link(score[-1]))
+    parts = (found.error, np.maximum(score, base), found.limited)
     return tuple(part[:-1].reshape(counts.shape) for part in parts)
+
+
+def links(*, classes: bool) -> tuple[Link, Link]:
+    """Return what scores are added in, and its inverse: log-odds of accuracies, artanh of r.
+
+    The inverse has no score below 0.
+    """
+    if classes:
+        return (lambda share: logit(np.clip(share, EDGE, 1 - EDGE))), expit
+    ends = EDGE - 1, 1 - EDGE
+    return (lambda r: np.arctanh(np.clip(r, *ends))), (lambda z: np.tanh(np.maximum(z, 0)))
 
 
 def _own_score(answers: np.ndarray, label: np.ndarray, *, classes: bool) -> float:
     """Return the score of answers to texts that were left out, (N, C).
 
     Of scores it is √(1 − error/variance), which is Pearson's correlation at the best ridge: that of
-    the answers themselves is unreliable where little is learned.
+    the answers themselves is unreliable where little is learned. Half a text of N + 1 is right of
+    classes, and half a one wrong: so few never show that all would be.
     """
     if classes:
-        return answered(answers, label, classes=True)
-    return max(1 - np.mean((answers - label) ** 2) / label.var(), 0.0) ** 0.5
+        right = answered(answers, label, classes=True) * len(label)
+        return (right + 0.5) / (len(label) + 1)
+    left = np.mean((answers - label) ** 2, axis=0).sum() / label.var(axis=0).sum()
+    return max(1 - left, 0.0) ** 0.5
 
 
 def answered(answers: np.ndarray, label: np.ndarray, *, classes: bool) -> float:

@@ -38,6 +38,7 @@ from ntktune.spectrum import noise_level
 RIDGES = np.logspace(2, -6, 161)  # over the largest eigenvalue
 LEAST_LEARNED = 2  # d1 above which the eigenvalues' law is read
 QUADRATURE = 32  # places of Gauss and Hermite's rule
+BEYOND = 1e100  # no kernel and no label: its square is no number
 
 
 class Risk(NamedTuple):
@@ -139,6 +140,23 @@ def known_risk(
     )
 
 
+def checked(kernel: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return a kernel, (N, N), and labels, (N,) or (N, C), as arrays, the labels as (N, C).
+
+    Raises UserError for what is no symmetric kernel, no labels of its texts, or no number.
+    """
+    kernel, label = np.asarray(kernel, float), np.asarray(label, float)
+    if label.ndim not in (1, 2) or kernel.shape != (len(label),) * 2:
+        raise UserError(
+            f"a kernel of shape {kernel.shape} and labels of shape {label.shape}; give (N, N) and N"
+        )
+    if not all((np.abs(given) < BEYOND).all() for given in (kernel, label)):
+        raise UserError(f"kernel and labels must be finite numbers below {BEYOND:g}")
+    if not np.allclose(kernel, kernel.T, rtol=0, atol=1e-3 * np.abs(kernel).max(initial=0)):
+        raise UserError("a kernel must be symmetric, K(x, y) = K(y, x); this one is not")
+    return kernel, label.reshape(len(label), -1)
+
+
 def estimated_risk(
     kernel: ArrayLike,
     label: ArrayLike,
@@ -151,14 +169,16 @@ def estimated_risk(
 
     ``ridges`` are δ; None for :data:`RIDGES` of the largest eigenvalue, above what is noise in the
     ``precision`` that the kernel was computed in. Unless ``centred``, kernel and labels are taken
-    as they are. Raises UserError for a kernel that tells no texts apart.
+    as they are. Raises UserError for a kernel that tells no texts apart, and as :func:`checked`.
     """
-    label = np.asarray(label, float).reshape(len(label), -1)
+    kernel, label = checked(kernel, label)
+    if ridges is not None and not (np.asarray(ridges) > 0).all():
+        raise UserError(f"ridges must be above 0; there is {np.min(ridges):g}")
     if centred:
         return spectral_risk(
             centred_spectrum(kernel, precision), label - label.mean(axis=0), ridges, free=1
         )
-    values, vectors = np.linalg.eigh(np.asarray(kernel, float))
+    values, vectors = np.linalg.eigh(kernel)
     spectrum = CentredSpectrum(values, vectors, noise_level(values, precision))
     return spectral_risk(spectrum, label, ridges)
 
@@ -268,28 +288,29 @@ def examples_for(risk: Risk, error: float) -> float:
     return float(np.maximum(d1, d2 * error / (error - squared)).min()) + risk.free
 
 
-def correlation(prediction: Prediction, variance: float) -> np.ndarray:
-    """Return Pearson's correlation of predictions and labels of a variance."""
-    spread = prediction.error - variance + 2 * prediction.learned  # variance of the predictions
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = prediction.learned / np.sqrt(variance * spread)
-    return np.where(spread > 0, np.clip(found, -1, 1), 0.0)
+def explained(prediction: Prediction, variance: float) -> np.ndarray:
+    """Return the share of the labels' variance that predictions explain, 1 − error/variance.
+
+    Not below 0. At the best ridge it is the squared correlation of predictions and labels: within
+    .003 of the correlation ℓ/√(variance (error − variance + 2ℓ)) for the power laws that tests
+    have. It needs no ``learned`` ℓ, an estimate of its own that need not agree with the error.
+    """
+    return np.maximum(1 - prediction.error / variance, 0.0)
 
 
-def accuracy(prediction: Prediction, variance: float, shares: ArrayLike) -> np.ndarray:
+def accuracy(explained: ArrayLike, shares: ArrayLike) -> np.ndarray:
     """Return the share of texts whose class has the largest predicted label.
 
-    ``shares`` p_c are those of the C classes among the labels, (C,); ``variance`` is that of the
-    labels: one of two values, or a column per class that marks it. A label's prediction is taken
-    as its mean plus a = ℓ/variance of its distance from there, plus normal noise that is shared
-    out by p_c (1 − p_c). Of two classes that are as frequent, with labels −1 and 1, this is
-    Φ(ℓ/√(error − 1 + 2ℓ − ℓ²)).
+    ``explained`` ρ is the share of the variance of labels that predictions explain, of any shape;
+    labels have one of two values, or a column per class that marks it. ``shares`` p_c are those of
+    the C classes among the labels, (C,). A label's prediction is taken as its mean plus ρ of its
+    distance from there, plus normal noise of ρ (1 − ρ), shared out by p_c (1 − p_c). Of two classes
+    that are as frequent this is Φ(√(ρ/(1 − ρ))).
     """
     shares = np.asarray(shares, float)
     shares = shares[shares > 0]
-    learned = np.clip(prediction.learned / variance, 0, 1)[..., None, None, None]
-    noise = prediction.error / variance - 1 + 2 * prediction.learned / variance
-    noise = np.maximum(noise[..., None, None, None] - learned**2, 1e-12)
+    learned = np.asarray(explained, float)[..., None, None, None]
+    noise = np.maximum(learned * (1 - learned), 1e-12)
     many, (places, weights) = len(shares), hermgauss(QUADRATURE)
     deviation = np.sqrt(noise * shares * (1 - shares) * many / (many - 1))  # (..., 1, 1, C)
     ahead = learned + (1 - learned) * (shares[:, None] - shares)  # of class c before j: (…, C, C)
