@@ -7,17 +7,17 @@ import pytest
 
 from ntktune.advise import Forecast, advice, curve_counts
 from ntktune.advise.advice import (
-    crossings,
     curve,
     gain,
     labels_for,
     labels_for_share,
     needed,
+    standing,
     stops,
 )
 from ntktune.advise.pilot import interval
 from ntktune.errors import UserError
-from ntktune.figures.advice import advice_figure, labels_range, number, told
+from ntktune.figures.advice import advice_figure, labels_range, money, number, told
 
 
 def forecast_of(counts, score, spread=0.01, base=0.5, texts=100, limit=math.inf):
@@ -78,11 +78,49 @@ def test_numbers_of_labels_lie_between_the_curves_ends():
     )
 
 
-def test_curves_that_cross():
+@pytest.mark.parametrize(
+    ("second", "known", "ahead_from"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], "alike", None),
+        ([0.5, 0.604, 0.696, 0.8], "alike", None),
+        ([0.1, 0.7, 0.8, 0.9], "ahead", 20),  # the fewest labels are fewer than the pilot's
+        ([0.5, 0.5, 0.7, 0.9], "ahead", 80),
+        ([0.5, 0.7, 0.6, 0.9], "ahead", 80),  # crossing twice
+        ([0.5, 0.5, 0.8, 0.7], "unsure", None),
+        ([0.9, 0.5, 0.6, 0.7], "behind", None),
+    ],
+)
+def test_how_methods_stand_to_each_other(second, known, ahead_from):
     counts = np.array([10, 20, 40, 80])
-    assert crossings(counts, np.array([1, 2, 3, 4]), np.array([2, 3, 2, 5])) == [40, 80]
-    assert crossings(counts, np.arange(4), np.arange(4)) == []
-    assert crossings(counts, np.array([1, 2, 3, 4]), np.array([2, 2, 2, 5])) == [40, 80]
+    first, second = (forecast_of(counts, own) for own in ([0.5, 0.6, 0.7, 0.8], second))
+    found = standing(counts, first, second, 1)
+    assert (found["standing"], found["ahead_from"]) == (known, ahead_from)
+    assert found["difference"] == pytest.approx([second.score[1] - 0.6] * 3)
+    scatter = np.array([[-1.0], [1.0]]) * 0.3  # of one method alone: nothing is sure any more
+    unsure = standing(counts, first, second._replace(scores=second.score + scatter), 1)
+    assert unsure["standing"] == ("alike" if known == "alike" else "unsure")
+
+
+def test_a_tie_does_not_choose_the_dearer_method():
+    counts = curve_counts(100)
+    score = 0.7 + 0.02 * np.log2(counts / 100)
+    curves = {"probe": forecast_of(counts, score), "full": forecast_of(counts, score + 0.01)}
+    assert advice(counts, curves)["method"] == "full"  # surely ahead
+    scatter = np.array([[-1.0], [1.0]]) * 0.02
+    curves["full"] = curves["full"]._replace(scores=score + 0.01 + scatter)
+    found = advice(counts, curves)
+    assert (found["method"], found["best"]) == ("probe", "full")
+    text = told(found, "accuracy")
+    assert "by the head alone, the cheapest that is not surely behind at 100 labels:" in text
+    assert "all weights: +0.010 (-0.0" in text
+
+
+def test_counts_that_lack_the_pilot_are_refused():
+    found = {"probe": forecast_of([50, 100], [0.6, 0.7])}
+    with pytest.raises(UserError, match=r"counts lack 200; take those of curve_counts\(100\)"):
+        advice(np.array([50, 100]), found)
+    with pytest.raises(UserError, match="give 1,000,000,000 or fewer"):
+        curve_counts(100, 10**400)
 
 
 def advised(first, second, **how):
@@ -95,18 +133,18 @@ def advised(first, second, **how):
 def test_advice_names_the_method_that_is_ahead_and_where_another_is():
     found = advised(lambda x: 0.7 + 0.02 * x, lambda x: 0.68 + 0.04 * x, targets=[0.72, 0.99])
     assert found["method"] == "probe"
-    assert found["crossings"]["lora"] == pytest.approx([200], rel=0.1)
+    assert found["others"]["lora"]["ahead_from"] == pytest.approx(240, rel=0.1)  # by .005
     assert found["n_for"]["0.72"][1] == pytest.approx(200)
     assert found["n_for"]["0.99"][1] == math.inf
     assert found["doubling"] == pytest.approx((0.02, 0.02, 0.02))
-    assert (found["stop_labelling"], found["alike"], found["warnings"]) == (False, [], [])
+    assert (found["stop_labelling"], found["warnings"]) == (False, [])
     text = told(found, "accuracy", 2.5)
     assert "by the head alone, which is ahead at 100 labels:" in text
     assert "accuracy 0.72: 200 (" in text
     assert "accuracy 0.99: more than 800 labels" in text
     assert "the next 100 labels, for 250: +0.020" in text
     assert "go on labelling: twice as many bring +0.020" in text
-    assert "LoRA: ahead from about" in text
+    assert "LoRA: -0.020 (-0.020 to -0.020) now, surely ahead from about 2" in text
     assert "too low" not in text
 
 
@@ -121,7 +159,7 @@ def test_a_kernel_that_tells_fewer_texts_apart_moves_no_number_of_labels():
 def test_advice_says_when_to_stop():
     found = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.002 * x)
     assert found["stop_labelling"]
-    assert found["alike"] == []
+    assert found["others"]["lora"]["standing"] == "unsure"
     text = told(found, "accuracy")
     assert "stop labelling: twice as many bring +0.004 (+0.004 to +0.004), less than 0.01" in text
     alike = advised(lambda x: 0.7 + 0.004 * x, lambda x: 0.7 + 0.0039 * x)
@@ -139,10 +177,8 @@ def test_what_makes_a_forecast_doubtful_is_told():
     assert "c0 (0), c1 (1), " in text
     assert "c7 (7) and 2 more" in text
     assert "c10" not in text
-    assert (
-        f"beyond about {number(found['limit_of_pilot'], 320)} labels scores may be too low" in text
-    )
-    flat = advice(counts, {"full": forecast_of(counts, 0.5 + 0 * counts, texts=100)})
+    assert f"beyond {number(found['limit_of_pilot'], 320)} labels scores may be too low: 40" in text
+    flat = advice(counts, {"full": forecast_of(counts, 0.5 + 0 * counts, texts=40)})
     assert any("predicts nothing better" in line for line in flat["warnings"])
 
 
@@ -162,7 +198,7 @@ def test_the_figure_has_a_curve_for_each_method_and_the_pilots_limit():
     figure = advice_figure(advice(counts, curves), "accuracy")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [
-        *("the head alone", "LoRA", "all weights", "without learning", "labels now"),
+        *("the head alone (advised)", "LoRA", "all weights", "without learning", "labels now"),
         "scores may be too low",
     ]
     assert figure.axes[0].get_ylabel() == "predicted accuracy"
@@ -200,6 +236,10 @@ def test_what_is_not_sure_is_told_as_that():
     text = told(advice(counts, {"probe": found}), "accuracy")
     assert "whether to go on is not sure: twice as many bring +0.004 (-" in text
     assert "labelling:" not in text
+    assert "which may be more than 0.01 or less" in text
+    limited = forecast_of(counts, 0.7 + 0.004 * place, limit=150)
+    text = told(advice(counts, {"probe": limited}), "accuracy")
+    assert "less than 0.01, but beyond 1" in text
 
 
 def test_a_curve_that_gains_nothing_needs_no_labels():
@@ -207,7 +247,9 @@ def test_a_curve_that_gains_nothing_needs_no_labels():
     flat = forecast_of(counts, 0.45 + 0 * counts)
     found = advice(counts, {"probe": flat})
     assert found["n_for_share"] == {"0.95": None}
-    assert "95 % of what 800 labels bring: they bring nothing" in told(found, "accuracy")
+    assert "95 % of what 800 labels bring over 0.500 without learning: they bring nothing" in told(
+        found, "accuracy"
+    )
     scores = np.stack([flat.score, 0.6 + 0 * counts])  # one sub-sample learns nothing
     rising = forecast_of(counts, 0.6 + 0.1 * np.log2(counts / 25))._replace(scores=scores)
     low, value, high = labels_for_share(counts, rising)
@@ -232,9 +274,14 @@ def test_a_method_that_was_tried_is_advised_and_compared_as_it_was():
     found = advice(counts, curves, calibrated=("lora", shifted, known))
     assert found["method"] == "lora"
     assert found["at"]["lora"][100][1] == pytest.approx(0.38)
-    assert (found["ahead"], found["crossings"]["lora"]) == ("probe", pytest.approx([200], rel=0.1))
+    assert (found["ahead"], found["others"]["lora"]["standing"]) == ("probe", "ahead")
     text = told(found, "accuracy")
     assert "by LoRA, which was tried:" in text
     assert "the hold-out was best after 3 to 9 steps" in text
-    assert "the head alone, by the kernels: ahead at 100 labels" in text
-    assert "LoRA, by the kernels: ahead from about" in text
+    assert "LoRA, shifted" in text
+    assert "by the kernels alone the head alone is advised" in text
+
+
+@pytest.mark.parametrize(("amount", "shown"), [(250.0, "250"), (0.1, "0.10"), (1234.5, "1,234.50")])
+def test_amounts_have_cents_if_there_are_any(amount, shown):
+    assert money(amount) == shown

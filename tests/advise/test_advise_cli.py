@@ -20,10 +20,10 @@ def folder(tmp_path_factory):
         write_model({"name": name, "random": random}, folder / name)
     words = ["good", "bad", "fine", "dull", "sharp", "slow"]
     rows = [
-        f"{i % 6},a {words[i % 6]} text of number {i},{words[i % 3]},same,{i < 1}"
+        f"{i % 6},a {words[i % 6]} text of number {i},{words[i % 3]},same,{i < 1},{words[i % 2]}"
         for i in range(40)
     ]
-    head = "stars,review,kind,alike,rare"
+    head = "stars,review,kind,alike,rare,even"
     (folder / "reviews.csv").write_text("\n".join([head, *rows]))
     (folder / "repeated.csv").write_text("\n".join([head, *rows[:30], *rows[:8]]))
     return folder
@@ -54,7 +54,9 @@ def test_scores_two_and_three_classes_are_advised(advise, label, metric):
     status, printed, said = advise("--label-column", *label, "--target", ".5", ".999")
     assert status == 0, said
     lines = printed.splitlines()
-    assert lines[0].startswith("reviews: ")
+    assert lines[0] == "reviews: 40 labelled texts, model, a text being the last token" or (
+        lines[0].startswith("reviews: ") and "bad" in label
+    )
     assert lines[1].startswith(f"{metric} that the kernel predicts")
     assert "the head alone" in lines[4]
     assert any(line.startswith(f"  {metric} 0.999: ") for line in lines)
@@ -93,7 +95,7 @@ def test_several_models_are_compared(advise, folder):
     status, printed, _ = advise("--label-column", "stars", models=("model", "other"))
     assert status == 0
     assert printed.count("that the kernel predicts") == 2
-    assert printed.splitlines()[-1].endswith(" has the highest predicted score now")
+    assert " the highest predicted score now" in printed.splitlines()[-1]
     status, _, said = advise("--label-column", "stars", models=("model", "model"))
     assert (status, "more than once" in said) == (1, True)
 
@@ -108,7 +110,7 @@ def test_repeated_texts_count_once(advise):
 def test_labels_that_are_all_alike_are_one_line(advise, folder, tmp_path):
     status, _, said = advise("--label-column", "alike", "--classes")
     assert status == 1
-    assert said.splitlines()[-1].startswith("ntktune advise pilot: error: ")
+    assert said.splitlines()[-1].startswith("ntktune advise: error: ")
     path = folder / "files"
     path.mkdir()
     (path / "other").write_text("")
@@ -130,7 +132,6 @@ def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_pat
     status, printed, said = advise(*words, "--out", str(tmp_path / "advice"), data="repeated.csv")
     assert status == 0, said
     assert "LoRA, trained on halves of 15 labels: " in printed  # of 30 different texts
-    assert "--calibrate tries some" not in printed
     found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]["calibrated"]
     assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 15, 2)
     assert {"trained", "kernel", "shift", "spread", "equivalent"} <= {*found}
@@ -145,21 +146,28 @@ def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_pat
         (["--cost-per-label", "-1"], "--cost-per-label -1: give 0 or more"),
         (["--learning-rate", ".1"], "--learning-rate is that of --calibrate, which is missing"),
         (["--calibrate", "lora", "--learning-rate", "-1"], "--learning-rate is -1.0"),
-        (["--rows", "11"], "11 labelled texts; give 12 or more"),
+        (["--rows", "11"], "11 different texts; give 12 or more"),
+        (["--most", "9" * 400], "give 1,000,000,000 or fewer"),
         (["--most", "40"], "the most labels are 40; give more than the 40"),
         (
             ["--calibrate", "lora", "--classes"],
             "half of the 40 texts would train on one label alone",
         ),
+        (
+            ["--calibrate", "lora", "--classes", "--rows", "12"],
+            "--calibrate lora: half of the 12 texts would be stopped by one label alone",
+        ),
     ],
 )
 def test_what_cannot_be_advised_is_told_before_the_kernel(advise, words, told, monkeypatch):
     monkeypatch.setattr("ntktune.cli.advise._kernels", pytest.fail)
-    label = "rare" if "--classes" in words else "stars"
+    label = "stars"
+    if "--classes" in words:
+        label = "even" if "--rows" in words else "rare"
     status, _, said = advise("--label-column", label, *words)
     assert status == 1
     assert told in said
-    assert said.splitlines()[-1].startswith("ntktune advise pilot: error: ")
+    assert said.splitlines()[-1].startswith("ntktune advise: error: ")
 
 
 def test_classes_without_a_text_are_told(advise):
@@ -199,21 +207,50 @@ def test_measured_curves_are_judged(curves, value, tmp_path):
     assert table.loc["last score", "off"] > 0.1
     assert table.loc["last score", "gain_octaves"] > 1
     lines = printed.splitlines()
-    assert lines[0].split()[:3] == ["pilot", "way", "tasks"]
+    assert lines[0].split()[:3] == ["pilot", "way", "off"]
     assert any("power law" in line for line in lines)
+    assert any(line.startswith("wasted: labels asked for beyond") for line in lines)
+    assert said == f"wrote {out}\n"
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("model,task,n\nm,x,1", "has no column score; it has model, task, n"),
-        ("model,task,n,score\nm,x,100,.5\nm,x,200,2", "row 3: "),
-        ("model,task,n,score\nm,x,100,.5\nm,x,many,.6", "row 3: "),
+        ("model,task,n,score\nm,x,100,.5\nm,x,200,2", "row 3 is "),
+        ("model,task,n,score\nm,x,100,.5\nm,x,many,.6", "row 3 is "),
         ("model,task,n,score\nm,x,100,.5\nm,x,100,.6", "row 3: this n of this curve has stood"),
         ("model,task,n,score\nm,x,200,.5\nm,x,400,.6", "no curve has samples up to and beyond"),
+        ("model,task,n,score", "no curve has samples"),
+        ("model,task,n,score,loss\nm,x,100,.5,.5", "has the columns score and loss; leave one"),
+        ("model,task,n,score\nm,x,100,.5\nm,x,200,2", "row 3 is m, x, 200, 2.0; model and task must"),
+        ("model,task,n,score\nm,x,100,.5\nm,,200,.6", "row 3 is m, , 200, 0.6; model"),
+        ("model,task,n,score\nm,x,100,.5\nm,x,200,.6,7,8", "Expected 4 fields in line 3, saw 6"),
     ],
 )
 def test_what_are_no_curves(curves, text, told):
     status, _, said = curves(text)
     assert (status, said.count("\n")) == (1, 1)
     assert told in said
+
+
+def test_a_name_may_be_na_and_a_loss_0(curves):
+    rows = [f"NA,{task},{n},{loss}" for task in "xy" for n, loss in ((50, 1), (100, 0.5), (200, 0))]
+    status, printed, said = curves("\n".join(["model,task,n,loss", *rows]))
+    assert status == 0, said
+    assert "inf" not in printed
+    assert "nan" not in printed
+
+
+def test_no_output_replaces_what_is_read_and_none_is_below_a_file(curves, tmp_path):
+    text = "model,task,n,score\nm,x,50,.5\nm,x,100,.6\nm,x,200,.7"
+    path = tmp_path / "curves.csv"
+    for out, told in (
+        (path, f"--out {path} would replace --data {path}, which is read; choose another"),
+        (path / "table.parquet", f"{path} is a file, not a folder"),
+        ("/proc/table.parquet", "cannot be written: "),
+    ):
+        status, _, said = curves(text, "--out", str(out))
+        assert (status, said.count("\n")) == (1, 1)
+        assert told in said
+        assert path.read_text() == text

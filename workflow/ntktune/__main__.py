@@ -68,6 +68,7 @@ def _no_memory(error: BaseException) -> str:
 def _run(argv: list[str] | None) -> int:
     from ntktune import __version__
     from ntktune.cli import CHAPTERS
+    from ntktune.cli.inputs import check_outputs
     from ntktune.cli.options import check_options
     from ntktune.errors import UserError
     from ntktune.network.device import is_out_of_memory
@@ -79,7 +80,7 @@ def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser("ntktune", **texts, formatter_class=as_written)
     parser.add_argument("--version", action="version", version=f"ntktune {__version__}")
     how = {"dest": "_chapter", "required": True, "metavar": "CHAPTER", "title": "chapters"}
-    chapters = parser.add_subparsers(**how)
+    chapters, command = parser.add_subparsers(**how), ""
     for name, summary in CHAPTERS.items():
         chapter = chapters.add_parser(name, help=summary, description=summary)
         if argv and argv[0] == name:
@@ -90,10 +91,12 @@ def _run(argv: list[str] | None) -> int:
             usual = getattr(commands, "USUAL", None)  # a chapter's command that needs no name
             if usual and (not argv[1:] or argv[1].startswith("-")):
                 argv = [name, usual, *argv[1:]]
+                verbs.choices[usual].prog = command = f"ntktune {name}"
     if not argv:
         parser.print_help()
         return 0
     args = parser.parse_args(argv)
+    command = command or f"ntktune {args._chapter} {args._verb}"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be installed here
     try:
@@ -101,6 +104,7 @@ def _run(argv: list[str] | None) -> int:
             # read by the Hugging Face libraries when they are imported
             os.environ["HF_HUB_OFFLINE"] = "1"
         check_options(args, f"{args._chapter} {args._verb}")
+        check_outputs(args)
         args._started = time.monotonic()
         args._run(args)
         sys.stdout.flush()
@@ -122,7 +126,7 @@ def _run(argv: list[str] | None) -> int:
         if not is_out_of_memory(error):
             raise
         told = _no_memory(error)
-    _tell(f"ntktune {args._chapter} {args._verb}: error: {told}")
+    _tell(f"{command}: error: {told}")
     return 1
 
 

@@ -15,6 +15,8 @@ SHARE = 0.95  # of the gain that the most labels bring
 LEAST_GAIN = 0.01  # of the score, by twice the labels: with less, labelling stops
 NEXT = 100  # labels
 ALIKE = 0.005  # scores within so much are no different
+SAME = 1e-9  # scores that differ by rounding
+FARTHEST = 1_000_000_000  # labels: more than anybody has
 FEW = 50  # texts: with fewer a forecast says little
 FEW_OF_CLASS = 10
 
@@ -26,11 +28,13 @@ def curve_counts(texts: int, most: int | None = None) -> np.ndarray:
 
     From a quarter of the pilot to ``most`` n (None: :data:`MOST` pilots; at least :data:`NEXT`
     more than the pilot), with the pilot itself, :data:`NEXT` more, and its doublings. Raises
-    UserError if ``most`` is not more than the pilot.
+    UserError if ``most`` is not more than the pilot, or more than :data:`FARTHEST`.
     """
     most = MOST * texts if most is None else most
     if most <= texts:
         raise UserError(f"the most labels are {most}; give more than the {texts} of the pilot")
+    if most > FARTHEST:
+        raise UserError(f"the most labels are {most}; give {FARTHEST:,} or fewer")
     most = max(most, texts + NEXT)
     doublings = texts * 2 ** np.arange(math.floor(math.log2(most / texts)) + 1)
     steps = np.geomspace(max(texts // 4, 4), most, POINTS).round().astype(int)
@@ -78,10 +82,10 @@ def labels_for_share(counts: np.ndarray, found: Forecast, share: float = SHARE) 
 
     def of(score: np.ndarray) -> float:
         gained = score[-1] - found.base
-        most = needed(counts, score, found.base + share * gained) if gained > 0 else counts[-1]
+        most = needed(counts, score, found.base + share * gained) if gained > SAME else counts[-1]
         return math.log(most)
 
-    if found.score[-1] <= found.base:
+    if found.score[-1] <= found.base + SAME:
         return None
     value = of(found.score)
     low, high = interval(value, np.array([of(score) for score in found.scores]))
@@ -96,11 +100,36 @@ def gain(counts: np.ndarray, found: Forecast, start: int, end: int) -> Triple:
     return tuple(map(float, (low, value, high)))
 
 
-def crossings(counts: np.ndarray, first: np.ndarray, second: np.ndarray) -> list[int]:
-    """Return the numbers of labels from which on the other of two curves is ahead."""
-    ahead = np.sign(second - first)
-    counts, ahead = counts[ahead != 0], ahead[ahead != 0]
-    return [int(n) for n in counts[1:][ahead[1:] != ahead[:-1]]]
+def lead(first: Forecast, second: Forecast) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return by how much a second score is above a first at each n, between its interval's ends.
+
+    Both are of the same sub-samples of texts, so that what moves both moves no difference.
+    """
+    value = second.score - first.score
+    low, high = interval(value, second.scores - first.scores)
+    return low, value, high
+
+
+def standing(counts: np.ndarray, first: Forecast, second: Forecast, now: int) -> dict[str, Any]:
+    """Return how a second method stands to a first, from the place ``now`` of the pilot on.
+
+    ``difference`` of scores there. ``standing`` is ``alike`` within :data:`ALIKE` at all n,
+    ``ahead`` or ``behind`` where that is sure, and else ``unsure``. ``ahead_from`` is the number of
+    labels from which on a method is surely ahead up to the last, None if there is none.
+    """
+    low, value, high = (ends[now:] for ends in lead(first, second))
+    sure = (low > 0) & (value >= ALIKE)
+    unsure = np.flatnonzero(~sure)
+    start = 0 if not len(unsure) else int(unsure[-1]) + 1
+    ahead_from = int(counts[now:][start]) if start < len(sure) else None
+    if np.abs(value).max() < ALIKE:
+        found = "alike"
+    elif ahead_from is not None:
+        found = "ahead"
+    else:
+        found = "behind" if (high < 0).all() else "unsure"
+    difference = tuple(float(ends[0]) for ends in (low, value, high))
+    return {"standing": found, "ahead_from": ahead_from, "difference": difference}
 
 
 def stops(gained: Triple | None, least: float, *, limited: bool) -> bool | None:
@@ -128,28 +157,35 @@ def advice(
 ) -> dict[str, Any]:
     """Return the advice that follows from forecasts of one pilot at ``counts`` n, (n,).
 
-    ``forecasts`` are by method of training. ``targets`` are scores; ``class_counts`` says how many
-    texts each class has; ``texts`` how many there were before equal ones were taken together;
-    ``calibrated`` has a method, its forecast shifted by trainings, and what these showed. All
-    intervals are of 80 %. The method is the calibrated one, or else the one that is ``ahead``: that
-    of the highest score at the pilot's own number. Methods are compared with that one, by forecasts
-    that are not shifted.
+    ``counts`` are of :func:`curve_counts`. ``forecasts`` are by method of training, the cheapest
+    first. ``targets`` are scores; ``class_counts`` says how many texts each class has; ``texts``
+    how many there were before equal ones were taken together; ``calibrated`` has a method, its
+    forecast shifted by trainings, and what these showed. All intervals are of 80 %. The method is
+    the calibrated one, or else ``ahead``: the cheapest that is not surely behind the ``best`` at
+    the pilot's own number. The others are compared with that one (:func:`standing`), by forecasts
+    that are not shifted. Raises UserError if ``counts`` lack the pilot, or :data:`NEXT` more.
     """
     pilot = max(own.texts for own in forecasts.values())  # a kernel may tell fewer apart
+    if lacking := {pilot, pilot + NEXT} - {*counts.tolist()}:
+        raise UserError(f"counts lack {min(lacking)}; take those of curve_counts({pilot})")
     now = int(np.searchsorted(counts, pilot))
-    ahead = max(forecasts, key=lambda name: forecasts[name].score[now])
+    best = max(forecasts, key=lambda name: forecasts[name].score[now])
+    ahead = next(
+        name for name, own in forecasts.items() if lead(own, forecasts[best])[0][now] <= SAME
+    )
     method, found, known_of = calibrated or (ahead, forecasts[ahead], None)
-    plain, shown = forecasts[ahead], {**forecasts, method: found}
+    shown = {**forecasts, method: found}
     twice = gain(counts, found, pilot, 2 * pilot) if 2 * pilot <= counts[-1] else None
     known = counts[~found.limited]
-    others = [name for name in forecasts if name != ahead]
+    others = {name: own for name, own in forecasts.items() if name != ahead}
     return {
         "texts": pilot,
         "method": method,
         "ahead": ahead,
+        "best": best,
         "level": LEVEL,
         "base": found.base,
-        "n_for": {f"{target:g}": labels_for(counts, found, target) for target in targets},
+        "n_for": {str(target): labels_for(counts, found, target) for target in targets},
         "n_for_share": {f"{SHARE:g}": labels_for_share(counts, found)},
         "at": {name: curve(counts, own) for name, own in shown.items()},
         "next": {str(NEXT): gain(counts, found, pilot, pilot + NEXT)},
@@ -159,14 +195,9 @@ def advice(
             twice, least_gain, limited=bool(found.limited[counts <= 2 * pilot].any())
         ),
         "least_gain": least_gain,
-        "crossings": {
-            name: crossings(counts, plain.score, forecasts[name].score) for name in others
+        "others": {
+            name: standing(counts, forecasts[ahead], own, now) for name, own in others.items()
         },
-        "alike": [
-            name
-            for name in others
-            if np.abs(forecasts[name].score - plain.score)[now:].max() < ALIKE
-        ],
         "calibrated": known_of,
         "warnings": warnings(found, texts or pilot, class_counts or {}),
     }
@@ -189,7 +220,7 @@ def warnings(found: Forecast, texts: int, class_counts: Mapping[str, int]) -> li
             + ", ".join(few[:8])
             + (f" and {len(few) - 8} more" if len(few) > 8 else "")
         )
-    if not (found.score > found.base).any():
+    if not (found.score > found.base + SAME).any():
         told.append(
             "the kernel predicts nothing better than the most frequent class or the mean; try "
             "another model or pooling before labelling more"

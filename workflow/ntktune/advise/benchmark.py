@@ -233,23 +233,27 @@ def by_scores(
 def read_curves(path: str) -> tuple[pd.DataFrame, bool]:
     """Read learning curves for :func:`curve_cases` from a CSV; whether it has losses: 1 − score.
 
-    Raises UserError if a column is missing, a number is none, or a curve has n twice.
+    Raises UserError if a column is missing or one too many, a number is none, or a curve has n
+    twice.
     """
-    table = read_csv(path)
-    value = next((name for name in ("score", "loss") if name in table), "score")
+    table = read_csv(path, keep_default_na=False)  # NA is a name
+    values = [name for name in ("score", "loss") if name in table]
+    if len(values) > 1:
+        raise UserError(f"{path} has the columns score and loss; leave one of them out")
+    value = values[0] if values else "score"
     if missing := [name for name in ("model", "task", "n", value) if name not in table]:
         raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table)}")
     table = table[["model", "task", "n", value]].rename(columns={value: "score"})
-    numbers = table[["n", "score"]].apply(pd.to_numeric, errors="coerce")
+    numbers = table[["n", "score"]].apply(pd.to_numeric, errors="coerce").astype(float)
     if value == "loss":
         numbers["score"] = 1 - numbers["score"]
     bad = ~np.isfinite(numbers).all(axis=1) | (numbers["n"] < 0) | (numbers["score"] > 1)
-    bad |= table[["model", "task"]].isna().any(axis=1)
+    bad |= table[["model", "task"]].eq("").any(axis=1)
     if bad.any():
         place = int(bad.to_numpy().argmax())
         raise UserError(
-            f"{path}, row {place + 2}: {dict(table.iloc[place])}; n must be 0 or more, a score at "
-            "most 1, a loss 0 or more"
+            f"{path}, row {place + 2} is {', '.join(map(str, table.iloc[place]))}; model and task "
+            "must be named, n be 0 or more, a score at most 1, a loss 0 or more"
         )
     table = table.assign(**numbers)
     if (twice := table.duplicated(["model", "task", "n"])).any():
@@ -290,7 +294,7 @@ def curve_cases(
         return pd.DataFrame()
     every = pd.concat(found, ignore_index=True)
     predicted, true = (1 - every[key] if losses else every[key] for key in ("predicted", "true"))
-    return every.assign(off=(predicted / true - 1).abs())
+    return every.assign(off=(predicted / true.where(true != 0) - 1).abs())
 
 
 def score_cases(predicted: pd.DataFrame, trained: pd.DataFrame, *, classes: bool) -> pd.DataFrame:

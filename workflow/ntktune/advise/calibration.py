@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ntktune.advise.advice import needed
-from ntktune.advise.pilot import Forecast, answered, guard, links
+from ntktune.advise.pilot import EDGE, Forecast, answered, guard, links
 from ntktune.advise.risk import predicted, spectral_risk
 from ntktune.data.sampling import nested_order
 from ntktune.linearized.statistics import EPS, CentredSpectrum, centred_spectrum
 
 HELD_OUT = 0.2  # of a half, to stop the training by
 MOST = 0.99  # of a score that is compared: so few texts tell no more
-SAME = 1e-9  # scores that differ by rounding
+SAME = 2 * EDGE  # scores that differ by rounding, or where links end
 
 
 class Calibration(NamedTuple):

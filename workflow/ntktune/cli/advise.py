@@ -75,11 +75,26 @@ def pilot(args: argparse.Namespace) -> None:
     check_models(args, args.model, "--model")
     found = [_advice(of_model(args, name)) for name in args.model]
     print("\n\n".join(one["text"] for one in found))
-    best = max(found, key=lambda one: one["at"][one["method"]][one["texts"]][1])
+    best = max(found, key=_score_now)
     if len(found) > 1:
-        print(f"\nmodel: {best['model']['name']} has the highest predicted score now")
+        print(f"\n{_models_told(found, best)}")
     if args.out:
         _write(args, found, best)
+
+
+def _score_now(one: dict[str, Any]) -> float:
+    """Return what a model's advice predicts of the labels that are there."""
+    return one["at"][one["method"]][one["texts"]][1]
+
+
+def _models_told(found: list[dict[str, Any]], best: dict[str, Any]) -> str:
+    """Return which of several models has the highest predicted score, or which are no different."""
+    from ntktune.advise.advice import ALIKE
+
+    near = [one["model"]["name"] for one in found if _score_now(best) - _score_now(one) < ALIKE]
+    if len(near) > 1:
+        return f"models: {', '.join(near)} have the highest predicted score now, within {ALIKE:g}"
+    return f"model: {near[0]} has the highest predicted score now"
 
 
 def _check_wishes(args: argparse.Namespace) -> None:
@@ -130,7 +145,7 @@ def curves(args: argparse.Namespace) -> None:
     """Judge on measured learning curves how far laws through their smaller samples are off."""
     from ntktune.advise.benchmark import curve_cases, read_curves
     from ntktune.figures.overview import plain_table
-    from ntktune.figures.pilots import judged_scores
+    from ntktune.figures.pilots import SHOWN, judged_scores
 
     table, losses = read_curves(args.data)
     cases = curve_cases(table, args.pilots, losses=losses)
@@ -139,14 +154,19 @@ def curves(args: argparse.Namespace) -> None:
             f"{args.data}: no curve has samples up to and beyond one of --pilots {args.pilots}"
         )
     found = judged_scores(cases, "last score")
-    print(plain_table([[*found], *(_cells(row) for row in found.itertuples(index=False))]))
+    shown = found[[name for name in SHOWN if name in found]]
+    print(plain_table([[*shown], *(_cells(row) for row in shown.itertuples(index=False))]))
+    print("\n".join(f"{name}: {SHOWN[name]}" for name in shown if SHOWN[name]))
     if args.out:
         write_tables(args, {args.out: found})
+        print(f"wrote {args.out}", file=sys.stderr)
 
 
 def _cells(row: tuple[Any, ...]) -> list[str]:
     """Return a row's values as a table for people has them."""
-    return [f"{one:.3g}" if isinstance(one, float) else str(one) for one in row]
+    return [
+        ("-" if one != one else f"{one:.3g}") if isinstance(one, float) else str(one) for one in row
+    ]
 
 
 def _advice(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,7 +179,8 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
     task, rows = texts["facts"]["task"], texts["rows"][0]
     classes = classes_of(task)
     label = texts["labels"]["label"].numpy()[rows]
-    _check_texts(args, label, classes)
+    first = {tuple(texts["examples"][row].tolist()): place for place, row in enumerate(rows)}
+    _check_texts(args, label[sorted(first.values())], classes)
     kernels, about = _kernels(args, texts, rows)
     how = {"classes": classes is not None, "seed": args.seed}
     how["precision"] = machine_epsilon(args.dtype)
@@ -176,14 +197,24 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
         calibrated=_calibrated(args, texts, kernels, counts, forecasts) if args.calibrate else None,
     )
     metric = "accuracy" if classes else "Pearson r"
-    title = f"{task['name']}: {len(rows)} labelled texts, {texts['facts']['model']['name']}"
+    title = f"{task['name']}: {len(rows)} labelled texts, {_network_told(args, texts['facts'])}"
     found |= {"model": texts["facts"]["model"], "task": task, "metric": metric, "title": title}
     found |= about
     return found | {"text": f"{title}\n{told(found, metric, args.cost_per_label)}"}
 
 
+def _network_told(args: argparse.Namespace, facts: dict[str, Any]) -> str:
+    """Return which network the kernel is of."""
+    blocks = [f"first {args.blocks} blocks"] if args.blocks else []
+    pooled = "the last token" if args.pooling == "last" else "the mean of its tokens"
+    return ", ".join([facts["model"]["name"], *blocks, f"a text being {pooled}"])
+
+
 def _check_texts(args: argparse.Namespace, label: np.ndarray, classes: int | None) -> None:
-    """Raise UserError for labelled texts that no advice can be given on, before their kernel."""
+    """Raise UserError for labels of different texts that no advice can be given on.
+
+    That is before their kernel is computed.
+    """
     import numpy as np
 
     from ntktune.advise import curve_counts
@@ -191,13 +222,15 @@ def _check_texts(args: argparse.Namespace, label: np.ndarray, classes: int | Non
     from ntktune.advise.pilot import LEAST
 
     if len(label) < LEAST:
-        raise UserError(f"--data {args.data}: {len(label)} labelled texts; give {LEAST} or more")
+        raise UserError(f"--data {args.data}: {len(label)} different texts; give {LEAST} or more")
     curve_counts(len(label), args.most)
     if not args.calibrate:
         return
     for half in pilot_halves(label if classes else None, len(label), args.seed):
         order, holdout = (np.array(half["seeds"][0][name]) for name in ("order", "holdout"))
-        for part, rows in (("train on", order[~holdout]), ("be tested on", half["test"])):
+        parts = {"train on": order[~holdout], "be tested on": half["test"]}
+        parts |= {"be stopped by": order[holdout]} if classes == 2 else {}
+        for part, rows in parts.items():
             if len({*label[rows]}) == 1:
                 raise UserError(
                     f"--calibrate {args.calibrate}: half of the {len(label)} texts would {part} "

@@ -67,54 +67,45 @@ def calibration_told(known: Mapping[str, Any]) -> str:
     )
 
 
+def money(amount: float) -> str:
+    """Return an amount in any currency, with cents only if it has some."""
+    return f"{amount:,.2f}".removesuffix(".00")
+
+
 def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> str:
     """Return advice (:func:`ntktune.advise.advice`) in a dozen lines."""
     at, pilot, method = found["at"], found["texts"], found["method"]
     ends = max(at[method]), min(at[method])
     counts, most = list(at[method]), ends[0]
-    lines = [["labels", *(METHOD_LABELS[name] for name in at)]]
+    known = found["calibrated"]
+    shifted = {name: ", shifted" * bool(known and name == method) for name in at}
+    lines = [["labels", *(METHOD_LABELS[name] + shifted[name] for name in at)]]
     for n in shown_counts(counts, pilot):
         here = f"{n:,}" + " (now)" * (n == pilot)
         lines.append([here, *(score_range(own[n]) for own in at.values())])
-    known = found["calibrated"]
-    differ = calibration_told(known) if known else "trainings may differ (--calibrate tries some)"
     text = [
         f"{metric} that the kernel predicts, with 80 % intervals, of texts like these; real",
-        differ,
+        calibration_told(known) if known else "trainings may differ",
         "",
         plain_table(lines),
         "",
-        f"by {METHOD_LABELS[method]}, which "
-        + ("was tried" if known else f"is ahead at {pilot:,} labels")
-        + ":",
+        f"by {METHOD_LABELS[method]}, {_why(found)}:",
     ]
     for share, labels in found["n_for_share"].items():
-        of = f"{100 * float(share):.0f} % of what {most:,} labels bring"
+        of = f"{100 * float(share):.0f} % of what {most:,} labels bring over {found['base']:.3f}"
+        of += " without learning"
         many = f"{labels_range(labels, *ends)} labels" if labels else "they bring nothing"
         text.append(f"  {of}: {many}")
     for target, labels in found["n_for"].items():
         text.append(f"  {metric} {target}: {labels_range(labels, *ends)} labels")
     gained = found["next"][str(NEXT)]
-    price = f", for {NEXT * cost:,.0f}" if cost is not None else ""
+    price = f", for {money(NEXT * cost)}" if cost is not None else ""
     text.append(f"  the next {NEXT} labels{price}: {score_range(gained, '+')}")
-    if twice := found["doubling"]:
-        why, least = f"twice as many bring {score_range(twice, '+')}", f"{found['least_gain']:g}"
-        verdicts = {
-            True: f"stop labelling: {why}, less than {least}",
-            False: f"go on labelling: {why}",
-            None: f"whether to go on is not sure: {why}, which may be more than {least} or less",
-        }
-        text.append(f"  {verdicts[found['stop_labelling']]}")
-    if known:
-        label = METHOD_LABELS[found["ahead"]]
-        text.append(f"  {label}, by the kernels: ahead at {pilot:,} labels")
-    for name, places in found["crossings"].items():
-        overtakes = [n for n in places if n > pilot]
-        label = METHOD_LABELS[name] + ", by the kernels" * bool(known)
-        if name in found["alike"]:
-            text.append(f"  {label}: no different, within {ALIKE:g}, from here on")
-        elif overtakes:
-            text.append(f"  {label}: ahead from about {number(overtakes[0], most)} labels on")
+    if found["doubling"]:
+        text.append(f"  {_labelling(found)}")
+    text += [f"  {_other(name, own, pilot, most)}" for name, own in found["others"].items()]
+    if known and found["ahead"] != method:
+        text.append(f"  by the kernels alone {METHOD_LABELS[found['ahead']]} is advised")
     if "layers" in found:
         on, rank = found["layers"], found["adapters"].rank
         why = (
@@ -122,24 +113,63 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         )
         text.append(f"  LoRA's layers: {on}, rank {rank} ({why})")
     if found["limit_of_pilot"] < most:
-        limit = found["limit_of_pilot"]
-        where = f"beyond about {number(limit, most)} labels" if limit else "at any number of labels"
+        limit = max(found["limit_of_pilot"], pilot)
         text += [
-            f"  {where} scores may be too low: so few texts do not show what",
-            "  takes more of them to learn",
+            f"  beyond {number(limit, most)} labels scores may be too low: {pilot:,} texts do not",
+            "  show what takes more of them to learn",
         ]
     text += [f"warning: {line}" for line in found["warnings"]]
     return "\n".join(text)
 
 
+def _why(found: Mapping[str, Any]) -> str:
+    """Return why a method is advised."""
+    if found["calibrated"]:
+        return "which was tried"
+    at = f"at {found['texts']:,} labels"
+    if found["ahead"] == found["best"]:
+        return f"which is ahead {at}"
+    return f"the cheapest that is not surely behind {at}"
+
+
+def _labelling(found: Mapping[str, Any]) -> str:
+    """Return whether to go on labelling, and why."""
+    gained, least, limit = found["doubling"], found["least_gain"], found["limit_of_pilot"]
+    why = f"twice as many bring {score_range(gained, '+')}"
+    if found["stop_labelling"]:
+        return f"stop labelling: {why}, less than {least:g}"
+    if found["stop_labelling"] is False:
+        return f"go on labelling: {why}"
+    if gained[2] < least:
+        reason = f"less than {least:g}, but beyond {limit:,} labels it may be more"
+    else:
+        reason = f"which may be more than {least:g} or less"
+    return f"whether to go on is not sure: {why}, {reason}"
+
+
+def _other(name: str, own: Mapping[str, Any], pilot: int, most: int) -> str:
+    """Return how another method stands to the one that is advised, by their kernels."""
+    difference = f"{score_range(own['difference'], '+')} now"
+    if own["standing"] == "alike":
+        difference = f"no different, within {ALIKE:g}, from here on"
+    elif own["standing"] == "ahead" and own["ahead_from"] > pilot:
+        difference += f", surely ahead from about {number(own['ahead_from'], most)} labels on"
+    elif own["standing"] == "unsure":
+        difference += ", not surely ahead or behind later"
+    return f"{METHOD_LABELS[name]}: {difference}"
+
+
 def advice_figure(found: Mapping[str, Any], metric: str) -> Figure:
     """Return the figure of the predicted learning curves, with their bands."""
     with styled():
-        figure = Figure(figsize=(WIDTH, 3.2))
+        figure = Figure(figsize=(WIDTH, 3.4))
         axes, handles = figure.subplots(), {}
         for (name, own), color in zip(found["at"].items(), COLORS, strict=True):
             low, value, high = zip(*own.values(), strict=True)
-            (handles[METHOD_LABELS[name]],) = axes.plot(list(own), value, color=color)
+            advised = name == found["method"]  # above the others, which may lie on it
+            how = {"zorder": 3, "linewidth": 1.8} if advised else {"linestyle": (0, (4, 2))}
+            label = METHOD_LABELS[name] + " (advised)" * advised
+            (handles[label],) = axes.plot(list(own), value, color=color, **how)
             axes.fill_between(list(own), low, high, color=color, alpha=0.12, linewidth=0)
         counts = list(own)
         handles["without learning"] = axes.axhline(found["base"], **DASHED)
@@ -147,9 +177,10 @@ def advice_figure(found: Mapping[str, Any], metric: str) -> Figure:
         if found["limit_of_pilot"] < counts[-1]:
             shaded = axes.axvspan(found["limit_of_pilot"], counts[-1], color="#EEEEEE", zorder=0)
             handles["scores may be too low"] = shaded
-        draw_size_axis(axes, shown_counts(counts, found["texts"]))
+        draw_size_axis(axes, [counts[0], *shown_counts(counts, found["texts"])])
         axes.set_xlim(counts[0], counts[-1])
         axes.set_ylabel(f"predicted {metric}")
+        axes.set_title(found.get("title", ""), fontsize="small")
         return finished(figure, handles)
 
 

@@ -17,6 +17,18 @@ from ntktune.advise.benchmark import (
 from ntktune.errors import UserError
 
 KERNEL = "kernel"  # the truth that is no training's
+# Columns that a terminal has room for: what they say.
+SHOWN = {
+    "pilot": "the most labels that a way to predict knows scores of",
+    "way": "",
+    "off": "mean |relative error| of scores, or of losses if the file has these, beyond the pilot",
+    "wasted": "labels asked for beyond those that a measured score took, as a share of these",
+    "missed": "score that is lost where too few are asked for",
+    "octaves": "median doublings between labels asked for and those that were needed, where the "
+    "score rises steeply",
+    "gain_octaves": "the same for 95 % of what the largest sample gains",
+    "gain_within_two": "share of these that are right within a factor of two",
+}
 
 
 def kernel_errors(benchmark: pd.DataFrame) -> pd.DataFrame:

@@ -134,8 +134,11 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame, provenance: dict) ->
     write_json(Path(path).with_suffix(".json"), content, provenance)
 
 
-def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a table that :func:`write_csv` wrote; verify the checksum beside it, if there is one."""
+def read_csv(path: str | os.PathLike, **how: Any) -> pd.DataFrame:
+    """Read a table that :func:`write_csv` wrote; verify the checksum beside it, if there is one.
+
+    ``how`` is for :func:`pandas.read_csv`.
+    """
     import pandas as pd
 
     sidecar = present(path).with_suffix(".json")
@@ -143,6 +146,6 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     if stated not in (None, file_sha256(path)):
         raise damaged(path, f"its content does not match the checksum in {sidecar.name}")
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, **how)
     except ValueError as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(path, " ".join(str(error).split())) from None
