@@ -131,9 +131,9 @@ def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_pat
     words = ["--label-column", *label, "--calibrate", "lora", "--learning-rate", "0.01"]
     status, printed, said = advise(*words, "--out", str(tmp_path / "advice"), data="repeated.csv")
     assert status == 0, said
-    assert "LoRA, trained on halves of 15 labels: " in printed  # of 30 different texts
+    assert "LoRA, trained twice on 12 labels: " in printed  # of 15, of 30 different texts
     found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]["calibrated"]
-    assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 15, 2)
+    assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 12, 2)
     assert {"trained", "kernel", "shift", "spread", "equivalent"} <= {*found}
 
 
@@ -223,7 +223,10 @@ def test_measured_curves_are_judged(curves, value, tmp_path):
         ("model,task,n,score\nm,x,200,.5\nm,x,400,.6", "no curve has samples up to and beyond"),
         ("model,task,n,score", "no curve has samples"),
         ("model,task,n,score,loss\nm,x,100,.5,.5", "has the columns score and loss; leave one"),
-        ("model,task,n,score\nm,x,100,.5\nm,x,200,2", "row 3 is m, x, 200, 2.0; model and task must"),
+        (
+            "model,task,n,score\nm,x,100,.5\nm,x,200,2",
+            "row 3 is m, x, 200, 2.0; model and task must",
+        ),
         ("model,task,n,score\nm,x,100,.5\nm,,200,.6", "row 3 is m, , 200, 0.6; model"),
         ("model,task,n,score\nm,x,100,.5\nm,x,200,.6,7,8", "Expected 4 fields in line 3, saw 6"),
     ],

@@ -19,11 +19,11 @@ SAME = 2 * EDGE  # scores that differ by rounding, or where links end
 class Calibration(NamedTuple):
     """What trainings on halves of a pilot reached, each tested on the other half.
 
-    ``labels`` are those of a half; ``trained`` and ``kernel`` the mean scores of the trainings and
-    of the kernel on the same halves; ``shift`` is their mean difference in :func:`links`, and
-    ``spread`` its standard error over the halves. ``equivalent`` γ is how many labels each counts
-    for: the kernel has the trainings' score at γ times their labels; of several γ the one nearest
-    to 1. It is infinite beyond the kernel's curve, and NaN before its begin.
+    ``labels`` are those that trained; ``trained`` and ``kernel`` the mean scores of the trainings
+    and of the kernel, from the same texts on the same halves; ``shift`` is their mean difference in
+    :func:`links`, and ``spread`` its standard error over the halves. ``equivalent`` γ is how many
+    labels each counts for: the kernel has the trainings' score at γ times their labels; of several
+    γ the one nearest to 1. It is infinite beyond the kernel's curve, and NaN before its begin.
     """
 
     labels: int
@@ -80,8 +80,9 @@ def compared(
 ) -> Calibration:
     """Return how trainings' scores compare with the kernel's on the same halves.
 
-    ``halves`` are each training's texts and those it was tested on; ``trained`` its test score,
-    NaN, which counts as 0, of answers that are all alike.
+    ``halves`` are each training's texts and those it was tested on. The texts that stopped it are
+    not among its own: a kernel that learned from them too would be ahead by that. ``trained`` is
+    the test score, NaN, which counts as 0, of answers that are all alike.
     """
     link, _ = links(classes=classes)
     trained = np.nan_to_num(trained)

@@ -271,10 +271,11 @@ def _trained_halves(
 ) -> tuple[tuple[list[tuple[list[int], list[int]]], list[float]], list[int]]:
     """Train on each half of the texts; return the halves, and their scores on the other; and steps.
 
-    A half is the places of its texts among ``rows``, and of the other's. Its hold-out stops it.
+    A half is the places among ``rows`` of its texts that train, and of the other's. Its hold-out,
+    which is neither, stops it.
     """
     from ntktune.advise.calibration import pilot_halves
-    from ntktune.finetune.repeats import all_steps, fine_tuned_repeats
+    from ntktune.finetune.repeats import all_steps, fine_tuned_repeats, seed_split
 
     examples, settings = _examples(texts, rows, classes), _settings(args)
     halves = pilot_halves(examples.label if classes else None, len(rows), args.seed)
@@ -286,7 +287,7 @@ def _trained_halves(
         model, before = model.to(select_device(args.device)), sum(steps[: len(found)])
         how = (settings, args.seed, None, lambda step, before=before: progress(before + step))
         found += [repeat.row for repeat in fine_tuned_repeats(model, examples, half, size, *how)]
-    places = [(half["seeds"][0]["order"], half["test"]) for half in halves]
+    places = [(seed_split(examples, half, size, 0)[0], half["test"]) for half in halves]
     scores = [row["accuracy" if classes else "pearson"] for row in found]
     return (places, scores), [row["best_step"] for row in found]
 

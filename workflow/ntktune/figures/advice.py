@@ -13,6 +13,7 @@ from ntktune.figures.overview import METHOD_LABELS, plain_table
 from ntktune.figures.panels import draw_size_axis, finished
 from ntktune.figures.style import DASHED, WIDTH, styled
 
+TRY = "--calibrate full, lora or probe trains twice and shifts the scores by that"
 COLORS = ("#0072B2", "#D55E00", "#009E73")  # of three ways to train
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -60,7 +61,7 @@ def calibration_told(known: Mapping[str, Any]) -> str:
     counts = known["equivalent"]
     worth = f"; a label counts for {counts:.2g} of the kernel's" if counts else ""
     return (
-        f"trainings may differ. {METHOD_LABELS[known['method']]}, trained on halves of "
+        f"trainings may differ. {METHOD_LABELS[known['method']]}, trained twice on "
         f"{known['labels']} labels: {known['trained']:.3f},\nwhere its kernel has "
         f"{known['kernel']:.3f}; its scores are shifted by that{worth};\n"
         f"the hold-out was best after {steps} steps"
@@ -85,7 +86,7 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         lines.append([here, *(score_range(own[n]) for own in at.values())])
     text = [
         f"{metric} that the kernel predicts, with 80 % intervals, of texts like these; real",
-        calibration_told(known) if known else "trainings may differ",
+        calibration_told(known) if known else f"trainings may differ: {TRY}",
         "",
         plain_table(lines),
         "",
