@@ -68,8 +68,7 @@ def _no_memory(error: BaseException) -> str:
 def _run(argv: list[str] | None) -> int:
     from ntktune import __version__
     from ntktune.cli import CHAPTERS
-    from ntktune.cli.inputs import check_outputs
-    from ntktune.cli.options import check_options
+    from ntktune.cli.options import check_options, check_outputs
     from ntktune.errors import UserError
     from ntktune.network.device import is_out_of_memory
     from ntktune.store.files import unwritable

@@ -30,12 +30,12 @@ EXPECTED = Counter(
     | {"theory_trajectory": 243, "theory_width": 20, "theory_simulate": 8}
 )
 SHORT = 2  # seconds that a job of any other rule takes
-# Share after which a speed says how long the rest takes: of a job, and of a run, whose jobs differ.
-JOB_TELLING, RUN_TELLING = 0.15, 0.3
+# Share after which a run's speed says how long the rest takes. A job says so itself.
+RUN_TELLING = 0.3
 HEARTBEAT = 30  # seconds of silence after which a line says what is still running
 LOG_LINES = 15  # of a failed job's log
 # What a job's log says of the time that its current part takes; see ntktune.cli.Progress.
-PROGRESS = re.compile(r"(\d+) %, \d+ s, about (\d+) s left$", re.MULTILINE)
+PROGRESS = re.compile(r" %, \d+ s, about (\d+) s left$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 UNKNOWN = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) .*")
 STOPPING = {
@@ -178,7 +178,7 @@ class LogHandler(LogHandlerBase):
     def _job_left(self, job: int) -> int | None:
         """Return the seconds that a running job's log says are left, once its speed can tell."""
         told = [found for log in self.jobs[job][2] for found in PROGRESS.findall(_text(log))[-1:]]
-        return max((int(s) for share, s in told if int(share) >= 100 * JOB_TELLING), default=None)
+        return max(map(int, told), default=None)
 
     def _left(self, elapsed: float) -> float | None:
         """Return the seconds to the run's end: not before its running jobs', as far as is known.

@@ -79,10 +79,14 @@ def add_command(
     return parser
 
 
+TELLING = 0.15  # of a job: with less done nothing says how long the rest will take
+
+
 class Progress:
     """Progress lines on standard error (a job's log): what, how far, how long it will take.
 
-    At most one line in two seconds, and always the last one.
+    At most one line in two seconds, and always the last one. What is left is told once a share of
+    :data:`TELLING` is done: the first steps wait for what comes before them.
     """
 
     def __init__(self, what: str, total: float):
@@ -97,7 +101,8 @@ class Progress:
             return
         self.shown = now
         spent = now - self.started
-        left = spent * (self.total - done) / done if done else float("nan")
-        share = f"{self.what}: {100 * done / self.total:3.0f} %"
+        share = f"{self.what}: {100 * done / self.total:3.0f} %, {spent:.0f} s"
+        if done >= TELLING * self.total:
+            share += f", about {spent * (self.total - done) / done:.0f} s left"
         with contextlib.suppress(OSError):  # a log on a full disk is no reason to stop
-            print(f"{share}, {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(share, file=sys.stderr, flush=True)

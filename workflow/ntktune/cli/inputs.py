@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntktune.cli.options import option_flag
 from ntktune.errors import UserError, check_names, not_there
 from ntktune.store.files import MODEL_MANIFEST, damaged, in_results
 from ntktune.store.records import read_json, write_json
@@ -201,28 +200,6 @@ def check_new_folder(out: str, sources: Sequence[str], mark: str) -> None:
         raise UserError(f"--out {out} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
         raise UserError(f"--out {out} holds other files, which would be lost; choose another")
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Raise UserError if an output would replace a file that is read, or is below no folder."""
-    paths = {
-        (name, value): Path(value).resolve()
-        for name, values in vars(args).items()
-        for value in (values if isinstance(values, list) else [values])
-        if isinstance(value, str) and not name.startswith("_")
-    }
-    for (name, value), path in paths.items():
-        if not name.startswith("out"):
-            continue
-        for (other, read), source in paths.items():
-            if path == source and path.exists() and not other.startswith("out"):
-                raise UserError(
-                    f"{option_flag(name)} {value} would replace {option_flag(other)} {read}, which "
-                    "is read; choose another"
-                )
-        above = next(folder for folder in path.parents if folder.exists())
-        if not above.is_dir():
-            raise UserError(f"{option_flag(name)} {value}: {above} is a file, not a folder")
 
 
 def classes_of(task: Mapping[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ import functools
 import operator
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ntktune.errors import UserError
@@ -182,6 +183,28 @@ def check_options(args: argparse.Namespace, command: str) -> None:
     values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in options}
     if lines := mistakes(values, {"properties": options}):
         raise UserError("; ".join(re.sub(r"^(\S+)\.\d+ is", r"\1 has", line) for line in lines))
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise UserError if an output would replace a file that is read, or is below no folder."""
+    paths = {
+        (name, value): Path(value).resolve()
+        for name, values in vars(args).items()
+        for value in (values if isinstance(values, list) else [values])
+        if isinstance(value, str) and not name.startswith("_")
+    }
+    for (name, value), path in paths.items():
+        if not name.startswith("out"):
+            continue
+        for (other, read), source in paths.items():
+            if path == source and path.exists() and not other.startswith("out"):
+                raise UserError(
+                    f"{option_flag(name)} {value} would replace {option_flag(other)} {read}, which "
+                    "is read; choose another"
+                )
+        above = next(folder for folder in path.parents if folder.exists())
+        if not above.is_dir():
+            raise UserError(f"{option_flag(name)} {value}: {above} is a file, not a folder")
 
 
 def option_words(study: Mapping[str, Any], command: str, **changed: Any) -> list[str]:
