@@ -202,7 +202,7 @@ def check_outputs(args: argparse.Namespace) -> None:
                     f"{option_flag(name)} {value} would replace {option_flag(other)} {read}, which "
                     "is read; choose another"
                 )
-        above = next(folder for folder in path.parents if folder.exists())
+        above = next((folder for folder in path.parents if folder.exists()), path)
         if not above.is_dir():
             raise UserError(f"{option_flag(name)} {value}: {above} is a file, not a folder")
 

@@ -107,7 +107,7 @@ def judged_scores(cases: pd.DataFrame, against: str) -> pd.DataFrame:
         return found
     both = _regrets(gain).merge(_octaves(gain))
     named = {name: f"gain_{name}" for name in both.columns.drop(["pilot", "way"])}
-    return found.merge(both.rename(columns=named), how="outer", sort=False)
+    return found.merge(both.rename(columns=named), how="outer", sort=False).astype({"pilot": int})
 
 
 def _summary(every: pd.DataFrame, against: str) -> pd.DataFrame:

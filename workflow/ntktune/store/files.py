@@ -21,7 +21,7 @@ LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{32}~(\..*)?")  # the name of a temporary
 # What to do about an error of the system; the last are those of file systems on a network.
 ADVICE = {
     "ENOSPC EDQUOT EFBIG": "free some space and run the same command again",
-    "EROFS EACCES EPERM EISDIR ENOTDIR ENOENT": "make the folder writable, or choose another",
+    "EROFS EACCES EPERM EISDIR ENOTDIR": "make the folder writable, or choose another",
     "EIO ESTALE ETIMEDOUT": "the file system failed; run the same command again",
 }
 
