@@ -25,6 +25,10 @@ def folder(tmp_path_factory):
     ]
     head = "stars,review,kind,alike,rare,even"
     (folder / "reviews.csv").write_text("\n".join([head, *rows]))
+    others = [row.replace("text", "tale") for row in rows[:24]]
+    others += [*rows[:4], "5,a strange one,strange,same,False,good"]
+    (folder / "tales.csv").write_text("\n".join([head, *others]))
+    (folder / "good.csv").write_text("\n".join([head, *others[:1], *others[6:7]]))
     (folder / "repeated.csv").write_text("\n".join([head, *rows[:30], *rows[:8]]))
     return folder
 
@@ -135,6 +139,37 @@ def test_short_trainings_shift_the_scores_of_their_method(advise, label, tmp_pat
     found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]["calibrated"]
     assert (found["method"], found["labels"], len(found["steps"])) == ("lora", 12, 2)
     assert {"trained", "kernel", "shift", "spread", "equivalent"} <= {*found}
+
+
+@pytest.mark.parametrize(
+    ("label", "left"), [(["stars"], 4), (["kind", "--classes"], 5), (["even", "--classes"], 4)]
+)
+def test_scores_are_those_of_a_test_set(advise, folder, label, left, tmp_path):
+    words = ["--label-column", *label, "--out", str(tmp_path / "advice")]
+    status, printed, said = advise(*words)
+    assert status == 0, said
+    alone = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]
+    status, printed, said = advise(*words, "--test-data", str(folder / "tales.csv"))
+    assert status == 0, said
+    assert f"{left} of 29 texts left out: they are among those of --data, or of other" in said
+    assert "of texts like those of tales.csv; real" in printed
+    found = json.loads((tmp_path / "advice/advice.json").read_text())["models"][0]
+    tested = found["test"]
+    assert tested["texts"] == 29 - left
+    for method, measured in tested["measured"].items():
+        assert found["at"][method]["40"][1] == pytest.approx(measured, abs=0.011)  # .99 at most
+        assert tested["predicted"][method] == pytest.approx(alone["at"][method]["40"][1], rel=1e-3)
+    assert found["layers"] == alone["layers"]  # chosen without the test set
+    stops = [one["theory_stop"]["full"] or {"eta": 0} for one in (alone, found)]  # no noise: none
+    assert stops[1]["eta"] == pytest.approx(stops[0]["eta"], rel=1e-2)
+    assert alone["test"] is None
+
+
+def test_a_test_set_of_one_label_is_one_line(advise, folder):
+    words = ["--label-column", "stars", "--test-data", str(folder / "good.csv")]
+    status, _, said = advise(*words)
+    assert status == 1
+    assert "good.csv: the 2 texts that can be used have one label alone; give others" in said
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from ntktune.advise import Forecast
+from ntktune.advise import Forecast, forecast
 from ntktune.advise.calibration import (
     Calibration,
     calibrated,
     compared,
     half_answers,
     links,
+    on_test_set,
     pilot_halves,
 )
 from ntktune.advise.pilot import interval
@@ -100,3 +101,37 @@ def test_a_shift_moves_scores_and_its_spread_widens_their_interval(classes):
     flat = before._replace(score=np.array([0.5, 0.6, 0.6, 0.6]))
     _, known = calibrated(COUNTS, flat, Calibration(150, 0.6, 0.6, 0.0, 0.0), classes=classes)
     assert known.equivalent == pytest.approx(1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_forecast_has_the_score_that_a_test_set_shows(texts, turned):
+    features, label = texts
+    label = label.copy()
+    train, test = np.arange(40), np.arange(40, 60)
+    if turned:  # a test set of which the pilot's labels say the opposite
+        label[test] *= -1
+    kernel, counts = features @ features.T, np.array([20, 40, 80, 400])
+    before = forecast(kernel[:40, :40], label[:40], counts, classes=True)
+    found, measured, own = on_test_set(kernel, label, train, test, counts, before, classes=True)
+    right = np.sign(half_answers(kernel, label, train, test)) == label[test]
+    assert measured == pytest.approx(right.mean())
+    assert own == before.score[1]
+    assert found.score[1] == pytest.approx(np.clip(measured, 0.01, 0.99))
+    assert (found.score < before.score).all() if turned else measured > 0.6
+
+
+def test_the_spread_of_a_test_set_is_that_of_its_score():
+    random = np.random.default_rng(3)
+    features = random.standard_normal((4040, 5))
+    label = np.sign(features[:, :1] + random.standard_normal((4040, 1)))
+    places, counts = np.arange(40), np.array([40, 80])
+    flat = Forecast(*[np.full(2, 0.7)] * 2, np.full((20, 2), 0.7), *[None] * 3, 0.5, 40)
+    for texts in (400, 4000):
+        test = np.arange(40, 40 + texts)
+        some = np.append(places, test)
+        kernel = features[some] @ features[some].T
+        found, measured, _ = on_test_set(
+            kernel, label[some], places, test, counts, flat, classes=True
+        )
+        deviation = found.scores[:, 0].std()
+        assert deviation == pytest.approx((measured * (1 - measured) / texts) ** 0.5, rel=0.05)

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 
 from ntktune.theory.complexity import stopping_time
 from ntktune.theory.shift import difference_noise, noise_estimate, shift_estimate
-from ntktune.theory.stopping import sensitivity_rows
+from ntktune.theory.stopping import labels_stop, sensitivity_rows, stopping_row
 
 
 def problem(n=300, sigma=0.3):
@@ -90,3 +90,17 @@ def test_no_noise_at_all():
     rows = pd.DataFrame(sensitivity_rows(np.eye(5), np.zeros(5), step_size=1.0))
     assert rows["stopping_time"].isna().all()
     assert rows["critical_radius"].isna().all()
+
+
+def test_labels_in_columns_stop_as_one_does():
+    gram, label = problem(80)
+    alone = labels_stop(gram, label[:, None])
+    row = stopping_row(gram, np.zeros(80), label, np.full(80, np.nan), kind="regression")
+    assert alone == pytest.approx({key: row[key] for key in alone}, rel=1e-6)
+    alike = labels_stop(gram, np.column_stack([3 * label, 7 - 3 * label]))  # any unit and mean
+    assert alike == pytest.approx(alone, rel=1e-6)
+    other = np.random.default_rng(1).standard_normal(80)  # noise alone is no reason to go on
+    assert labels_stop(gram, np.column_stack([label, other]))["eta"] < alone["eta"]
+    # neighbours whose labels are alike show no noise
+    twice = np.kron(np.eye(4), np.ones((2, 2)))
+    assert labels_stop(twice, np.repeat([[0.0], [1.0], [2.0], [5.0]], 2, axis=0)) is None

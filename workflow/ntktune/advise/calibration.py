@@ -1,4 +1,4 @@
-"""A forecast shifted by what short trainings on the pilot's halves reached, beside the kernel."""
+"""A forecast shifted by what was measured: by short trainings on halves, or on a test set."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -100,20 +100,55 @@ def compared(
 def calibrated(
     counts: np.ndarray, found: Forecast, calibration: Calibration, *, classes: bool
 ) -> tuple[Forecast, Calibration]:
-    """Return a forecast at ``counts`` n with shifted scores, and the calibration with its γ.
-
-    Sub-samples are shifted up and down by the spread too, in turn, which widens intervals by it.
-    """
-    link, back = links(classes=classes)
-    signs = calibration.spread * (-1.0) ** np.arange(len(found.scores))
-    score = back(link(found.score) + calibration.shift)
-    scores = back(link(found.scores) + calibration.shift + signs[:, None])
-    here = np.interp(np.log(calibration.labels), np.log(counts), score)
+    """Return a forecast at ``counts`` n with shifted scores, and the calibration with its γ."""
+    moved = shifted(found, calibration.shift, calibration.spread, classes=classes)
+    here = np.interp(np.log(calibration.labels), np.log(counts), moved.score)
     ends = (needed(counts, found.score, float(here) + off) for off in (-SAME, SAME))
     as_many = np.clip(calibration.labels, *ends) / calibration.labels
     if here < found.score[0] - SAME:
         as_many = np.nan
-    return found._replace(score=score, scores=scores), calibration._replace(equivalent=as_many)
+    return moved, calibration._replace(equivalent=as_many)
+
+
+def shifted(found: Forecast, shift: float, spread: float, *, classes: bool) -> Forecast:
+    """Return a forecast whose scores are shifted, in :func:`links`.
+
+    Sub-samples are shifted up and down by the spread too, in turn, which widens intervals by it.
+    """
+    link, back = links(classes=classes)
+    shifts = shift + spread * (-1.0) ** np.arange(len(found.scores))[:, None]
+    score, scores = back(link(found.score) + shift), back(link(found.scores) + shifts)
+    return found._replace(score=score, scores=scores)
+
+
+def on_test_set(
+    kernel: np.ndarray,
+    label: np.ndarray,
+    train: Sequence[int],
+    test: Sequence[int],
+    counts: np.ndarray,
+    found: Forecast,
+    *,
+    classes: bool,
+    precision: float = EPS,
+) -> tuple[Forecast, float, float]:
+    """Return a pilot's forecast as a test set has it, the score measured there, and the own one.
+
+    ``kernel`` is (N, N) and ``label`` (N, C); ``train`` are the pilot's places, ``test`` those of
+    the test set. Scores at ``counts`` n are shifted by the difference between the score measured on
+    the test set and the one predicted of texts like the pilot's, the own one. The shift's spread is
+    that of the measured score: of a share, or a correlation, of so many texts.
+    """
+    link, _ = links(classes=classes)
+    answers = half_answers(kernel, label, train, test, precision)
+    measured = answered(answers, label[test], classes=classes)
+    own = float(np.interp(np.log(found.texts), np.log(counts), found.score))
+    ends = (1 - MOST if classes else -MOST), MOST
+    inside = np.clip(measured, *ends)
+    # of a share's log-odds, and of artanh r (Fisher 1921)
+    texts = len(test) * inside * (1 - inside) if classes else max(len(test) - 3, 1)
+    how = (link(inside) - link(own), texts**-0.5)
+    return shifted(found, *how, classes=classes), measured, own
 
 
 def pilot_halves(label: np.ndarray | None, texts: int, seed: int) -> list[dict]:

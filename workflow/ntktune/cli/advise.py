@@ -26,6 +26,7 @@ from ntktune.network.device import machine_epsilon, select_device, training_dtyp
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ntktune.advise import Forecast
     from ntktune.finetune.repeats import Examples
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 USUAL = "pilot"
 MOST_ROWS = 400  # of a file: a kernel per parameter is kept
+MOST_TESTED = 300
 ADVICE = "advice.json"
 
 
@@ -41,6 +43,10 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     models = "model folders, or ids of the Hugging Face hub (owner/name); several are compared"
     least = "of the score, by twice the labels: with less, stop labelling (default: .01)"
     tried = "train twice on half the texts, by this method, and shift its scores by what comes out"
+    tested = (
+        "labelled texts that the advice is to hold for, if they differ from those of --data: "
+        f"scores are shifted by what {MOST_TESTED} of them show"
+    )
     targets = "scores of which to say how many labels they take, as .9"
     out = f"folder: {ADVICE}, the figure, a page with both, and adapters for peft"
     add_command(
@@ -58,6 +64,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         network=lambda args: any(from_hub(of_model(args, name)) for name in args.model),
         model={"nargs": "+", "action": "extend", "metavar": "MODEL", "help": models},
         **file_options(),
+        test_data=optional(tested),
         target=optional(targets, nargs="+", type=float, default=[]),
         most=optional("labels at most (default: 8 times those of the file)", type=int),
         least_gain=optional(least, type=float, default=0.01),
@@ -171,21 +178,18 @@ def _cells(row: tuple[Any, ...]) -> list[str]:
 
 def _advice(args: argparse.Namespace) -> dict[str, Any]:
     """Return the advice of one model, with its text and its layers."""
-    from ntktune.advise import advice, curve_counts, distinct, forecast
+    from ntktune.advise import advice
     from ntktune.figures.advice import told
-    from ntktune.finetune.repeats import kernel_targets
 
     texts, _ = file_texts(args, MOST_ROWS)
     task, rows = texts["facts"]["task"], texts["rows"][0]
     classes = classes_of(task)
     label = texts["labels"]["label"].numpy()[rows]
     _check_texts(args, label, classes)
-    kernels, about = _kernels(args, texts, rows)
-    how = {"classes": classes is not None, "seed": args.seed}
-    how["precision"] = machine_epsilon(args.dtype)
-    different = max(len(distinct(own, how["precision"])) for own in kernels.values())
-    counts, target = curve_counts(different, args.most), kernel_targets(label, classes)
-    forecasts = {name: forecast(own, target, counts, **how) for name, own in kernels.items()}
+    test = _test_set(args, texts, label) if args.test_data else ([], label[:0])
+    kernels, about = _kernels(args, texts, rows, test[0])
+    counts, forecasts, more = _forecasts(args, kernels, label, test[1], classes)
+    kernels = {name: own[: len(rows), : len(rows)] for name, own in kernels.items()}
     of_class = Counter(label)
     found = advice(
         *(counts, forecasts),
@@ -198,8 +202,86 @@ def _advice(args: argparse.Namespace) -> dict[str, Any]:
     metric = "accuracy" if classes else "Pearson r"
     title = f"{task['name']}: {len(rows)} labelled texts, {_network_told(args, texts['facts'])}"
     found |= {"model": texts["facts"]["model"], "task": task, "metric": metric, "title": title}
-    found |= about
+    found |= about | more
     return found | {"text": f"{title}\n{told(found, metric, args.cost_per_label)}"}
+
+
+def _test_set(
+    args: argparse.Namespace, texts: dict[str, Any], label: np.ndarray
+) -> tuple[list[torch.Tensor], np.ndarray]:
+    """Return texts of ``--test-data``, and their labels as the pilot has them.
+
+    Without those that are among the pilot's ``texts``, and classes that it has not.
+    """
+    import numpy as np
+
+    about = vars(args) | {"data": args.test_data, "rows": None}
+    about["classes"] = None if args.classes is None else []  # its own, which may be fewer
+    found, _ = file_texts(argparse.Namespace(**about), MOST_TESTED)
+    values = found["labels"]["label"].numpy()
+    names, own = (one["facts"]["task"]["classes"] for one in (texts, found))
+    if names:
+        places = [names.index(name) if name in names else np.nan for name in own]
+        values = np.array(places)[values.astype(int)]
+    pilot = {tuple(texts["examples"][row].tolist()) for row in texts["rows"][0]}
+    drawn, ids = found["rows"][0], found["examples"]
+    rows = [
+        row for row in drawn if np.isfinite(values[row]) and tuple(ids[row].tolist()) not in pilot
+    ]
+    if len(rows) < len(drawn):
+        left = f"{len(drawn) - len(rows)} of {len(drawn)} texts left out"
+        print(
+            f"{args.test_data}: {left}: they are among those of --data, or of other classes",
+            file=sys.stderr,
+        )
+    if len({*values[rows]}) < 2:
+        raise UserError(
+            f"--test-data {args.test_data}: the {len(rows)} texts that can be used have one label "
+            "alone; give others, or leave it out"
+        )
+    return [ids[row] for row in rows], values[rows]
+
+
+def _forecasts(
+    args: argparse.Namespace,
+    kernels: dict[str, np.ndarray],
+    label: np.ndarray,
+    tested: np.ndarray,
+    classes: int | None,
+) -> tuple[np.ndarray, dict[str, Forecast], dict[str, Any]]:
+    """Return numbers of labels, each way's forecast; its stop by theory, and what a test set shows.
+
+    The kernels are of the pilot's texts, and after them of those that are ``tested``.
+    """
+    import numpy as np
+
+    from ntktune.advise import curve_counts, distinct, forecast
+    from ntktune.advise.calibration import on_test_set
+    from ntktune.finetune.repeats import kernel_targets
+    from ntktune.theory.stopping import labels_stop
+
+    eps = machine_epsilon(args.dtype)
+    how = {"classes": classes is not None, "precision": eps}
+    every = np.append(label, tested)
+    target = kernel_targets(every, classes).reshape(len(every), -1)
+    pilot, test = slice(len(label)), np.arange(len(label), len(every))
+    own = {name: kernel[pilot, pilot] for name, kernel in kernels.items()}
+    places = {name: distinct(kernel, eps) for name, kernel in own.items()}
+    counts = curve_counts(max(map(len, places.values())), args.most)
+    found = {
+        name: forecast(kernel, target[pilot], counts, seed=args.seed, **how)
+        for name, kernel in own.items()
+    }
+    stop = {name: labels_stop(kernel, target[pilot], eps) for name, kernel in own.items()}
+    if not len(tested):
+        return counts, found, {"theory_stop": stop, "test": None}
+    measured, before = {}, {}
+    for name, kernel in kernels.items():
+        found[name], measured[name], before[name] = on_test_set(
+            kernel, target, places[name], test, counts, found[name], **how
+        )
+    about = {"data": args.test_data, "texts": len(tested), "measured": measured}
+    return counts, found, {"theory_stop": stop, "test": about | {"predicted": before}}
 
 
 def _network_told(args: argparse.Namespace, facts: dict[str, Any]) -> str:
@@ -315,16 +397,20 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _kernels(
-    args: argparse.Namespace, texts: dict[str, Any], rows: list[int]
+    args: argparse.Namespace,
+    texts: dict[str, Any],
+    rows: list[int],
+    further: list[torch.Tensor],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the kernel of each way to train; and which layers adapters go on, and what they are.
 
-    All from one backward pass: of the head alone, of adapters on all layers, of all weights.
+    All from one backward pass: of the head alone, of adapters on all layers, of all weights. They
+    are of the texts ``rows``, and of ``further`` ones.
     """
     from ntktune.linearized.layers import HEAD, layer_sets, lora_of, set_kernel
 
     args.method, lora = "lora", adapters(args)
-    sets, _, grams, backbone = ranked_layers(args, texts, rows, None)
+    sets, _, grams, backbone = ranked_layers(args, texts, rows, None, further)
     every, stands_out = layer_sets(backbone), differ(sets)
     best = sets[0]["layers"] if stands_out else "all"
     kernels = {

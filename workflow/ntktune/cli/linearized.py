@@ -139,8 +139,12 @@ def ranked_layers(
     texts: dict[str, Any],
     rows: Sequence[int],
     names: Sequence[str] | None,
+    further: Sequence[torch.Tensor] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, torch.Tensor], nn.Module]:
-    """Return what sets of layers, and layers, say of training; weights' kernels; the backbone."""
+    """Return what sets of layers, and layers, say of training; weights' kernels; the backbone.
+
+    Kernels are of the texts ``rows`` and of ``further`` ones, whose labels are not looked at.
+    """
     from ntktune.finetune.repeats import kernel_targets
     from ntktune.linearized.layers import layer_rows, named_sets, ranked_sets, weight_grams
     from ntktune.study.seeds import integer_seed
@@ -156,7 +160,7 @@ def ranked_layers(
     model = loaded(args, texts["folder"], None, outputs=outputs, head_seed=seed).to(device)
     chosen = named_sets(model.backbone, names)
     grams, start = weight_grams(
-        *(model, [texts["examples"][row] for row in rows], function),
+        *(model, [*(texts["examples"][row] for row in rows), *further], function),
         progress=Progress(f"kernels of layers, {task['name']}", 1),
         max_tokens=args.batch_tokens,
         dtype=torch_dtype(args.dtype),
@@ -165,8 +169,10 @@ def ranked_layers(
     scale = target.var(axis=0).sum() ** 0.5  # so that the labels' variance is the unit
     lora = adapters(args) if args.method == "lora" else None
     # training starts at a mean output of 0, too
+    start = start[: len(rows)]
     shift = (target - (start - start.mean(dim=0)).numpy()) / scale
-    about = (model.backbone, grams, shift)
+    own = {name: gram[: len(rows), : len(rows)] for name, gram in grams.items()}
+    about = (model.backbone, own, shift)
     found = ranked_sets(*about, chosen, lora, machine_epsilon(args.dtype))
     return found, layer_rows(*about, lora), grams, model.backbone
 

@@ -4,6 +4,7 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -68,6 +69,22 @@ def calibration_told(known: Mapping[str, Any]) -> str:
     )
 
 
+def tested_told(tested: Mapping[str, Any], method: str) -> str:
+    """Return what a test set showed."""
+    measured, predicted = tested["measured"][method], tested["predicted"][method]
+    return (
+        f"{tested['texts']} of those: {METHOD_LABELS[method]} has {measured:.3f} by its kernel, "
+        f"where of texts\nlike the labelled ones {predicted:.3f} is predicted; scores are shifted "
+        "by that"
+    )
+
+
+def stop_told(stop: Mapping[str, float]) -> str:
+    """Return when training is to stop, by theory."""
+    how = "gradient descent on squared errors"
+    return f"stop training, by theory, at learning rates of {stop['eta']:.2g} in sum ({how})"
+
+
 def money(amount: float) -> str:
     """Return an amount in any currency, with cents only if it has some."""
     return f"{amount:,.2f}".removesuffix(".00")
@@ -84,9 +101,12 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
     for n in shown_counts(counts, pilot):
         here = f"{n:,}" + " (now)" * (n == pilot)
         lines.append([here, *(score_range(own[n]) for own in at.values())])
+    tested = found.get("test")
+    of = f"those of {Path(tested['data']).name}" if tested else "these"
     text = [
-        f"{metric} that the kernel predicts, with 80 % intervals, of texts like these; real",
+        f"{metric} that the kernel predicts, with 80 % intervals, of texts like {of}; real",
         calibration_told(known) if known else f"trainings may differ: {TRY}",
+        *([tested_told(tested, method)] if tested else []),
         "",
         plain_table(lines),
         "",
@@ -104,9 +124,11 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
     text.append(f"  the next {NEXT} labels{price}: {score_range(gained, '+')}")
     if found["doubling"]:
         text.append(f"  {_labelling(found)}")
-    text += [f"  {_other(name, own, pilot, most)}" for name, own in found["others"].items()]
+    if stop := found.get("theory_stop", {}).get(method):
+        text.append(f"  {stop_told(stop)}")
     if known and found["ahead"] != method:
-        text.append(f"  by the kernels alone {METHOD_LABELS[found['ahead']]} is advised")
+        text.append(f"  by the kernels alone {METHOD_LABELS[found['ahead']]} is advised; beside it")
+    text += [f"  {_other(name, own, pilot, most)}" for name, own in found["others"].items()]
     if "layers" in found:
         on, rank = found["layers"], found["adapters"].rank
         why = (
@@ -115,10 +137,10 @@ def told(found: Mapping[str, Any], metric: str, cost: float | None = None) -> st
         text.append(f"  LoRA's layers: {on}, rank {rank} ({why})")
     if found["limit_of_pilot"] < most:
         limit = max(found["limit_of_pilot"], pilot)
-        text += [
-            f"  beyond {number(limit, most)} labels scores may be too low: {pilot:,} texts do not",
-            "  show what takes more of them to learn",
-        ]
+        text.append(
+            f"  beyond {number(limit, most)} labels scores may be too low: {pilot:,} texts do not "
+            "show what takes more of them to learn"
+        )
     text += [f"warning: {line}" for line in found["warnings"]]
     return "\n".join(text)
 

@@ -46,20 +46,43 @@ def stopping_row(
     shift, rated = draw_shift(outputs, label, label_noise, kind)
     estimate = shift_estimate(gram, shift, precision)
     sigma, source = noise_estimate(gram, shift, estimate, rated)
-    step_size = theory_step_size(float(values[0]), step_size_factor)
-    condition = {"sigma": sigma, "radius": estimate.radius}
-    steps = stopping_time(values, step_size=step_size, **condition)
     return {
         "n": len(values),
         "sigma": sigma,
         "sigma_source": source,
         "radius": estimate.radius,
         "radius_source": "ridge smoothing of y - centred f_0 (GCV)",
-        "step_size": step_size,
-        "critical_radius": critical_radius(values, **condition),
-        "stopping_time": steps,
-        "eta": step_size * steps,
+        **_stop(values, step_size_factor, sigma=sigma, radius=estimate.radius),
     }
+
+
+def _stop(
+    values: np.ndarray, step_size_factor: float = 1.0, **condition: float
+) -> dict[str, float]:
+    """Return step size, critical radius and stopping time, of eigenvalues, σ and C_H."""
+    step_size = theory_step_size(float(values[0]), step_size_factor)
+    steps = stopping_time(values, step_size=step_size, **condition)
+    found = {"step_size": step_size, "critical_radius": critical_radius(values, **condition)}
+    return found | {"stopping_time": steps, "eta": step_size * steps}
+
+
+def labels_stop(
+    gram: ArrayLike, label: ArrayLike, precision: float = np.finfo(np.float64).eps
+) -> dict[str, float] | None:
+    """Return step size, critical radius and stopping time of any number of columns of labels.
+
+    All columns share the kernel, and so the time: their squared errors add up, so that σ² and C_H²
+    are sums over columns, each without its mean and from a network that starts at 0. ``gram`` is G,
+    (N, N); ``label`` (N, C); ``precision`` the kernel's eps. None where no noise is found, which
+    leaves no reason to stop. Keys as of :func:`stopping_row`.
+    """
+    label = np.asarray(label, dtype=np.float64)
+    found = []
+    for shift in (label - label.mean(axis=0)).T:
+        estimate = shift_estimate(gram, shift, precision)
+        found.append((noise_estimate(gram, shift, estimate, None)[0], estimate.radius))
+    sigma, radius = (math.hypot(*each) for each in zip(*found, strict=True))
+    return _stop(eigenvalues(gram), sigma=sigma, radius=radius) if sigma else None
 
 
 def sensitivity_rows(
