@@ -166,6 +166,23 @@ def test_a_file_and_a_model_folder_are_enough(folder, capsys):
     assert "reviews: eigenvalues decay as k^-" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("free", [None, 20_000], ids=["asked for", "too large"])
+def test_weights_that_stay_in_their_files_give_the_same_kernel(free, folder, capsys, monkeypatch):
+    assert from_file(folder, "--label-column", "stars") == 0
+    tensors, facts = read_tensors(folder / "gram.safetensors")
+    assert "streamed_bytes" not in facts["kernel"][0]
+    if free:  # the weights take more than three quarters of that
+        monkeypatch.setattr("ntktune.network.models.free_bytes", lambda device: free)
+    capsys.readouterr()
+    assert from_file(folder, "--label-column", "stars", *([] if free else ["--stream"])) == 0
+    told = "three quarters of free memory: they stay in their files"
+    assert (told in capsys.readouterr().err) == bool(free)
+    streamed, facts = read_tensors(folder / "gram.safetensors")
+    assert facts["kernel"][0]["streamed_bytes"] > 0
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, streamed[name]) or tensor.isnan().all(), name
+
+
 def test_a_small_file_is_taken_whole(folder, capsys):
     rows = (folder / "reviews.csv").read_text().splitlines()[:8]
     (folder / "reviews.csv").write_text("\n".join(rows))

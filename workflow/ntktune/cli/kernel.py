@@ -315,17 +315,36 @@ def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:
 
 
 def loaded(
-    args: argparse.Namespace, folder: str, words: list[int] | None, **head: int
+    args: argparse.Namespace,
+    folder: str,
+    words: list[int] | None,
+    stream_to: torch.device | None = None,
+    **head: int,
 ) -> TextModel:
     """Return the model with a fresh head, or with its language-model head at two words."""
     from ntktune.network.models import label_word_model, text_model
 
-    how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype)}
+    how = {"blocks": args.blocks, "dtype": torch_dtype(args.dtype), "stream_to": stream_to}
     if words and args.pooling != "last":
         raise UserError("--label-words are read at the last token; leave out --pooling mean")
     if words:
         return label_word_model(folder, words, **how)
     return text_model(folder, **head, **how, pooling=args.pooling)
+
+
+def _streamed_to(
+    args: argparse.Namespace, folder: str, device: torch.device
+) -> torch.device | None:
+    """Return the device if the weights are to stay in their files, by wish or by need."""
+    from ntktune.network.models import weights_fit
+
+    fit = weights_fit(folder, args.blocks, torch_dtype(args.dtype), device)
+    if not fit:
+        print(
+            "the weights take more than three quarters of free memory: they stay in their files",
+            file=sys.stderr,
+        )
+    return device if args.stream or not fit else None
 
 
 def kernel_function(task: Mapping[str, Any]) -> tuple[int, str]:
@@ -362,7 +381,9 @@ def _compute(
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = kernel_function(task)
     device, dtype = select_device(args.device), torch_dtype(args.dtype)
-    network = loaded(args, folder, words, outputs=outputs, head_seed=seeds[0]).to(device)
+    stream_to = _streamed_to(args, folder, device)
+    network = loaded(args, folder, words, stream_to, outputs=outputs, head_seed=seeds[0])
+    network = network if stream_to else network.to(device)
     counted = f", {len(rows)} draws" if len(rows) > 1 else ""
     tensors, made = sampled_kernels(
         *(network, examples, labels, rows, places),

@@ -19,7 +19,10 @@ from ntktune.network.device import DTYPES
 # What adapters are: keys of finetune.lora, and fields of ntktune.finetune.training.Lora.
 LORA = ("rank", "alpha", "targets", "exclude", "layers", "rank_pattern", "rslora")
 _PASSES = "model.blocks model.pooling finetune.batch_tokens device"
-_KERNELS = "seed model.blocks model.pooling model.dtype kernel.variant kernel.batch_tokens device"
+_KERNELS = (
+    "seed model.blocks model.pooling model.dtype kernel.variant kernel.batch_tokens kernel.stream "
+    "device"
+)
 _TRAINING = (
     "seed finetune.head finetune.learning_rate finetune.warmup finetune.schedule finetune.max_norm "
     "finetune.weight_decay finetune.batch_size finetune.max_epochs finetune.max_steps "

@@ -20,6 +20,7 @@ from ntktune.kernel.passes import Computed
 from ntktune.kernel.products import VARIANTS
 from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 from ntktune.network.models import TextModel
+from ntktune.network.streaming import reader_of
 
 PROCESSOR_TOKENS = 512  # padded, per micro-batch on a processor: more are slower
 PROCESSOR_BYTES = 2**30  # room there for captured inputs and gradients
@@ -210,6 +211,8 @@ def gram(
         "peak_bytes": peak_memory_bytes(device),
         "tokens_at_once": room.max_tokens,
     } | parts[-1].facts
+    if reader := reader_of(parameters.values()):
+        provenance["streamed_bytes"] = reader.read
     kernel = torch.zeros_like(next(iter(found.values())))
     for group in found.values():
         kernel += group

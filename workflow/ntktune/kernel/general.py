@@ -7,7 +7,7 @@ from torch import nn
 
 from ntktune.kernel.computation import runs
 from ntktune.kernel.groups import layer_name
-from ntktune.kernel.network import trainable
+from ntktune.kernel.network import leaves
 from ntktune.kernel.products import Sides, inner_products
 
 
@@ -50,20 +50,24 @@ def autograd_grams(
     grams: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         if groups[name] not in grams:
-            grams[groups[name]] = parameter.new_zeros(sides.shape, dtype=torch.float64)
+            like = {"dtype": torch.float64, "device": parameter.device}
+            grams[groups[name]] = torch.zeros(sides.shape, **like)
     bundles = _bundles(parameters, max_bytes / 2)
     square = sides.columns is None
     for number, bundle in enumerate(bundles):
-        members, sums = list(bundle.values()), [grams[groups[name]] for name in bundle]
+        sums = [grams[groups[name]] for name in bundle]
 
-        def gradients(example: int, bundle: dict = bundle) -> list[torch.Tensor]:
-            value, members = scalar([example])[0], list(bundle.values())
-            found = map(torch.zeros_like, members)
-            if value.requires_grad:
-                found = torch.autograd.grad(value, members, materialize_grads=True)
-            return _settled({n: g.flatten() for n, g in zip(bundle, found, strict=True)}, sides)
+        with leaves(list(bundle.values())) as members:
 
-        with trainable(members):
+            def gradients(
+                example: int, names: Sequence[str] = tuple(bundle), members: list = members
+            ) -> list[torch.Tensor]:
+                value = scalar([example])[0]
+                found = map(torch.zeros_like, members)
+                if value.requires_grad:
+                    found = torch.autograd.grad(value, members, materialize_grads=True)
+                return _settled({n: g.flatten() for n, g in zip(names, found, strict=True)}, sides)
+
             step = int(min(sides.rows, max(1, max_bytes // max(1, sum(p.nbytes for p in members)))))
             for first in range(0, sides.rows, step):
                 last = min(first + step, sides.rows)

@@ -12,6 +12,7 @@ from ntktune.errors import UserError
 from ntktune.network.device import full_precision_products
 from ntktune.network.matmul import FastLinear, WideSoftmax
 from ntktune.network.models import fuse_activations, pad, positions
+from ntktune.network.streaming import reader_of
 
 # Functions with one value, and the shape that a model must return for each.
 LOGITS = {"scalar": "(N,)", "difference": "(N, 2)"}
@@ -34,6 +35,12 @@ def network_copy(
         raise UserError(
             f"device={str(device)!r} cannot be used ({reason}); choose cpu, cuda, cuda:1 or None"
         ) from error
+    reader = reader_of(tensors)
+    if reader and (reader.dtype, reader.device) != (dtype, device):
+        raise UserError(
+            f"the model's weights are read from their files as {reader.dtype} on {reader.device}; "
+            f"load it with dtype={dtype} and stream_to={str(device)!r} for this kernel"
+        )
     if any(t.dtype != dtype or t.device != device for t in tensors):
         with torch.inference_mode(False):  # its copies could not be differentiated
             model = copy.deepcopy(model).to(device=device, dtype=dtype)
@@ -67,6 +74,8 @@ def evaluation_state(model: nn.Module) -> Iterator[None]:
             restored.callback(delattr, activation, "forward")
         restored.enter_context(full_precision_products())
         restored.enter_context(WideSoftmax() if wide else contextlib.nullcontext())
+        reader = reader_of(model.parameters())
+        restored.enter_context(reader.saving_names() if reader else contextlib.nullcontext())
         yield
 
 
@@ -80,6 +89,26 @@ def trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def leaves(parameters: Sequence[nn.Parameter]) -> Iterator[list[torch.Tensor]]:
+    """Let these parameters alone require gradients; yield what these are asked of, in their order.
+
+    That is a parameter itself, or of a stored one a converted copy that stands for it.
+    """
+    made = {}
+    for parameter in parameters:
+        if reader := reader_of([parameter]):
+            made[id(parameter)] = reader.values(parameter).clone().requires_grad_()
+            reader.leaves[id(parameter)] = made[id(parameter)]
+    try:
+        with trainable([p for p in parameters if id(p) not in made]):
+            yield [made.get(id(p), p) for p in parameters]
+    finally:
+        for parameter in parameters:
+            if reader := reader_of([parameter]):
+                del reader.leaves[id(parameter)]
 
 
 def network_outputs(

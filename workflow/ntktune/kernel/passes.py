@@ -19,6 +19,7 @@ from ntktune.kernel.network import check_finite
 from ntktune.kernel.plan import Plan, make_plan
 from ntktune.kernel.products import Workspace
 from ntktune.kernel.stack import Stack, find_stack
+from ntktune.network.streaming import reader_of
 
 # A group's own tolerance never falls below this share of the kernel's largest entry:
 # attention's key biases, for one, have a gradient of nothing but rounding.
@@ -59,8 +60,6 @@ def _completed(computation: Computation) -> tuple[_Passes, dict[str, Any]]:
     """Return the passes when all are done, and facts about them."""
     # If a layer does what the probe did not show, its parameters go the general way and all starts
     # again; if padding has a gradient, all starts again with every row looked at.
-    pair = computation.pair
-    check_finite(computation.scalar(pair), "output", computation.texts_of(pair))
     general: dict[str, str] = {}
     unseen = True
     while True:
@@ -92,16 +91,20 @@ class _Passes:
         self.forms: dict[str, list[str]] = {}
         self.workspace = Workspace()
         self.structured_share = 0.5 if plan.general else 1.0
+        self.stack: Stack | None = None
 
     def run(self) -> dict[str, Any]:
         computation, plan = self.computation, self.plan
         captured = sum(plan.numbers.values()) * computation.tokens * computation.dtype.itemsize
-        stack = find_stack(computation) if captured > computation.room.max_bytes / 2 else None
+        by_block = captured > computation.room.max_bytes / 2
+        stored = reader_of(computation.parameters.values()) is not None
+        # all gradients of a streamed network may not fit: the check takes them by block
+        self.stack = stack = find_stack(computation) if by_block or stored else None
         passes = self.split(plan.numbers)
-        if stack is None:
-            self.whole_passes(passes)
-        else:
+        if by_block and stack:
             self.by_block(stack)
+        else:
+            self.whole_passes(passes)
         share = self.structured_share
         general = [name for name in computation.parameters if name in plan.general]
         for group, gram in autograd_grams(
@@ -114,7 +117,7 @@ class _Passes:
         ).items():
             self.grams[group] += gram
         return {
-            "passes": "block by block" if stack else len(passes),
+            "passes": "block by block" if by_block and stack else len(passes),
             "forms": {form: sorted(names) for form, names in sorted(self.forms.items())},
             "general": {name: plan.general[name] for name in general},
             "without_gradient": [
@@ -187,16 +190,13 @@ class _Passes:
         within = [set(block.modules()) for block in stack.blocks]
         outside = set(computation.model.modules()).difference(*within)
         ends = self.capture(part(plan.numbers, outside), part(plan.idle, outside))
-        passages, gradients = [], []
-        for n, batch in enumerate(batches):
-            with torch.no_grad():
-                passage, values = stack.passage(batch)
-            self.keep(batch, values)
+        passages, gradients = stack.forward(batches, lambda done: step(0, done)), []
+        for batch, passage in zip(batches, passages, strict=True):
             with ends.watching(computation.lengths(batch), batch.start) as watched:
-                gradients.append(stack.top(batch, passage, watched))
+                values, gradient = stack.top(batch, passage, watched)
+            self.keep(batch, values)
+            gradients.append(gradient)
             passage.hidden.pop()  # nothing below needs the last block's output
-            passages.append(passage)
-            step(0, (n + 1) / len(batches))
         for stage, block in enumerate(reversed(range(len(stack.blocks))), start=1):
             above = gradients
             for layers in self.split(part(plan.numbers, within[block])):
@@ -220,19 +220,20 @@ def _self_check(done: _Passes) -> dict[str, Any]:
     rows, columns = (sorted({0, count - 1}) for count in sides.shape)
     square = sides.columns is None
     chosen = rows if square else rows + [sides.rows + column for column in columns]
-    reference = autograd_grams(
-        lambda numbers: computation.scalar([chosen[number] for number in numbers]),
-        dataclasses.replace(sides, rows=len(rows), columns=None if square else len(columns)),
-        computation.parameters,
-        computation.groups,
-        computation.room.max_bytes,
-    )
+    few = dataclasses.replace(sides, rows=len(rows), columns=None if square else len(columns))
+    if done.stack:
+        reference, alone = done.stack.grams(computation, chosen, few)
+    else:
+        reference = autograd_grams(
+            lambda numbers: computation.scalar([chosen[number] for number in numbers]),
+            *(few, computation.parameters, computation.groups, computation.room.max_bytes),
+        )
+        alone = torch.cat([computation.scalar([number]).detach() for number in chosen])
     whole = torch.stack(list(reference.values())).sum(0).abs().max().item()
     compared = {
         f"kernel of parameter group {group!r}": (done.grams[group][rows][:, columns], gram, whole)
         for group, gram in reference.items()
     }
-    alone = torch.cat([computation.scalar([number]).detach() for number in chosen])
     compared["output"] = (done.values[chosen], alone, done.values.abs().max().item())
     worst = 0.0
     texts = sorted(computation.texts_of(chosen))

@@ -10,7 +10,7 @@ import torch
 
 from ntktune.kernel.computation import Computation, runs
 from ntktune.kernel.layers import OTHER_ROWS, Call, Layer, UnplannedError, WatchedLayers, layer_kind
-from ntktune.kernel.network import trainable
+from ntktune.kernel.network import check_finite, trainable
 from ntktune.network.device import is_out_of_memory
 
 # Ways in which uses of one parameter can be added before the inner product. GPT-2's
@@ -148,6 +148,7 @@ def make_plan(computation: Computation, general: dict[str, str]) -> Plan:
     try:
         with WatchedLayers(layers, len(pair), probe.on_call) as watched:
             values = scalar(pair)
+            check_finite(values.detach(), "output", computation.texts_of(pair))
             for call in probe.calls:
                 if call.overwritten:
                     probe.misfits[call.layer] = "its input is changed in place"

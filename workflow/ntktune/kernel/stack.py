@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from ntktune.kernel.computation import Computation
+from ntktune.kernel.general import autograd_grams
 from ntktune.kernel.layers import WatchedLayers
 from ntktune.kernel.network import trainable
+from ntktune.kernel.products import Sides
 from ntktune.network.matmul import FastLinear
 from ntktune.network.models import replaced
 
@@ -29,14 +31,12 @@ class _Reached(Exception):
 
 @dataclass
 class Passage:
-    """What one micro-batch showed on its way through the blocks."""
+    """One micro-batch on its way through the blocks."""
 
     # each block's input, then the last one's output
     hidden: list[torch.Tensor] = field(default_factory=list)
     # each block's other arguments, positional and by name
     arguments: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
-    # what each returns behind its output, without tensors (attention weights); None: nothing
-    rest: list[tuple | None] = field(default_factory=list)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -67,16 +67,21 @@ class Stack:
     blocks: list[nn.Module]
     scalar: Callable[[Sequence[int]], torch.Tensor]
     width: int = 0  # numbers that all inputs of blocks have for one token
+    # what each returns behind its output, without tensors (attention weights); None: nothing
+    rest: list[tuple | None] = field(default_factory=list)
 
-    def passage(self, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
-        """Run the network on a micro-batch; return its passage and f. Raises _NotAStackError."""
-        found = Passage()
+    def tried(self, batch: Sequence[int]) -> tuple[Passage, torch.Tensor]:
+        """Run the whole network on a micro-batch; return its passage and f.
+
+        Raises _NotAStackError if its blocks are none.
+        """
+        found, self.rest = Passage(), []
         plain = [block.forward for block in self.blocks]
 
         def recording(number: int) -> Callable:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 hidden, others, named = _separated(args, kwargs)
-                if len(found.rest) != number or (number and hidden is not found.hidden[-1]):
+                if len(self.rest) != number or (number and hidden is not found.hidden[-1]):
                     raise _NotAStackError("the blocks are not called one after the other")
                 output = plain[number](*args, **kwargs)
                 first = output[0] if isinstance(output, tuple) and output else output
@@ -87,49 +92,151 @@ class Stack:
                 rest = None
                 if output is not first:
                     rest = tuple(None if isinstance(x, torch.Tensor) else x for x in output[1:])
-                found.rest.append(rest)
+                self.rest.append(rest)
                 return output
 
             return forward
 
         with replaced(self.blocks, [recording(i) for i in range(len(self.blocks))]):
             values = self.scalar(batch)
-        if len(found.rest) != len(self.blocks):
+        if len(self.rest) != len(self.blocks):
             raise _NotAStackError("not every block is called")
         return found, values
 
-    def top(self, batch: Sequence[int], passage: Passage, watched: WatchedLayers) -> torch.Tensor:
-        """Run what comes after the blocks; return the gradient of Σ f at their output."""
-        leaf = passage.hidden[-1].detach().requires_grad_()
-        outputs = zip([*passage.hidden[1:-1], leaf], passage.rest, strict=True)
-        returned = [hidden if rest is None else (hidden, *rest) for hidden, rest in outputs]
+    def entered(self, batch: Sequence[int]) -> Passage:
+        """Run what comes before the blocks; return the first one's input, and all arguments."""
+        found = Passage()
+
+        def recording(number: int) -> Callable:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden, others, named = _separated(args, kwargs)
+                found.arguments.append((others, named))
+                if not number:
+                    found.hidden.append(hidden)
+                if number == len(self.blocks) - 1:
+                    raise _Reached(hidden)
+                rest = self.rest[number]
+                return hidden if rest is None else (hidden, *rest)
+
+            return forward
+
+        self._reached(batch, [recording(i) for i in range(len(self.blocks))])
+        return found
+
+    def forward(
+        self,
+        batches: Sequence[Sequence[int]],
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> list[Passage]:
+        """Run micro-batches through one block after the other, without a graph."""
+        with torch.no_grad():
+            passages = [self.entered(batch) for batch in batches]
+            for block in range(len(self.blocks)):
+                for passage in passages:
+                    passage.hidden.append(self.output(block, passage, passage.hidden[block]))
+                progress((block + 1) / len(self.blocks))
+        return passages
+
+    def output(self, block: int, passage: Passage, hidden: torch.Tensor) -> torch.Tensor:
+        """Run one block; return its output."""
+        others, named = passage.arguments[block]
+        with FastLinear():
+            output = self.blocks[block](hidden, *others, **named)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _above(self, batch: Sequence[int], passage: Passage, hidden: torch.Tensor) -> torch.Tensor:
+        """Run what comes after the blocks, of their output; return f."""
+        outputs = zip([*passage.hidden[1:-1], hidden], self.rest, strict=True)
+        returned = [own if rest is None else (own, *rest) for own, rest in outputs]
         stand_ins = [functools.partial(lambda out, /, *_, **__: out, out) for out in returned]
         with replaced(self.blocks, stand_ins):
-            values = self.scalar(batch)
-        return watched.backward(values.sum(), beyond=leaf)
+            return self.scalar(batch)
+
+    def _reached(self, batch: Sequence[int], stand_ins: Sequence[Callable]) -> torch.Tensor | None:
+        """Run the network up to the block whose stand-in raises _Reached; return what it has."""
+        with replaced(self.blocks[: len(stand_ins)], stand_ins):
+            try:
+                self.scalar(batch)
+            except _Reached as stop:
+                return stop.args[0]
+        return None
+
+    def _below(self, batch: Sequence[int]) -> torch.Tensor | None:
+        """Run what comes before the blocks; return the first one's input."""
+
+        def reached(*args: Any, **kwargs: Any) -> None:
+            raise _Reached(_separated(args, kwargs)[0])
+
+        return self._reached(batch, [reached])
+
+    def top(
+        self, batch: Sequence[int], passage: Passage, watched: WatchedLayers
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run what comes after the blocks; return f, and the gradient of Σ f at their output."""
+        leaf = passage.hidden[-1].detach().requires_grad_()
+        values = self._above(batch, passage, leaf)
+        return values, watched.backward(values.sum(), beyond=leaf)
 
     def through(
         self, block: int, passage: Passage, gradient: torch.Tensor, watched: WatchedLayers
     ) -> torch.Tensor:
         """Run one block again; return the gradient at its input from that at its output."""
         leaf = passage.hidden[block].detach().requires_grad_()
-        others, named = passage.arguments[block]
-        with FastLinear():
-            output = self.blocks[block](leaf, *others, **named)
-        output = output[0] if isinstance(output, tuple) else output
-        return watched.backward(output, gradient, beyond=leaf)
+        return watched.backward(self.output(block, passage, leaf), gradient, beyond=leaf)
 
     def bottom(self, batch: Sequence[int], gradient: torch.Tensor, watched: WatchedLayers) -> None:
         """Run what comes before the blocks, and send the gradient at their input back."""
+        if (hidden := self._below(batch)) is not None:
+            watched.backward(hidden, gradient)
 
-        def reached(*args: Any, **kwargs: Any) -> None:
-            raise _Reached(_separated(args, kwargs)[0])
+    def grams(
+        self, computation: Computation, numbers: Sequence[int], sides: Sides
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return each group's Gram of some examples, and f; by autograd on one block at a time.
 
-        with replaced(self.blocks[:1], [reached]):
-            try:
-                self.scalar(batch)
-            except _Reached as stop:
-                watched.backward(stop.args[0], gradient)
+        Each example is run by itself; their order is that of the ``sides``.
+        """
+        found: dict[str, torch.Tensor] = {}
+        owned = [{id(p) for p in block.parameters()} for block in self.blocks]
+        inside = set().union(*owned)
+
+        def add(value: Callable[[Sequence[int]], torch.Tensor], wanted: Callable) -> None:
+            some = {n: p for n, p in computation.parameters.items() if wanted(id(p))}
+            room = computation.room.max_bytes
+            for group, gram in autograd_grams(value, sides, some, computation.groups, room).items():
+                found[group] = found.get(group, 0) + gram
+
+        passages = self.forward([[number] for number in numbers])
+        nothing = WatchedLayers([], 1, lambda call: None)
+        ends = [
+            self.top([number], passage, nothing)
+            for number, passage in zip(numbers, passages, strict=True)
+        ]
+        values, gradients = zip(*ends, strict=True)
+        for block in reversed(range(len(self.blocks))):
+
+            def value(
+                places: Sequence[int], block: int = block, above: Sequence = gradients
+            ) -> torch.Tensor:
+                passage, gradient = passages[places[0]], above[places[0]]
+                output = self.output(block, passage, passage.hidden[block])
+                return (output * gradient).sum()[None]
+
+            add(value, owned[block].__contains__)
+            gradients = [
+                self.through(block, *both, nothing)
+                for both in zip(passages, gradients, strict=True)
+            ]
+
+        def outside(places: Sequence[int]) -> torch.Tensor:
+            batch, passage = [numbers[places[0]]], passages[places[0]]
+            value = self._above(batch, passage, passage.hidden[-1]).sum()
+            below = self._below(batch)
+            value = value if below is None else value + (below * gradients[places[0]]).sum()
+            return value[None]
+
+        add(outside, lambda key: key not in inside)
+        return found, torch.cat(values).detach()
 
 
 def _fits(stack: Stack, computation: Computation) -> bool:
@@ -137,7 +244,7 @@ def _fits(stack: Stack, computation: Computation) -> bool:
     pair = computation.pair
     with trainable(list(computation.parameters.values())):
         try:
-            passage, values = stack.passage(pair)
+            passage, values = stack.tried(pair)
         except _NotAStackError:
             return False
         # the arguments may hold no path from block to block beside the hidden states
@@ -147,8 +254,11 @@ def _fits(stack: Stack, computation: Computation) -> bool:
         linked = [h for h in passage.hidden if h.requires_grad]
         wanted = torch.autograd.grad(values.sum(), linked, materialize_grads=True)
     try:
+        arguments = _tensors(stack.entered(pair).arguments)
+        if not all(map(torch.equal, arguments, _tensors(passage.arguments))):
+            return False  # a block's arguments depend on what the blocks before it return
         with WatchedLayers([], len(pair), lambda call: None) as watched:
-            found = [stack.top(pair, passage, watched)]
+            found = [stack.top(pair, passage, watched)[1]]
             for block in reversed(range(len(stack.blocks))):
                 found.insert(0, stack.through(block, passage, found[0], watched))
     except (AttributeError, RuntimeError, TypeError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from ntktune.errors import UserError, one_line
 from ntktune.network.device import is_out_of_memory
 from ntktune.store.files import MODEL_WEIGHTS
 from ntktune.store.records import check_model_files
-from ntktune.store.tensors import StoredTensor, stored_tensors
+from ntktune.store.tensors import StoredTensor, stored_layout, stored_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedConfig
 
@@ -52,9 +54,10 @@ def from_folder(kind: str, folder: str | os.PathLike, **how: Any) -> Any:
     return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
 
 
-def from_configuration(config: PreTrainedConfig, **how: Any) -> nn.Module:
-    """Return a backbone with random weights; the model's own code is never run."""
-    return quiet_transformers().AutoModel.from_config(config, trust_remote_code=False, **how)
+def from_configuration(config: PreTrainedConfig, kind: str = "AutoModel", **how: Any) -> nn.Module:
+    """Return a network with random weights; the model's own code is never run."""
+    maker = getattr(quiet_transformers(), kind)
+    return maker.from_config(config, trust_remote_code=False, **how)
 
 
 def check_model_folder(folder: str | os.PathLike) -> None:
@@ -138,6 +141,20 @@ def weight_files(folder: str | os.PathLike) -> list[str]:
         return [MODEL_WEIGHTS]
     shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     return [index.name, *sorted(set(shards))]
+
+
+def stored_dtype(folder: str | os.PathLike) -> torch.dtype:
+    """Return the precision of most numbers in a folder's files of weights."""
+    import torch
+
+    known = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
+    known["BF16"] = torch.bfloat16
+    numbers = dict.fromkeys(known, 0)
+    for file in weight_files(folder):
+        if file.endswith(".safetensors"):
+            for dtype, shape in stored_layout(Path(folder) / file).values():
+                numbers[dtype] = numbers.get(dtype, 0) + math.prod(shape)
+    return known[max(known, key=numbers.get)]
 
 
 def backbone_tensors(

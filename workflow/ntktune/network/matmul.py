@@ -39,7 +39,8 @@ def _checkpointing() -> bool:
     """Return whether saved tensors are replaced, as within activation checkpointing."""
     # there the forward pass runs again without our contexts, and must save the same tensors
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return hooks is not None and hooks(True) is not None
+    found = hooks(True) if hooks else None
+    return found is not None and not getattr(found[0], "keeps_values", False)
 
 
 def _suits(*tensors: torch.Tensor) -> bool:
@@ -125,7 +126,10 @@ class FastLinear(TorchFunctionMode):
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if function is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
-            x, weight, bias = (*args, None)[:3]
+            # a stored parameter is converted here: autograd.Function would take it as it is
+            x, weight, bias = args = [
+                t.used() if hasattr(t, "used") else t for t in (*args, None)[:3]
+            ]
             fits = not PLAIN_LAYERS and x.dim() > 1 and weight.dim() == 2 and _suits(x, weight)
             if fits and min(weight.shape) >= NARROWEST and not _checkpointing():
                 return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from ntktune.errors import UserError, one_line
 from ntktune.network import loading
-from ntktune.network.device import is_out_of_memory
+from ntktune.network.device import free_bytes, is_out_of_memory
 from ntktune.network.matmul import WideSoftmax
 from ntktune.store.records import check_model_files
 
@@ -311,26 +312,32 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     *,
     language_head: bool = False,
+    stream_to: torch.device | None = None,
 ) -> nn.Module:
     """Load a pretrained backbone, or its first blocks (SR26 section 5.1), in evaluation mode.
 
     The folder is in Hugging Face format with safetensors weights; with ``language_head`` the head
-    that predicts the next token comes too. Raises UserError if there is no model that can be read.
+    that predicts the next token comes too. With ``stream_to`` the weights stay in their files, and
+    are converted for this device when they are used (:mod:`ntktune.network.streaming`). Raises
+    UserError if there is no model that can be read.
     """
     check_model_files(folder, ["config.json", "*.safetensors*"])
-    backbone = loading.load_weights(
-        "AutoModelForCausalLM" if language_head else "AutoModel",
-        folder,
-        config=configuration(folder, blocks),
-        dtype=dtype,
-        use_safetensors=True,
-    )
+    kind = "AutoModelForCausalLM" if language_head else "AutoModel"
+    config = configuration(folder, blocks)
+    # weights in the precision that they are stored in are mapped from the file, and not copied
+    wanted = dtype if stream_to is None else loading.stored_dtype(folder)
+    backbone = loading.load_weights(kind, folder, config=config, dtype=wanted, use_safetensors=True)
     if blocks is not None:
         block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):
         backbone.config.use_cache = False  # cached keys only cost memory here
     if dtype == torch.float64:
         backbone.config._experts_implementation = "eager"  # grouped products have no float64
+    if stream_to is not None:
+        from ntktune.network.streaming import stored
+
+        files = [Path(folder, name) for name in loading.weight_files(folder)]
+        stored(backbone, kind, dtype, stream_to, files)
     return backbone.eval()
 
 
@@ -339,6 +346,14 @@ def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.M
     config = configuration(folder, blocks)
     with loading.reading(f"the configuration in {folder}"):
         return skeleton(config)
+
+
+def weights_fit(
+    folder: str | os.PathLike, blocks: int | None, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Return whether a model's weights take three quarters of a device's free memory at most."""
+    need = sum(p.numel() for p in empty_backbone(folder, blocks).parameters()) * dtype.itemsize
+    return need <= 0.75 * free_bytes(device)
 
 
 def skeleton(config: PreTrainedConfig) -> nn.Module:
@@ -355,16 +370,22 @@ def text_model(
     blocks: int | None = None,
     pooling: str = "last",
     dtype: torch.dtype = torch.float32,
+    stream_to: torch.device | None = None,
 ) -> TextModel:
     """Load a backbone and put a fresh head of ``outputs`` outputs on it (evaluation mode).
 
     The head reads the last real token, or with the ``pooling`` ``mean`` the mean of all.
+    ``stream_to`` is that of :func:`load_backbone`.
     """
-    backbone = load_backbone(folder, blocks, dtype)
+    backbone = load_backbone(folder, blocks, dtype, stream_to=stream_to)
     backbone.pooling = pooling
     fuse_activations(backbone)
     generator = torch.Generator().manual_seed(head_seed)
-    return TextModel(backbone, outputs, generator).to(dtype).eval()
+    model = TextModel(backbone, outputs, generator).eval()
+    if stream_to is None:
+        return model.to(dtype)
+    model.head.to(stream_to, dtype)  # the only part that is not stored
+    return model
 
 
 def label_word_model(
@@ -373,9 +394,10 @@ def label_word_model(
     *,
     blocks: int | None = None,
     dtype: torch.dtype = torch.float32,
+    stream_to: torch.device | None = None,
 ) -> LabelWordModel:
     """Load a causal language model to be read at some words, by token id (evaluation mode)."""
-    model = load_backbone(folder, blocks, dtype, language_head=True)
+    model = load_backbone(folder, blocks, dtype, language_head=True, stream_to=stream_to)
     fuse_activations(model)
     return LabelWordModel(model, words).eval()
 

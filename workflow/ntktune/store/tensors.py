@@ -123,6 +123,13 @@ def stored_tensors(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], di
     return _read(path, "pt", whole=False)
 
 
+def stored_layout(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name → dtype, as safetensors calls it (F32, BF16), and shape of a file's tensors."""
+    with _opened(path, "numpy") as (file, _):
+        slices = {name: file.get_slice(name) for name in list(file.keys())}
+        return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+
+
 def content_sha256(path: str | os.PathLike) -> str | None:
     """Return the checksum that a file states of its tensors alone, None if it states none."""
     with _opened(path, "numpy") as (_, facts):
