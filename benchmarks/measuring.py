@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def _memory(line: str) -> int:
+def memory(line: str) -> int:
     """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
     text = Path("/proc/self/status").read_text()
     return 1024 * int(text.split(f"{line}:")[1].split()[0])
@@ -22,9 +22,9 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float, int]:
     """Return what some work returns, its seconds, and its highest memory above that before."""
     ctypes.CDLL(None).malloc_trim(0)  # what came before goes back first
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
-    before, started = _memory("VmRSS"), time.perf_counter()
+    before, started = memory("VmRSS"), time.perf_counter()
     found = work()
-    return found, time.perf_counter() - started, _memory("VmHWM") - before
+    return found, time.perf_counter() - started, memory("VmHWM") - before
 
 
 def in_fresh_process(script: str, case: dict) -> dict:

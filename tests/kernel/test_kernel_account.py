@@ -68,6 +68,26 @@ def test_no_weights_are_needed_for_it(tiny, tmp_path, capsys):
     assert f"together {77 * found.flops:.2e}" in capsys.readouterr().out
 
 
+def test_a_plan_says_where_the_weights_will_be(tiny, tmp_path, capsys, monkeypatch):
+    backbone = tiny("gpt2").backbone
+    backbone.config.save_pretrained(tmp_path)
+    found = account(backbone, list(block_list(backbone)), [3, 5])
+    assert found.block == 4 * max(sum(p.numel() for p in b.parameters()) for b in backbone.h)
+    assert found.streamed_peak < found.peak
+    flags = ["--examples", "2", "--lengths", "3", "5", "--tflops", "1"]
+    plan = ["kernel", "plan", "--model", str(tmp_path), *flags]
+    assert main(plan) == 0
+    said = capsys.readouterr().out
+    assert "\nweights  in memory: they fit" in said
+    assert " GB/s" not in said  # there are no files
+    backbone.save_pretrained(tmp_path)
+    monkeypatch.setattr("ntktune.cli.kernel.free_bytes", lambda device: found.weights)
+    assert main(plan) == 0
+    said = capsys.readouterr().out
+    assert "\nweights  in their files: they do not fit" in said
+    assert " GB/s" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -20,7 +20,8 @@ from ntktune.cli.inputs import (
 )
 from ntktune.cli.record import record
 from ntktune.errors import UserError, not_there
-from ntktune.network.device import select_device, torch_dtype
+from ntktune.network.device import free_bytes, select_device, torch_dtype
+from ntktune.store.files import read_rate
 from ntktune.store.tensors import StoredTensor, stored_tensors, stream_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -290,15 +291,26 @@ def plan(args: argparse.Namespace) -> None:
         raise UserError(f"--tflops is {args.tflops}; it must be a number above 0")
     steps = max(1, args.examples - 1)
     lengths = [shortest + (longest - shortest) * i // steps for i in range(args.examples)]
-    backbone = empty_backbone(located_model(args, ["config.json"])[0], args.blocks)
+    folder = located_model(args, ["config.json"])[0]
+    backbone = empty_backbone(folder, args.blocks)
     most = positions(backbone)
     if most is not None and longest > most:
         raise UserError(
             f"--lengths {shortest} {longest}: this model has {most} positions; give fewer"
         )
     found = account(backbone, block_list(backbone), lengths, args.classes)
-    speed = args.tflops * 1e12 if args.tflops else measured_rate(select_device(lease=False))
-    print(plan_text(found, args.examples, speed))
+    device = select_device(lease=False)
+    speed = args.tflops * 1e12 if args.tflops else measured_rate(device)
+    print(plan_text(found, args.examples, speed, free_bytes(device), _files_read(folder)))
+
+
+def _files_read(folder: str) -> tuple[int, float] | None:
+    """Return the bytes of a folder's files of weights, and how many are read a second, if any."""
+    from ntktune.network.loading import weight_files
+
+    files = [Path(folder, name) for name in weight_files(folder)]
+    files = [file for file in files if file.is_file()]
+    return (sum(file.stat().st_size for file in files), read_rate(files[-1])) if files else None
 
 
 def _bands(shard: Sequence[int], rows: int) -> tuple[slice, slice]:

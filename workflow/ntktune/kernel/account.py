@@ -10,11 +10,14 @@ from torch import nn
 from ntktune.errors import UserError
 from ntktune.kernel.engine import PROCESSOR_BYTES, PROCESSOR_TOKENS
 from ntktune.kernel.products import BLOCK_NUMBERS, Sides, cheaper_form, linear_costs
-from ntktune.network.models import linear_weights
+from ntktune.network.models import fit, linear_weights
 
 ITEM_BYTES = 4  # of float32
 # What else a process was seen to take on a processor: code for the products, memory in pieces.
 LIBRARY_BYTES = 256 * 2**20
+# How often all weights are converted that stay in their files: loading, trials on two texts, each
+# way through the blocks, and the check of the result. Measured with a network of 24 blocks.
+READS = 13
 PIECES = 1.5  # of the captures: the next block's are made while memory of the last lies in pieces
 
 
@@ -28,6 +31,7 @@ class Account:
     backward: float  # of the backward pass; no weight gradient is computed in it
     gram: float  # of the layers' Grams, in the cheaper form for each
     weights: int  # bytes
+    block: int  # bytes of the weights of the largest block
     kept: int  # bytes of every block's kept input, where one block is run after the other
     captured: int  # bytes of the inputs and output gradients captured at once
     working: int  # of a micro-batch's graph, gradients made from captures, Grams, libraries
@@ -43,6 +47,15 @@ class Account:
     def peak(self) -> int:
         """Bytes held at once."""
         return self.weights + self.kept + self.captured + self.working + self.check
+
+    @property
+    def streamed_peak(self) -> int:
+        """Bytes held at once where the weights stay in their files.
+
+        Two blocks' are kept: the weights, and as much memory for the next ones.
+        """
+        held = 2 * self.block + min(self.check, 2 * self.block)
+        return self.peak - self.weights - self.check + held
 
 
 def account(
@@ -88,6 +101,7 @@ def account(
         backward=outputs * (products + 2 * attention),
         gram=outputs * sum(costs[cheaper_form(costs)][0] for costs in forms),
         weights=ITEM_BYTES * parameters,
+        block=ITEM_BYTES * max(sum(p.numel() for p in block.parameters()) for block in blocks),
         kept=0 if whole else ITEM_BYTES * tokens * width * len(blocks),
         captured=round(PIECES * ITEM_BYTES * tokens * at_once),
         working=LIBRARY_BYTES + ITEM_BYTES * (gradients + graph) + (2 + (outputs > 1)) * grams,
@@ -96,8 +110,14 @@ def account(
     )
 
 
-def plan_text(found: Account, examples: int, rate: float) -> str:
-    """Return what a kernel costs in a few lines, on a device that does ``rate`` FLOPs a second."""
+def plan_text(
+    found: Account, examples: int, rate: float, free: int, files: tuple[int, float] | None
+) -> str:
+    """Return what a kernel costs in a few lines.
+
+    The device does ``rate`` FLOPs a second and has ``free`` bytes; ``files`` of weights have so
+    many bytes, of which so many are read a second, None if there are none.
+    """
     gib = 2**30
     return (
         f"{found.parameters / 1e6:,.1f} million parameters, {examples} texts, "
@@ -109,5 +129,24 @@ def plan_text(found: Account, examples: int, rate: float) -> str:
         f"{found.check / gib:.2f}  together {found.peak / gib:.2f} GiB, at most, on a processor\n"
         f"         (the Jacobian, which is never stored: {found.jacobian / gib:.2f} GiB)\n"
         f"time     {found.flops / rate:,.1f} s at {rate / 1e12:.2f} TFLOP/s, if all of it were "
-        "large products"
+        f"large products\n{_weights_told(found, free, files)}"
     )
+
+
+def _weights_told(found: Account, free: int, files: tuple[int, float] | None) -> str:
+    """Return whether the weights stay in their files, and what that costs."""
+    gib = 2**30
+    there = f"three quarters of {free / gib:.1f} GiB that are free"
+    if fit(found.weights, free):
+        told = f"weights  in memory: they fit in {there}; with --stream in their files"
+    else:
+        told = f"weights  in their files: they do not fit in {there}"
+    told += f", {found.streamed_peak / gib:.2f} GiB together"
+    if files:
+        size, speed = files
+        told += (
+            f";\n         read up to {READS} times, {READS * size / 1e9:,.0f} GB, of which the "
+            f"system keeps what it has room for: {READS * size / speed:,.0f} s at most at "
+            f"{speed / 1e9:.2f} GB/s"
+        )
+    return told

@@ -351,9 +351,14 @@ def empty_backbone(folder: str | os.PathLike, blocks: int | None = None) -> nn.M
 def weights_fit(
     folder: str | os.PathLike, blocks: int | None, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Return whether a model's weights take three quarters of a device's free memory at most."""
+    """Return whether a model's weights :func:`fit` on a device."""
     need = sum(p.numel() for p in empty_backbone(folder, blocks).parameters()) * dtype.itemsize
-    return need <= 0.75 * free_bytes(device)
+    return fit(need, free_bytes(device))
+
+
+def fit(need: int, free: int) -> bool:
+    """Return whether weights take three quarters of the free bytes at most."""
+    return need <= 0.75 * free
 
 
 def skeleton(config: PreTrainedConfig) -> nn.Module:

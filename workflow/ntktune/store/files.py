@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,17 @@ def present(path: str | os.PathLike) -> Path:
     if not Path(path).is_file():
         raise not_there(path, "make it first, or correct the path")
     return Path(path)
+
+
+def read_rate(path: str | os.PathLike, most: int = 2**28) -> float:
+    """Return the bytes per second that a file's first ``most`` bytes are read at, from the disk.
+
+    The system is asked to forget what it has read of the file before; it need not.
+    """
+    with open(path, "rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        started, done = time.perf_counter(), 0
+        while done < most and (part := file.read(2**22)):
+            done += len(part)
+        return done / max(time.perf_counter() - started, 1e-9)
