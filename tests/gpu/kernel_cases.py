@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import tempfile
 from unittest import mock
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from ntktune.kernel import engine, gram
 from ntktune.network.models import LabelWordModel, TextModel, described_configuration
+from ntktune.network.models import text_model as pretrained
 
 WIDTHS = {"vocab_size": 50, "hidden_size": 16, "initializer_range": 0.2}
 USUAL = WIDTHS | {"num_hidden_layers": 2, "num_attention_heads": 2}
@@ -108,6 +110,15 @@ def out_of_memory_once(device):
         return kernel(device, max_bytes=2**30)
 
 
+def streamed(device, **how):
+    """Return a kernel of a model whose weights stay in their files."""
+    with tempfile.TemporaryDirectory() as folder:
+        backbone("llama").save_pretrained(folder)
+        model = pretrained(folder, outputs=1, head_seed=0, stream_to=device)
+        found = gram(model, texts(), device=device, max_tokens=20, **how)
+    return {"outputs": found.outputs, "kernel": found.kernel} | found.groups
+
+
 WAYS = {
     "two logits, block by block": {"classes": 2, "outputs": "difference", "max_bytes": 9e3},
     "all outputs": {"classes": 2, "outputs": "full"},
@@ -134,6 +145,8 @@ CASES = {
     name: (functools.partial(kernel, **way), 1e-5) for name, way in (ARCHITECTURES | WAYS).items()
 } | {
     "memory runs out once": (out_of_memory_once, 1e-5),
+    "streamed": (streamed, 1e-5),
+    "streamed, block by block": (functools.partial(streamed, max_bytes=9e3), 1e-5),
     # two ways to the same products, each rounded to 8 bits
     "bfloat16": (functools.partial(kernel, **WAYS["bfloat16"]), 3e-2),
 }

@@ -28,6 +28,11 @@ STATEMENTS = (
 LEAST_KEPT = 2**26  # bytes of converted weights: a small model's need not be converted again
 
 
+def _memory(tensor: torch.Tensor) -> int:
+    """Return what all views of the same memory have in common."""
+    return tensor.untyped_storage()._cdata
+
+
 class Reader:
     """Converts stored weights to one precision and device, and keeps those that were used last.
 
@@ -41,7 +46,7 @@ class Reader:
         self.dtype, self.device, self.most = dtype, device, max(most, LEAST_KEPT)
         self.files = {path: self._state(path) for path in files}
         self.kept: OrderedDict[int, torch.Tensor] = OrderedDict()  # by the parameter's id
-        self.owners: dict[int, StoredParameter] = {}  # by address of the kept values
+        self.owners: dict[int, StoredParameter] = {}  # by the memory of the kept values
         self.spare: dict[int, torch.Tensor] = {}  # memory of the last ones forgotten, by size
         self.bytes = 0
         self.read = 0  # bytes of files that were converted, for the provenance
@@ -86,14 +91,14 @@ class Reader:
             found = found.view(stored.shape).copy_(stored)
             self.read += stored.nbytes
         self.kept[key] = found
-        self.owners[found.data_ptr()] = parameter
+        self.owners[_memory(found)] = parameter
         self.bytes += found.nbytes
         return found
 
     def _drop(self) -> None:
         """Forget the values that were used longest ago."""
         _, oldest = self.kept.popitem(last=False)
-        del self.owners[oldest.data_ptr()]
+        del self.owners[_memory(oldest)]
         self.bytes -= oldest.nbytes
         self.spare[oldest.numel()] = oldest.flatten()
 
@@ -108,7 +113,7 @@ class Reader:
         """Let graphs keep which weights they need, in place of their values."""
 
         def pack(tensor: torch.Tensor) -> Any:
-            owner = self.owners.get(tensor.untyped_storage().data_ptr())
+            owner = self.owners.get(_memory(tensor))
             if owner is None:
                 return tensor
             return owner, tensor.shape, tensor.stride(), tensor.storage_offset()
