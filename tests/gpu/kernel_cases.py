@@ -128,7 +128,7 @@ WAYS = {
     "signs on one side": {"variant": "asymmetric-signgd"},
     "signs block by block": {"variant": "signgd", "max_bytes": 9e3},
     "cross": {"other": 2},
-    "cross, in chunks, block by block": {"other": 2, "chunk_bytes": 3.2e3, "max_bytes": 9e3},
+    "cross, in chunks, block by block": {"other": 2, "chunk_bytes": 1.8e3, "max_bytes": 9e3},
     "projected": {"projection": 8},
     "float64": {"dtype": torch.float64},
     "bfloat16": {"dtype": torch.bfloat16},

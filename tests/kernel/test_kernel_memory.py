@@ -1,5 +1,6 @@
 """A kernel that memory is too small for: smaller pieces, the same numbers."""
 
+import errno
 import subprocess
 import sys
 
@@ -108,3 +109,38 @@ def test_a_real_limit_of_memory_gives_smaller_batches_and_the_same_kernel():
     assert results[0] == (192, False)
     assert results[1][0] < 192
     assert results[1][1]
+
+
+@pytest.fixture
+def spilled(tiny, tmp_path, monkeypatch):
+    """Return the kernel of a tiny stack whose blocks' inputs have no room."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = tiny("llama")
+
+    def kernel(texts, chunk_bytes=40_000.0):
+        return gram(model, texts, max_bytes=2000.0, chunk_bytes=chunk_bytes)
+
+    return kernel
+
+
+def test_inputs_of_blocks_that_have_no_room_are_in_a_file(spilled, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(0, 50, (n,), generator=generator) for n in (30, 28, 20, 12, 5)]
+    roomy = spilled(texts, 1e9)
+    found = spilled(texts)
+    assert [one.provenance["spilled"] for one in (roomy, found)] == [False, True]
+    assert "chunks" not in found.provenance
+    assert torch.equal(found.kernel, roomy.kernel)
+    assert torch.equal(found.outputs, roomy.outputs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(spilled, tmp_path, monkeypatch):
+    def full(descriptor, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ntktune.kernel.stack.reserve", full)
+    texts = [torch.arange(30)] * 5
+    with pytest.raises(UserError, match=f"no room in the folder {tmp_path} .No space left"):
+        spilled(texts)
+    assert not list(tmp_path.iterdir())

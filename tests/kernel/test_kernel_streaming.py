@@ -97,7 +97,7 @@ def test_the_bits_are_those_of_the_model_in_memory(kind, room, folders, texts):
         {"outputs": "full"},
         {"outputs": "mean"},
         {"max_tokens": 20, "max_bytes": 2000.0},
-        {"chunk_bytes": 60_000.0, "max_bytes": 2000.0},
+        {"chunk_bytes": 9_000.0, "max_bytes": 2000.0},
         {"dtype": torch.float64},
     ],
 )

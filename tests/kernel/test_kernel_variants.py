@@ -237,7 +237,7 @@ def test_chunks_do_not_change_the_kernel(cut, variant, outputs, tiny, texts):
     settings = {"outputs": outputs, "variant": variant, "dtype": torch.float64}
     whole = gram(model, left, right, **settings)
     assert "chunks" not in whole.provenance
-    for chunk_bytes in (60_000, 1):
+    for chunk_bytes in (25_000, 1):
         seen = []
         found = gram(model, left, right, chunk_bytes=chunk_bytes, progress=seen.append, **settings)
         assert found.provenance["chunks"] > 1

@@ -11,7 +11,6 @@ from ntktune.errors import UserError
 from ntktune.kernel.computation import Computation, Room, runs
 from ntktune.kernel.passes import Computed, computed
 from ntktune.kernel.plan import make_plan
-from ntktune.kernel.stack import find_stack
 from ntktune.network.device import is_out_of_memory, release_cached_memory
 
 HALVINGS = 6  # weights and single texts need the rest
@@ -80,13 +79,12 @@ def token_bytes(parameters: Iterable[torch.Tensor]) -> int:
 
 
 def _tokens_at_once(computation: Computation) -> float:
-    """Return how many tokens fit: their blocks' inputs and one layer's captures."""
+    """Return how many tokens fit: their captures by one layer. Inputs of blocks can be spilled."""
     # usually the bound is enough to know, and nothing has to be tried out
     room = computation.room.chunk_bytes
     if computation.tokens * token_bytes(computation.parameters.values()) <= room:
         return computation.tokens
-    plan, stack = make_plan(computation, {}), find_stack(computation)
-    numbers = (stack.width if stack else 0) + max(plan.numbers.values(), default=0)
+    numbers = max(make_plan(computation, {}).numbers.values(), default=0)
     return room / max(1, numbers * computation.dtype.itemsize)
 
 

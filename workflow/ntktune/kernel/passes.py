@@ -92,6 +92,7 @@ class _Passes:
         self.workspace = Workspace()
         self.structured_share = 0.5 if plan.general else 1.0
         self.stack: Stack | None = None
+        self.spilled = False
 
     def run(self) -> dict[str, Any]:
         computation, plan = self.computation, self.plan
@@ -118,6 +119,7 @@ class _Passes:
             self.grams[group] += gram
         return {
             "passes": "block by block" if by_block and stack else len(passes),
+            "spilled": self.spilled,
             "forms": {form: sorted(names) for form, names in sorted(self.forms.items())},
             "general": {name: plan.general[name] for name in general},
             "without_gradient": [
@@ -190,7 +192,10 @@ class _Passes:
         within = [set(block.modules()) for block in stack.blocks]
         outside = set(computation.model.modules()).difference(*within)
         ends = self.capture(part(plan.numbers, outside), part(plan.idle, outside))
-        passages, gradients = stack.forward(batches, lambda done: step(0, done)), []
+        inputs = computation.tokens * stack.width * computation.dtype.itemsize
+        self.spilled = inputs > computation.room.chunk_bytes / 2
+        passages = stack.forward(batches, lambda done: step(0, done), spilled=self.spilled)
+        gradients = []
         for batch, passage in zip(batches, passages, strict=True):
             with ends.watching(computation.lengths(batch), batch.start) as watched:
                 values, gradient = stack.top(batch, passage, watched)

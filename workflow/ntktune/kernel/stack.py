@@ -5,6 +5,7 @@ block by block: each is run again from its input, for all micro-batches, before 
 """
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ntktune.errors import UserError
 from ntktune.kernel.computation import Computation
 from ntktune.kernel.general import autograd_grams
 from ntktune.kernel.layers import WatchedLayers
@@ -19,6 +21,7 @@ from ntktune.kernel.network import trainable
 from ntktune.kernel.products import Sides
 from ntktune.network.matmul import FastLinear
 from ntktune.network.models import replaced
+from ntktune.store.files import reserve
 
 
 class _NotAStackError(Exception):
@@ -127,15 +130,48 @@ class Stack:
         self,
         batches: Sequence[Sequence[int]],
         progress: Callable[[float], None] = lambda fraction: None,
+        *,
+        spilled: bool = False,
     ) -> list[Passage]:
-        """Run micro-batches through one block after the other, without a graph."""
+        """Run micro-batches through one block after the other, without a graph.
+
+        With ``spilled`` what goes into the blocks is kept in a file of the temporary folder.
+        """
         with torch.no_grad():
             passages = [self.entered(batch) for batch in batches]
+            put = (lambda hidden: hidden) if not spilled else self._spill(passages)
             for block in range(len(self.blocks)):
                 for passage in passages:
-                    passage.hidden.append(self.output(block, passage, passage.hidden[block]))
+                    hidden = self.output(block, passage, passage.hidden[block])
+                    passage.hidden[block] = put(passage.hidden[block])
+                    passage.hidden.append(hidden)
                 progress((block + 1) / len(self.blocks))
         return passages
+
+    def _spill(self, passages: Sequence[Passage]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what puts a hidden state into a file, which ends with what is in it."""
+        # not counted as this process's memory: the system writes it out, and reads it again
+        firsts = [passage.hidden[0] for passage in passages]
+        numbers = len(self.blocks) * sum(first.numel() for first in firsts)
+        size = numbers * firsts[0].element_size()
+        try:
+            with tempfile.NamedTemporaryFile(prefix="ntktune-") as file:
+                reserve(file.fileno(), size)  # a full disk is told here, and not by a signal
+                room = torch.from_file(file.name, shared=True, size=numbers, dtype=firsts[0].dtype)
+        except OSError as error:
+            raise UserError(
+                f"what goes into the blocks takes {size / 1e9:.1f} GB, for which there is no room "
+                f"in the folder {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to another"
+            ) from None
+        used = 0
+
+        def put(hidden: torch.Tensor) -> torch.Tensor:
+            nonlocal used
+            part = room[used : used + hidden.numel()].view(hidden.shape)
+            used += hidden.numel()
+            return part.copy_(hidden)
+
+        return put
 
     def output(self, block: int, passage: Passage, hidden: torch.Tensor) -> torch.Tensor:
         """Run one block; return its output."""
@@ -146,7 +182,8 @@ class Stack:
 
     def _above(self, batch: Sequence[int], passage: Passage, hidden: torch.Tensor) -> torch.Tensor:
         """Run what comes after the blocks, of their output; return f."""
-        outputs = zip([*passage.hidden[1:-1], hidden], self.rest, strict=True)
+        spilled = [own.to(hidden.device) for own in passage.hidden[1:-1]]
+        outputs = zip([*spilled, hidden], self.rest, strict=True)
         returned = [own if rest is None else (own, *rest) for own, rest in outputs]
         stand_ins = [functools.partial(lambda out, /, *_, **__: out, out) for out in returned]
         with replaced(self.blocks, stand_ins):
@@ -181,7 +218,7 @@ class Stack:
         self, block: int, passage: Passage, gradient: torch.Tensor, watched: WatchedLayers
     ) -> torch.Tensor:
         """Run one block again; return the gradient at its input from that at its output."""
-        leaf = passage.hidden[block].detach().requires_grad_()
+        leaf = passage.hidden[block].to(gradient.device).detach().requires_grad_()
         return watched.backward(self.output(block, passage, leaf), gradient, beyond=leaf)
 
     def bottom(self, batch: Sequence[int], gradient: torch.Tensor, watched: WatchedLayers) -> None:

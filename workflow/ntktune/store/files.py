@@ -174,3 +174,11 @@ def read_rate(path: str | os.PathLike, most: int = 2**28) -> float:
         while done < most and (part := file.read(2**22)):
             done += len(part)
         return done / max(time.perf_counter() - started, 1e-9)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Make an open file so many bytes long, which the disk then has; OSError if it has not."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS, where a full disk shows later
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
