@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -101,7 +102,8 @@ def run(case: dict) -> dict:
         if time.perf_counter() > told[0] + 60:
             told[0] = time.perf_counter()
             seconds = told[0] - started
-            print(f"{case['way']}: {100 * part:.0f} %, {seconds:.0f} s, {peak / 1e9:.2f} GB")
+            told_now = f"{case['way']}: {100 * part:.0f} %, {seconds:.0f} s, {peak / 1e9:.2f} GB"
+            print(told_now, file=sys.stderr, flush=True)
 
     found = gram(model, texts, progress=progress)
     seconds = time.perf_counter() - started

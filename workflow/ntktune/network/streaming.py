@@ -221,7 +221,11 @@ def stored(
     """
     from accelerate import init_empty_weights
 
-    of_block = (sum(p.numel() for p in block.parameters()) for block in block_list(model))
+    try:
+        blocks = [*block_list(model)]
+    except UserError:
+        blocks = [model]  # of a network without blocks all is kept
+    of_block = (sum(p.numel() for p in block.parameters()) for block in blocks)
     reader = Reader(dtype, device, max(of_block) * dtype.itemsize, files)
     made: dict[int, StoredParameter] = {}
     # tables that a model makes itself were made in the files' precision: they are made again
