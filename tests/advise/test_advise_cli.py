@@ -104,6 +104,15 @@ def test_several_models_are_compared(advise, folder):
     assert (status, "more than once" in said) == (1, True)
 
 
+def test_a_model_that_does_not_fit_stays_in_its_files(advise, monkeypatch):
+    told = [advise("--label-column", "stars")]
+    monkeypatch.setattr("ntktune.network.models.free_bytes", lambda device: 10_000)
+    told.append(advise("--label-column", "stars"))
+    assert [status for status, _, _ in told] == [0, 0]
+    assert told[0][1] == told[1][1]
+    assert ["they stay in their files" in said for _, _, said in told] == [False, True]
+
+
 def test_repeated_texts_count_once(advise):
     status, printed, said = advise("--label-column", "stars", data="repeated.csv")
     assert status == 0, said

@@ -344,10 +344,17 @@ def loaded(
     return text_model(folder, **head, **how, pooling=args.pooling)
 
 
-def _streamed_to(
-    args: argparse.Namespace, folder: str, device: torch.device
-) -> torch.device | None:
-    """Return the device if the weights are to stay in their files, by wish or by need."""
+def kernel_network(
+    args: argparse.Namespace,
+    folder: str,
+    words: list[int] | None,
+    device: torch.device,
+    **head: int,
+) -> TextModel:
+    """Return the model of :func:`loaded` for a kernel on a device.
+
+    Its weights stay in their files by wish (``--stream``) or if they do not fit.
+    """
     from ntktune.network.models import weights_fit
 
     fit = weights_fit(folder, args.blocks, torch_dtype(args.dtype), device)
@@ -356,7 +363,9 @@ def _streamed_to(
             "the weights take more than three quarters of free memory: they stay in their files",
             file=sys.stderr,
         )
-    return device if args.stream or not fit else None
+    if getattr(args, "stream", False) or not fit:
+        return loaded(args, folder, words, device, **head)
+    return loaded(args, folder, words, **head).to(device)
 
 
 def kernel_function(task: Mapping[str, Any]) -> tuple[int, str]:
@@ -393,9 +402,7 @@ def _compute(
     seeds = [integer_seed(args.seed, *address, draw) for draw in range(len(rows))]
     outputs, function = kernel_function(task)
     device, dtype = select_device(args.device), torch_dtype(args.dtype)
-    stream_to = _streamed_to(args, folder, device)
-    network = loaded(args, folder, words, stream_to, outputs=outputs, head_seed=seeds[0])
-    network = network if stream_to else network.to(device)
+    network = kernel_network(args, folder, words, device, outputs=outputs, head_seed=seeds[0])
     counted = f", {len(rows)} draws" if len(rows) > 1 else ""
     tensors, made = sampled_kernels(
         *(network, examples, labels, rows, places),

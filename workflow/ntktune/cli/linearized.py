@@ -15,7 +15,7 @@ from ntktune.cli.kernel import (
     file_options,
     file_texts,
     kernel_function,
-    loaded,
+    kernel_network,
     read_draws,
     task_texts,
 )
@@ -157,7 +157,7 @@ def ranked_layers(
     target = kernel_targets(label, None if task["kind"] == "regression" else outputs)
     seed = integer_seed(args.seed, "kernel.head", task["name"], 0, 0)
     device = select_device(args.device)
-    model = loaded(args, texts["folder"], None, outputs=outputs, head_seed=seed).to(device)
+    model = kernel_network(args, texts["folder"], None, device, outputs=outputs, head_seed=seed)
     chosen = named_sets(model.backbone, names)
     grams, start = weight_grams(
         *(model, [*(texts["examples"][row] for row in rows), *further], function),
