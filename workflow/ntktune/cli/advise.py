@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 USUAL = "pilot"
 MOST_ROWS = 400  # of a file: a kernel per parameter is kept
 MOST_TESTED = 300
+TESTED = (
+    "labelled texts that the advice is to hold for, if they differ from those of --data: scores "
+    f"are shifted by what {MOST_TESTED} of them show"
+)
 ADVICE = "advice.json"
 
 
@@ -43,10 +47,6 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
     models = "model folders, or ids of the Hugging Face hub (owner/name); several are compared"
     least = "of the score, by twice the labels: with less, stop labelling (default: .01)"
     tried = "train twice on half the texts, by this method, and shift its scores by what comes out"
-    tested = (
-        "labelled texts that the advice is to hold for, if they differ from those of --data: "
-        f"scores are shifted by what {MOST_TESTED} of them show"
-    )
     targets = "scores of which to say how many labels they take, as .9"
     out = f"folder: {ADVICE}, the figure, a page with both, and adapters for peft"
     add_command(
@@ -64,7 +64,7 @@ def add_commands(verbs: argparse._SubParsersAction) -> None:
         network=lambda args: any(from_hub(of_model(args, name)) for name in args.model),
         model={"nargs": "+", "action": "extend", "metavar": "MODEL", "help": models},
         **file_options(),
-        test_data=optional(tested),
+        test_data=optional(TESTED),
         target=optional(targets, nargs="+", type=float, default=[]),
         most=optional("labels at most (default: 8 times those of the file)", type=int),
         least_gain=optional(least, type=float, default=0.01),
