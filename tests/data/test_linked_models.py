@@ -175,9 +175,9 @@ def _float64(folder):
     _save(AutoModelForCausalLM, LLAMA, folder, torch.float64)
 
 
-def _shards_of_other_names(folder):
+def _shards_of_other_names(folder, write=_shards):
     """An index may name any file: what a link of that name could hit is not written."""
-    _shards(folder)
+    write(folder)
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     shard = sorted(set(content["weight_map"].values()))[0]
@@ -188,8 +188,19 @@ def _shards_of_other_names(folder):
     index.write_text(json.dumps(content | {"weight_map": moved}))
 
 
-@pytest.mark.parametrize("write", [_float64, _shards_of_other_names])
-def test_weights_that_links_cannot_stand_for_are_converted(write, tmp_path):
+def _bfloat16_of_other_names(folder):
+    _shards_of_other_names(folder, _shards_of_bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("write", "dtype"),
+    [
+        (_float64, torch.float32),
+        (_shards_of_other_names, torch.float32),
+        (_bfloat16_of_other_names, torch.bfloat16),
+    ],
+)
+def test_weights_that_links_cannot_stand_for_are_converted(write, dtype, tmp_path):
     write(tmp_path / "own")
     before = {f: file_sha256(f) for f in tmp_path.rglob("*.safetensors")}
     _fetch(tmp_path / "model", tmp_path / "own")
@@ -197,7 +208,5 @@ def test_weights_that_links_cannot_stand_for_are_converted(write, tmp_path):
         "model.safetensors"
     ]
     assert not (tmp_path / "model/model.safetensors").is_symlink()
-    assert {t.dtype for t in load_file(tmp_path / "model/model.safetensors").values()} == {
-        torch.float32
-    }
+    assert {t.dtype for t in load_file(tmp_path / "model/model.safetensors").values()} == {dtype}
     assert {f: file_sha256(f) for f in before} == before

@@ -1,14 +1,16 @@
 """Weights that stay in their files: the same bits, in less memory, and clear errors."""
 
 import os
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from ntktune.errors import UserError
 from ntktune.kernel.engine import gram
-from ntktune.network import matmul
+from ntktune.network import matmul, streaming
 from ntktune.network.models import label_word_model, text_model
 from ntktune.network.streaming import StoredParameter, reader_of
 
@@ -132,6 +134,32 @@ def test_the_kernel_is_that_of_the_stored_weights(folders, texts, reference):
     torch.testing.assert_close(streamed.outputs, values, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("names", ["with a prefix", "without"])
+def test_each_weight_keeps_the_precision_of_its_file(names, folders, texts, tmp_path):
+    folder = shutil.copytree(folders("llama", sharded=False), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in weights.items():
+        if "norm" in name:
+            weights[name] = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
+    if names == "with a prefix":  # and a head, which the kernel has no use for
+        weights = {f"model.{name}": weight for name, weight in weights.items()}
+        weights["lm_head.weight"] = torch.zeros(60, 32)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert_same(*both(folder, texts))
+
+
+def test_a_weight_of_another_precision_and_name_is_one_line(folders, tmp_path):
+    folder = shutil.copytree(folders("bert", sharded=False), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): w for name, w in weights.items()}
+    old["embeddings.LayerNorm.gamma"] = old["embeddings.LayerNorm.gamma"].float()
+    save_file(old, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"gamma in .* is torch.float32, most weights are torch.bf"):
+        text_model(folder, outputs=1, head_seed=0, stream_to=CPU)
+    text_model(folder, outputs=1, head_seed=0)
+
+
 def test_other_columns_and_label_words(folders, texts, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -161,6 +189,23 @@ def test_one_block_is_converted_at_a_time(folders, texts, monkeypatch):
     assert found.provenance["micro_batches"] == 4
     assert found.provenance["streamed_bytes"] < 12 * whole
     assert all(p.data.dtype == torch.bfloat16 for p in model.backbone.parameters())
+
+
+def test_the_next_block_is_read_ahead_on_both_ways(folders, texts, monkeypatch):
+    model = text_model(folders("llama"), outputs=1, head_seed=0, stream_to=CPU)
+    reader, read = reader_of(model.parameters()), []
+    reader.clear()  # a trial has run the whole network
+    reader.most, reader.block = 0, -1  # of this tiny model all would be kept
+    numbers = {id(block): number for number, block in enumerate(reader.blocks)}
+    monkeypatch.setattr(
+        streaming.threading.Thread,
+        "start",
+        lambda thread: (read.extend(map(numbers.get, map(id, thread._args))), thread.run()),
+    )
+    with torch.no_grad():
+        for block in (0, 1, 2, 1, 0):
+            model.backbone.layers[block].mlp.gate_proj(torch.ones(1, 32))
+    assert read == [1, 2, 0]
 
 
 def test_a_model_read_for_another_precision_is_one_line(folders, texts):

@@ -1,8 +1,9 @@
 """Pretrained models of any origin as one kind of folder: safetensors, tokenizer, manifest.
 
-The weights of the user's own folder are linked, in their precision, with any head and in any number
-of shards. All others are written as one float32 file without a head: GGUF files are quantised,
-random weights exist nowhere else, and other programs may empty the hub's cache.
+The weights of the user's own folder are linked, with any head and in any number of shards. All
+others are written as one file without a head: GGUF files are quantised, random weights exist
+nowhere else, and other programs may empty the hub's cache. Each weight keeps the precision of its
+file; those of GGUF files, and with adapters merged into them, become float32.
 """
 
 from __future__ import annotations
@@ -78,13 +79,14 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 
 def pretrained_model(
-    folder: Path, gguf_file: str | None = None
+    folder: Path, gguf_file: str | None = None, *, as_stored: bool = False
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the backbone, in float32, and the tokenizer in a local folder.
 
-    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file. Raises
-    UserError if there is no model, no safetensors weights or no tokenizer, weights are missing or
-    not finite, or the architecture cannot be used.
+    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file. With
+    ``as_stored`` weights stay in their safetensors files, in their precision, and take no memory.
+    Raises UserError if there is no model, no safetensors weights or no tokenizer, weights are
+    missing or not finite, or the architecture cannot be used.
     """
     import torch
 
@@ -97,15 +99,21 @@ def pretrained_model(
             f"{folder} has no safetensors weights{only}; convert them, or choose a revision that "
             "has them"
         )
-    model = loading.load_weights("AutoModel", folder, dtype=torch.float32, **weights_how)
+    as_stored = as_stored and not gguf_file
+    weights_how = weights_how | {"dtype": torch.float32, "as_stored": as_stored}
+    model = loading.load_weights("AutoModel", folder, **weights_how)
     loading.usable(model.config, str(gguf_file or folder))
     with loading.reading(f"the tokenizer in {folder / (gguf_file or '')}"):
         tokenizer = loading.from_folder("AutoTokenizer", folder, **how)
-    types = sorted({str(w.dtype) for w in model.state_dict().values() if w.is_floating_point()})
-    if types != ["torch.float32"]:
+    weights = [w for w in model.state_dict(keep_vars=True).values() if w.is_floating_point()]
+    for weight in weights:
+        if weight.dtype == torch.float64:  # training, in float32, would not read all its digits
+            weight.data = weight.float()
+    types = {weight.dtype for weight in weights} - {torch.float16, torch.bfloat16, torch.float32}
+    if types:
         raise UserError(
-            f"the model's weights are {', '.join(types)} after loading, not float32; give a model "
-            "that is not quantised"
+            f"weights of the model are {', '.join(sorted(map(str, types)))} after loading; give a "
+            "model that is not quantised"
         )
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
@@ -184,12 +192,13 @@ def write_model(
     kind, content = next(iter(given.items()))
     folder.mkdir()
     revision = own = None
+    as_stored = not stated.get("adapter")
     if kind == "folder":
         own, content = Path(content), {"path": content}
-        model, tokenizer = pretrained_model(own)
+        model, tokenizer = pretrained_model(own, as_stored=as_stored)
     elif kind == "hub":
         local, revision = download_model(content["id"], content["revision"])
-        model, tokenizer = pretrained_model(local)
+        model, tokenizer = pretrained_model(local, as_stored=as_stored)
     elif kind == "random":
         model, tokenizer = random_model(content)
     else:
@@ -270,7 +279,9 @@ def _link(model: nn.Module, folder: Path, source: Path) -> bool:
     other = {
         name: weight
         for name, weight in model.named_parameters()
-        if name not in stored or not torch.equal(stored[name][...].float(), weight)
+        if name not in stored
+        or stored[name].dtype != weight.dtype
+        or not torch.equal(stored[name][...], weight)
     }
     if other:
         write_tensors(folder / CONVERTED, other, {})

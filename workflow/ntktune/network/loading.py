@@ -116,22 +116,52 @@ def usable(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
     return config
 
 
-def load_weights(kind: str, folder: str | os.PathLike, **how: Any) -> nn.Module:
+def load_weights(
+    kind: str, folder: str | os.PathLike, *, as_stored: bool = False, **how: Any
+) -> nn.Module:
     """Return a pretrained network; raise UserError if the weights cannot be read or do not fill it.
 
     transformers fills gaps with random numbers. Only a pooler may be missing; it is zero, in every
-    precision. ``kind`` and ``how`` are those of :func:`from_folder`.
+    precision. ``kind`` and ``how`` are those of :func:`from_folder`. With ``as_stored`` each weight
+    has the precision of its file, from which it is mapped.
     """
     import torch
 
     where = Path(folder, how.get("gguf_file", ""))
+    if as_stored:
+        how["dtype"] = stored_dtype(folder)
     with reading(f"the model in {where}"), torch.random.fork_rng(devices=[]):
         model, info = from_folder(kind, folder, output_loading_info=True, **how)
     check_filled(info["missing_keys"], info.get("mismatched_keys") or (), where)
     weights = model.state_dict()
     for name in info["missing_keys"]:
         weights[name].zero_()
+    if as_stored:
+        _keep_precisions(model, folder, how["dtype"], set(info["unexpected_keys"]))
     return model
+
+
+def _keep_precisions(
+    model: nn.Module, folder: str | os.PathLike, dtype: torch.dtype, unread: set[str]
+) -> None:
+    """Put the weights that are stored in another precision than ``dtype`` back as they are.
+
+    ``unread`` are names in the folder's files that the network has no use for.
+    """
+    weights, prefix = model.state_dict(keep_vars=True), f"{model.base_model_prefix}."
+    known = _float_types()
+    for file in weight_files(folder):
+        layout = stored_layout(Path(folder) / file) if file.endswith(".safetensors") else {}
+        for name, (kind, _) in layout.items():
+            if known.get(kind, dtype) == dtype or name in unread:
+                continue
+            own = {name, name.removeprefix(prefix), prefix + name} & weights.keys()
+            if not own:
+                raise UserError(
+                    f"{name} in {folder} is {known[kind]}, most weights are {dtype}, and it has "
+                    "another name in the model: save the model in one precision"
+                )
+            weights[own.pop()].data = StoredTensor(Path(folder) / file, name)[...]
 
 
 def weight_files(folder: str | os.PathLike) -> list[str]:
@@ -143,12 +173,17 @@ def weight_files(folder: str | os.PathLike) -> list[str]:
     return [index.name, *sorted(set(shards))]
 
 
-def stored_dtype(folder: str | os.PathLike) -> torch.dtype:
-    """Return the precision of most numbers in a folder's files of weights."""
+def _float_types() -> dict[str, torch.dtype]:
+    """Return the floating-point precisions of a computation by safetensors' names."""
     import torch
 
     known = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
-    known["BF16"] = torch.bfloat16
+    return known | {"BF16": torch.bfloat16}
+
+
+def stored_dtype(folder: str | os.PathLike) -> torch.dtype:
+    """Return the precision of most numbers in a folder's files of weights."""
+    known = _float_types()
     numbers = dict.fromkeys(known, 0)
     for file in weight_files(folder):
         if file.endswith(".safetensors"):

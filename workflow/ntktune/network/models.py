@@ -324,9 +324,8 @@ def load_backbone(
     check_model_files(folder, ["config.json", "*.safetensors*"])
     kind = "AutoModelForCausalLM" if language_head else "AutoModel"
     config = configuration(folder, blocks)
-    # weights in the precision that they are stored in are mapped from the file, and not copied
-    wanted = dtype if stream_to is None else loading.stored_dtype(folder)
-    backbone = loading.load_weights(kind, folder, config=config, dtype=wanted, use_safetensors=True)
+    how = {"config": config, "dtype": dtype, "use_safetensors": True}
+    backbone = loading.load_weights(kind, folder, as_stored=stream_to is not None, **how)
     if blocks is not None:
         block_list(backbone)  # the architecture may not follow its configuration
     if hasattr(backbone.config, "use_cache"):

@@ -5,7 +5,9 @@ the computation's precision and device, to the last bit, in the memory of one of
 """
 
 import contextlib
+import mmap
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,6 +54,9 @@ class Reader:
         self.read = 0  # bytes of files that were converted, for the provenance
         # parameters whose gradient is asked for, by id: what stands for each
         self.leaves: dict[int, torch.Tensor] = {}
+        self.blocks: list[list[torch.Tensor]] = []  # what is stored of each
+        self.block_of: dict[int, int] = {}  # by the parameter's id
+        self.block = -1  # the last one that was converted
 
     @staticmethod
     def _state(path: Path) -> tuple[int, ...]:
@@ -77,6 +82,7 @@ class Reader:
             self.kept.move_to_end(key)
             return self.kept[key]
         self.check()
+        self._read_ahead(self.block_of.get(key, self.block))
         with torch.no_grad(), DisableTorchFunctionSubclass():
             stored = parameter.data
             size = stored.numel() * self.dtype.itemsize
@@ -94,6 +100,13 @@ class Reader:
         self.owners[_memory(found)] = parameter
         self.bytes += found.nbytes
         return found
+
+    def _read_ahead(self, block: int) -> None:
+        """Have the system read the next block's pages, on the way up or down, meanwhile."""
+        following = block + (1 if block > self.block else -1)
+        if block != self.block and 0 <= following < len(self.blocks):
+            threading.Thread(target=_touch, args=(self.blocks[following],), daemon=True).start()
+        self.block = block
 
     def _drop(self) -> None:
         """Forget the values that were used longest ago."""
@@ -128,6 +141,12 @@ class Reader:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
         self.clear()
+
+
+def _touch(mapped: Iterable[torch.Tensor]) -> None:
+    """Read a byte of each page, which lets the others run: NumPy computes without Python's lock."""
+    for tensor in mapped:
+        tensor.flatten().view(torch.uint8).numpy()[:: mmap.PAGESIZE].max(initial=0)
 
 
 class _Used(torch.autograd.Function):
@@ -245,6 +264,8 @@ def stored(
                     buffer = buffers[f"{path}.{name}".removeprefix(".")]
                 wanted = dtype if buffer.is_floating_point() else buffer.dtype
                 module._buffers[name] = buffer.to(device, wanted)
+    reader.block_of = {id(p): n for n, block in enumerate(blocks) for p in block.parameters()}
+    reader.blocks = [[p.data for p in block.parameters()] for block in blocks]
 
 
 def reader_of(parameters: Iterable[torch.Tensor]) -> Reader | None:
