@@ -16,6 +16,7 @@ from transformers import (
 from ntktune.__main__ import main
 from ntktune.data import pretrained
 from ntktune.data.pretrained import byte_tokenizer
+from ntktune.errors import UserError
 from ntktune.network.models import load_backbone
 from ntktune.store.files import file_sha256
 from ntktune.store.records import read_json, read_table
@@ -210,3 +211,16 @@ def test_weights_that_links_cannot_stand_for_are_converted(write, dtype, tmp_pat
     assert not (tmp_path / "model/model.safetensors").is_symlink()
     assert {t.dtype for t in load_file(tmp_path / "model/model.safetensors").values()} == {dtype}
     assert {f: file_sha256(f) for f in before} == before
+
+
+@pytest.mark.parametrize("content", ['{"weight', "{}", "[]"])
+def test_an_index_that_is_damaged_is_one_line(content, tmp_path, capsys):
+    _shards(tmp_path / "own")
+    (tmp_path / "own/model.safetensors.index.json").write_text(content)
+    source = json.dumps({"name": "own", "folder": str(tmp_path / "own")})
+    assert main(["data", "fetch-model", "--source", source, "--out", str(tmp_path / "m")]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "cannot be read" in x]
+    assert f"the model in {tmp_path / 'own'} cannot be read" in line
+    with pytest.raises(UserError, match="cannot be read"):
+        load_backbone(tmp_path / "own", stream_to=torch.device("cpu"))
+    assert not (tmp_path / "m").exists()

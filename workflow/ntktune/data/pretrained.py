@@ -99,9 +99,8 @@ def pretrained_model(
             f"{folder} has no safetensors weights{only}; convert them, or choose a revision that "
             "has them"
         )
-    as_stored = as_stored and not gguf_file
-    weights_how = weights_how | {"dtype": torch.float32, "as_stored": as_stored}
-    model = loading.load_weights("AutoModel", folder, **weights_how)
+    weights_how = weights_how | {"dtype": torch.float32}
+    model = loading.load_weights("AutoModel", folder, as_stored=as_stored, **weights_how)
     loading.usable(model.config, str(gguf_file or folder))
     with loading.reading(f"the tokenizer in {folder / (gguf_file or '')}"):
         tokenizer = loading.from_folder("AutoTokenizer", folder, **how)

@@ -128,9 +128,9 @@ def load_weights(
     import torch
 
     where = Path(folder, how.get("gguf_file", ""))
-    if as_stored:
-        how["dtype"] = stored_dtype(folder)
     with reading(f"the model in {where}"), torch.random.fork_rng(devices=[]):
+        if as_stored:
+            how["dtype"] = stored_dtype(folder)
         model, info = from_folder(kind, folder, output_loading_info=True, **how)
     check_filled(info["missing_keys"], info.get("mismatched_keys") or (), where)
     weights = model.state_dict()
@@ -149,19 +149,16 @@ def _keep_precisions(
     ``unread`` are names in the folder's files that the network has no use for.
     """
     weights, prefix = model.state_dict(keep_vars=True), f"{model.base_model_prefix}."
-    known = _float_types()
-    for file in weight_files(folder):
-        layout = stored_layout(Path(folder) / file) if file.endswith(".safetensors") else {}
-        for name, (kind, _) in layout.items():
-            if known.get(kind, dtype) == dtype or name in unread:
-                continue
-            own = {name, name.removeprefix(prefix), prefix + name} & weights.keys()
-            if not own:
-                raise UserError(
-                    f"{name} in {folder} is {known[kind]}, most weights are {dtype}, and it has "
-                    "another name in the model: save the model in one precision"
-                )
-            weights[own.pop()].data = StoredTensor(Path(folder) / file, name)[...]
+    for file, name, stored, _ in _stored_weights(folder):
+        if stored in (dtype, None) or name in unread:
+            continue
+        own = {name, name.removeprefix(prefix), prefix + name} & weights.keys()
+        if not own:
+            raise UserError(
+                f"{name} in {folder} is {stored}, most weights are {dtype}, and it has another "
+                "name in the model: save the model in one precision"
+            )
+        weights[own.pop()].data = StoredTensor(file, name)[...]
 
 
 def weight_files(folder: str | os.PathLike) -> list[str]:
@@ -173,23 +170,30 @@ def weight_files(folder: str | os.PathLike) -> list[str]:
     return [index.name, *sorted(set(shards))]
 
 
-def _float_types() -> dict[str, torch.dtype]:
-    """Return the floating-point precisions of a computation by safetensors' names."""
+def _stored_weights(
+    folder: str | os.PathLike,
+) -> Iterator[tuple[Path, str, torch.dtype | None, int]]:
+    """Yield file, name, precision (None: no floating-point one) and size of a folder's weights."""
     import torch
 
     known = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
-    return known | {"BF16": torch.bfloat16}
+    known["BF16"] = torch.bfloat16
+    for file in weight_files(folder):
+        if file.endswith(".safetensors"):
+            path = Path(folder) / file
+            for name, (dtype, shape) in stored_layout(path).items():
+                yield path, name, known.get(dtype), math.prod(shape)
 
 
 def stored_dtype(folder: str | os.PathLike) -> torch.dtype:
     """Return the precision of most numbers in a folder's files of weights."""
-    known = _float_types()
-    numbers = dict.fromkeys(known, 0)
-    for file in weight_files(folder):
-        if file.endswith(".safetensors"):
-            for dtype, shape in stored_layout(Path(folder) / file).values():
-                numbers[dtype] = numbers.get(dtype, 0) + math.prod(shape)
-    return known[max(known, key=numbers.get)]
+    import torch
+
+    numbers = {torch.float32: 0}
+    for _, _, dtype, size in _stored_weights(folder):
+        if dtype is not None:
+            numbers[dtype] = numbers.get(dtype, 0) + size
+    return max(numbers, key=numbers.get)
 
 
 def backbone_tensors(
