@@ -3,9 +3,10 @@
     python benchmarks/kernel.py --shapes tiny small --examples 100 --repeats 3
 
 Every measurement is a fresh process, the methods take turns, and the table has medians:
-seconds, peak memory above what the process held with the model loaded, and the largest
-difference from the engine's kernel. A model is a GPT-Neo of the shape with random weights
-(or real weights in a folder: --folder) and a linear head on the last token.
+seconds, peak memory above what the process held with the model loaded, the largest difference
+from the engine's kernel, and the limit: the FLOPs of the engine's products at the best rate of
+a large exact product, measured in the same process. A model is a GPT-Neo of the shape with
+random weights (or real weights in a folder: --folder) and a linear head on the last token.
 
 ours          ntktune.kernel.gram
 tutorial      vmap(grad) over all examples, as PyTorch's NTK tutorial; parameters in blocks
@@ -15,8 +16,6 @@ trimmed       that in groups of similar length, each padded to its own longest t
 autograd      one backward pass per example; rows in blocks that fit
 forward-mode  each gradient as the tangent of a JVP at every other example (LM-Kernel-FT)
 half          the same, each pair of examples once: the kernel is symmetric
-limit         one forward and backward pass of the same batches, and the Gram's FLOPs at the
-              speed of a large matrix product: no kernel, only a floor to compare with
 """
 
 from __future__ import annotations
@@ -26,19 +25,18 @@ import functools
 import itertools
 import json
 import statistics
-import time
 from pathlib import Path
 
 import pandas as pd
 import torch
-from measuring import in_fresh_process, measured
+from measuring import best_rate, in_fresh_process, measured
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from ntktune.kernel import gram
-from ntktune.kernel.products import Sides, linear_costs
-from ntktune.network.models import TextModel, load_backbone, pad, token_batches
+from ntktune.kernel.account import account
+from ntktune.network.models import TextModel, block_list, load_backbone, pad, token_batches
 
 # layers, width, heads, vocabulary
 SHAPES = {
@@ -191,36 +189,6 @@ def forward_mode(
     return kernel
 
 
-def limit(model: nn.Module, examples: list[torch.Tensor]) -> float:
-    """Return the seconds of one forward and backward pass and of the Gram's bare products."""
-    started = time.perf_counter()
-    for batch in token_batches([len(e) for e in examples], MAX_TOKENS):
-        ids, mask = pad([examples[i] for i in batch])
-        model(ids, mask).sum().backward()
-    passes = time.perf_counter() - started
-    side = torch.randn(2_048, 2_048)
-    side @ side
-    started = time.perf_counter()
-    for _ in range(3):
-        side @ side
-    rate = 3 * 2 * 2_048**3 / (time.perf_counter() - started)
-    owner = torch.repeat_interleave(
-        torch.arange(len(examples)), torch.tensor([len(e) for e in examples])
-    )
-    sides = Sides(len(examples))
-    flops = sum(
-        min(
-            flops
-            for flops, _ in linear_costs(
-                owner, sides, module.in_features, module.out_features
-            ).values()
-        )
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module is not model.head
-    )
-    return passes + flops / rate
-
-
 METHODS = {
     "ours": ours,
     "tutorial": lambda model, examples: torch_func(model, examples, at_once=len(examples)),
@@ -229,7 +197,6 @@ METHODS = {
     "autograd": autograd,
     "forward-mode": forward_mode,
     "half": functools.partial(forward_mode, half=True),
-    "limit": limit,
 }
 
 
@@ -252,12 +219,14 @@ def measure(case: dict) -> None:
     examples = make_examples(case["examples"], *case["lengths"], vocabulary)
     METHODS[case["method"]](model, examples[:2])  # what loads lazily is loaded
     model.zero_grad(set_to_none=True)
+    before = best_rate()
     found, seconds, peak = measured(lambda: METHODS[case["method"]](model, examples))
-    if isinstance(found, float):
-        seconds = found
-    else:
-        save_file({"kernel": found.contiguous()}, case["kernel"])
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    rate = (before + best_rate()) / 2
+    save_file({"kernel": found.contiguous()}, case["kernel"])
+    blocks = block_list(model.backbone)
+    flops = account(model.backbone, blocks, [len(text) for text in examples]).flops
+    limit = {"gflops": rate / 1e9, "limit_seconds": flops / rate}
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak, **limit}))
 
 
 def difference(kernel: Path, reference: Path) -> float:
@@ -280,14 +249,18 @@ def medians(case: dict, methods: list[str], repeats: int, scratch: Path) -> list
             runs[method].append(in_fresh_process(__file__, one))
     rows = []
     for method, found in runs.items():
+        middle = {key: statistics.median(r[key] for r in found) for key in found[0]}
         kernels = scratch / f"{method}.safetensors", scratch / "ours.safetensors"
         rows.append(
             {key: case[key] for key in ("shape", "examples", "threads")}
             | {
                 "lengths": "-".join(map(str, case["lengths"])),
                 "method": method,
-                "seconds": statistics.median(r["seconds"] for r in found),
-                "peak_mb": statistics.median(r["peak_bytes"] for r in found) / 1e6,
+                "seconds": middle["seconds"],
+                "peak_mb": middle["peak_bytes"] / 1e6,
+                "gflops": middle["gflops"],
+                "limit_seconds": middle["limit_seconds"],
+                "over_limit": statistics.median(r["seconds"] / r["limit_seconds"] for r in found),
                 "difference": difference(*kernels),
                 "runs": len(found),
             }

@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ntktune.network.matmul import product_transposed
+
 
 def memory(line: str) -> int:
     """Return a figure of this process's memory in bytes: VmRSS now, VmHWM at its highest."""
@@ -25,6 +29,19 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float, int]:
     before, started = memory("VmRSS"), time.perf_counter()
     found = work()
     return found, time.perf_counter() - started, memory("VmHWM") - before
+
+
+def best_rate() -> float:
+    """Return FLOPs a second of a large exact product by the faster library, on all threads."""
+    side = torch.randn(2_048, 2_048)
+    rates = []
+    for multiply in (product_transposed, torch.matmul):
+        multiply(side, side)
+        started = time.perf_counter()
+        for _ in range(5):
+            multiply(side, side)
+        rates.append(5 * 2 * 2_048**3 / (time.perf_counter() - started))
+    return max(rates)
 
 
 def in_fresh_process(script: str, case: dict) -> dict:

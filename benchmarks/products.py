@@ -4,7 +4,7 @@
 
 For each layer and number of texts: seconds of both forms, the rates of their FLOPs, the
 form that ntktune.kernel.products takes by its costs, and how much slower that is than the
-better one. GRADIENT_COST and GRAM_COST there are chosen so that the last column stays
+better one. WRITE_TOKENS and GRAM_COST there are chosen so that the last column stays
 near 1.
 """
 
@@ -28,7 +28,8 @@ from ntktune.kernel.products import (
 )
 from ntktune.network.device import select_device
 
-LAYERS = [(128, 384), (128, 512), (384, 1_152), (384, 1_536), (768, 768), (768, 3_072)]
+LAYERS = [(128, 384), (128, 512), (384, 384), (384, 1_536), (768, 768), (768, 3_072)]
+LAYERS += [(2_048, 2_048)]
 
 
 def best_seconds(work: Callable, device: torch.device, repeats: int) -> float:

@@ -38,7 +38,6 @@ def test_linear_forms(form, counts, tile, monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", tile)
     monkeypatch.setattr(products, "COLUMNS", 2 * tile)
     monkeypatch.setattr(products, "BLOCK_NUMBERS", 60 * tile)
-    monkeypatch.setattr(products, "GRAM_ROWS", (2, 2))
     rows = layer(counts)
     expected = dense(rows, len(counts))
     for sides in sides_of(len(counts)):

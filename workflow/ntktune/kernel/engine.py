@@ -17,7 +17,7 @@ from ntktune.kernel.computation import TOLERANCES, Computation, Room
 from ntktune.kernel.groups import parameter_group
 from ntktune.kernel.network import LOGITS, OUTPUTS, Named
 from ntktune.kernel.passes import Computed
-from ntktune.kernel.products import VARIANTS
+from ntktune.kernel.products import VARIANTS, one_thread_each
 from ntktune.network.device import free_bytes, is_processor, peak_memory_bytes, reset_peak_memory
 from ntktune.network.models import TextModel
 from ntktune.network.streaming import reader_of
@@ -165,6 +165,7 @@ def gram(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
+        one_thread_each(),
         network.evaluation_state(model),
         network.usable_padding(model, texts),
         network.ids_that_fit(model, texts, device),

@@ -5,13 +5,17 @@ worse. ``owner``, the number of each captured row's example, is sorted and on th
 depends on it alone is known without waiting for a GPU.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 from ntktune.network.device import is_processor
 from ntktune.network.matmul import product_transposed
@@ -20,18 +24,20 @@ from ntktune.network.matmul import product_transposed
 VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 
 CPU = torch.device("cpu")
-COLUMNS = 65_536  # parameters per product of gradients, summed in float32
-BLOCK_NUMBERS = 2**24  # of all examples' gradients that are made at once; 64 MB in float32
+COLUMNS = 16_384  # parameters per product of gradients, summed in float32
+GPU_COLUMNS = 65_536
+# Numbers of all examples' gradients that are made at once: 16 MB in float32, which a processor's
+# caches hold until they are multiplied.
+BLOCK_NUMBERS = 2**22
+GPU_BLOCK_NUMBERS = 2**24
 # Tokens per side of a token-pair tile: small enough that little beside the triangle is computed
 # and that a processor's caches hold it, large enough for fast products on a GPU.
 TILE_ROWS = 256
 GPU_TILE_ROWS = 2_048
-# An example's tokens are filled up with zeros to a multiple of this: a library that makes code
-# for every shape of a product then makes a few, not one for each length.
+# An example's tokens are filled up with zeros to a multiple of this: gradients of as many tokens
+# are made in one batched product.
 TOKEN_MULTIPLE = 8
-# Rows of a Gram's tile, of few and of many examples: of a symmetric one a triangle is computed.
-GRAM_ROWS = 64, 128
-GPU_GRAM_ROWS = 1_024
+GPU_GRAM_ROWS = 1_024  # of a Gram's tile there: of a symmetric one a triangle is computed
 # Where signs are taken, an entry of a gradient is zero but for rounding, and has sign 0, if it is
 # at most this share of the largest entry in the gradient of its layer (a module's weight and bias)
 # on the same text. Attention's key biases are: a softmax does not change when all scores shift.
@@ -126,34 +132,57 @@ def _working(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(working_dtype(tensor))
 
 
-def _gram_rows(examples: int, device: torch.device) -> int:
-    few, many = GRAM_ROWS
-    return (few if examples < 2 * many else many) if is_processor(device) else GPU_GRAM_ROWS
+@functools.cache
+def _openblas() -> ThreadpoolController:
+    """Return what sets the number of threads of NumPy's library."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
-def _add_product(gram: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add left @ right.T to a float64 Gram; of a tensor with itself, one triangle's tiles."""
-    if left is not right:
-        gram += product_transposed(left, right).double()
+def one_thread_each() -> contextlib.AbstractContextManager:
+    """Let NumPy multiply on one thread, in a context: the pieces of a Gram have one each."""
+    return _openblas().limit(limits=1)
+
+
+def _symmetric(pieces: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield piece @ piece.T of each (N, P), of which half is computed."""
+    if not is_processor(device):
+        yield from map(_by_tiles, pieces)
         return
-    size = _gram_rows(len(left), left.device)
-    for i in range(0, len(left), size):
-        tile = slice(i, i + size)
-        for j in range(i, len(left), size):
-            other = slice(j, j + size)
-            block = product_transposed(left[tile], left[other]).double()
-            gram[tile, other] += block
-            if i != j:
-                gram[other, tile] += block.T
+    # NumPy knows a product with itself. One thread has a piece: the bits are the same for any
+    # number of threads, and none waits for PyTorch's.
+    arrays, threads = [piece.numpy() for piece in pieces], torch.get_num_threads()
+    if threads == 1 or len(arrays) == 1:
+        yield from map(torch.from_numpy, map(_square, arrays))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from map(torch.from_numpy, pool.map(_square, arrays))
+
+
+def _square(rows: np.ndarray) -> np.ndarray:
+    return rows @ rows.T
+
+
+def _by_tiles(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows @ rows.T on a GPU, of which tiles of one triangle are computed."""
+    found = rows.new_empty(len(rows), len(rows))
+    for i in range(0, len(rows), GPU_GRAM_ROWS):
+        tile, rest = slice(i, i + GPU_GRAM_ROWS), slice(i, None)
+        found[tile, rest] = rows[tile] @ rows[rest].T
+        found[rest, tile] = found[tile, rest].T
+    return found
 
 
 def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return left @ right.T, (N, P) and (M, P) to (N, M), float64 sums over column blocks."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    for start in range(0, left.shape[1], COLUMNS):
-        block = slice(start, start + COLUMNS)
-        first = _working(left[:, block])
-        _add_product(total, first, first if right is left else _working(right[:, block]))
+    columns = COLUMNS if is_processor(left.device) else GPU_COLUMNS
+    first, second = (map(_working, side.split(columns, dim=1)) for side in (left, right))
+    if right is left:
+        products = _symmetric(first, left.device)
+    else:
+        products = map(product_transposed, first, second)
+    for product in products:
+        total += product
     return total
 
 
@@ -173,7 +202,7 @@ def linear_costs(
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
     size, count = 2.0 * d_in * d_out, sides.rows
-    triangle = count * (count + min(count, _gram_rows(count, device))) / 2
+    triangle = count * (count + (1 if is_processor(device) else min(count, GPU_GRAM_ROWS))) / 2
     gradients = size * len(owner)
     grams = size * (triangle if sides.symmetric else math.prod(sides.shape))
     writing = size * WRITE_TOKENS * sides.total
@@ -263,55 +292,62 @@ def materialised_gram(
     product. ``largest``, for signs, is the largest entry of the layer's gradient on each text,
     (examples,): its bias's on entry, raised here to the weight's.
     """
-    rows = rows._replace(met=_working(rows.met))
     gram = torch.zeros(sides.shape, dtype=torch.float64, device=rows.met.device)
     blocks = functools.partial(_gradient_blocks, rows, sides.total, workspace, tied)
     if largest is not None:
         for block in blocks():
-            torch.maximum(largest, block.abs().amax(dim=(0, 2)).to(largest), out=largest)
+            torch.maximum(largest, block.abs().amax(dim=1).to(largest), out=largest)
     for block in blocks():
-        for some in block if largest is None else sides.settled(block, largest.to(block)):
-            _add_product(gram, *sides.factors(*sides.split(some)))
+        settled = block if largest is None else sides.settled(block, largest.to(block))
+        gram += inner_products(*sides.factors(*sides.split(settled)))
     return gram
 
 
 def _gradient_blocks(
     rows: Rows, total: int, workspace: Workspace, tied: Rows | None
 ) -> Iterator[torch.Tensor]:
-    """Yield the weight gradients in blocks (pieces, total, numbers), each valid until the next."""
-    inputs, gradients, owner = rows
-    d_in, d_out = inputs.shape[1], gradients.shape[1]
-    # the weight's rows in pieces of one size, and as many at once as fit
-    pieces = -(-d_out * d_in // COLUMNS)
-    piece = -(-d_out // pieces)
-    pieces = -(-d_out // piece)
-    at_once = max(1, min(pieces, BLOCK_NUMBERS // (total * piece * d_in)))
-    ends = torch.bincount(owner, minlength=total).cumsum(0).tolist()
-    memory = workspace.empty(at_once * total * piece * d_in, like=inputs)
-    for first in range(0, d_out, at_once * piece):
-        last = min(first + at_once * piece, d_out)
-        here = -(-(last - first) // piece)
-        block = memory[: here * total * piece * d_in].view(here, total, -1)
-        for example, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if start == end:
-                block[:, example] = 0.0
-                continue
-            # zeros beside the example's gradients where its neighbours' inputs fill it up
-            size = min(-(-(end - start) // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, len(owner))
-            window = min(start, len(owner) - size)
-            g = inputs.new_zeros(here * piece, size)
-            mine = slice(start - window, end - window)
-            g[: last - first, mine] = gradients[start:end, first:last].T
-            product = product_transposed(g, inputs[window : window + size].T)
-            block[:, example] = product.view(here, -1)
+    """Yield the weight gradients in blocks (total, numbers), each valid until the next."""
+    d_in, d_out = rows.met.shape[1], rows.gradients.shape[1]
+    most = BLOCK_NUMBERS if is_processor(rows.met.device) else GPU_BLOCK_NUMBERS
+    height = max(1, min(d_out, most // (total * d_in)))  # rows of the weight at once
+    height = -(-d_out // -(-d_out // height))  # blocks of one size
+    batches = list(_padded(rows, total))
+    memory = workspace.empty(total * height * d_in, like=_working(rows.met[:0]))
+    for first in range(0, d_out, height):
+        here = min(height, d_out - first)
+        block = memory[: total * here * d_in].view(total, here, d_in)
+        for examples, inputs, gradients in batches:
+            some = gradients[:, :, first : first + here].transpose(1, 2)
+            torch.bmm(some, inputs, out=block[examples])
         if tied is not None:
-            tokens, holder = tied.met, tied.owner.to(tied.met.device)
-            inside = ((tokens >= first) & (tokens < last)).nonzero().flatten()
-            part = (tokens[inside] - first) // piece
-            row = (tokens[inside] - first) % piece
-            target = (part * total + holder[inside]) * piece + row
+            row, holder = tied.met - first, tied.owner.to(tied.met.device)
+            inside = ((row >= 0) & (row < here)).nonzero().flatten()
+            target = holder[inside] * here + row[inside]
             block.view(-1, d_in).index_add_(0, target, _working(tied.gradients[inside]))
-        yield block
+        yield block.view(total, -1)
+
+
+def _padded(rows: Rows, total: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Yield runs of examples of similar length with their inputs and gradients, (B, T, D)."""
+    counts = torch.bincount(rows.owner, minlength=total)
+    lengths = -(-counts // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+    runs, sizes = torch.unique_consecutive(lengths, return_counts=True)
+    example = row = 0
+    for length, size in zip(runs.tolist(), sizes.tolist(), strict=True):
+        those = slice(example, example + size)
+        end = row + int(counts[those].sum())
+        real = torch.arange(length) < counts[those, None]  # (B, T)
+        places = real.flatten().nonzero().flatten().to(rows.met.device)
+        both = (_spread(side[row:end], places, real.shape) for side in (rows.met, rows.gradients))
+        yield those, *both
+        example, row = those.stop, end
+
+
+def _spread(rows: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return rows (R, D) at R places of B x T = ``shape``, zeros at others: (B, T, D)."""
+    rows = _working(rows)
+    found = rows.new_zeros(shape.numel(), rows.shape[1]).index_copy_(0, places, rows)
+    return found.view(*shape, rows.shape[1])
 
 
 def embedding_gram(uses: Rows, sides: Sides, largest: torch.Tensor | None = None) -> torch.Tensor:
