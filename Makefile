@@ -6,6 +6,7 @@
 # make setup        install the packages into .venv; every other target does that first
 # make test         run all tests, the smoke study included
 # make test-slurm   run only the tests on a SLURM cluster of their own, and show what they say
+# make docs         build the site into results/site, and fail at a broken link
 # make lint         check formats, lints, schemas and shipped configurations
 # make lock         choose the newest packages: envs/requirements.txt and envs/cuda.txt
 # make clean        remove .venv and caches; results stay
@@ -45,7 +46,7 @@ MEMORY_MB = $(shell $(BIN)/python -c "import psutil; from ntktune.network.device
 # As many jobs on GPUs at once as there are GPUs.
 GPUS = $(or $(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)),1)
 
-.PHONY: help setup plan reproduce report archive test test-slurm lint smoke lock clean clean-results
+.PHONY: help setup plan reproduce report archive test test-slurm docs lint smoke lock clean clean-results
 .DELETE_ON_ERROR:
 
 help:
@@ -74,6 +75,10 @@ test: $(READY)
 
 test-slurm: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rP --durations 0 tests/slurm
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+	@echo "site  results/site/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
