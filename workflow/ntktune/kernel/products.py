@@ -167,8 +167,8 @@ def _by_tiles(rows: torch.Tensor) -> torch.Tensor:
     found = rows.new_empty(len(rows), len(rows))
     for i in range(0, len(rows), GPU_GRAM_ROWS):
         tile, rest = slice(i, i + GPU_GRAM_ROWS), slice(i, None)
-        found[tile, rest] = rows[tile] @ rows[rest].T
-        found[rest, tile] = found[tile, rest].T
+        product = rows[tile] @ rows[rest].T
+        found[tile, rest], found[rest, tile] = product, product.T
     return found
 
 
