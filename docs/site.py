@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mkdocs.structure.files import File
 
@@ -66,9 +67,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(turned, markdown)
 
 
+@mock.patch.dict(os.environ, COLUMNS="100")
 def commands() -> str:
     """Return the page of all commands: what each prints for --help."""
-    os.environ["COLUMNS"] = "100"
     parts = ["# Commands\n"]
     for name, summary in CHAPTERS.items():
         parser = argparse.ArgumentParser(f"ntktune {name}")

@@ -37,6 +37,7 @@ def part(gram, sides):
 def test_linear_forms(form, counts, tile, monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", tile)
     monkeypatch.setattr(products, "COLUMNS", 2 * tile)
+    monkeypatch.setattr(products, "THREAD_COLUMNS", 2 * tile)
     monkeypatch.setattr(products, "BLOCK_NUMBERS", 60 * tile)
     rows = layer(counts)
     expected = dense(rows, len(counts))
@@ -44,6 +45,20 @@ def test_linear_forms(form, counts, tile, monkeypatch):
         more = [Workspace()] if form == "materialised_gram" else []
         found = getattr(products, form)(rows, sides, *more)
         torch.testing.assert_close(found, part(expected, sides), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_product_with_itself_has_the_same_bits_on_any_number_of_threads(dtype, monkeypatch):
+    shape = products.THREAD_ROWS, 5 * products.THREAD_COLUMNS
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with products.one_thread_each():
+            found.append(products.inner_products(rows, rows))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[0], rows.double() @ rows.double().T, rtol=1e-5, atol=1e-2)
 
 
 def test_the_cheaper_form_is_taken():

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -24,8 +23,9 @@ from ntktune.network.matmul import product_transposed
 VARIANTS = ("sgd", "signgd", "asymmetric-signgd")
 
 CPU = torch.device("cpu")
-COLUMNS = 16_384  # parameters per product of gradients, summed in float32
-GPU_COLUMNS = 65_536
+COLUMNS = 65_536  # parameters per product of gradients, summed in float32
+THREAD_COLUMNS = 16_384  # of them, where a processor multiplies gradients with themselves
+THREAD_ROWS = 16  # with fewer gradients threads cost more than they save
 # Numbers of all examples' gradients that are made at once: 16 MB in float32, which a processor's
 # caches hold until they are multiplied.
 BLOCK_NUMBERS = 2**22
@@ -143,27 +143,30 @@ def one_thread_each() -> contextlib.AbstractContextManager:
     return _openblas().limit(limits=1)
 
 
-def _symmetric(pieces: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
-    """Yield piece @ piece.T of each (N, P), of which half is computed."""
-    if not is_processor(device):
-        yield from map(_by_tiles, pieces)
+def _squares(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield rows @ rows.T, (N, P) to (N, N), of one run of columns after the other."""
+    if not is_processor(rows.device):
+        yield from map(_by_tiles, rows.split(COLUMNS, dim=1))
         return
-    # NumPy knows a product with itself. One thread has a piece: the bits are the same for any
-    # number of threads, and none waits for PyTorch's.
-    arrays, threads = [piece.numpy() for piece in pieces], torch.get_num_threads()
-    if threads == 1 or len(arrays) == 1:
-        yield from map(torch.from_numpy, map(_square, arrays))
+    # One thread has a piece: the bits are the same for any number of threads, and none waits for
+    # PyTorch's.
+    pieces, threads = rows.split(THREAD_COLUMNS, dim=1), torch.get_num_threads()
+    if threads == 1 or len(pieces) == 1 or len(rows) < THREAD_ROWS:
+        yield from map(_square, pieces)
         return
     with ThreadPoolExecutor(threads) as pool:
-        yield from map(torch.from_numpy, pool.map(_square, arrays))
+        yield from pool.map(_square, pieces)
 
 
-def _square(rows: np.ndarray) -> np.ndarray:
-    return rows @ rows.T
+def _square(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows @ rows.T on a processor: NumPy computes half of a product with itself."""
+    array = _working(rows).numpy()
+    return torch.from_numpy(array @ array.T)
 
 
 def _by_tiles(rows: torch.Tensor) -> torch.Tensor:
     """Return rows @ rows.T on a GPU, of which tiles of one triangle are computed."""
+    rows = _working(rows)
     found = rows.new_empty(len(rows), len(rows))
     for i in range(0, len(rows), GPU_GRAM_ROWS):
         tile, rest = slice(i, i + GPU_GRAM_ROWS), slice(i, None)
@@ -175,19 +178,23 @@ def _by_tiles(rows: torch.Tensor) -> torch.Tensor:
 def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return left @ right.T, (N, P) and (M, P) to (N, M), float64 sums over column blocks."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    columns = COLUMNS if is_processor(left.device) else GPU_COLUMNS
-    first, second = (map(_working, side.split(columns, dim=1)) for side in (left, right))
     if right is left:
-        products = _symmetric(first, left.device)
+        products = _squares(left)
     else:
-        products = map(product_transposed, first, second)
+        sides = (map(_working, side.split(COLUMNS, dim=1)) for side in (left, right))
+        products = map(product_transposed, *sides)
     for product in products:
         total += product
     return total
 
 
+def _fitting(device: torch.device, processor: int, gpu: int) -> int:
+    """Return which of two sizes holds on a device."""
+    return processor if is_processor(device) else gpu
+
+
 def _tile_rows(device: torch.device) -> int:
-    return TILE_ROWS if is_processor(device) else GPU_TILE_ROWS
+    return _fitting(device, TILE_ROWS, GPU_TILE_ROWS)
 
 
 def linear_costs(
@@ -202,7 +209,7 @@ def linear_costs(
     left = int((owner < sides.rows).sum())
     right = len(owner) - left
     size, count = 2.0 * d_in * d_out, sides.rows
-    triangle = count * (count + (1 if is_processor(device) else min(count, GPU_GRAM_ROWS))) / 2
+    triangle = count * (count + min(count, _fitting(device, 1, GPU_GRAM_ROWS))) / 2
     gradients = size * len(owner)
     grams = size * (triangle if sides.symmetric else math.prod(sides.shape))
     writing = size * WRITE_TOKENS * sides.total
@@ -308,7 +315,7 @@ def _gradient_blocks(
 ) -> Iterator[torch.Tensor]:
     """Yield the weight gradients in blocks (total, numbers), each valid until the next."""
     d_in, d_out = rows.met.shape[1], rows.gradients.shape[1]
-    most = BLOCK_NUMBERS if is_processor(rows.met.device) else GPU_BLOCK_NUMBERS
+    most = _fitting(rows.met.device, BLOCK_NUMBERS, GPU_BLOCK_NUMBERS)
     height = max(1, min(d_out, most // (total * d_in)))  # rows of the weight at once
     height = -(-d_out // -(-d_out // height))  # blocks of one size
     batches = list(_padded(rows, total))
