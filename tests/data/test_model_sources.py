@@ -26,6 +26,7 @@ from ntktune.data.pretrained import byte_tokenizer
 from ntktune.network.models import load_backbone
 from ntktune.store.files import file_sha256
 from ntktune.store.records import read_json
+from ntktune.store.tensors import stored_layout
 from ntktune.study.config import schema, with_defaults
 
 NEO = {
@@ -127,8 +128,11 @@ def test_an_encoder_without_its_pooler_is_accepted_and_the_same_each_time(tmp_pa
     )
 
 
-def _write_gguf(path, model):
-    """Write a Llama model as GGUF, as llama.cpp does: queries and keys in its own order."""
+def _write_gguf(path, model, dtype="float32"):
+    """Write a Llama model as GGUF, as llama.cpp does: queries and keys in its own order.
+
+    Its matrices become ``dtype``; norms stay float32.
+    """
     config, state = model.config, model.model.state_dict()
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -167,6 +171,8 @@ def _write_gguf(path, model):
             if ours in heads:
                 rows = weight.reshape(heads[ours], 2, -1, weight.shape[1])
                 weight = rows.swapaxes(1, 2).reshape(weight.shape)
+            if weight.ndim == 2:
+                weight = weight.astype(dtype)
             writer.add_tensor(f"blk.{block}.{ours}.weight", np.ascontiguousarray(weight))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -213,6 +219,20 @@ def test_a_gguf_file_in_a_wheel_becomes_the_same_model(tmp_path):
     stated = read_json(tmp_path / "plain" / "model.json")
     assert (stated["name"], stated["sha256"]) == ("w", facts["sha256"])
     assert (tmp_path / "w.gguf").is_file()
+
+
+def test_a_half_precision_gguf_file_keeps_its_precision(tmp_path):
+    model = _llama()
+    path = _write_gguf(tmp_path / "half.gguf", model, "float16")
+    assert _fetch(tmp_path / "out", {"gguf": {"path": str(path)}}) == 0
+    layout = stored_layout(tmp_path / "out" / "model.safetensors")
+    for name, (dtype, shape) in layout.items():
+        assert dtype == ("F16" if name.startswith("layers") and len(shape) == 2 else "F32"), name
+    found = load_backbone(tmp_path / "out").state_dict()
+    for name, weight in model.model.state_dict().items():
+        expected = weight.half().float() if layout[name][0] == "F16" else weight
+        assert torch.equal(found[name], expected), name
+    assert not (tmp_path / "out" / "converted").exists()
 
 
 def test_an_installed_package_serves_when_no_file_is_given(tmp_path, monkeypatch, capsys):

